@@ -1,0 +1,117 @@
+package minter
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// claims are the payload of a signed key: the registered names of RFC 7519 section 4.1, all of them required, and what
+// says for whom the key acts.
+type claims struct {
+	Issuer      string `json:"iss"`
+	Subject     string `json:"sub"`
+	Audience    string `json:"aud"`
+	ExpiresAt   int64  `json:"exp"` // seconds since the epoch, like the next two
+	NotBefore   int64  `json:"nbf"`
+	IssuedAt    int64  `json:"iat"`
+	ID          string `json:"jti"`
+	BusinessID  string `json:"business_id"`
+	ExecutionID string `json:"execution_id"`
+	AccountType string `json:"account_type"`
+}
+
+func newClaims(key Key, issuer, audience string) *claims {
+	return &claims{
+		Issuer:      issuer,
+		Subject:     key.Identity.AccountID,
+		Audience:    audience,
+		ExpiresAt:   key.ExpiresAt.Add(time.Second - 1).Unix(), // rounded up: the record, in milliseconds, decides the end
+		NotBefore:   key.IssuedAt.Unix(),
+		IssuedAt:    key.IssuedAt.Unix(),
+		ID:          key.ID,
+		BusinessID:  key.Identity.BusinessID,
+		ExecutionID: key.Identity.ExecutionID,
+		AccountType: key.Identity.AccountType,
+	}
+}
+
+func (c *claims) identity() Identity {
+	return Identity{AccountID: c.Subject, AccountType: c.AccountType, BusinessID: c.BusinessID, ExecutionID: c.ExecutionID}
+}
+
+// UnmarshalJSON reads a payload strictly: names match by case, and a name that appears twice is an error where
+// encoding/json would silently take the last one.
+func (c *claims) UnmarshalJSON(data []byte) error {
+	type plain claims
+	return json.Unmarshal(data, (*plain)(c))
+}
+
+// Validate is called by the jwt library after its own checks of time, issuer and audience.
+func (c *claims) Validate() error {
+	if err := c.identity().validate(); err != nil {
+		return err
+	}
+	return validateID("jti", c.ID)
+}
+
+// The six methods below are jwt.Claims.
+
+func (c *claims) GetExpirationTime() (*jwt.NumericDate, error) { return numericDate(c.ExpiresAt), nil }
+func (c *claims) GetNotBefore() (*jwt.NumericDate, error)      { return numericDate(c.NotBefore), nil }
+func (c *claims) GetIssuedAt() (*jwt.NumericDate, error)       { return numericDate(c.IssuedAt), nil }
+func (c *claims) GetAudience() (jwt.ClaimStrings, error)       { return jwt.ClaimStrings{c.Audience}, nil }
+func (c *claims) GetIssuer() (string, error)                   { return c.Issuer, nil }
+func (c *claims) GetSubject() (string, error)                  { return c.Subject, nil }
+
+// numericDate is nil for an absent claim, which the jwt library then reports as missing.
+func numericDate(seconds int64) *jwt.NumericDate {
+	if seconds == 0 {
+		return nil
+	}
+	return jwt.NewNumericDate(time.Unix(seconds, 0))
+}
+
+func sign(c *claims, key signingKey) (Token, error) {
+	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
+	token.Header["kid"] = key.id
+	value, err := token.SignedString(key.private)
+	if err != nil {
+		return Token{}, fmt.Errorf("sign with key %q: %w", key.id, err)
+	}
+	return Token{value}, nil
+}
+
+// header is everything a signed key's JOSE header may hold (RFC 7515 section 4). Names that point at a key of the
+// sender's choosing, jwk, jku, x5c and x5u, and extensions in crit have no place here and are refused.
+type header struct {
+	Algorithm string `json:"alg"`
+	KeyID     string `json:"kid"`
+	Type      string `json:"typ"`
+}
+
+func parseHeader(data []byte) (header, error) {
+	var h header
+	if err := json.Unmarshal(data, &h, json.RejectUnknownMembers(true)); err != nil {
+		return header{}, errHeader
+	}
+	if h.Algorithm != jwt.SigningMethodEdDSA.Alg() {
+		return header{}, errAlgorithm
+	}
+	return h, nil
+}
+
+var (
+	errHeader    = errors.New("the header holds something else than alg, kid and typ")
+	errAlgorithm = errors.New("the algorithm is not EdDSA")
+)
+
+// publicKey is what signatures by one key are checked with. A key that signs no more has an end.
+type publicKey struct {
+	key   ed25519.PublicKey
+	until time.Time // zero: no end
+}

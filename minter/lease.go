@@ -1,0 +1,177 @@
+package minter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 5 * time.Second
+)
+
+// Lease is a signed key that is renewed before it expires, for as long as the lease is open. It is safe for concurrent use.
+type Lease struct {
+	mint   func(context.Context) (Key, error)
+	revoke func(context.Context, ...Key) error
+	now    func() time.Time
+
+	stop    context.CancelFunc
+	stopped chan struct{} // closed when the renewing goroutine has returned
+	hurry   chan struct{} // asks for a renewal now
+
+	mu      sync.Mutex
+	key     Key
+	old     []Key         // renewed since, not yet expired: calls in flight may still carry them
+	err     error         // why the last renewal failed; nil after one that did not
+	renewed chan struct{} // closed and replaced when a renewal ends, either way
+	closed  bool
+}
+
+// UnavailableError says that there is no valid key to use: it expired and could not be renewed, or the lease is closed.
+// A proxy answers 503 with Reason.
+type UnavailableError struct {
+	Reason string // for whoever asked for a key
+	Err    error  // why the last renewal failed
+}
+
+// Error implements error.
+func (e *UnavailableError) Error() string { return e.Reason }
+
+// Unwrap returns why the last renewal failed.
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// Lease mints a key for id and renews it at about two thirds of lifetime until the lease is closed. While a renewal fails
+// the valid key stays in use and the renewal is tried again with backoff. Errors are those of [Minter.Mint].
+func (m *Minter) Lease(ctx context.Context, id Identity, lifetime time.Duration) (*Lease, error) {
+	l := &Lease{
+		mint:   func(ctx context.Context) (Key, error) { return m.Mint(ctx, id, lifetime) },
+		revoke: m.revokeAll,
+		now:    m.config.Now,
+	}
+	if err := l.start(ctx); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *Lease) start(ctx context.Context) (err error) {
+	if l.key, err = l.mint(ctx); err != nil {
+		return err
+	}
+	l.stopped, l.hurry, l.renewed = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
+	// The lease outlives the context of the request that opened it, and ends with Close.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l.stop = stop
+	go l.run(running)
+	return nil
+}
+
+// Key returns the key to use now. It waits only when there is no valid key and a renewal may still bring one; then all who
+// wait share that renewal. The error is a [*UnavailableError], or ctx's.
+func (l *Lease) Key(ctx context.Context) (string, error) {
+	for {
+		l.mu.Lock()
+		key, err, renewed, closed := l.key, l.err, l.renewed, l.closed
+		l.mu.Unlock()
+		switch {
+		case closed:
+			return "", &UnavailableError{Reason: "the signed key of this execution was revoked: it has ended"}
+		case l.now().Before(key.ExpiresAt):
+			return key.Token.Reveal(), nil
+		case err != nil:
+			return "", &UnavailableError{Reason: "the signed key has expired and cannot be renewed: " + publicReason(err), Err: err}
+		}
+		// The clock jumped over the renewal, as after a suspend.
+		select {
+		case l.hurry <- struct{}{}:
+		default:
+		}
+		select {
+		case <-renewed:
+		case <-ctx.Done():
+			return "", fmt.Errorf("wait for a signed key: %w", ctx.Err())
+		}
+	}
+}
+
+// publicReason keeps addresses of ours out of what a step may read.
+func publicReason(err error) string {
+	if errors.Is(err, ErrSuspended) {
+		return ErrSuspended.Error()
+	}
+	return "the key store does not answer"
+}
+
+// Close ends the renewing and revokes every key of the lease that has not expired. After it Key returns a
+// [*UnavailableError]. Closing twice is no error.
+func (l *Lease) Close(ctx context.Context) error {
+	l.mu.Lock()
+	closed := l.closed
+	l.closed = true
+	l.mu.Unlock()
+	if closed {
+		return nil
+	}
+	l.stop()
+	<-l.stopped
+	return l.revoke(ctx, append(l.old, l.key)...)
+}
+
+func (l *Lease) run(ctx context.Context) {
+	defer close(l.stopped)
+	defer func() { close(l.renewed) }()
+	timer := time.NewTimer(l.untilRenewal())
+	defer timer.Stop()
+	for failures := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-l.hurry:
+		}
+		key, err := l.mint(ctx)
+		l.settle(key, err)
+		if err != nil {
+			timer.Reset(backoff(failures))
+			failures++
+		} else {
+			timer.Reset(l.untilRenewal())
+			failures = 0
+		}
+	}
+}
+
+func (l *Lease) settle(key Key, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err = err; err == nil {
+		l.old = slices.DeleteFunc(append(l.old, l.key), func(k Key) bool { return !l.now().Before(k.ExpiresAt) })
+		l.key = key
+		select {
+		case <-l.hurry: // what it asked for has just happened
+		default:
+		}
+	}
+	close(l.renewed)
+	l.renewed = make(chan struct{})
+}
+
+// untilRenewal is two thirds of the lifetime, give or take a tenth of it, so that sidecars that started together do not
+// renew together.
+func (l *Lease) untilRenewal() time.Duration {
+	lifetime := l.key.ExpiresAt.Sub(l.key.IssuedAt)
+	jitter := time.Duration((rand.Float64()*2 - 1) * float64(lifetime) / 10)
+	return max(l.key.IssuedAt.Add(lifetime*2/3+jitter).Sub(l.now()), 0)
+}
+
+// backoff doubles from firstRetry to lastRetry, and takes off up to half at random.
+func backoff(failures int) time.Duration {
+	wait := min(firstRetry<<min(failures, 10), lastRetry)
+	return wait - time.Duration(rand.Int64N(int64(wait/2)))
+}

@@ -1,0 +1,37 @@
+package minter
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+const redacted = "[REDACTED]"
+
+// Token is a credential as it goes on the wire. However it is printed, logged or marshalled it shows as "[REDACTED]";
+// [Token.Reveal] is the one way to its value. The zero Token is empty.
+type Token struct{ value string }
+
+// NewToken wraps a credential that was received, so that it cannot be printed by accident.
+func NewToken(value string) Token { return Token{value} }
+
+// Reveal returns the credential itself. Hand it to the request that needs it and to nothing else.
+func (t Token) Reveal() string { return t.value }
+
+// String implements fmt.Stringer.
+func (Token) String() string { return redacted }
+
+// GoString implements fmt.GoStringer.
+func (Token) GoString() string { return redacted }
+
+// Format implements fmt.Formatter: no verb and no flag reveals the value.
+func (Token) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, redacted) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// MarshalJSON implements json.Marshaler.
+func (Token) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+
+// LogValue implements slog.LogValuer.
+func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }

@@ -1,0 +1,206 @@
+package minter
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// DefaultLeeway is by how much the clocks of a sidecar and a platform may differ.
+	DefaultLeeway = 5 * time.Second
+	// maxTokenLength bounds what is parsed at all, in bytes. A signed key has about 600.
+	maxTokenLength = 4096
+)
+
+// The codes of a [DeniedError].
+const (
+	CodeMissing     = "missing"     // no key was sent
+	CodeMalformed   = "malformed"   // not a signed key
+	CodeAlgorithm   = "algorithm"   // signed with something else than EdDSA
+	CodeUnknownKey  = "unknown_key" // signed by a key that is not in the key set
+	CodeSignature   = "signature"   // the signature does not hold
+	CodeExpired     = "expired"
+	CodeNotYetValid = "not_yet_valid"
+	CodeIssuer      = "issuer"
+	CodeAudience    = "audience"
+	CodeBusiness    = "business"  // the business header is not the key's business
+	CodeUser        = "user"      // the user header is not the key's account
+	CodeRevoked     = "revoked"   // there is no record of the key, or not this one
+	CodeSuspended   = "suspended" // the account is suspended
+)
+
+// DeniedError says why a key was refused. Code and Reason may be shown to whoever sent it.
+type DeniedError struct {
+	Code   string // one of the Code constants
+	Reason string // a sentence for people
+	Err    error  // what the check returned; may be nil
+}
+
+// Error implements error.
+func (e *DeniedError) Error() string { return "key refused: " + e.Reason }
+
+// Unwrap returns what the check that refused the key returned.
+func (e *DeniedError) Unwrap() error { return e.Err }
+
+func denied(code, reason string, err error) error {
+	return &DeniedError{Code: code, Reason: reason, Err: err}
+}
+
+// VerifierConfig says what a [Verifier] accepts. Redis is required, and Keys or TrustPublished.
+type VerifierConfig struct {
+	Redis    redis.UniversalClient // from [OpenRedis]; the caller closes it
+	Keys     *KeySet
+	Issuer   string           // default [DefaultIssuer]
+	Audience string           // default [DefaultAudience]
+	Leeway   time.Duration    // for exp and nbf; default [DefaultLeeway]; negative: none
+	Now      func() time.Time // default time.Now
+
+	// TrustPublished accepts keys signed by a pair whose public half a minter published in Redis. Whoever can write to Redis
+	// can then mint: for development, and where Redis is as trusted as a signing key.
+	TrustPublished bool
+}
+
+// Verifier decides whether a key that came with a request is good. It is safe for concurrent use.
+type Verifier struct {
+	config VerifierConfig
+	store  store
+	parser *jwt.Parser
+}
+
+// NewVerifier checks config and returns a Verifier. It does not talk to Redis.
+func NewVerifier(config VerifierConfig) (*Verifier, error) {
+	if config.Redis == nil {
+		return nil, errors.New("a verifier needs a redis client")
+	}
+	if config.Keys == nil && !config.TrustPublished {
+		return nil, errors.New("a verifier needs a key set, or to trust published keys")
+	}
+	if config.Issuer == "" {
+		config.Issuer = DefaultIssuer
+	}
+	if config.Audience == "" {
+		config.Audience = DefaultAudience
+	}
+	if config.Leeway == 0 {
+		config.Leeway = DefaultLeeway
+	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	return &Verifier{config: config, store: store{config.Redis}, parser: jwt.NewParser(
+		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
+		jwt.WithStrictDecoding(),
+		jwt.WithExpirationRequired(),
+		jwt.WithNotBeforeRequired(),
+		jwt.WithIssuer(config.Issuer),
+		jwt.WithAudience(config.Audience),
+		jwt.WithLeeway(max(config.Leeway, 0)),
+		jwt.WithTimeFunc(config.Now),
+	)}, nil
+}
+
+// Verify decides about a request that carries token and, in its two id headers, businessID and userID. It returns for whom
+// the key acts, or a [*DeniedError]; any other error, a [*RedisError], means that nobody can tell, and the request must
+// not pass either.
+func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string) (Identity, error) {
+	switch {
+	case token == "":
+		return Identity{}, denied(CodeMissing, "no key was sent", nil)
+	case len(token) > maxTokenLength:
+		return Identity{}, denied(CodeMalformed, "the key is too long to be one", nil)
+	}
+	var records held
+	var fetched bool
+	var c claims
+	_, err := v.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) {
+		h, err := tokenHeader(token)
+		if err != nil {
+			return nil, err
+		}
+		if key, ok := v.config.Keys.lookup(h.KeyID, v.config.Now()); ok {
+			return key, nil
+		}
+		if !v.config.TrustPublished {
+			return nil, errUnknownKey
+		}
+		if err := errors.Join(c.Validate(), validateID("kid", h.KeyID)); err != nil {
+			return nil, err
+		}
+		if records, err = v.store.get(ctx, c.identity(), c.ID, h.KeyID); err != nil {
+			return nil, err
+		}
+		fetched = true
+		if records.published == "" {
+			return nil, errUnknownKey
+		}
+		return parsePublished(h.KeyID, records.published)
+	})
+	if err != nil {
+		return Identity{}, explainParse(err)
+	}
+	id := c.identity()
+	switch {
+	case businessID != id.BusinessID:
+		return Identity{}, denied(CodeBusiness, "the business header is not the key's business", nil)
+	case userID != id.AccountID:
+		return Identity{}, denied(CodeUser, "the user header is not the key's account", nil)
+	}
+	if !fetched {
+		if records, err = v.store.get(ctx, id, c.ID, ""); err != nil {
+			return Identity{}, fmt.Errorf("verify key of execution %s: %w", id.ExecutionID, err)
+		}
+	}
+	switch err := records.check(id); {
+	case errors.Is(err, ErrSuspended):
+		return Identity{}, denied(CodeSuspended, ErrSuspended.Error(), err)
+	case err != nil:
+		return Identity{}, denied(CodeRevoked, err.Error(), err)
+	}
+	return id, nil
+}
+
+var errUnknownKey = errors.New("the key was signed by a key that is not known here")
+
+// tokenHeader reads the header again, strictly: the jwt library keeps the last of two members of the same name.
+func tokenHeader(token string) (header, error) {
+	encoded, _, _ := strings.Cut(token, ".")
+	data, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
+	if err != nil {
+		return header{}, errHeader
+	}
+	return parseHeader(data)
+}
+
+// explainParse turns the jwt library's errors into ours.
+func explainParse(err error) error {
+	var store *RedisError
+	if errors.As(err, &store) {
+		return fmt.Errorf("verify key: %w", err)
+	}
+	for _, row := range []struct {
+		cause        error
+		code, reason string
+	}{
+		{errHeader, CodeMalformed, errHeader.Error()},
+		{errAlgorithm, CodeAlgorithm, errAlgorithm.Error()},
+		{errUnknownKey, CodeUnknownKey, errUnknownKey.Error()},
+		{jwt.ErrTokenMalformed, CodeMalformed, "this is not a signed key"},
+		{jwt.ErrTokenExpired, CodeExpired, "the key has expired"},
+		{jwt.ErrTokenNotValidYet, CodeNotYetValid, "the key is not valid yet"},
+		{jwt.ErrTokenInvalidIssuer, CodeIssuer, "the key is from another issuer"},
+		{jwt.ErrTokenInvalidAudience, CodeAudience, "the key is for another audience"},
+		{jwt.ErrTokenSignatureInvalid, CodeSignature, "the signature does not hold"},
+	} {
+		if errors.Is(err, row.cause) {
+			return denied(row.code, row.reason, err)
+		}
+	}
+	return denied(CodeMalformed, "the key lacks claims that it must have", err)
+}
