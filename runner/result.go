@@ -1,0 +1,224 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/json"
+	"syscall"
+	"time"
+)
+
+// Outcome says how an execution ended. The set is closed.
+type Outcome string
+
+// The outcomes.
+const (
+	OK                    Outcome = "ok"
+	SyntaxError           Outcome = "syntax_error"
+	Exception             Outcome = "exception"
+	Timeout               Outcome = "timeout"
+	CPULimit              Outcome = "cpu_limit"
+	MemoryLimit           Outcome = "memory_limit"
+	ProcessLimit          Outcome = "process_limit"
+	OutputLimit           Outcome = "output_limit"
+	KilledBySignal        Outcome = "killed_by_signal"
+	Exited                Outcome = "exited"
+	ResultMissing         Outcome = "result_missing"
+	ResultNotSerialisable Outcome = "result_not_serialisable"
+	Cancelled             Outcome = "cancelled"
+	Internal              Outcome = "internal"
+)
+
+// Outcomes lists every Outcome.
+var Outcomes = []Outcome{
+	OK, SyntaxError, Exception, Timeout, CPULimit, MemoryLimit, ProcessLimit, OutputLimit, KilledBySignal, Exited,
+	ResultMissing, ResultNotSerialisable, Cancelled, Internal,
+}
+
+// Result is what one execution gave back. It marshals to the body of POST /api/coderunner/run: request_id,
+// duration_ms, values, logs, http_requests and error; a failure's outcome and evidence stand inside error.
+type Result struct {
+	// RequestID is the execution's id.
+	RequestID string
+	// Duration is the time from the step's first line to its end; zero when it never started.
+	Duration time.Duration
+	// Values are the outputs in declared order; nil unless the step succeeded.
+	Values []NamedValue
+	Logs   []string
+	// HTTP is the record of the step's HTTP calls; nil when the step never started.
+	HTTP *HTTPRecord
+	// Error is nil when the step succeeded.
+	Error *StepError
+
+	Outcome  Outcome
+	Evidence Evidence
+	Phases   Phases
+	// Dropped counts what was cut from the logs, in messages and bytes.
+	Dropped Dropped
+	// Notes are what an operator should hear about this execution, such as a runtime that was replaced by another.
+	Notes []string
+}
+
+// NamedValue is one output.
+type NamedValue struct {
+	Name  string
+	Value Value
+}
+
+// StepError says why a step failed.
+type StepError struct {
+	// Message is one line: the exception's class and text, or the limit and its value.
+	Message string
+	// Detail is the traceback, from the step's own frames on; empty when there is none.
+	Detail string
+}
+
+// Evidence is what was measured of the step's process tree.
+type Evidence struct {
+	Wall time.Duration
+	CPU  time.Duration
+	// PeakMemory is in bytes; zero when it could not be measured.
+	PeakMemory int64
+	// ExitCode is -1 when the process did not exit by itself.
+	ExitCode int
+	// Signal is what killed the process; zero when none did.
+	Signal syscall.Signal
+	// OutOfMemory is true when the kernel or the runner killed it for its memory.
+	OutOfMemory bool
+}
+
+// Phases say where an execution's time went.
+type Phases struct {
+	// Spawn is from the request to a Python that runs, Import until the harness waits for its job, Step the step's own
+	// code, Teardown until nothing of it was left.
+	Spawn, Import, Step, Teardown time.Duration
+}
+
+// Dropped counts what did not fit into the logs.
+type Dropped struct {
+	Messages int64
+	Bytes    int64
+}
+
+// HTTPRecord is what the step sent over HTTP.
+type HTTPRecord struct {
+	// Count is the number of calls; NotLogged how many of them are not in Requests.
+	Count     int64       `json:"count"`
+	NotLogged int64       `json:"not_logged"`
+	Requests  []HTTPEntry `json:"requests"`
+}
+
+// HTTPEntry is one recorded call.
+type HTTPEntry struct {
+	Method             string            `json:"method"`
+	URL                string            `json:"url"`
+	Headers            map[string]string `json:"headers"`
+	Body               *string           `json:"body"`
+	RequestSubmittedAt string            `json:"requestSubmittedAt"`
+	// Session is true for calls of kizen.api.
+	Session            bool              `json:"session"`
+	ResponseStatusCode *int              `json:"responseStatusCode"`
+	ResponseHeaders    map[string]string `json:"responseHeaders"`
+	ResponseBody       *string           `json:"responseBody"`
+	// RequestErrorType is the class name of the exception the call raised, if any.
+	RequestErrorType *string `json:"requestErrorType"`
+	// Duration is in milliseconds.
+	Duration *float64 `json:"duration"`
+}
+
+// Succeeded reports whether the step did what it was asked.
+func (r Result) Succeeded() bool { return r.Outcome == OK }
+
+// MarshalJSON writes the body described at Result.
+func (r Result) MarshalJSON() ([]byte, error) {
+	body := struct {
+		RequestID  string      `json:"request_id"`
+		DurationMS float64     `json:"duration_ms"`
+		Values     *valuesJSON `json:"values"`
+		Logs       []string    `json:"logs"`
+		HTTP       *HTTPRecord `json:"http_requests"`
+		Error      *errorJSON  `json:"error"`
+	}{RequestID: r.RequestID, DurationMS: milliseconds(r.Duration), Logs: r.Logs, HTTP: r.HTTP}
+	if r.Logs == nil {
+		body.Logs = []string{}
+	}
+	if r.Succeeded() {
+		values := valuesJSON(r.Values)
+		body.Values = &values
+	}
+	if r.Error != nil {
+		body.Error = &errorJSON{
+			Error: r.Error.Message, Detail: r.Error.Detail, Kind: r.Outcome, Evidence: newEvidenceJSON(r.Evidence),
+		}
+	}
+	return marshal(body)
+}
+
+type errorJSON struct {
+	Error    string       `json:"error"`
+	Detail   string       `json:"detail"`
+	Kind     Outcome      `json:"kind"`
+	Evidence evidenceJSON `json:"evidence"`
+}
+
+type evidenceJSON struct {
+	WallMS      float64 `json:"wall_ms"`
+	CPUMS       float64 `json:"cpu_ms"`
+	PeakMemory  int64   `json:"peak_memory_bytes"`
+	ExitCode    *int    `json:"exit_code"`
+	Signal      *string `json:"signal"`
+	OutOfMemory bool    `json:"out_of_memory"`
+}
+
+func newEvidenceJSON(e Evidence) evidenceJSON {
+	body := evidenceJSON{
+		WallMS: milliseconds(e.Wall), CPUMS: milliseconds(e.CPU), PeakMemory: e.PeakMemory, OutOfMemory: e.OutOfMemory,
+	}
+	if e.ExitCode >= 0 {
+		body.ExitCode = &e.ExitCode
+	}
+	if e.Signal != 0 {
+		name := signalName(e.Signal)
+		body.Signal = &name
+	}
+	return body
+}
+
+// valuesJSON is an object whose keys keep the order of the list.
+type valuesJSON []NamedValue
+
+func (values valuesJSON) MarshalJSON() ([]byte, error) {
+	var out bytes.Buffer
+	out.WriteByte('{')
+	for i, named := range values {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		name, err := marshal(named.Name)
+		if err != nil {
+			return nil, err
+		}
+		value, err := marshal(named.Value)
+		if err != nil {
+			return nil, err
+		}
+		out.Write(name)
+		out.WriteByte(':')
+		out.Write(value)
+	}
+	out.WriteByte('}')
+	return out.Bytes(), nil
+}
+
+// marshal is json.Marshal without the escapes that only matter inside HTML.
+func marshal(v any) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
+}
+
+// milliseconds rounds to the microsecond: 9.4 stays 9.4.
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

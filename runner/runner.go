@@ -1,0 +1,82 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// Execution is one run of one step.
+type Execution struct {
+	// ID names the execution; it comes back as the result's request_id.
+	ID      string
+	Script  []byte
+	Runtime Runtime
+	Inputs  Inputs
+	Outputs Outputs
+	// Secrets are those the step was granted, under the names it reads them by.
+	Secrets map[string]Secret
+	// APIURL is the base of the execution's local proxy, capability included. APIRoot is what the result shows in its
+	// place.
+	APIURL, APIRoot string
+	// Traceparent is the W3C trace context the step's calls belong to, if any.
+	Traceparent string
+	// Timeout and Memory, in bytes, replace the runner's own limits where they are not zero.
+	Timeout time.Duration
+	Memory  int64
+}
+
+// Config is how a Runner works. Its zero value works.
+type Config struct {
+	// Python is the path of the interpreter for every runtime; empty: found by runtime.
+	Python string
+	// StrictRuntime refuses another Python than the one a step asks for.
+	StrictRuntime bool
+	// Limits bound every execution.
+	Limits Limits
+	// Logger hears about what an operator should know; nil: nobody does.
+	Logger *slog.Logger
+}
+
+// Errors of the sidecar's own work, for errors.Is.
+var (
+	// ErrNoPython: no interpreter for the runtime is installed.
+	ErrNoPython = errors.New("no usable python")
+	// ErrHarness: the interpreter did not start, or the harness did not come up in it.
+	ErrHarness = errors.New("the python harness did not start")
+)
+
+// Runner runs steps. It is safe for concurrent use.
+type Runner struct {
+	config Config
+}
+
+// New checks config.
+func New(config Config) (*Runner, error) {
+	if err := config.Limits.Validate(); err != nil {
+		return nil, err
+	}
+	config.Limits = config.Limits.WithDefaults()
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Runner{config: config}, nil
+}
+
+// Run executes one step and returns when nothing of it is left. A step that fails is a Result; an error is the
+// sidecar's own failure, or *FieldErrors for an execution that cannot be run as it is. When ctx ends first the step is
+// stopped and the outcome is Cancelled.
+func (r *Runner) Run(ctx context.Context, execution Execution) (Result, error) {
+	limits := r.config.Limits
+	if execution.Timeout != 0 {
+		limits.Wall = execution.Timeout
+	}
+	if execution.Memory != 0 {
+		limits.Memory = execution.Memory
+	}
+	if err := limits.Validate(); err != nil {
+		return Result{}, err
+	}
+	return Result{}, ErrHarness
+}

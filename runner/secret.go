@@ -1,0 +1,63 @@
+package runner
+
+import (
+	"fmt"
+	"log/slog"
+	"sort"
+	"strings"
+)
+
+// Redacted is what stands in a secret's place wherever one would show.
+const Redacted = "[REDACTED]"
+
+// Secret is a value that shows as [REDACTED] in every rendering. Reveal is the one way to it.
+type Secret struct {
+	value string
+}
+
+// NewSecret wraps value.
+func NewSecret(value string) Secret { return Secret{value: value} }
+
+// Reveal returns the secret value, for the job frame of the execution that was granted it.
+func (s Secret) Reveal() string { return s.value }
+
+func (Secret) String() string               { return Redacted }
+func (Secret) GoString() string             { return Redacted }
+func (Secret) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(Redacted)) }
+func (Secret) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
+func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + Redacted + `"`), nil }
+func (Secret) LogValue() slog.Value         { return slog.StringValue(Redacted) }
+
+// GrantSecrets returns the supplied secrets that a step declares. A declared name is satisfied by itself or by any
+// "{plugin}__{name}", and is granted under the name it was supplied with, which is the name the step reads. A declared
+// secret that nothing satisfies is reported field-keyed under "secrets". A nil declared list restricts nothing.
+func GrantSecrets(declared []string, supplied map[string]Secret) (map[string]Secret, error) {
+	if declared == nil {
+		return supplied, nil
+	}
+	granted := map[string]Secret{}
+	var errs FieldErrors
+	for _, name := range declared {
+		found := false
+		for given, secret := range supplied {
+			if given == name || strings.HasSuffix(given, "__"+name) {
+				granted[given] = secret
+				found = true
+			}
+		}
+		if !found {
+			errs.Add(fmt.Sprintf("secret %q is declared but was not supplied", name), "secrets")
+		}
+	}
+	return granted, errs.Err()
+}
+
+// SecretNames returns the sorted names of secrets, for a log line.
+func SecretNames(secrets map[string]Secret) []string {
+	names := make([]string, 0, len(secrets))
+	for name := range secrets {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}

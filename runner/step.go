@@ -1,0 +1,162 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"unicode/utf8"
+)
+
+// ScriptName is the file a step's source is read from, and the name its tracebacks show.
+const ScriptName = "script.py"
+
+// ConfigName is the file of a step's folder that declares it.
+const ConfigName = "config.json"
+
+// Step is a Code Step as it lies in a folder.
+type Step struct {
+	Name    string
+	APIName string
+	Runtime Runtime
+	// Secrets are the names the step declares; nil when config.json has no such key.
+	Secrets []string
+	Inputs  []Parameter
+	Outputs Outputs
+	Script  []byte
+}
+
+// LoadStep reads dir's config.json and script.py. What is wrong with the declarations is reported all together as
+// *FieldErrors, keyed by file and field; a file that cannot be read is an error of its own.
+func LoadStep(dir string) (Step, error) {
+	config, err := readStepFile(dir, ConfigName)
+	if err != nil {
+		return Step{}, err
+	}
+	script, err := readStepFile(dir, ScriptName)
+	if err != nil {
+		return Step{}, err
+	}
+	step, err := parseConfig(config)
+	var errs FieldErrors
+	errs.Merge(err, ConfigName)
+	step.Script, err = NormaliseScript(script)
+	errs.Merge(err, ScriptName)
+	if err := errs.Err(); err != nil {
+		return Step{}, fmt.Errorf("step %s: %w", dir, err)
+	}
+	return step, nil
+}
+
+func readStepFile(dir, name string) ([]byte, error) {
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("step %s has no %s; a step is a folder with %s and %s", dir, name, ConfigName, ScriptName)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read step: %w", err)
+	}
+	return data, nil
+}
+
+// NormaliseScript checks that source is UTF-8 and takes a byte order mark away.
+func NormaliseScript(source []byte) ([]byte, error) {
+	source = bytes.TrimPrefix(source, []byte("\xef\xbb\xbf"))
+	if !utf8.Valid(source) {
+		return nil, errors.New("the script is not UTF-8; save it as UTF-8")
+	}
+	return source, nil
+}
+
+// configFile is config.json. Its script_alias and script keys are not read: the names are bound as they are, and the
+// source is script.py.
+type configFile struct {
+	Name    string            `json:"name"`
+	APIName string            `json:"api_name"`
+	Runtime string            `json:"runtime"`
+	Secrets []string          `json:"secrets"`
+	Inputs  []configParameter `json:"inputs"`
+	Outputs []configParameter `json:"outputs"`
+}
+
+type configParameter struct {
+	Name     string `json:"name"`
+	DataType string `json:"data_type"`
+	Required bool   `json:"required"`
+}
+
+func parseConfig(data []byte) (Step, error) {
+	var errs FieldErrors
+	var config configFile
+	if err := json.Unmarshal(data, &config); err != nil {
+		addJSONError(&errs, data, err)
+		return Step{}, errs.Err()
+	}
+	runtime, err := ParseRuntime(config.Runtime)
+	errs.Merge(err, "runtime")
+	for i, name := range config.Secrets {
+		if name == "" {
+			errs.Add("a secret needs a name", "secrets", fmt.Sprint(i))
+		}
+	}
+	return Step{
+		Name:    config.Name,
+		APIName: config.APIName,
+		Runtime: runtime,
+		Secrets: config.Secrets,
+		Inputs:  parseParameters(&errs, "inputs", config.Inputs, checkName),
+		Outputs: parseParameters(&errs, "outputs", config.Outputs, checkOutputName),
+	}, errs.Err()
+}
+
+// addJSONError files a decoding error under the field it names, or with the line it is on.
+func addJSONError(errs *FieldErrors, data []byte, err error) {
+	var mistyped *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &mistyped) && mistyped.Field != "":
+		errs.Add(fmt.Sprintf("must be %s, not %s", jsonKind(mistyped), mistyped.Value), mistyped.Field)
+	case errors.As(err, &syntax):
+		line := 1 + bytes.Count(data[:min(int(syntax.Offset), len(data))], []byte("\n"))
+		errs.Add(fmt.Sprintf("is not JSON: line %d: %s", line, syntax))
+	default:
+		errs.Add("must be a JSON object")
+	}
+}
+
+func jsonKind(err *json.UnmarshalTypeError) string {
+	switch err.Type.Kind().String() {
+	case "slice":
+		return "a list"
+	case "bool":
+		return "true or false"
+	case "struct":
+		return "an object"
+	}
+	return "a string"
+}
+
+func parseParameters(errs *FieldErrors, field string, raw []configParameter, check func(string) error) []Parameter {
+	var parameters []Parameter
+	for i, p := range raw {
+		key := p.Name
+		if key == "" {
+			key = fmt.Sprint(i)
+		}
+		errs.Merge(check(p.Name), field, key, "name")
+		if _, twice := find(parameters, p.Name); twice {
+			errs.Add("is declared twice", field, key, "name")
+		}
+		t, err := ParseType(p.DataType)
+		errs.Merge(err, field, key, "data_type")
+		parameters = append(parameters, Parameter{Name: p.Name, Type: t, Required: p.Required})
+	}
+	return parameters
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
