@@ -76,14 +76,19 @@ func numericDate(seconds int64) *jwt.NumericDate {
 	return jwt.NewNumericDate(time.Unix(seconds, 0))
 }
 
-func sign(c *claims, key signingKey) (Token, error) {
+type signature struct {
+	token Token
+	err   error
+}
+
+func sign(c *claims, key signingKey) signature {
 	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
 	token.Header["kid"] = key.id
 	value, err := token.SignedString(key.private)
 	if err != nil {
-		return Token{}, fmt.Errorf("sign with key %q: %w", key.id, err)
+		return signature{err: fmt.Errorf("sign with key %q: %w", key.id, err)}
 	}
-	return Token{value}, nil
+	return signature{token: NewToken(value)}
 }
 
 // header is everything a signed key's JOSE header may hold (RFC 7515 section 4). Names that point at a key of the

@@ -23,7 +23,7 @@ type KeySet struct {
 type keySetState struct {
 	current signingKey
 	public  map[string]publicKey // by key id, the current one's included
-	publish []byte               // the current public key as a JWK, when it has to be published in Redis
+	jwk     []byte               // the current public key, when it has to be published in Redis
 }
 
 type signingKey struct {
@@ -48,7 +48,7 @@ func GenerateKeySet() (*KeySet, error) {
 	set.state.Store(&keySetState{
 		current: signingKey{id: id, private: private},
 		public:  map[string]publicKey{id: {key: public}},
-		publish: jwk,
+		jwk:     jwk,
 	})
 	return set, nil
 }

@@ -2,10 +2,9 @@ package minter
 
 import (
 	"context"
-	_ "embed"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -15,30 +14,35 @@ import (
 // ErrSuspended is returned by a mint for a suspended account, and found in what [Verifier.Verify] returns for its keys.
 var ErrSuspended = errors.New("the account is suspended")
 
-// suspended stands where a scope's generation would be.
+// suspended stands in place of an account's generation.
 const suspended = "suspended"
+
+// generations are those of a key's three scopes: its business, its account and its execution. A scope that was not revoked
+// in the last MaxLifetime has the empty one.
+type generations [3]string
 
 // record is what Redis holds of a signed key. It never holds the token.
 type record struct {
-	AccountID   string    `json:"account_id"`
-	AccountType string    `json:"account_type"`
-	BusinessID  string    `json:"business_id"`
-	ExecutionID string    `json:"execution_id"`
-	ExpiresAt   time.Time `json:"expires_at"`
+	AccountID   string      `json:"account_id"`
+	AccountType string      `json:"account_type"`
+	BusinessID  string      `json:"business_id"`
+	ExecutionID string      `json:"execution_id"`
+	ExpiresAt   time.Time   `json:"expires_at"`
+	Generations generations `json:"generations"`
 }
 
-// store keeps the records of signed keys. All the Redis keys of a business share a hash tag, so that minting and
-// verifying are each one command in one cluster slot:
+// store keeps the records of signed keys. All the Redis keys of a business share a hash tag, so that what belongs together
+// is in one cluster slot:
 //
-//	kizen:{BUSINESS}:key:JTI         the generations of its three scopes, a space, the record as JSON
-//	kizen:{BUSINESS}:business        the business's generation
-//	kizen:{BUSINESS}:account:ID      the account's generation, or "suspended"
-//	kizen:{BUSINESS}:execution:ID    the execution's generation
-//	kizen:{BUSINESS}:jwk:KID         a public key that was published
+//	kizen:{BUSINESS}:key:JTI         a record as JSON, until the key expires
+//	kizen:{BUSINESS}:business        the scopes' generations, until MaxLifetime after a revocation;
+//	kizen:{BUSINESS}:account:ID      an account's may be "suspended", until it is resumed
+//	kizen:{BUSINESS}:execution:ID
+//	kizen:{BUSINESS}:jwk:KID         a published public key, until what it signed expires
 //
-// A key is valid while its record exists and names the generations in force. Deleting a scope's generation therefore
-// revokes every key minted under it, at once and however many there are; the next mint starts a new generation, which
-// leaves the old keys dead. Every Redis key but a suspension expires with the last signed key that needs it.
+// A key is valid while its record exists and no scope of it has another generation. Revoking a scope gives it a new
+// generation, which leaves every record that was written before dead, at once and however many there are. When the
+// generation expires, so have they all.
 type store struct{ redis redis.UniversalClient }
 
 func recordKey(business, id string) string    { return "kizen:{" + business + "}:key:" + id }
@@ -53,41 +57,64 @@ func scopeKeys(id Identity) []string {
 	}
 }
 
-//go:embed mint.lua
-var mintScript string
+// published is a public key to write beside a record, and for how long.
+type published struct {
+	id       string
+	jwk      []byte
+	lifetime time.Duration
+}
 
-// put writes the record of key, and the public key where one is to be published, in one round trip. The script is sent
-// whole: EVALSHA would save a few hundred bytes and cost a cold start a second round trip.
-func (s store) put(ctx context.Context, key Key, signer string, publish []byte) error {
-	value, err := json.Marshal(record{
-		AccountID: key.Identity.AccountID, AccountType: key.Identity.AccountType,
-		BusinessID: key.Identity.BusinessID, ExecutionID: key.Identity.ExecutionID, ExpiresAt: key.ExpiresAt.UTC(),
-	})
+// put writes the record of key and reads the generations it should name, in one round trip. Only where a scope was revoked
+// lately is a second one needed, which names them.
+func (s store) put(ctx context.Context, key Key, public *published) error {
+	current, err := s.putUnder(ctx, key, public, generations{})
 	if err != nil {
-		return fmt.Errorf("write the record: %w", err)
+		return err
 	}
-	keys := append([]string{recordKey(key.Identity.BusinessID, key.ID)}, scopeKeys(key.Identity)...)
-	args := []any{value, key.ExpiresAt.Sub(key.IssuedAt).Milliseconds(), key.ID}
-	if publish != nil {
-		keys, args = append(keys, publishedKey(key.Identity.BusinessID, signer)), append(args, publish)
+	if current[1] == suspended {
+		return ErrSuspended
 	}
-	answer, err := s.redis.Eval(ctx, mintScript, keys, args...).Text()
-	if err == nil && answer == suspended {
-		err = ErrSuspended
+	if current != (generations{}) {
+		_, err = s.putUnder(ctx, key, nil, current)
 	}
 	return err
+}
+
+func (s store) putUnder(ctx context.Context, key Key, public *published, named generations) (generations, error) {
+	id := key.Identity
+	value, err := json.Marshal(record{id.AccountID, id.AccountType, id.BusinessID, id.ExecutionID, key.ExpiresAt.UTC(), named})
+	if err != nil {
+		return generations{}, fmt.Errorf("write the record: %w", err)
+	}
+	pipe := s.redis.Pipeline()
+	if public != nil {
+		pipe.Set(ctx, publishedKey(id.BusinessID, public.id), public.jwk, public.lifetime)
+	}
+	pipe.Set(ctx, recordKey(id.BusinessID, key.ID), value, key.ExpiresAt.Sub(key.IssuedAt))
+	scopes := pipe.MGet(ctx, scopeKeys(id)...)
+	if _, err := pipe.Exec(ctx); err != nil {
+		return generations{}, err
+	}
+	return readGenerations(scopes.Val()), nil
+}
+
+func readGenerations(values []any) (g generations) {
+	for i := range g {
+		g[i], _ = values[i].(string)
+	}
+	return g
 }
 
 // held is what Redis says about a signed key.
 type held struct {
 	record    string // empty: there is none
-	scopes    []any
-	published string
+	scopes    generations
+	published string // empty: there is none, or it was not asked for
 }
 
 // get reads everything that decides about a key in one round trip. signer is empty unless its published key is wanted.
 func (s store) get(ctx context.Context, id Identity, keyID, signer string) (held, error) {
-	keys := append([]string{recordKey(id.BusinessID, keyID)}, scopeKeys(id)...)
+	keys := append(scopeKeys(id), recordKey(id.BusinessID, keyID))
 	if signer != "" {
 		keys = append(keys, publishedKey(id.BusinessID, signer))
 	}
@@ -95,39 +122,44 @@ func (s store) get(ctx context.Context, id Identity, keyID, signer string) (held
 	if err != nil {
 		return held{}, err
 	}
-	h := held{scopes: values[1:4]}
-	h.record, _ = values[0].(string)
+	h := held{scopes: readGenerations(values)}
+	h.record, _ = values[3].(string)
 	if signer != "" {
 		h.published, _ = values[4].(string)
 	}
 	return h, nil
 }
 
-var errNoRecord = errors.New("no record of this key: it has expired or was revoked")
+var errNoRecord = errors.New("there is no record of the key: it has expired or was revoked")
 
 // check says whether the record stands and is the one of id.
 func (h held) check(id Identity) error {
-	generations := make([]string, len(h.scopes))
-	for i, scope := range h.scopes {
-		generations[i], _ = scope.(string)
-		if generations[i] == suspended {
-			return ErrSuspended
-		}
+	if h.scopes[1] == suspended {
+		return ErrSuspended
 	}
-	minted, text, ok := strings.Cut(h.record, " ")
-	if !ok || minted != strings.Join(generations, ".") {
+	if h.record == "" {
 		return errNoRecord
 	}
 	var r record
-	if err := json.Unmarshal([]byte(text), &r); err != nil {
+	if err := json.Unmarshal([]byte(h.record), &r); err != nil {
 		return fmt.Errorf("read the record: %w", err)
 	}
 	if (Identity{r.AccountID, r.AccountType, r.BusinessID, r.ExecutionID}) != id {
 		return errors.New("the record is of another identity")
+	}
+	for i, generation := range h.scopes {
+		if generation != "" && generation != r.Generations[i] {
+			return errNoRecord
+		}
 	}
 	return nil
 }
 
 func (s store) delete(ctx context.Context, keys ...string) error {
 	return s.redis.Del(ctx, keys...).Err()
+}
+
+// supersede starts a new generation of a scope.
+func (s store) supersede(ctx context.Context, scope string) error {
+	return s.redis.Set(ctx, scope, rand.Text(), MaxLifetime).Err()
 }

@@ -10,13 +10,18 @@ const redacted = "[REDACTED]"
 
 // Token is a credential as it goes on the wire. However it is printed, logged or marshalled it shows as "[REDACTED]";
 // [Token.Reveal] is the one way to its value. The zero Token is empty.
-type Token struct{ value string }
+type Token struct{ value *string } // a pointer, because fmt prints unexported fields of other structs without asking any method
 
 // NewToken wraps a credential that was received, so that it cannot be printed by accident.
-func NewToken(value string) Token { return Token{value} }
+func NewToken(value string) Token { return Token{&value} }
 
 // Reveal returns the credential itself. Hand it to the request that needs it and to nothing else.
-func (t Token) Reveal() string { return t.value }
+func (t Token) Reveal() string {
+	if t.value == nil {
+		return ""
+	}
+	return *t.value
+}
 
 // String implements fmt.Stringer.
 func (Token) String() string { return redacted }

@@ -1,0 +1,154 @@
+// Package redistest starts real Redis processes for tests, on free loopback ports, and stops them when the test ends.
+package redistest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// startTimeout bounds how long a server may take until it is ready.
+const startTimeout = 20 * time.Second
+
+// Server is a running redis-server.
+type Server struct {
+	Addr string // host:port
+	Port int
+
+	cmd  *exec.Cmd
+	once sync.Once
+	done chan struct{} // closed when its output has ended
+}
+
+// URL is the server's address as minter.RedisConfig takes it.
+func (s *Server) URL() string { return "redis://" + s.Addr }
+
+// Stop ends the process and waits for it. Stopping twice is harmless.
+func (s *Server) Stop() {
+	s.once.Do(func() {
+		_ = s.cmd.Process.Kill()
+		<-s.done
+		_ = s.cmd.Wait()
+	})
+}
+
+// Start starts a redis-server on a free loopback port with extra command-line arguments. Without redis-server the test is
+// skipped, or fails where KIZEN_TEST_REQUIRE is 1.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	return StartAt(t, FreePort(t), args...)
+}
+
+// StartAt is [Start] on a given port.
+func StartAt(t testing.TB, port int, args ...string) *Server {
+	t.Helper()
+	dir := t.TempDir()
+	args = append([]string{
+		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir,
+	}, args...)
+	return run(t, port, "Ready to accept connections", args...)
+}
+
+// StartSentinel starts a Sentinel that watches master under name, with a quorum of one.
+func StartSentinel(t testing.TB, name string, master *Server, config ...string) *Server {
+	t.Helper()
+	port := FreePort(t)
+	file := t.TempDir() + "/sentinel.conf"
+	lines := append([]string{
+		"port " + strconv.Itoa(port),
+		"bind 127.0.0.1",
+		"sentinel monitor " + name + " 127.0.0.1 " + strconv.Itoa(master.Port) + " 1",
+	}, config...)
+	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return run(t, port, "+monitor master", file, "--sentinel")
+}
+
+// FreePort returns a loopback port that nothing listens on.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+func run(t testing.TB, port int, ready string, args ...string) *Server {
+	t.Helper()
+	binary := Require(t, "redis-server")
+	s := &Server{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), Port: port, done: make(chan struct{})}
+	s.cmd = exec.Command(binary, args...)
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	output, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Stderr = s.cmd.Stdout
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	go s.follow(output, ready, started)
+	t.Cleanup(s.Stop)
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	select {
+	case err := <-started:
+		if err != nil {
+			t.Fatalf("redis-server %s: %v", strings.Join(args, " "), err)
+		}
+	case <-ctx.Done():
+		t.Fatalf("redis-server %s: not ready after %s", strings.Join(args, " "), startTimeout)
+	}
+	return s
+}
+
+// follow reads the server's output to its end and reports once, when it is ready or has ended before.
+func (s *Server) follow(output io.Reader, ready string, started chan<- error) {
+	defer close(s.done)
+	var seen strings.Builder
+	reported := false
+	lines := bufio.NewScanner(output)
+	for lines.Scan() {
+		if reported {
+			continue
+		}
+		if strings.Contains(lines.Text(), ready) {
+			reported = true
+			started <- nil
+			continue
+		}
+		seen.WriteString(lines.Text() + "\n")
+	}
+	if !reported {
+		started <- errors.New("it ended:\n" + seen.String())
+	}
+}
+
+// Require returns the path of a program that the test needs. Without it the test is skipped, or fails where
+// KIZEN_TEST_REQUIRE is 1.
+func Require(t testing.TB, program string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err == nil {
+		return path
+	}
+	if os.Getenv("KIZEN_TEST_REQUIRE") == "1" {
+		t.Fatalf("%s is missing, and KIZEN_TEST_REQUIRE is 1: install it", program)
+	}
+	t.Skipf("SKIPPED: %s is missing; install it to run this test", program)
+	return ""
+}
