@@ -54,6 +54,8 @@ type Result struct {
 	Phases   Phases
 	// Dropped counts what was cut from the logs, in messages and bytes.
 	Dropped Dropped
+	// Stdout and Stderr are the ends of what the step printed; they are not part of the marshalled result.
+	Stdout, Stderr string
 	// Notes are what an operator should hear about this execution, such as a runtime that was replaced by another.
 	Notes []string
 }

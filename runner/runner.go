@@ -3,7 +3,9 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -49,7 +51,18 @@ var (
 
 // Runner runs steps. It is safe for concurrent use.
 type Runner struct {
-	config Config
+	config  Config
+	starter starter
+	bundles bundles
+
+	mu           sync.Mutex
+	interpreters map[Runtime]choice
+}
+
+// choice is the interpreter found for a runtime.
+type choice struct {
+	interpreter Interpreter
+	warning     string
 }
 
 // New checks config.
@@ -61,13 +74,37 @@ func New(config Config) (*Runner, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Runner{config: config}, nil
+	return &Runner{
+		config: config, starter: plainStarter{}, bundles: bundles{dir: bundleDir()}, interpreters: map[Runtime]choice{},
+	}, nil
 }
 
 // Run executes one step and returns when nothing of it is left. A step that fails is a Result; an error is the
 // sidecar's own failure, or *FieldErrors for an execution that cannot be run as it is. When ctx ends first the step is
 // stopped and the outcome is Cancelled.
 func (r *Runner) Run(ctx context.Context, execution Execution) (Result, error) {
+	limits, err := r.limits(execution)
+	if err != nil {
+		return Result{}, err
+	}
+	chosen, err := r.interpreter(execution.Runtime)
+	if err != nil {
+		return Result{}, err
+	}
+	a := &attempt{
+		execution: execution, interpreter: chosen.interpreter, limits: limits, collector: newCollector(execution),
+	}
+	result, err := a.run(ctx, r.starter, r.bundles.get(ctx, chosen.interpreter.Path))
+	if err != nil {
+		return Result{}, fmt.Errorf("execution %s: %w", execution.ID, err)
+	}
+	if chosen.warning != "" {
+		result.Notes = append(result.Notes, chosen.warning)
+	}
+	return result, nil
+}
+
+func (r *Runner) limits(execution Execution) (Limits, error) {
 	limits := r.config.Limits
 	if execution.Timeout != 0 {
 		limits.Wall = execution.Timeout
@@ -75,8 +112,27 @@ func (r *Runner) Run(ctx context.Context, execution Execution) (Result, error) {
 	if execution.Memory != 0 {
 		limits.Memory = execution.Memory
 	}
-	if err := limits.Validate(); err != nil {
-		return Result{}, err
+	return limits, limits.Validate()
+}
+
+// interpreter finds the Python for runtime once; a replacement is logged when it is chosen.
+func (r *Runner) interpreter(runtime Runtime) (choice, error) {
+	if runtime == "" {
+		runtime = DefaultRuntime
 	}
-	return Result{}, ErrHarness
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if chosen, ok := r.interpreters[runtime]; ok {
+		return chosen, nil
+	}
+	found, warning, err := FindInterpreter(runtime, r.config.Python, r.config.StrictRuntime)
+	if err != nil {
+		return choice{}, err
+	}
+	if warning != "" {
+		r.config.Logger.Warn(warning)
+	}
+	chosen := choice{interpreter: found, warning: warning}
+	r.interpreters[runtime] = chosen
+	return chosen, nil
 }

@@ -1,0 +1,162 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// The harness is Python source inside this binary. It reaches an interpreter over the job's socket, so that there is no
+// file of it that a step could find or alter: loader.py is the program on the command line, the rest is its first frame.
+
+//go:embed python/loader.py
+var loaderSource string
+
+//go:embed python/bundle.py
+var bundlerSource string
+
+//go:embed python/kizen_runtime/*.py
+var harnessSources embed.FS
+
+// sourceBundle packs the harness as it is: a header, then every module's name and text, each behind its length.
+var sourceBundle = sync.OnceValue(func() []byte {
+	bundle := []byte("src\n")
+	names, err := fs.Glob(harnessSources, "python/kizen_runtime/*.py")
+	if err != nil {
+		return bundle
+	}
+	for _, name := range names {
+		source, err := harnessSources.ReadFile(name)
+		if err != nil {
+			return bundle
+		}
+		for _, field := range [][]byte{[]byte(strings.TrimPrefix(name, "python/")), source} {
+			bundle = append(binary.BigEndian.AppendUint32(bundle, uint32(len(field))), field...)
+		}
+	}
+	return bundle
+})
+
+// bundles keeps the compiled harness of each interpreter in memory, and on disk for the next run.
+type bundles struct {
+	// dir is where compiled bundles are kept; empty: nowhere.
+	dir string
+
+	mu       sync.Mutex
+	compiled map[string][]byte
+}
+
+// bundleDir is the user's cache, or nothing where there is none to write to.
+func bundleDir() string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	dir := filepath.Join(cache, "kizen-sidecar")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return ""
+	}
+	return dir
+}
+
+// get returns the harness for python, compiled when that can be had and as source otherwise.
+func (b *bundles) get(ctx context.Context, python string) []byte {
+	key, err := bundleKey(python)
+	if err != nil {
+		return sourceBundle()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if bundle, ok := b.compiled[key]; ok {
+		return bundle
+	}
+	bundle, err := b.load(key)
+	if err != nil {
+		if bundle, err = compileBundle(ctx, python); err != nil {
+			return sourceBundle()
+		}
+		b.store(key, bundle)
+	}
+	if b.compiled == nil {
+		b.compiled = map[string][]byte{}
+	}
+	b.compiled[key] = bundle
+	return bundle
+}
+
+// bundleKey names the sources and the interpreter as it is now: an upgraded one compiles anew.
+func bundleKey(python string) (string, error) {
+	real, err := filepath.EvalSymlinks(python)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(real)
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.New()
+	hash.Write(sourceBundle())
+	_, _ = fmt.Fprintf(hash, "%s\x00%d\x00%d", real, info.Size(), info.ModTime().UnixNano())
+	return hex.EncodeToString(hash.Sum(nil)[:16]), nil
+}
+
+func (b *bundles) path(key string) string { return filepath.Join(b.dir, "harness-"+key) }
+
+// load trusts only a file that nobody else can have written.
+func (b *bundles) load(key string) ([]byte, error) {
+	if b.dir == "" {
+		return nil, fs.ErrNotExist
+	}
+	info, err := os.Lstat(b.path(key))
+	if err != nil {
+		return nil, err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 || int(stat.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("%s may have been altered", b.path(key))
+	}
+	return os.ReadFile(b.path(key))
+}
+
+// store writes aside and renames, so that a reader never sees half a bundle. That it could not is of no consequence.
+func (b *bundles) store(key string, bundle []byte) {
+	if b.dir == "" {
+		return
+	}
+	file, err := os.CreateTemp(b.dir, "harness-*.part") // mode 0600
+	if err != nil {
+		return
+	}
+	_, err = file.Write(bundle)
+	if closeErr := file.Close(); err != nil || closeErr != nil || os.Rename(file.Name(), b.path(key)) != nil {
+		_ = os.Remove(file.Name())
+	}
+}
+
+// compileTimeout bounds the one run of an interpreter that compiles the harness.
+const compileTimeout = 10 * time.Second
+
+func compileBundle(ctx context.Context, python string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, compileTimeout)
+	defer cancel()
+	command := exec.CommandContext(ctx, python, "-I", "-S", "-c", bundlerSource)
+	command.Env = []string{}
+	command.Stdin = bytes.NewReader(sourceBundle())
+	compiled, err := command.Output()
+	if err != nil {
+		return nil, fmt.Errorf("compile the harness with %s: %w", python, err)
+	}
+	return compiled, nil
+}

@@ -1,0 +1,241 @@
+package runner
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Interpreter is a Python found on this machine.
+type Interpreter struct {
+	// Path is what is executed.
+	Path string
+	// Version is "3.13"; empty when the path does not tell.
+	Version string
+	// Prefix is the root of its installation; Base the one its standard library lies in, which differs in a venv.
+	Prefix, Base string
+	// HasRequests says that the requests package lies in one of its library directories.
+	HasRequests bool
+}
+
+// oldestMinor is the oldest 3.x the harness runs on.
+const oldestMinor = 11
+
+// FindInterpreter picks the Python for runtime, by looking at files and without running any: explicit when it is given,
+// the runtime's own version otherwise, and failing that the newest Python from 3.11 on, which warning then says. With
+// strict there is no such replacement. An interpreter that lacks requests is taken only when none has it. The error
+// wraps ErrNoPython.
+func FindInterpreter(runtime Runtime, explicit string, strict bool) (found Interpreter, warning string, err error) {
+	if explicit != "" {
+		return explicitInterpreter(explicit, runtime)
+	}
+	candidates := findInterpreters(searchPath())
+	best := Interpreter{}
+	for _, candidate := range candidates {
+		if strict && candidate.Version != runtime.Version() {
+			continue
+		}
+		if rank(candidate, runtime) > rank(best, runtime) {
+			best = candidate
+		}
+	}
+	switch {
+	case best.Path == "" && strict:
+		return best, "", fmt.Errorf("%w: python%s is not installed; install it, name an interpreter, or allow another version",
+			ErrNoPython, runtime.Version())
+	case best.Path == "":
+		return best, "", fmt.Errorf("%w: found no python3 from 3.%d on; install one or name an interpreter", ErrNoPython, oldestMinor)
+	}
+	return best, replacementWarning(best, runtime, candidates), nil
+}
+
+func explicitInterpreter(path string, runtime Runtime) (Interpreter, string, error) {
+	resolved, err := exec.LookPath(path)
+	if err != nil {
+		return Interpreter{}, "", fmt.Errorf("%w: %q cannot be executed; give the path of a python3", ErrNoPython, path)
+	}
+	if resolved, err = filepath.Abs(resolved); err != nil {
+		return Interpreter{}, "", fmt.Errorf("%w: %w", ErrNoPython, err)
+	}
+	found := inspect(resolved)
+	if found.Version != "" && found.Version != runtime.Version() {
+		return found, fmt.Sprintf("%s asks for python %s; running on %s (%s) as told", runtime, runtime.Version(), found.Path, found.Version), nil
+	}
+	return found, "", nil
+}
+
+// readable lists the directories the interpreter needs that a system does not have anyway.
+func (i Interpreter) readable() []string {
+	var dirs []string
+	for _, dir := range []string{i.Prefix, i.Base} {
+		if dir != "" && dir != "/usr" && dir != "/" {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// rank orders interpreters: having requests counts most, then being the version asked for, then being new.
+func rank(i Interpreter, runtime Runtime) int {
+	if i.Path == "" {
+		return 0
+	}
+	score := 1 + minor(i.Version)
+	if i.Version == runtime.Version() {
+		score += 1000
+	}
+	if i.HasRequests {
+		score += 2000
+	}
+	return score
+}
+
+func replacementWarning(best Interpreter, runtime Runtime, candidates []Interpreter) string {
+	if best.Version == runtime.Version() {
+		if !best.HasRequests {
+			return fmt.Sprintf("%s has no requests package: kizen.api will fail; install python3-requests", best.Path)
+		}
+		return ""
+	}
+	reason := fmt.Sprintf("python%s is not installed", runtime.Version())
+	for _, candidate := range candidates {
+		if candidate.Version == runtime.Version() {
+			reason = fmt.Sprintf("%s has no requests package", candidate.Path)
+			break
+		}
+	}
+	return fmt.Sprintf("%s: running %s on %s (%s) instead", reason, runtime, best.Path, best.Version)
+}
+
+// searchPath lists the directories interpreters are looked for in: a venv first, then PATH, then where they usually are.
+func searchPath() []string {
+	var dirs []string
+	if venv := os.Getenv("VIRTUAL_ENV"); venv != "" {
+		dirs = append(dirs, filepath.Join(venv, "bin"))
+	}
+	if here, err := filepath.Abs(".venv/bin"); err == nil {
+		dirs = append(dirs, here)
+	}
+	dirs = append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
+	dirs = append(dirs, "/usr/local/bin", "/usr/bin")
+	// Container images and distributions put further versions beside the main one: /opt/python/3.13/bin, /opt/python3.13/bin.
+	for _, pattern := range []string{"/opt/python*/bin", "/opt/python/*/bin"} {
+		more, _ := filepath.Glob(pattern)
+		dirs = append(dirs, more...)
+	}
+	return dirs
+}
+
+func findInterpreters(dirs []string) []Interpreter {
+	var found []Interpreter
+	seen := map[string]bool{}
+	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) {
+			continue
+		}
+		for _, name := range interpreterNames() {
+			path := filepath.Join(dir, name)
+			if seen[path] || !isBinary(path) {
+				continue
+			}
+			seen[path] = true
+			if i := inspect(path); minor(i.Version) >= oldestMinor {
+				found = append(found, i)
+			}
+		}
+	}
+	return found
+}
+
+func interpreterNames() []string {
+	names := []string{"python3"}
+	for m := oldestMinor; m <= 14; m++ {
+		names = append(names, "python3."+strconv.Itoa(m))
+	}
+	return names
+}
+
+// isBinary tells an interpreter from the shell shims of version managers, which start slowly and lie about what they
+// start.
+func isBinary(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+		return false
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }()
+	var magic [4]byte
+	_, err = file.Read(magic[:])
+	return err == nil && string(magic[:]) == "\x7fELF"
+}
+
+var versionedName = regexp.MustCompile(`^python(3\.\d+)$`)
+
+func inspect(path string) Interpreter {
+	i := Interpreter{Path: path}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		real = path
+	}
+	i.Prefix = filepath.Dir(filepath.Dir(path))
+	i.Base = filepath.Dir(filepath.Dir(real))
+	if m := versionedName.FindStringSubmatch(filepath.Base(real)); m != nil {
+		i.Version = m[1]
+	}
+	venv, systemPackages := readVenv(i.Prefix)
+	if !venv {
+		i.Prefix = i.Base
+	}
+	i.HasRequests = hasRequests(i.Prefix, i.Version) || (!venv || systemPackages) && hasRequests(i.Base, i.Version)
+	return i
+}
+
+// readVenv reads prefix's pyvenv.cfg, if there is one.
+func readVenv(prefix string) (isVenv, systemPackages bool) {
+	file, err := os.Open(filepath.Join(prefix, "pyvenv.cfg"))
+	if err != nil {
+		return false, false
+	}
+	defer func() { _ = file.Close() }()
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		key, value, _ := strings.Cut(lines.Text(), "=")
+		if strings.TrimSpace(key) == "include-system-site-packages" {
+			systemPackages = strings.TrimSpace(value) == "true"
+		}
+	}
+	return true, systemPackages
+}
+
+func hasRequests(prefix, version string) bool {
+	dirs := []string{filepath.Join(prefix, "lib/python"+version, "site-packages")}
+	if prefix == "/usr" {
+		dirs = append(dirs, "/usr/local/lib/python"+version+"/dist-packages", "/usr/lib/python3/dist-packages")
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, "requests/__init__.py")); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// minor returns 13 for "3.13", and 0 for anything that is not Python 3.
+func minor(version string) int {
+	text, ok := strings.CutPrefix(version, "3.")
+	if !ok {
+		return 0
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return 0
+	}
+	return n
+}

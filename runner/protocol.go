@@ -1,0 +1,156 @@
+package runner
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// The runner and the harness exchange frames over a socket pair: four bytes of length, big-endian, then as many bytes
+// of JSON. The runner sends the harness's code as the first frame and one job as the second. The harness answers with
+// frames that carry a kind and, once it has the job, the job's nonce, the last of them the result.
+
+// job is what the harness is told.
+type job struct {
+	ExecutionID string            `json:"execution_id"`
+	Script      string            `json:"script"`
+	Filename    string            `json:"filename"`
+	Inputs      Inputs            `json:"inputs"`
+	OutputTypes map[string]Type   `json:"output_types"`
+	Secrets     map[string]string `json:"secrets"`
+	APIURL      string            `json:"api_url"`
+	APIRoot     string            `json:"api_root"`
+	Nonce       string            `json:"nonce"`
+	Traceparent string            `json:"traceparent"`
+	Limits      jobLimits         `json:"limits"`
+}
+
+type jobLimits struct {
+	LogMessage   int   `json:"log_message"`
+	LogTotal     int   `json:"log_total"`
+	HTTPEntries  int   `json:"http_entries"`
+	RequestBody  int   `json:"request_body"`
+	ResponseBody int   `json:"response_body"`
+	Result       int64 `json:"result"`
+}
+
+func newJob(e Execution, limits Limits) job {
+	types := make(map[string]Type, len(e.Outputs))
+	for _, output := range e.Outputs {
+		types[output.Name] = output.Type
+	}
+	secrets := make(map[string]string, len(e.Secrets))
+	for name, secret := range e.Secrets {
+		secrets[name] = secret.Reveal()
+	}
+	inputs := e.Inputs
+	if inputs == nil {
+		inputs = Inputs{}
+	}
+	return job{
+		ExecutionID: e.ID, Script: string(e.Script), Filename: ScriptName, Inputs: inputs, OutputTypes: types,
+		Secrets: secrets, APIURL: e.APIURL, APIRoot: e.APIRoot, Nonce: newNonce(), Traceparent: e.Traceparent,
+		Limits: jobLimits{
+			LogMessage: maxLogMessage, LogTotal: maxLogTotal, HTTPEntries: maxRequests,
+			RequestBody: maxRequestBody, ResponseBody: maxResponseBody, Result: limits.Result,
+		},
+	}
+}
+
+func newNonce() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	return hex.EncodeToString(b[:])
+}
+
+// The kinds of frames that the harness sends.
+const (
+	kindReady       = "ready"
+	kindStarted     = "started"
+	kindLog         = "log"
+	kindLogsDropped = "logs_dropped"
+	kindHTTP        = "http"
+	kindHTTPDropped = "http_dropped"
+	kindResult      = "result"
+)
+
+// message is any frame of the harness.
+type message struct {
+	Kind  string `json:"k"`
+	Nonce string `json:"n"`
+
+	Log     string `json:"m"`
+	LogCut  int64  `json:"x"`
+	Dropped int64  `json:"c"`
+
+	Index int        `json:"i"`
+	Entry *HTTPEntry `json:"e"`
+
+	OK       bool                  `json:"ok"`
+	Values   map[string]rawMessage `json:"values"`
+	Failure  string                `json:"kind"`
+	Error    string                `json:"error"`
+	Detail   string                `json:"detail"`
+	ExitCode int                   `json:"exit_code"`
+}
+
+type rawMessage = json.RawMessage
+
+// frameOverhead is what a frame may be larger than the result it carries.
+const frameOverhead = 64 << 10
+
+// frameTooLargeError is a frame whose length is beyond what the runner reads.
+type frameTooLargeError struct {
+	size, limit int64
+}
+
+func (e *frameTooLargeError) Error() string {
+	return fmt.Sprintf("a frame of %d bytes is over %d", e.size, e.limit)
+}
+
+// errNotAFrame is bytes on the socket that the harness did not write.
+var errNotAFrame = errors.New("not a frame of the harness")
+
+// frameReader reads frames into one buffer that it uses again.
+type frameReader struct {
+	from   io.Reader
+	limit  int64
+	buffer []byte
+}
+
+// next reads one frame. What it returns is overwritten by the following call.
+func (r *frameReader) next() (message, error) {
+	var header [4]byte
+	if _, err := io.ReadFull(r.from, header[:]); err != nil {
+		return message{}, err
+	}
+	size := int64(binary.BigEndian.Uint32(header[:]))
+	if size > r.limit {
+		return message{}, &frameTooLargeError{size: size, limit: r.limit}
+	}
+	if int64(cap(r.buffer)) < size {
+		r.buffer = make([]byte, size)
+	}
+	body := r.buffer[:size]
+	if _, err := io.ReadFull(r.from, body); err != nil {
+		return message{}, err
+	}
+	var m message
+	if err := json.Unmarshal(body, &m); err != nil {
+		return message{}, fmt.Errorf("%w: %w", errNotAFrame, err)
+	}
+	return m, nil
+}
+
+func writeFrame(w io.Writer, body []byte) error {
+	frame := make([]byte, 0, 4+len(body))
+	frame = binary.BigEndian.AppendUint32(frame, uint32(len(body)))
+	if _, err := w.Write(append(frame, body...)); err != nil {
+		return fmt.Errorf("send to the harness: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// verdict is what became of a step.
+type verdict struct {
+	outcome Outcome
+	message string
+	detail  string
+	values  []NamedValue
+}
+
+// verdict weighs what the harness said against how its process ended. An error is a failure of the sidecar's own.
+func (a *attempt) verdict(ctx context.Context, reading error, exit exit, stderr string) (verdict, error) {
+	var tooLarge *frameTooLargeError
+	switch {
+	case a.collector.result != nil:
+		return a.reported(*a.collector.result, exit), nil
+	case exit.err != nil:
+		return verdict{}, fmt.Errorf("%w: %w", ErrHarness, exit.err)
+	case ctx.Err() != nil:
+		return verdict{outcome: Cancelled, message: "cancelled: the execution was stopped before the step ended"}, nil
+	case exit.outOfMemory:
+		return a.overMemory(), nil
+	case a.started.IsZero():
+		return verdict{}, fmt.Errorf("%w: %s", ErrHarness, startFailure(reading, exit, stderr))
+	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall:
+		return verdict{outcome: Timeout, message: fmt.Sprintf("timeout: the step was still running at its limit of %s", a.limits.Wall)}, nil
+	case errors.As(reading, &tooLarge):
+		return a.overResult(), nil
+	case errors.Is(reading, errNotAFrame):
+		return verdict{outcome: ResultMissing, message: "result missing: the step wrote to the channel its result travels on"}, nil
+	}
+	return a.died(exit), nil
+}
+
+func (a *attempt) overMemory() verdict {
+	return verdict{outcome: MemoryLimit, message: "memory limit: the step's processes used more than " + formatBytes(a.limits.Memory)}
+}
+
+func (a *attempt) overResult() verdict {
+	return verdict{outcome: OutputLimit, message: "output limit: the result is larger than " + formatBytes(a.limits.Result)}
+}
+
+// startFailure says in one line why the harness never got to the step.
+func startFailure(reading error, exit exit, stderr string) string {
+	said := strings.TrimSpace(stderr)
+	if i := strings.LastIndexByte(said, '\n'); i >= 0 {
+		said = said[i+1:]
+	}
+	switch {
+	case errors.Is(reading, os.ErrDeadlineExceeded):
+		return fmt.Sprintf("it was not ready after %s", startupLimit)
+	case exit.signal != 0:
+		return "it was killed by " + signalName(exit.signal)
+	case said != "":
+		return fmt.Sprintf("it exited with code %d: %s", exit.code, said)
+	}
+	return fmt.Sprintf("it exited with code %d", exit.code)
+}
+
+// died reads how a process ended that never sent a result.
+func (a *attempt) died(exit exit) verdict {
+	switch {
+	case exit.cpuExceeded:
+		return verdict{outcome: CPULimit, message: fmt.Sprintf("cpu limit: the step used more than %s of processor time", a.limits.CPU)}
+	case exit.signal != 0:
+		return verdict{outcome: KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.signal)}
+	case exit.code != 0 && exit.code != exitChannelLost:
+		return verdict{outcome: Exited, message: fmt.Sprintf("exited: the step's process left with code %d before the step ended", exit.code)}
+	}
+	return verdict{outcome: ResultMissing, message: "result missing: the step's process ended without handing over a result"}
+}
+
+// exitChannelLost is what the harness leaves with when it cannot send its result.
+const exitChannelLost = 74
+
+// The kinds of failure that the harness reports.
+var reportedOutcomes = map[string]Outcome{
+	"exception":               Exception,
+	"syntax_error":            SyntaxError,
+	"exited":                  Exited,
+	"result_not_serialisable": ResultNotSerialisable,
+	string(OutputLimit):       OutputLimit,
+	"result_too_large":        OutputLimit,
+}
+
+func (a *attempt) reported(m message, exit exit) verdict {
+	if m.OK {
+		values, err := a.collector.values()
+		if err != nil {
+			return verdict{outcome: ResultNotSerialisable, message: "result not serialisable: " + err.Error()}
+		}
+		return verdict{outcome: OK, values: values}
+	}
+	v := verdict{outcome: reportedOutcomes[m.Failure], message: m.Error, detail: m.Detail}
+	switch v.outcome {
+	case "":
+		v.outcome = Exception
+	case OutputLimit:
+		v.message = a.overResult().message
+	case Exception:
+		a.nameLimit(&v, exit)
+	}
+	return v
+}
+
+// nameLimit says which limit is behind an exception that only tells how the kernel refused.
+func (a *attempt) nameLimit(v *verdict, exit exit) {
+	limits := a.limits
+	for _, known := range []struct {
+		applies bool
+		outcome Outcome
+		means   string
+	}{
+		{exit.outOfMemory, MemoryLimit, "the step's processes used more than " + formatBytes(limits.Memory)},
+		{strings.HasPrefix(v.message, "MemoryError") && exit.peakMemory > limits.Memory/2, MemoryLimit, "the step may use " + formatBytes(limits.Memory)},
+		{exit.processesRefused && mentions(v.message, "start new thread", "Errno 11"), ProcessLimit, fmt.Sprintf("the step may have %d processes and threads", limits.Processes)},
+		{mentions(v.message, "[Errno 27]"), OutputLimit, "a file may have " + formatBytes(limits.FileSize)},
+		{mentions(v.message, "[Errno 28]"), OutputLimit, "/tmp may hold " + formatBytes(limits.TmpSize)},
+		{mentions(v.message, "[Errno 24]"), Exception, fmt.Sprintf("a process may have %d open files", limits.OpenFiles)},
+	} {
+		if known.applies {
+			v.outcome = known.outcome
+			v.message += fmt.Sprintf(" (limit: %s)", known.means)
+			return
+		}
+	}
+}
+
+func mentions(text string, parts ...string) bool {
+	for _, part := range parts {
+		if strings.Contains(text, part) {
+			return true
+		}
+	}
+	return false
+}
