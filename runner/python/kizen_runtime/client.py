@@ -1,0 +1,275 @@
+"""The Kizen API for Python: `kizen.api.get("/custom-objects")` and the other verbs.
+
+This file is the client inside a Code Step, and by itself, as `kizen.py`, the client in a container beside the sidecar:
+
+    import kizen
+    response = kizen.api.get("/custom-objects", params={"page": 2})
+
+There the environment variable KIZEN_API_URL says where the sidecar listens, and KIZEN_API_ROOT, if set, which API root
+stands behind it. The sidecar adds the credentials: the code that calls has none. Paths are relative to the API root and
+arrive byte for byte as they were written. Answers are `requests.Response` objects, whatever their status.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+try:
+    import requests
+except ModuleNotFoundError as missing:
+    if missing.name != "requests":
+        raise
+    raise ImportError(
+        f'kizen.api needs the package "requests", which {sys.executable} does not have; '
+        f"install it with: {sys.executable} -m pip install requests",
+        name="requests",
+    ) from None
+
+from requests.adapters import HTTPAdapter
+from requests.models import PreparedRequest, Response
+from requests.sessions import Session, merge_setting
+from requests.structures import CaseInsensitiveDict
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+
+__all__ = ["Api", "api"]
+
+_POOL_SIZE = 32
+_FULL_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
+# What may not stand in a request line as it is (RFC 3986, 2); all else, percent signs included, is the caller's choice.
+_NOT_IN_A_TARGET = re.compile(r"[^!$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
+
+
+class Api:
+    """The verbs, with the keyword arguments of `requests`. Safe for concurrent use by threads; a fork starts afresh."""
+
+    def __init__(self, url: str | None = None, root: str | None = None) -> None:
+        """`url` is where the sidecar listens (KIZEN_API_URL), `root` what answers and errors show instead (KIZEN_API_ROOT)."""
+        self._url = url
+        self._root = root
+        self._session: _Session | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def get(self, path: str, **kwargs: Any) -> Response:
+        """GET `path`, relative to the API root."""
+        return self._request("GET", path, kwargs)
+
+    def post(self, path: str, data: Any = None, json: Any = None, **kwargs: Any) -> Response:
+        """POST to `path`, relative to the API root."""
+        return self._request("POST", path, {"data": data, "json": json, **kwargs})
+
+    def put(self, path: str, data: Any = None, **kwargs: Any) -> Response:
+        """PUT to `path`, relative to the API root."""
+        return self._request("PUT", path, {"data": data, **kwargs})
+
+    def patch(self, path: str, data: Any = None, **kwargs: Any) -> Response:
+        """PATCH `path`, relative to the API root."""
+        return self._request("PATCH", path, {"data": data, **kwargs})
+
+    def delete(self, path: str, **kwargs: Any) -> Response:
+        """DELETE `path`, relative to the API root."""
+        return self._request("DELETE", path, kwargs)
+
+    def head(self, path: str, **kwargs: Any) -> Response:
+        """HEAD of `path`, relative to the API root; redirects are not followed unless allowed, as in `requests`."""
+        return self._request("HEAD", path, {"allow_redirects": False, **kwargs})
+
+    def options(self, path: str, **kwargs: Any) -> Response:
+        """OPTIONS of `path`, relative to the API root."""
+        return self._request("OPTIONS", path, kwargs)
+
+    def __repr__(self) -> str:
+        return "<kizen.api>"
+
+    def _request(self, method: str, path: str, kwargs: dict[str, Any]) -> Response:
+        session = self._open()
+        return session.call(method, session.root + _relative(path, method.lower(), session.root), **kwargs)
+
+    def _open(self) -> _Session:
+        with self._lock:
+            if self._session is None or self._pid != os.getpid():  # connections are not shared with a forked child
+                url = self._url or os.environ.get("KIZEN_API_URL")
+                if not url:
+                    raise RuntimeError(
+                        "the environment variable KIZEN_API_URL is not set; set it to what `kizen-sidecar proxy` prints"
+                    )
+                self._session = _Session(url, self._root or os.environ.get("KIZEN_API_ROOT") or url)
+                self._pid = os.getpid()
+            return self._session
+
+
+class _Session(Session):
+    """A session whose API root is reached through the sidecar; the environment's proxies and .netrc do not apply."""
+
+    def __init__(self, url: str, root: str) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.root = root.rstrip("/")
+        self._sidecar = _SidecarAdapter(url.rstrip("/"), self.root)
+
+    def call(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Any = None,
+        data: Any = None,
+        headers: Any = None,
+        cookies: Any = None,
+        files: Any = None,
+        auth: Any = None,
+        timeout: Any = None,
+        allow_redirects: bool = True,
+        proxies: Any = None,
+        hooks: Any = None,
+        stream: bool | None = None,
+        verify: Any = None,
+        cert: Any = None,
+        json: Any = None,
+    ) -> Response:
+        """`Session.request`, with a URL that is left as it is."""
+        request = _ExactRequest()
+        request.prepare(
+            method=method,
+            url=url,
+            headers=merge_setting(headers, self.headers, dict_class=CaseInsensitiveDict),
+            files=files,
+            data=data or {},
+            params=params or {},
+            auth=auth,
+            cookies=cookies,
+            hooks=hooks,
+            json=json,
+        )
+        settings = {"stream": bool(stream), "verify": verify is None or verify, "cert": cert, "proxies": proxies or {}}
+        return self.send(request, timeout=timeout, allow_redirects=allow_redirects, **settings)
+
+    def get_adapter(self, url: str) -> Any:
+        """The sidecar for everything below the API root; a redirect that leads elsewhere goes there directly."""
+        below = url.startswith(self.root) and url[len(self.root) :][:1] in ("", "/", "?")
+        return self._sidecar if below else super().get_adapter(url)
+
+
+class _ExactRequest(PreparedRequest):
+    """A request whose URL is sent as it was written; `requests` would decode, re-encode and shorten it."""
+
+    def prepare_url(self, url: str, params: Any) -> None:
+        """Keeps the URL and appends the parameters, encoded as `requests` encodes them."""
+        query = self._encode_params(params)  # type: ignore[attr-defined]
+        if isinstance(query, bytes):
+            query = query.decode()
+        if query:
+            url += ("&" if "?" in url else "?") + _escape(query)
+        self.url = url
+
+
+class _SidecarAdapter(HTTPAdapter):
+    """Sends what is addressed to the API root to the sidecar."""
+
+    is_kizen_api = True
+
+    def __init__(self, url: str, root: str) -> None:
+        super().__init__(pool_maxsize=_POOL_SIZE)
+        self._base = urlsplit(url)
+        self._root = root
+        self._pool = _Pool(self._base.hostname, self._base.port or 80, maxsize=_POOL_SIZE)
+
+    def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
+        """Sends the request; an exception names the API's address, not the sidecar's."""
+        address = request.url or ""
+        if "Host" in request.headers:  # the sidecar answers to its own name alone
+            del request.headers["Host"]
+        _target.exact = self._base.path + (address[len(self._root) :] or "/")
+        try:
+            return super().send(request, *args, **kwargs)
+        except requests.RequestException as error:
+            message = f"{request.method} {address}: {_reason(error)}"
+            raise type(error)(message, request=request, response=error.response) from None
+
+    def get_connection(self, url: Any, proxies: Any = None) -> Any:
+        """The connections to the sidecar (requests before 2.32)."""
+        return self._pool
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """The connections to the sidecar (requests 2.32 and later)."""
+        return self._pool
+
+    def cert_verify(self, *args: Any) -> None:
+        """The hop to the sidecar is plain HTTP on loopback; the sidecar verifies the API."""
+
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:
+        """What urllib3 shows in its errors; the connection sends the exact target instead."""
+        return str(request.path_url)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._pool.close()
+        super().close()
+
+
+class _Connection(HTTPConnection):
+    """A connection that sends the target as it was written; urllib3 would normalise it."""
+
+    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
+        """Writes the request line."""
+        return super().putrequest(method, _target.exact, *args, **kwargs)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+_target = threading.local()  # the target of the request that this thread is sending
+
+
+def _relative(path: str, verb: str, root: str) -> str:
+    """The path as it is sent: from a slash on, the fragment left out, what no request line may hold percent-encoded."""
+    if not isinstance(path, str):
+        raise TypeError(f"kizen.api.{verb} takes a path as text, not {type(path).__name__}")
+    if _FULL_URL.match(path):
+        raise ValueError(_wrong_use(path.strip(), verb, root))
+    path = _escape(path.partition("#")[0])
+    return path if path.startswith("/") else "/" + path
+
+
+def _wrong_use(url: str, verb: str, root: str) -> str:
+    parts = urlsplit(url)
+    base = urlsplit(root).path
+    path = parts.path
+    if base and (path == base or path.startswith(base + "/")):
+        path = path[len(base) :]
+    right = (path or "/") + (f"?{parts.query}" if parts.query else "")
+    message = f'kizen.api.{verb} takes a path relative to the API root, not a full URL; say kizen.api.{verb}("{right}")'
+    host = parts.hostname or ""
+    if host != urlsplit(root).hostname and not host.endswith(".kizen.com"):
+        message += f', or requests.{verb}("...") for a host that is not the Kizen API'
+    return message
+
+
+def _escape(target: str) -> str:
+    return _NOT_IN_A_TARGET.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), target)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a request failed, in the words of the innermost cause."""
+    if isinstance(error, requests.Timeout):
+        return "timed out"
+    cause: Any = error
+    while True:
+        inner = getattr(cause, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((arg for arg in getattr(cause, "args", ()) if isinstance(arg, BaseException)), None)
+        if inner is None:
+            break
+        cause = inner
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return text.rpartition("> ")[2].rpartition(">: ")[2] or type(cause).__name__
+
+
+api = Api()

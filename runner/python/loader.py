@@ -1,0 +1,71 @@
+"""Starts the harness: `python -I -S -c LOADER FD` reads the bundle of kizen_runtime from FD and runs its __main__.
+
+The first frame on FD is the bundle: a four-byte header (this interpreter's pyc magic, or `src` and a line feed), then for
+each module its name and its content (marshalled code, or source), every field behind a four-byte big-endian length.
+Nothing of the harness touches the file system, where a step could find or alter it.
+"""
+import _frozen_importlib
+import _frozen_importlib_external
+import marshal
+import posix
+import sys
+
+
+class Bundle:
+    """The importer of the modules in one bundle; each is unmarshalled when it is first imported."""
+
+    def __init__(self, data):
+        self.compiled = data[:4] != b"src\n"
+        if self.compiled and data[:4] != _frozen_importlib_external.MAGIC_NUMBER:
+            posix.write(2, b"the harness was compiled for another python; compile it again\n")
+            posix._exit(70)
+        fields, at = [], 4
+        while at < len(data):
+            end = at + 4 + int.from_bytes(data[at : at + 4], "big")
+            fields.append(data[at + 4 : end])
+            at = end
+        self.files = {name.decode(): content for name, content in zip(fields[::2], fields[1::2])}
+
+    def path(self, name):
+        stem = name.replace(".", "/")
+        return next((path for path in (stem + ".py", stem + "/__init__.py") if path in self.files), None)
+
+    def find_spec(self, name, path=None, target=None):
+        """Finds a module of the bundle."""
+        file = self.path(name)
+        if file is None:
+            return None
+        spec = _frozen_importlib.ModuleSpec(name, self, origin=file, is_package=file.endswith("__init__.py"))
+        spec.has_location = True
+        return spec
+
+    def create_module(self, spec):
+        """Leaves the making of the module to the import system."""
+
+    def exec_module(self, module):
+        """Runs the module's body."""
+        exec(self.get_code(module.__name__), module.__dict__)
+
+    def get_code(self, name):
+        """The code object of a module."""
+        file = self.path(name)
+        content = self.files[file]
+        return marshal.loads(content) if self.compiled else compile(content, file, "exec", dont_inherit=True)
+
+
+def receive(fd, size):
+    data = bytearray()
+    while len(data) < size:
+        chunk = posix.read(fd, size - len(data))
+        if not chunk:
+            posix._exit(71)
+        data += chunk
+    return bytes(data)
+
+
+fd = int(sys.argv[1])
+sys.meta_path.insert(0, Bundle(receive(fd, int.from_bytes(receive(fd, 4), "big"))))
+
+from kizen_runtime.__main__ import main
+
+main(fd)
