@@ -1,0 +1,207 @@
+// Command kizen-platform is a small reference platform: it accepts the keys that kizen-sidecar mints and serves enough
+// of Kizen's API for development, demos and tests.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/telemetry"
+)
+
+// Exit codes that scripts may rely on.
+const (
+	exitOK       = 0 // stopped when asked to
+	exitUsage    = 2 // wrong usage
+	exitPlatform = 3 // the platform could not do its work
+)
+
+const description = `The reference platform: checks the keys that kizen-sidecar mints and serves a few of Kizen's endpoints under /api.
+
+Examples:
+  kizen-platform
+      Listen on 127.0.0.1:8080 with an embedded store, which only this process can use.
+  kizen-platform --listen 127.0.0.1:0 --ready-file ready.json
+      Take a free port; ready.json holds the api_root and redis_url that a sidecar needs.
+  kizen-platform --redis-url redis://127.0.0.1:6379
+      Check keys that a sidecar on the same Redis mints.
+
+Exit codes: 0 stopped when asked to, 2 wrong usage, 3 the platform could not do its work.`
+
+// commandLine is everything that can be typed after kizen-platform.
+type commandLine struct {
+	Listen       string           `help:"Address to listen on; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	RedisURL     string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
+	RedisTimeout time.Duration    `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION"`
+	ReadyFile    string           `help:"Write a JSON object with api_root and redis_url here once the platform listens. Readable by its owner alone: the URL may hold a password." placeholder:"FILE"`
+	LogLevel     string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL"`
+	LogFormat    string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT"`
+	Version      kong.VersionFlag `help:"Print the version and exit." env:"-"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// usageError is a mistake of the caller's: exit code 2.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+// run parses the arguments, serves until ctx ends, and returns the exit code.
+func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int {
+	err := serve(ctx, arguments, stdout, stderr)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errAnswered):
+		return exitOK
+	}
+	fmt.Fprintf(stderr, "kizen-platform: %s\n", telemetry.Redact(err.Error()))
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitPlatform
+}
+
+// errAnswered ends the parsing of --help and --version, which have been answered by then.
+var errAnswered = errors.New("answered by the command line itself")
+
+func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err error) {
+	parser, err := kong.New(&line,
+		kong.Name("kizen-platform"),
+		kong.Description(description),
+		kong.DefaultEnvars("KIZEN"),
+		kong.Writers(stdout, stderr),
+		kong.Vars{"version": version()},
+		kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 100}),
+		kong.Exit(func(int) { panic(errAnswered) }),
+	)
+	if err != nil {
+		return line, fmt.Errorf("read the command line's own definition: %w", err)
+	}
+	defer func() {
+		switch cause := recover(); cause {
+		case nil:
+		case errAnswered:
+			err = errAnswered
+		default:
+			panic(cause)
+		}
+	}()
+	if _, err := parser.Parse(arguments); err != nil {
+		return line, usageError{fmt.Errorf("%w; see kizen-platform --help", err)}
+	}
+	if _, _, err := net.SplitHostPort(line.Listen); err != nil {
+		return line, usageError{fmt.Errorf("--listen %q is not an address; write it like 127.0.0.1:8080", line.Listen)}
+	}
+	return line, nil
+}
+
+func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) error {
+	line, err := parse(arguments, stdout, stderr)
+	if err != nil {
+		return err
+	}
+	log, err := telemetry.NewLogger(stderr, telemetry.LogConfig{Level: line.LogLevel, Format: line.LogFormat})
+	if err != nil {
+		return usageError{err}
+	}
+	if line.RedisURL == "" {
+		embedded, err := minter.StartEmbedded("127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer embedded.Close()
+		line.RedisURL = embedded.URL()
+		log.Info("using the embedded store; a sidecar reaches it with the redis_url of --ready-file", "redis_url", line.RedisURL)
+	}
+	client, err := minter.OpenRedis(minter.RedisConfig{URL: line.RedisURL, Timeout: line.RedisTimeout})
+	if err != nil {
+		return usageError{err}
+	}
+	defer func() { _ = client.Close() }() // nothing is in flight any more
+
+	verifier, err := minter.NewVerifier(minter.VerifierConfig{Redis: client, TrustPublished: true})
+	if err != nil {
+		return err
+	}
+	platform := newPlatform(config{
+		verifier: verifier,
+		ping:     func(ctx context.Context) error { return client.Ping(ctx).Err() },
+		log:      log,
+	})
+	listener, err := net.Listen("tcp", line.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %q: %w; choose another --listen", line.Listen, err)
+	}
+	return platform.serve(ctx, listener, func(root string) error {
+		if err := writeReady(line.ReadyFile, ready{APIRoot: root, RedisURL: line.RedisURL}); err != nil {
+			return err
+		}
+		log.Info("listening", "api_root", root)
+		return nil
+	})
+}
+
+// ready is the content of --ready-file.
+type ready struct {
+	APIRoot  string `json:"api_root"`
+	RedisURL string `json:"redis_url"`
+}
+
+// writeReady puts the file in place whole, so that whoever waits for it never reads half of it.
+func writeReady(path string, content ready) error {
+	if path == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(content, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write --ready-file %q: %w", path, err)
+	}
+	file, err := os.CreateTemp(filepath.Dir(path), ".ready-*")
+	if err != nil {
+		return fmt.Errorf("write --ready-file %q: %w", path, err)
+	}
+	_, err = file.Write(append(data, '\n'))
+	err = errors.Join(err, file.Close())
+	if err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write --ready-file %q: %w", path, errors.Join(err, os.Remove(file.Name())))
+	}
+	return nil
+}
+
+// version is the commit that the binary was built from, or the module's version.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			return setting.Value
+		}
+	}
+	return info.Main.Version
+}
