@@ -2,7 +2,6 @@ package minter
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -13,9 +12,6 @@ import (
 
 // ErrSuspended is returned by a mint for a suspended account, and found in what [Verifier.Verify] returns for its keys.
 var ErrSuspended = errors.New("the account is suspended")
-
-// suspended stands in place of an account's generation.
-const suspended = "suspended"
 
 // generations are those of a key's three scopes: its business, its account and its execution. A scope that was not revoked
 // in the last MaxLifetime has the empty one.
@@ -35,12 +31,13 @@ type record struct {
 // is in one cluster slot:
 //
 //	kizen:{BUSINESS}:key:JTI         a record as JSON, until the key expires
-//	kizen:{BUSINESS}:business        the scopes' generations, until MaxLifetime after a revocation;
-//	kizen:{BUSINESS}:account:ID      an account's may be "suspended", until it is resumed
-//	kizen:{BUSINESS}:execution:ID
+//	kizen:{BUSINESS}:business        a scope's generation, until MaxLifetime after its revocation
+//	kizen:{BUSINESS}:account:ID      the same
+//	kizen:{BUSINESS}:execution:ID    the same
+//	kizen:{BUSINESS}:suspended:ID    there while the account is suspended
 //	kizen:{BUSINESS}:jwk:KID         a published public key, until what it signed expires
 //
-// A key is valid while its record exists and no scope of it has another generation. Revoking a scope gives it a new
+// A key is valid while its record exists, its account is not suspended and no scope of it has another generation. Revoking a scope gives it a new
 // generation, which leaves every record that was written before dead, at once and however many there are. When the
 // generation expires, so have they all.
 type store struct{ redis redis.UniversalClient }
@@ -49,12 +46,29 @@ func recordKey(business, id string) string    { return "kizen:{" + business + "}
 func businessKey(business string) string      { return "kizen:{" + business + "}:business" }
 func accountKey(business, id string) string   { return "kizen:{" + business + "}:account:" + id }
 func executionKey(business, id string) string { return "kizen:{" + business + "}:execution:" + id }
+func suspendedKey(business, id string) string { return "kizen:{" + business + "}:suspended:" + id }
 func publishedKey(business, id string) string { return "kizen:{" + business + "}:jwk:" + id }
+
+// scopes is what Redis says about the scopes of a key.
+type scopes struct {
+	generations generations
+	suspended   bool
+}
 
 func scopeKeys(id Identity) []string {
 	return []string{
 		businessKey(id.BusinessID), accountKey(id.BusinessID, id.AccountID), executionKey(id.BusinessID, id.ExecutionID),
+		suspendedKey(id.BusinessID, id.AccountID),
 	}
+}
+
+// readScopes reads the values of scopeKeys.
+func readScopes(values []any) (s scopes) {
+	for i := range s.generations {
+		s.generations[i], _ = values[i].(string)
+	}
+	s.suspended = values[len(s.generations)] != nil
+	return s
 }
 
 // published is a public key to write beside a record, and for how long.
@@ -67,48 +81,41 @@ type published struct {
 // put writes the record of key and reads the generations it should name, in one round trip. Only where a scope was revoked
 // lately is a second one needed, which names them.
 func (s store) put(ctx context.Context, key Key, public *published) error {
-	current, err := s.putUnder(ctx, key, public, generations{})
+	found, err := s.putUnder(ctx, key, public, generations{})
 	if err != nil {
 		return err
 	}
-	if current[1] == suspended {
+	if found.suspended {
 		return ErrSuspended
 	}
-	if current != (generations{}) {
-		_, err = s.putUnder(ctx, key, nil, current)
+	if found.generations != (generations{}) {
+		_, err = s.putUnder(ctx, key, nil, found.generations)
 	}
 	return err
 }
 
-func (s store) putUnder(ctx context.Context, key Key, public *published, named generations) (generations, error) {
+func (s store) putUnder(ctx context.Context, key Key, public *published, named generations) (scopes, error) {
 	id := key.Identity
 	value, err := json.Marshal(record{id.AccountID, id.AccountType, id.BusinessID, id.ExecutionID, key.ExpiresAt.UTC(), named})
 	if err != nil {
-		return generations{}, fmt.Errorf("write the record: %w", err)
+		return scopes{}, fmt.Errorf("write the record: %w", err)
 	}
 	pipe := s.redis.Pipeline()
 	if public != nil {
 		pipe.Set(ctx, publishedKey(id.BusinessID, public.id), public.jwk, public.lifetime)
 	}
 	pipe.Set(ctx, recordKey(id.BusinessID, key.ID), value, key.ExpiresAt.Sub(key.IssuedAt))
-	scopes := pipe.MGet(ctx, scopeKeys(id)...)
+	found := pipe.MGet(ctx, scopeKeys(id)...)
 	if _, err := pipe.Exec(ctx); err != nil {
-		return generations{}, err
+		return scopes{}, err
 	}
-	return readGenerations(scopes.Val()), nil
-}
-
-func readGenerations(values []any) (g generations) {
-	for i := range g {
-		g[i], _ = values[i].(string)
-	}
-	return g
+	return readScopes(found.Val()), nil
 }
 
 // held is what Redis says about a signed key.
 type held struct {
 	record    string // empty: there is none
-	scopes    generations
+	scopes    scopes
 	published string // empty: there is none, or it was not asked for
 }
 
@@ -122,10 +129,10 @@ func (s store) get(ctx context.Context, id Identity, keyID, signer string) (held
 	if err != nil {
 		return held{}, err
 	}
-	h := held{scopes: readGenerations(values)}
-	h.record, _ = values[3].(string)
+	h := held{scopes: readScopes(values)}
+	h.record, _ = values[4].(string)
 	if signer != "" {
-		h.published, _ = values[4].(string)
+		h.published, _ = values[5].(string)
 	}
 	return h, nil
 }
@@ -134,7 +141,7 @@ var errNoRecord = errors.New("there is no record of the key: it has expired or w
 
 // check says whether the record stands and is the one of id.
 func (h held) check(id Identity) error {
-	if h.scopes[1] == suspended {
+	if h.scopes.suspended {
 		return ErrSuspended
 	}
 	if h.record == "" {
@@ -147,7 +154,7 @@ func (h held) check(id Identity) error {
 	if (Identity{r.AccountID, r.AccountType, r.BusinessID, r.ExecutionID}) != id {
 		return errors.New("the record is of another identity")
 	}
-	for i, generation := range h.scopes {
+	for i, generation := range h.scopes.generations {
 		if generation != "" && generation != r.Generations[i] {
 			return errNoRecord
 		}
@@ -157,9 +164,4 @@ func (h held) check(id Identity) error {
 
 func (s store) delete(ctx context.Context, keys ...string) error {
 	return s.redis.Del(ctx, keys...).Err()
-}
-
-// supersede starts a new generation of a scope.
-func (s store) supersede(ctx context.Context, scope string) error {
-	return s.redis.Set(ctx, scope, rand.Text(), MaxLifetime).Err()
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
@@ -57,7 +58,7 @@ func OpenRedis(config RedisConfig) (redis.UniversalClient, error) {
 			return nil, err
 		}
 	} else if config.CAFile != "" || config.CertFile != "" {
-		return nil, fmt.Errorf("redis certificates are given but the url says no TLS; write rediss:// for redis://")
+		return nil, errors.New("redis certificates are given but the redis url says no TLS; write rediss:// for redis://")
 	}
 	options.DialTimeout, options.ReadTimeout, options.WriteTimeout = config.Timeout, config.Timeout, config.Timeout
 	options.ContextTimeoutEnabled = true
@@ -69,8 +70,9 @@ func OpenRedis(config RedisConfig) (redis.UniversalClient, error) {
 	options.ReadBufferSize, options.WriteBufferSize = 4096, 4096
 	options.PipelinePoolSize = -1
 
+	logging.Disable() // go-redis would write to standard error what it returns as an error anyway
 	client := target.open(options)
-	client.AddHook(boundary{server: target.name, timeout: config.Timeout})
+	client.AddHook(boundary{server: target.name, timeout: config.Timeout, tls: target.tls})
 	return client, nil
 }
 
@@ -220,6 +222,7 @@ func (e *RedisError) Unwrap() error { return e.Err }
 type boundary struct {
 	server  string
 	timeout time.Duration
+	tls     bool
 }
 
 // DialHook implements redis.Hook.
@@ -283,6 +286,8 @@ func (b boundary) reason(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return "was not waited for: cancelled"
+	case strings.Contains(err.Error(), "all sentinels specified in configuration are unreachable"):
+		return "cannot be found: no sentinel answers for it; check the redis url and the sentinels"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused the connection; start one, or leave --redis-url out to use the embedded store"
 	case errors.As(err, &dns):
@@ -292,6 +297,9 @@ func (b boundary) reason(err error) string {
 	case errors.As(err, &header):
 		return "does not speak TLS; write redis:// for rediss://, or enable TLS there"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		if b.tls { // a Redis without TLS waits for the rest of what it takes for a command
+			return fmt.Sprintf("did not answer within %s; check that it is up, reachable and speaks TLS, or raise --redis-timeout", b.timeout)
+		}
 		return fmt.Sprintf("did not answer within %s; check that it is up and reachable, or raise --redis-timeout", b.timeout)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		return "closed the connection; check whether it wants TLS (rediss://) and its log"
@@ -301,8 +309,6 @@ func (b boundary) reason(err error) string {
 				return row.reason
 			}
 		}
-	case strings.Contains(err.Error(), "all sentinels specified in configuration are unreachable"):
-		return "cannot be found: no sentinel answers for it; check the redis url and the sentinels"
 	}
 	return "failed: " + err.Error()
 }

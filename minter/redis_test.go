@@ -1,0 +1,101 @@
+package minter_test
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+func TestRedisURLThatIsWrongIsRefusedWithoutQuotingIt(t *testing.T) {
+	for url, want := range map[string]string{
+		"":                                      "the redis url has no scheme; write redis://HOST:6379",
+		"canary:6379":                           "the redis url has no scheme",
+		"http://u:canary@host":                  `redis url scheme "http" is not known`,
+		"redis+ring://u:canary@host":            `redis url scheme "redis+ring" is not known`,
+		"redis://u:canary@":                     "no valid host and port",
+		"redis://u:canary@host:0":               "no valid host and port",
+		"redis://u:canary@host:99999":           "no valid host and port",
+		"redis://u:canary@a:1,,b:2":             "no valid host and port",
+		"redis://u:canary%zz@host":              "percent-encode what is special in the password",
+		"redis://u:canary@host/zero":            `redis database "zero" is not a number`,
+		"redis://u:canary@host/0/1":             "path holds more than it may",
+		"redis://u:canary@host?pool_size=3":     `redis url option "pool_size" is not known`,
+		"redis+sentinel://u:canary@host:26379":  "names no master",
+		"redis+cluster://u:canary@host:6379/3":  "path holds more than it may",
+		"redis+sentinel://u:canary@host/m/zero": `redis database "zero" is not a number`,
+	} {
+		t.Run(url, func(t *testing.T) {
+			_, err := minter.OpenRedis(minter.RedisConfig{URL: url})
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Fatalf("OpenRedis = %v, want %q", err, want)
+			}
+			if strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("the error quotes the url: %v", err)
+			}
+		})
+	}
+}
+
+func TestRedisFailureNamesTheServerAndWhatToDo(t *testing.T) {
+	locked := redistest.Start(t, "--requirepass", "open-sesame")
+	silent := listen(t, func(net.Conn) {})
+	closing := listen(t, func(c net.Conn) { _ = c.Close() })
+	loud := listen(t, func(c net.Conn) { _, _ = c.Write([]byte("-ERR unknown command\r\n")) })
+	free := "127.0.0.1:1"
+	for name, row := range map[string]struct{ url, server, want string }{
+		"nobody listens": {
+			"redis://" + free, "redis at " + free,
+			"refused the connection; start one, or leave --redis-url out to use the embedded store",
+		},
+		"no password": {locked.URL(), "redis at " + locked.Addr, "wants a password; put user and password into the redis url"},
+		"wrong password": {
+			"redis://:canary@" + locked.Addr, "redis at " + locked.Addr, "refused the user or the password; check those in the redis url",
+		},
+		"silence":     {"redis://" + silent, "redis at " + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
+		"hangs up":    {"redis://" + closing, "redis at " + closing, "closed the connection; check whether it wants TLS (rediss://) and its log"},
+		"plain":       {"rediss://" + locked.Addr, "redis at " + locked.Addr, "did not answer within 300ms; check that it is up, reachable and speaks TLS, or raise --redis-timeout"},
+		"no TLS":      {"rediss://" + loud, "redis at " + loud, "does not speak TLS; write redis:// for rediss://, or enable TLS there"},
+		"no sentinel": {"redis+sentinel://" + free + "/main", `redis master "main" of the sentinels at ` + free, "cannot be found: no sentinel answers for it; check the redis url and the sentinels"},
+		"no cluster":  {"redis+cluster://" + free, "redis at " + free, "refused the connection; start one, or leave --redis-url out to use the embedded store"},
+		"no name":     {"redis://no-such-host.invalid", "redis at no-such-host.invalid:6379", `cannot be found: no address for "no-such-host.invalid"; check the redis url`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, err := minter.OpenRedis(minter.RedisConfig{URL: row.url, Timeout: 300 * time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = client.Close() }()
+			err = client.Set(t.Context(), "a", "b", time.Second).Err()
+			if err == nil || err.Error() != row.server+" "+row.want {
+				t.Errorf("got  %v\nwant %s", err, row.server+" "+row.want)
+			}
+		})
+	}
+}
+
+// listen serves every connection with serve and leaves it open until the test ends.
+func listen(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { _ = listener.Close(); <-done })
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			serve(conn)
+		}
+	}()
+	return listener.Addr().String()
+}

@@ -1,0 +1,166 @@
+package minter_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter"
+)
+
+// family is one key for each way in which an identity can differ from someone's.
+func family(t *testing.T, f fixture) map[string]minter.Key {
+	t.Helper()
+	return map[string]minter.Key{
+		"the key":           f.mint(t, someone),
+		"its sibling":       f.mint(t, someone),
+		"another execution": f.mint(t, minter.Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "execution-2"}),
+		"another account":   f.mint(t, minter.Identity{AccountID: "account-2", AccountType: "service_integration", BusinessID: "business-1", ExecutionID: "execution-3"}),
+		"another business":  f.mint(t, minter.Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-2", ExecutionID: "execution-1"}),
+	}
+}
+
+func TestRevocationReachesItsScopeAndNothingElseAtOnce(t *testing.T) {
+	for name, row := range map[string]struct {
+		revoke func(context.Context, *minter.Revoker, minter.Key) error
+		dead   []string
+	}{
+		"key": {
+			func(ctx context.Context, r *minter.Revoker, k minter.Key) error {
+				return r.Key(ctx, "business-1", k.ID)
+			},
+			[]string{"the key"},
+		},
+		"execution": {
+			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error {
+				return r.Execution(ctx, "business-1", "execution-1")
+			},
+			[]string{"the key", "its sibling"},
+		},
+		"account": {
+			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error {
+				return r.Account(ctx, "business-1", "account-1")
+			},
+			[]string{"the key", "its sibling", "another execution"},
+		},
+		"business": {
+			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error { return r.Business(ctx, "business-1") },
+			[]string{"the key", "its sibling", "another execution", "another account"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			everyStore(t, func(t *testing.T, f fixture) {
+				keys := family(t, f)
+				want := map[string]string{}
+				for _, dead := range row.dead {
+					want[dead] = minter.CodeRevoked
+				}
+				revoker := minter.NewRevoker(f.redis)
+				for range 2 { // revoking again changes nothing for those who are left
+					if err := row.revoke(t.Context(), revoker, keys["the key"]); err != nil {
+						t.Fatal(err)
+					}
+					for name, key := range keys {
+						if code := f.verify(t, key); code != want[name] {
+							t.Errorf("%s: %q, want %q", name, code, want[name])
+						}
+					}
+				}
+				if code := f.verify(t, f.mint(t, someone)); code != "" {
+					t.Errorf("a key minted after the revocation is refused: %s", code)
+				}
+				if code := f.verify(t, keys["the key"]); code != minter.CodeRevoked {
+					t.Errorf("the mint after the revocation revived a key that was revoked: %q", code)
+				}
+			})
+		})
+	}
+}
+
+func TestSuspendedAccountHasNoKeysAndGetsNone(t *testing.T) {
+	everyStore(t, func(t *testing.T, f fixture) {
+		keys := family(t, f)
+		revoker := minter.NewRevoker(f.redis)
+		if err := revoker.Suspend(t.Context(), "business-1", "account-1"); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{
+			"the key": minter.CodeSuspended, "another execution": minter.CodeSuspended, "another account": "", "another business": "",
+		} {
+			if code := f.verify(t, keys[name]); code != want {
+				t.Errorf("%s: %q, want %q", name, code, want)
+			}
+		}
+		if key, err := f.minter.Mint(t.Context(), someone, time.Minute); !errors.Is(err, minter.ErrSuspended) || key.Token.Reveal() != "" {
+			t.Errorf("Mint = %v, %v; want ErrSuspended", key, err)
+		}
+		// Revoking what is suspended must not lift the suspension.
+		if err := revoker.Account(t.Context(), "business-1", "account-1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.minter.Mint(t.Context(), someone, time.Minute); !errors.Is(err, minter.ErrSuspended) {
+			t.Errorf("Mint = %v, want ErrSuspended", err)
+		}
+		if err := revoker.Resume(t.Context(), "business-1", "account-1"); err != nil {
+			t.Fatal(err)
+		}
+		if code := f.verify(t, keys["the key"]); code != minter.CodeRevoked {
+			t.Errorf("resuming the account revived its old key: %q", code)
+		}
+		if code := f.verify(t, f.mint(t, someone)); code != "" {
+			t.Errorf("a key of the resumed account is refused: %s", code)
+		}
+	})
+}
+
+func TestRevokerRefusesWhatCannotBeAnID(t *testing.T) {
+	f := onRedis(t, embedded(t).URL())
+	r := minter.NewRevoker(f.redis)
+	for name, err := range map[string]error{
+		"empty":     r.Execution(t.Context(), "business-1", ""),
+		"pattern":   r.Execution(t.Context(), "business-1", "*"),
+		"other key": r.Key(t.Context(), "business-1}:account:{x", "a"),
+		"business":  r.Business(t.Context(), ""),
+	} {
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestNothingIsLeftAfterAThousandExecutions(t *testing.T) {
+	everyStore(t, func(t *testing.T, f fixture) {
+		const lifetime = 5 * time.Second
+		revoker := minter.NewRevoker(f.redis)
+		for i := range 1000 {
+			id := someone
+			id.BusinessID, id.ExecutionID = fmt.Sprint("business-", i%7), fmt.Sprint("execution-", i)
+			key, err := f.minter.Mint(t.Context(), id, lifetime)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch i % 4 {
+			case 0, 1: // as every execution that ends well
+				err = f.minter.Revoke(t.Context(), key)
+			case 2:
+				err = revoker.Key(t.Context(), id.BusinessID, key.ID)
+			} // and a quarter crashed before it could
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := f.redis.DBSize(t.Context()).Val(); n > 250+7 {
+			t.Errorf("redis holds %d keys, want at most the crashed executions' and the public key of 7 businesses", n)
+		}
+		for names := f.redis.Keys(t.Context(), "*").Val(); len(names) > 0; names = f.redis.Keys(t.Context(), "*").Val() {
+			for _, name := range names {
+				if left := f.redis.PTTL(t.Context(), name).Val(); left == -1 || left > lifetime+time.Second {
+					t.Fatalf("%s lives for %s", name, left)
+				}
+			}
+			time.Sleep(50 * time.Millisecond) // ends only because everything expires
+		}
+	})
+}
