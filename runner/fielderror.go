@@ -14,17 +14,17 @@ type FieldErrors struct {
 	entries []fieldError
 }
 
+// nonField is the key of messages that belong to no field, as clients know it.
+const nonField = "non_field_errors"
+
 type fieldError struct {
 	path    []string
 	message string
 }
 
-// Add records one message under path, outermost field first. A message without a path is filed under
-// "non_field_errors".
+// Add records one message under path, outermost field first. A message without a path is about the whole and
+// marshals under "non_field_errors".
 func (e *FieldErrors) Add(message string, path ...string) {
-	if len(path) == 0 {
-		path = []string{"non_field_errors"}
-	}
 	e.entries = append(e.entries, fieldError{path: append([]string(nil), path...), message: message})
 }
 
@@ -59,7 +59,10 @@ func (e *FieldErrors) Error() string { return strings.Join(e.Lines(), "; ") }
 func (e *FieldErrors) Lines() []string {
 	lines := make([]string, len(e.entries))
 	for i, entry := range e.entries {
-		lines[i] = strings.Join(entry.path, ".") + ": " + entry.message
+		lines[i] = entry.message
+		if len(entry.path) > 0 {
+			lines[i] = strings.Join(entry.path, ".") + ": " + entry.message
+		}
 	}
 	return lines
 }
@@ -71,8 +74,12 @@ func (e *FieldErrors) MarshalJSON() ([]byte, error) {
 	// The deepest first: a message about a whole field then joins the object of its parts instead of replacing it.
 	sort.SliceStable(entries, func(i, j int) bool { return len(entries[i].path) > len(entries[j].path) })
 	for _, entry := range entries {
-		node, last := root, len(entry.path)-1
-		for _, key := range entry.path[:last] {
+		path := entry.path
+		if len(path) == 0 {
+			path = []string{nonField}
+		}
+		node, last := root, len(path)-1
+		for _, key := range path[:last] {
 			child, ok := node[key].(map[string]any)
 			if !ok {
 				child = map[string]any{}
@@ -80,9 +87,9 @@ func (e *FieldErrors) MarshalJSON() ([]byte, error) {
 			}
 			node = child
 		}
-		key := entry.path[last]
+		key := path[last]
 		if child, ok := node[key].(map[string]any); ok {
-			node, key = child, "non_field_errors"
+			node, key = child, nonField
 		}
 		messages, _ := node[key].([]string)
 		node[key] = append(messages, entry.message)
