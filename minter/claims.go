@@ -1,7 +1,6 @@
 package minter
 
 import (
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"time"
@@ -114,9 +113,3 @@ var (
 	errHeader    = errors.New("the header holds something else than alg, kid and typ")
 	errAlgorithm = errors.New("the algorithm is not EdDSA")
 )
-
-// publicKey is what signatures by one key are checked with. A key that signs no more has an end.
-type publicKey struct {
-	key   ed25519.PublicKey
-	until time.Time // zero: no end
-}

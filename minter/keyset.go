@@ -1,106 +1,190 @@
 package minter
 
 import (
-	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-json-experiment/json"
 )
 
-// KeySet holds the Ed25519 keys that signed keys are signed and checked with: one current, which signs, and any number
-// of others, which only verify. It is safe for concurrent use, and every use sees one consistent set.
+// retireGrace is how long a signer that has not yet heard of its successor may go on signing.
+const retireGrace = time.Minute
+
+// ErrNoSigningKey is returned by a mint with a key set that can only verify.
+var ErrNoSigningKey = errors.New("the key set holds no private signing key; make one with kizen-sidecar keys generate")
+
+// KeySet holds the Ed25519 keys that signed keys are signed and checked with (RFC 8037), and the keys that stored keys are
+// sealed with. One of each is current; the others verify, or open what was sealed earlier. It is safe for concurrent use,
+// and every use sees one consistent set, also while it is reloaded.
 type KeySet struct {
 	state atomic.Pointer[keySetState]
+
+	source KeySetConfig
+	mu     sync.Mutex // serialises reloads
+	loaded time.Time  // when the last load began
+	stamp  time.Time  // the modification time that the source had then
 }
 
+// keySetState is one consistent set.
 type keySetState struct {
-	current signingKey
-	public  map[string]publicKey // by key id, the current one's included
-	jwk     []byte               // the current public key, when it has to be published in Redis
+	signing []signingKey         // each signs from its time until the next one's
+	public  map[string]publicKey // by key id, those of signing included
+	sealing []sealingKey         // the last one seals
+	publish []byte               // the public key as a JWK, where nobody else has it: it goes into Redis
 }
 
 type signingKey struct {
 	id      string
-	private crypto.Signer
+	private ed25519.PrivateKey
+	from    time.Time // zero: always
 }
 
-// GenerateKeySet makes a key set of one fresh key pair, for when none is configured. A [Minter] publishes its public half
-// in Redis beside the records, with their lifetime, so that a [Verifier] on the same Redis that trusts published keys can
-// verify.
+// publicKey is what signatures by one key are checked with.
+type publicKey struct {
+	key   ed25519.PublicKey
+	until time.Time // zero: no end
+}
+
+type sealingKey struct {
+	id     string
+	secret []byte
+}
+
+// GenerateKeySet makes a key set of fresh keys, for when none is configured. A [Minter] publishes the public signing key in
+// Redis beside the records, with their lifetime, so that a [Verifier] on the same Redis that trusts published keys can
+// verify. What is sealed with it can be opened by this process alone.
 func GenerateKeySet() (*KeySet, error) {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
+	signing, err := generateSigning(time.Time{})
 	if err != nil {
-		return nil, fmt.Errorf("generate an Ed25519 key pair: %w", err)
+		return nil, err
 	}
-	id := thumbprint(public)
-	jwk, err := json.Marshal(newJWK(public))
+	state, err := newKeySetState([]keyMaterial{signing, generateSealing(time.Time{})})
 	if err != nil {
-		return nil, fmt.Errorf("write key %q as a JWK: %w", id, err)
+		return nil, err
+	}
+	if state.publish, err = encodePublished(signing); err != nil {
+		return nil, err
 	}
 	set := &KeySet{}
-	set.state.Store(&keySetState{
-		current: signingKey{id: id, private: private},
-		public:  map[string]publicKey{id: {key: public}},
-		jwk:     jwk,
-	})
+	set.state.Store(state)
 	return set, nil
 }
 
-// Current returns the id (the JWT's kid) of the key that signs now.
-func (s *KeySet) Current() string { return s.state.Load().current.id }
-
-// jwk is an Ed25519 public key as RFC 8037 section 2 writes it.
-type jwk struct {
-	KeyType   string `json:"kty"`
-	Curve     string `json:"crv"`
-	X         string `json:"x"`
-	KeyID     string `json:"kid"`
-	Use       string `json:"use"`
-	Algorithm string `json:"alg"`
+func generateSigning(from time.Time) (keyMaterial, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return keyMaterial{}, fmt.Errorf("generate an Ed25519 key pair: %w", err)
+	}
+	return keyMaterial{id: thumbprint(public), from: from, public: public, private: private}, nil
 }
 
-func newJWK(public ed25519.PublicKey) jwk {
-	return jwk{
-		KeyType: "OKP", Curve: "Ed25519", X: base64.RawURLEncoding.EncodeToString(public),
-		KeyID: thumbprint(public), Use: "sig", Algorithm: "EdDSA",
-	}
+func generateSealing(from time.Time) keyMaterial {
+	secret := make([]byte, sealingKeySize)
+	_, _ = rand.Read(secret) // never fails
+	return keyMaterial{id: rand.Text(), from: from, sealing: secret}
 }
 
-// thumbprint is the key's id: the hash of RFC 7638 over the members that RFC 8037 section 2 names. An id made from the
-// key itself cannot be claimed for another key.
-func thumbprint(public ed25519.PublicKey) string {
-	sum := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + base64.RawURLEncoding.EncodeToString(public) + `"}`))
-	return base64.RawURLEncoding.EncodeToString(sum[:])
+// newKeySetState orders keys by the time from which they are used; keys without one come first, in the order given.
+func newKeySetState(keys []keyMaterial) (*keySetState, error) {
+	if len(keys) == 0 {
+		return nil, errors.New("there is no key in it; make one with kizen-sidecar keys generate")
+	}
+	keys = slices.Clone(keys)
+	slices.SortStableFunc(keys, func(a, b keyMaterial) int { return a.from.Compare(b.from) })
+	state := &keySetState{public: map[string]publicKey{}}
+	for _, key := range keys {
+		if key.sealing != nil {
+			state.sealing = append(state.sealing, sealingKey{key.id, key.sealing})
+			continue
+		}
+		if known, ok := state.public[key.id]; ok && !known.key.Equal(key.public) {
+			return nil, fmt.Errorf("two keys have the id %q", key.id)
+		}
+		state.public[key.id] = publicKey{key: key.public}
+		if key.private != nil {
+			state.signing = append(state.signing, signingKey{key.id, key.private, key.from})
+		}
+	}
+	for i, key := range state.signing[:max(len(state.signing)-1, 0)] {
+		if next := state.signing[i+1].from; !next.IsZero() {
+			state.public[key.id] = publicKey{key: state.public[key.id].key, until: next.Add(MaxLifetime + retireGrace)}
+		}
+	}
+	return state, nil
 }
 
-// parsePublished reads a public key that a minter published under id.
-func parsePublished(id, text string) (ed25519.PublicKey, error) {
-	var j jwk
-	if err := json.Unmarshal([]byte(text), &j); err != nil {
-		return nil, fmt.Errorf("read the published key %q: %w", id, err)
+// signer returns the key that signs at now: the last one whose time has come.
+func (s *keySetState) signer(now time.Time) (signingKey, error) {
+	for _, key := range slices.Backward(s.signing) {
+		if !key.from.After(now) {
+			return key, nil
+		}
 	}
-	public, err := base64.RawURLEncoding.DecodeString(j.X)
-	if err != nil || len(public) != ed25519.PublicKeySize || j != newJWK(public) || j.KeyID != id {
-		return nil, errors.New("the published key is not the one its id names")
+	if len(s.signing) == 0 {
+		return signingKey{}, ErrNoSigningKey
 	}
-	return public, nil
+	return s.signing[0], nil // this clock is behind the one of whoever made the key
 }
 
-// lookup returns the key that verifies signatures by id at now.
-func (s *KeySet) lookup(id string, now time.Time) (ed25519.PublicKey, bool) {
-	if s == nil {
-		return nil, false
-	}
-	public, ok := s.state.Load().public[id]
+// verifier returns the key that verifies signatures by id at now.
+func (s *keySetState) verifier(id string, now time.Time) (ed25519.PublicKey, bool) {
+	public, ok := s.public[id]
 	if !ok || !public.until.IsZero() && !now.Before(public.until) {
 		return nil, false
 	}
 	return public.key, true
+}
+
+// lookup returns the key that verifies signatures by id at now. A key that is not known may be one that a signer has
+// already loaded and this process has not: the files are looked at again before it is refused.
+func (s *KeySet) lookup(id string, now time.Time) (ed25519.PublicKey, bool) {
+	if s == nil {
+		return nil, false
+	}
+	if key, ok := s.state.Load().verifier(id, now); ok {
+		return key, true
+	}
+	if !s.refresh() {
+		return nil, false
+	}
+	return s.state.Load().verifier(id, now)
+}
+
+// Current returns the id (the JWT's kid) of the key that signs now, "" when the set can only verify.
+func (s *KeySet) Current() string {
+	key, _ := s.state.Load().signer(time.Now())
+	return key.id
+}
+
+// KeyInfo describes one key of a set. It holds nothing secret.
+type KeyInfo struct {
+	ID      string    `json:"kid"`
+	Use     string    `json:"use"`            // "sign", "verify" or "seal"
+	Current bool      `json:"current"`        // it signs, or seals, now
+	From    time.Time `json:"from,omitzero"`  // when it starts to; zero: always
+	Until   time.Time `json:"until,omitzero"` // when it stops to verify; zero: no end is known
+}
+
+// List describes the keys of the set, sealing keys last, each in the order of their use.
+func (s *KeySet) List() []KeyInfo {
+	state := s.state.Load()
+	current := s.Current()
+	var list []KeyInfo
+	for _, key := range state.signing {
+		list = append(list, KeyInfo{ID: key.id, Use: "sign", Current: key.id == current, From: key.from, Until: state.public[key.id].until})
+	}
+	for id := range state.public {
+		if !slices.ContainsFunc(state.signing, func(k signingKey) bool { return k.id == id }) {
+			list = append(list, KeyInfo{ID: id, Use: "verify"})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b KeyInfo) int { return a.From.Compare(b.From) })
+	for i, key := range state.sealing {
+		list = append(list, KeyInfo{ID: key.id, Use: "seal", Current: i == len(state.sealing)-1})
+	}
+	return list
 }

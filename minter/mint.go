@@ -66,10 +66,18 @@ func (m *Minter) Mint(ctx context.Context, id Identity, lifetime time.Duration) 
 	now := m.config.Now()
 	key := Key{ID: rand.Text(), Identity: id, IssuedAt: now, ExpiresAt: now.Add(lifetime)}
 	keys := m.config.Keys.state.Load()
+	signer, err := keys.signer(now)
+	if err != nil {
+		return Key{}, fmt.Errorf("mint key for execution %s: %w", id.ExecutionID, err)
+	}
+	var public *published
+	if keys.publish != nil {
+		public = &published{signer.id, keys.publish, m.publishFor(now, lifetime)}
+	}
 	// Signing takes a third of a round trip to a Redis next door, and needs nothing from it.
 	signed := make(chan signature, 1)
-	go func() { signed <- sign(newClaims(key, m.config.Issuer, m.config.Audience), keys.current) }()
-	err := m.store.put(ctx, key, m.publish(keys, now, lifetime))
+	go func() { signed <- sign(newClaims(key, m.config.Issuer, m.config.Audience), signer) }()
+	err = m.store.put(ctx, key, public)
 	signature := <-signed
 	if err := errors.Join(signature.err, err); err != nil {
 		return Key{}, fmt.Errorf("mint key for execution %s: %w", id.ExecutionID, err)
@@ -78,19 +86,15 @@ func (m *Minter) Mint(ctx context.Context, id Identity, lifetime time.Duration) 
 	return key, nil
 }
 
-// publish returns the public key to write beside a record, nil when it is configured on both sides. Its lifetime reaches to
-// the end of every key that this minter has signed with it.
-func (m *Minter) publish(keys *keySetState, now time.Time, lifetime time.Duration) *published {
-	if keys.jwk == nil {
-		return nil
-	}
-	end := now.Add(lifetime).UnixMilli()
-	for last := m.published.Load(); ; last = m.published.Load() {
-		end = max(end, last)
+// publishFor returns how long the public key must stay published: to the end of every key that this minter has signed.
+func (m *Minter) publishFor(now time.Time, lifetime time.Duration) time.Duration {
+	end := now.Add(lifetime).UnixMilli() + 1
+	for last := m.published.Load(); end > last; last = m.published.Load() {
 		if m.published.CompareAndSwap(last, end) {
-			return &published{keys.current.id, keys.jwk, time.UnixMilli(end + 1).Sub(now)}
+			break
 		}
 	}
+	return time.UnixMilli(max(end, m.published.Load())).Sub(now)
 }
 
 // Revoke ends key at once by deleting its record. Revoking a key that has expired or was revoked is no error.
