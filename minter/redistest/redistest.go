@@ -3,7 +3,6 @@ package redistest
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -24,23 +23,14 @@ const startTimeout = 20 * time.Second
 type Server struct {
 	Addr string // host:port
 	Port int
-
-	cmd  *exec.Cmd
-	once sync.Once
-	done chan struct{} // closed when its output has ended
+	stop func()
 }
 
 // URL is the server's address as minter.RedisConfig takes it.
 func (s *Server) URL() string { return "redis://" + s.Addr }
 
 // Stop ends the process and waits for it. Stopping twice is harmless.
-func (s *Server) Stop() {
-	s.once.Do(func() {
-		_ = s.cmd.Process.Kill()
-		<-s.done
-		_ = s.cmd.Wait()
-	})
-}
+func (s *Server) Stop() { s.stop() }
 
 // Start starts a redis-server on a free loopback port with extra command-line arguments. Without redis-server the test is
 // skipped, or fails where KIZEN_TEST_REQUIRE is 1.
@@ -88,37 +78,50 @@ func FreePort(t testing.TB) int {
 
 func run(t testing.TB, port int, ready string, args ...string) *Server {
 	t.Helper()
-	binary := Require(t, "redis-server")
-	s := &Server{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), Port: port, done: make(chan struct{})}
-	s.cmd = exec.Command(binary, args...)
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	output, err := s.cmd.StdoutPipe()
+	return &Server{
+		Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+		Port: port,
+		stop: Run(t, ready, exec.Command(Require(t, "redis-server"), args...), syscall.SIGKILL),
+	}
+}
+
+// Run starts a server, waits until a line of its output holds ready, and returns what stops it: the signal, then a wait. It is
+// stopped at the end of the test in any case.
+func Run(t testing.TB, ready string, cmd *exec.Cmd, signal syscall.Signal) (stop func()) {
+	t.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	output, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cmd.Stderr = s.cmd.Stdout
-	if err := s.cmd.Start(); err != nil {
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	started := make(chan error, 1)
-	go s.follow(output, ready, started)
-	t.Cleanup(s.Stop)
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
-	defer cancel()
+	started, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		follow(output, ready, started)
+	}()
+	stop = sync.OnceFunc(func() {
+		_ = cmd.Process.Signal(signal)
+		<-ended
+		_ = cmd.Wait()
+	})
+	t.Cleanup(stop)
 	select {
 	case err := <-started:
 		if err != nil {
-			t.Fatalf("redis-server %s: %v", strings.Join(args, " "), err)
+			t.Fatalf("%s: %v", cmd, err)
 		}
-	case <-ctx.Done():
-		t.Fatalf("redis-server %s: not ready after %s", strings.Join(args, " "), startTimeout)
+	case <-time.After(startTimeout):
+		t.Fatalf("%s: not ready after %s", cmd, startTimeout)
 	}
-	return s
+	return stop
 }
 
 // follow reads the server's output to its end and reports once, when it is ready or has ended before.
-func (s *Server) follow(output io.Reader, ready string, started chan<- error) {
-	defer close(s.done)
+func follow(output io.Reader, ready string, started chan<- error) {
 	var seen strings.Builder
 	reported := false
 	lines := bufio.NewScanner(output)
@@ -143,12 +146,28 @@ func (s *Server) follow(output io.Reader, ready string, started chan<- error) {
 func Require(t testing.TB, program string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
-	if err == nil {
-		return path
+	if err != nil {
+		missing(t, program)
 	}
-	if os.Getenv("KIZEN_TEST_REQUIRE") == "1" {
-		t.Fatalf("%s is missing, and KIZEN_TEST_REQUIRE is 1: install it", program)
+	return path
+}
+
+// RequirePython is [Require] for a Python that has modules: python3, or the system's own where that is another one.
+func RequirePython(t testing.TB, modules ...string) string {
+	t.Helper()
+	for _, python := range []string{"python3", "/usr/bin/python3"} {
+		if exec.Command(python, "-c", "import "+strings.Join(modules, ", ")).Run() == nil {
+			return python
+		}
 	}
-	t.Skipf("SKIPPED: %s is missing; install it to run this test", program)
+	missing(t, "a python3 with "+strings.Join(modules, " and "))
 	return ""
+}
+
+func missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("KIZEN_TEST_REQUIRE") == "1" {
+		t.Fatalf("%s is missing, and KIZEN_TEST_REQUIRE is 1: install it", what)
+	}
+	t.Skipf("SKIPPED: %s is missing; install it to run this test", what)
 }

@@ -1,0 +1,262 @@
+package minter_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/lestrrat-go/jwx/v3/jwk"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+func TestJWKSIsServedForCaches(t *testing.T) {
+	dir := t.TempDir()
+	rotate(t, dir, time.Now())
+	keys := load(t, dir)
+	server := httptest.NewServer(minter.JWKSHandler(keys))
+	defer server.Close()
+
+	first := request(t, http.MethodGet, server.URL, nil)
+	if got := first.Header.Get("Content-Type"); first.StatusCode != 200 || got != "application/jwk-set+json" {
+		t.Errorf("GET: %d, %s", first.StatusCode, got)
+	}
+	if got := first.Header.Get("Cache-Control"); got != "public, max-age=300" {
+		t.Errorf("Cache-Control: %s", got)
+	}
+	etag := http.Header{"If-None-Match": {first.Header.Get("ETag")}}
+	if second := request(t, http.MethodGet, server.URL, etag); second.StatusCode != http.StatusNotModified {
+		t.Errorf("GET with the ETag: %d", second.StatusCode)
+	}
+	rotate(t, dir, time.Now())
+	if err := keys.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if third := request(t, http.MethodGet, server.URL, etag); third.StatusCode != 200 {
+		t.Errorf("GET with the ETag of before a rotation: %d", third.StatusCode)
+	}
+	if post := request(t, http.MethodPost, server.URL, nil); post.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %d", post.StatusCode)
+	}
+}
+
+func TestJWKSSufficesForOtherLibraries(t *testing.T) {
+	dir := t.TempDir()
+	rotate(t, dir, time.Now())
+	keys := load(t, dir)
+	f := withKeys(t, keys, keys)
+	server := httptest.NewServer(minter.JWKSHandler(keys))
+	defer server.Close()
+	token := f.mint(t, someone).Token.Reveal()
+
+	t.Run("golang-jwt", func(t *testing.T) {
+		set, err := jwk.Fetch(t.Context(), server.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed, err := jwt.Parse(token, func(token *jwt.Token) (any, error) {
+			key, ok := set.LookupKeyID(token.Header["kid"].(string))
+			if !ok {
+				return nil, errors.New("no such key")
+			}
+			var public any
+			err := jwk.Export(key, &public)
+			return public, err
+		})
+		if err != nil || !parsed.Valid {
+			t.Errorf("Parse = %v, %v", parsed, err)
+		}
+	})
+	t.Run("PyJWT", func(t *testing.T) {
+		python := redistest.RequirePython(t, "jwt", "cryptography")
+		script := `
+import sys, jwt
+url, token = sys.argv[1:]
+key = jwt.PyJWKClient(url).get_signing_key_from_jwt(token).key
+print(jwt.decode(token, key, algorithms=["EdDSA"], audience="kizen-api", issuer="kizen-sidecar")["sub"])`
+		output, err := exec.Command(python, "-c", script, server.URL, token).CombinedOutput()
+		if err != nil || strings.TrimSpace(string(output)) != someone.AccountID {
+			t.Errorf("%v: %s", err, output)
+		}
+	})
+}
+
+// request sends a request without a body and reads the answer whole.
+func request(t testing.TB, method, url string, header http.Header) *http.Response {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if header != nil {
+		r.Header = header
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	response.Body = io.NopCloser(strings.NewReader(string(body)))
+	return response
+}
+
+func credentials(key minter.Key) http.Header {
+	return http.Header{
+		http.CanonicalHeaderKey(minter.HeaderKey):      {key.Token.Reveal()},
+		http.CanonicalHeaderKey(minter.HeaderBusiness): {key.Identity.BusinessID},
+		http.CanonicalHeaderKey(minter.HeaderUser):     {key.Identity.AccountID},
+	}
+}
+
+func TestVerifyEndpointAnswersWithTheIdentityOrAReason(t *testing.T) {
+	redis := redistest.Start(t)
+	f := onRedis(t, redis.URL())
+	var failures []error
+	handler := minter.VerifyHandler(f.verifier, func(_ context.Context, err error) { failures = append(failures, err) })
+	key := f.mint(t, someone)
+	call := func(change func(http.Header)) *http.Response {
+		r := httptest.NewRequest(http.MethodGet, "/verify/any/path", nil)
+		r.Header = credentials(key)
+		change(r.Header)
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		return w.Result()
+	}
+
+	answer := call(func(http.Header) {})
+	for name, want := range map[string]string{
+		"X-Kizen-Account": "account-1", "X-Kizen-Account-Type": "service_automation",
+		"X-Kizen-Business": "business-1", "X-Kizen-Execution": "execution-1", "Cache-Control": "no-store",
+	} {
+		if got := answer.Header.Get(name); answer.StatusCode != 200 || got != want {
+			t.Errorf("%d, %s: %q, want %q", answer.StatusCode, name, got, want)
+		}
+	}
+	for name, row := range map[string]struct {
+		change func(http.Header)
+		code   string
+	}{
+		"no key":         {func(h http.Header) { h.Del(minter.HeaderKey) }, minter.CodeMissing},
+		"empty key":      {func(h http.Header) { h.Set(minter.HeaderKey, "") }, minter.CodeMissing},
+		"no business":    {func(h http.Header) { h.Del(minter.HeaderBusiness) }, minter.CodeMissing},
+		"no user":        {func(h http.Header) { h.Del(minter.HeaderUser) }, minter.CodeMissing},
+		"two keys":       {func(h http.Header) { h.Add(minter.HeaderKey, "other") }, minter.CodeMalformed},
+		"two users":      {func(h http.Header) { h.Add(minter.HeaderUser, "other") }, minter.CodeMalformed},
+		"other business": {func(h http.Header) { h.Set(minter.HeaderBusiness, "business-2") }, minter.CodeBusiness},
+		"other user":     {func(h http.Header) { h.Set(minter.HeaderUser, "account-2") }, minter.CodeUser},
+	} {
+		answer := call(row.change)
+		var body struct{ Error, Reason string }
+		if err := json.NewDecoder(answer.Body).Decode(&body); err != nil {
+			t.Fatal(err)
+		}
+		if answer.StatusCode != 401 || body.Error != row.code || body.Reason == "" || answer.Header.Get("WWW-Authenticate") == "" {
+			t.Errorf("%s: %d %+v, want 401 %s", name, answer.StatusCode, body, row.code)
+		}
+		if got := answer.Header.Get(minter.HeaderAccount); got != "" {
+			t.Errorf("%s: a refusal names the account %q", name, got)
+		}
+	}
+	redis.Stop()
+	if answer := call(func(http.Header) {}); answer.StatusCode != 503 || len(failures) != 1 {
+		t.Errorf("without redis: %d, %v", answer.StatusCode, failures)
+	}
+}
+
+func TestVerifyEndpointGuardsAnAPIBehindNginx(t *testing.T) {
+	f := onRedis(t, embedded(t).URL())
+	authority := httptest.NewServer(minter.VerifyHandler(f.verifier, nil))
+	defer authority.Close()
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s as %s in %s", r.URL, r.Header.Get("X-Kizen-Account"), r.Header.Get("X-Kizen-Business"))
+	}))
+	defer api.Close()
+	front := startNginx(t, authority.URL, api.URL)
+	key := f.mint(t, someone)
+
+	spoofed := credentials(key)
+	spoofed.Set("X-Kizen-Account", "root")
+	for name, row := range map[string]struct {
+		header http.Header
+		status int
+		body   string
+	}{
+		"good key":                        {credentials(key), 200, "/things?a=b as account-1 in business-1"},
+		"good key and a made-up identity": {spoofed, 200, "/things?a=b as account-1 in business-1"},
+		"no key":                          {http.Header{}, 401, ""},
+		"made-up identity alone":          {http.Header{"X-Kizen-Account": {"root"}}, 401, ""},
+	} {
+		answer := request(t, http.MethodGet, front+"/things?a=b", row.header)
+		body, _ := io.ReadAll(answer.Body)
+		if answer.StatusCode != row.status || row.body != "" && string(body) != row.body {
+			t.Errorf("%s: %d %s, want %d %s", name, answer.StatusCode, body, row.status, row.body)
+		}
+	}
+	if err := f.minter.Revoke(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	if answer := request(t, http.MethodGet, front+"/things", credentials(key)); answer.StatusCode != 401 {
+		t.Errorf("a revoked key: %d", answer.StatusCode)
+	}
+}
+
+// startNginx starts an nginx that lets requests through to api as authority allows, and returns its address.
+func startNginx(t *testing.T, authority, api string) string {
+	t.Helper()
+	binary := redistest.Require(t, "nginx")
+	port := strconv.Itoa(redistest.FreePort(t))
+	dir := t.TempDir()
+	config := strings.NewReplacer("DIR", dir, "PORT", port, "AUTHORITY", authority, "API", api).Replace(`
+daemon off;
+pid DIR/pid;
+error_log stderr notice;
+worker_processes 1;
+events {}
+http {
+    access_log off;
+    client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
+    server {
+        listen 127.0.0.1:PORT;
+        location / {
+            auth_request /verify;
+            auth_request_set $account $upstream_http_x_kizen_account;
+            auth_request_set $business $upstream_http_x_kizen_business;
+            proxy_set_header X-Kizen-Account $account;
+            proxy_set_header X-Kizen-Business $business;
+            proxy_set_header X-API-KEY "";
+            proxy_pass API;
+        }
+        location = /verify {
+            internal;
+            proxy_pass AUTHORITY;
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+        }
+    }
+}`)
+	file := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Run(t, "start worker process", exec.Command(binary, "-p", dir, "-c", file, "-e", "stderr"), syscall.SIGTERM)
+	return "http://127.0.0.1:" + port
+}
