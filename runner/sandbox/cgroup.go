@@ -1,0 +1,323 @@
+package sandbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// cgroups says where the groups of programs can be made: below the sidecar's own, so that whatever limits the sidecar
+// limits them too.
+type cgroups struct {
+	unified bool
+	// memory and pids are the sidecar's own groups; empty where the controller is not to be had. The same with v2.
+	memory, pids string
+}
+
+// groupPrefix marks our groups; the sidecar's process id and a number follow.
+const groupPrefix = "kizen-step-"
+
+// findCgroups looks for controllers that groups can be made under, and removes what dead sidecars left there.
+func (s *Sandbox) findCgroups() {
+	own, err := ownCgroups()
+	if err != nil {
+		s.miss(layerMemoryCgroup, err.Error())
+		s.miss(layerPidsCgroup, err.Error())
+		return
+	}
+	groups := &cgroups{}
+	for _, controller := range []struct {
+		name, layer string
+		dir         *string
+	}{{"memory", layerMemoryCgroup, &groups.memory}, {"pids", layerPidsCgroup, &groups.pids}} {
+		if !s.holds(controller.layer) {
+			continue
+		}
+		dir, unified, err := own.writable(controller.name)
+		if err != nil {
+			s.miss(controller.layer, err.Error())
+			continue
+		}
+		*controller.dir, groups.unified = dir, unified
+		sweep(dir)
+	}
+	s.groups = groups
+}
+
+// ownGroup maps a v1 controller, or "" for v2, to the directory of the sidecar's own group.
+type ownGroup map[string]string
+
+// ownCgroups reads where the sidecar is, see cgroups(7).
+func ownCgroups() (ownGroup, error) {
+	membership, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("no cgroups: %w", err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("no cgroups: %w", err)
+	}
+	return parseCgroups(string(membership), string(mounts)), nil
+}
+
+// parseCgroups joins /proc/self/cgroup and /proc/self/mountinfo.
+func parseCgroups(membership, mounts string) ownGroup {
+	paths := make(map[string]string)
+	for line := range strings.Lines(membership) {
+		// hierarchy:controllers:path
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		for controller := range strings.SplitSeq(fields[1], ",") {
+			paths[controller] = fields[2]
+		}
+	}
+	own := make(ownGroup)
+	for line := range strings.Lines(mounts) {
+		mount, super, ok := strings.Cut(strings.TrimSpace(line), " - ")
+		fields, superFields := strings.Fields(mount), strings.Fields(super)
+		if !ok || len(fields) < 5 || len(superFields) < 3 {
+			continue
+		}
+		root, point := fields[3], fields[4]
+		var controllers []string
+		switch superFields[0] {
+		case "cgroup2":
+			controllers = []string{""}
+		case "cgroup":
+			controllers = strings.Split(superFields[2], ",")
+		}
+		for _, controller := range controllers {
+			if group, ok := paths[controller]; ok {
+				// A container may see only its part of the hierarchy.
+				own[controller] = path.Join(point, strings.TrimPrefix(group, strings.TrimSuffix(root, "/")))
+			}
+		}
+	}
+	return own
+}
+
+// writable returns the directory below which groups with the controller can be made.
+func (own ownGroup) writable(controller string) (dir string, unified bool, err error) {
+	if dir, ok := own[controller]; ok {
+		if err := unix.Access(dir, unix.W_OK); err != nil {
+			return "", false, fmt.Errorf("%s is not writable", dir)
+		}
+		return dir, false, nil
+	}
+	dir, ok := own[""]
+	if !ok {
+		return "", false, errors.New("no cgroup hierarchy is mounted")
+	}
+	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return "", false, fmt.Errorf("read its controllers: %w", err)
+	}
+	if !hasField(available, controller) {
+		return "", false, fmt.Errorf("the %s controller is not available in %s", controller, dir)
+	}
+	enabled, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	if err != nil {
+		return "", false, fmt.Errorf("read its subtree's controllers: %w", err)
+	}
+	if !hasField(enabled, controller) {
+		// Refused while the group has processes of its own, the sidecar for one.
+		if err := write(dir, "cgroup.subtree_control", "+"+controller); err != nil {
+			return "", false, fmt.Errorf("%s does not hand the %s controller down (with systemd: Delegate=yes and DelegateSubgroup=): %w", dir, controller, err)
+		}
+	}
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return "", false, fmt.Errorf("%s is not writable", dir)
+	}
+	return dir, true, nil
+}
+
+func hasField(list []byte, field string) bool {
+	for _, f := range bytes.Fields(list) {
+		if string(f) == field {
+			return true
+		}
+	}
+	return false
+}
+
+// sweep removes groups whose sidecar is dead. A group that is in use cannot be removed, so that nothing can go wrong.
+func sweep(dir string) {
+	left, err := filepath.Glob(filepath.Join(dir, groupPrefix+"*"))
+	if err != nil {
+		return
+	}
+	for _, group := range left {
+		owner, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(group), groupPrefix), "-")
+		if pid, err := strconv.Atoi(owner); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			_ = unix.Rmdir(group)
+		}
+	}
+}
+
+// group is the cgroups of one program: one directory with v2, one for each controller with v1.
+type group struct {
+	parents      *cgroups
+	memory, pids string // empty where not counted
+	dir          *os.File
+}
+
+// create makes the n-th program's groups and sets their limits. Without any controller it returns an empty group.
+func (c *cgroups) create(n uint32, limits Limits) (*group, error) {
+	g := &group{parents: c}
+	if c == nil {
+		return g, nil
+	}
+	name := fmt.Sprintf("%s%d-%d", groupPrefix, os.Getpid(), n)
+	for _, part := range []struct {
+		parent string
+		dir    *string
+	}{{c.memory, &g.memory}, {c.pids, &g.pids}} {
+		if part.parent == "" {
+			continue
+		}
+		dir := filepath.Join(part.parent, name)
+		if err := os.Mkdir(dir, 0o755); err != nil && !(c.unified && errors.Is(err, fs.ErrExist)) {
+			g.remove()
+			return nil, fmt.Errorf("make cgroup: %w", err)
+		}
+		*part.dir = dir
+	}
+	if err := g.limit(limits); err != nil {
+		g.remove()
+		return nil, fmt.Errorf("limit cgroup: %w", err)
+	}
+	return g, nil
+}
+
+func (g *group) limit(limits Limits) error {
+	if g.pids != "" {
+		if err := write(g.pids, "pids.max", strconv.Itoa(limits.Processes+stageThreads)); err != nil {
+			return err
+		}
+	}
+	if g.memory == "" {
+		return nil
+	}
+	memory := strconv.FormatInt(limits.Memory, 10)
+	if !g.parents.unified {
+		if err := write(g.memory, "memory.limit_in_bytes", memory); err != nil {
+			return err
+		}
+		// Memory and swap together; absent where swap is not counted.
+		return optional(write(g.memory, "memory.memsw.limit_in_bytes", memory))
+	}
+	if err := write(g.memory, "memory.max", memory); err != nil {
+		return err
+	}
+	if err := optional(write(g.memory, "memory.oom.group", "1")); err != nil {
+		return err
+	}
+	if err := optional(write(g.memory, "memory.swap.max", "0")); err != nil {
+		return err
+	}
+	dir, err := os.Open(g.memory)
+	if err != nil {
+		return err
+	}
+	g.dir = dir
+	return nil
+}
+
+// enter makes the next process that this thread starts a member. With v2 the kernel puts it there; with v1 the thread goes
+// there itself and comes back with leave, since to move another process waits for all of the machine's processors, 13 ms.
+func (g *group) enter(attr *syscall.SysProcAttr) error {
+	if g.dir != nil {
+		attr.UseCgroupFD, attr.CgroupFD = true, int(g.dir.Fd())
+		return nil
+	}
+	for _, dir := range []string{g.memory, g.pids} {
+		if dir == "" {
+			continue
+		}
+		if err := write(dir, "tasks", "0"); err != nil {
+			return fmt.Errorf("enter cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// leave undoes enter.
+func (g *group) leave() error {
+	if g.parents == nil || g.parents.unified {
+		return nil
+	}
+	for _, dir := range []string{g.parents.memory, g.parents.pids} {
+		if dir == "" {
+			continue
+		}
+		if err := write(dir, "tasks", "0"); err != nil {
+			return fmt.Errorf("leave cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// outOfMemory reports whether the kernel killed a member because the group's memory was used up.
+func (g *group) outOfMemory() bool {
+	if g.memory == "" {
+		return false
+	}
+	if g.parents.unified {
+		return counter(g.memory, "memory.events", "oom_kill") > 0
+	}
+	return counter(g.memory, "memory.oom_control", "oom_kill") > 0
+}
+
+// refused reports whether a member could not start a process because there were too many.
+func (g *group) refused() bool {
+	return g.pids != "" && counter(g.pids, "pids.events", "max") > 0
+}
+
+// remove removes the groups, whose members are dead.
+func (g *group) remove() {
+	if g.dir != nil {
+		_ = g.dir.Close()
+	}
+	for _, dir := range []string{g.memory, g.pids} {
+		if dir != "" {
+			_ = unix.Rmdir(dir)
+		}
+	}
+}
+
+// counter reads the value of a name in a file of "name value" lines; 0 if there is none.
+func counter(dir, file, name string) int64 {
+	content, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(content)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+" "); ok {
+			n, _ := strconv.ParseInt(value, 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+func write(dir, file, content string) error {
+	return os.WriteFile(filepath.Join(dir, file), []byte(content), 0)
+}
+
+func optional(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

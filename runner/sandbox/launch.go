@@ -1,0 +1,268 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
+)
+
+// A layerError is a stage's failure to set up a layer, named where it is known.
+type layerError struct {
+	layer string
+	err   error
+}
+
+func (e *layerError) Error() string {
+	if e.layer == "" {
+		return "start the sandbox: " + e.err.Error()
+	}
+	return fmt.Sprintf("set up the sandbox's %s: %v", e.layer, e.err)
+}
+
+func (e *layerError) Unwrap() error { return e.err }
+
+// prepare decides everything about a program's sandbox. Nothing has been started when it returns.
+func (s *Sandbox) prepare(spec Spec) (*Process, error) {
+	number := s.started.Add(1)
+	limits := spec.Limits.withDefaults()
+	ownNetwork := spec.Network == NetworkKizenOnly
+	if ownNetwork && !s.holds(stage.LayerNetwork) {
+		if len(spec.Argv) > 0 {
+			return nil, errors.New("there is no network namespace for --network=kizen-only here; use --network=host")
+		}
+		ownNetwork = false
+	}
+	p := &Process{ns: s.namespaces(number, ownNetwork), done: make(chan struct{}), group: &group{}}
+	group, err := s.groups.create(number, limits)
+	if err != nil {
+		return nil, err
+	}
+	p.group = group
+	p.monitor = monitor{limits: limits, counted: group.memory != "", group: group}
+	if err := s.describe(p, spec, limits, ownNetwork); err != nil {
+		p.clean()
+		return nil, err
+	}
+	if err := p.open(spec); err != nil {
+		p.clean()
+		return nil, err
+	}
+	return p, nil
+}
+
+// describe writes the stage's job.
+func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool) error {
+	job := &stage.Job{
+		Argv: spec.Argv, Env: spec.Env, Dir: home, Files: len(spec.Files),
+		OwnPIDs: p.ns.ownPIDs(), MapSelf: p.ns.mapSelf, Step: p.ns.step, Listen: ownNetwork,
+		HideCgroups: s.config.Mode != ModeOff,
+		Limits:      limits.rlimits(p.group.memory != "", p.group.pids != "", p.ns.step == nil),
+	}
+	p.job = job
+	real, links, err := s.tree.resolve(spec.Readable)
+	if err != nil {
+		return err
+	}
+	own := s.holds(stage.LayerFileSystem) && p.ns.isolated
+	if own {
+		job.Mounts = append(s.tree.build(real, limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc)), links...)
+	} else if err := p.makeScratch(); err != nil {
+		return err
+	}
+	if s.holds(stage.LayerLandlock) {
+		job.Landlock = s.tree.landlockRules(real, job.Dir, own)
+	}
+	if s.holds(stage.LayerSeccomp) {
+		job.Filter = s.filter
+	}
+	return nil
+}
+
+// makeScratch gives the program a directory in place of /tmp where it cannot have a file system of its own.
+func (p *Process) makeScratch() error {
+	dir, err := os.MkdirTemp("", "kizen-step-")
+	if err != nil {
+		return fmt.Errorf("make a private directory: %w", err)
+	}
+	p.scratch, p.job.Dir = dir, dir
+	if id := p.job.Step; id != nil {
+		if err := os.Chown(dir, int(id.UID), int(id.GID)); err != nil {
+			return fmt.Errorf("hand over the private directory: %w", err)
+		}
+	}
+	p.job.Env = slices.DeleteFunc(slices.Clone(p.job.Env), func(variable string) bool {
+		return strings.HasPrefix(variable, "HOME=") || strings.HasPrefix(variable, "TMPDIR=")
+	})
+	p.job.Env = append(p.job.Env, "HOME="+dir, "TMPDIR="+dir)
+	return nil
+}
+
+// open gets the stage's descriptors together: standard ones, its end of the control socket, the program's.
+func (p *Process) open(spec Spec) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make the control socket: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control")
+	defer ours.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return errors.Join(err, theirs.Close())
+	}
+	// Those of the caller are duplicated, so that it may close its own whenever it likes.
+	p.inherits = []*os.File{null, nil, nil, theirs}
+	for i, file := range append([]*os.File{spec.Stdout, spec.Stderr}, spec.Files...) {
+		if file == nil {
+			file = null
+		}
+		copied, err := duplicate(file)
+		if err != nil {
+			return err
+		}
+		if i < 2 {
+			p.inherits[1+i] = copied
+		} else {
+			p.inherits = append(p.inherits, copied)
+		}
+	}
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return fmt.Errorf("open the control socket: %w", err)
+	}
+	p.control = conn.(*net.UnixConn)
+	return nil
+}
+
+func duplicate(file *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate a descriptor: %w", err)
+	}
+	return os.NewFile(uintptr(fd), file.Name()), nil
+}
+
+// A thread of the operating system that a goroutine has to itself.
+type thread struct{ astray bool }
+
+func lockThread() *thread {
+	runtime.LockOSThread()
+	return &thread{}
+}
+
+// unlock gives the thread back, unless it could not be brought back to where it was; then the thread ends with the
+// goroutine.
+func (t *thread) unlock() {
+	if !t.astray {
+		runtime.UnlockOSThread()
+	}
+}
+
+// spawn starts the stage: this binary again, in new namespaces and in the program's cgroups.
+func (p *Process) spawn(t *thread) error {
+	attr := &os.ProcAttr{
+		Dir: "/", Sys: &p.ns.attr, Files: p.inherits,
+		// One processor is plenty for a process that waits.
+		Env: []string{stage.Environ + "=" + stage.Magic, "GOMAXPROCS=1"},
+	}
+	err := p.group.enter(attr.Sys)
+	if err == nil {
+		p.stage, err = os.StartProcess("/proc/self/exe", []string{"kizen-sandbox"}, attr)
+		if err != nil {
+			err = &layerError{err: fmt.Errorf("start its first process: %w", err)}
+		}
+	}
+	if back := p.group.leave(); back != nil {
+		t.astray = true
+	}
+	for _, file := range p.inherits {
+		_ = file.Close()
+	}
+	p.inherits = nil
+	if p.stage != nil {
+		p.monitor.stage = p.stage.Pid
+	}
+	return err
+}
+
+// handOver sends the job and waits until the program runs.
+func (p *Process) handOver() error {
+	packet, err := json.Marshal(p.job)
+	if err != nil {
+		return fmt.Errorf("encode the stage's job: %w", err)
+	}
+	if len(packet) > stage.MaxPacket {
+		return fmt.Errorf("arguments and environment are too large: %d bytes of %d", len(packet), stage.MaxPacket)
+	}
+	if _, err := p.control.Write(packet); err != nil {
+		return &layerError{err: fmt.Errorf("send the job: %w", err)}
+	}
+	for _, want := range []stage.EventKind{stage.Ready, stage.Started} {
+		event, err := p.receive()
+		switch {
+		case err != nil:
+			return &layerError{err: fmt.Errorf("the first process died: %w", err)}
+		case event.Kind == stage.Failed && event.Layer == stage.LayerExec:
+			return errors.New(event.Error)
+		case event.Kind == stage.Failed:
+			return &layerError{event.Layer, errors.New(event.Error)}
+		case event.Kind != want:
+			return fmt.Errorf("the first process is %q, not %q", event.Kind, want)
+		}
+		if len(p.job.Argv) == 0 {
+			break
+		}
+	}
+	return nil
+}
+
+// receive reads an event, and takes the listener that may come with it.
+func (p *Process) receive() (stage.Event, error) {
+	packet, rights := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
+	n, rightsLen, _, _, err := p.control.ReadMsgUnix(packet, rights)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err != nil {
+		return stage.Event{}, err
+	}
+	if rightsLen > 0 {
+		if err := p.takeListener(rights[:rightsLen]); err != nil {
+			return stage.Event{}, err
+		}
+	}
+	var event stage.Event
+	if err := json.Unmarshal(packet[:n], &event); err != nil {
+		return stage.Event{}, fmt.Errorf("decode the stage's event: %w", err)
+	}
+	return event, nil
+}
+
+func (p *Process) takeListener(rights []byte) error {
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return fmt.Errorf("take the listener: %w", err)
+	}
+	for _, message := range messages {
+		fds, err := unix.ParseUnixRights(&message)
+		if err != nil || len(fds) != 1 {
+			return fmt.Errorf("take the listener: %d descriptors: %w", len(fds), err)
+		}
+		unix.CloseOnExec(fds[0])
+		file := os.NewFile(uintptr(fds[0]), "listener")
+		p.listener, err = net.FileListener(file)
+		if err := errors.Join(err, file.Close()); err != nil {
+			return fmt.Errorf("open the listener: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,167 @@
+package sandbox
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// interval is how often a program is looked at. Memory that no cgroup counts can grow by about 100 MB in that time.
+const interval = 25 * time.Millisecond
+
+// clockTick is the unit of times in /proc/PID/stat; the kernel's interface has it fixed at 100 a second.
+const clockTick = 10 * time.Millisecond
+
+var pageSize = int64(os.Getpagesize())
+
+// usage is what a process tree uses, and has used at most.
+type usage struct {
+	memory, peakMemory       int64
+	processes, peakProcesses int
+	cpu                      time.Duration
+}
+
+// monitor watches the processes below a stage.
+type monitor struct {
+	stage  int
+	limits Limits
+	// counted says that a cgroup enforces the memory limit.
+	counted bool
+	group   *group
+
+	mu   sync.Mutex
+	used usage
+	// over is the limit that was exceeded; the program has been killed for it.
+	memoryOver, cpuOver bool
+}
+
+// watch looks until done is closed, and calls kill once a limit is exceeded.
+func (m *monitor) watch(done <-chan struct{}, kill func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-ticker.C:
+			if m.look() {
+				kill()
+				return
+			}
+		}
+	}
+}
+
+// look takes one sample and reports whether a limit is exceeded.
+func (m *monitor) look() bool {
+	tree := descendants(m.stage)
+	var now usage
+	for _, pid := range tree {
+		stat, ok := readStat(pid)
+		if !ok {
+			continue
+		}
+		now.processes += stat.threads
+		now.memory += stat.memory
+		now.cpu += stat.own + stat.waited
+	}
+	if stat, ok := readStat(m.stage); ok {
+		// Of the orphans that it has reaped.
+		now.cpu += stat.waited
+	}
+	if now.memory > m.limits.Memory && !m.counted {
+		// What processes share was counted for each of them; the exact sum costs more.
+		now.memory = proportional(tree)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now.peakMemory = max(m.used.peakMemory, now.memory)
+	now.peakProcesses = max(m.used.peakProcesses, now.processes)
+	now.cpu = max(now.cpu, m.used.cpu)
+	m.used = now
+	m.memoryOver = m.memoryOver || m.group.outOfMemory() || (!m.counted && now.memory > m.limits.Memory)
+	m.cpuOver = m.cpuOver || (m.limits.CPU > 0 && now.cpu > m.limits.CPU)
+	return m.memoryOver || m.cpuOver
+}
+
+// descendants lists the processes below one, by the kernel's lists of children. A process that moves up because its
+// parent died may be missed or seen twice in one look.
+func descendants(root int) []int {
+	var found []int
+	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", queue[0]))
+		if err != nil {
+			continue
+		}
+		for _, task := range tasks {
+			children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", queue[0], task.Name()))
+			if err != nil {
+				continue
+			}
+			for _, field := range bytes.Fields(children) {
+				if pid, err := strconv.Atoi(string(field)); err == nil {
+					found, queue = append(found, pid), append(queue, pid)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// The fields of /proc/PID/stat after the command's name, see proc_pid_stat(5).
+const (
+	statTime    = 11 // utime, stime, cutime, cstime
+	statThreads = 17
+	statRSS     = 21
+)
+
+// stat is what /proc/PID/stat says of a process.
+type stat struct {
+	memory      int64
+	threads     int
+	own, waited time.Duration // processor time, its own and that of the children it has waited for
+}
+
+func readStat(pid int) (stat, bool) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return stat{}, false
+	}
+	// The name before may contain anything, parentheses and spaces included.
+	fields := strings.Fields(string(content[bytes.LastIndexByte(content, ')')+1:]))
+	if len(fields) <= statRSS {
+		return stat{}, false
+	}
+	number := func(i int) int64 { n, _ := strconv.ParseInt(fields[i], 10, 64); return n }
+	return stat{
+		memory:  number(statRSS) * pageSize,
+		threads: int(number(statThreads)),
+		own:     time.Duration(number(statTime)+number(statTime+1)) * clockTick,
+		waited:  time.Duration(number(statTime+2)+number(statTime+3)) * clockTick,
+	}, true
+}
+
+// proportional is the resident memory of processes with what they share counted once.
+func proportional(pids []int) int64 {
+	var total int64
+	for _, pid := range pids {
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			// Gone, or out of reach; then all of its memory counts.
+			stat, _ := readStat(pid)
+			total += stat.memory
+			continue
+		}
+		for line := range strings.Lines(string(content)) {
+			if value, ok := strings.CutPrefix(line, "Pss:"); ok {
+				n, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+				total += n << 10
+			}
+		}
+	}
+	return total
+}

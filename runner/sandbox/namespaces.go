@@ -1,0 +1,79 @@
+package sandbox
+
+import (
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
+)
+
+// insideID is the user and group id that the step sees itself as, where there is a user namespace.
+const insideID = 1000
+
+// stageCapabilities are what the stage needs to build a sandbox in a user namespace where it is not root: mounts, the
+// loopback interface, and giving the capabilities up.
+var stageCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP}
+
+// namespaces is how the stage of one program is started.
+type namespaces struct {
+	attr syscall.SysProcAttr
+	// mapSelf and step are what the stage has to do about identity itself.
+	mapSelf *stage.IDMap
+	step    *stage.Identity
+	// isolated says that namespaces other than a user's are made.
+	isolated bool
+}
+
+// namespaces chooses how to start the n-th program: with a user namespace, where there is one; with the others alone,
+// where root may; or with none.
+func (s *Sandbox) namespaces(n uint32, ownNetwork bool) namespaces {
+	root := os.Geteuid() == 0
+	host := s.config.UID + int(n%uidRange)
+	ns := namespaces{attr: syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
+	user := s.holds(stage.LayerUser)
+	if root && s.holds(stage.LayerIdentity) {
+		ns.step = &stage.Identity{UID: uint32(host), GID: uint32(host)}
+		if user {
+			ns.step = &stage.Identity{UID: insideID, GID: insideID}
+		}
+	}
+	for _, flag := range []struct {
+		layer string
+		bit   uintptr
+	}{
+		{stage.LayerFileSystem, unix.CLONE_NEWNS}, {layerPID, unix.CLONE_NEWPID}, {layerIPC, unix.CLONE_NEWIPC},
+		{layerUTS, unix.CLONE_NEWUTS},
+	} {
+		if s.holds(flag.layer) {
+			ns.attr.Cloneflags |= flag.bit
+		}
+	}
+	if ownNetwork {
+		ns.attr.Cloneflags |= unix.CLONE_NEWNET
+	}
+	ns.isolated = ns.attr.Cloneflags != 0
+	if user {
+		ns.addUser(root, host)
+	}
+	if ns.attr.Cloneflags&unix.CLONE_NEWPID == 0 {
+		// The stage has to outlive the sidecar for as long as it takes to kill the rest.
+		ns.attr.Pdeathsig = 0
+	}
+	return ns
+}
+
+// addUser adds a user namespace. Root maps two users, so that the stage and the step differ and neither is root outside
+// its own namespaces; an ordinary user can map only itself.
+func (ns *namespaces) addUser(root bool, host int) {
+	ns.attr.Cloneflags |= unix.CLONE_NEWUSER
+	if root {
+		ns.attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: insideID, HostID: host, Size: 1}}
+		ns.attr.GidMappings = ns.attr.UidMappings
+		ns.attr.GidMappingsEnableSetgroups = true
+		return
+	}
+	ns.attr.AmbientCaps = stageCapabilities
+	ns.mapSelf = &stage.IDMap{UID: insideID, HostUID: os.Geteuid(), GID: insideID, HostGID: os.Getegid()}
+}

@@ -1,0 +1,210 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
+)
+
+// Exit is how a program ended and what it used.
+type Exit struct {
+	// Code is the main process's exit code; -1 when a signal ended it.
+	Code int
+	// Signal is what ended the main process, or 0.
+	Signal syscall.Signal
+	// OOMKilled: the memory limit was exceeded, and the program was killed for it, in whole or in part.
+	OOMKilled bool
+	// CPUExceeded: the processor time limit was exceeded, and the program was killed for it.
+	CPUExceeded bool
+	// Killed: Kill was called, or the context ended.
+	Killed bool
+	// ProcessesRefused: the limit on processes was reached, and more were asked for. Without a cgroup it is inferred from
+	// PeakProcesses.
+	ProcessesRefused bool
+	// PeakMemory is the most resident memory in bytes seen of all processes together, at least that of the largest.
+	PeakMemory int64
+	// PeakProcesses is the most processes and threads seen at one time.
+	PeakProcesses int
+	// CPU is the processor time of all processes together.
+	CPU time.Duration
+	// Survivors is how many processes were still alive when the main process ended. They were killed.
+	Survivors int
+	// Err is set when the sandbox itself failed, and the rest means little.
+	Err error
+}
+
+// A Process is a program in the sandbox.
+type Process struct {
+	job      *stage.Job
+	ns       namespaces
+	group    *group
+	scratch  string      // the private directory where there is no private file system
+	inherits []*os.File  // the stage's descriptors, until it has been started
+	stage    *os.Process // set by supervise before it reports
+	control  *net.UnixConn
+	listener net.Listener
+	monitor  monitor
+
+	done chan struct{}
+	exit Exit
+
+	killed  sync.Once
+	ordered bool // Kill was called; guarded by killed
+}
+
+// Listener is bound to the loopback address of the program's own network, with NetworkKizenOnly; nil otherwise. It is
+// open when Start returns; the caller closes it.
+func (p *Process) Listener() net.Listener { return p.listener }
+
+// Done is closed when nothing of the program is left.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Wait returns when nothing of the program is left: no process, no mount, no cgroup.
+func (p *Process) Wait() Exit {
+	<-p.done
+	return p.exit
+}
+
+// Kill ends the program and everything it started, at once. It does not wait.
+func (p *Process) Kill() { p.end(true) }
+
+// end kills the program; only the first call says why.
+func (p *Process) end(ordered bool) {
+	p.killed.Do(func() { p.ordered = ordered })
+	if p.job.OwnPIDs {
+		_ = p.stage.Kill()
+		return
+	}
+	// The stage kills the rest when it sees the end of the socket.
+	_ = p.control.CloseWrite()
+}
+
+// Start runs a program. When it returns, the program has been executed; when ctx ends, it is killed. An error is the
+// sandbox's or that of a program that cannot be executed, and nothing has run.
+func (s *Sandbox) Start(ctx context.Context, spec Spec) (*Process, error) {
+	if err := spec.validate(); err != nil {
+		return nil, err
+	}
+	process, err := s.attempt(ctx, spec)
+	if _, ok := errors.AsType[*layerError](err); ok && s.probe() {
+		// Now that it is known what this machine withholds, once more without that.
+		if missing := s.Report().Missing(); s.config.Mode == ModeRequired && len(missing) > 0 {
+			return nil, &MissingError{missing}
+		}
+		process, err = s.attempt(ctx, spec)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// This was as good a probe as an empty sandbox.
+	s.probed.Do(func() {})
+	return process, nil
+}
+
+// attempt starts a program with the layers that are believed to hold; without Argv, it builds the sandbox and no more.
+func (s *Sandbox) attempt(ctx context.Context, spec Spec) (*Process, error) {
+	p, err := s.prepare(spec)
+	if err != nil {
+		return nil, err
+	}
+	started := make(chan error, 1)
+	go p.supervise(ctx, started)
+	if err := <-started; err != nil {
+		<-p.done
+		return nil, err
+	}
+	if err := p.handOver(); err != nil {
+		p.end(false)
+		<-p.done
+		if p.listener != nil {
+			_ = p.listener.Close()
+		}
+		return nil, errors.Join(ctx.Err(), err)
+	}
+	return p, nil
+}
+
+// supervise is the whole life of the stage, on one thread of the operating system: the parent-death signal is sent when
+// the thread that started the stage ends, not when the process does.
+func (p *Process) supervise(ctx context.Context, started chan<- error) {
+	defer close(p.done)
+	thread := lockThread()
+	err := p.spawn(thread)
+	started <- err
+	if err != nil {
+		p.clean()
+		return
+	}
+	defer context.AfterFunc(ctx, p.Kill)()
+	watching := make(chan struct{})
+	var watcher sync.WaitGroup
+	watcher.Go(func() { p.monitor.watch(watching, func() { p.end(false) }) })
+	state, err := p.stage.Wait()
+	close(watching)
+	watcher.Wait()
+	thread.unlock()
+	p.exit = p.outcome(state, err)
+	p.clean()
+}
+
+// outcome puts together what the stage said at its end, what the monitor saw and what the kernel counted.
+func (p *Process) outcome(state *os.ProcessState, err error) Exit {
+	m := &p.monitor
+	exit := Exit{Code: -1, OOMKilled: m.memoryOver || p.group.outOfMemory(), CPUExceeded: m.cpuOver,
+		PeakMemory: m.used.peakMemory, PeakProcesses: m.used.peakProcesses, CPU: m.used.cpu, Err: err}
+	exit.ProcessesRefused = p.group.refused() || (p.group.pids == "" && exit.PeakProcesses >= m.limits.Processes)
+	p.killed.Do(func() {})
+	exit.Killed = p.ordered
+	if exit.OOMKilled && m.counted {
+		exit.PeakMemory = max(exit.PeakMemory, m.limits.Memory)
+	}
+	event, err := p.receive()
+	switch {
+	case err == nil && event.Kind == stage.Ended && event.Error == "":
+		status := syscall.WaitStatus(event.Status)
+		if status.Signaled() {
+			exit.Signal = status.Signal()
+		} else {
+			exit.Code = status.ExitStatus()
+		}
+		exit.Survivors = event.Survivors
+		exit.CPU = max(exit.CPU, time.Duration(event.CPU))
+		exit.PeakMemory = max(exit.PeakMemory, event.MaxRSS)
+	case exit.Killed || exit.OOMKilled || exit.CPUExceeded:
+		exit.Signal = syscall.SIGKILL
+		if state != nil {
+			exit.CPU = max(exit.CPU, state.UserTime()+state.SystemTime())
+		}
+	case exit.Err == nil:
+		exit.Err = errors.New("the sandbox's first process died")
+		if event.Error != "" {
+			exit.Err = errors.New(event.Error)
+		}
+	}
+	return exit
+}
+
+// clean removes what the kernel does not remove by itself.
+func (p *Process) clean() {
+	for _, file := range p.inherits {
+		_ = file.Close()
+	}
+	if p.control != nil {
+		_ = p.control.Close()
+	}
+	p.group.remove()
+	if p.scratch != "" {
+		_ = os.RemoveAll(p.scratch)
+	}
+}
+
+// ownPIDs reports whether the flags make a PID namespace.
+func (ns namespaces) ownPIDs() bool { return ns.attr.Cloneflags&unix.CLONE_NEWPID != 0 }

@@ -1,0 +1,134 @@
+package sandbox
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
+)
+
+// Mode says what happens when a layer is missing.
+type Mode string
+
+const (
+	// ModeAuto uses every layer that there is and warns of those that there are not. It is the default.
+	ModeAuto Mode = "auto"
+	// ModeRequired refuses to start anything unless every layer of isolation holds.
+	ModeRequired Mode = "required"
+	// ModeOff keeps the resource limits and the certainty that nothing survives, and isolates nothing.
+	ModeOff Mode = "off"
+)
+
+// DefaultUID is the first of the host's user ids that programs get where the sidecar runs as root: the range that systemd
+// reserves for transient users, which no account of a person or service has.
+const DefaultUID = 61184
+
+// uidRange is how many user ids are used in turn, so that two programs at the same time do not share one.
+const uidRange = 256
+
+// Config of a Sandbox. The zero value is a good one.
+type Config struct {
+	// Mode; empty is ModeAuto.
+	Mode Mode
+	// UID is the first host user and group id for programs where the sidecar runs as root; 0 is DefaultUID.
+	UID int
+	// Logger is told once of each layer that is missing; nil is silent.
+	Logger *slog.Logger
+
+	// without names layers to do without, as a kernel that lacks them would force us to.
+	without []string
+}
+
+// A Sandbox starts programs. It is safe for concurrent use.
+type Sandbox struct {
+	config Config
+	tree   fileTree
+	filter filter
+	groups *cgroups
+
+	started atomic.Uint32 // numbers the programs
+	probed  sync.Once
+
+	mu      sync.Mutex
+	missing map[string]string // layer: why
+}
+
+// A MissingError lists the layers that ModeRequired asks for and this machine withholds.
+type MissingError struct{ Layers []string }
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("the sandbox is required but %s not available here; run kizen-sidecar doctor, or use --sandbox=auto",
+		strings.Join(e.Layers, ", "))
+}
+
+// New prepares a sandbox. It is cheap: a layer whose presence can only be found out by using it is tried by the first
+// Start, or by Report. With ModeRequired it tries at once and returns a *MissingError if one is missing.
+func New(config Config) (*Sandbox, error) {
+	if config.Mode == "" {
+		config.Mode = ModeAuto
+	}
+	if !slices.Contains([]Mode{ModeAuto, ModeRequired, ModeOff}, config.Mode) {
+		return nil, fmt.Errorf("unknown sandbox mode %q; use auto, required or off", config.Mode)
+	}
+	if config.UID == 0 {
+		config.UID = DefaultUID
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Sandbox{config: config, missing: make(map[string]string)}
+	if config.Mode == ModeOff {
+		for _, layer := range isolation {
+			if layer != stage.LayerNoNewPrivs {
+				s.missing[layer] = "--sandbox=off"
+			}
+		}
+	}
+	for _, layer := range config.without {
+		s.miss(layer, "left out")
+	}
+	if _, err := os.Stat("/proc/self/ns/net"); err != nil {
+		s.miss(stage.LayerNetwork, "the kernel was built without it")
+	}
+	s.tree = hostTree()
+	var err error
+	if s.filter, err = newFilter(); err != nil {
+		s.miss(stage.LayerSeccomp, err.Error())
+	}
+	if err := landlockSupport(); err != nil {
+		s.miss(stage.LayerLandlock, err.Error())
+	}
+	s.findCgroups()
+	if config.Mode == ModeRequired {
+		if missing := s.Report().Missing(); len(missing) > 0 {
+			return nil, &MissingError{missing}
+		}
+	}
+	return s, nil
+}
+
+// miss notes that a layer is missing, once.
+func (s *Sandbox) miss(layer, why string) {
+	s.mu.Lock()
+	_, known := s.missing[layer]
+	if !known {
+		s.missing[layer] = why
+	}
+	s.mu.Unlock()
+	if !known && s.config.Mode != ModeOff {
+		s.config.Logger.Warn("sandbox layer missing", "layer", layer, "why", why, "means", consequences[layer])
+	}
+}
+
+// holds reports whether a layer is to be used, as far as is known.
+func (s *Sandbox) holds(layer string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, missing := s.missing[layer]
+	return !missing
+}

@@ -1,0 +1,86 @@
+package stage
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapIdentity gives the stage its identity in a user namespace that an ordinary user created. The stage writes the map
+// itself: the sidecar, which is not dumpable, does not own its child's /proc files until the child has executed.
+func mapIdentity(job *Job) error {
+	if job.MapSelf == nil {
+		return nil
+	}
+	m := job.MapSelf
+	for _, file := range []struct{ name, content string }{
+		// An ordinary user may map a group only after giving up setgroups(2), see user_namespaces(7).
+		{"setgroups", "deny"},
+		{"gid_map", fmt.Sprintf("%d %d 1", m.GID, m.HostGID)},
+		{"uid_map", fmt.Sprintf("%d %d 1", m.UID, m.HostUID)},
+	} {
+		if err := os.WriteFile("/proc/self/"+file.name, []byte(file.content), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// expose makes the step the first to go when the machine runs out of memory; both are inherited by the step, and the
+// score has to be written while the host's /proc is there.
+func expose(job *Job) error {
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
+		return fmt.Errorf("raise the out-of-memory score: %w", err)
+	}
+	if job.HideCgroups {
+		// A courtesy: kernels without cgroup namespaces show the step a path, no more.
+		_ = unix.Unshare(unix.CLONE_NEWCGROUP)
+	}
+	return nil
+}
+
+// dropCapabilities empties the bounding and ambient sets, so that no program the step executes can gain a capability, and
+// where the stage already is what the step will be, its own sets too. Elsewhere setuid(2) empties them.
+func dropCapabilities(job *Job) error {
+	_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	for capability := uintptr(0); capability <= unix.CAP_LAST_CAP; capability++ {
+		// Fails without CAP_SETPCAP, where there is nothing to drop, and for capabilities newer than the kernel.
+		_ = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
+	}
+	if job.Step != nil {
+		return nil
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	return nil
+}
+
+// forbidNewPrivileges is inherited for good: set-user-ID programs and file capabilities have no effect.
+func forbidNewPrivileges(*Job) error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	// The stage has nothing to hide but the job; all the same, the step shall not read or trace it.
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}
+
+func setLimits(job *Job) error {
+	for _, limit := range job.Limits {
+		rlimit := unix.Rlimit{Cur: limit.Value, Max: limit.Value}
+		var now unix.Rlimit
+		if err := unix.Getrlimit(limit.Resource, &now); err != nil {
+			return fmt.Errorf("read limit %d: %w", limit.Resource, err)
+		}
+		// Never above what the sidecar itself was given.
+		rlimit.Max = min(rlimit.Max, now.Max)
+		rlimit.Cur = min(rlimit.Cur, rlimit.Max)
+		if err := unix.Prlimit(0, limit.Resource, &rlimit, nil); err != nil {
+			return fmt.Errorf("set limit %d to %d: %w", limit.Resource, limit.Value, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// step is the main process and whatever it starts.
+type step struct {
+	job      *Job
+	listener int
+	pid      int
+}
+
+// start executes the step's program. The stage then forgets the step's descriptors, so that the sidecar sees their end
+// when the step's copies close.
+func (s *step) start() error {
+	// Orphans come to the stage: as PID 1 by nature, otherwise by this.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become the reaper of orphans: %w", err)
+	}
+	files := []uintptr{0, 1, 2}
+	for i := range s.job.Files {
+		files = append(files, uintptr(ControlFD+1+i))
+	}
+	attr := &syscall.ProcAttr{Env: s.job.Env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if id := s.job.Step; id != nil {
+		attr.Sys.Credential = &syscall.Credential{Uid: id.UID, Gid: id.GID}
+	}
+	pid, err := syscall.ForkExec(s.job.Argv[0], s.job.Argv, attr)
+	if err != nil {
+		return fmt.Errorf("execute %q: %w", s.job.Argv[0], err)
+	}
+	s.pid = pid
+	resetSignals()
+	for _, fd := range files[1:] {
+		_ = unix.Dup2(0, int(fd))
+	}
+	go s.endWithSidecar()
+	return nil
+}
+
+// resetSignals undoes the Go runtime's handlers. PID 1 ignores every signal without a handler that comes from inside its
+// namespace, SIGKILL included, so that the step cannot kill the stage.
+func resetSignals() {
+	var fallback [32]byte // struct sigaction: SIG_DFL, no flags
+	for signal := uintptr(1); signal <= 64; signal++ {
+		if signal == uintptr(unix.SIGCHLD) {
+			continue
+		}
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&fallback)), 0, 8, 0, 0)
+	}
+}
+
+// endWithSidecar waits until the sidecar closes its end of the control socket, which its death does too.
+func (s *step) endWithSidecar() {
+	var buffer [1]byte
+	_, _ = ignoreEINTR(func() (int, error) { return unix.Read(ControlFD, buffer[:]) })
+	if !s.job.OwnPIDs {
+		s.killAll()
+	}
+	os.Exit(1)
+}
+
+// wait reaps until the main process ends, then kills and reaps the rest.
+func (s *step) wait() Event {
+	event := Event{Kind: Ended}
+	for {
+		var status unix.WaitStatus
+		pid, err := ignoreEINTR(func() (int, error) { return unix.Wait4(-1, &status, 0, nil) })
+		if err != nil {
+			event.Error = fmt.Sprintf("wait for the step: %v", err)
+			break
+		}
+		if pid == s.pid {
+			event.Status = uint32(status)
+			break
+		}
+	}
+	event.Survivors = s.killAll()
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &usage); err == nil {
+		event.CPU = usage.Utime.Nano() + usage.Stime.Nano()
+		event.MaxRSS = usage.Maxrss << 10
+	}
+	return event
+}
+
+// killAll kills what is left of the step and reaps it. It counts the processes that were still alive.
+func (s *step) killAll() int {
+	// Those that have already ended are no survivors.
+	for {
+		if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != nil || pid <= 0 {
+			break
+		}
+	}
+	killed := 0
+	for {
+		s.killOnce()
+		if _, err := ignoreEINTR(func() (int, error) { return unix.Wait4(-1, nil, 0, nil) }); errors.Is(err, unix.ECHILD) {
+			return killed
+		}
+		killed++
+	}
+}
+
+// killOnce kills everything in the namespace or, without one, all children; their orphans become children in turn.
+func (s *step) killOnce() {
+	if s.job.OwnPIDs {
+		_ = unix.Kill(-1, unix.SIGKILL)
+		return
+	}
+	for _, pid := range children() {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// children lists the processes whose parent is the stage.
+func children() []int {
+	var pids []int
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return nil
+	}
+	for _, task := range tasks {
+		list, err := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
+		if err != nil {
+			continue
+		}
+		for _, field := range strings.Fields(string(list)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}

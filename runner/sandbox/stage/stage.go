@@ -1,0 +1,128 @@
+// Package stage is the process between the sidecar and the step: PID 1 of the step's namespaces.
+//
+// The sidecar starts its own binary again, inside new namespaces and with Environ set; this package's init function then
+// takes the process over before main. It builds the file system, gives up every privilege, starts the step, reaps
+// whatever is orphaned, and ends when the step does, which ends everything that is left. It holds nothing secret: a fresh
+// program, not a fork of the sidecar's memory.
+//
+// It is an init function rather than a call in main so that every program that can sandbox (the sidecar, a test binary)
+// can also be the stage, and so that the packages of a large binary which sort later are not initialised: 3 ms rather
+// than 4 ms for a binary of 20 MB.
+package stage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+func init() {
+	if os.Getenv(Environ) != Magic {
+		return
+	}
+	if err := run(); err != nil {
+		report(Event{Kind: Failed, Layer: layerOf(err), Error: err.Error()}, -1)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// layerError names the layer that could not be set up.
+type layerError struct {
+	layer string
+	err   error
+}
+
+func (e *layerError) Error() string { return e.err.Error() }
+func (e *layerError) Unwrap() error { return e.err }
+
+func layerOf(err error) string {
+	if layer, ok := errors.AsType[*layerError](err); ok {
+		return layer.layer
+	}
+	return ""
+}
+
+// run is the life of the stage. The order matters: what needs privileges first, then the privileges go.
+func run() error {
+	// The step inherits what it is given by number and nothing by accident.
+	if err := unix.CloseRange(ControlFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	}
+	job, err := receive()
+	if err != nil {
+		return err
+	}
+	step := &step{job: job}
+	for _, layer := range []struct {
+		name string
+		set  func(*Job) error
+	}{
+		{LayerUser, mapIdentity},
+		{LayerProc, expose},
+		{LayerFileSystem, buildRoot},
+		{LayerNetwork, step.listen},
+		{LayerLimits, setLimits},
+		{LayerIdentity, dropCapabilities},
+		{LayerNoNewPrivs, forbidNewPrivileges},
+		{LayerLandlock, restrictPaths},
+		{LayerSeccomp, installFilter},
+	} {
+		if err := layer.set(job); err != nil {
+			if _, ok := errors.AsType[*layerError](err); ok {
+				return err
+			}
+			return &layerError{layer.name, err}
+		}
+	}
+	report(Event{Kind: Ready}, step.listener)
+	if len(job.Argv) == 0 {
+		return nil
+	}
+	if err := step.start(); err != nil {
+		return &layerError{LayerExec, err}
+	}
+	report(Event{Kind: Started}, -1)
+	report(step.wait(), -1)
+	return nil
+}
+
+// receive reads the job. The sidecar sends it when the stage's cgroup and identity are in place.
+func receive() (*Job, error) {
+	packet := make([]byte, MaxPacket)
+	n, err := ignoreEINTR(func() (int, error) { return unix.Read(ControlFD, packet) })
+	if err != nil {
+		return nil, fmt.Errorf("read the job: %w", err)
+	}
+	var job Job
+	if err := json.Unmarshal(packet[:n], &job); err != nil {
+		return nil, fmt.Errorf("decode the job: %w", err)
+	}
+	return &job, nil
+}
+
+// report sends an event, with a descriptor unless fd is negative. A sidecar that no longer listens is dead, and so will
+// the stage be: there is nobody left to tell.
+func report(event Event, fd int) {
+	packet, err := json.Marshal(event)
+	if err != nil {
+		return
+	}
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
+	}
+	_, _ = ignoreEINTR(func() (int, error) { return 0, unix.Sendmsg(ControlFD, packet, rights, nil, unix.MSG_NOSIGNAL) })
+}
+
+func ignoreEINTR(call func() (int, error)) (int, error) {
+	for {
+		n, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
