@@ -1,8 +1,10 @@
 package minter
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -98,7 +100,14 @@ type header struct {
 	Type      string `json:"typ"`
 }
 
-func parseHeader(data []byte) (header, error) {
+// parseHeader reads a token's header strictly. The jwt library reads it again, but would keep the last of two members of the
+// same name.
+func parseHeader(token string) (header, error) {
+	encoded, _, _ := strings.Cut(token, ".")
+	data, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
+	if err != nil {
+		return header{}, errHeader
+	}
 	var h header
 	if err := json.Unmarshal(data, &h, json.RejectUnknownMembers(true)); err != nil {
 		return header{}, errHeader

@@ -120,16 +120,16 @@ type held struct {
 }
 
 // get reads everything that decides about a key in one round trip. signer is empty unless its published key is wanted.
-func (s store) get(ctx context.Context, id Identity, keyID, signer string) (held, error) {
+func (s store) get(ctx context.Context, id Identity, keyID, signer string) (*held, error) {
 	keys := append(scopeKeys(id), recordKey(id.BusinessID, keyID))
 	if signer != "" {
 		keys = append(keys, publishedKey(id.BusinessID, signer))
 	}
 	values, err := s.redis.MGet(ctx, keys...).Result()
 	if err != nil {
-		return held{}, err
+		return nil, err
 	}
-	h := held{scopes: readScopes(values)}
+	h := &held{scopes: readScopes(values)}
 	h.record, _ = values[4].(string)
 	if signer != "" {
 		h.published, _ = values[5].(string)
@@ -140,7 +140,7 @@ func (s store) get(ctx context.Context, id Identity, keyID, signer string) (held
 var errNoRecord = errors.New("there is no record of the key: it has expired or was revoked")
 
 // check says whether the record stands and is the one of id.
-func (h held) check(id Identity) error {
+func (h *held) check(id Identity) error {
 	if h.scopes.suspended {
 		return ErrSuspended
 	}

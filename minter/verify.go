@@ -2,7 +2,6 @@ package minter
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -116,14 +115,55 @@ func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string)
 	case len(token) > maxTokenLength:
 		return Identity{}, denied(CodeMalformed, "the key is too long to be one", nil)
 	}
-	var records held
-	var fetched bool
-	var c claims
-	_, err := v.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) {
-		h, err := tokenHeader(token)
-		if err != nil {
-			return nil, err
+	c, found, err := v.parse(ctx, token)
+	if err != nil {
+		return Identity{}, explainParse(err)
+	}
+	id := c.identity()
+	if err := checkHeaders(id, businessID, userID); err != nil {
+		return Identity{}, err
+	}
+	if found == nil {
+		if found, err = v.store.get(ctx, id, c.ID, ""); err != nil {
+			return Identity{}, fmt.Errorf("verify key of execution %s: %w", id.ExecutionID, err)
 		}
+	}
+	switch err := found.check(id); {
+	case errors.Is(err, ErrSuspended):
+		return Identity{}, denied(CodeSuspended, ErrSuspended.Error(), err)
+	case err != nil:
+		return Identity{}, denied(CodeRevoked, err.Error(), err)
+	}
+	return id, nil
+}
+
+func checkHeaders(id Identity, businessID, userID string) error {
+	switch {
+	case businessID != id.BusinessID:
+		return denied(CodeBusiness, "the business header is not the key's business", nil)
+	case userID != id.AccountID:
+		return denied(CodeUser, "the user header is not the key's account", nil)
+	}
+	return nil
+}
+
+var (
+	errNotBase64  = errors.New("the token holds something else than base64url and dots")
+	errUnknownKey = errors.New("the key was signed by a key that is not known here")
+)
+
+// parse checks all that a token says by itself. Where its signer is known from Redis alone, what else Redis says of the key comes
+// along in the same round trip.
+func (v *Verifier) parse(ctx context.Context, token string) (c claims, found *held, err error) {
+	// encoding/base64 skips line ends, which would let one key be written in many ways.
+	if strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
+		return claims{}, nil, errNotBase64
+	}
+	h, err := parseHeader(token)
+	if err != nil {
+		return claims{}, nil, err
+	}
+	_, err = v.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) {
 		if key, ok := v.config.Keys.lookup(h.KeyID, v.config.Now()); ok {
 			return key, nil
 		}
@@ -133,49 +173,16 @@ func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string)
 		if err := errors.Join(c.Validate(), validateID("kid", h.KeyID)); err != nil {
 			return nil, err
 		}
-		if records, err = v.store.get(ctx, c.identity(), c.ID, h.KeyID); err != nil {
+		var err error
+		if found, err = v.store.get(ctx, c.identity(), c.ID, h.KeyID); err != nil {
 			return nil, err
 		}
-		fetched = true
-		if records.published == "" {
+		if found.published == "" {
 			return nil, errUnknownKey
 		}
-		return parsePublished(h.KeyID, records.published)
+		return parsePublished(h.KeyID, found.published)
 	})
-	if err != nil {
-		return Identity{}, explainParse(err)
-	}
-	id := c.identity()
-	switch {
-	case businessID != id.BusinessID:
-		return Identity{}, denied(CodeBusiness, "the business header is not the key's business", nil)
-	case userID != id.AccountID:
-		return Identity{}, denied(CodeUser, "the user header is not the key's account", nil)
-	}
-	if !fetched {
-		if records, err = v.store.get(ctx, id, c.ID, ""); err != nil {
-			return Identity{}, fmt.Errorf("verify key of execution %s: %w", id.ExecutionID, err)
-		}
-	}
-	switch err := records.check(id); {
-	case errors.Is(err, ErrSuspended):
-		return Identity{}, denied(CodeSuspended, ErrSuspended.Error(), err)
-	case err != nil:
-		return Identity{}, denied(CodeRevoked, err.Error(), err)
-	}
-	return id, nil
-}
-
-var errUnknownKey = errors.New("the key was signed by a key that is not known here")
-
-// tokenHeader reads the header again, strictly: the jwt library keeps the last of two members of the same name.
-func tokenHeader(token string) (header, error) {
-	encoded, _, _ := strings.Cut(token, ".")
-	data, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
-	if err != nil {
-		return header{}, errHeader
-	}
-	return parseHeader(data)
+	return c, found, err
 }
 
 // explainParse turns the jwt library's errors into ours.
