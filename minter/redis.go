@@ -282,6 +282,7 @@ func (b boundary) reason(err error) string {
 	var certificate *tls.CertificateVerificationError
 	var header tls.RecordHeaderError
 	var dns *net.DNSError
+	var remote *net.OpError
 	var timeout net.Error
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -294,6 +295,8 @@ func (b boundary) reason(err error) string {
 		return fmt.Sprintf("cannot be found: no address for %q; check the redis url", dns.Name)
 	case errors.As(err, &certificate):
 		return "showed a certificate that is not trusted; check the CA file and the host name: " + certificate.Err.Error()
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		return "refused our client certificate; check the certificate and key files: " + remote.Err.Error()
 	case errors.As(err, &header):
 		return "does not speak TLS; write redis:// for rediss://, or enable TLS there"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():

@@ -171,3 +171,49 @@ func missing(t testing.TB, what string) {
 	}
 	t.Skipf("SKIPPED: %s is missing; install it to run this test", what)
 }
+
+// StartCluster starts a cluster of three masters without replicas and returns its nodes.
+func StartCluster(t testing.TB, args ...string) []*Server {
+	t.Helper()
+	const slots, masters = 16384, 3
+	nodes := make([]*Server, masters)
+	for i := range nodes {
+		nodes[i] = Start(t, append([]string{"--cluster-enabled", "yes"}, args...)...)
+	}
+	for i, node := range nodes {
+		first, last := i*slots/masters, (i+1)*slots/masters-1
+		node.Do(t, "CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(first), strconv.Itoa(last))
+		node.Do(t, "CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
+		if i > 0 {
+			node.Do(t, "CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(nodes[0].Port))
+		}
+	}
+	for _, node := range nodes {
+		Await(t, "the cluster to be complete", func() bool {
+			info := node.Do(t, "CLUSTER", "INFO")
+			return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
+		})
+	}
+	return nodes
+}
+
+// Do sends one command as the default user and returns the answer as redis-cli writes it.
+func (s *Server) Do(t testing.TB, command ...string) string {
+	t.Helper()
+	output, err := exec.Command(Require(t, "redis-cli"), append([]string{"-p", strconv.Itoa(s.Port)}, command...)...).CombinedOutput()
+	answer := strings.TrimSpace(string(output))
+	if err != nil || strings.HasPrefix(answer, "ERR") {
+		t.Fatalf("redis-cli %s: %v: %s", strings.Join(command, " "), err, answer)
+	}
+	return answer
+}
+
+// Await polls until done holds, for what other processes bring about in their own time.
+func Await(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(startTimeout); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s for %s", startTimeout, what)
+		}
+	}
+}

@@ -1,0 +1,250 @@
+package minter_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+// useEverything mints, verifies and revokes for several businesses, which lie in different slots of a cluster.
+func useEverything(t *testing.T, f fixture) {
+	t.Helper()
+	revoker := minter.NewRevoker(f.redis)
+	for i := range 12 {
+		id := someone
+		id.BusinessID = fmt.Sprint("business-", i)
+		key, sibling := f.mint(t, id), f.mint(t, id)
+		if code := f.verify(t, key); code != "" {
+			t.Fatalf("%s: refused: %s", id.BusinessID, code)
+		}
+		if err := f.minter.Revoke(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+		if code := f.verify(t, key); code != minter.CodeRevoked {
+			t.Fatalf("%s: revoked: %q", id.BusinessID, code)
+		}
+		if err := revoker.Suspend(t.Context(), id.BusinessID, id.AccountID); err != nil {
+			t.Fatal(err)
+		}
+		if code := f.verify(t, sibling); code != minter.CodeSuspended {
+			t.Fatalf("%s: suspended: %q", id.BusinessID, code)
+		}
+		if err := revoker.Resume(t.Context(), id.BusinessID, id.AccountID); err != nil {
+			t.Fatal(err)
+		}
+		if code := f.verify(t, f.mint(t, id)); code != "" {
+			t.Fatalf("%s: resumed: %s", id.BusinessID, code)
+		}
+	}
+}
+
+func TestWorksOnACluster(t *testing.T) {
+	nodes := redistest.StartCluster(t)
+	f := onRedis(t, "redis+cluster://"+nodes[0].Addr+","+nodes[1].Addr)
+	useEverything(t, f)
+	for _, node := range nodes {
+		if n := node.Do(t, "DBSIZE"); n == "0" {
+			t.Errorf("%s holds nothing: the businesses are not spread", node.Addr)
+		}
+	}
+	single := onRedis(t, nodes[0].URL())
+	var failed *minter.RedisError
+	for i := range 12 { // some of them are on another node
+		id := someone
+		id.BusinessID = fmt.Sprint("business-", i)
+		if _, err := single.minter.Mint(t.Context(), id, time.Minute); err != nil && (!errors.As(err, &failed) || failed.Reason != "is part of a cluster; use redis+cluster://") {
+			t.Errorf("a cluster taken for a single server: %v", err)
+		}
+	}
+	if failed == nil {
+		t.Error("a cluster taken for a single server took everything")
+	}
+}
+
+func TestMintingSurvivesASentinelFailover(t *testing.T) {
+	master := redistest.Start(t)
+	replica := redistest.Start(t, "--replicaof", "127.0.0.1 "+strconv.Itoa(master.Port), "--repl-diskless-sync-delay", "0")
+	sentinel := redistest.StartSentinel(t, "main", master,
+		"sentinel down-after-milliseconds main 300", "sentinel failover-timeout main 3000")
+	redistest.Await(t, "the sentinel to know the replica", func() bool {
+		return strings.Contains(replica.Do(t, "INFO", "replication"), "master_link_status:up") &&
+			strings.Contains(sentinel.Do(t, "SENTINEL", "replicas", "main"), strconv.Itoa(replica.Port))
+	})
+	f := onRedis(t, "redis+sentinel://"+sentinel.Addr+"/main")
+	lease, err := f.minter.Lease(t.Context(), someone, 30*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var minting sync.WaitGroup
+	defer minting.Wait()
+	defer stop()
+	minted := make(chan minter.Key, 1<<16)
+	for range 2 {
+		minting.Go(func() {
+			for ctx.Err() == nil {
+				key, err := f.minter.Mint(ctx, someone, time.Minute)
+				var failed *minter.RedisError
+				switch {
+				case err == nil:
+					minted <- key
+				case !errors.As(err, &failed) && ctx.Err() == nil:
+					t.Errorf("Mint = %v, want a RedisError", err)
+				case !strings.HasPrefix(failed.Error(), `redis master "main" of the sentinels at `+sentinel.Addr):
+					t.Errorf("Mint = %v: it does not name the server", err)
+				}
+				if _, err := lease.Key(ctx); err != nil && ctx.Err() == nil {
+					t.Errorf("Key = %v although the leased key is valid", err)
+				}
+			}
+		})
+	}
+	<-minted
+	master.Stop()
+	redistest.Await(t, "the replica to become master", func() bool {
+		return strings.Contains(replica.Do(t, "ROLE"), "master")
+	})
+	for len(minted) > 0 {
+		<-minted
+	}
+	key := <-minted // minted after the failover, by the client that was there before
+	if code := f.verify(t, key); code != "" {
+		t.Errorf("a key minted after the failover is refused: %s", code)
+	}
+	stop()
+	minting.Wait()
+	if err := lease.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// authority makes certificates for a test.
+type authority struct {
+	dir  string
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T, name string) *authority {
+	t.Helper()
+	a := &authority{dir: t.TempDir()}
+	template := &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	a.cert, a.key = a.issue(t, name, template, nil)
+	return a
+}
+
+func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
+
+// issue writes NAME.crt and NAME.key, signed by the authority, or by itself while it makes its own.
+func (a *authority) issue(t *testing.T, name string, template *x509.Certificate, ip net.IP) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template.SerialNumber = big.NewInt(time.Now().UnixNano())
+	template.Subject = pkix.Name{CommonName: name}
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	if ip != nil {
+		template.IPAddresses = []net.IP{ip}
+	}
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, a.file(name+".crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	write(t, a.file(name+".key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, key
+}
+
+func TestWorksOverTLSWithAClientCertificate(t *testing.T) {
+	ca, stranger := newAuthority(t, "ca"), newAuthority(t, "ca")
+	ca.issue(t, "server", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, net.IPv4(127, 0, 0, 1))
+	ca.issue(t, "client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, nil)
+	stranger.issue(t, "client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, nil)
+	port := redistest.FreePort(t)
+	redistest.StartAt(t, 0, "--tls-port", strconv.Itoa(port), "--tls-auth-clients", "yes",
+		"--tls-cert-file", ca.file("server.crt"), "--tls-key-file", ca.file("server.key"), "--tls-ca-cert-file", ca.file("ca.crt"))
+	url := "rediss://127.0.0.1:" + strconv.Itoa(port)
+
+	good := minter.RedisConfig{URL: url, CAFile: ca.file("ca.crt"), CertFile: ca.file("client.crt"), KeyFile: ca.file("client.key")}
+	client, err := minter.OpenRedis(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	useEverything(t, on(t, client))
+
+	for name, row := range map[string]struct {
+		change func(*minter.RedisConfig)
+		want   string
+	}{
+		"another CA":            {func(c *minter.RedisConfig) { c.CAFile = stranger.file("ca.crt") }, "certificate that is not trusted; check the CA file"},
+		"the system's roots":    {func(c *minter.RedisConfig) { c.CAFile = "" }, "certificate that is not trusted; check the CA file"},
+		"another name":          {func(c *minter.RedisConfig) { c.URL = strings.Replace(url, "127.0.0.1", "localhost", 1) }, "certificate that is not trusted; check the CA file and the host name"},
+		"no client certificate": {func(c *minter.RedisConfig) { c.CertFile, c.KeyFile = "", "" }, "refused our client certificate"},
+		"a stranger's": {func(c *minter.RedisConfig) {
+			c.CertFile, c.KeyFile = stranger.file("client.crt"), stranger.file("client.key")
+		}, "refused our client certificate"},
+		"no TLS": {func(c *minter.RedisConfig) { *c = minter.RedisConfig{URL: strings.Replace(url, "rediss", "redis", 1)} }, "wants TLS (rediss://)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := good
+			row.change(&config)
+			client, err := minter.OpenRedis(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = client.Close() }()
+			if err := client.Set(t.Context(), "a", "b", time.Second).Err(); err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got %v, want it to say %q", err, row.want)
+			}
+		})
+	}
+}
+
+func TestTLSFilesThatAreWrongAreNamed(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	for name, row := range map[string]struct {
+		config minter.RedisConfig
+		want   string
+	}{
+		"no CA file":           {minter.RedisConfig{URL: "rediss://h", CAFile: ca.file("none")}, "none"},
+		"CA is no certificate": {minter.RedisConfig{URL: "rediss://h", CAFile: ca.file("ca.key")}, "holds no PEM certificate"},
+		"certificate, no key":  {minter.RedisConfig{URL: "rediss://h", CertFile: ca.file("ca.crt")}, "client certificate"},
+		"files without TLS":    {minter.RedisConfig{URL: "redis://h", CAFile: ca.file("ca.crt")}, "write rediss:// for redis://"},
+	} {
+		if _, err := minter.OpenRedis(row.config); err == nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%s: %v, want it to say %q", name, err, row.want)
+		}
+	}
+}
