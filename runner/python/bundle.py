@@ -1,5 +1,5 @@
 """Compiles a bundle of sources (see loader.py): `python -I -S -c BUNDLE < sources > compiled`."""
-import _frozen_importlib_external
+import _frozen_importlib_external  # type: ignore[import]
 import marshal
 import sys
 

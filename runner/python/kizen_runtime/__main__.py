@@ -6,6 +6,12 @@ import sys
 from . import lazy_site, protocol
 from .job import Job
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+CHANNEL_LOST = 74  # the exit code of a process that could not send its result
+
 
 def main(fd: int) -> None:
     """Runs one job from the socket `fd`; never returns."""
@@ -16,18 +22,21 @@ def main(fd: int) -> None:
         frame = protocol.receive(fd)
     except EOFError:
         posix._exit(0)
-    Job(protocol.Channel(fd, frame["nonce"]), frame).run()
-    leave()
+    try:
+        Job(protocol.Channel(fd, frame["nonce"]), frame).run()
+    except OSError:  # the step closed the socket, or the sidecar has gone
+        leave(CHANNEL_LOST)
+    leave(0)
 
 
-def leave() -> None:
+def leave(code: int) -> "NoReturn":
     """Ends the process without waiting for threads that outlive the step's body."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except BaseException:  # what the step left in their place is its own affair
             pass
-    posix._exit(0)
+    posix._exit(code)
 
 
 if __name__ == "__main__":

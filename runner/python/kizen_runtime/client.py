@@ -56,9 +56,9 @@ class Api:
         self._pid = 0
         self._lock = threading.Lock()
 
-    def get(self, path: str, **kwargs: Any) -> Response:
+    def get(self, path: str, params: Any = None, **kwargs: Any) -> Response:
         """GET `path`, relative to the API root."""
-        return self._request("GET", path, kwargs)
+        return self._request("GET", path, {"params": params, **kwargs})
 
     def post(self, path: str, data: Any = None, json: Any = None, **kwargs: Any) -> Response:
         """POST to `path`, relative to the API root."""
@@ -112,6 +112,8 @@ class _Session(Session):
         self.trust_env = False
         self.root = root.rstrip("/")
         self._sidecar = _SidecarAdapter(url.rstrip("/"), self.root)
+        if traceparent := os.environ.get("TRACEPARENT"):
+            self.headers["traceparent"] = traceparent  # https://www.w3.org/TR/trace-context/
 
     def call(
         self,
@@ -138,7 +140,7 @@ class _Session(Session):
         request.prepare(
             method=method,
             url=url,
-            headers=merge_setting(headers, self.headers, dict_class=CaseInsensitiveDict),
+            headers=merge_setting(headers, self.headers, dict_class=CaseInsensitiveDict),  # type: ignore[no-untyped-call]
             files=files,
             data=data or {},
             params=params or {},
@@ -178,7 +180,7 @@ class _SidecarAdapter(HTTPAdapter):
         super().__init__(pool_maxsize=_POOL_SIZE)
         self._base = urlsplit(url)
         self._root = root
-        self._pool = _Pool(self._base.hostname, self._base.port or 80, maxsize=_POOL_SIZE)
+        self._pool = _Pool(self._base.hostname or "", self._base.port or 80, maxsize=_POOL_SIZE)
 
     def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
         """Sends the request; an exception names the API's address, not the sidecar's."""
@@ -210,7 +212,7 @@ class _SidecarAdapter(HTTPAdapter):
     def close(self) -> None:
         """Closes the connections."""
         self._pool.close()
-        super().close()
+        super().close()  # type: ignore[no-untyped-call]
 
 
 class _Connection(HTTPConnection):

@@ -17,7 +17,7 @@ class KizenFile:
         self,
         url: str,
         name: "str | None" = None,
-        size: "int | None" = None,
+        size: "int | float | None" = None,
         content_type: "str | None" = None,
         id: "str | None" = None,
     ) -> None:
@@ -68,12 +68,12 @@ class FieldOption(UUID):
         fields = "".join(f", {field}={getattr(self, field)!r}" for field in self._fields)
         return f"{type(self).__name__}({str(self)!r}{fields})"
 
-    def fields(self) -> "dict[str, Any]":
+    def as_dict(self) -> "dict[str, Any]":
         """The fields by name, without the id."""
         return {field: getattr(self, field) for field in self._fields}
 
     def __reduce__(self) -> "tuple[Any, ...]":
-        return _rebuild, (type(self), str(self), self.type_code, self.fields())
+        return _rebuild, (type(self), str(self), self.type_code, self.as_dict())
 
     def __copy__(self) -> "FieldOption":
         return self

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from .job import Log
+    from .log import Log
 
 
 class Inputs:

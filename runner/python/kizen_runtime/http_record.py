@@ -13,9 +13,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from .job import Counter
+    from .log import Counter
     from .protocol import Channel
     from .redact import Redactor
 
@@ -29,21 +29,20 @@ _URL_BYTES = 8192
 class HttpRecord:
     """The entries of one execution; the first `entries` are kept and the rest are counted."""
 
-    def __init__(
-        self, channel: Channel, redactor: Redactor, dropped: Counter, limits: Mapping[str, int], public: Callable[[str], str]
-    ) -> None:
+    def __init__(self, channel: Channel, redactor: Redactor, dropped: Counter, limits: Mapping[str, int]) -> None:
         self._channel = channel
         self._redactor = redactor
         self._dropped = dropped
         self._entries = limits["http_entries"]
         self._request_bytes = limits["request_body"]
         self._response_bytes = limits["response_body"]
-        self._public = public
         self._count = 0
         self._lock = threading.Lock()
 
     def begin(self, method: str | None, url: str | None, headers: Mapping[Any, Any], body: Any, session: bool) -> Entry | None:
-        """Opens an entry for a request that is about to leave; None when no more are kept."""
+        """Opens an entry for a request that is about to leave; None when no more are kept, or in a forked child."""
+        if not self._channel.owned:  # the lock may be held for good there
+            return None
         with self._lock:
             index = self._count
             self._count += 1
@@ -77,13 +76,13 @@ class HttpRecord:
         return self._redactor.cut(value, limit)
 
     def url(self, url: str) -> str:
-        """A URL without the password it may hold, and with the API root in place of the sidecar's address."""
+        """A URL without the credentials it may hold."""
         scheme, separator, rest = url.partition("://")
         authority, slash, path = rest.partition("/")
         user, at, host = authority.rpartition("@")
         if separator and at:
             url = f"{scheme}://[REDACTED]@{host}{slash}{path}"
-        return self.text(self._public(url), _URL_BYTES)
+        return self.text(url, _URL_BYTES)
 
     def headers(self, headers: Mapping[Any, Any] | None) -> dict[str, str]:
         """Headers as text, the values that carry credentials hidden."""
@@ -91,7 +90,7 @@ class HttpRecord:
         for name, value in list((headers or {}).items())[:_HEADERS]:
             name, value = (item.decode("latin-1") if isinstance(item, bytes) else str(item) for item in (name, value))
             hidden = any(part in name.lower() for part in _CREDENTIALS)
-            shown[self.text(name, 256)] = "[REDACTED]" if hidden else self.text(self._public(value), _HEADER_BYTES)
+            shown[self.text(name, 256)] = "[REDACTED]" if hidden else self.text(value, _HEADER_BYTES)
         return shown
 
     def body(self, body: Any) -> str | None:
@@ -185,7 +184,7 @@ def _record_reading(response: Any) -> None:
     iter_content = response.iter_content
 
     def recorded_iter_content(self: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        chunks = iter_content(self, *args, **kwargs)
+        chunks: Iterator[Any] = iter_content(self, *args, **kwargs)
         entry = self.__dict__.pop("_kizen_entry", None)
         return chunks if entry is None else _follow(chunks, entry)
 

@@ -1,10 +1,12 @@
 """One job: the step is run as the module `__main__`, and what comes of it is sent to the sidecar."""
 
+import posix
 import sys
 from types import ModuleType
 
 from . import import_hook, values
 from .globals import Inputs, Kizen, Outputs
+from .log import Counter, Log
 from .protocol import Channel
 from .redact import Redactor, tail
 
@@ -15,46 +17,7 @@ if TYPE_CHECKING:
 
 _DETAIL_BYTES = 8192
 _ERROR_BYTES = 8192
-
-
-class Log:
-    """`outputs.log`: each message is redacted, cut at a limit and sent; what is over the total is counted and dropped."""
-
-    def __init__(self, channel: Channel, redactor: Redactor, message_bytes: int, total_bytes: int) -> None:
-        self._channel = channel
-        self._redactor = redactor
-        self._message_bytes = message_bytes
-        self._left = total_bytes
-        self.dropped = Counter(channel, "logs_dropped")
-
-    def __call__(self, message: str) -> None:
-        if self._left <= 0:
-            self.dropped.add()
-            return
-        kept = self._redactor.cut(message, min(self._message_bytes, self._left))
-        self._left -= len(kept.encode()) if message else 0
-        lost = 0 if len(message) <= len(kept) else len(message) - len(kept)
-        self._channel.send("log", m=kept, x=lost)
-
-
-class Counter:
-    """Counts what was dropped; tells the sidecar at 1, 2, 4, 8, ... so that a sudden death does not lose the number."""
-
-    def __init__(self, channel: Channel, kind: str) -> None:
-        self._channel = channel
-        self._kind = kind
-        self._count = 0
-
-    def add(self) -> None:
-        """Counts one."""
-        self._count += 1
-        if self._count & (self._count - 1) == 0:
-            self.send()
-
-    def send(self) -> None:
-        """Tells the sidecar the number, when there is one."""
-        if self._count:
-            self._channel.send(self._kind, c=self._count)
+_CAPABILITY_CHARACTERS = 16  # a path segment of the sidecar's address that is as long is not for anybody's eyes
 
 
 class Source:
@@ -72,26 +35,26 @@ class Job:
     """One step, its channel and its globals."""
 
     def __init__(self, channel: Channel, frame: "dict[str, Any]") -> None:
-        limits = {name: int(value) for name, value in frame["limits"].items()}
+        """Takes the job frame as it came."""
         self._channel = channel
+        self._limits = {name: int(value) for name, value in frame["limits"].items()}
         self._source: str = frame["script"].removeprefix("\ufeff")
         self._filename: str = frame["filename"]
-        secrets: "dict[str, str]" = frame.get("secrets") or {}
-        self._redactor = Redactor(secrets.values())
-        self._log = Log(channel, self._redactor, limits["log_message"], limits["log_total"])
         self._types: "dict[str, str]" = frame.get("output_types") or {}
-        self._outputs = Outputs(self._types, self._log)
+        url, root = frame.get("api_url") or "", frame.get("api_root") or ""
+        secrets: "dict[str, str]" = frame.get("secrets") or {}
+        self._redactor = Redactor([*secrets.values(), *_capabilities(url)], _addresses(url, root))
+        self._log = Log(channel, self._redactor, self._limits["log_message"], self._limits["log_total"])
         self._http_dropped = Counter(channel, "http_dropped")
-        self._limits = limits
-        self._api_url: str = frame.get("api_url") or ""
-        self._api_root: str = frame.get("api_root") or ""
-        self._kizen = Kizen(self._api_url, self._api_root)
+        _set_environment(KIZEN_API_URL=url, TRACEPARENT=frame.get("traceparent") or "")
         inputs = {name: values.decode(typed) for name, typed in (frame.get("inputs") or {}).items()}
-        self._names = {"inputs": Inputs(inputs), "outputs": self._outputs, "secrets": dict(secrets), "kizen": self._kizen}
+        self._outputs = Outputs(self._types, self._log)
+        self._kizen = Kizen(url, root)
+        self._globals = {"inputs": Inputs(inputs), "outputs": self._outputs, "secrets": dict(secrets), "kizen": self._kizen}
 
     def run(self) -> None:
-        """Compiles and runs the step and sends its result."""
-        import_hook.after_import("requests", self._record)
+        """Compiles and runs the step and sends its result. OSError when the sidecar cannot be told."""
+        import_hook.after_import("requests", self._record_http)
         code = self._compile()
         if code is None:
             return
@@ -108,18 +71,15 @@ class Job:
             return
         self._succeed()
 
-    def _record(self, requests: "Any") -> None:
+    def _record_http(self, requests: "Any") -> None:
         from .http_record import HttpRecord, install
 
-        install(requests, HttpRecord(self._channel, self._redactor, self._http_dropped, self._limits, self._public))
-
-    def _public(self, text: str) -> str:
-        """The text with the API root in place of the sidecar's address, which holds the capability."""
-        return text.replace(self._api_url, self._api_root) if self._api_url else text
+        install(requests, HttpRecord(self._channel, self._redactor, self._http_dropped, self._limits))
 
     def _compile(self) -> "CodeType | None":
         try:
-            return compile(self._source, self._filename, "exec", dont_inherit=True)
+            code: "CodeType" = compile(self._source, self._filename, "exec", dont_inherit=True)
+            return code
         except BaseException as error:
             self._fail("syntax_error", error)
             return None
@@ -127,9 +87,8 @@ class Job:
     def _module(self) -> ModuleType:
         """The module that the step is the body of: what pickle, dataclasses and typing look up in sys.modules."""
         module = ModuleType("__main__")
-        module.__dict__.update(
-            __builtins__=__builtins__, __file__=self._filename, __loader__=Source(self._source), **self._names
-        )
+        names = {"__builtins__": __builtins__, "__file__": self._filename, "__loader__": Source(self._source)}
+        module.__dict__.update(names, **self._globals)
         sys.modules["__main__"] = module
         sys.modules["kizen"] = self._kizen
         sys.argv[:] = [self._filename]
@@ -144,28 +103,57 @@ class Job:
             except Exception as error:
                 self._refuse(name, error)
                 return
-        self._result(ok=True, values=written)
+        self._send_result(ok=True, values=written)
 
     def _refuse(self, name: str, error: Exception) -> None:
-        from .failure import unserialisable
+        from .failure import unwritable
 
         message = f'{type(error).__name__}: output "{name}" cannot be written as {self._types[name]!r}: {error}'
-        detail = unserialisable(self._outputs._lines.get(name), self._filename, self._source, message)
+        detail = unwritable(self._outputs._lines.get(name), self._filename, self._source, message)
         self._send_failure("result_not_serialisable", message, detail)
 
     def _fail(self, kind: str, error: BaseException, **more: int) -> None:
+        if not self._channel.owned:  # a forked child: what a child of any program does
+            sys.excepthook(type(error), error, error.__traceback__)
+            posix._exit(more.get("exit_code", 1))
         from .failure import explain, summarise
 
         self._send_failure(kind, summarise(error), explain(error, self._filename, self._source), **more)
 
     def _send_failure(self, kind: str, error: str, detail: str, **more: int) -> None:
         # Redacted before it is cut, or half a secret would stay at the cut.
-        error, detail = self._public(error), self._public(detail)
         error, detail = self._redactor.cut(error, _ERROR_BYTES), tail(self._redactor(detail), _DETAIL_BYTES)
-        self._result(ok=False, kind=kind, error=error, detail=detail, **more)
+        self._send_result(ok=False, kind=kind, error=error, detail=detail, **more)
 
-    def _result(self, **fields: "Any") -> None:
-        if self._channel.owned:
-            self._log.dropped.send()
-            self._http_dropped.send()
-            self._channel.send("result", **fields)
+    def _send_result(self, **fields: "Any") -> None:
+        if not self._channel.owned:
+            return
+        self._log.dropped.send()
+        self._http_dropped.send()
+        limit = self._limits["result"]
+        if not self._channel.send("result", limit, **fields):
+            message = f"the result is larger than {limit} bytes"
+            self._channel.send("result", ok=False, kind="output_limit", error=message, detail=message)
+
+
+def _set_environment(**variables: str) -> None:
+    """Sets what an environment made before the job could not hold; `os` need not have been imported."""
+    for name, value in variables.items():
+        if not value or posix.environ.get(name.encode()) == value.encode():
+            continue
+        if "os" in sys.modules:
+            sys.modules["os"].environ[name] = value
+        else:
+            posix.putenv(name, value)
+            posix.environ[name.encode()] = value.encode()
+
+
+def _capabilities(url: str) -> "list[str]":
+    return [segment for segment in url.split("/")[3:] if len(segment) >= _CAPABILITY_CHARACTERS]
+
+
+def _addresses(url: str, root: str) -> "dict[str, str]":
+    """What the sidecar's address is shown as."""
+    url, root = url.rstrip("/"), root.rstrip("/")
+    host, shown = "".join(url.split("/")[2:3]), "".join(root.split("/")[2:3])
+    return {url: root, host: shown} if host and shown else {}

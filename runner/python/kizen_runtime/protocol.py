@@ -5,12 +5,16 @@ are decoded as the text they were written as, so that no digit is lost before th
 """
 
 import posix
-from _json import encode_basestring, make_scanner
+from _json import encode_basestring, encode_basestring_ascii, make_scanner  # type: ignore[attr-defined]
 from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+quote: "Callable[[str], str]" = encode_basestring  # a text as a JSON string
+quote_ascii: "Callable[[str], str]" = encode_basestring_ascii  # the same, all but ASCII escaped
 
 HIGH_DESCRIPTOR = 97  # out of the way of a step that closes or writes to the small numbers
 
@@ -28,7 +32,7 @@ class _Literals:
 def loads(text: str) -> "Any":
     """Decodes one JSON value; numbers come as their text. ValueError when it is not JSON."""
     try:
-        value, end = make_scanner(_Literals)(text, 0)
+        value, end = make_scanner(_Literals)(text, 0)  # type: ignore[arg-type]
     except StopIteration as error:
         raise ValueError(f"not JSON at character {error.value}") from None
     if text[end:].strip():
@@ -45,11 +49,11 @@ def dumps(value: "Any") -> str:
     if value is False:
         return "false"
     if isinstance(value, str):
-        return encode_basestring(value)
+        return quote(value)
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, dict):
-        return "{" + ",".join(f"{encode_basestring(key)}:{dumps(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{quote(key)}:{dumps(item)}" for key, item in value.items()) + "}"
     return "[" + ",".join(dumps(item) for item in value) + "]"
 
 
@@ -92,19 +96,25 @@ class Channel:
         self._pid = posix.getpid()
         self._lock = allocate_lock()
 
-    def send(self, kind: str, /, **fields: "Any") -> None:
-        """Sends one frame; does nothing in a forked child. OSError when the sidecar has gone."""
-        if posix.getpid() != self._pid:
-            return
+    def send(self, kind: str, limit: "int | None" = None, /, **fields: "Any") -> bool:
+        """Sends one frame, and says so; sends nothing when its body has more bytes than `limit`, or in a forked child.
+
+        OSError when the sidecar has gone or the step closed the socket.
+        """
+        if not self.owned:
+            return False
         frame: "dict[str, Any]" = {"k": kind}
         if self._nonce is not None:
             frame["n"] = self._nonce
         frame.update(fields)
         body = dumps(frame).encode("utf-8", "backslashreplace")
+        if limit is not None and len(body) > limit:
+            return False
         rest = memoryview(len(body).to_bytes(4, "big") + body)
         with self._lock:
             while rest:
                 rest = rest[posix.write(self._fd, rest) :]
+        return True
 
     @property
     def owned(self) -> bool:

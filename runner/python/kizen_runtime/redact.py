@@ -2,7 +2,7 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 MARK = "[REDACTED]"
 
@@ -15,13 +15,13 @@ _BASE64_AT_LEAST = 6  # the base64 inside of a shorter secret is too short to te
 class Redactor:
     """Replaces every occurrence of the secrets, and of their encodings, with `[REDACTED]`."""
 
-    def __init__(self, secrets: "Iterable[str]" = ()) -> None:
-        forms: "set[str]" = set()
+    def __init__(self, secrets: "Iterable[str]" = (), aliases: "Mapping[str, str] | None" = None) -> None:
+        """`aliases` are texts that are not secret but are shown as another text."""
+        self._shown = {form: shown for form, shown in (aliases or {}).items() if form}
         for secret in secrets:
             if secret:
-                forms.update(_forms(secret))
-        self._forms = sorted(forms)
-        self.longest = max(map(len, forms), default=0)
+                self._shown.update((form, MARK) for form in _forms(secret) if form)
+        self.longest = max(map(len, self._shown), default=0)
 
     def __call__(self, text: str) -> str:
         """The whole text without secrets."""
@@ -30,26 +30,36 @@ class Redactor:
     def cut(self, text: str, limit: int) -> str:
         """The beginning of the text without secrets: at most `limit` bytes of UTF-8, and never the beginning of a secret."""
         window = text[: limit + self.longest]
-        # What starts in the last `longest` characters of a window may go on behind it.
+        # What starts behind the limit may go on behind the window.
         keep = len(window) if len(window) == len(text) else limit
         return head(self._replace(window, keep), limit)
 
     def _replace(self, text: str, keep: int) -> str:
         out, at = [], 0
-        for start, end in _merge(self._spans(text)):
+        for start, end, shown in self._spans(text):
             if start >= keep:
                 break
-            out += [text[at:start], MARK]
+            out += [text[at:start], shown]
             at = end
-        out.append(text[at:keep])
+        out.append(text[at : max(at, keep)])
         return "".join(out)
 
-    def _spans(self, text: str) -> "Iterator[tuple[int, int]]":
-        for form in self._forms:
+    def _spans(self, text: str) -> "list[tuple[int, int, str]]":
+        """Where the text must change, in order and apart: what overlaps or touches becomes one span."""
+        found = []
+        for form, shown in self._shown.items():
             at = text.find(form)
             while at >= 0:
-                yield at, at + len(form)
+                found.append((at, -len(form), shown))
                 at = text.find(form, at + 1)
+        spans: "list[tuple[int, int, str]]" = []
+        for start, length, shown in sorted(found):
+            end = start - length
+            if not spans or start > spans[-1][1] or (start == spans[-1][1] and shown != spans[-1][2]):
+                spans.append((start, end, shown))
+            elif end > spans[-1][1]:
+                spans[-1] = spans[-1][0], end, MARK
+        return spans
 
 
 def head(text: str, limit: int) -> str:
@@ -66,25 +76,15 @@ def tail(text: str, limit: int) -> str:
     return "..." + data[max(0, len(data) - limit + 3) :].decode("utf-8", "ignore")
 
 
-def _merge(spans: "Iterable[tuple[int, int]]") -> "list[tuple[int, int]]":
-    merged: "list[tuple[int, int]]" = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
-        else:
-            merged.append((start, end))
-    return merged
-
-
 def _forms(secret: str) -> "Iterator[str]":
     """The spellings of a secret: as it is, in JSON, in a repr, in a URL, in base64."""
-    from _json import encode_basestring, encode_basestring_ascii
+    from .protocol import quote, quote_ascii
 
     data = secret.encode("utf-8", "surrogatepass")
     yield secret
-    for quoted in (encode_basestring(secret), encode_basestring_ascii(secret)):
+    for quoted in (quote(secret), quote_ascii(secret)):
         yield quoted[1:-1]
-        yield encode_basestring(quoted)[1:-1][2:-2]  # JSON inside JSON
+        yield quote(quoted)[1:-1][2:-2]  # JSON inside JSON
     for escaped in (_escape(secret), "".join(_escape(chr(byte), ascii) for byte in data)):
         yield escaped
         yield escaped.replace("'", "\\'")

@@ -78,8 +78,10 @@ def _encode_text(code: str, value: "Any", text: "Text") -> str:
 def _decode_number(code: str, value: "Any") -> "int | float":
     literal = str(value).strip()
     if literal.lstrip("+-").isdecimal() and literal.isascii():
-        return _unlimited(int, literal)
-    return _finite(float(literal), literal)
+        whole: int = _unlimited(int, literal)
+        return whole
+    number: float = _finite(float(literal), literal)
+    return number
 
 
 def _encode_number(code: str, value: "Any", text: "Text") -> str:
@@ -91,11 +93,11 @@ def _encode_number(code: str, value: "Any", text: "Text") -> str:
     if isinstance(value, float):
         return float.__repr__(_finite(value, value))
     if isinstance(value, int):
-        return _unlimited(int.__repr__, value)
+        return _digits(value)
     if _is("decimal", "Decimal", value):
         return format(_finite(value, value), "f")
     if hasattr(value, "__index__"):
-        return _unlimited(int.__repr__, value.__index__())
+        return _digits(value.__index__())
     raise _refuse("a number", value)
 
 
@@ -103,6 +105,11 @@ def _finite(number: "Any", shown: "Any") -> "Any":
     if number - number != 0:  # infinite or not a number
         raise ValueError(f"{shown} is not a finite number")
     return number
+
+
+def _digits(number: int) -> str:
+    digits: str = _unlimited(int.__repr__, number)
+    return digits
 
 
 def _unlimited(convert: "Callable[[Any], Any]", value: "Any") -> "Any":
@@ -172,11 +179,11 @@ def _encode_uuid(code: str, value: "Any", text: "Text") -> str:
 def _decode_file(code: str, value: "Any") -> "Any":
     from .datatypes import KizenFile
 
-    if not isinstance(value, dict):
-        raise _refuse("a file", value)
+    if not isinstance(value, dict) or not isinstance(value.get("url"), str):
+        raise _refuse("a file with its url", value)
     size = value.get("size")
     fields = {field: value.get(field) for field in ("name", "content_type", "id")}
-    return KizenFile(url=value.get("url"), size=None if size is None else _decode_number("n", size), **fields)
+    return KizenFile(url=value["url"], size=None if size is None else _decode_number("n", size), **fields)
 
 
 def _encode_file(code: str, value: "Any", text: "Text") -> "dict[str, Any]":
@@ -204,7 +211,7 @@ def _decode_option(code: str, value: "Any") -> "Any":
 def _encode_option(code: str, value: "Any", text: "Text") -> "str | dict[str, Any]":
     if not _is("kizen_runtime.datatypes", "FieldOption", value):
         return _encode_uuid(code, value, text)
-    fields = {field: text(item) if isinstance(item, str) else item for field, item in value.fields().items()}
+    fields = {field: text(item) if isinstance(item, str) else item for field, item in value.as_dict().items()}
     return {"id": str(value), **{field: item for field, item in fields.items() if item is not None}}
 
 
@@ -243,8 +250,8 @@ def _infer(value: "Any") -> str:
     code = getattr(value, "type_code", None)
     if isinstance(code, str):
         return code
-    for kind, code in ((str, "s"), (bool, "b"), ((int, float), "n"), ((list, tuple), "l")):
-        if isinstance(value, kind):
+    for kinds, code in _BUILT_IN:
+        if isinstance(value, kinds):
             return code
     for module, name, code in _CLASSES:
         if _is(module, name, value):
@@ -257,6 +264,13 @@ def _is(module: str, name: str, value: "Any") -> bool:
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 
+
+_BUILT_IN: "tuple[tuple[tuple[type, ...], str], ...]" = (
+    ((str,), "s"),
+    ((bool,), "b"),  # before int, which it is too
+    ((int, float), "n"),
+    ((list, tuple), "l"),
+)
 
 _CLASSES = (
     ("datetime", "datetime", "dt"),

@@ -1,0 +1,55 @@
+"""`outputs.log`: the messages of an execution, within its limits."""
+
+from _thread import allocate_lock
+
+from .protocol import Channel
+from .redact import Redactor
+
+
+class Counter:
+    """Counts what was dropped; tells the sidecar at 1, 2, 4, 8, ... so that a sudden death does not lose the number."""
+
+    def __init__(self, channel: Channel, kind: str) -> None:
+        self._channel = channel
+        self._kind = kind
+        self._count = 0
+
+    def add(self) -> None:
+        """Counts one."""
+        self._count += 1
+        if self._count & (self._count - 1) == 0:
+            self.send()
+
+    def send(self) -> None:
+        """Tells the sidecar the number, when there is one."""
+        if self._count:
+            self._channel.send(self._kind, c=self._count)
+
+
+class Log:
+    """Redacts, cuts and sends each message; counts and drops what goes over the total."""
+
+    def __init__(self, channel: Channel, redactor: Redactor, message_bytes: int, total_bytes: int) -> None:
+        self._channel = channel
+        self._redactor = redactor
+        self._message_bytes = message_bytes
+        self._left = total_bytes
+        self._lock = allocate_lock()
+        self.dropped = Counter(channel, "logs_dropped")
+
+    def __call__(self, message: str) -> None:
+        if not self._channel.owned:  # a forked child; the lock may be held for good there
+            return
+        with self._lock:
+            if self._left <= 0:
+                self.dropped.add()
+                return
+            kept = self._redactor.cut(message, min(self._message_bytes, self._left))
+            self._left -= max(1, len(kept.encode()))
+            self._channel.send("log", m=kept, x=self._lost(message, kept))
+
+    def _lost(self, message: str, kept: str) -> int:
+        """How many characters were cut; in a text over the limit, secrets count at their own length."""
+        if len(message) <= self._message_bytes:
+            message = self._redactor(message)
+        return max(0, len(message) - len(kept))
