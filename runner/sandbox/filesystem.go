@@ -26,12 +26,14 @@ var systemDirs = []string{
 }
 
 // systemFiles are shown as they are.
-var systemFiles = []string{"/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf"}
+var systemFiles = []string{
+	"/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/services", "/etc/protocols", "/etc/mime.types",
+}
 
 // copiedFiles are copied for each program: small, and some change.
 var copiedFiles = []string{
 	"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf",
-	"/etc/gai.conf", "/etc/services", "/etc/protocols", "/etc/mime.types",
+	"/etc/gai.conf",
 }
 
 // maxCopied is the size in bytes up to which a file is copied, all together well below what one Job may be.
@@ -39,12 +41,6 @@ const maxCopied = 24 << 10
 
 // deviceNodes are all of /dev that steps get.
 var deviceNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
-
-// writtenFiles have no counterpart on the host: a name for the step's user.
-var writtenFiles = map[string]string{
-	"/etc/passwd": "root:x:0:0::/:/bin/false\nstep:x:1000:1000::/tmp:/bin/sh\n",
-	"/etc/group":  "root:x:0:\nstep:x:1000:\n",
-}
 
 // fileTree is what every program sees of the host.
 type fileTree struct {
@@ -81,7 +77,7 @@ func hostTree() fileTree {
 
 // build lists the mounts of one program: first what is the same for all, then /proc and the writable places, and the
 // program's own paths last, since they may lie in one of them.
-func (t fileTree) build(readable []string, tmpSize int64, proc bool) []stage.Mount {
+func (t fileTree) build(readable []string, uid int, tmpSize int64, proc bool) []stage.Mount {
 	mounts := slices.Clone(t.mounts)
 	copied := 0
 	for _, file := range copiedFiles {
@@ -92,9 +88,10 @@ func (t fileTree) build(readable []string, tmpSize int64, proc bool) []stage.Mou
 		copied += len(content)
 		mounts = append(mounts, stage.Mount{Kind: stage.MountFile, Target: file, Source: string(content)})
 	}
-	for file, content := range writtenFiles {
-		mounts = append(mounts, stage.Mount{Kind: stage.MountFile, Target: file, Source: content})
-	}
+	// A name for the step's user; those of the host are none of its business.
+	mounts = append(mounts,
+		stage.Mount{Kind: stage.MountFile, Target: "/etc/passwd", Source: fmt.Sprintf("root:x:0:0::/:/bin/false\nstep:x:%d:%d::%s:/bin/sh\n", uid, uid, home)},
+		stage.Mount{Kind: stage.MountFile, Target: "/etc/group", Source: fmt.Sprintf("root:x:0:\nstep:x:%d:\n", uid)})
 	for _, node := range deviceNodes {
 		mounts = append(mounts, stage.Mount{Kind: stage.MountDevice, Target: node, Source: node})
 	}

@@ -75,9 +75,12 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	}
 	own := s.holds(stage.LayerFileSystem) && p.ns.isolated
 	if own {
-		job.Mounts = append(s.tree.build(real, limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc)), links...)
+		job.Mounts = append(s.tree.build(real, p.ns.stepID(), limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc)), links...)
 	} else if err := p.makeScratch(); err != nil {
 		return err
+	}
+	if s.holds(stage.LayerUTS) {
+		job.Hostname = "kizen-step"
 	}
 	if s.holds(stage.LayerLandlock) {
 		job.Landlock = s.tree.landlockRules(real, job.Dir, own)

@@ -44,7 +44,7 @@ func (s *Sandbox) namespaces(n uint32, ownNetwork bool) namespaces {
 		bit   uintptr
 	}{
 		{stage.LayerFileSystem, unix.CLONE_NEWNS}, {layerPID, unix.CLONE_NEWPID}, {layerIPC, unix.CLONE_NEWIPC},
-		{layerUTS, unix.CLONE_NEWUTS},
+		{stage.LayerUTS, unix.CLONE_NEWUTS},
 	} {
 		if s.holds(flag.layer) {
 			ns.attr.Cloneflags |= flag.bit
@@ -76,4 +76,15 @@ func (ns *namespaces) addUser(root bool, host int) {
 	}
 	ns.attr.AmbientCaps = stageCapabilities
 	ns.mapSelf = &stage.IDMap{UID: insideID, HostUID: os.Geteuid(), GID: insideID, HostGID: os.Getegid()}
+}
+
+// stepID is the user id that the step sees itself as.
+func (ns namespaces) stepID() int {
+	switch {
+	case ns.step != nil:
+		return int(ns.step.UID)
+	case ns.mapSelf != nil:
+		return ns.mapSelf.UID
+	}
+	return os.Geteuid()
 }

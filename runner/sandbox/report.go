@@ -12,20 +12,19 @@ import (
 const (
 	layerPID          = "PID namespace"
 	layerIPC          = "IPC namespace"
-	layerUTS          = "UTS namespace"
 	layerMemoryCgroup = "memory cgroup"
 	layerPidsCgroup   = "process cgroup"
 )
 
 // isolation lists the layers that ModeRequired requires, in the order in which they are reported.
 var isolation = []string{
-	stage.LayerUser, stage.LayerFileSystem, layerPID, stage.LayerProc, layerIPC, layerUTS, stage.LayerNetwork,
+	stage.LayerUser, stage.LayerFileSystem, layerPID, stage.LayerProc, layerIPC, stage.LayerUTS, stage.LayerNetwork,
 	stage.LayerIdentity, stage.LayerNoNewPrivs, stage.LayerLandlock, stage.LayerSeccomp,
 }
 
 // namespaceLayers need a privilege to set up, or a user namespace.
 var namespaceLayers = []string{
-	stage.LayerFileSystem, layerPID, stage.LayerProc, layerIPC, layerUTS, stage.LayerNetwork,
+	stage.LayerFileSystem, layerPID, stage.LayerProc, layerIPC, stage.LayerUTS, stage.LayerNetwork,
 }
 
 // accounting lists the layers that have a substitute.
@@ -38,7 +37,7 @@ var meanings = map[string]string{
 	layerPID:              "the step sees and signals only its own processes, and none of them survives it",
 	stage.LayerProc:       "/proc shows the step's own processes",
 	layerIPC:              "no shared memory, semaphores or message queues of others",
-	layerUTS:              "a host name of its own",
+	stage.LayerUTS:        "a host name of its own",
 	stage.LayerNetwork:    "--network=kizen-only: nothing but the proxy is reachable",
 	stage.LayerIdentity:   "an unprivileged user without capabilities",
 	stage.LayerNoNewPrivs: "set-user-ID programs and file capabilities have no effect",
@@ -55,7 +54,7 @@ var consequences = map[string]string{
 	layerPID:              "the step sees other processes, and a fork bomb may outlive it for moments",
 	stage.LayerProc:       "/proc is empty: programs that read it may fail",
 	layerIPC:              "shared memory of others with the same user id is reachable",
-	layerUTS:              "the step sees the host's name",
+	stage.LayerUTS:        "the step sees the host's name",
 	stage.LayerNetwork:    "--network=kizen-only is refused",
 	stage.LayerIdentity:   "the step runs as the sidecar's user",
 	stage.LayerNoNewPrivs: "set-user-ID programs work",

@@ -1,14 +1,139 @@
 package sandbox
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 const python = "/usr/bin/python3"
+
+// ordinaryUID is somebody without privileges or an account.
+const ordinaryUID = 12345
+
+// helperVariable makes the test binary play another part, see helpers.
+const helperVariable = "KIZEN_TEST_HELPER"
+
+// projectVariable holds where the project lives, which the tests' programs must not see.
+const projectVariable = "KIZEN_TEST_PROJECT"
+
+// helpers are the parts that the test binary can play in a process of its own.
+var helpers = map[string]func() int{"sidecar": sidecarHelper}
+
+func TestMain(m *testing.M) {
+	if helper, ok := helpers[os.Getenv(helperVariable)]; ok {
+		os.Exit(helper())
+	}
+	// What the sidecar does.
+	if err := Conceal(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if _, err := os.Stat(python); err != nil {
+		fmt.Fprintln(os.Stderr, "SKIPPED: there is no", python, "to attack the sandbox with")
+		if os.Getenv("KIZEN_TEST_REQUIRE") == "1" {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if os.Getenv(projectVariable) == "" {
+		project, err := filepath.Abs("../..")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Setenv(projectVariable, project)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// TestAsOrdinaryUser runs all the tests again as somebody who is not root.
+func TestAsOrdinaryUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("already one")
+	}
+	arguments := []string{"-test.run=.", "-test.count=1"}
+	if testing.Verbose() {
+		arguments = append(arguments, "-test.v")
+	}
+	command := exec.CommandContext(t.Context(), "/proc/self/exe", arguments...)
+	command.Dir = "/"
+	command.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "KIZEN_TEST_REQUIRE=" + os.Getenv("KIZEN_TEST_REQUIRE"),
+		projectVariable + "=" + os.Getenv(projectVariable)}
+	command.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: ordinaryUID, Gid: ordinaryUID}, Pdeathsig: syscall.SIGKILL,
+	}
+	out, err := command.CombinedOutput()
+	if err != nil {
+		t.Errorf("as an ordinary user: %v", err)
+	}
+	t.Logf("as an ordinary user:\n%s", out)
+}
+
+// sidecarHelper is a sidecar that runs a program until it is killed. Its arguments are the program's.
+func sidecarHelper() int {
+	mode := Config{}
+	if os.Args[1] == "bare" {
+		mode.without = bare
+	}
+	s, err := New(mode)
+	if err == nil {
+		var process *Process
+		process, err = s.Start(context.Background(), Spec{Argv: os.Args[2:], Stdout: os.Stdout, Stderr: os.Stderr})
+		if err == nil {
+			process.Wait()
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// bare is what a container without privileges often leaves: no namespaces, no cgroups.
+var bare = slices.Concat([]string{"user namespace"}, namespaceLayers, accounting)
+
+// environments are the machines that the tests pretend to run on.
+var environments = map[string]Config{
+	"everything":         {},
+	"no user namespaces": {without: []string{"user namespace"}},
+	"no cgroups":         {without: accounting},
+	"no namespaces":      {without: bare},
+}
+
+// each runs a test on those of the named machines that can be pretended here.
+func each(t *testing.T, names []string, test func(t *testing.T, s *Sandbox)) {
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			if name == "no user namespaces" && os.Geteuid() != 0 {
+				t.Skip("takes root")
+			}
+			test(t, newSandbox(t, environments[name]))
+		})
+	}
+}
+
+func newSandbox(t *testing.T, config Config) *Sandbox {
+	t.Helper()
+	s, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, layer := range s.Report() {
+		if !layer.Held && !slices.Contains(config.without, layer.Name) {
+			t.Logf("the machine lacks %s: %s", layer.Name, layer.Why)
+		}
+	}
+	return s
+}
 
 // result is what a program printed and how it ended.
 type result struct {
@@ -30,30 +155,19 @@ func run(t *testing.T, s *Sandbox, code string, change func(*Spec)) result {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer r.Close()
 	spec.Stdout, spec.Stderr = w, w
-	process, err := s.Start(t.Context(), spec)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	process, err := s.Start(ctx, spec)
+	w.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Close()
 	out, _ := io.ReadAll(r)
-	r.Close()
 	exit := process.Wait()
 	if exit.Err != nil {
 		t.Errorf("the sandbox failed: %v", exit.Err)
 	}
 	return result{exit, strings.TrimSpace(string(out))}
-}
-
-func TestRuns(t *testing.T) {
-	s, err := New(Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range s.Report() {
-		t.Log(l)
-	}
-	start := time.Now()
-	r := run(t, s, "import os;print(os.getpid(), os.getuid(), os.listdir('/'), os.listdir('/proc')[-5:], open('/proc/self/status').read(), open('/proc/mounts').read())", nil)
-	t.Log(time.Since(start), r)
 }

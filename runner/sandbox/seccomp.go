@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"encoding/binary"
 	"fmt"
 	"syscall"
 
@@ -10,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filter is an assembled seccomp program.
-type filter []unix.SockFilter
+// filter is an assembled seccomp program, an array of struct sock_filter as the kernel reads it.
+type filter []byte
 
 // deniedCalls are refused with EPERM: ways to look into or change other processes, mounts, namespaces and the kernel, and
 // interfaces whose bugs have been the way out of sandboxes. A short list of what to deny, since lists of what to allow
@@ -110,9 +111,11 @@ func assemble(instructions []bpf.Instruction) (filter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("assemble the filter: %w", err)
 	}
-	program := make(filter, len(raw))
-	for i, r := range raw {
-		program[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	var program filter
+	for _, r := range raw {
+		program = binary.NativeEndian.AppendUint16(program, r.Op)
+		program = append(program, r.Jt, r.Jf)
+		program = binary.NativeEndian.AppendUint32(program, r.K)
 	}
 	return program, nil
 }

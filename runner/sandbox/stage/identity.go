@@ -27,15 +27,20 @@ func mapIdentity(job *Job) error {
 	return nil
 }
 
-// expose makes the step the first to go when the machine runs out of memory; both are inherited by the step, and the
-// score has to be written while the host's /proc is there.
-func expose(job *Job) error {
+// settle makes the step the first to go when the machine runs out of memory, which has to be said while the host's /proc
+// is there, and takes from it the names of the place it runs in. The step inherits all of it.
+func settle(job *Job) error {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
 		return fmt.Errorf("raise the out-of-memory score: %w", err)
 	}
 	if job.HideCgroups {
 		// A courtesy: kernels without cgroup namespaces show the step a path, no more.
 		_ = unix.Unshare(unix.CLONE_NEWCGROUP)
+	}
+	if job.Hostname != "" {
+		if err := unix.Sethostname([]byte(job.Hostname)); err != nil {
+			return fmt.Errorf("set the host name: %w", err)
+		}
 	}
 	return nil
 }

@@ -1,7 +1,5 @@
 package stage
 
-import "golang.org/x/sys/unix"
-
 // Environ is the variable that turns a start of the binary into a stage; its value is Magic. Nothing else starts one.
 const (
 	Environ = "KIZEN_SANDBOX_STAGE"
@@ -38,8 +36,10 @@ type Job struct {
 	Limits []Limit `json:"limits,omitempty"`
 	// Landlock is nil where it is not to be applied.
 	Landlock *Landlock `json:"landlock,omitempty"`
-	// Filter is a seccomp program; empty applies none.
-	Filter []unix.SockFilter `json:"filter,omitempty"`
+	// Filter is a seccomp program, an array of struct sock_filter; empty applies none.
+	Filter []byte `json:"filter,omitempty"`
+	// Hostname replaces the host's; empty where the stage has no UTS namespace.
+	Hostname string `json:"hostname,omitempty"`
 	// HideCgroups gives the step a cgroup namespace, so that it does not learn where on the host it lives.
 	HideCgroups bool `json:"hide_cgroups,omitempty"`
 }
@@ -123,6 +123,7 @@ const (
 	LayerUser       = "user namespace"
 	LayerFileSystem = "private file system"
 	LayerProc       = "own /proc"
+	LayerUTS        = "UTS namespace"
 	LayerNetwork    = "network namespace"
 	LayerLimits     = "resource limits"
 	LayerNoNewPrivs = "no new privileges"

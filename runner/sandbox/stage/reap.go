@@ -50,12 +50,12 @@ func (s *step) start() error {
 // resetSignals undoes the Go runtime's handlers. PID 1 ignores every signal without a handler that comes from inside its
 // namespace, SIGKILL included, so that the step cannot kill the stage.
 func resetSignals() {
-	var fallback [32]byte // struct sigaction: SIG_DFL, no flags
+	var standard [32]byte // struct sigaction: SIG_DFL, no flags
 	for signal := uintptr(1); signal <= 64; signal++ {
 		if signal == uintptr(unix.SIGCHLD) {
 			continue
 		}
-		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&fallback)), 0, 8, 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(&standard)), 0, 8, 0, 0)
 	}
 }
 

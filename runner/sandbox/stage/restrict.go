@@ -43,7 +43,10 @@ func installFilter(job *Job) error {
 	if len(job.Filter) == 0 {
 		return nil
 	}
-	program := unix.SockFprog{Len: uint16(len(job.Filter)), Filter: &job.Filter[0]}
+	program := unix.SockFprog{
+		Len:    uint16(len(job.Filter) / unix.SizeofSockFilter),
+		Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(job.Filter))),
+	}
 	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
 	if errno != 0 {
 		return fmt.Errorf("install the filter: %w", errno)

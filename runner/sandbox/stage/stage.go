@@ -62,7 +62,7 @@ func run() error {
 		set  func(*Job) error
 	}{
 		{LayerUser, mapIdentity},
-		{LayerProc, expose},
+		{LayerUTS, settle},
 		{LayerFileSystem, buildRoot},
 		{LayerNetwork, step.listen},
 		{LayerLimits, setLimits},
