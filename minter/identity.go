@@ -21,17 +21,20 @@ type Identity struct {
 // validate refuses what could not stand in a Redis key or in a header. A brace would move the key to another hash slot, a
 // colon would let one identity name another's keys.
 func (id Identity) validate() error {
-	for _, part := range []struct{ name, value string }{
-		{"account id", id.AccountID},
-		{"account type", id.AccountType},
-		{"business id", id.BusinessID},
-		{"execution id", id.ExecutionID},
-	} {
-		if err := validateID(part.name, part.value); err != nil {
-			return err
-		}
+	if err := validateAccount(id.BusinessID, id.AccountID); err != nil {
+		return err
 	}
-	return nil
+	if err := validateID("account type", id.AccountType); err != nil {
+		return err
+	}
+	return validateID("execution id", id.ExecutionID)
+}
+
+func validateAccount(businessID, accountID string) error {
+	if err := validateID("business id", businessID); err != nil {
+		return err
+	}
+	return validateID("account id", accountID)
 }
 
 func validateID(name, value string) error {

@@ -1,6 +1,7 @@
 package minter
 
 import (
+	"crypto/cipher"
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
@@ -50,8 +51,9 @@ type publicKey struct {
 }
 
 type sealingKey struct {
-	id     string
-	secret []byte
+	id   string
+	aead cipher.AEAD // AES-256-GCM that makes its own nonces
+	find []byte      // of the keyed hash
 }
 
 // GenerateKeySet makes a key set of fresh keys, for when none is configured. A [Minter] publishes the public signing key in
@@ -98,7 +100,11 @@ func newKeySetState(keys []keyMaterial) (*keySetState, error) {
 	state := &keySetState{public: map[string]publicKey{}}
 	for _, key := range keys {
 		if key.sealing != nil {
-			state.sealing = append(state.sealing, sealingKey{key.id, key.sealing})
+			sealing, err := newSealingKey(key.id, key.sealing)
+			if err != nil {
+				return nil, err
+			}
+			state.sealing = append(state.sealing, sealing)
 			continue
 		}
 		if known, ok := state.public[key.id]; ok && !known.key.Equal(key.public) {

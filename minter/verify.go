@@ -105,7 +105,7 @@ func NewVerifier(config VerifierConfig) (*Verifier, error) {
 	)}, nil
 }
 
-// Verify decides about a request that carries token and, in its two id headers, businessID and userID. It returns for whom
+// Verify decides about a request that carries token, a signed or a stored key, and in its two id headers businessID and userID. It returns for whom
 // the key acts, or a [*DeniedError]; any other error, a [*RedisError], means that nobody can tell, and the request must
 // not pass either.
 func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string) (Identity, error) {
@@ -114,6 +114,8 @@ func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string)
 		return Identity{}, denied(CodeMissing, "no key was sent", nil)
 	case len(token) > maxTokenLength:
 		return Identity{}, denied(CodeMalformed, "the key is too long to be one", nil)
+	case strings.HasPrefix(token, storedPrefix):
+		return v.verifyStored(ctx, token, businessID, userID)
 	}
 	c, found, err := v.parse(ctx, token)
 	if err != nil {
