@@ -1,0 +1,158 @@
+package minter_test
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+// documentedUsers reads the ACL of each role from docs/redis.md: the rules by user.
+func documentedUsers(t *testing.T) map[string][]string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := map[string][]string{}
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[0] == "user" {
+			users[fields[1]] = fields[2:]
+		}
+	}
+	return users
+}
+
+// duties is what each role does, in terms of a vault whose client is logged in as that role. boss may do everything.
+var duties = map[string]func(t *testing.T, v, boss *vault) error{
+	"kizen-sidecar": func(t *testing.T, v, boss *vault) error {
+		fresh := on(t, v.redis) // publishes its public key
+		for _, m := range []*minter.Minter{v.minter, fresh.minter} {
+			lease, err := m.Lease(t.Context(), someone, time.Minute)
+			if err != nil {
+				return err
+			}
+			if err := lease.Close(t.Context()); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+	"kizen-platform": func(t *testing.T, v, boss *vault) error {
+		key := boss.mint(t, someone)
+		_, err := v.verifier.Verify(t.Context(), key.Token.Reveal(), someone.BusinessID, someone.AccountID)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = boss.stored.Delete(t.Context(), integration.BusinessID, integration.AccountID) }()
+		stored := boss.create(t)
+		_, err = v.verifier.Verify(t.Context(), stored.Token.Reveal(), integration.BusinessID, integration.AccountID)
+		return err
+	},
+	"kizen-accounts": func(t *testing.T, v, boss *vault) error {
+		defer func() { _ = boss.stored.Delete(t.Context(), integration.BusinessID, integration.AccountID) }()
+		if _, err := v.stored.Create(t.Context(), integration); err != nil {
+			return err
+		}
+		if _, err := v.stored.Rotate(t.Context(), integration.BusinessID, integration.AccountID); err != nil {
+			return err
+		}
+		if _, err := v.stored.View(t.Context(), integration.BusinessID, integration.AccountID); err != nil {
+			return err
+		}
+		if _, err := v.stored.Create(t.Context(), integration); !errors.Is(err, minter.ErrStoredExists) {
+			return err // gives up within a transaction, which is UNWATCH
+		}
+		return v.stored.Delete(t.Context(), integration.BusinessID, integration.AccountID)
+	},
+	"kizen-operator": func(t *testing.T, v, boss *vault) error {
+		r := minter.NewRevoker(v.redis)
+		return errors.Join(
+			r.Key(t.Context(), "business-1", "AAAA"), r.Execution(t.Context(), "business-1", "execution-1"),
+			r.Account(t.Context(), "business-1", "account-1"), r.Business(t.Context(), "business-1"),
+			r.Suspend(t.Context(), "business-1", "account-1"), r.Resume(t.Context(), "business-1", "account-1"),
+		)
+	},
+}
+
+func TestDocumentedACLIsEnoughAndTheLeast(t *testing.T) {
+	server := redistest.Start(t)
+	boss := newVault(t, server.URL())
+	users := documentedUsers(t)
+	if len(users) != len(duties) {
+		t.Fatalf("docs/redis.md has the users %v", users)
+	}
+	logIn := func(t *testing.T, name string, rules []string) *vault {
+		t.Helper()
+		server.Do(t, append([]string{"ACL", "SETUSER", name, "reset"}, rules...)...)
+		v := *boss
+		v.redis = open(t, "redis://"+name+":PASSWORD@"+server.Addr)
+		var err error
+		if v.minter, err = minter.New(minter.Config{Redis: v.redis, Keys: v.keys}); err != nil {
+			t.Fatal(err)
+		}
+		if v.verifier, err = minter.NewVerifier(minter.VerifierConfig{Redis: v.redis, Keys: v.keys}); err != nil {
+			t.Fatal(err)
+		}
+		if v.stored, err = minter.NewStoredKeys(v.redis, v.keys); err != nil {
+			t.Fatal(err)
+		}
+		return &v
+	}
+	for name, rules := range users {
+		t.Run(name, func(t *testing.T) {
+			v := logIn(t, name, rules)
+			if err := duties[name](t, v, boss); err != nil {
+				t.Fatalf("under its ACL: %v", err)
+			}
+			for _, command := range [][]any{{"FLUSHALL"}, {"KEYS", "*"}, {"SCAN", "0"}, {"CONFIG", "GET", "*"}, {"SET", "other", "x"}, {"MGET", "other"}} {
+				if err := v.redis.Do(t.Context(), command...).Err(); err == nil || !strings.Contains(err.Error(), "does not let this user do it; docs/redis.md names the ACL that is needed") {
+					t.Errorf("%v: %v", command, err)
+				}
+			}
+			for i, rule := range rules {
+				if !strings.ContainsAny(rule[:1], "+%~") {
+					continue
+				}
+				less := slices.Delete(slices.Clone(rules), i, i+1)
+				server.Do(t, "ACL", "LOG", "RESET")
+				// A refused UNWATCH is seen by the server alone: it leaves a connection that fails its next transaction.
+				if err := duties[name](t, logIn(t, name, less), boss); err == nil && server.Do(t, "ACL", "LOG") == "" {
+					t.Errorf("%s is not needed", rule)
+				}
+			}
+		})
+	}
+}
+
+func TestSidecarCanNeitherResumeNorUnrevokeUnderItsACL(t *testing.T) {
+	server := redistest.Start(t)
+	server.Do(t, append([]string{"ACL", "SETUSER", "kizen-sidecar"}, documentedUsers(t)["kizen-sidecar"]...)...)
+	r := minter.NewRevoker(open(t, "redis://kizen-sidecar:PASSWORD@"+server.Addr))
+	for name, err := range map[string]error{
+		"resume":  r.Resume(t.Context(), "business-1", "account-1"),
+		"suspend": r.Suspend(t.Context(), "business-1", "account-1"),
+		"revoke":  r.Account(t.Context(), "business-1", "account-1"),
+	} {
+		if err == nil {
+			t.Errorf("%s: allowed", name)
+		}
+	}
+}
+
+func TestDocumentedACLIsEnoughOnAClusterWithOneWordMore(t *testing.T) {
+	nodes := redistest.StartCluster(t)
+	rules := append(documentedUsers(t)["kizen-sidecar"], "+cluster|slots")
+	for _, node := range nodes {
+		node.Do(t, append([]string{"ACL", "SETUSER", "kizen-sidecar"}, rules...)...)
+	}
+	f := onRedis(t, "redis+cluster://kizen-sidecar:PASSWORD@"+nodes[0].Addr)
+	if code := f.verify(t, f.mint(t, someone)); code != "" {
+		t.Errorf("refused: %s", code)
+	}
+}
