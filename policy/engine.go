@@ -1,0 +1,263 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go"
+)
+
+// The codes of a refusing [Decision].
+const (
+	CodeGuardrail    = "guardrail"      // a built-in forbid
+	CodePolicy       = "policy"         // a forbid of the operator's
+	CodeNotPermitted = "not_permitted"  // nothing permits it
+	CodePath         = "malformed_path" // the path cannot be decided on
+	CodeFailed       = "policy_failed"  // a policy could not be evaluated
+)
+
+// Decision is what an [Engine] says about one call.
+type Decision struct {
+	Allowed bool
+	Policy  string // the id of the policy that decided; empty when none did
+	Reason  string // why, for people
+	Code    string // one of the Code constants; empty when allowed
+}
+
+// Account is who calls, or whom a call is about.
+type Account struct {
+	ID, Type, BusinessID string
+	Level                Level // of [ManageServiceAccounts]
+}
+
+// Call is one call to decide on. Method and Path are required.
+type Call struct {
+	Method  string
+	Path    string   // relative to the API root, in any spelling
+	Target  *Account // the account that the call is about, when it is known
+	Changes []string // the fields that the call would change, when they are known
+}
+
+// Engine decides by one set of policies, which never changes. It is safe for concurrent use.
+type Engine struct {
+	rules      ruleSet
+	operations operations
+}
+
+// ForCalls returns the engine for calls on their way to the API. paths are rule files of the operator's, and directories of
+// them (*.cedar). While none of them holds a permit everything is allowed that no forbid stops; with a permit among them,
+// only what they permit is. Every problem of every file is reported, each as an [*Error] or as what the file system said.
+func ForCalls(paths ...string) (*Engine, error) {
+	return load(func(l *loader) {
+		own := len(l.rules)
+		for _, path := range paths {
+			l.addPath(path)
+		}
+		if !hasPermit(l.rules[own:]) {
+			l.addBuiltIn("calls.cedar", callsText)
+		}
+	})
+}
+
+// ForPlatform returns the engine for a platform: guardrails, and what each permission level allows.
+func ForPlatform() (*Engine, error) {
+	return load(func(l *loader) { l.addBuiltIn("permissions.cedar", permissionsText) })
+}
+
+func load(more func(*loader)) (*Engine, error) {
+	ops, err := loadOperations(operationsYAML)
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLoader(ops)
+	if err != nil {
+		return nil, err
+	}
+	l.addBuiltIn("guardrails.cedar", guardrailsText)
+	more(l)
+	if err := errors.Join(l.errs...); err != nil {
+		return nil, err
+	}
+	return &Engine{rules: l.rules, operations: ops}, nil
+}
+
+// Count returns how many policies the engine decides by.
+func (e *Engine) Count() int { return len(e.rules) }
+
+// Principal is one account before an engine: what stands before the calls of one execution.
+type Principal struct {
+	engine  *Engine
+	account Account
+	entity  cedar.Entity
+	rules   map[string]ruleSet // that can apply, by method
+}
+
+// For returns account before the engine. Its type must be one of [AccountTypes].
+func (e *Engine) For(account Account) (*Principal, error) {
+	entity, err := accountEntity(account)
+	if err != nil {
+		return nil, err
+	}
+	return &Principal{engine: e, account: account, entity: entity, rules: applicable(e.rules, entity)}, nil
+}
+
+// Authorize decides on a call of which only method and path are known.
+func (p *Principal) Authorize(_ context.Context, method, path string) Decision {
+	return p.Decide(Call{Method: method, Path: path})
+}
+
+// Decide decides on a call.
+func (p *Principal) Decide(call Call) Decision {
+	path, err := Canonical(call.Path)
+	if err != nil {
+		return Decision{Code: CodePath, Reason: fmt.Sprintf("%v, so nothing can be decided about it", err)}
+	}
+	method := action(call.Method)
+	within, about := p.engine.operations.find(method, path)
+
+	entities := callEntities{principal: p.entity, endpoint: endpointEntity(path, within)}
+	fields := cedar.RecordMap{}
+	switch {
+	case call.Target != nil:
+		if entities.target, err = accountEntity(*call.Target); err != nil {
+			return Decision{Code: CodeFailed, Reason: err.Error()}
+		}
+		fields["target"] = entities.target.UID
+	case about != "" && about == strings.ToLower(p.account.ID):
+		fields["target"] = p.entity.UID
+	}
+	if call.Changes != nil {
+		fields["changes"] = stringSet(call.Changes)
+	}
+	request := cedar.Request{
+		Principal: p.entity.UID,
+		Action:    cedar.NewEntityUID("Action", cedar.String(method)),
+		Resource:  entities.endpoint.UID,
+		Context:   cedar.NewRecord(fields),
+	}
+	return p.rules[method].decide(entities, request)
+}
+
+func (s ruleSet) decide(entities cedar.EntityGetter, request cedar.Request) Decision {
+	verdict, diagnostic := cedar.Authorize(s, entities, request)
+	if len(diagnostic.Errors) > 0 {
+		failed := diagnostic.Errors[0]
+		return Decision{Code: CodeFailed, Policy: string(failed.PolicyID), Reason: "the policy could not be evaluated: " + failed.Message}
+	}
+	if len(diagnostic.Reasons) == 0 {
+		return Decision{Code: CodeNotPermitted, Reason: "no policy permits this call"}
+	}
+	decided := s.find(string(diagnostic.Reasons[0].PolicyID))
+	decision := Decision{Allowed: verdict == cedar.Allow, Policy: decided.id, Reason: decided.reason}
+	switch {
+	case decision.Allowed:
+	case decided.guard:
+		decision.Code = CodeGuardrail
+	default:
+		decision.Code = CodePolicy
+	}
+	return decision
+}
+
+// action is the name of a method's action.
+func action(method string) string {
+	method = strings.ToUpper(method)
+	if methods[method] == "" {
+		return "other"
+	}
+	return method
+}
+
+// ruleSet hands policies to Cedar in their order, so that the first that decided is always the same.
+type ruleSet []rule
+
+// All implements cedar.PolicyIterator.
+func (s ruleSet) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
+	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
+		for i := range s {
+			if !yield(cedar.PolicyID(s[i].id), s[i].policy) {
+				return
+			}
+		}
+	}
+}
+
+func (s ruleSet) find(id string) rule {
+	return s[slices.IndexFunc(s, func(r rule) bool { return r.id == id })]
+}
+
+// callEntities are the entities of one call.
+type callEntities struct{ principal, target, endpoint cedar.Entity }
+
+// Get implements cedar.EntityGetter.
+func (c callEntities) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
+	switch uid {
+	case c.principal.UID:
+		return c.principal, true
+	case c.endpoint.UID:
+		return c.endpoint, true
+	case c.target.UID:
+		return c.target, true
+	}
+	entity, ok := actionEntities[uid]
+	return entity, ok
+}
+
+// actionEntities are the methods, each in its group.
+var actionEntities = func() cedar.EntityMap {
+	entities := cedar.EntityMap{}
+	for method, group := range methods {
+		uid := cedar.NewEntityUID("Action", cedar.String(method))
+		entities[uid] = cedar.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(cedar.NewEntityUID("Action", cedar.String(group)))}
+	}
+	return entities
+}()
+
+func accountEntity(a Account) (cedar.Entity, error) {
+	t, ok := FindAccountType(a.Type)
+	if !ok {
+		return cedar.Entity{}, fmt.Errorf("unknown account type %q; use one of %s", a.Type, accountTypeNames())
+	}
+	typeUID := cedar.NewEntityUID("AccountType", cedar.String(t.Name))
+	parents := []cedar.EntityUID{typeUID, cedar.NewEntityUID("Business", cedar.String(a.BusinessID))}
+	for level := Read; level <= a.Level; level++ {
+		parents = append(parents, cedar.NewEntityUID("Permission", cedar.String(permissionID(level))))
+	}
+	return cedar.Entity{
+		UID:     cedar.NewEntityUID("Account", cedar.String(a.ID)),
+		Parents: cedar.NewEntityUIDSet(parents...),
+		Attributes: cedar.NewRecord(cedar.RecordMap{
+			"type":        typeUID,
+			"service":     cedar.Boolean(t.Service()),
+			"signed_keys": cedar.Boolean(t.SignedKeys),
+			"stored_keys": cedar.Boolean(t.StoredKeys),
+			"creatable":   cedar.Boolean(t.Creatable),
+			"archivable":  cedar.Boolean(t.Archivable),
+			"renamable":   cedar.Boolean(t.Renamable),
+		}),
+	}, nil
+}
+
+func endpointEntity(path string, within []string) cedar.Entity {
+	parents := make([]cedar.EntityUID, len(within))
+	for i, operation := range within {
+		parents[i] = cedar.NewEntityUID("Operation", cedar.String(operation))
+	}
+	return cedar.Entity{
+		UID:        cedar.NewEntityUID("Endpoint", cedar.String(path)),
+		Parents:    cedar.NewEntityUIDSet(parents...),
+		Attributes: cedar.NewRecord(cedar.RecordMap{"path": cedar.String(path)}),
+	}
+}
+
+func stringSet(values []string) cedar.Set {
+	set := make([]cedar.Value, len(values))
+	for i, v := range values {
+		set[i] = cedar.String(v)
+	}
+	return cedar.NewSet(set...)
+}

@@ -1,0 +1,340 @@
+package policy
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const (
+	code        = "00000000-0000-4000-8000-00000000c0de"
+	integration = "00000000-0000-4000-8000-0000000a11ce"
+)
+
+func accountOf(accountType string) Account {
+	return Account{ID: code, Type: accountType, BusinessID: "b1"}
+}
+
+func forCalls(t testing.TB, rules ...string) *Engine {
+	t.Helper()
+	var files []string
+	for i, text := range rules {
+		file := filepath.Join(t.TempDir(), fmt.Sprintf("rules%d.cedar", i))
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+	}
+	engine, err := ForCalls(files...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return engine
+}
+
+func principal(t testing.TB, e *Engine, a Account) *Principal {
+	t.Helper()
+	p, err := e.For(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestServiceAccountsAreStoppedAtGuardrailsBeforeTheyCall(t *testing.T) {
+	engine := forCalls(t)
+	for _, accountType := range AccountTypes() {
+		p := principal(t, engine, accountOf(accountType.Name))
+		for call, guardrail := range map[string]string{
+			"POST /api-keys": "guardrail.own_api_key",
+			"POST /team/" + integration + "/api-keys":              "guardrail.own_api_key",
+			"POST /business-config/import":                         "guardrail.import_business_config",
+			"GET /business-config/export":                          "",
+			"GET /custom-objects":                                  "",
+			"POST /records/deals":                                  "",
+			"POST /service-accounts/" + code + "/tokens/rotate":    "guardrail.own_token",
+			"GET /service-accounts/" + integration + "/tokens":     "",
+			"DELETE /service-accounts/" + integration:              "",
+			"PUT /service-accounts/" + code + "/permission-groups": "guardrail.own_permissions",
+		} {
+			method, path, _ := strings.Cut(call, " ")
+			got := p.Authorize(t.Context(), method, path)
+			if !accountType.Service() {
+				if guardrail == "guardrail.own_api_key" || guardrail == "guardrail.import_business_config" {
+					guardrail = ""
+				}
+				if strings.HasSuffix(path, "/tokens/rotate") {
+					guardrail = "guardrail.no_stored_keys"
+				}
+			}
+			if got.Allowed != (guardrail == "") || guardrail != "" && (got.Policy != guardrail || got.Code != CodeGuardrail || got.Reason == "") {
+				t.Errorf("%s: %s: got %+v, want %q", accountType.Name, call, got, guardrail)
+			}
+		}
+	}
+}
+
+func TestEverySpellingOfAGuardedCallIsStopped(t *testing.T) {
+	p := principal(t, forCalls(t), accountOf(ServiceAutomation))
+	for _, method := range []string{"POST", "post", "PUT", "PROPFIND", "POST ", ""} {
+		for _, path := range []string{
+			"/api-keys", "/api-keys/", "//api-keys", "/./api-keys", "/API-Keys", "/%61pi-keys", "/api%2Dkeys", "/%2561pi-keys",
+			"/api-keys;v=1", "/;x/api-keys", "/api-keys?a=b", "/api-keys//", "/x/../api-keys", "/api-keys/%2e%2e/api-keys", "/api-keys%2f",
+			"/api-keys%00", "\\api-keys", "/api-keys/.", "/%25252561pi-keys", "/api-keys%3b", "/api-keys%3fx", "/%74eam/%zz/api-keys", "/api-keys%3Fa",
+		} {
+			if got := p.Authorize(t.Context(), method, path); got.Allowed {
+				t.Errorf("%s %s is allowed by %s", method, path, got.Policy)
+			}
+		}
+	}
+	if got := p.Authorize(t.Context(), "GET", "/api-keys"); !got.Allowed {
+		t.Errorf("reading is denied: %+v", got)
+	}
+}
+
+func TestNoRuleOfAFileLiftsAGuardrail(t *testing.T) {
+	engine := forCalls(t, `permit (principal, action, resource);
+		permit (principal, action in Action::"write", resource in Operation::"create_api_key");`)
+	if got := principal(t, engine, accountOf(ServiceAutomation)).Authorize(t.Context(), "POST", "/api-keys"); got.Policy != "guardrail.own_api_key" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestRulesOfAFileAddForbidsAndPermits(t *testing.T) {
+	const noDeletes = `@id("no-deletes") @reason("nothing is deleted here")
+		forbid (principal, action == Action::"DELETE", resource) when { resource.path like "/records/*" };`
+	const recordsOnly = `@id("records") permit (principal in AccountType::"service_automation", action, resource)
+		when { resource.path like "/records/*" && principal in Business::"b1" };`
+	for name, c := range map[string]struct {
+		rules        []string
+		account      Account
+		method, path string
+		allowed      bool
+		policy, code string
+	}{
+		"a forbid stops what it names":           {[]string{noDeletes}, accountOf(ServiceAutomation), "DELETE", "/records/deals/1", false, "no-deletes", CodePolicy},
+		"a forbid alone leaves the rest allowed": {[]string{noDeletes}, accountOf(ServiceAutomation), "GET", "/team", true, "default.calls", ""},
+		"a permit allows what it names":          {[]string{recordsOnly}, accountOf(ServiceAutomation), "GET", "/Records/deals", true, "records", ""},
+		"a permit leaves the rest denied":        {[]string{recordsOnly}, accountOf(ServiceAutomation), "GET", "/team", false, "", CodeNotPermitted},
+		"a permit is for its account type":       {[]string{recordsOnly}, accountOf(ServicePlugin), "GET", "/records/deals", false, "", CodeNotPermitted},
+		"a permit is for its business":           {[]string{recordsOnly}, Account{ID: "a", Type: ServiceAutomation, BusinessID: "b2"}, "GET", "/records/deals", false, "", CodeNotPermitted},
+		"a forbid wins over a permit":            {[]string{recordsOnly, noDeletes}, accountOf(ServiceAutomation), "DELETE", "/records/deals/1", false, "no-deletes", CodePolicy},
+		"an unknown method is a write":           {[]string{`forbid (principal, action in Action::"write", resource);`}, accountOf(ServiceAutomation), "PURGE", "/team", false, "rules0.cedar:1", CodePolicy},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := principal(t, forCalls(t, c.rules...), c.account).Authorize(t.Context(), c.method, c.path)
+			if got.Allowed != c.allowed || got.Policy != c.policy || got.Code != c.code || got.Reason == "" {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
+func TestABadFileIsRefusedByFileLineAndPolicy(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"syntax":                     {"permit (principal, action, resource);\npermit (oops);", "rules.cedar:2:13: "},
+		"empty":                      {"// nothing", "rules.cedar: there is no policy"},
+		"unknown attribute":          {"\n@id(\"x\")\nforbid (principal, action, resource) when { resource.size > 1 };", `rules.cedar:2:1: policy "x": `},
+		"wrong type":                 {`@id("x") forbid (principal, action, resource) when { resource.path > 1 };`, `policy "x": `},
+		"attribute without has":      {`@id("x") forbid (principal, action, resource) when { context.target.service };`, `policy "x": `},
+		"unknown operation":          {`@id("x") forbid (principal, action, resource in Operation::"create_apikey");`, `policy "x": `},
+		"unknown operation in when":  {`@id("x") forbid (principal, action, resource) when { resource in Operation::"create_apikey" };`, `policy "x": `},
+		"unknown account type":       {`@id("x") forbid (principal in AccountType::"service_robot", action, resource);`, `policy "x": `},
+		"unknown action":             {`@id("x") forbid (principal, action == Action::"FETCH", resource);`, `policy "x": `},
+		"unknown entity type":        {`@id("x") forbid (principal is Robot, action, resource);`, `policy "x": `},
+		"path in upper case":         {`@id("x") forbid (principal, action, resource) when { resource.path like "/Records/*" };`, `policy "x": no path equals "/Records/`},
+		"path encoded":               {`@id("x") forbid (principal, action, resource) when { resource.path == "/a%20b" };`, `policy "x": no path equals "/a%20b"`},
+		"path with a slash too many": {`@id("x") forbid (principal, action, resource) when { resource.path == "/a//b" };`, `policy "x": no path equals "/a//b"`},
+
+		"path that ends in a slash": {`@id("x") forbid (principal, action, resource) when { resource.path like "/records/" };`, `no path equals "/records/"`}, "id of a guardrail": {`@id("guardrail.own_api_key") permit (principal, action, resource);`, `policy "guardrail.own_api_key": the id is taken by guardrails.cedar:`},
+		"reserved id":        {`@id("permission.all") permit (principal, action, resource);`, `ids that begin with "permission." are built in`},
+		"id given twice":     {"@id(\"x\") permit (principal, action, resource);\n@id(\"x\") permit (principal, action, resource);", `rules.cedar:2:1: policy "x": the id is taken by `},
+		"unknown annotation": {`@id("x") @because("y") permit (principal, action, resource);`, `policy "x": unknown annotation @because`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "rules.cedar")
+			if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := ForCalls(file)
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), file) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestAllThatIsWrongIsReportedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"a.cedar": "permit (oops);", "b.cedar": "permit (principal, action, resource) when { resource.nothing };"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := ForCalls(dir, filepath.Join(dir, "missing.cedar"), t.TempDir())
+	for _, want := range []string{"a.cedar:1:13", "b.cedar:1:1", "missing.cedar", "holds no *.cedar file"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v lacks %s", err, want)
+		}
+	}
+}
+
+func TestGuardrailsHaveAnIDAndAReason(t *testing.T) {
+	engine := forCalls(t)
+	for _, r := range engine.rules {
+		if r.policy.Annotations()["id"] == "" || r.policy.Annotations()["reason"] == "" {
+			t.Errorf("%s lacks an annotation", r.id)
+		}
+		if r.guard != strings.HasPrefix(r.id, "guardrail.") {
+			t.Errorf("%s: guardrail is %v", r.id, r.guard)
+		}
+	}
+	if engine.Count() < 9 {
+		t.Errorf("only %d policies", engine.Count())
+	}
+}
+
+// TestPlatformDecidesByLevelTypeAndTarget walks every type and level over every managed operation.
+func TestPlatformDecidesByLevelTypeAndTarget(t *testing.T) {
+	engine, err := ForPlatform()
+	if err != nil {
+		t.Fatal(err)
+	}
+	operations := []struct {
+		call    string
+		needs   Level
+		changes []string
+		spared  func(AccountType) bool // the guardrail lets the target be
+	}{
+		{"GET /service-accounts/" + integration, Read, nil, nil},
+		{"GET /service-accounts/" + integration + "/tokens", Read, nil, func(t AccountType) bool { return t.StoredKeys }},
+		{"POST /service-accounts", Write, nil, func(t AccountType) bool { return t.Creatable }},
+		{"PATCH /service-accounts/" + integration, Write, []string{"name"}, func(t AccountType) bool { return t.Renamable }},
+		{"PATCH /service-accounts/" + integration, Write, []string{"api_name"}, func(t AccountType) bool { return t.Renamable }},
+		{"PATCH /service-accounts/" + integration, Write, []string{"description"}, nil},
+		{"PATCH /service-accounts/" + integration, Write, []string{"description", "status"}, func(AccountType) bool { return false }},
+		{"POST /service-accounts/" + integration + "/tokens/rotate", Write, nil, func(t AccountType) bool { return t.StoredKeys }},
+		{"DELETE /service-accounts/" + integration + "/tokens/secondary", Write, nil, func(t AccountType) bool { return t.StoredKeys }},
+		{"PUT /service-accounts/" + integration + "/permission-groups", Write, nil, nil},
+		{"DELETE /service-accounts/" + integration, Remove, nil, func(t AccountType) bool { return t.Archivable }},
+		{"GET /business-config/export", None, nil, nil},
+		{"GET /custom-objects", None, nil, nil},
+	}
+	for _, caller := range AccountTypes() {
+		for _, target := range AccountTypes() {
+			for _, level := range Levels() {
+				a := accountOf(caller.Name)
+				a.Level = level
+				p := principal(t, engine, a)
+				for _, o := range operations {
+					method, path, _ := strings.Cut(o.call, " ")
+					got := p.Decide(Call{Method: method, Path: path, Changes: o.changes, Target: &Account{ID: integration, Type: target.Name, BusinessID: "b1"}})
+					guarded := o.spared != nil && !o.spared(target)
+					if want := level >= o.needs && !guarded; got.Allowed != want {
+						t.Errorf("%s at %s on %s: %s: %+v", caller.Name, level, target.Name, o.call, got)
+					}
+					if guarded && got.Code != CodeGuardrail || !guarded && level < o.needs && got.Code != CodeNotPermitted {
+						t.Errorf("%s at %s on %s: %s: code %s", caller.Name, level, target.Name, o.call, got.Code)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestUnknownAccountTypeStandsBeforeNoEngine(t *testing.T) {
+	if _, err := forCalls(t).For(accountOf("service_robot")); err == nil || !strings.Contains(err.Error(), "service_automation") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestEveryServiceAccountIsNoSeatAndNotListed(t *testing.T) {
+	for _, a := range AccountTypes() {
+		if a.Service() && (a.BillingSeat || a.EmployeeList || a.Typeahead || !a.Timeline) {
+			t.Errorf("%+v", a)
+		}
+		if a.Service() == (a.Name == Employee) || a.Title == "" || a.Provisioned == "" || !a.SignedKeys && !a.StoredKeys {
+			t.Errorf("%+v", a)
+		}
+	}
+}
+
+func TestOperationsThatCannotBeAreRefused(t *testing.T) {
+	for text, want := range map[string]string{
+		"- operation: a\n- operation: a":                       "listed twice",
+		"- operation: a\n  in: [b]":                            `"b" is named but not listed`,
+		"- operation: a\n  calls: [FETCH /x]":                  "has no method",
+		"- operation: a\n  calls: [\"GET /\"]":                 "has no path",
+		"- operation: a\n  calls: [\"GET /{x}\"]":              "has no path",
+		"- operation: a\n  calls: [GET /X]":                    "not in lower case",
+		"- operation: a\n  paths: [GET /x]":                    "paths",
+		"- operation: a\n  in: [b]\n- operation: b\n  in: [a]": "",
+	} {
+		_, err := loadOperations([]byte(text))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: got %v, want %s", text, err, want)
+		}
+	}
+}
+
+// FuzzCanonical holds the two promises that policies stand on: the result is a fixed point, and nothing in it climbs.
+func FuzzCanonical(f *testing.F) {
+	for _, seed := range []string{"/api-keys", "/%2561pi-keys", "//A/./b;c/", "/x/../y", "/a%2fb", "", "/\xff", "/%c0%ae%c0%ae/"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		canonical, err := Canonical(path)
+		if err != nil {
+			return
+		}
+		again, err := Canonical(canonical)
+		if err != nil || again != canonical {
+			t.Errorf("%q gives %q, which gives %q, %v", path, canonical, again, err)
+		}
+		for segment := range strings.SplitSeq(canonical[1:], "/") {
+			if segment == ".." || segment == "." || segment == "" && canonical != "/" || strings.ToLower(segment) != segment {
+				t.Errorf("%q gives %q", path, canonical)
+			}
+		}
+	})
+}
+
+// BenchmarkDecide compares a decision at 100 policies with one by the guardrails alone: when all of them could apply to the
+// caller and the method, and when one in ten could.
+func BenchmarkDecide(b *testing.B) {
+	const wanted = 100
+	builtIn := forCalls(b).Count()
+	rules := func(accountType func(i int) string) string {
+		var text strings.Builder
+		for i := range wanted - builtIn {
+			fmt.Fprintf(&text, `@id("rule-%d") forbid (principal in AccountType::%q, action == Action::"DELETE", resource)
+				when { resource.path like "/records/object%d/*" };`+"\n", i, accountType(i), i)
+		}
+		return text.String()
+	}
+	for _, c := range []struct {
+		name   string
+		engine *Engine
+	}{
+		{"guardrails", forCalls(b)},
+		{"100 policies/all could apply", forCalls(b, rules(func(int) string { return ServiceIntegration }))},
+		{"100 policies/one in ten could", forCalls(b, rules(func(i int) string {
+			if i%10 == 0 {
+				return ServiceIntegration
+			}
+			return ServicePlugin
+		}))},
+	} {
+		p := principal(b, c.engine, accountOf(ServiceIntegration))
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				if !p.Authorize(b.Context(), "DELETE", "/records/deals/7d444840-9dc0-11d1-b245-5ffdce74fad2").Allowed {
+					b.Fatal("denied")
+				}
+			}
+			b.ReportMetric(float64(c.engine.Count()), "policies")
+		})
+	}
+}

@@ -1,0 +1,243 @@
+package policy
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
+	"github.com/cedar-policy/cedar-go/x/exp/eval"
+	"github.com/cedar-policy/cedar-go/x/exp/schema"
+	"github.com/cedar-policy/cedar-go/x/exp/schema/validate"
+)
+
+//go:embed schema.cedarschema
+var schemaText string
+
+//go:embed guardrails.cedar
+var guardrailsText []byte
+
+//go:embed permissions.cedar
+var permissionsText []byte
+
+//go:embed calls.cedar
+var callsText []byte
+
+// Error says what is wrong with a policy file, and where.
+type Error struct {
+	File         string
+	Line, Column int    // from 1; 0 when unknown
+	Policy       string // its id, when it could be read
+	Err          error
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	text := e.File
+	if e.Line > 0 {
+		text += fmt.Sprintf(":%d:%d", e.Line, e.Column)
+	}
+	if e.Policy != "" {
+		text += fmt.Sprintf(": policy %q", e.Policy)
+	}
+	return text + ": " + e.Err.Error()
+}
+
+// Unwrap returns what is wrong.
+func (e *Error) Unwrap() error { return e.Err }
+
+// rule is a policy with what people are told about it.
+type rule struct {
+	policy *cedar.Policy
+	bare   *cedar.Policy // the same, see withoutScope
+	id     string
+	reason string
+	guard  bool // built in, and a forbid
+}
+
+// reserved begin the ids of what is built in.
+var reserved = []string{"guardrail.", "permission.", "default."}
+
+// loader reads policies and collects everything that is wrong with them.
+type loader struct {
+	validator *validate.Validator
+	enums     map[cedar.EntityType][]string
+	rules     []rule
+	at        map[string]string // where each id is defined
+	errs      []error
+}
+
+func newLoader(ops operations) (*loader, error) {
+	enums := enumerations(ops)
+	var s schema.Schema
+	if err := s.UnmarshalCedar([]byte(schemaText + enumerationText(enums))); err != nil {
+		return nil, fmt.Errorf("read the policy schema: %w", err)
+	}
+	resolved, err := s.Resolve()
+	if err != nil {
+		return nil, fmt.Errorf("resolve the policy schema: %w", err)
+	}
+	return &loader{validator: validate.New(resolved), enums: enums, at: map[string]string{}}, nil
+}
+
+// enumerations is the part of the schema that comes from tables.
+func enumerations(ops operations) map[cedar.EntityType][]string {
+	enums := map[cedar.EntityType][]string{"Operation": ops.names}
+	for _, t := range accountTypes {
+		enums["AccountType"] = append(enums["AccountType"], t.Name)
+	}
+	for _, level := range Levels()[1:] {
+		enums["Permission"] = append(enums["Permission"], permissionID(level))
+	}
+	return enums
+}
+
+func enumerationText(enums map[cedar.EntityType][]string) string {
+	var text strings.Builder
+	for name, values := range enums {
+		fmt.Fprintf(&text, "entity %s enum [\"%s\"];\n", name, strings.Join(values, `", "`))
+	}
+	return text.String()
+}
+
+func permissionID(level Level) string { return ManageServiceAccounts + "." + level.String() }
+
+// addBuiltIn reads policies that are part of the binary.
+func (l *loader) addBuiltIn(file string, text []byte) { l.add(file, text, true) }
+
+// addPath reads a file, or every *.cedar file of a directory in the order of their names.
+func (l *loader) addPath(path string) {
+	files := []string{path}
+	info, err := os.Stat(path)
+	if err == nil && info.IsDir() {
+		files, err = filepath.Glob(filepath.Join(path, "*.cedar"))
+		if err == nil && len(files) == 0 {
+			err = errors.New("the directory holds no *.cedar file")
+		}
+	}
+	if err != nil {
+		l.errs = append(l.errs, fmt.Errorf("read policies from %q: %w", path, err))
+		return
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			l.errs = append(l.errs, fmt.Errorf("read policies: %w", err))
+			continue
+		}
+		l.add(file, text, false)
+	}
+}
+
+func (l *loader) add(file string, text []byte, builtIn bool) {
+	policies, err := cedar.NewPolicyListFromBytes(file, text)
+	if err != nil {
+		l.errs = append(l.errs, syntaxError(file, err))
+		return
+	}
+	if len(policies) == 0 {
+		l.errs = append(l.errs, &Error{File: file, Err: errors.New("there is no policy in it")})
+	}
+	for _, p := range policies {
+		r := rule{policy: p, bare: withoutScope(p), guard: builtIn && p.Effect() == cedar.Forbid}
+		r.id, r.reason = string(p.Annotations()["id"]), string(p.Annotations()["reason"])
+		at := p.Position()
+		if r.id == "" {
+			r.id = fmt.Sprintf("%s:%d", filepath.Base(file), at.Line)
+		}
+		if r.reason == "" {
+			r.reason = fmt.Sprintf("policy %q decides so", r.id)
+		}
+		for _, err := range l.check(r, builtIn) {
+			l.errs = append(l.errs, &Error{File: file, Line: at.Line, Column: at.Column, Policy: r.id, Err: err})
+		}
+		l.at[r.id] = fmt.Sprintf("%s:%d", file, at.Line)
+		l.rules = append(l.rules, r)
+	}
+}
+
+// check returns all that is wrong with one policy.
+func (l *loader) check(r rule, builtIn bool) []error {
+	var errs []error
+	if first, twice := l.at[r.id]; twice {
+		errs = append(errs, fmt.Errorf("the id is taken by %s; choose another @id", first))
+	}
+	for _, prefix := range reserved {
+		if !builtIn && strings.HasPrefix(r.id, prefix) {
+			errs = append(errs, fmt.Errorf("ids that begin with %q are built in; choose another @id", prefix))
+		}
+	}
+	for key := range r.policy.Annotations() {
+		if key != "id" && key != "reason" {
+			errs = append(errs, fmt.Errorf("unknown annotation @%s; use @id and @reason", key))
+		}
+	}
+	tree := (*ast.Policy)(r.policy.AST())
+	if err := l.validator.Policy(r.id, tree); err != nil {
+		// The id stands in front already.
+		errs = append(errs, errors.New(strings.ReplaceAll(err.Error(), "for policy `"+r.id+"`, ", "")))
+	}
+	return append(errs, l.deadLiterals(tree)...)
+}
+
+// deadLiterals finds what no call can ever equal: a forbid that never matches is a hole. The validator does not look into
+// enumerations, nor does it know how paths are spelled.
+func (l *loader) deadLiterals(p *ast.Policy) []error {
+	var errs []error
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	ast.Inspect(eval.PolicyToNode(p), func(n ast.IsNode) bool {
+		switch n := n.(type) {
+		case ast.NodeTypeLike:
+			note(deadPath(strings.ReplaceAll(strings.Trim(string(n.Value.MarshalCedar()), `"`), "*", "x")))
+		case ast.NodeValue:
+			switch value := n.Value.(type) {
+			case cedar.String:
+				note(deadPath(string(value)))
+			case cedar.EntityUID:
+				if names, ok := l.enums[value.Type]; ok && !slices.Contains(names, string(value.ID)) {
+					note(fmt.Errorf("there is no %s; use one of %s", value, strings.Join(names, ", ")))
+				}
+			}
+		}
+		return true
+	})
+	return errs
+}
+
+func deadPath(text string) error {
+	if !strings.HasPrefix(text, "/") {
+		return nil
+	}
+	if canonical, err := Canonical(text); err == nil && canonical == text {
+		return nil
+	}
+	return fmt.Errorf("no path equals %q; paths are compared decoded, in lower case, without empty and dot segments", text)
+}
+
+// cedarPosition is how the parser writes where it stopped.
+var cedarPosition = regexp.MustCompile(`<input>:(\d+):(\d+)`)
+
+func syntaxError(file string, err error) error {
+	found := &Error{File: file, Err: err}
+	if at := cedarPosition.FindStringSubmatch(err.Error()); at != nil {
+		found.Line, _ = strconv.Atoi(at[1])
+		found.Column, _ = strconv.Atoi(at[2])
+	}
+	return found
+}
+
+// hasPermit reports whether any of rules allows something.
+func hasPermit(rules []rule) bool {
+	return slices.ContainsFunc(rules, func(r rule) bool { return r.policy.Effect() == cedar.Permit })
+}

@@ -1,0 +1,153 @@
+package policy
+
+import (
+	_ "embed"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+)
+
+//go:embed operations.yaml
+var operationsYAML []byte
+
+// Operation is what a call does, as policies name it.
+type Operation struct {
+	Name  string   `yaml:"operation"`
+	In    []string `yaml:"in"`    // wider operations
+	Calls []string `yaml:"calls"` // "METHOD /path/{account}"
+}
+
+// methods are those that have an action of their own, with the group that each is in.
+var methods = map[string]string{
+	"GET": "read", "HEAD": "read", "OPTIONS": "read",
+	"POST": "write", "PUT": "write", "PATCH": "write", "DELETE": "write", "other": "write",
+}
+
+// route is one call of an operation.
+type route struct {
+	method   string
+	segments []string // "" stands for any
+	account  int      // the segment that names the account a call is about; -1: none
+	within   []string // the operation and all wider ones
+}
+
+// operations finds what a call does. Routes are kept by their first segment.
+type operations struct {
+	names  []string
+	routes map[string][]route
+}
+
+func loadOperations(data []byte) (operations, error) {
+	var listed []Operation
+	if err := yaml.UnmarshalWithOptions(data, &listed, yaml.Strict()); err != nil {
+		return operations{}, fmt.Errorf("read operations.yaml: %w", err)
+	}
+	byName := map[string]Operation{}
+	for _, o := range listed {
+		if _, twice := byName[o.Name]; twice || o.Name == "" {
+			return operations{}, fmt.Errorf("operations.yaml: operation %q is listed twice or has no name", o.Name)
+		}
+		byName[o.Name] = o
+	}
+	found := operations{names: slices.Sorted(maps.Keys(byName)), routes: map[string][]route{}}
+	for _, o := range listed {
+		within, err := widen(byName, o.Name, nil)
+		if err != nil {
+			return operations{}, err
+		}
+		for _, call := range o.Calls {
+			r, err := parseCall(call, within)
+			if err != nil {
+				return operations{}, fmt.Errorf("operations.yaml: operation %q: %w", o.Name, err)
+			}
+			found.routes[r.segments[0]] = append(found.routes[r.segments[0]], r)
+		}
+	}
+	return found, nil
+}
+
+// widen returns name and every operation it is in.
+func widen(byName map[string]Operation, name string, seen []string) ([]string, error) {
+	if slices.Contains(seen, name) {
+		return seen, nil
+	}
+	o, ok := byName[name]
+	if !ok {
+		return nil, fmt.Errorf("operations.yaml: operation %q is named but not listed", name)
+	}
+	seen = append(seen, name)
+	var err error
+	for _, wider := range o.In {
+		if seen, err = widen(byName, wider, seen); err != nil {
+			return nil, err
+		}
+	}
+	return seen, nil
+}
+
+func parseCall(call string, within []string) (route, error) {
+	method, path, _ := strings.Cut(call, " ")
+	if methods[method] == "" || method == "other" {
+		return route{}, fmt.Errorf("call %q has no method; write it like \"POST /api-keys\"", call)
+	}
+	if !strings.HasPrefix(path, "/") || path == "/" || strings.HasPrefix(path, "/{") {
+		return route{}, fmt.Errorf("call %q has no path that begins with a name", call)
+	}
+	r := route{method: method, segments: strings.Split(path[1:], "/"), account: -1, within: within}
+	for i, segment := range r.segments {
+		switch {
+		case segment == "{account}":
+			r.account = i
+			r.segments[i] = ""
+		case strings.HasPrefix(segment, "{") && strings.HasSuffix(segment, "}"):
+			r.segments[i] = ""
+		case segment == "" || strings.ToLower(segment) != segment:
+			return route{}, fmt.Errorf("call %q has a segment that is empty or not in lower case", call)
+		}
+	}
+	return r, nil
+}
+
+// find returns the operations that a call belongs to, and the id of the account it is about. path is canonical. HEAD does what
+// GET does, and a method that nobody knows may do what any method does.
+func (o operations) find(method, path string) (within []string, account string) {
+	first, _, _ := strings.Cut(path[1:], "/")
+	routes := o.routes[first]
+	if len(routes) == 0 {
+		return nil, ""
+	}
+	segments := strings.Split(path[1:], "/")
+	for _, r := range routes {
+		if !r.covers(method) || !r.matches(segments) {
+			continue
+		}
+		if r.account >= 0 {
+			account = segments[r.account]
+		}
+		if within == nil {
+			within = r.within
+		} else {
+			within = append(slices.Clone(within), r.within...)
+		}
+	}
+	return within, account
+}
+
+func (r route) covers(method string) bool {
+	return method == r.method || method == "other" || method == "HEAD" && r.method == "GET"
+}
+
+func (r route) matches(segments []string) bool {
+	if len(segments) != len(r.segments) {
+		return false
+	}
+	for i, want := range r.segments {
+		if want != "" && want != segments[i] {
+			return false
+		}
+	}
+	return true
+}
