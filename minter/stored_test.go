@@ -176,7 +176,7 @@ func TestStoredKeyIsFoundByScannersAndByNobodyWhoGuesses(t *testing.T) {
 		"other business":    {token, "business-2", "account-7", minter.CodeRevoked},
 		"other account":     {token, "business-1", "account-8", minter.CodeUser},
 		"business header":   {token, "business-1}:stored:{x", "account-7", minter.CodeMalformed},
-		"user header":       {token, "business-1", "account-7:x", minter.CodeMalformed},
+		"user header":       {token, "business-1", "account-7}x", minter.CodeMalformed},
 		"no headers":        {token, "", "", minter.CodeMalformed},
 		"checksum is wrong": {token[:len(token)-1] + string(token[len(token)-1]^1), "business-1", "account-7", minter.CodeMalformed},
 		"truncated":         {token[:40], "business-1", "account-7", minter.CodeMalformed},
