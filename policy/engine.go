@@ -85,8 +85,25 @@ func load(more func(*loader)) (*Engine, error) {
 	return &Engine{rules: l.rules, operations: ops}, nil
 }
 
-// Count returns how many policies the engine decides by.
-func (e *Engine) Count() int { return len(e.rules) }
+// Count returns how many policies the engine decides by: those of the binary, and those read from files.
+func (e *Engine) Count() (builtIn, own int) {
+	for _, r := range e.rules {
+		if r.builtIn {
+			builtIn++
+		}
+	}
+	return builtIn, len(e.rules) - builtIn
+}
+
+// Operations returns the operations that a call belongs to, the narrowest first. There may be none.
+func (e *Engine) Operations(method, path string) []string {
+	path, err := Canonical(path)
+	if err != nil {
+		return nil
+	}
+	within, _ := e.operations.find(action(method), path)
+	return within
+}
 
 // Principal is one account before an engine: what stands before the calls of one execution.
 type Principal struct {
@@ -155,7 +172,7 @@ func (s ruleSet) decide(entities cedar.EntityGetter, request cedar.Request) Deci
 	decision := Decision{Allowed: verdict == cedar.Allow, Policy: decided.id, Reason: decided.reason}
 	switch {
 	case decision.Allowed:
-	case decided.guard:
+	case decided.builtIn:
 		decision.Code = CodeGuardrail
 	default:
 		decision.Code = CodePolicy

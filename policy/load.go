@@ -55,11 +55,11 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // rule is a policy with what people are told about it.
 type rule struct {
-	policy *cedar.Policy
-	bare   *cedar.Policy // the same, see withoutScope
-	id     string
-	reason string
-	guard  bool // built in, and a forbid
+	policy  *cedar.Policy
+	bare    *cedar.Policy // the same, see withoutScope
+	id      string
+	reason  string
+	builtIn bool
 }
 
 // reserved begin the ids of what is built in.
@@ -146,7 +146,7 @@ func (l *loader) add(file string, text []byte, builtIn bool) {
 		l.errs = append(l.errs, &Error{File: file, Err: errors.New("there is no policy in it")})
 	}
 	for _, p := range policies {
-		r := rule{policy: p, bare: withoutScope(p), guard: builtIn && p.Effect() == cedar.Forbid}
+		r := rule{policy: p, bare: withoutScope(p), builtIn: builtIn}
 		r.id, r.reason = string(p.Annotations()["id"]), string(p.Annotations()["reason"])
 		at := p.Position()
 		if r.id == "" {
