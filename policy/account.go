@@ -53,7 +53,7 @@ const (
 var accountTypes = []AccountType{
 	{
 		Name: Employee, Title: "Employee",
-		SignedKeys: true, Provisioned: ProvisionedByHand,
+		SignedKeys: true, StoredKeys: true, Provisioned: ProvisionedByHand,
 		BillingSeat: true, EmployeeList: true, Typeahead: true, Timeline: true,
 	},
 	{

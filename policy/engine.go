@@ -40,6 +40,7 @@ type Call struct {
 	Path    string   // relative to the API root, in any spelling
 	Target  *Account // the account that the call is about, when it is known
 	Changes []string // the fields that the call would change, when they are known
+	Grants  Level    // the highest level that the call would give to the target
 }
 
 // Engine decides by one set of policies, which never changes. It is safe for concurrent use.
@@ -150,6 +151,9 @@ func (p *Principal) Decide(call Call) Decision {
 	if call.Changes != nil {
 		fields["changes"] = stringSet(call.Changes)
 	}
+	if call.Grants > None {
+		fields["grants"] = cedar.Long(call.Grants)
+	}
 	request := cedar.Request{
 		Principal: p.entity.UID,
 		Action:    cedar.NewEntityUID("Action", cedar.String(method)),
@@ -249,6 +253,7 @@ func accountEntity(a Account) (cedar.Entity, error) {
 		Parents: cedar.NewEntityUIDSet(parents...),
 		Attributes: cedar.NewRecord(cedar.RecordMap{
 			"type":        typeUID,
+			"level":       cedar.Long(a.Level),
 			"service":     cedar.Boolean(t.Service()),
 			"signed_keys": cedar.Boolean(t.SignedKeys),
 			"stored_keys": cedar.Boolean(t.StoredKeys),
