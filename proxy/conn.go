@@ -1,0 +1,183 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
+)
+
+// conn is one connection of the step, served by one goroutine. Nothing of one request outlives it here but buffers.
+type conn struct {
+	p  *Proxy
+	nc net.Conn
+	rd *h1.Reader
+
+	trusted atomic.Bool // has shown the capability
+	idle    atomic.Bool // waits between two requests
+	halt    atomic.Bool // reading is over, see stopReading
+	api     atomic.Pointer[apiConn]
+
+	phase      phase
+	readArmed  time.Time // deadlines that are set
+	writeArmed time.Time
+
+	req      h1.Request
+	body     h1.Body
+	resp     h1.Response
+	respBody h1.Body
+	names    [][]byte // fields that Connection names
+	out      []byte   // what is written next
+}
+
+// phase decides how long a read may wait for the step.
+type phase uint8
+
+const (
+	betweenRequests phase = iota
+	inHead
+	inBody
+)
+
+var (
+	errHalted     = errors.New("reading was stopped")
+	errClientGone = errors.New("the caller closed the connection")
+	errTooSlow    = errors.New("no answer in time")
+)
+
+func newConn(p *Proxy, nc net.Conn) *conn {
+	c := &conn{p: p, nc: nc}
+	c.rd = h1.NewReader(c)
+	return c
+}
+
+// serve answers one request after the other.
+func (c *conn) serve() {
+	defer c.p.forget(c)
+	defer c.nc.Close()
+	for c.next() {
+		if keep := c.serveOne(); keep {
+			continue
+		}
+		if !c.body.Done() {
+			c.linger()
+		}
+		return
+	}
+}
+
+// next waits for the first byte of a request. It is false when the connection is to be closed.
+func (c *conn) next() bool {
+	c.phase = betweenRequests
+	if c.rd.Buffered() > 0 {
+		return !c.p.draining.Load()
+	}
+	c.arm(c.p.cfg.IdleTimeout)
+	c.idle.Store(true)
+	defer c.idle.Store(false)
+	// Shutdown sets draining first and looks at idle second, so one of us sees the other.
+	return !c.p.draining.Load() && c.rd.Wait() == nil
+}
+
+// endIfIdle wakes a connection that waits for a request.
+func (c *conn) endIfIdle() {
+	if c.idle.Load() {
+		c.nc.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// cut ends the connection and what it waits for.
+func (c *conn) cut() {
+	c.nc.Close()
+	if a := c.api.Load(); a != nil {
+		a.Close()
+	}
+}
+
+// Read implements io.Reader for the parser, with the deadline of the phase.
+func (c *conn) Read(p []byte) (int, error) {
+	switch c.phase {
+	case inHead:
+		// One deadline for the whole head, however slowly it trickles.
+	case inBody:
+		c.arm(c.p.cfg.StallTimeout)
+	}
+	if c.halt.Load() {
+		return 0, errHalted
+	}
+	n, err := c.nc.Read(p)
+	if err != nil && c.halt.Load() {
+		err = errHalted
+	}
+	return n, err
+}
+
+// arm sets the read deadline, unless the one that is set is nearly as good.
+func (c *conn) arm(timeout time.Duration) {
+	now := time.Now()
+	if left := c.readArmed.Sub(now); left < timeout*3/4 || left > timeout {
+		c.readArmed = now.Add(timeout)
+		c.nc.SetReadDeadline(c.readArmed)
+	}
+}
+
+// enterHead starts the clock for a request's head.
+func (c *conn) enterHead(now time.Time) {
+	c.phase = inHead
+	if c.rd.HeadComplete() {
+		return
+	}
+	c.readArmed = now.Add(c.p.cfg.HeaderTimeout)
+	c.nc.SetReadDeadline(c.readArmed)
+}
+
+// stopReading makes a Read that is under way on another goroutine return, and every later one.
+func (c *conn) stopReading() {
+	c.halt.Store(true)
+	c.nc.SetReadDeadline(time.Unix(1, 0))
+}
+
+// resumeReading undoes stopReading, once nobody else reads.
+func (c *conn) resumeReading() {
+	c.halt.Store(false)
+	c.readArmed = time.Time{}
+}
+
+// write sends to the step. An error means that it is gone, or does not read.
+func (c *conn) write(p []byte) error {
+	now := time.Now()
+	if left := c.writeArmed.Sub(now); left < c.p.cfg.StallTimeout*3/4 {
+		c.writeArmed = now.Add(c.p.cfg.StallTimeout)
+		c.nc.SetWriteDeadline(c.writeArmed)
+	}
+	_, err := c.nc.Write(p)
+	return err
+}
+
+// gone reports whether the step closed its connection.
+func (c *conn) gone() bool {
+	if c.rd.Buffered() > 0 {
+		return false
+	}
+	n, err := peek(c.nc)
+	return n == 0 && (err == nil || !isAgain(err))
+}
+
+const (
+	lingerBytes = 256 << 10
+	lingerTime  = time.Second
+)
+
+// linger reads what the step still sends, for a moment: closing with unread bytes would reset the connection, and
+// the step might lose the answer.
+func (c *conn) linger() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.p.ctx.Err() != nil {
+		return
+	}
+	c.nc.SetReadDeadline(time.Now().Add(lingerTime))
+	io.Copy(io.Discard, io.LimitReader(c.nc, lingerBytes))
+}

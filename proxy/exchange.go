@@ -1,0 +1,398 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
+)
+
+// Limits of an answer's head. The API is trusted, but not with our memory.
+const (
+	maxAnswerHead   = 256 << 10
+	maxAnswerFields = 512
+	maxInterim      = 16
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	c    *conn
+	call Call
+	key  string
+	span Span
+
+	path, query []byte // relative to the API root, as sent; query with its "?"
+	upload      *upload
+	sent        time.Time // when the request had left, if nothing is uploaded
+	begun       bool      // the final answer's head went to the step
+	closing     bool      // the step's connection ends with this answer
+}
+
+// serveOne answers one request and reports whether another may follow on the connection.
+func (c *conn) serveOne() (keep bool) {
+	x := exchange{c: c, call: Call{Start: time.Now()}}
+	c.enterHead(x.call.Start)
+	c.body.Reset(c.rd, &h1.Head{Framing: h1.UntilClose}, false)
+	err := c.rd.ReadRequest(&c.req, c.p.cfg.MaxHeaderBytes, c.p.cfg.MaxHeaders)
+	if err != nil {
+		r := unreadable(err)
+		if r == nil {
+			return false
+		}
+		c.req.Method, x.closing = nil, true
+		x.end(r)
+		return false
+	}
+	c.phase = inBody
+	c.body.Reset(c.rd, &c.req.Head, false)
+	x.closing = c.req.Close || c.req.Minor == 0
+	x.end(x.serve())
+	return !x.closing
+}
+
+// unreadable is the answer to a head that could not be read, nil where there is nobody to answer.
+func unreadable(err error) *refusal {
+	switch {
+	case errors.Is(err, h1.ErrTooLarge), errors.Is(err, h1.ErrTooManyFields):
+		return refuse(HeaderTooLarge, err.Error())
+	case errors.Is(err, h1.ErrMalformed):
+		return refuse(BadRequest, err.Error())
+	case isTimeout(err):
+		return refuse(ClientTooSlow, "the request's headers did not arrive in time")
+	}
+	return nil
+}
+
+// serve takes a request through every check and to the API. It returns nil when the API's answer was delivered.
+func (x *exchange) serve() *refusal {
+	p := x.c.p
+	if r := x.identify(); r != nil {
+		return r
+	}
+	defer p.inFlight.Add(-1)
+	if p.inFlight.Add(1) > int64(p.cfg.MaxInFlight) {
+		return refuse(TooMany, "too many requests under way in this execution; wait for one to finish")
+	}
+	if p.ctx.Err() != nil {
+		return x.ended(context.Cause(p.ctx))
+	}
+	if r := x.authorize(); r != nil {
+		return r
+	}
+	if p.cfg.MaxBody > 0 && x.c.req.Framing == h1.Length && x.c.req.Length > p.cfg.MaxBody {
+		return tooLarge(p.cfg.MaxBody)
+	}
+	if r := x.fetchKey(); r != nil {
+		return r
+	}
+	return x.forward()
+}
+
+func tooLarge(limit int64) *refusal {
+	return refuse(BodyTooLarge, "request body is larger than "+strconv.FormatInt(limit, 10)+" bytes")
+}
+
+// identify checks that the request is meant for us, comes from this execution and stays inside the API root.
+func (x *exchange) identify() *refusal {
+	c, p := x.c, x.c.p
+	target := c.req.Target
+	if target[0] != '/' || string(c.req.Method) == "CONNECT" {
+		return refuse(BadRequest, "request target must be a path")
+	}
+	if c.req.Minor > 0 && !p.hostIsOurs(c.req.Host) {
+		return refuse(BadHost, "host is not this proxy")
+	}
+	path := target
+	if i := bytes.IndexByte(target, '?'); i >= 0 {
+		path, x.query = target[:i], target[i:]
+	}
+	path, ok := p.stripCapability(path)
+	if !ok {
+		return refuse(Forbidden, "forbidden")
+	}
+	c.trusted.Store(true)
+	x.path = path
+	x.call.Method, x.call.Path = methodString(c.req.Method), string(path)
+	if len(x.query) > 0 {
+		x.call.Query = redactQuery(string(x.query[1:]))
+	}
+	if len(path) == 0 {
+		return nil
+	}
+	if _, err := canonicalPath(path); err != nil {
+		return refuse(BadPath, err.Error())
+	}
+	return nil
+}
+
+// methodString avoids an allocation for the methods that occur.
+func methodString(method []byte) string {
+	switch string(method) {
+	case "GET":
+		return "GET"
+	case "POST":
+		return "POST"
+	case "PATCH":
+		return "PATCH"
+	case "PUT":
+		return "PUT"
+	case "DELETE":
+		return "DELETE"
+	case "HEAD":
+		return "HEAD"
+	case "OPTIONS":
+		return "OPTIONS"
+	}
+	return string(method)
+}
+
+// fetchKey asks the key source, which must answer from memory or soon.
+func (x *exchange) fetchKey() *refusal {
+	p := x.c.p
+	ctx := newLazyDeadline(p.ctx, p.cfg.KeyTimeout)
+	defer ctx.release()
+	key, err := p.cfg.Keys.Key(ctx)
+	switch {
+	case err != nil:
+		return refuse(NoKey, "no key for the api: "+err.Error())
+	case key == "" || !h1.ValidValue([]byte(key)):
+		return refuse(NoKey, "no key for the api: the key source gave one that cannot be sent")
+	}
+	x.key = key
+	return nil
+}
+
+// forward sends the request and delivers the answer, trying a second connection where the first had died idle.
+func (x *exchange) forward() *refusal {
+	c, p := x.c, x.c.p
+	if p.cfg.Trace != nil {
+		x.span = p.cfg.Trace(x.call.Method, x.call.Path, string(headerValue(c.req.Fields, "traceparent")))
+		x.call.Span = x.span.Data
+	}
+	c.out = x.appendRequest(c.out[:0])
+	n, whole := c.body.Ready()
+	if whole && n > 0 {
+		c.out = append(c.out, make([]byte, n)...)
+		io.ReadFull(&c.body, c.out[len(c.out)-n:]) // it is in memory
+		x.call.Sent = int64(n)
+	}
+	for second := false; ; second = true {
+		a, err := p.pool.get(p.ctx, second)
+		if err != nil {
+			return x.noConnection(err)
+		}
+		a.wake = x.wake
+		c.api.Store(a)
+		again, r := x.exchangeOn(a, whole)
+		c.api.Store(nil)
+		if !again || second {
+			return r
+		}
+		x.call.Retried = true
+	}
+}
+
+func (x *exchange) noConnection(err error) *refusal {
+	switch ctx := x.c.p.ctx; {
+	case ctx.Err() != nil:
+		return x.ended(context.Cause(ctx))
+	case errors.Is(err, context.DeadlineExceeded) || isTimeout(err):
+		return refuse(APITooSlow, "the api could not be connected to in time: "+err.Error())
+	}
+	return refuse(APIUnreachable, "the api could not be reached: "+err.Error())
+}
+
+// ended is the answer after p.ctx has ended.
+func (x *exchange) ended(cause error) *refusal {
+	if errors.Is(cause, errShutdown) {
+		return refuse(ShuttingDown, cause.Error())
+	}
+	return refuse(PastDeadline, errDeadline.Error())
+}
+
+// exchangeOn uses one connection. It says "again" when the request certainly had no effect, or may have it twice.
+func (x *exchange) exchangeOn(a *apiConn, whole bool) (again bool, r *refusal) {
+	c, p := x.c, x.c.p
+	a.SetWriteDeadline(time.Now().Add(p.cfg.StallTimeout))
+	_, err := a.Write(c.out)
+	x.sent = time.Now()
+	if !whole && err == nil {
+		x.upload = startUpload(x, a)
+	}
+	// A failed write does not mean that there is no answer: the API may have refused early and closed.
+	if !isTimeout(err) {
+		err = x.readAnswer(a)
+	}
+	clean := x.finishUpload(a)
+	if err == nil && clean && c.respBody.Done() && !c.resp.Close && a.rd.Buffered() == 0 {
+		p.pool.put(a)
+		return false, nil
+	}
+	a.Close()
+	if err == nil {
+		return false, nil
+	}
+	if r := x.uploadFault(); r != nil {
+		return false, r
+	}
+	again = a.reused && whole && !x.begun && connectionDied(err) && idempotent(c.req.Method)
+	return again, x.fault(err)
+}
+
+// connectionDied reports whether an error is what a connection that was closed meanwhile gives.
+func connectionDied(err error) bool {
+	var op *net.OpError
+	return errors.Is(err, io.EOF) || errors.As(err, &op) && !op.Timeout()
+}
+
+// idempotent lists the methods of RFC 9110 section 9.2.2.
+func idempotent(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// fault is the answer to a request that failed on the way to the API or back.
+func (x *exchange) fault(err error) *refusal {
+	switch {
+	case errors.Is(err, errClientGone):
+		return refuse(ClientGone, err.Error())
+	case errors.Is(err, errShutdown), errors.Is(err, errDeadline), x.c.p.ctx.Err() != nil:
+		return x.ended(context.Cause(x.c.p.ctx))
+	case errors.Is(err, errTooSlow), isTimeout(err):
+		return refuse(APITooSlow, "the api did not answer in time")
+	case errors.Is(err, h1.ErrMalformed), errors.Is(err, h1.ErrTooLarge), errors.Is(err, h1.ErrTooManyFields):
+		return refuse(BadAnswer, "the api's answer could not be read: "+err.Error())
+	case x.begun:
+		return refuse(APIBroke, "the api ended its answer early: "+err.Error())
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return refuse(APIUnreachable, "the api closed the connection without an answer")
+	}
+	return refuse(APIUnreachable, "the connection to the api failed: "+err.Error())
+}
+
+// wake says why waiting for the API has become pointless.
+func (x *exchange) wake() error {
+	c := x.c
+	if c.p.ctx.Err() != nil {
+		return context.Cause(c.p.ctx)
+	}
+	if x.upload.running() {
+		return nil
+	}
+	if !x.begun && time.Since(x.upload.endedAfter(x.sent)) > c.p.cfg.ResponseTimeout {
+		return errTooSlow
+	}
+	if c.gone() {
+		return errClientGone
+	}
+	return nil
+}
+
+// end delivers a refusal where one can be, and records the call.
+func (x *exchange) end(r *refusal) {
+	c := x.c
+	x.call.Outcome = Answered
+	if !c.body.Done() || c.p.draining.Load() {
+		x.closing = true
+	}
+	if r != nil {
+		x.call.Outcome, x.call.Detail, x.call.Policy = r.outcome, r.detail, r.policy
+		switch {
+		case x.begun || r.outcome == ClientGone || r.outcome == APIBroke:
+			x.closing = true
+		default:
+			x.call.Status = r.status()
+			c.out = r.append(c.out[:0], c.req.Method, x.closing)
+			if c.write(c.out) != nil {
+				x.closing = true
+			}
+		}
+	}
+	if cap(c.out) > 64<<10 {
+		c.out = nil
+	}
+	x.call.Duration = time.Since(x.call.Start)
+	c.p.record(x.call)
+}
+
+// appendRequest writes the head that the API gets: the step's bytes, but for the fields that are ours.
+func (x *exchange) appendRequest(b []byte) []byte {
+	c, p := x.c, x.c.p
+	b = append(append(b, c.req.Method...), ' ')
+	b = append(b, p.prefix...)
+	b = append(b, x.path...)
+	if len(p.prefix)+len(x.path) == 0 {
+		b = append(b, '/')
+	}
+	b = append(append(b, x.query...), " HTTP/1.1\r\n"...)
+
+	c.names = connectionNames(c.names, c.req.Fields)
+	for _, f := range c.req.Fields {
+		switch requestFate(f.Name) {
+		case hostField:
+			b = append(append(append(b, f.Name...), ": "...), p.cfg.APIRoot.Host...)
+			b = append(b, "\r\n"...)
+		case framing:
+			b = c.appendFraming(b, f, &c.req.Head, false)
+		case trace:
+			if x.span.Traceparent == "" && !named(c.names, f.Name) {
+				b = appendField(b, f.Name, f.Value)
+			}
+		case coding:
+			if h1.HasToken(f.Value, "trailers") {
+				b = append(append(b, f.Name...), ": trailers\r\n"...)
+			}
+		case pass, override:
+			if !named(c.names, f.Name) {
+				b = appendField(b, f.Name, f.Value)
+			}
+		}
+	}
+	if c.req.Host == nil { // HTTP/1.0
+		b = append(append(append(b, "Host: "...), p.cfg.APIRoot.Host...), "\r\n"...)
+	}
+	if x.span.Traceparent != "" {
+		b = append(append(append(b, "traceparent: "...), x.span.Traceparent...), "\r\n"...)
+		if x.span.Tracestate != "" {
+			b = append(append(append(b, "tracestate: "...), x.span.Tracestate...), "\r\n"...)
+		}
+	}
+	b = append(append(b, "X-API-KEY: "...), x.key...)
+	b = append(append(b, "\r\nX-BUSINESS-ID: "...), p.cfg.BusinessID...)
+	b = append(append(b, "\r\nX-USER-ID: "...), p.cfg.UserID...)
+	return append(b, "\r\n\r\n"...)
+}
+
+// appendFraming writes a message's own framing field from what was understood of it.
+func (c *conn) appendFraming(b []byte, f h1.Field, h *h1.Head, noBody bool) []byte {
+	switch {
+	case len(f.Name) == len("content-length") && (h.Framing == h1.Length || noBody):
+		return appendField(b, f.Name, f.Value)
+	case len(f.Name) == len("transfer-encoding") && h.Framing == h1.Chunked && c.req.Minor > 0:
+		return appendField(b, f.Name, []byte("chunked"))
+	}
+	return b
+}
+
+func headerValue(fields []h1.Field, name string) []byte {
+	for _, f := range fields {
+		if h1.EqualFold(f.Name, name) {
+			return f.Value
+		}
+	}
+	return nil
+}
+
+// echoes reports whether a field's value has the key in it.
+func (x *exchange) echoes(value []byte) bool {
+	return len(value) >= len(x.key) && strings.Contains(string(value), x.key)
+}

@@ -1,0 +1,164 @@
+package proxy
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
+)
+
+// fate is what becomes of a header field on its way through.
+type fate uint8
+
+const (
+	pass      fate = iota
+	drop           // ours to send, a credential, or meant for the next hop only
+	framing        // rewritten from what the parser understood
+	hostField      // replaced by the API's
+	location       // made local when inside the API root
+	trace          // replaced when we trace
+	coding         // TE, of which only "trailers" is end-to-end
+	override       // names a method or a path other than the request line's
+)
+
+// longestName is the longest name that either table below knows.
+const longestName = 32
+
+// fold is a field's name as the most tolerant server sees it, so that X_Api_Key is found too.
+func fold(buf *[longestName]byte, name []byte) []byte {
+	if len(name) > longestName {
+		name = name[:longestName]
+	}
+	for i, c := range name {
+		buf[i] = h1.FoldName(c)
+	}
+	return buf[:len(name)]
+}
+
+// requestFate says what becomes of a field that the step sent.
+func requestFate(name []byte) fate {
+	var buf [longestName]byte
+	folded := fold(&buf, name)
+	switch string(folded) {
+	case "x-api-key", "x-business-id", "x-user-id", "authorization", "cookie", "cookie2":
+		return drop
+	case "connection", "proxy-connection", "keep-alive", "upgrade", "http2-settings",
+		"proxy-authorization", "proxy-authenticate":
+		return drop
+	case "forwarded", "x-real-ip", "x-original-url", "x-rewrite-url":
+		return drop
+	case "content-length", "transfer-encoding":
+		return framing
+	case "host":
+		return hostField
+	case "te":
+		return coding
+	case "traceparent", "tracestate":
+		return trace
+	case "x-http-method-override", "x-http-method", "x-method-override":
+		return override
+	}
+	if bytes.HasPrefix(folded, []byte("x-forwarded")) {
+		return drop
+	}
+	return pass
+}
+
+// responseFate says what becomes of a field that the API sent.
+func responseFate(name []byte) fate {
+	var buf [longestName]byte
+	switch string(fold(&buf, name)) {
+	case "x-api-key", "x-business-id", "x-user-id", "set-cookie", "set-cookie2":
+		return drop
+	case "connection", "proxy-connection", "keep-alive", "upgrade", "proxy-authenticate", "proxy-authentication-info":
+		return drop
+	case "content-length", "transfer-encoding":
+		return framing
+	case "location":
+		return location
+	}
+	return pass
+}
+
+// connectionNames collects the fields that Connection declares as meant for the next hop only (RFC 9110 section
+// 7.6.1). Fields that we write ourselves are not taken from the message, so naming them does nothing.
+func connectionNames(names [][]byte, fields []h1.Field) [][]byte {
+	names = names[:0]
+	for _, f := range fields {
+		if len(f.Name) != len("connection") || !h1.EqualFold(f.Name, "connection") {
+			continue
+		}
+		for name := range h1.Tokens(f.Value) {
+			if !h1.EqualFold(name, "close") && !h1.EqualFold(name, "keep-alive") {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+func named(names [][]byte, name []byte) bool {
+	for _, n := range names {
+		if bytes.EqualFold(n, name) {
+			return true
+		}
+	}
+	return false
+}
+
+func appendField(b []byte, name, value []byte) []byte {
+	b = append(b, name...)
+	b = append(b, ": "...)
+	b = append(b, value...)
+	return append(b, "\r\n"...)
+}
+
+// localLocation rewrites a redirect's target: inside the API root it becomes the same place behind this proxy, a
+// target elsewhere on the API's host becomes absolute, since the step would look for it here. Everything else is
+// left alone.
+func (p *Proxy) localLocation(value []byte) []byte {
+	v := string(value)
+	root := p.cfg.APIRoot
+	rest, absolute := v, false
+	switch {
+	case len(v) == 0:
+		return value
+	case strings.HasPrefix(v, "//"):
+		v = root.Scheme + ":" + v
+		fallthrough
+	case !isSlash(v[0]):
+		after, ok := cutPrefixFold(v, p.origin)
+		if !ok || after != "" && !strings.ContainsAny(after[:1], "/?#") {
+			return []byte(v)
+		}
+		rest, absolute = after, true
+	}
+	path, tail := rest, ""
+	if i := strings.IndexAny(rest, "?#"); i >= 0 {
+		path, tail = rest[:i], rest[i:]
+	}
+	inside, ok := strings.CutPrefix(path, p.prefix)
+	if ok && (inside == "" || inside[0] == '/') {
+		if inside == "" {
+			inside = "/"
+		}
+		if _, err := canonicalPath([]byte(inside)); err == nil {
+			local := p.base + strings.TrimPrefix(path, p.prefix) + tail
+			if absolute {
+				local = "http://" + p.addr + local
+			}
+			return []byte(local)
+		}
+	}
+	if absolute {
+		return []byte(v)
+	}
+	return []byte(p.origin + v)
+}
+
+func cutPrefixFold(s, prefix string) (string, bool) {
+	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
+		return s, false
+	}
+	return s[len(prefix):], true
+}

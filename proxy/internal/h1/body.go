@@ -1,0 +1,163 @@
+package h1
+
+import (
+	"bytes"
+	"io"
+)
+
+const (
+	maxChunkLine    = 4 << 10
+	maxTrailerBytes = 16 << 10
+	maxTrailers     = 64
+)
+
+// Body reads one message's body off a [Reader]. Reading it never takes more off the stream than the body.
+type Body struct {
+	r       *Reader
+	framing Framing
+	left    int64 // of the body, or of the current chunk
+	lenient bool
+	begun   bool // a chunk was read before, whose CRLF comes first
+	done    bool
+
+	// Trailers are the fields after a chunked body, once Read has returned io.EOF.
+	Trailers []Field
+}
+
+// Reset makes b the body of the message whose head was read last from r.
+func (b *Body) Reset(r *Reader, h *Head, lenient bool) {
+	*b = Body{r: r, framing: h.Framing, lenient: lenient, Trailers: b.Trailers[:0]}
+	switch h.Framing {
+	case NoBody:
+		b.done = true
+	case Length:
+		b.left = h.Length
+		b.done = b.left == 0
+	}
+}
+
+// Done reports whether all of the body was read.
+func (b *Body) Done() bool { return b.done }
+
+// Ready is how much can be read of the body without waiting, as one piece; all says that nothing follows it.
+func (b *Body) Ready() (n int, all bool) {
+	if b.done {
+		return 0, true
+	}
+	if b.framing != Length || int64(b.r.Buffered()) < b.left {
+		return 0, false
+	}
+	return int(b.left), true
+}
+
+// Available reports whether Read would return without waiting for the sender.
+func (b *Body) Available() bool {
+	if b.done {
+		return true
+	}
+	unread := b.r.buf[b.r.r:b.r.w]
+	if b.framing != Chunked || b.left > 0 {
+		return len(unread) > 0
+	}
+	if b.begun {
+		unread = bytes.TrimPrefix(unread, []byte("\r\n"))
+	}
+	end := bytes.IndexByte(unread, '\n')
+	if end < 0 {
+		return false
+	}
+	last := unread[0] == '0'
+	return !last || bytes.Contains(unread[max(end-1, 0):], []byte("\r\n\r\n"))
+}
+
+// Read implements io.Reader. A body cut short is io.ErrUnexpectedEOF.
+func (b *Body) Read(p []byte) (int, error) {
+	if b.done {
+		return 0, io.EOF
+	}
+	if b.framing == Chunked && b.left == 0 {
+		if err := b.nextChunk(); err != nil {
+			return 0, eofIsUnexpected(err)
+		}
+		if b.done {
+			return 0, io.EOF
+		}
+	}
+	if b.framing != UntilClose && int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.r.read(p)
+	if b.framing == UntilClose {
+		b.done = err == io.EOF
+		return n, err
+	}
+	b.left -= int64(n)
+	if b.framing == Length && b.left == 0 {
+		b.done = true
+		return n, nil
+	}
+	return n, eofIsUnexpected(err)
+}
+
+func eofIsUnexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// nextChunk reads up to the next chunk's data, or to the end of the trailers (RFC 9112 section 7.1).
+func (b *Body) nextChunk() error {
+	if b.begun {
+		line, err := b.r.line(maxChunkLine, b.lenient)
+		if err != nil {
+			return err
+		}
+		if len(line) > 0 {
+			return malformed("chunk is longer than its size")
+		}
+	}
+	b.begun = true
+	line, err := b.r.line(maxChunkLine, b.lenient)
+	if err != nil {
+		return err
+	}
+	if !ValidValue(line) {
+		return malformed("control character in a chunk's size")
+	}
+	size, _, extended := bytes.Cut(line, []byte{';'})
+	if extended || b.lenient {
+		size = trim(size)
+	}
+	if b.left, err = parseChunkSize(size); err != nil || b.left > 0 {
+		return err
+	}
+	return b.readTrailers()
+}
+
+func (b *Body) readTrailers() error {
+	var block []byte
+	for {
+		line, err := b.r.line(maxTrailerBytes, b.lenient)
+		if err != nil {
+			return err
+		}
+		if len(line) == 0 && block == nil {
+			b.done = true
+			return nil
+		}
+		block = append(append(block, line...), "\r\n"...)
+		if len(block) > maxTrailerBytes {
+			return malformed("trailers are too large")
+		}
+		if len(line) == 0 {
+			break
+		}
+	}
+	h := Head{Fields: b.Trailers}
+	if err := h.parseFields(block, maxTrailers, false); err != nil {
+		return err
+	}
+	b.Trailers, b.done = h.Fields, true
+	return nil
+}

@@ -1,0 +1,133 @@
+package proxy
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+func listenLoopback(address string) (net.Listener, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("listen address %q: %w", address, err)
+	}
+	if !loopbackName(host) {
+		return nil, fmt.Errorf("listen address %q is not on loopback; use 127.0.0.1", address)
+	}
+	return net.Listen("tcp", address)
+}
+
+// acceptedHosts are the values of Host by which a caller shows that it meant us, and not a name that an attacker's
+// DNS points here.
+func acceptedHosts(address string, names []string) []string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return []string{address}
+	}
+	hosts := []string{address, "localhost:" + port}
+	for _, name := range names {
+		hosts = append(hosts, net.JoinHostPort(name, port))
+	}
+	if port == "80" {
+		for _, h := range hosts {
+			hosts = append(hosts, strings.TrimSuffix(h, ":80"))
+		}
+	}
+	return hosts
+}
+
+// hostIsOurs compares a Host field's value with what we listen on.
+func (p *Proxy) hostIsOurs(host []byte) bool {
+	if string(host) == p.addr {
+		return true
+	}
+	for _, h := range p.hosts {
+		if strings.EqualFold(string(host), h) {
+			return true
+		}
+	}
+	// An address of this machine's loopback names nobody else: 127.0.0.1, 127.1.2.3, [::1] with our port.
+	given, err := netip.ParseAddrPort(string(host))
+	ours, err2 := netip.ParseAddrPort(p.addr)
+	return err == nil && err2 == nil && given.Addr().IsLoopback() && given.Port() == ours.Port()
+}
+
+// stripCapability takes the capability segment off a path. The comparison takes the same time however much of a
+// guess is right.
+func (p *Proxy) stripCapability(path []byte) ([]byte, bool) {
+	if p.capability == "" {
+		return path, true
+	}
+	path = path[1:]
+	rest := []byte{}
+	for i, c := range path {
+		if c == '/' {
+			path, rest = path[:i], path[i:]
+			break
+		}
+	}
+	return rest, subtle.ConstantTimeCompare(path, []byte(p.capability)) == 1
+}
+
+// accept serves connections until the listener is closed.
+func (p *Proxy) accept() {
+	for {
+		nc, err := p.listener.Accept()
+		switch {
+		case err == nil:
+			p.admit(nc)
+		case errors.Is(err, net.ErrClosed) || p.draining.Load():
+			return
+		default: // out of descriptors, or a connection that died in the queue
+			p.cfg.Logger.Warn("could not accept a connection", "error", err)
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-p.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// admit starts serving a connection. Where there are too many, one that has not shown the capability makes room, so
+// that strangers cannot keep the step out; where there is none, the newcomer is refused.
+func (p *Proxy) admit(nc net.Conn) {
+	c := newConn(p, nc)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.conns) >= p.cfg.MaxConns && !p.evictStranger() {
+		nc.Close()
+		return
+	}
+	p.conns[c] = struct{}{}
+	p.wait.Go(c.serve)
+}
+
+func (p *Proxy) evictStranger() bool {
+	for c := range p.conns {
+		if !c.trusted.Load() {
+			c.cut()
+			delete(p.conns, c)
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Proxy) forget(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+}
+
+func (p *Proxy) eachConn(do func(*conn)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		do(c)
+	}
+}

@@ -1,0 +1,98 @@
+package proxy
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+)
+
+// Call is one request of the step and what became of it. It has no body, no header and no secret-looking value.
+type Call struct {
+	Start    time.Time
+	Duration time.Duration
+	Method   string
+	Path     string // as sent, relative to the API root
+	Query    string // as sent, values of parameters that are named like secrets replaced
+	Status   int    // what the step was answered; 0 when it got nothing
+	Sent     int64  // bytes of the request's body
+	Received int64  // bytes of the answer's body
+	Outcome  Outcome
+	Detail   string // why, when Outcome is not Answered
+	Policy   string // policy that decided, when there is an Authorizer
+	Allowed  bool   // what it decided; true without one, false when it was not asked
+	Retried  bool   // sent a second time, on a new connection
+	Span     any    // Span.Data of Config.Trace
+}
+
+// MarshalJSON writes the audit line of a call.
+func (c Call) MarshalJSON() ([]byte, error) {
+	decision := "deny"
+	if c.Allowed {
+		decision = "allow"
+	}
+	return json.Marshal(struct {
+		Time     string  `json:"time"`
+		Method   string  `json:"method"`
+		Path     string  `json:"path"`
+		Query    string  `json:"query,omitempty"`
+		Status   int     `json:"status"`
+		Sent     int64   `json:"request_bytes"`
+		Received int64   `json:"response_bytes"`
+		MS       float64 `json:"ms"`
+		Outcome  Outcome `json:"outcome"`
+		Detail   string  `json:"detail,omitempty"`
+		Decision string  `json:"decision"`
+		Policy   string  `json:"policy,omitempty"`
+		Retried  bool    `json:"retried,omitempty"`
+	}{
+		c.Start.UTC().Format(time.RFC3339Nano), c.Method, c.Path, c.Query, c.Status, c.Sent, c.Received,
+		float64(c.Duration.Microseconds()) / 1000, c.Outcome, c.Detail, decision, c.Policy, c.Retried,
+	})
+}
+
+const redacted = "[REDACTED]"
+
+// secretWords are parts of parameter names whose values are never written down.
+var secretWords = []string{
+	"auth", "bearer", "cookie", "credential", "jwt", "key", "pass", "pin", "pwd", "secret", "session", "sid", "sig",
+	"token", "code", "otp", "nonce", "hmac", "saml",
+}
+
+// redactQuery replaces the values of parameters named like secrets, and leaves every other byte.
+func redactQuery(query string) string {
+	if query == "" {
+		return ""
+	}
+	var b strings.Builder
+	for query != "" {
+		end := strings.IndexAny(query, "&;")
+		parameter, separator := query, ""
+		if end >= 0 {
+			parameter, separator = query[:end], query[end:end+1]
+		}
+		query = query[len(parameter)+len(separator):]
+		name, value, ok := strings.Cut(parameter, "=")
+		switch {
+		case ok && value != "" && secretName(name):
+			b.WriteString(name + "=" + redacted)
+		default:
+			b.WriteString(parameter)
+		}
+		b.WriteString(separator)
+	}
+	return b.String()
+}
+
+func secretName(name string) bool {
+	decoded, err := unescape([]byte(name))
+	if err == nil {
+		name = string(decoded)
+	}
+	name = strings.ToLower(name)
+	for _, word := range secretWords {
+		if strings.Contains(name, word) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,304 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
+)
+
+// apiConn is one HTTP/1.1 connection to the API, used by one exchange at a time.
+type apiConn struct {
+	net.Conn
+	rd     *h1.Reader
+	reused bool
+	since  time.Time // when it became idle
+
+	armed time.Time    // the read deadline that is set
+	wake  func() error // asked again and again while waiting for the API; an error ends the wait
+}
+
+// tick is how often a wait for the API looks up to see whether it still makes sense.
+const tick = 250 * time.Millisecond
+
+// Read waits for the API for as long as wake has no objection.
+func (a *apiConn) Read(p []byte) (int, error) {
+	for {
+		if now := time.Now(); a.armed.Sub(now) < tick/2 {
+			a.armed = now.Add(tick)
+			if err := a.SetReadDeadline(a.armed); err != nil {
+				return 0, err
+			}
+		}
+		n, err := a.Conn.Read(p)
+		if n > 0 || err == nil {
+			return n, nil
+		}
+		if !isTimeout(err) {
+			return n, err
+		}
+		a.armed = time.Time{}
+		if err := a.wake(); err != nil {
+			return n, err
+		}
+	}
+}
+
+// stale reports whether the API closed the connection, or said something unasked, while it was idle.
+func (a *apiConn) stale() bool {
+	if a.rd.Buffered() > 0 {
+		return true
+	}
+	n, err := peek(a.netConn())
+	return n > 0 || err == nil || !isAgain(err)
+}
+
+func (a *apiConn) netConn() net.Conn {
+	if t, ok := a.Conn.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return a.Conn
+}
+
+// peek looks at a socket without waiting and without taking anything. (0, nil) is the end of the stream.
+func peek(conn net.Conn) (n int, err error) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return 0, syscall.EAGAIN
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var b [1]byte
+	if controlErr := raw.Control(func(fd uintptr) {
+		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	}); controlErr != nil {
+		return 0, controlErr
+	}
+	return n, err
+}
+
+func isAgain(err error) bool { return errors.Is(err, syscall.EAGAIN) }
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return err != nil && errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// pool keeps the connections to the API.
+type pool struct {
+	cfg    *Config
+	dialer net.Dialer
+	tls    *tls.Config // nil: plain HTTP
+
+	mu     sync.Mutex
+	idle   []*apiConn // the most recently used last
+	closed bool
+}
+
+func newPool(cfg *Config) *pool {
+	p := &pool{cfg: cfg}
+	if cfg.APIRoot.Scheme == "https" {
+		p.tls = &tls.Config{
+			ServerName:         cfg.APIRoot.Hostname(),
+			RootCAs:            cfg.APICA,
+			MinVersion:         tls.VersionTLS12,
+			NextProtos:         []string{"http/1.1"},
+			ClientSessionCache: tls.NewLRUClientSessionCache(8),
+		}
+	}
+	return p
+}
+
+// get returns a connection, an idle one if there is any and fresh is false.
+func (p *pool) get(ctx context.Context, fresh bool) (*apiConn, error) {
+	for !fresh {
+		a := p.takeIdle()
+		if a == nil {
+			break
+		}
+		if time.Since(a.since) < p.cfg.APIIdleTimeout && !a.stale() {
+			a.reused = true
+			return a, nil
+		}
+		a.Close()
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
+	defer cancel()
+	return p.dial(ctx)
+}
+
+func (p *pool) takeIdle() *apiConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := len(p.idle) - 1
+	if last < 0 {
+		return nil
+	}
+	a := p.idle[last]
+	p.idle[last] = nil
+	p.idle = p.idle[:last]
+	return a
+}
+
+// put takes back a connection on which the last exchange ended cleanly.
+func (p *pool) put(a *apiConn) {
+	a.since = time.Now()
+	a.wake = nil
+	var surplus *apiConn
+	p.mu.Lock()
+	switch {
+	case p.closed:
+		surplus = a
+	case len(p.idle) >= p.cfg.MaxIdleConns:
+		surplus = p.idle[0]
+		copy(p.idle, p.idle[1:])
+		p.idle[len(p.idle)-1] = a
+	default:
+		p.idle = append(p.idle, a)
+	}
+	p.mu.Unlock()
+	if surplus != nil {
+		surplus.Close()
+	}
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle, p.closed = nil, true
+	p.mu.Unlock()
+	for _, a := range idle {
+		a.Close()
+	}
+}
+
+// dial opens a connection to the API, through the operator's HTTP proxy if there is one.
+func (p *pool) dial(ctx context.Context) (*apiConn, error) {
+	root := p.cfg.APIRoot
+	via, err := p.cfg.Via(&http.Request{URL: root})
+	if err != nil {
+		return nil, fmt.Errorf("choose the proxy on the way to the api: %w", err)
+	}
+	conn, err := p.connect(ctx, via)
+	if err != nil {
+		return nil, err
+	}
+	if p.tls != nil {
+		secure := tls.Client(conn, p.tls)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("tls to %s: %w", root.Host, err)
+		}
+		conn = secure
+	}
+	a := &apiConn{Conn: conn}
+	a.rd = h1.NewReader(a)
+	return a, nil
+}
+
+func (p *pool) connect(ctx context.Context, via *url.URL) (net.Conn, error) {
+	if via == nil {
+		d := p.dialer
+		d.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
+			return p.checkAddress(address)
+		}
+		return d.DialContext(ctx, "tcp", hostPort(p.cfg.APIRoot))
+	}
+	if via.Scheme != "http" {
+		return nil, fmt.Errorf("proxy on the way to the api is %q; only http is supported", via.Scheme)
+	}
+	conn, err := p.dialer.DialContext(ctx, "tcp", hostPort(via))
+	if err != nil {
+		return nil, fmt.Errorf("proxy on the way to the api: %w", err)
+	}
+	if err := tunnel(ctx, conn, via, hostPort(p.cfg.APIRoot)); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("proxy on the way to the api: %w", err)
+	}
+	return conn, nil
+}
+
+// tunnel asks an HTTP proxy for a connection to target (RFC 9110 section 9.3.6).
+func tunnel(ctx context.Context, conn net.Conn, via *url.URL, target string) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+		defer conn.SetDeadline(time.Time{})
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	request := "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n"
+	if via.User != nil {
+		password, _ := via.User.Password()
+		credentials := base64.StdEncoding.EncodeToString([]byte(via.User.Username() + ":" + password))
+		request += "Proxy-Authorization: Basic " + credentials + "\r\n"
+	}
+	if _, err := conn.Write([]byte(request + "\r\n")); err != nil {
+		return err
+	}
+	// The other end of the tunnel speaks second, so reading ahead takes nothing from it.
+	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("it answered %s", resp.Status)
+	}
+	return nil
+}
+
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "80"
+		if u.Scheme == "https" {
+			port = "443"
+		}
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// checkAddress is asked after DNS, for the address that is about to be dialled.
+func (p *pool) checkAddress(address string) error {
+	addrPort, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("api address %q: %w", address, err)
+	}
+	addr := addrPort.Addr().Unmap().WithZone("")
+	if len(p.cfg.APINetworks) > 0 {
+		for _, network := range p.cfg.APINetworks {
+			if network.Contains(addr) {
+				return nil
+			}
+		}
+		return fmt.Errorf("api resolves to %s, which is in none of the networks allowed for it", addr)
+	}
+	host := p.cfg.APIRoot.Hostname()
+	_, notLiteral := netip.ParseAddr(host)
+	switch {
+	case addr.IsUnspecified() || addr.IsMulticast():
+		return fmt.Errorf("api resolves to %s, which is no host's address", addr)
+	case notLiteral == nil:
+		return nil
+	case addr.IsLoopback() && !loopbackName(host):
+		return fmt.Errorf("api %q resolves to the loopback address %s", host, addr)
+	case addr.IsLinkLocalUnicast():
+		return fmt.Errorf("api %q resolves to the link-local address %s", host, addr)
+	case !addr.IsLoopback() && p.tls == nil && !p.cfg.InsecureAPI:
+		return fmt.Errorf("api %q resolves to %s: plain http stays on loopback", host, addr)
+	}
+	return nil
+}
