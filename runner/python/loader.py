@@ -1,4 +1,4 @@
-"""Starts the harness: `python -I -S -c LOADER FD` reads the bundle of kizen_runtime from FD and runs its __main__.
+"""Starts the harness: `python -I -S -c LOADER FD [MODE]` reads the bundle of kizen_runtime from FD and runs its __main__.
 
 The first frame on FD is the bundle: a four-byte header (this interpreter's pyc magic, or `src` and a line feed), then for
 each module its name and its content (marshalled code, or source), every field behind a four-byte big-endian length.
@@ -68,4 +68,4 @@ sys.meta_path.insert(0, Bundle(receive(fd, int.from_bytes(receive(fd, 4), "big")
 
 from kizen_runtime.__main__ import main
 
-main(fd)
+main(fd, *sys.argv[2:])

@@ -1,4 +1,4 @@
-"""The harness's entry: `main(fd)` takes one job from the sidecar, runs it and ends the process."""
+"""The harness's entry: takes one job from the sidecar, runs it and ends the process."""
 
 import posix
 import sys
@@ -13,15 +13,28 @@ if TYPE_CHECKING:
 CHANNEL_LOST = 74  # the exit code of a process that could not send its result
 
 
-def main(fd: int) -> None:
-    """Runs one job from the socket `fd`; never returns."""
+def main(fd: int, mode: str = "") -> "NoReturn":
+    """Runs one job from the socket `fd`; in mode `warm` everything is loaded before the sidecar hears `ready`."""
     lazy_site.install()
+    if mode == "warm":
+        from . import warm
+
+        warm.preload()
+    run_one(fd)
+
+
+def run_one(fd: int) -> "NoReturn":
+    """Says `ready`, takes one job from the socket `fd`, runs it and ends the process."""
     fd = protocol.move(fd)
     protocol.Channel(fd).send("ready")
     try:
         frame = protocol.receive(fd)
     except EOFError:
         posix._exit(0)
+    if "random" in sys.modules:
+        from . import warm
+
+        warm.renew()
     try:
         Job(protocol.Channel(fd, frame["nonce"]), frame).run()
     except OSError:  # the step closed the socket, or the sidecar has gone
@@ -40,4 +53,4 @@ def leave(code: int) -> "NoReturn":
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])
