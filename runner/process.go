@@ -1,50 +1,12 @@
 package runner
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/exec"
-	"runtime"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// spec is what an execution needs of a process.
-type spec struct {
-	argv, env      []string
-	socket         *os.File // the child's descriptor 3
-	stdout, stderr *os.File
-	readable       []string // what the interpreter reads beside the system's own directories
-	limits         Limits
-}
-
-// exit is how a process tree ended.
-type exit struct {
-	code             int // -1 when signalled
-	signal           syscall.Signal
-	outOfMemory      bool
-	cpuExceeded      bool
-	processesRefused bool
-	cpu              time.Duration
-	peakMemory       int64
-	err              error // the sandbox's own failure
-}
-
-// process is a running tree of processes. Kill ends all of it and does not wait; Done is closed when nothing of it is
-// left, after which Wait answers at once.
-type process interface {
-	Kill()
-	Done() <-chan struct{}
-	Wait() exit
-}
-
-// starter starts processes.
-type starter interface {
-	start(ctx context.Context, s spec) (process, error)
-}
 
 // socketPair returns the runner's end, whose reads and writes honour deadlines, and the child's.
 func socketPair() (ours, theirs *os.File, err error) {
@@ -101,73 +63,3 @@ func (d *drain) finish() string {
 	_ = d.read.Close()
 	return string(d.tail)
 }
-
-// plainStarter starts an interpreter as a child in its own process group, with resource limits and nothing else around
-// it.
-type plainStarter struct{}
-
-type plainProcess struct {
-	pid  int
-	exit exit
-	done chan struct{}
-}
-
-func (plainStarter) start(_ context.Context, s spec) (process, error) {
-	command := exec.Command(s.argv[0], s.argv[1:]...)
-	command.Env = s.env
-	command.Dir = "/tmp"
-	command.ExtraFiles = []*os.File{s.socket}
-	command.Stdout, command.Stderr = s.stdout, s.stderr
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	p := &plainProcess{done: make(chan struct{})}
-	started := make(chan error, 1)
-	go func() {
-		defer close(p.done)
-		// The parent-death signal is sent when the thread that forked ends, so the thread stays until the child is gone.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := command.Start()
-		if err == nil {
-			p.pid = command.Process.Pid
-			limitResources(p.pid, s.limits)
-		}
-		started <- err
-		if err != nil {
-			return
-		}
-		_ = command.Wait()
-		p.Kill()
-		p.exit = readExit(command.ProcessState)
-	}()
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	return p, nil
-}
-
-func limitResources(pid int, limits Limits) {
-	for resource, value := range map[int]uint64{
-		unix.RLIMIT_CPU:    uint64((limits.CPU + time.Second - 1) / time.Second),
-		unix.RLIMIT_NOFILE: uint64(limits.OpenFiles),
-		unix.RLIMIT_FSIZE:  uint64(limits.FileSize),
-		unix.RLIMIT_CORE:   0,
-	} {
-		_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: value, Max: value}, nil)
-	}
-}
-
-func readExit(state *os.ProcessState) exit {
-	e := exit{code: state.ExitCode(), cpu: state.SystemTime() + state.UserTime()}
-	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		e.code, e.signal = -1, status.Signal()
-		e.cpuExceeded = e.signal == syscall.SIGXCPU
-	}
-	if usage, ok := state.SysUsage().(*syscall.Rusage); ok {
-		e.peakMemory = usage.Maxrss << 10
-	}
-	return e
-}
-
-func (p *plainProcess) Kill()                 { _ = syscall.Kill(-p.pid, syscall.SIGKILL) }
-func (p *plainProcess) Done() <-chan struct{} { return p.done }
-func (p *plainProcess) Wait() exit            { <-p.done; return p.exit }

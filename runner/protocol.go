@@ -103,16 +103,7 @@ type rawMessage = json.RawMessage
 // frameOverhead is what a frame may be larger than the result it carries.
 const frameOverhead = 64 << 10
 
-// frameTooLargeError is a frame whose length is beyond what the runner reads.
-type frameTooLargeError struct {
-	size, limit int64
-}
-
-func (e *frameTooLargeError) Error() string {
-	return fmt.Sprintf("a frame of %d bytes is over %d", e.size, e.limit)
-}
-
-// errNotAFrame is bytes on the socket that the harness did not write.
+// errNotAFrame is bytes on the socket that the harness did not write: it keeps its results within the limit itself.
 var errNotAFrame = errors.New("not a frame of the harness")
 
 // frameReader reads frames into one buffer that it uses again.
@@ -130,7 +121,7 @@ func (r *frameReader) next() (message, error) {
 	}
 	size := int64(binary.BigEndian.Uint32(header[:]))
 	if size > r.limit {
-		return message{}, &frameTooLargeError{size: size, limit: r.limit}
+		return message{}, fmt.Errorf("%w: its length is %d", errNotAFrame, size)
 	}
 	if int64(cap(r.buffer)) < size {
 		r.buffer = make([]byte, size)

@@ -80,6 +80,9 @@ type Evidence struct {
 	CPU  time.Duration
 	// PeakMemory is in bytes; zero when it could not be measured.
 	PeakMemory int64
+	// PeakProcesses is the most processes and threads at one time; Survivors how many were left when the main process
+	// ended, and were killed.
+	PeakProcesses, Survivors int
 	// ExitCode is -1 when the process did not exit by itself.
 	ExitCode int
 	// Signal is what killed the process; zero when none did.
@@ -90,7 +93,7 @@ type Evidence struct {
 
 // Phases say where an execution's time went.
 type Phases struct {
-	// Spawn is from the request to a Python that runs, Import until the harness waits for its job, Step the step's own
+	// Spawn is from the request to a sandboxed Python that runs, Import until the step's first line, Step the step's own
 	// code, Teardown until nothing of it was left.
 	Spawn, Import, Step, Teardown time.Duration
 }

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
 // Execution is one run of one step.
@@ -35,6 +37,10 @@ type Config struct {
 	Python string
 	// StrictRuntime refuses another Python than the one a step asks for.
 	StrictRuntime bool
+	// Sandbox says what happens where the kernel lacks a layer of isolation; empty: auto.
+	Sandbox sandbox.Mode
+	// Network is what steps reach; empty: the host's. With kizen-only the proxy serves on Prepared.Listener.
+	Network sandbox.Network
 	// Limits bound every execution.
 	Limits Limits
 	// Logger hears about what an operator should know; nil: nobody does.
@@ -52,7 +58,7 @@ var (
 // Runner runs steps. It is safe for concurrent use.
 type Runner struct {
 	config  Config
-	starter starter
+	sandbox *sandbox.Sandbox
 	bundles bundles
 
 	mu           sync.Mutex
@@ -65,7 +71,7 @@ type choice struct {
 	warning     string
 }
 
-// New checks config.
+// New checks config and, where the sandbox is required, that it holds: *sandbox.MissingError otherwise.
 func New(config Config) (*Runner, error) {
 	if err := config.Limits.Validate(); err != nil {
 		return nil, err
@@ -74,37 +80,43 @@ func New(config Config) (*Runner, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Runner{
-		config: config, starter: plainStarter{}, bundles: bundles{dir: bundleDir()}, interpreters: map[Runtime]choice{},
-	}, nil
+	box, err := sandbox.New(sandbox.Config{Mode: config.Sandbox, Logger: config.Logger})
+	if err != nil {
+		return nil, err
+	}
+	return &Runner{config: config, sandbox: box, bundles: bundles{dir: bundleDir()}, interpreters: map[Runtime]choice{}}, nil
 }
 
 // Run executes one step and returns when nothing of it is left. A step that fails is a Result; an error is the
 // sidecar's own failure, or *FieldErrors for an execution that cannot be run as it is. When ctx ends first the step is
 // stopped and the outcome is Cancelled.
 func (r *Runner) Run(ctx context.Context, execution Execution) (Result, error) {
-	limits, err := r.limits(execution)
-	if err != nil {
+	limits := r.limits(execution)
+	if err := checkExecution(execution, limits); err != nil {
 		return Result{}, err
 	}
-	chosen, err := r.interpreter(execution.Runtime)
-	if err != nil {
-		return Result{}, err
-	}
-	a := &attempt{
-		execution: execution, interpreter: chosen.interpreter, limits: limits, collector: newCollector(execution),
-	}
-	result, err := a.run(ctx, r.starter, r.bundles.get(ctx, chosen.interpreter.Path))
+	// The process is ended by Prepared.Run, which also says that it was cancelled.
+	prepared, err := r.Prepare(context.WithoutCancel(ctx), execution.Runtime, limits)
 	if err != nil {
 		return Result{}, fmt.Errorf("execution %s: %w", execution.ID, err)
 	}
-	if chosen.warning != "" {
-		result.Notes = append(result.Notes, chosen.warning)
-	}
-	return result, nil
+	return prepared.Run(ctx, execution)
 }
 
-func (r *Runner) limits(execution Execution) (Limits, error) {
+// Sandbox says which layers of isolation hold on this machine.
+func (r *Runner) Sandbox() sandbox.Report { return r.sandbox.Report() }
+
+// checkExecution refuses what cannot be run, or not be written into a job.
+func checkExecution(execution Execution, limits Limits) error {
+	var errs FieldErrors
+	errs.Merge(limits.Validate())
+	_, err := NormaliseScript(execution.Script)
+	errs.Merge(err, "user_script")
+	return errs.Err()
+}
+
+// limits are the runner's own, but for what the execution asks for.
+func (r *Runner) limits(execution Execution) Limits {
 	limits := r.config.Limits
 	if execution.Timeout != 0 {
 		limits.Wall = execution.Timeout
@@ -112,7 +124,7 @@ func (r *Runner) limits(execution Execution) (Limits, error) {
 	if execution.Memory != 0 {
 		limits.Memory = execution.Memory
 	}
-	return limits, limits.Validate()
+	return limits
 }
 
 // interpreter finds the Python for runtime once; a replacement is logged when it is chosen.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
 // verdict is what became of a step.
@@ -17,23 +19,22 @@ type verdict struct {
 }
 
 // verdict weighs what the harness said against how its process ended. An error is a failure of the sidecar's own.
-func (a *attempt) verdict(ctx context.Context, reading error, exit exit, stderr string) (verdict, error) {
-	var tooLarge *frameTooLargeError
+func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit, stderr string) (verdict, error) {
 	switch {
 	case a.collector.result != nil:
 		return a.reported(*a.collector.result, exit), nil
-	case exit.err != nil:
-		return verdict{}, fmt.Errorf("%w: %w", ErrHarness, exit.err)
+	case exit.Err != nil:
+		return verdict{}, fmt.Errorf("%w: %w", ErrHarness, exit.Err)
 	case ctx.Err() != nil:
 		return verdict{outcome: Cancelled, message: "cancelled: the execution was stopped before the step ended"}, nil
-	case exit.outOfMemory:
+	case exit.OOMKilled:
 		return a.overMemory(), nil
+	case exit.CPUExceeded:
+		return a.overCPU(), nil
 	case a.started.IsZero():
 		return verdict{}, fmt.Errorf("%w: %s", ErrHarness, startFailure(reading, exit, stderr))
 	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall:
 		return verdict{outcome: Timeout, message: fmt.Sprintf("timeout: the step was still running at its limit of %s", a.limits.Wall)}, nil
-	case errors.As(reading, &tooLarge):
-		return a.overResult(), nil
 	case errors.Is(reading, errNotAFrame):
 		return verdict{outcome: ResultMissing, message: "result missing: the step wrote to the channel its result travels on"}, nil
 	}
@@ -44,12 +45,12 @@ func (a *attempt) overMemory() verdict {
 	return verdict{outcome: MemoryLimit, message: "memory limit: the step's processes used more than " + formatBytes(a.limits.Memory)}
 }
 
-func (a *attempt) overResult() verdict {
-	return verdict{outcome: OutputLimit, message: "output limit: the result is larger than " + formatBytes(a.limits.Result)}
+func (a *attempt) overCPU() verdict {
+	return verdict{outcome: CPULimit, message: fmt.Sprintf("cpu limit: the step used more than %s of processor time", a.limits.CPU)}
 }
 
 // startFailure says in one line why the harness never got to the step.
-func startFailure(reading error, exit exit, stderr string) string {
+func startFailure(reading error, exit sandbox.Exit, stderr string) string {
 	said := strings.TrimSpace(stderr)
 	if i := strings.LastIndexByte(said, '\n'); i >= 0 {
 		said = said[i+1:]
@@ -57,23 +58,21 @@ func startFailure(reading error, exit exit, stderr string) string {
 	switch {
 	case errors.Is(reading, os.ErrDeadlineExceeded):
 		return fmt.Sprintf("it was not ready after %s", startupLimit)
-	case exit.signal != 0:
-		return "it was killed by " + signalName(exit.signal)
+	case exit.Signal != 0:
+		return "it was killed by " + signalName(exit.Signal)
 	case said != "":
-		return fmt.Sprintf("it exited with code %d: %s", exit.code, said)
+		return fmt.Sprintf("it exited with code %d: %s", exit.Code, said)
 	}
-	return fmt.Sprintf("it exited with code %d", exit.code)
+	return fmt.Sprintf("it exited with code %d", exit.Code)
 }
 
 // died reads how a process ended that never sent a result.
-func (a *attempt) died(exit exit) verdict {
+func (a *attempt) died(exit sandbox.Exit) verdict {
 	switch {
-	case exit.cpuExceeded:
-		return verdict{outcome: CPULimit, message: fmt.Sprintf("cpu limit: the step used more than %s of processor time", a.limits.CPU)}
-	case exit.signal != 0:
-		return verdict{outcome: KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.signal)}
-	case exit.code != 0 && exit.code != exitChannelLost:
-		return verdict{outcome: Exited, message: fmt.Sprintf("exited: the step's process left with code %d before the step ended", exit.code)}
+	case exit.Signal != 0:
+		return verdict{outcome: KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.Signal)}
+	case exit.Code != 0 && exit.Code != exitChannelLost:
+		return verdict{outcome: Exited, message: fmt.Sprintf("exited: the step's process left with code %d before the step ended", exit.Code)}
 	}
 	return verdict{outcome: ResultMissing, message: "result missing: the step's process ended without handing over a result"}
 }
@@ -91,7 +90,7 @@ var reportedOutcomes = map[string]Outcome{
 	"result_too_large":        OutputLimit,
 }
 
-func (a *attempt) reported(m message, exit exit) verdict {
+func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
 	if m.OK {
 		values, err := a.collector.values()
 		if err != nil {
@@ -104,7 +103,7 @@ func (a *attempt) reported(m message, exit exit) verdict {
 	case "":
 		v.outcome = Exception
 	case OutputLimit:
-		v.message = a.overResult().message
+		v.message = "output limit: the result is larger than " + formatBytes(a.limits.Result)
 	case Exception:
 		a.nameLimit(&v, exit)
 	}
@@ -112,16 +111,16 @@ func (a *attempt) reported(m message, exit exit) verdict {
 }
 
 // nameLimit says which limit is behind an exception that only tells how the kernel refused.
-func (a *attempt) nameLimit(v *verdict, exit exit) {
+func (a *attempt) nameLimit(v *verdict, exit sandbox.Exit) {
 	limits := a.limits
 	for _, known := range []struct {
 		applies bool
 		outcome Outcome
 		means   string
 	}{
-		{exit.outOfMemory, MemoryLimit, "the step's processes used more than " + formatBytes(limits.Memory)},
-		{strings.HasPrefix(v.message, "MemoryError") && exit.peakMemory > limits.Memory/2, MemoryLimit, "the step may use " + formatBytes(limits.Memory)},
-		{exit.processesRefused && mentions(v.message, "start new thread", "Errno 11"), ProcessLimit, fmt.Sprintf("the step may have %d processes and threads", limits.Processes)},
+		{exit.OOMKilled, MemoryLimit, "the step's processes used more than " + formatBytes(limits.Memory)},
+		{strings.HasPrefix(v.message, "MemoryError") && exit.PeakMemory > limits.Memory/2, MemoryLimit, "the step may use " + formatBytes(limits.Memory)},
+		{exit.ProcessesRefused && mentions(v.message, "start new thread", "Errno 11"), ProcessLimit, fmt.Sprintf("the step may have %d processes and threads", limits.Processes)},
 		{mentions(v.message, "[Errno 27]"), OutputLimit, "a file may have " + formatBytes(limits.FileSize)},
 		{mentions(v.message, "[Errno 28]"), OutputLimit, "/tmp may hold " + formatBytes(limits.TmpSize)},
 		{mentions(v.message, "[Errno 24]"), Exception, fmt.Sprintf("a process may have %d open files", limits.OpenFiles)},

@@ -1,0 +1,198 @@
+package runner_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+const mib = 1 << 20
+
+// die logs something first: whatever happens then, that is in the result.
+const lastWords = "outputs.x = 'assigned'\noutputs.log('last words')\n"
+
+var deaths = []struct {
+	name    string
+	script  string
+	limits  runner.Limits
+	outcome runner.Outcome
+	// says and detail are parts of error.error and error.detail.
+	says, detail string
+	code         int
+	signal       syscall.Signal
+}{
+	{name: "raise", script: "raise ValueError('no')", outcome: runner.Exception, says: "ValueError: no", detail: `File "script.py", line 3, in <module>`},
+	{name: "base exception", script: "raise KeyboardInterrupt", outcome: runner.Exception, says: "KeyboardInterrupt"},
+	{name: "sys.exit", script: "import sys; sys.exit(7)", outcome: runner.Exited, says: "SystemExit: 7"},
+	{name: "os._exit", script: "import os; os._exit(3)", outcome: runner.Exited, says: "exited: the step's process left with code 3", code: 3},
+	{name: "os._exit as if all were well", script: "import os; os._exit(0)", outcome: runner.ResultMissing, says: "result missing"},
+	{name: "SIGKILL", script: "import os; os.kill(os.getpid(), 9)", outcome: runner.KilledBySignal, says: "SIGKILL", code: -1, signal: syscall.SIGKILL},
+	{name: "SIGTERM", script: "import os; os.kill(os.getpid(), 15)", outcome: runner.KilledBySignal, says: "SIGTERM", code: -1, signal: syscall.SIGTERM},
+	{name: "abort", script: "import os; os.abort()", outcome: runner.KilledBySignal, says: "SIGABRT", code: -1, signal: syscall.SIGABRT},
+	{name: "segmentation fault", script: "import ctypes; ctypes.string_at(0)", outcome: runner.KilledBySignal, says: "SIGSEGV", code: -1, signal: syscall.SIGSEGV},
+	{name: "recursion", script: "def f(): f()\nf()", outcome: runner.Exception, says: "RecursionError"},
+	{name: "stack overflow", script: "import sys; sys.setrecursionlimit(10**9)\nclass A:\n  def __getattr__(self, n): return getattr(self, n)\nA().x", outcome: runner.KilledBySignal, says: "SIGSEGV", code: -1, signal: syscall.SIGSEGV},
+	{name: "infinite loop", script: "while True: pass", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "timeout: the step was still running at its limit of 1s"},
+	{name: "infinite loop in C", script: "sum(iter(int, 1))", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},
+	{name: "deadlock", script: "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},
+	{name: "signals ignored", script: "import signal, time\nfor s in (1, 2, 3, 13, 14, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(99)", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},
+	{name: "child holds the pipe", script: "import subprocess, time\nsubprocess.Popen(['sleep', '99'], start_new_session=True)\ntime.sleep(99)", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},
+	{name: "CPU time", script: "while True: pass", limits: runner.Limits{CPU: time.Second}, outcome: runner.CPULimit, says: "cpu limit: the step used more than 1s of processor time"},
+	{name: "CPU time of children", script: "import os, time\nfor _ in range(3):\n  if os.fork() == 0:\n    while True: pass\ntime.sleep(15)", limits: runner.Limits{CPU: time.Second}, outcome: runner.CPULimit, says: "1s"},
+	{name: "memory", script: "x = []\nwhile True: x.append(bytearray(b'x' * 1048576))", limits: runner.Limits{Memory: 128 * mib}, outcome: runner.MemoryLimit, says: "128 MiB"},
+	{name: "memory of four children", script: "import os, time\nfor _ in range(4):\n  if os.fork() == 0:\n    x = bytearray(b'x' * (60 << 20)); time.sleep(30)\ntime.sleep(15)", limits: runner.Limits{Memory: 160 * mib}, outcome: runner.MemoryLimit, says: "160 MiB"},
+	{name: "processes", script: "import os, time\nfor _ in range(99):\n  if os.fork() == 0: time.sleep(30)", limits: runner.Limits{Processes: 16}, outcome: runner.ProcessLimit, says: "16 processes"},
+	{name: "threads", script: "import threading, time\nfor _ in range(99): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()", limits: runner.Limits{Processes: 16}, outcome: runner.ProcessLimit, says: "16 processes"},
+	{name: "open files", script: "x = [open('/dev/null') for _ in range(999)]", limits: runner.Limits{OpenFiles: 128}, outcome: runner.Exception, says: "128 open files"},
+	{name: "file size", script: "open('/tmp/x', 'wb').write(b'x' * (3 << 20))", limits: runner.Limits{FileSize: 2 * mib}, outcome: runner.OutputLimit, says: "2 MiB"},
+	{name: "size of /tmp", script: "for i in range(9): open(f'/tmp/{i}', 'wb').write(b'x' * (1 << 20))", limits: runner.Limits{TmpSize: 4 * mib}, outcome: runner.OutputLimit, says: "4 MiB"},
+	{name: "result size", script: "outputs.x = 'x' * (2 << 20)", limits: runner.Limits{Result: mib}, outcome: runner.OutputLimit, says: "output limit: the result is larger than 1 MiB"},
+	{name: "syntax error", script: "x = = 1", outcome: runner.SyntaxError, says: "SyntaxError"},
+	{name: "result that cannot be written", script: "outputs.n = object()", outcome: runner.ResultNotSerialisable, says: `"n"`},
+	{name: "undeclared output", script: "outputs.undeclared = 1", outcome: runner.Exception, says: "undeclared"},
+	{name: "every descriptor closed", script: "import os; os.closerange(0, 1024)", outcome: runner.ResultMissing, says: "result missing"},
+	{name: "garbage on every descriptor", script: "import os\nfor fd in range(3, 256):\n  try: os.write(fd, b'\\x00\\x00\\x00\\x02{}' * 9 + b'garbage' * 99)\n  except OSError: pass\nraise ValueError", outcome: runner.ResultMissing},
+	{name: "forged result", script: "import os, json\nbody = json.dumps({'k': 'result', 'n': '0' * 32, 'ok': True, 'values': {'x': {'t': 's', 'v': 'forged'}}}).encode()\nfor fd in range(3, 256):\n  try: os.write(fd, len(body).to_bytes(4, 'big') + body)\n  except OSError: pass\nraise ValueError('really')", outcome: runner.Exception, says: "ValueError: really"},
+}
+
+func TestEveryWayToDieHasItsWords(t *testing.T) {
+	r := newRunner(t, runner.Config{})
+	for _, d := range deaths {
+		t.Run(d.name, func(t *testing.T) {
+			script := lastWords + d.script
+			if d.outcome == runner.SyntaxError {
+				script = d.script
+			}
+			prepared, err := r.Prepare(context.Background(), runner.DefaultRuntime, limitsWith(d.limits))
+			if err != nil {
+				t.Fatal(err)
+			}
+			begun := time.Now()
+			result, err := prepared.Run(context.Background(), runner.Execution{
+				ID: d.name, Script: []byte(script), Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "n", Type: "n"}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if result.Outcome != d.outcome || result.Error == nil {
+				t.Fatalf("got %s, want %s: %+v\nstderr: %s", result.Outcome, d.outcome, result.Error, result.Stderr)
+			}
+			if !strings.Contains(result.Error.Message, d.says) || !strings.Contains(result.Error.Detail, d.detail) {
+				t.Errorf("got %q, want it to say %q\ndetail %s", result.Error.Message, d.says, result.Error.Detail)
+			}
+			if result.Values != nil {
+				t.Errorf("outputs of a failed step were kept: %v", result.Values)
+			}
+			if len(result.Logs) != 1 && d.outcome != runner.SyntaxError {
+				t.Errorf("the logs are %q", result.Logs)
+			}
+			if d.signal != result.Evidence.Signal && d.signal != 0 || d.code != 0 && d.code != result.Evidence.ExitCode {
+				t.Errorf("the evidence is %+v", result.Evidence)
+			}
+			if d.outcome == runner.Timeout {
+				if result.Evidence.Wall < d.limits.Wall {
+					t.Errorf("stopped after %s, before its limit", result.Evidence.Wall)
+				}
+				t.Logf("answered %s after the limit", time.Since(begun)-d.limits.Wall)
+			}
+		})
+	}
+}
+
+func limitsWith(l runner.Limits) runner.Limits {
+	if l.Wall == 0 {
+		l.Wall = 20 * time.Second
+	}
+	return l.WithDefaults()
+}
+
+func TestACancelledStepIsStopped(t *testing.T) {
+	r := newRunner(t, runner.Config{})
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	time.AfterFunc(200*time.Millisecond, func() { cancel(errors.New("enough")) })
+	result, err := r.Run(ctx, runner.Execution{ID: "c", Script: []byte("outputs.log('hi')\nimport time; time.sleep(30)")})
+	if err != nil || result.Outcome != runner.Cancelled {
+		t.Fatalf("got %+v, %v", result, err)
+	}
+}
+
+func TestASparseMappingIsNoMemory(t *testing.T) {
+	result := run(t, newRunner(t, runner.Config{}), "import mmap; m = mmap.mmap(-1, 4 << 30); outputs.x = 'kept'")
+	if result.Outcome != runner.OK {
+		t.Errorf("got %s: %+v", result.Outcome, result.Error)
+	}
+}
+
+func TestWhatOutlivesTheBodyIsCut(t *testing.T) {
+	r := newRunner(t, runner.Config{})
+	for name, script := range map[string]string{
+		"thread":           "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()",
+		"child":            "import subprocess; subprocess.Popen(['sleep', '60'])",
+		"daemon":           "import os, time\nif os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0: time.sleep(60)\n  os._exit(0)",
+		"child with nohup": "import subprocess; subprocess.Popen(['nohup', 'setsid', 'sleep', '60'])",
+	} {
+		result := run(t, r, script+"\noutputs.x = 'done'")
+		if result.Outcome != runner.OK || result.Phases.Teardown > 5*time.Second {
+			t.Errorf("%s: %s after %s: %+v", name, result.Outcome, result.Phases.Teardown, result.Error)
+		}
+	}
+}
+
+func TestPrintingDisturbsNothing(t *testing.T) {
+	result := run(t, newRunner(t, runner.Config{}), "import os\nfor _ in range(100): os.write(1, b'x' * (1 << 20)); os.write(2, b'y' * 4096)\nprint('end')\noutputs.x = 'done'")
+	if result.Outcome != runner.OK || len(result.Stdout) != 8<<10 || !strings.HasSuffix(result.Stdout, "end\n") {
+		t.Errorf("got %s: %+v, %d bytes printed", result.Outcome, result.Error, len(result.Stdout))
+	}
+}
+
+func TestLogsAreCappedAndCounted(t *testing.T) {
+	result := run(t, newRunner(t, runner.Config{}), "outputs.log('é' * 5000)\nfor i in range(300): outputs.log('x' * 1000)")
+	total := 0
+	for _, line := range result.Logs {
+		total += len(line)
+	}
+	if result.Outcome != runner.OK || len(result.Logs[0]) != 8192 || total > 100<<10 || result.Dropped.Messages < 190 {
+		t.Errorf("got %s: first %d bytes, %d in all, dropped %+v", result.Outcome, len(result.Logs[0]), total, result.Dropped)
+	}
+}
+
+func TestTheLimitsOfAnExecutionAreChecked(t *testing.T) {
+	r := newRunner(t, runner.Config{})
+	_, err := r.Run(context.Background(), runner.Execution{Script: []byte("\xff"), Timeout: time.Minute, Memory: -1})
+	var fields *runner.FieldErrors
+	want := `{"memory":["must be positive"],"timeout":["must be at most 55s, not 1m0s"],"user_script":["the script is not UTF-8; save it as UTF-8"]}`
+	if !errors.As(err, &fields) || !sameJSON(t, marshal(t, fields), want) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAnInterpreterThatDoesNotStartIsTheSidecarsFailure(t *testing.T) {
+	for python, want := range map[string]error{
+		"/nonexistent/python3": runner.ErrNoPython,
+		"/bin/true":            runner.ErrHarness,
+		"/bin/false":           runner.ErrHarness,
+		"/etc/passwd":          runner.ErrNoPython,
+	} {
+		r, err := runner.New(runner.Config{Python: python})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Run(context.Background(), runner.Execution{ID: "x", Script: []byte("pass")}); !errors.Is(err, want) {
+			t.Errorf("%s gave %v, want %v", python, err, want)
+		}
+	}
+}
+
+func ExampleOutcome() {
+	for _, outcome := range runner.Outcomes {
+		fmt.Print(outcome, " ")
+	}
+	// Output: ok syntax_error exception timeout cpu_limit memory_limit process_limit output_limit killed_by_signal exited result_missing result_not_serialisable cancelled internal
+}

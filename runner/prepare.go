@@ -1,0 +1,151 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
+)
+
+// Prepared is a sandboxed interpreter that waits for one job: everything that can be done before the job is known, and
+// before any secret or key exists, is done. It is used once, by Run, or given back with Discard.
+type Prepared struct {
+	interpreter Interpreter
+	notes       []string
+	limits      Limits
+	process     process
+	conn        *os.File
+	stdout      *drain
+	stderr      *drain
+	begun       time.Time
+	spawned     time.Time
+}
+
+// process is a running tree of processes. Kill ends all of it and does not wait; Done is closed when nothing of it is
+// left, after which Wait answers at once.
+type process interface {
+	Kill()
+	Done() <-chan struct{}
+	Wait() sandbox.Exit
+	Listener() net.Listener
+}
+
+// Prepare starts an interpreter for runtime. What limits the process as a whole is fixed here: of the limits only Wall
+// and Result can still change. ctx bounds the start and, when it ends, ends the interpreter.
+func (r *Runner) Prepare(ctx context.Context, runtime Runtime, limits Limits) (*Prepared, error) {
+	chosen, err := r.interpreter(runtime)
+	if err != nil {
+		return nil, err
+	}
+	bundle := r.bundles.get(ctx, chosen.interpreter.Path)
+	p := &Prepared{interpreter: chosen.interpreter, limits: limits, begun: time.Now()}
+	if chosen.warning != "" {
+		p.notes = append(p.notes, chosen.warning)
+	}
+	if err := p.start(ctx, r.sandbox, r.config.Network); err != nil {
+		return nil, fmt.Errorf("%w: start %s: %w", ErrHarness, chosen.interpreter.Path, err)
+	}
+	// The harness is smaller than a socket's buffer as a rule; where it is not, the harness reads while this writes.
+	_ = p.conn.SetWriteDeadline(p.begun.Add(startupLimit))
+	if err := writeFrame(p.conn, bundle); err != nil {
+		// It is gone already, and says why when it is waited for.
+		return p, nil
+	}
+	_ = p.conn.SetWriteDeadline(time.Time{})
+	return p, nil
+}
+
+func (p *Prepared) start(ctx context.Context, box *sandbox.Sandbox, network sandbox.Network) error {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = theirs.Close() }()
+	p.conn = ours
+	if p.stdout, err = newDrain(); err == nil {
+		p.stderr, err = newDrain()
+	}
+	if err == nil {
+		p.process, err = startProcess(ctx, box, sandbox.Spec{
+			Argv:   []string{p.interpreter.Path, "-I", "-S", "-c", loaderSource, "3"},
+			Env:    environment,
+			Files:  []*os.File{theirs},
+			Stdout: p.stdout.write, Stderr: p.stderr.write,
+			Limits: sandbox.Limits{
+				Memory: p.limits.Memory, Tmp: p.limits.TmpSize, FileSize: p.limits.FileSize,
+				Processes: int(p.limits.Processes), OpenFiles: int(p.limits.OpenFiles), CPU: p.limits.CPU,
+			},
+			Network:  network,
+			Readable: p.interpreter.readable(),
+		})
+	}
+	if err != nil {
+		p.release()
+		return err
+	}
+	_, _ = p.stdout.write.Close(), p.stderr.write.Close()
+	p.spawned = time.Now()
+	return nil
+}
+
+// startProcess keeps a nil *sandbox.Process out of the interface.
+func startProcess(ctx context.Context, box *sandbox.Sandbox, spec sandbox.Spec) (process, error) {
+	started, err := box.Start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return started, nil
+}
+
+// environment is all that an interpreter finds in its environment; the harness adds KIZEN_API_URL and TRACEPARENT, which
+// belong to the job.
+var environment = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8", "TZ=UTC"}
+
+// Listener is bound to the loopback address of the step's own network; nil on the host's. Its address is where the
+// execution's proxy has to serve; whoever takes it closes it.
+func (p *Prepared) Listener() net.Listener { return p.process.Listener() }
+
+// Discard ends an interpreter that is not needed, and returns when nothing of it is left.
+func (p *Prepared) Discard() {
+	p.process.Kill()
+	p.process.Wait()
+	if listener := p.process.Listener(); listener != nil {
+		_ = listener.Close()
+	}
+	p.release()
+}
+
+// release closes what the runner holds of an interpreter that is gone, and returns what it printed at last.
+func (p *Prepared) release() (stdout, stderr string) {
+	_ = p.conn.Close()
+	if p.stdout != nil {
+		stdout = p.stdout.finish()
+	}
+	if p.stderr != nil {
+		stderr = p.stderr.finish()
+	}
+	return stdout, stderr
+}
+
+// Run hands the execution over and follows it to its end, as [Runner.Run] does. The runtime and the limits of the
+// process are those the interpreter was prepared with.
+func (p *Prepared) Run(ctx context.Context, execution Execution) (Result, error) {
+	limits := p.limits
+	if execution.Timeout != 0 {
+		limits.Wall = execution.Timeout
+	}
+	if err := checkExecution(execution, limits); err != nil {
+		p.Discard()
+		return Result{}, err
+	}
+	a := &attempt{Prepared: p, execution: execution, limits: limits, collector: newCollector(execution), taken: time.Now()}
+	result, err := a.run(ctx)
+	if err != nil {
+		return Result{}, fmt.Errorf("execution %s: %w", execution.ID, err)
+	}
+	result.Notes = append(p.notes, result.Notes...)
+	return result, nil
+}
