@@ -77,19 +77,14 @@ func numericDate(seconds int64) *jwt.NumericDate {
 	return jwt.NewNumericDate(time.Unix(seconds, 0))
 }
 
-type signature struct {
-	token Token
-	err   error
-}
-
-func sign(c *claims, key signingKey) signature {
+func sign(c *claims, key signingKey) (Token, error) {
 	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
 	token.Header["kid"] = key.id
 	value, err := token.SignedString(key.private)
 	if err != nil {
-		return signature{err: fmt.Errorf("sign with key %q: %w", key.id, err)}
+		return Token{}, fmt.Errorf("sign with key %q: %w", key.id, err)
 	}
-	return signature{token: NewToken(value)}
+	return NewToken(value), nil
 }
 
 // header is everything a signed key's JOSE header may hold (RFC 7515 section 4). Names that point at a key of the
