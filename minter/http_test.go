@@ -219,13 +219,23 @@ func TestVerifyEndpointGuardsAnAPIBehindNginx(t *testing.T) {
 	}
 }
 
-// startNginx starts an nginx that lets requests through to api as authority allows, and returns its address.
+// startNginx starts an nginx as docs/keys.md configures it, in front of api and with authority for /verify, and returns its address.
 func startNginx(t *testing.T, authority, api string) string {
 	t.Helper()
 	binary := redistest.Require(t, "nginx")
 	port := strconv.Itoa(redistest.FreePort(t))
 	dir := t.TempDir()
-	config := strings.NewReplacer("DIR", dir, "PORT", port, "AUTHORITY", authority, "API", api).Replace(`
+	text, err := os.ReadFile("../docs/keys.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, documented, found := strings.Cut(string(text), "```nginx\n")
+	documented, _, _ = strings.Cut(documented, "```")
+	documented = strings.NewReplacer("http://api:8000", api, "http://platform:8080/verify", authority).Replace(documented)
+	if !found || !strings.Contains(documented, api) || !strings.Contains(documented, authority) {
+		t.Fatalf("docs/keys.md shows no nginx configuration: %s", documented)
+	}
+	config := strings.NewReplacer("DIR", dir, "PORT", port).Replace(`
 daemon off;
 pid DIR/pid;
 error_log stderr notice;
@@ -236,23 +246,7 @@ http {
     client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
     server {
         listen 127.0.0.1:PORT;
-        location / {
-            auth_request /verify;
-            auth_request_set $account $upstream_http_x_kizen_account;
-            auth_request_set $business $upstream_http_x_kizen_business;
-            proxy_set_header X-Kizen-Account $account;
-            proxy_set_header X-Kizen-Business $business;
-            proxy_set_header X-API-KEY "";
-            proxy_pass API;
-        }
-        location = /verify {
-            internal;
-            proxy_pass AUTHORITY;
-            proxy_pass_request_body off;
-            proxy_set_header Content-Length "";
-        }
-    }
-}`)
+`) + documented + "}}"
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
