@@ -21,10 +21,6 @@ type staticKey string
 
 func (k staticKey) Key(context.Context) (string, error) { return string(k), nil }
 
-type keyFunc func(context.Context) (string, error)
-
-func (f keyFunc) Key(ctx context.Context) (string, error) { return f(ctx) }
-
 // start runs a proxy to root until the test ends.
 func start(t testing.TB, root string, change func(*Config)) *Proxy {
 	t.Helper()
