@@ -32,9 +32,10 @@ def install() -> None:
 
 
 def enable() -> None:
-    """Does the site processing now."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, LazySite)]
-    import site
+    """Does the site processing that `install` put off; a second call does nothing."""
+    put_off = [finder for finder in sys.meta_path if isinstance(finder, LazySite)]
+    if put_off:
+        sys.meta_path.remove(put_off[0])  # type: ignore[arg-type]
+        import site
 
-    if "--" not in sys.orig_argv and sys.flags.no_site:
         site.main()

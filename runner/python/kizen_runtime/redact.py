@@ -86,8 +86,9 @@ def _forms(secret: str) -> "Iterator[str]":
         yield quoted[1:-1]
         yield quote(quoted)[1:-1][2:-2]  # JSON inside JSON
     for escaped in (_escape(secret), "".join(_escape(chr(byte), ascii) for byte in data)):
-        yield escaped
-        yield escaped.replace("'", "\\'")
+        for once in (escaped, escaped.replace("'", "\\'")):
+            yield once
+            yield _escape(once).replace("'", "\\'")  # a repr inside a repr
     for safe in _SAFE:
         url = _quote(data, _UNRESERVED + safe)
         yield url

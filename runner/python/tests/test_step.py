@@ -1,0 +1,445 @@
+"""Steps, run in a real harness process: their globals, their results, their failures."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import pytest
+from sidecar import LIMITS, Result, run
+
+
+def step(script: str, **fields: Any) -> Result:
+    return run(textwrap.dedent(script), **fields)
+
+
+def text(value: str | None) -> dict[str, Any]:
+    return {"t": "s", "v": value}
+
+
+# inputs
+
+
+def test_inputs_that_were_not_supplied_do_not_exist() -> None:
+    result = step(
+        """
+        outputs.log(inputs.given)
+        outputs.log(inputs.null)
+        outputs.log(getattr(inputs, "missing", "default"))
+        outputs.log(hasattr(inputs, "missing"))
+        outputs.log(sorted(vars(inputs)))
+        inputs.missing
+        """,
+        inputs={"given": text("x"), "null": text(None)},
+    )
+    assert result.logs == ["x", "None", "default", "False", "['given', 'null']"]
+    assert result.result["error"].startswith("AttributeError: input 'missing' was not supplied; supplied: given, null")
+    assert "line 7" in result.result["detail"]
+
+
+def test_inputs_may_be_named_like_anything() -> None:
+    script = "outputs.log([getattr(inputs, name) for name in ('class', 'self', 'values', '__init__')])"
+    names = ("class", "self", "values", "__init__")
+    assert step(script, inputs={name: text(name) for name in names}).logs == [str(list(names))]
+
+
+# outputs
+
+
+def test_assigned_outputs_are_written_in_the_declared_order_and_others_are_not() -> None:
+    result = step("outputs.b = 1; outputs.a = 'x'; outputs.b += 1; del outputs.a; outputs.a = 'y'",
+                  output_types={"a": "s", "b": "n", "c": "s"})  # fmt: skip
+    assert result.values == {"a": {"t": "s", "v": "y"}, "b": {"t": "n", "v": "2"}}
+    assert list(result.values) == ["a", "b"]
+
+
+def test_an_undeclared_output_fails_the_step_and_names_what_is_declared() -> None:
+    result = step("outputs.one = 1\noutputs.other = 1", output_types={"one": "n", "two": "n"})
+    assert result.result["error"] == "AttributeError: output 'other' is not declared; declared: one, two"
+    assert "values" not in result.result
+
+
+def test_an_output_that_was_not_assigned_cannot_be_read() -> None:
+    assert "output 'one' has not been assigned" in step("outputs.one", output_types={"one": "n"}).result["error"]
+    assert "output 'two' is not declared" in step("outputs.two", output_types={"one": "n"}).result["error"]
+    assert step("outputs.log(getattr(outputs, 'one', 5))", output_types={"one": "n"}).logs == ["5"]
+
+
+def test_a_step_that_raises_writes_no_outputs() -> None:
+    result = step("outputs.one = 1\nraise ValueError('no')", output_types={"one": "n"})
+    assert result.result["ok"] is False and "values" not in result.result
+
+
+def test_an_output_that_does_not_fit_its_type_fails_the_step_at_the_line_that_assigned_it() -> None:
+    result = step("outputs.good = 'x'\nif True:\n    outputs.bad = object()\n", output_types={"good": "s", "bad": "n"})
+    failure = result.result
+    assert failure["kind"] == "result_not_serialisable"
+    assert 'output "bad" cannot be written as \'n\': expected a number, got object' in failure["error"]
+    assert failure["detail"].startswith(
+        'Traceback (most recent call last):\n  File "script.py", line 3\n    outputs.bad = object()\nTypeError: output "bad"'
+    )
+
+
+def test_a_list_that_is_changed_after_its_assignment_is_written_as_it_ends_up() -> None:
+    result = step("outputs.l = l = []\nl.append(1)", output_types={"l": "l"})
+    assert result.values["l"]["v"] == [{"t": "n", "v": "1"}]
+
+
+def test_a_result_over_the_limit_is_not_sent() -> None:
+    result = step("outputs.s = 'x' * 2000", output_types={"s": "s"}, limits={**LIMITS, "result": 1000})
+    assert result.result["kind"] == "output_limit"
+
+
+def test_an_output_called_log_does_not_hide_the_log() -> None:
+    result = step("outputs.log = 'value'\noutputs.log('message')", output_types={"log": "s"})
+    assert result.logs == ["message"] and result.values["log"]["v"] == "value"
+
+
+# logs
+
+
+def test_logs_take_any_object() -> None:
+    assert step("for x in ('s', 1, None, [1], {'a': 'é世'}): outputs.log(x)").logs == ["s", "1", "None", "[1]", "{'a': 'é世'}"]
+
+
+def test_a_long_message_is_cut_between_characters_and_the_rest_is_counted() -> None:
+    result = step("outputs.log('a' + '世' * 5000)\noutputs.log('a' * 8192)\noutputs.log('a' * 8193)")
+    long, full, over = result.of("log")
+    assert long["m"] == "a" + "世" * 2730 and long["x"] == 2270
+    assert (full["m"], full["x"]) == ("a" * 8192, 0)
+    assert (over["m"], over["x"]) == ("a" * 8192, 1)
+
+
+def test_what_goes_over_the_total_is_dropped_and_counted() -> None:
+    result = step("for _ in range(30): outputs.log('a' * 8192)")
+    assert sum(map(len, result.logs)) == 102400
+    assert [frame["c"] for frame in result.of("logs_dropped")][-1] == 17
+
+
+def test_empty_messages_use_the_total_up() -> None:
+    result = step("for _ in range(300): outputs.log('')", limits={**LIMITS, "log_total": 100})
+    assert len(result.logs) == 100 and result.of("logs_dropped")[-1]["c"] == 200
+
+
+def test_messages_of_threads_arrive_whole() -> None:
+    result = step(
+        """
+        import threading
+        def work(n):
+            for i in range(50): outputs.log(f"{n}:{i}" + "x" * 500)
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        [t.start() for t in threads]; [t.join() for t in threads]
+        """,
+        limits={**LIMITS, "log_total": 10**7},
+    )
+    assert sorted(result.logs) == sorted(f"{n}:{i}" + "x" * 500 for n in range(8) for i in range(50))
+
+
+def test_a_lone_surrogate_can_be_logged() -> None:
+    assert step(r"outputs.log('\ud800')").logs == ["\\ud800"]
+
+
+# secrets
+
+
+def test_secrets_are_a_dict_and_never_leave() -> None:
+    result = step(
+        """
+        assert type(secrets) is dict
+        outputs.log(secrets["a"])
+        outputs.log(secrets)
+        outputs.log(repr(secrets["a"]).encode())
+        outputs.kept = 42
+        outputs.shown = f"with {secrets['a']}"
+        """,
+        secrets={"a": "it's \"s3cr3t\"", "b": "42"},
+        output_types={"kept": "n", "shown": "s"},
+    )
+    assert "s3cr3t" not in str(result.frames)
+    assert result.logs[0] == "[REDACTED]"
+    assert result.values == {"kept": {"t": "n", "v": "42"}, "shown": {"t": "s", "v": "with [REDACTED]"}}
+
+
+def test_a_failure_shows_no_secret_not_even_half_of_one() -> None:
+    result = step("raise ValueError('a' * 8180 + secrets['a'] + 'b' * 8180 + secrets['a'])", secrets={"a": "s3cr3t-value-91f2"})
+    assert "s3" not in result.result["error"] and "91f2" not in result.result["detail"]
+    assert len(result.result["error"].encode()) <= 8192 and len(result.result["detail"].encode()) <= 8192
+
+
+def test_the_sidecars_address_is_shown_as_the_api_root() -> None:
+    capability = "0123456789abcdef0123456789abcdef"
+    result = step(
+        """
+        import os, requests
+        outputs.log(os.environ["KIZEN_API_URL"])
+        requests.get(os.environ["KIZEN_API_URL"] + "/x")
+        """,
+        api_url=f"http://127.0.0.1:9/{capability}",
+        api_root="https://app.go.kizen.com/api",
+    )
+    assert result.logs == ["https://app.go.kizen.com/api"]
+    assert capability not in str(result.frames) and "127.0.0.1:9" not in str(result.frames)
+    assert result.http[0]["url"] == "https://app.go.kizen.com/api/x"
+
+
+# the module
+
+
+def test_the_step_is_the_main_module() -> None:
+    result = step(
+        """
+        import copy, pickle, sys, typing
+        from dataclasses import dataclass, field
+
+        assert __name__ == "__main__" and __file__ == "script.py" and sys.argv == ["script.py"]
+        assert sys.modules["__main__"].inputs is inputs
+
+        @dataclass
+        class Point:
+            x: "int"
+            y: list["Point"] = field(default_factory=list)
+
+        def local(): return Point(1)
+        assert pickle.loads(pickle.dumps(Point(1))) == Point(1) == copy.deepcopy(local())
+        assert pickle.loads(pickle.dumps(local)) is local
+        assert typing.get_type_hints(Point) == {"x": int, "y": list[Point]}
+        class Pair(typing.NamedTuple):
+            a: int
+        assert pickle.loads(pickle.dumps(Pair(1))) == Pair(1)
+        nested = [[y for y in (x, inputs)] for x in (1,)]
+        if __name__ == "__main__":
+            outputs.log("main")
+        """
+    )
+    assert result.logs == ["main"] and result.result["ok"]
+
+
+def test_the_harness_leaves_nothing_in_the_steps_namespace() -> None:
+    names = step("outputs.log(sorted(n for n in globals() if not n.startswith('__')))").logs
+    assert names == ["['inputs', 'kizen', 'outputs', 'secrets']"]
+
+
+def test_kizen_can_be_imported_too() -> None:
+    assert step("import kizen as k; from kizen import api, KizenFile\nassert k is kizen and api is kizen.api").result["ok"]
+
+
+def test_the_steps_own_traceback_has_its_source_lines() -> None:
+    script = "import traceback\ntry:\n    1 / 0  # here\nexcept Exception:\n    outputs.log(traceback.format_exc())"
+    assert "1 / 0  # here" in step(script).logs[0]
+
+
+def test_a_byte_order_mark_is_no_mistake() -> None:
+    assert step("\ufeffoutputs.log(1)").logs == ["1"]
+
+
+# tracebacks
+
+
+def test_a_traceback_starts_at_the_steps_frames_with_their_lines() -> None:
+    result = step("def deep():\n    raise ValueError('é')\n\ndeep()\n")
+    assert result.result["kind"] == "exception"
+    assert result.result["error"] == "ValueError: é"
+    lines = [line for line in result.result["detail"].splitlines() if "^" not in line]
+    assert lines == [
+        "Traceback (most recent call last):",
+        '  File "script.py", line 4, in <module>',
+        "    deep()",
+        '  File "script.py", line 2, in deep',
+        "    raise ValueError('é')",
+        "ValueError: é",
+    ]
+
+
+RAISERS = {
+    "output": "outputs.x = 1",
+    "input": "inputs.x",
+    "log": "class A:\n    def __str__(self): raise ValueError\noutputs.log(A())",
+    "kizen.api wrong use": "kizen.api.get('https://app.fmo.kizen.com/api/custom-objects')",
+    "kizen.api unreachable": "kizen.api.get('/x')",
+    "kizen.api bad argument": "kizen.api.get('/x', colour='red')",
+    "kizen.api path": "kizen.api.get(None)",
+    "kizen": "kizen.nothing",
+    "requests": "import requests\nrequests.get('http://127.0.0.1:9/')",
+    "requests bad url": "import requests\nrequests.get('nonsense')",
+    "chained": "try:\n    inputs.x\nexcept Exception as e:\n    raise ValueError(1) from e",
+    "context": "try:\n    kizen.api.get('/x')\nexcept Exception:\n    outputs.x = 1",
+    "group": "try:\n    inputs.x\nexcept Exception as e:\n    raise ExceptionGroup('many', [e, ValueError(2)])",
+    "missing module": "import nothing_of_this_name",
+    "failing module": "import requests.nothing",
+    "recursion": "def f(): f()\nf()",
+    "thread": "from concurrent.futures import ThreadPoolExecutor as T\nT().submit(lambda: inputs.x).result()",
+}
+
+
+@pytest.mark.parametrize("name", RAISERS)
+def test_no_frame_of_the_runtime_is_shown(name: str) -> None:
+    failure = step(RAISERS[name]).result
+    assert failure["kind"] == "exception"
+    assert 'File "script.py", line ' in failure["detail"]
+    assert "kizen_runtime" not in str(failure) and "importlib" not in str(failure) and "<string>" not in str(failure)
+    assert failure["detail"].rstrip().endswith(failure["error"]) or name == "group"
+
+
+def test_chained_exceptions_and_groups_are_told_whole() -> None:
+    chained = step(RAISERS["chained"]).result["detail"]
+    assert "was not supplied" in chained and "direct cause" in chained and chained.rstrip().endswith("ValueError: 1")
+    group = step(RAISERS["group"]).result
+    assert group["error"].startswith("ExceptionGroup: many") and "ValueError: 2" in group["detail"]
+
+
+def test_a_long_traceback_keeps_its_end() -> None:
+    failure = step("class E(Exception): pass\nE.__name__ = E.__qualname__ = 'Loud'\nraise E('x' * 20000 + 'the end')").result
+    assert len(failure["detail"].encode()) <= 8192 and failure["detail"].rstrip().endswith("the end")
+    assert len(failure["error"]) <= 8192 and failure["error"].startswith("Loud: xxx")
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("x = 1\ny = = 2\n", "SyntaxError: invalid syntax"),
+        ("if True:\nx = 1", "IndentationError: expected an indented block after 'if' statement on line 1"),
+        ("return 5", "SyntaxError: 'return' outside function"),
+        ("x = 'a\0b'", None),
+        ("await x", "SyntaxError: 'await' outside function"),
+    ],
+)
+def test_a_syntax_error_shows_the_line(script: str, error: str | None) -> None:
+    result = step(script)
+    assert result.result["kind"] == "syntax_error" and not result.of("started")
+    if error:
+        assert result.result["error"] == error
+        assert 'File "script.py", line ' in result.result["detail"]
+
+
+def test_a_syntax_error_raised_by_the_step_is_an_exception() -> None:
+    failure = step("compile('a b', 'other.py', 'exec')").result
+    assert failure["kind"] == "exception" and failure["error"] == "SyntaxError: invalid syntax"
+    assert 'File "script.py", line 1' in failure["detail"] and 'File "other.py", line 1' in failure["detail"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "class E(Exception):\n    def __str__(self): raise RuntimeError\nraise E",
+        "class E(Exception):\n    def __str__(self): return 5\nraise E",
+        "class M(type):\n    __module__ = property(lambda c: 1 / 0)\nclass E(Exception, metaclass=M): pass\nraise E",
+        "class E(BaseException): pass\nraise E('x')",
+        "raise KeyboardInterrupt",
+        "e = ValueError('x'); e.__notes__ = 5; raise e",
+        "e = ValueError('x'); e.__cause__ = e; raise e",
+        "import linecache, traceback\nlinecache.getline = traceback.TracebackException = None\nraise ValueError('x')",
+        "import sys\nsys.setrecursionlimit(20)\nraise ValueError('x')",
+        "import builtins\nbuiltins.len = None\nraise ValueError('x')",
+    ],
+)
+def test_an_exception_that_resists_being_told_is_still_a_failure(script: str) -> None:
+    result = step(script)
+    assert result.result["ok"] is False if result.of("result") else result.returncode != 0
+
+
+# ways to end
+
+
+@pytest.mark.parametrize("script", ["import sys; sys.exit()", "import sys; sys.exit(0)", "raise SystemExit", "exit(0)", "quit()"])
+def test_leaving_with_zero_is_success(script: str) -> None:
+    result = step(f"outputs.n = 1\n{script}\noutputs.n = 2", output_types={"n": "n"})
+    assert result.values == {"n": {"t": "n", "v": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "code"),
+    [
+        ("import sys; sys.exit(3)", "SystemExit: 3", 3),
+        ("import sys; sys.exit('no luck')", "SystemExit: no luck", 1),
+        ("exit(True)", "SystemExit: True", 1),
+        ("raise SystemExit(-1)", "SystemExit: -1", -1),
+    ],
+)
+def test_leaving_with_anything_else_is_a_failure(script: str, error: str, code: int) -> None:
+    failure = step(script).result
+    assert (failure["kind"], failure["error"], failure["exit_code"]) == ("exited", error, code)
+    assert 'File "script.py", line 1' in failure["detail"]
+
+
+def test_a_thread_that_outlives_the_body_is_cut() -> None:
+    result = step("import threading\nthreading.Thread(target=threading.Event().wait).start()\noutputs.n = 1", output_types={"n": "n"})
+    assert result.values and result.returncode == 0
+
+
+TAMPERING = {
+    "prints": "print('x' * 100)",
+    "writes to descriptors": "import os\nfor fd in (1, 2): os.write(fd, b'x')",
+    "closes standard streams": "import sys, os\nsys.stdout.close()\nos.close(2)",
+    "replaces standard streams": "import sys\nsys.stdout = sys.stderr = None\nsys.__stdout__ = 5",
+    "replaces json": "import json, os\njson.dumps = json.loads = None\nos.write = os.getpid = None",
+    "clears the modules": "import sys\nsys.modules.clear()",
+    "traces": "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)",
+    "closes descriptor 3": "import os\ntry:\n    os.close(3)\nexcept OSError: pass\nos.closerange(3, 60)",
+    "writes to descriptor 3": "import os\nfor fd in range(3, 60):\n    try:\n        os.write(fd, b'\\0\\0\\0\\2{}')\n    except OSError: pass",
+    "changes directory": "import os\nos.chdir('/')",
+    "leaves a handler": "import atexit\natexit.register(lambda: 1 / 0)",
+}
+
+
+@pytest.mark.parametrize("name", TAMPERING)
+def test_the_result_does_not_depend_on(name: str) -> None:
+    result = step(TAMPERING[name] + "\noutputs.n = 7", output_types={"n": "n"})
+    assert result.values == {"n": {"t": "n", "v": "7"}}
+
+
+def test_what_was_printed_is_flushed() -> None:
+    assert step("print('kept', end='')").out == "kept"
+
+
+def test_a_result_that_cannot_be_sent_has_an_exit_code_of_its_own() -> None:
+    result = step("import os\nos.closerange(3, 4096)")
+    assert not result.of("result") and result.returncode == 74
+
+
+def test_a_forked_child_sends_nothing() -> None:
+    result = step(
+        """
+        import os
+        child = os.fork()
+        if child == 0:
+            outputs.log("from the child")
+            outputs.n = 13
+            raise SystemExit  # runs off the end of the body, as the parent does
+        outputs.log(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        child = os.fork()
+        if child == 0:
+            raise ValueError("in the child")
+        outputs.log(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        outputs.n = 7
+        """,
+        output_types={"n": "n"},
+    )
+    assert result.logs == ["0", "1"] and result.values["n"]["v"] == "7"
+    assert "ValueError: in the child" in result.err
+
+
+def test_a_program_the_step_starts_does_not_inherit_the_socket() -> None:
+    result = step("import subprocess\noutputs.log(subprocess.run(['ls', '/proc/self/fd'], capture_output=True, text=True).stdout.split())")
+    assert "'97'" not in result.logs[0] and "'3'" in result.logs[0]  # 3 is the directory that ls reads
+
+
+def test_multiprocessing_works() -> None:
+    result = step(
+        """
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+        def double(n):
+            outputs.log("lost")
+            return 2 * n
+        if __name__ == "__main__":
+            with multiprocessing.Pool(2) as pool:
+                outputs.log(pool.map(double, [1, 2, 3]))
+            with ProcessPoolExecutor(2) as pool:
+                outputs.log(list(pool.map(double, [4])))
+        """
+    )
+    assert result.logs == ["[2, 4, 6]", "[8]"]
+
+
+def test_asyncio_works() -> None:
+    assert step("import asyncio\nasync def f(): return 5\noutputs.log(asyncio.run(f()))").logs == ["5"]
