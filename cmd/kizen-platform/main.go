@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -46,6 +47,7 @@ type commandLine struct {
 	Listen       string           `help:"Address to listen on; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	RedisURL     string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
 	RedisTimeout time.Duration    `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION"`
+	Keys         string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages. Default: the keys that sidecars publish in Redis, and stored keys that die with this process." placeholder:"FILE|DIR"`
 	ReadyFile    string           `help:"Write a JSON object with api_root and redis_url here once the platform listens. Readable by its owner alone: the URL may hold a password." placeholder:"FILE"`
 	LogLevel     string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL"`
 	LogFormat    string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT"`
@@ -140,15 +142,22 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	}
 	defer func() { _ = client.Close() }() // nothing is in flight any more
 
-	verifier, err := minter.NewVerifier(minter.VerifierConfig{Redis: client, TrustPublished: true})
+	keys, err := loadKeys(line.Keys, log)
 	if err != nil {
 		return err
 	}
-	platform := newPlatform(config{
-		verifier: verifier,
-		ping:     func(ctx context.Context) error { return client.Ping(ctx).Err() },
-		log:      log,
-	})
+	verifier, err := minter.NewVerifier(minter.VerifierConfig{Redis: client, Keys: keys, TrustPublished: line.Keys == ""})
+	if err != nil {
+		return err
+	}
+	platform, err := newPlatform(config{redis: client, verifier: verifier, keys: keys, log: log})
+	if err != nil {
+		return err
+	}
+	reloading := make(chan error, 1)
+	go func() { reloading <- keys.Watch(ctx, reloaded(log)) }()
+	defer func() { <-reloading }()
+
 	listener, err := net.Listen("tcp", line.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %q: %w; choose another --listen", line.Listen, err)
@@ -160,6 +169,28 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 		log.Info("listening", "api_root", root)
 		return nil
 	})
+}
+
+// loadKeys reads the key set, or makes one that this process alone has.
+func loadKeys(path string, log *slog.Logger) (*minter.KeySet, error) {
+	if path != "" {
+		keys, err := minter.LoadKeySet(minter.KeySetConfig{Path: path})
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return keys, nil
+	}
+	log.Info("no --keys: trusting the public keys that sidecars publish in redis, and sealing stored keys for the life of this process")
+	return minter.GenerateKeySet()
+}
+
+// reloaded tells the operator how it went when the files of the key set changed.
+func reloaded(log *slog.Logger) func(error) {
+	return func(err error) {
+		if err != nil {
+			log.Error("the keys could not be read again; those of before stay", "error", err)
+		}
+	}
 }
 
 // ready is the content of --ready-file.

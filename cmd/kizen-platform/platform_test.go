@@ -21,6 +21,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/policy"
 )
 
 // TestMain lets the test binary stand in for kizen-platform, so that a test can send signals to a real process.
@@ -122,11 +123,11 @@ func (w *world) mint(id minter.Identity) minter.Key {
 }
 
 func (w *world) headersFor(key minter.Key) http.Header {
-	return http.Header{
-		headerKey:      {key.Token.Reveal()},
-		headerBusiness: {key.Identity.BusinessID},
-		headerUser:     {key.Identity.AccountID},
-	}
+	h := http.Header{}
+	h.Set(minter.HeaderKey, key.Token.Reveal())
+	h.Set(minter.HeaderBusiness, key.Identity.BusinessID)
+	h.Set(minter.HeaderUser, key.Identity.AccountID)
+	return h
 }
 
 // answer is a response with its JSON decoded.
@@ -186,8 +187,8 @@ func TestEveryAnswerNamesTheAccountItWasDoneAs(t *testing.T) {
 		{"DELETE", "/records/orders/" + id, "", 204},
 	} {
 		got := w.call(call.method, call.path, call.body)
-		if got.status != call.status || got.header.Get(headerAccount) != testAccount {
-			t.Errorf("%s %s: %d as %q", call.method, call.path, got.status, got.header.Get(headerAccount))
+		if got.status != call.status || got.header.Get(minter.HeaderAccount) != testAccount {
+			t.Errorf("%s %s: %d as %q", call.method, call.path, got.status, got.header.Get(minter.HeaderAccount))
 		}
 		performer, _ := got.body["performed_by"].(map[string]any)
 		if call.status != 204 && (performer["id"] != testAccount || performer["name"] != "Agentic Workflow Code Account" ||
@@ -368,24 +369,24 @@ func TestOnlyAKeyThatIsValidNowPasses(t *testing.T) {
 		headers http.Header
 		code    string
 	}{
-		"no key":                 {change(headerKey), minter.CodeMissing},
-		"no business":            {change(headerBusiness), minter.CodeMissing},
-		"empty user":             {change(headerUser, ""), minter.CodeMissing},
-		"two keys":               {change(headerKey, token, token), minter.CodeMalformed},
-		"not a key":              {change(headerKey, "abc"), minter.CodeMalformed},
-		"signature cut off":      {change(headerKey, token[:strings.LastIndex(token, ".")+1]), ""},
-		"another business":       {change(headerBusiness, "b2"), minter.CodeBusiness},
-		"another user":           {change(headerUser, "a2"), minter.CodeUser},
+		"no key":                 {change(minter.HeaderKey), minter.CodeMissing},
+		"no business":            {change(minter.HeaderBusiness), minter.CodeMissing},
+		"empty user":             {change(minter.HeaderUser, ""), minter.CodeUser},
+		"two keys":               {change(minter.HeaderKey, token, token), minter.CodeMalformed},
+		"not a key":              {change(minter.HeaderKey, "abc"), minter.CodeMalformed},
+		"signature cut off":      {change(minter.HeaderKey, token[:strings.LastIndex(token, ".")+1]), ""},
+		"another business":       {change(minter.HeaderBusiness, "b2"), minter.CodeBusiness},
+		"another user":           {change(minter.HeaderUser, "a2"), minter.CodeUser},
 		"revoked":                {w.headersFor(revoked), minter.CodeRevoked},
 		"key as a bearer token":  {http.Header{"Authorization": {"Bearer " + token}}, minter.CodeMissing},
-		"key in the query alone": {change(headerKey), minter.CodeMissing},
+		"key in the query alone": {change(minter.HeaderKey), minter.CodeMissing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := w.callAs(c.headers, "GET", "/custom-objects?x-api-key="+token, "")
 			if got.status != 401 || c.code != "" && got.body["code"] != c.code || got.body["detail"] == "" {
 				t.Errorf("got %d %v, want 401 %s", got.status, got.body, c.code)
 			}
-			if got.header.Get("WWW-Authenticate") == "" || got.header.Get(headerAccount) != "" {
+			if got.header.Get("WWW-Authenticate") == "" || got.header.Get(minter.HeaderAccount) != "" {
 				t.Errorf("headers are %v", got.header)
 			}
 		})
@@ -419,7 +420,7 @@ func TestHealthNeedsNoKey(t *testing.T) {
 func TestTeamListHoldsPeopleOnly(t *testing.T) {
 	w := start(t)
 	for _, m := range w.call("GET", "/team", "").body["results"].([]any) {
-		if accountType := m.(map[string]any)["account_type"]; accountType != personAccount {
+		if accountType := m.(map[string]any)["account_type"]; accountType != policy.Employee {
 			t.Errorf("the public list holds a %v", accountType)
 		}
 	}

@@ -119,7 +119,7 @@ func tableOf(c *gin.Context) (table, bool) {
 	if !ok {
 		refuse(c, http.StatusNotFound, "not_found", "there is no custom object %q; GET /custom-objects lists them", c.Param("object"))
 	}
-	return table{caller(c).BusinessID, object.Name}, ok
+	return table{callerOf(c).BusinessID, object.Name}, ok
 }
 
 var fieldName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
@@ -179,7 +179,7 @@ func (p *platform) createRecord(c *gin.Context) {
 	if !ok {
 		return
 	}
-	now, account := time.Now().UTC(), caller(c).AccountID
+	now, account := time.Now().UTC(), callerOf(c).AccountID
 	r := &record{
 		ID: uuid.NewString(), Object: t.object, Fields: with([]field{}, fields),
 		CreatedAt: now, UpdatedAt: now, CreatedBy: account, UpdatedBy: account,
@@ -209,7 +209,7 @@ func (p *platform) patchRecord(c *gin.Context) {
 	if !ok {
 		return
 	}
-	account := caller(c).AccountID
+	account := callerOf(c).AccountID
 	r := p.records.replace(t, c.Param("id"), func(r record) *record {
 		r.Fields = with(r.Fields, fields)
 		r.UpdatedAt, r.UpdatedBy = time.Now().UTC(), account

@@ -21,6 +21,9 @@ const (
 // fieldErrors is the body of a 400: what is wrong, by field.
 type fieldErrors map[string][]string
 
+// Error implements error.
+func (f fieldErrors) Error() string { return fmt.Sprintf("bad fields: %v", map[string][]string(f)) }
+
 func (f fieldErrors) add(field, format string, args ...any) {
 	f[field] = append(f[field], fmt.Sprintf(format, args...))
 }
@@ -29,6 +32,7 @@ func (f fieldErrors) add(field, format string, args ...any) {
 type problem struct {
 	Detail string `json:"detail"`
 	Code   string `json:"code"`
+	Policy string `json:"policy,omitempty"` // the policy that denied the call
 }
 
 func refuse(c *gin.Context, status int, code, format string, args ...any) {

@@ -10,6 +10,10 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/policy"
 )
 
 const (
@@ -21,20 +25,92 @@ const (
 
 // config is what a platform is made of. All of it is required.
 type config struct {
-	verifier keyVerifier
-	ping     func(context.Context) error // whether the store answers
+	redis    redis.UniversalClient
+	verifier *minter.Verifier
+	keys     *minter.KeySet
 	log      *slog.Logger
 }
 
 // platform serves the API.
 type platform struct {
-	config
-	team    *team
-	records *recordStore
+	verifier keyVerifier
+	engine   *policy.Engine
+	accounts accountStore
+	stored   *minter.StoredKeys
+	revoker  *minter.Revoker
+	timeline timeline
+	records  *recordStore
+	keys     http.Handler // the public keys
+	verify   http.Handler // verdicts for proxies in front of other services
+	ping     func(context.Context) error
+	log      *slog.Logger
 }
 
-func newPlatform(c config) *platform {
-	return &platform{config: c, team: newTeam(), records: newRecordStore()}
+func newPlatform(c config) (*platform, error) {
+	engine, err := policy.ForPlatform()
+	if err != nil {
+		return nil, err
+	}
+	stored, err := minter.NewStoredKeys(c.redis, c.keys)
+	if err != nil {
+		return nil, err
+	}
+	return &platform{
+		verifier: c.verifier,
+		engine:   engine,
+		accounts: accountStore{c.redis},
+		stored:   stored,
+		revoker:  minter.NewRevoker(c.redis),
+		timeline: timeline{c.redis},
+		records:  newRecordStore(),
+		keys:     minter.JWKSHandler(c.keys),
+		verify: minter.VerifyHandler(c.verifier, func(ctx context.Context, err error) {
+			c.log.ErrorContext(ctx, "a key could not be checked", "error", err)
+		}),
+		ping: func(ctx context.Context) error { return c.redis.Ping(ctx).Err() },
+		log:  c.log,
+	}, nil
+}
+
+// endpoint is one route of the API.
+type endpoint struct {
+	method, path string // the path is below the API root
+	handle       gin.HandlerFunc
+}
+
+func (p *platform) endpoints() []endpoint {
+	return []endpoint{
+		{"GET", "/custom-objects", p.listObjects},
+		{"GET", "/records/:object", p.listRecords},
+		{"POST", "/records/:object", p.createRecord},
+		{"POST", "/records/:object/search", p.searchRecords},
+		{"GET", "/records/:object/:id", p.readRecord},
+		{"PATCH", "/records/:object/:id", p.patchRecord},
+		{"DELETE", "/records/:object/:id", p.deleteRecord},
+
+		{"GET", "/team", p.listTeam},
+		{"GET", "/team/typeahead", p.typeahead},
+		{"GET", "/team/:id", p.readMember},
+		{"GET", "/billing/seats", p.listSeats},
+
+		{"GET", "/service-accounts", p.listAccounts},
+		{"POST", "/service-accounts", p.createAccount},
+		{"GET", "/service-accounts/:account", p.readAccount},
+		{"PATCH", "/service-accounts/:account", p.updateAccount},
+		{"DELETE", "/service-accounts/:account", p.archiveAccount},
+		{"GET", "/service-accounts/:account/permission-groups", p.readGroups},
+		{"PUT", "/service-accounts/:account/permission-groups", p.setGroups},
+		{"GET", "/service-accounts/:account/tokens", p.listTokens},
+		{"POST", "/service-accounts/:account/tokens/rotate", p.rotateToken},
+		{"DELETE", "/service-accounts/:account/tokens/secondary", p.deleteSecondary},
+		{"GET", "/integrations/:integration", p.readIntegration},
+		{"PATCH", "/integrations/:integration", p.setIntegration},
+
+		{"POST", "/api-keys", p.createAPIKey},
+		{"GET", "/business-config/export", p.exportConfig},
+		{"POST", "/business-config/import", p.importConfig},
+		{"GET", "/timeline", p.readTimeline},
+	}
 }
 
 // handler returns every route of the platform.
@@ -55,17 +131,19 @@ func (p *platform) handler() http.Handler {
 	})
 
 	engine.GET("/healthz", p.health)
-	api := engine.Group(apiRoot, p.authenticate)
-	api.GET("/custom-objects", p.listObjects)
-	api.GET("/team", p.listTeam)
-	api.GET("/team/:id", p.readMember)
-	api.GET("/records/:object", p.listRecords)
-	api.POST("/records/:object", p.createRecord)
-	api.POST("/records/:object/search", p.searchRecords)
-	api.GET("/records/:object/:id", p.readRecord)
-	api.PATCH("/records/:object/:id", p.patchRecord)
-	api.DELETE("/records/:object/:id", p.deleteRecord)
+	engine.GET("/.well-known/jwks.json", gin.WrapH(p.keys))
+	engine.Any("/verify", gin.WrapH(p.verify))
+	api := engine.Group(apiRoot, p.record, p.authenticate, p.authorize)
+	for _, e := range p.endpoints() {
+		api.Handle(e.method, e.path, e.handle)
+	}
 	return engine
+}
+
+// unavailable answers a call that nobody can answer now, and tells the operator why.
+func (p *platform) unavailable(c *gin.Context, err error) {
+	p.log.ErrorContext(c.Request.Context(), "a call failed", "route", c.FullPath(), "error", err)
+	refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store does not answer; try again")
 }
 
 // serve answers calls on listener until ctx ends, then lets those in flight finish. It calls ready with the API root once
@@ -116,8 +194,8 @@ func (p *platform) logCalls(c *gin.Context) {
 	start := time.Now()
 	c.Next()
 	attrs := []any{"method", c.Request.Method, "path", c.Request.URL.Path, "status", c.Writer.Status(), "duration_ms", time.Since(start).Milliseconds()}
-	if id, ok := identityOf(c); ok {
-		attrs = append(attrs, "business_id", id.BusinessID, "account_id", id.AccountID, "execution_id", id.ExecutionID)
+	if who := callerOf(c); who.principal != nil {
+		attrs = append(attrs, "business_id", who.BusinessID, "account_id", who.AccountID, "execution_id", who.ExecutionID)
 	}
 	p.log.DebugContext(c.Request.Context(), "call", attrs...)
 }

@@ -4,28 +4,29 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strings"
 
 	"github.com/gin-gonic/gin"
 
 	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/policy"
 )
 
-const (
-	headerKey      = "X-Api-Key"
-	headerBusiness = "X-Business-Id"
-	headerUser     = "X-User-Id"
-	headerAccount  = "X-Kizen-Account"
-
-	identityKey = "identity"
-)
-
-// keyVerifier says whose key a token is, if it is valid now for this business and user.
+// keyVerifier says whose key came with a request, if it is valid now.
 type keyVerifier interface {
-	Verify(ctx context.Context, token, businessID, userID string) (minter.Identity, error)
+	VerifyRequest(ctx context.Context, header http.Header) (minter.Identity, error)
 }
 
-// performer names the service account that an answer was done as.
+// caller is who a request acts as.
+type caller struct {
+	minter.Identity
+	name      string
+	level     policy.Level
+	principal *policy.Principal
+}
+
+const callerKey = "caller"
+
+// performer names the account that an answer was done as.
 type performer struct {
 	ID          string `json:"id"`
 	Name        string `json:"name"`
@@ -33,54 +34,112 @@ type performer struct {
 	ExecutionID string `json:"execution_id,omitempty"`
 }
 
-// authenticate lets nobody pass without a key that is valid now, and keeps whose it is for the handlers.
+// authenticate lets nobody pass without a key that is valid now, of an account that may act now.
 func (p *platform) authenticate(c *gin.Context) {
-	var values [3]string
-	for i, name := range []string{headerKey, headerBusiness, headerUser} {
-		switch given := c.Request.Header.Values(name); {
-		case len(given) == 0 || given[0] == "":
-			unauthorized(c, minter.CodeMissing, "the header "+strings.ToUpper(name)+" is missing")
-			return
-		case len(given) > 1:
-			unauthorized(c, minter.CodeMalformed, "the header "+strings.ToUpper(name)+" was sent more than once")
-			return
-		default:
-			values[i] = given[0]
-		}
+	identity, err := p.verifier.VerifyRequest(c.Request.Context(), c.Request.Header)
+	var who caller
+	if err == nil {
+		who, err = p.admit(c.Request.Context(), identity)
 	}
-	identity, err := p.verifier.Verify(c.Request.Context(), values[0], values[1], values[2])
 	var denied *minter.DeniedError
 	switch {
 	case errors.As(err, &denied):
-		unauthorized(c, denied.Code, denied.Reason)
+		// RFC 9110 section 11.6.1 asks for a challenge.
+		c.Header("WWW-Authenticate", `ApiKey header="X-API-KEY"`)
+		refuse(c, http.StatusUnauthorized, denied.Code, "%s", denied.Reason)
 	case err != nil:
-		p.log.ErrorContext(c.Request.Context(), "a key could not be checked", "error", err)
-		refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the key cannot be checked now; try again")
+		p.unavailable(c, err)
 	default:
-		p.team.addAccount(identity)
-		c.Set(identityKey, identity)
-		c.Header(headerAccount, identity.AccountID)
+		c.Set(callerKey, who)
+		c.Header(minter.HeaderAccount, identity.AccountID)
 	}
 }
 
-// unauthorized answers 401 with the challenge that RFC 9110 section 11.6.1 asks for.
-func unauthorized(c *gin.Context, code, reason string) {
-	c.Header("WWW-Authenticate", `ApiKey header="X-API-KEY"`)
-	refuse(c, http.StatusUnauthorized, code, "%s", reason)
+// The codes of a 401 beside the verifier's.
+const (
+	codeUnknownAccount = "unknown_account"
+	codeArchived       = "archived"
+	codeKeyKind        = "key_kind"
+)
+
+func deny(code, reason string) error { return &minter.DeniedError{Code: code, Reason: reason} }
+
+// admit finds the account of a good key, and makes it where the platform provisions it: a business has its Code Account from
+// its first mention.
+func (p *platform) admit(ctx context.Context, id minter.Identity) (caller, error) {
+	kind, ok := policy.FindAccountType(id.AccountType)
+	switch stored := id.ExecutionID == ""; {
+	case !ok:
+		return caller{}, deny(codeUnknownAccount, "the account type is not known here")
+	case stored && !kind.StoredKeys, !stored && !kind.SignedKeys:
+		return caller{}, deny(codeKeyKind, "accounts of this type have no keys of this kind")
+	case !kind.Service():
+		return p.admitPerson(ctx, id)
+	}
+	a, provisioned, err := p.accounts.look(ctx, id.BusinessID, id.AccountID)
+	if errors.Is(err, errNoAccount) {
+		a, err = p.accounts.provision(ctx, id)
+		provisioned = provisioned || kind.Provisioned == policy.ProvisionedByBusiness
+	}
+	if err == nil && !provisioned {
+		err = p.accounts.provisionCodeAccount(ctx, id.BusinessID)
+	}
+	switch {
+	case errors.Is(err, errNoAccount):
+		return caller{}, deny(codeUnknownAccount, "the business has no such account")
+	case err != nil:
+		return caller{}, err
+	case a.AccountType != id.AccountType:
+		return caller{}, deny(codeUnknownAccount, "the account is of another type than its key")
+	case a.ArchivedAt != nil:
+		return caller{}, deny(codeArchived, "the account is archived")
+	case a.status() == statusSuspended:
+		return caller{}, deny(minter.CodeSuspended, "the account is suspended; enable its integration")
+	}
+	return p.newCaller(id, a.Name, levelOf(a.PermissionGroups))
 }
 
-func identityOf(c *gin.Context) (minter.Identity, bool) {
-	identity, ok := c.Value(identityKey).(minter.Identity)
-	return identity, ok
+func (p *platform) admitPerson(ctx context.Context, id minter.Identity) (caller, error) {
+	m, ok := findPerson(id.AccountID)
+	if !ok {
+		return caller{}, deny(codeUnknownAccount, "the business has no such employee")
+	}
+	if _, provisioned, err := p.accounts.look(ctx, id.BusinessID, id.AccountID); !provisioned {
+		if err != nil && !errors.Is(err, errNoAccount) {
+			return caller{}, err
+		}
+		if err := p.accounts.provisionCodeAccount(ctx, id.BusinessID); err != nil {
+			return caller{}, err
+		}
+	}
+	return p.newCaller(id, m.FullName, levelOf(m.groups))
 }
 
-// caller is for handlers behind authenticate.
-func caller(c *gin.Context) minter.Identity {
-	identity, _ := identityOf(c)
-	return identity
+func (p *platform) newCaller(id minter.Identity, name string, level policy.Level) (caller, error) {
+	principal, err := p.engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID, Level: level})
+	return caller{Identity: id, name: name, level: level, principal: principal}, err
+}
+
+// authorize lets no call pass that no policy permits, or that a guardrail forbids by its method and path alone.
+func (p *platform) authorize(c *gin.Context) { p.allowed(c, policy.Call{}) }
+
+// allowed decides on a call with what the handler knows about it. It answers itself, and returns false, when it is denied.
+func (p *platform) allowed(c *gin.Context, call policy.Call) bool {
+	call.Method, call.Path = c.Request.Method, c.Request.URL.EscapedPath()[len(apiRoot):]
+	decision := callerOf(c).principal.Decide(call)
+	if !decision.Allowed {
+		c.AbortWithStatusJSON(http.StatusForbidden, problem{Detail: decision.Reason, Code: decision.Code, Policy: decision.Policy})
+	}
+	return decision.Allowed
+}
+
+// callerOf is for handlers behind authenticate.
+func callerOf(c *gin.Context) caller {
+	who, _ := c.Value(callerKey).(caller)
+	return who
 }
 
 func performedBy(c *gin.Context) performer {
-	id := caller(c)
-	return performer{ID: id.AccountID, Name: accountName(id.AccountType), AccountType: id.AccountType, ExecutionID: id.ExecutionID}
+	who := callerOf(c)
+	return performer{ID: who.AccountID, Name: who.name, AccountType: who.AccountType, ExecutionID: who.ExecutionID}
 }
