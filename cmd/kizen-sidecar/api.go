@@ -1,0 +1,87 @@
+package main
+
+import (
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/kizen/kizen-sidecar/proxy"
+)
+
+// apiFlags say how the proxy talks to the API, and how much of it a step may
+// use.
+type apiFlags struct {
+	APICA       string        `name:"api-ca" help:"PEM file of the certificate authority that the API's certificate is verified with. Default: the system's." placeholder:"FILE" group:"API"`
+	InsecureAPI bool          `name:"insecure-api" help:"Allow plain HTTP to an API that is not on loopback." group:"API"`
+	APITimeout  time.Duration `name:"api-timeout" help:"Time that the API may take to begin its answer; the step gets a 504 after it." default:"60s" placeholder:"DURATION" group:"API"`
+	MaxBody     string        `help:"Largest body of one request; 0 is no limit, bodies are streamed." default:"0" placeholder:"SIZE" group:"API"`
+	MaxInFlight int           `help:"Requests that may be under way at once." default:"128" placeholder:"N" group:"API"`
+	Prewarm     int           `help:"Connections to the API that are opened while Python starts." default:"1" placeholder:"N" group:"API"`
+	AuditFile   string        `help:"File to append one JSON line to for every call." placeholder:"FILE" group:"API"`
+}
+
+// proxyConfig is what the flags mean for a proxy, checked.
+func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
+	maxBody, err := humanize.ParseBytes(f.MaxBody)
+	if err != nil || maxBody > 1<<62 {
+		return proxy.Config{}, usagef("--max-body %q is not a size; write it like 10MB, or 0 for no limit", f.MaxBody)
+	}
+	if f.APITimeout <= 0 || f.MaxInFlight <= 0 || f.Prewarm < 0 {
+		return proxy.Config{}, usagef("--api-timeout and --max-in-flight must be positive, and --prewarm not negative")
+	}
+	certificates, err := f.certificates()
+	return proxy.Config{
+		APICA: certificates, InsecureAPI: f.InsecureAPI, ResponseTimeout: f.APITimeout,
+		MaxBody: int64(maxBody), MaxInFlight: f.MaxInFlight, Prewarm: f.Prewarm,
+		Logger: log, OnCall: logCalls(log),
+	}, err
+}
+
+// logCalls returns what tells the log of each call, for whoever debugs one.
+func logCalls(log *slog.Logger) func(proxy.Call) {
+	return func(call proxy.Call) {
+		log.Debug("call", "method", call.Method, "path", call.Path, "status", call.Status, "outcome", call.Outcome,
+			"detail", call.Detail, "policy", call.Policy, "duration_ms", float64(call.Duration.Microseconds())/1000)
+	}
+}
+
+func (f apiFlags) certificates() (*x509.CertPool, error) {
+	if f.APICA == "" {
+		return nil, nil
+	}
+	pem, err := readFile("CA file", f.APICA)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, usagef("CA file %q holds no PEM certificate", f.APICA)
+	}
+	return pool, nil
+}
+
+// openAudit opens the audit file, nil when there is to be none.
+func (f apiFlags) openAudit() (*os.File, error) {
+	if f.AuditFile == "" {
+		return nil, nil
+	}
+	file, err := os.OpenFile(f.AuditFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, usagef("cannot write --audit-file %q: %w", f.AuditFile, unwrapPath(err))
+	}
+	return file, nil
+}
+
+func closeAudit(file *os.File) error {
+	if file == nil {
+		return nil
+	}
+	if err := file.Close(); err != nil {
+		return fmt.Errorf("close --audit-file %q: %w", file.Name(), unwrapPath(err))
+	}
+	return nil
+}

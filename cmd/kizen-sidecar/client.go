@@ -1,0 +1,76 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// clientCommand is kizen-sidecar client.
+type clientCommand struct {
+	Directory string `arg:"" help:"Folder that Python finds modules in; it is made if it is missing." env:"KIZEN_CLIENT_DIRECTORY" placeholder:"DIR"`
+	Force     bool   `help:"Overwrite a kizen.py that is there and differs."`
+}
+
+// Help is the long text of kizen-sidecar client --help.
+func (clientCommand) Help() string {
+	return `Writes kizen.py there, for Python that runs beside kizen-sidecar proxy. It reads the proxy's address from KIZEN_API_URL and needs the requests package.
+
+Examples:
+  kizen-sidecar client /work/lib
+  PYTHONPATH=/work/lib python3 -c 'import kizen; print(kizen.api.get("/custom-objects").json())'`
+}
+
+// Run is called by kong.
+func (c *clientCommand) Run(app *app) error {
+	if err := os.MkdirAll(c.Directory, 0o755); err != nil {
+		return usagef("cannot make folder %q: %w", c.Directory, unwrapPath(err))
+	}
+	module, err := runner.ClientModule()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(c.Directory, "kizen.py")
+	existing, err := os.ReadFile(path)
+	switch {
+	case err == nil && string(existing) == module:
+		fmt.Fprintln(app.stdout, path)
+		return nil
+	case err == nil && !c.Force:
+		return usagef("%s is there and differs; use --force to overwrite it", path)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return usagef("cannot read %q: %w", path, unwrapPath(err))
+	}
+	if err := writeAtomically(path, []byte(module), 0o644); err != nil {
+		return usagef("cannot write %q: %w", path, unwrapPath(err))
+	}
+	fmt.Fprintln(app.stdout, path)
+	return nil
+}
+
+// unwrapPath takes away the file name that a message of ours says itself.
+func unwrapPath(err error) error {
+	var cause *fs.PathError
+	if errors.As(err, &cause) {
+		return cause.Err
+	}
+	return err
+}
+
+// writeAtomically writes a file that nobody ever sees half written.
+func writeAtomically(path string, content []byte, mode fs.FileMode) error {
+	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temporary.Name())
+	_, err = temporary.Write(content)
+	if err = errors.Join(err, temporary.Chmod(mode), temporary.Close()); err != nil {
+		return err
+	}
+	return os.Rename(temporary.Name(), path)
+}

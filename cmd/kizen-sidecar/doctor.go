@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"text/tabwriter"
+
+	"github.com/charmbracelet/colorprofile"
+	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
+)
+
+// doctorCommand is kizen-sidecar doctor.
+type doctorCommand struct {
+	sandboxFlags
+	redisFlags
+	JSON bool `help:"Print one JSON document." group:"Output"`
+}
+
+// Help is the long text of kizen-sidecar doctor --help.
+func (doctorCommand) Help() string {
+	return `Builds an empty sandbox, looks for the Python of every runtime, asks Redis for an answer where one is configured, and prints what it found.
+
+Examples:
+  kizen-sidecar doctor
+  kizen-sidecar doctor --sandbox required --redis-url redis://redis:6379
+
+Exit codes: 0 steps can run, 3 they cannot, or a layer is missing that --sandbox=required insists on.`
+}
+
+// diagnosis is what doctor found.
+type diagnosis struct {
+	Kernel  string         `json:"kernel"`
+	Layers  sandbox.Report `json:"layers"`
+	Pythons []pythonFound  `json:"runtimes"`
+	Redis   redisFound     `json:"redis"`
+}
+
+// pythonFound is what a runtime would run on.
+type pythonFound struct {
+	Runtime string `json:"runtime"`
+	Path    string `json:"path,omitempty"`
+	Version string `json:"version,omitempty"`
+	// Note is why it is another Python than the one asked for, or that there
+	// is none.
+	Note string `json:"note,omitempty"`
+	OK   bool   `json:"ok"`
+}
+
+// redisFound is whether Redis answers.
+type redisFound struct {
+	Configured bool   `json:"configured"`
+	OK         bool   `json:"ok"`
+	Note       string `json:"note,omitempty"`
+}
+
+// Run is called by kong.
+func (c *doctorCommand) Run(ctx context.Context, app *app) error {
+	required := c.Sandbox == string(sandbox.ModeRequired)
+	mode := sandbox.Mode(c.Sandbox)
+	if required {
+		mode = sandbox.ModeAuto // what is missing is shown, not refused
+	}
+	box, err := sandbox.New(sandbox.Config{Mode: mode})
+	if err != nil {
+		return err
+	}
+	found := diagnosis{Kernel: kernel(), Layers: box.Report(), Pythons: c.pythons()}
+	if found.Redis, err = c.redis(ctx); err != nil {
+		return err
+	}
+	if c.JSON {
+		err = printJSON(app, found)
+	} else {
+		err = found.print(app.stdout)
+	}
+	if err != nil {
+		return fmt.Errorf("print the diagnosis: %w", err)
+	}
+	if problem := found.problem(required); problem != nil {
+		return problem
+	}
+	return nil
+}
+
+// kernel names the system that the layers depend on.
+func kernel() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return runtime.GOOS
+	}
+	return fmt.Sprintf("%s %s %s", unix.ByteSliceToString(name.Sysname[:]), unix.ByteSliceToString(name.Release[:]), unix.ByteSliceToString(name.Machine[:]))
+}
+
+func (c *doctorCommand) pythons() []pythonFound {
+	var found []pythonFound
+	for _, name := range []runner.Runtime{runner.Python312, runner.Python313} {
+		interpreter, warning, err := runner.FindInterpreter(name, c.Python, c.StrictRuntime)
+		row := pythonFound{Runtime: string(name), Path: interpreter.Path, Version: interpreter.Version, Note: warning, OK: err == nil}
+		if err != nil {
+			row.Note = err.Error()
+		}
+		found = append(found, row)
+	}
+	return found
+}
+
+func (c *doctorCommand) redis(ctx context.Context) (redisFound, error) {
+	if c.RedisURL == "" {
+		return redisFound{OK: true, Note: "not configured; run uses an embedded store"}, nil
+	}
+	client, err := c.redisFlags.require()
+	if err != nil {
+		return redisFound{}, err
+	}
+	defer func() { _ = client.Close() }()
+	if err := client.Ping(ctx).Err(); err != nil {
+		return redisFound{Configured: true, Note: err.Error()}, nil
+	}
+	return redisFound{Configured: true, OK: true, Note: "answers"}, nil
+}
+
+// problem is the first thing that keeps steps from running, nil when none does.
+func (d diagnosis) problem(required bool) error {
+	if missing := d.Layers.Missing(); required && len(missing) > 0 {
+		return &sandbox.MissingError{Layers: missing}
+	}
+	usable := false
+	for _, python := range d.Pythons {
+		usable = usable || python.OK
+	}
+	if !usable {
+		return fmt.Errorf("%w: %s", runner.ErrNoPython, d.Pythons[0].Note)
+	}
+	if !d.Redis.OK {
+		return fmt.Errorf("%s", d.Redis.Note)
+	}
+	return nil
+}
+
+// print writes the table for a person.
+func (d diagnosis) print(out io.Writer) error {
+	table := tabwriter.NewWriter(colorprofile.NewWriter(out, os.Environ()), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, d.Kernel)
+	fmt.Fprintln(table)
+	for _, layer := range d.Layers {
+		note := layer.Means
+		if layer.Why != "" {
+			note += " (" + layer.Why + ")"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\n", mark(layer.Held), layer.Name, note)
+	}
+	fmt.Fprintln(table)
+	for _, python := range d.Pythons {
+		note := python.Path
+		if python.Note != "" {
+			note = python.Note
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\n", mark(python.OK), python.Runtime, note)
+	}
+	fmt.Fprintf(table, "%s\t%s\t%s\n", mark(d.Redis.OK), "redis", d.Redis.Note)
+	return table.Flush()
+}
+
+// mark is as wide styled as it is plain: a tabwriter counts bytes, and both
+// marks carry the same number of them.
+func mark(good bool) string {
+	if good {
+		return goodStyle.Render("✓")
+	}
+	return badStyle.Render("✗")
+}

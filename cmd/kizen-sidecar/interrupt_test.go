@@ -1,0 +1,90 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// endlessStep starts a child that leaves its session, tells the API that it
+// has started, and never ends.
+const endlessStep = `
+import subprocess, time
+subprocess.Popen(["sleep", inputs.marker], start_new_session=True)
+outputs.log("started")
+kizen.api.post("/started")
+while True:
+    time.sleep(1)
+`
+
+func TestAnInterruptedRunRevokesItsKeyAndKillsItsStep(t *testing.T) {
+	for i, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run(signal.String(), func(t *testing.T) {
+			redisURL := startRedisServer(t)
+			api := newRecordingAPI(t)
+			api.expect([]route{{Method: "POST", Path: "/started", Responses: []cannedResponse{{Status: 204}}}})
+			marker := fmt.Sprintf("86400.%d%d", os.Getpid(), i)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			command := sidecarCommand(ctx, nil, "run", "--script", "-", "--json", "--input", "marker="+marker,
+				"--api-root", api.root(), "--redis-url", redisURL)
+			command.Stdin = strings.NewReader(endlessStep)
+			var stdout, stderr bytes.Buffer
+			command.Stdout, command.Stderr = &stdout, &stderr
+			if err := command.Start(); err != nil {
+				t.Fatal(err)
+			}
+			waitFor(t, func() bool { return len(api.apiCalls()) == 1 })
+			if records := recordsIn(t, redisURL); len(records) != 1 {
+				t.Errorf("while the step runs redis holds %v, want one record", records)
+			}
+			if err := command.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			_ = command.Wait() // the exit code says it
+			if code := command.ProcessState.ExitCode(); code != exitStepFailed {
+				t.Errorf("exit code %d, want %d\n%s", code, exitStepFailed, &stderr)
+			}
+			var result struct {
+				Logs  []string
+				Error struct{ Kind string }
+			}
+			if err := json.Unmarshal(stdout.Bytes(), &result); err != nil || result.Error.Kind != "cancelled" || len(result.Logs) != 1 {
+				t.Errorf("result = %s, %v", &stdout, err)
+			}
+			requireNoRecords(t, redisURL)
+			requireNoProcess(t, marker)
+		})
+	}
+}
+
+// waitFor polls until condition holds: what it waits for happens in another
+// process.
+func waitFor(t *testing.T, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatal("waited for 30 s in vain")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// requireNoProcess checks that no process has marker in its arguments.
+func requireNoProcess(t *testing.T, marker string) {
+	t.Helper()
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		if arguments, err := os.ReadFile(file); err == nil && bytes.Contains(arguments, []byte("sleep\x00"+marker)) {
+			t.Errorf("%s: %q is left", file, arguments)
+		}
+	}
+}

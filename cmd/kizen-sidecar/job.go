@@ -1,0 +1,240 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// scriptRuntime is what a script without a config.json runs on.
+const scriptRuntime = runner.Python313
+
+// jobFlags say which step is run, and with what.
+type jobFlags struct {
+	Step          string   `arg:"" optional:"" help:"Folder of the step, with config.json and script.py." env:"KIZEN_STEP" placeholder:"DIR"`
+	Script        string   `help:"Run this script instead of a folder; - reads standard input." placeholder:"FILE" group:"Step"`
+	Input         []string `help:"An input, as name=value or name=value:type. Repeatable; wins over --inputs-file." sep:"none" placeholder:"NAME=VALUE[:TYPE]" group:"Step"`
+	DeclareOutput []string `help:"An output that the step may assign, as name or name:type. Repeatable." sep:"none" placeholder:"NAME[:TYPE]" group:"Step"`
+	InputsFile    string   `help:"JSON object of inputs: typed, bare or of the wire form." placeholder:"FILE" group:"Step"`
+	OutputsFile   string   `help:"JSON object of output types: {\"doubled\": \"number\"}." placeholder:"FILE" group:"Step"`
+	Secret        []string `help:"A secret granted to the step. Without a value it is read from the environment variable of that name, which keeps it out of the process list. Repeatable." sep:"none" placeholder:"NAME[=VALUE]" group:"Step"`
+	SecretsFile   string   `help:"JSON object of secrets: {\"name\": \"value\"}." placeholder:"FILE" group:"Step"`
+	Runtime       string   `help:"Python that the step runs on: python-3-12 or python-3-13. Default: what config.json says, or python-3-13 for a script." placeholder:"NAME" group:"Step"`
+}
+
+// job is a checked request: what the runner is asked to do, and what the page
+// calls it.
+type job struct {
+	name      string
+	execution runner.Execution
+}
+
+// load reads and checks everything that the flags name, before anything is
+// started. What is wrong with inputs, outputs, secrets or runtime comes back
+// as *runner.FieldErrors, all together.
+func (f jobFlags) load(stdin io.Reader) (job, error) {
+	step, declared, err := f.step(stdin)
+	if err != nil {
+		return job{}, err
+	}
+	var refused runner.FieldErrors
+	execution := runner.Execution{
+		Script:  step.Script,
+		Runtime: f.runtime(step, &refused),
+		Inputs:  f.inputs(step, declared, &refused),
+		Outputs: f.outputs(step, &refused),
+	}
+	supplied, err := f.secrets()
+	if err != nil {
+		return job{}, err
+	}
+	granted, err := runner.GrantSecrets(step.Secrets, supplied)
+	refused.Merge(err)
+	execution.Secrets = granted
+	if err := refused.Err(); err != nil {
+		return job{}, usageError{err}
+	}
+	return job{name: step.Name, execution: execution}, nil
+}
+
+// step reads the folder, or the script, and says whether its inputs are
+// declared.
+func (f jobFlags) step(stdin io.Reader) (step runner.Step, declared bool, err error) {
+	switch {
+	case f.Step != "" && f.Script != "":
+		return step, false, usagef("give either the step's folder or --script, not both")
+	case f.Step != "":
+		step, err = runner.LoadStep(f.Step)
+		if err != nil {
+			return step, false, usageError{err}
+		}
+		return step, true, nil
+	case f.Script == "":
+		return step, false, usagef("no step given; name its folder, or use --script FILE")
+	}
+	source, err := readScript(f.Script, stdin)
+	if err != nil {
+		return step, false, err
+	}
+	step = runner.Step{Name: filepath.Base(f.Script), Runtime: scriptRuntime}
+	if f.Script == "-" {
+		step.Name = "standard input"
+	}
+	step.Script, err = runner.NormaliseScript(source)
+	if err != nil {
+		return step, false, usagef("script %s: %w", f.Script, err)
+	}
+	return step, false, nil
+}
+
+func readScript(name string, stdin io.Reader) ([]byte, error) {
+	if name == "-" {
+		source, err := io.ReadAll(stdin)
+		if err != nil {
+			return nil, usagef("read the script from standard input: %w", err)
+		}
+		return source, nil
+	}
+	return readFile("script", name)
+}
+
+// readFile reads a file that the caller named: what goes wrong is theirs.
+func readFile(what, name string) ([]byte, error) {
+	data, err := os.ReadFile(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, usagef("no such %s %q; check the path", what, name)
+	case err != nil:
+		return nil, usagef("cannot read %s %q: %w", what, name, unwrapPath(err))
+	}
+	return data, nil
+}
+
+func (f jobFlags) runtime(step runner.Step, refused *runner.FieldErrors) runner.Runtime {
+	if f.Runtime == "" {
+		return step.Runtime
+	}
+	runtime, err := runner.ParseRuntime(f.Runtime)
+	refused.Merge(err, "runtime")
+	return runtime
+}
+
+// inputs merges the inputs file with the single flags, which win.
+func (f jobFlags) inputs(step runner.Step, declared bool, refused *runner.FieldErrors) runner.Inputs {
+	inputs := runner.Inputs{}
+	complete := true
+	if f.InputsFile != "" {
+		data, err := readFile("inputs file", f.InputsFile)
+		if err == nil {
+			inputs, err = runner.DecodeInputs(data, step.Inputs)
+		}
+		complete = err == nil
+		refused.Merge(err, fieldOf(err, "inputs")...)
+	}
+	if inputs == nil {
+		inputs = runner.Inputs{}
+	}
+	for _, argument := range f.Input {
+		name, value, err := runner.ParseInput(argument, step.Inputs)
+		if err != nil {
+			complete = false
+			refused.Merge(err)
+			continue
+		}
+		inputs[name] = value
+	}
+	if declared && complete {
+		refused.Merge(runner.CheckInputs(step.Inputs, inputs))
+	}
+	return inputs
+}
+
+// fieldOf is where an error is filed that does not name its own field.
+func fieldOf(err error, field string) []string {
+	var fields *runner.FieldErrors
+	if errors.As(err, &fields) {
+		return nil
+	}
+	return []string{field}
+}
+
+// outputs adds the outputs file and the single flags, which win, to what the
+// step declares.
+func (f jobFlags) outputs(step runner.Step, refused *runner.FieldErrors) runner.Outputs {
+	outputs := slices.Clone(step.Outputs)
+	if f.OutputsFile != "" {
+		data, err := readFile("outputs file", f.OutputsFile)
+		var declared runner.Outputs
+		if err == nil {
+			declared, err = runner.DecodeOutputs(data)
+		}
+		refused.Merge(err, fieldOf(err, "output_types")...)
+		for _, output := range declared {
+			outputs = declareOutput(outputs, output)
+		}
+	}
+	for _, argument := range f.DeclareOutput {
+		output, err := runner.ParseOutput(argument)
+		if err != nil {
+			refused.Merge(err)
+			continue
+		}
+		outputs = declareOutput(outputs, output)
+	}
+	return outputs
+}
+
+// secrets reads the secrets file and the single flags, which win.
+func (f jobFlags) secrets() (map[string]runner.Secret, error) {
+	secrets := map[string]runner.Secret{}
+	if f.SecretsFile != "" {
+		data, err := readFile("secrets file", f.SecretsFile)
+		if err != nil {
+			return nil, err
+		}
+		var values map[string]string
+		if json.Unmarshal(data, &values) != nil {
+			// What the decoder would say may quote a secret.
+			return nil, usagef("secrets file %q is not a JSON object of strings; write it like {\"name\": \"value\"}", f.SecretsFile)
+		}
+		for name, value := range values {
+			secrets[name] = runner.NewSecret(value)
+		}
+	}
+	for _, argument := range f.Secret {
+		name, value, given := strings.Cut(argument, "=")
+		if name == "" {
+			return nil, usagef("a --secret has no name; write it NAME=VALUE, or NAME to read the environment variable NAME")
+		}
+		if !given {
+			value, given = os.LookupEnv(name)
+			if !given {
+				return nil, usagef("secret %q has no value; set the environment variable %s, or use --secrets-file", name, name)
+			}
+		}
+		secrets[name] = runner.NewSecret(value)
+	}
+	for _, name := range runner.SecretNames(secrets) {
+		if secrets[name].Reveal() == "" {
+			return nil, usagef("secret %q is empty; give it a value, or leave it out", name)
+		}
+	}
+	return secrets, nil
+}
+
+// declareOutput adds output, in place of one of the same name.
+func declareOutput(outputs runner.Outputs, output runner.Parameter) runner.Outputs {
+	same := func(declared runner.Parameter) bool { return declared.Name == output.Name }
+	if i := slices.IndexFunc(outputs, same); i >= 0 {
+		outputs[i] = output
+		return outputs
+	}
+	return append(outputs, output)
+}

@@ -1,0 +1,322 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter"
+)
+
+// signingKeysVariable holds the keys themselves. It is no flag: keys have no
+// place in a command line.
+const signingKeysVariable = "KIZEN_SIGNING_KEYS"
+
+// keysCommand is kizen-sidecar keys.
+type keysCommand struct {
+	Generate keysGenerateCommand `cmd:"" help:"Make the first key of a key set."`
+	List     keysListCommand     `cmd:"" help:"List the keys of a key set."`
+	Rotate   keysRotateCommand   `cmd:"" help:"Make a new current key, and remove keys that verify nothing any more."`
+	JWKS     keysJWKSCommand     `cmd:"" name:"jwks" help:"Print the public keys as a JWK set."`
+	Revoke   keysRevokeCommand   `cmd:"" help:"Revoke signed keys in Redis, or suspend an account."`
+}
+
+// keySetFlags say where signing keys come from.
+type keySetFlags struct {
+	Keys string `help:"File or directory of signing keys (PEM or JWK). Default: the keys in KIZEN_SIGNING_KEYS, or a pair that lives as long as this process." placeholder:"PATH" group:"Keys"`
+}
+
+// configured reads the key set that the flag or the environment names, nil
+// when neither does.
+func (f keySetFlags) configured() (*minter.KeySet, error) {
+	config := minter.KeySetConfig{Path: f.Keys}
+	if config.Path == "" {
+		config.Text = minter.NewToken(os.Getenv(signingKeysVariable))
+	}
+	if config.Path == "" && config.Text.Reveal() == "" {
+		return nil, nil
+	}
+	keys, err := minter.LoadKeySet(config)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return keys, nil
+}
+
+// open is configured, with a pair of this process where nothing is.
+func (f keySetFlags) open(log *slog.Logger) (*minter.KeySet, error) {
+	keys, err := f.configured()
+	if keys != nil || err != nil {
+		return keys, err
+	}
+	log.Info("no signing keys are configured: using a pair of this process, whose public half is published in redis; set --keys for a real platform")
+	return minter.GenerateKeySet()
+}
+
+// require is configured, for commands that need a key set to work on.
+func (f keySetFlags) require() (*minter.KeySet, error) {
+	keys, err := f.configured()
+	if keys == nil && err == nil {
+		return nil, usagef("no keys given; name their file or directory with --keys")
+	}
+	return keys, err
+}
+
+// reloadKeys reloads a key set when its files change and on SIGHUP, until the
+// function it returns is called, which waits for the end of it.
+func reloadKeys(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	report := func(err error) {
+		if err != nil {
+			log.Error("the signing keys could not be reloaded; the ones from before stay in use", "error", err)
+			return
+		}
+		log.Info("signing keys loaded", "current", keys.Current())
+	}
+	running.Go(func() {
+		if err := keys.Watch(ctx, report); err != nil {
+			log.Warn("changes of the signing keys are not seen; send SIGHUP after one", "error", err)
+		}
+	})
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	running.Go(func() {
+		defer signal.Stop(hangups)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangups:
+				report(keys.Reload())
+			}
+		}
+	})
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// keysGenerateCommand is kizen-sidecar keys generate.
+type keysGenerateCommand struct {
+	Keys    string `help:"Directory to write the key to. Default: print the private key as a JWK." placeholder:"DIR"`
+	Sealing bool   `help:"Make a key that seals stored keys, in place of a signing key."`
+}
+
+// Help is the long text of kizen-sidecar keys generate --help.
+func (keysGenerateCommand) Help() string {
+	return `Makes an Ed25519 signing key. A directory that has one already is refused: rotate it.
+
+Examples:
+  kizen-sidecar keys generate --keys /etc/kizen/keys
+  kizen-sidecar keys generate | vault kv put secret/kizen signing=-`
+}
+
+// Run is called by kong.
+func (c *keysGenerateCommand) Run(app *app) error {
+	if c.Keys != "" && hasKey(c.Keys, c.Sealing) {
+		return usagef("%q holds such a key already; use kizen-sidecar keys rotate", c.Keys)
+	}
+	key, err := newKey(c.Sealing, time.Now())
+	if err != nil {
+		return err
+	}
+	if c.Keys == "" {
+		_, err = fmt.Fprintln(app.stdout, key.JWK().Reveal())
+		return err
+	}
+	if err := minter.WriteKey(c.Keys, key); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(app.stdout, key.ID)
+	return err
+}
+
+func newKey(sealing bool, from time.Time) (minter.NewKey, error) {
+	if sealing {
+		return minter.NewSealingKey(from)
+	}
+	return minter.NewSigningKey(from)
+}
+
+// hasKey says whether a directory holds a current key of the kind. One that
+// cannot be read has none: writing there will say why.
+func hasKey(dir string, sealing bool) bool {
+	keys, err := minter.LoadKeySet(minter.KeySetConfig{Path: dir})
+	if err != nil {
+		return false
+	}
+	use := map[bool]string{false: "sign", true: "seal"}[sealing]
+	for _, key := range keys.List() {
+		if key.Use == use {
+			return true
+		}
+	}
+	return false
+}
+
+// keysRotateCommand is kizen-sidecar keys rotate.
+type keysRotateCommand struct {
+	Keys    string        `required:"" help:"Directory of the keys." placeholder:"DIR"`
+	Delay   time.Duration `help:"Let the new key be known this long before it signs: the time until every reader has the file or the JWK set." default:"0s" placeholder:"DURATION"`
+	Sealing bool          `help:"Rotate the key that seals stored keys, in place of the signing key."`
+}
+
+// Help is the long text of kizen-sidecar keys rotate --help.
+func (keysRotateCommand) Help() string {
+	return `Writes a new key and prints its id. The old key verifies until the last key that it can have signed has expired; a rotation after that removes its file. Running processes see the new key by themselves.
+
+Examples:
+  kizen-sidecar keys rotate --keys /etc/kizen/keys
+  kizen-sidecar keys rotate --keys /etc/kizen/keys --delay 10m`
+}
+
+// Run is called by kong.
+func (c *keysRotateCommand) Run(app *app) error {
+	if c.Delay < 0 {
+		return usagef("--delay must not be negative")
+	}
+	if !hasKey(c.Keys, c.Sealing) {
+		return usagef("%q holds no such key yet; use kizen-sidecar keys generate", c.Keys)
+	}
+	if c.Sealing && c.Delay > 0 {
+		return usagef("a sealing key is used at once; leave --delay out")
+	}
+	key, err := newKey(c.Sealing, time.Now().Add(c.Delay))
+	if err != nil {
+		return err
+	}
+	if err := minter.WriteKey(c.Keys, key); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(app.stdout, key.ID); err != nil {
+		return err
+	}
+	removed, err := minter.PruneKeys(c.Keys, time.Now())
+	for _, id := range removed {
+		app.log.Info("removed a key that verifies nothing any more", "kid", id)
+	}
+	return err
+}
+
+// keysListCommand is kizen-sidecar keys list.
+type keysListCommand struct {
+	keySetFlags
+	JSON bool `help:"Print a JSON array."`
+}
+
+// Run is called by kong.
+func (c *keysListCommand) Run(app *app) error {
+	keys, err := c.require()
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printJSON(app, keys.List())
+	}
+	table := tabwriter.NewWriter(app.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "KID\tUSE\tCURRENT\tFROM\tUNTIL")
+	for _, key := range keys.List() {
+		current := ""
+		if key.Current {
+			current = "yes"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", key.ID, key.Use, current, formatTime(key.From), formatTime(key.Until))
+	}
+	return table.Flush()
+}
+
+func formatTime(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// keysJWKSCommand is kizen-sidecar keys jwks.
+type keysJWKSCommand struct {
+	keySetFlags
+}
+
+// Run is called by kong.
+func (c *keysJWKSCommand) Run(app *app) error {
+	keys, err := c.require()
+	if err != nil {
+		return err
+	}
+	set, err := keys.JWKS()
+	if err != nil {
+		return err
+	}
+	return printJSON(app, json.RawMessage(set))
+}
+
+// keysRevokeCommand is kizen-sidecar keys revoke.
+type keysRevokeCommand struct {
+	redisFlags
+	BusinessID string `help:"Business of the key, execution or account. Default: a development id." placeholder:"ID"`
+	Key        string `help:"Revoke the signed key with this id (its jti)." placeholder:"ID" env:"-" xor:"what" required:""`
+	Execution  string `help:"Revoke every key of this execution." placeholder:"ID" env:"-" xor:"what" required:""`
+	Account    string `help:"Revoke every key that this account has." placeholder:"ID" env:"-" xor:"what" required:""`
+	Business   string `help:"Revoke every signed key of this business." placeholder:"ID" env:"-" xor:"what" required:""`
+	Suspend    string `help:"Revoke every key of this account, its stored keys included, and let it have none until it is resumed." placeholder:"ACCOUNT" env:"-" xor:"what" required:""`
+	Resume     string `help:"Lift the suspension of this account. The signed keys it had stay revoked." placeholder:"ACCOUNT" env:"-" xor:"what" required:""`
+}
+
+// Help is the long text of kizen-sidecar keys revoke --help.
+func (keysRevokeCommand) Help() string {
+	return `Takes effect on the next request that carries one of the keys.
+
+Examples:
+  kizen-sidecar keys revoke --execution 6f9d... --business-id b1 --redis-url redis://redis:6379
+  kizen-sidecar keys revoke --suspend account-7 --business-id b1`
+}
+
+// Run is called by kong.
+func (c *keysRevokeCommand) Run(ctx context.Context, app *app) error {
+	if c.BusinessID == "" {
+		c.BusinessID = developmentBusiness
+	}
+	client, err := c.redisFlags.require()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	r := minter.NewRevoker(client)
+	inBusiness := func(revoke func(context.Context, string, string) error) func(string) error {
+		return func(id string) error { return revoke(ctx, c.BusinessID, id) }
+	}
+	for _, row := range []struct {
+		id, done string
+		do       func(id string) error
+	}{
+		{c.Key, "revoked the key", inBusiness(r.Key)},
+		{c.Execution, "revoked every key of the execution", inBusiness(r.Execution)},
+		{c.Account, "revoked every signed key of the account", inBusiness(r.Account)},
+		{c.Business, "revoked every signed key of the business", func(id string) error { return r.Business(ctx, id) }},
+		{c.Suspend, "suspended the account", inBusiness(r.Suspend)},
+		{c.Resume, "resumed the account", inBusiness(r.Resume)},
+	} {
+		if row.id == "" {
+			continue
+		}
+		var failed *minter.RedisError
+		if err := row.do(row.id); errors.As(err, &failed) {
+			return err
+		} else if err != nil {
+			return usageError{err}
+		}
+		app.log.Info(strings.TrimSpace(row.done), "id", row.id, "business_id", c.BusinessID)
+	}
+	return nil
+}

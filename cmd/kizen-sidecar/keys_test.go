@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+// keysCommandLine runs kizen-sidecar keys within this process.
+func keysCommandLine(t *testing.T, arguments ...string) outcome {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), append([]string{"keys"}, arguments...), streams{strings.NewReader(""), &stdout, &stderr})
+	return outcome{code, stdout.String(), stderr.String()}
+}
+
+// kid runs a command that prints one id.
+func kid(t *testing.T, arguments ...string) string {
+	t.Helper()
+	done := keysCommandLine(t, arguments...)
+	if done.code != exitOK || strings.Count(done.stdout, "\n") != 1 {
+		t.Fatalf("keys %v: %+v", arguments, done)
+	}
+	return strings.TrimSpace(done.stdout)
+}
+
+func TestKeysAreGeneratedListedAndRotated(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	first := kid(t, "generate", "--keys", dir)
+	sealing := kid(t, "generate", "--keys", dir, "--sealing")
+	second := kid(t, "rotate", "--keys", dir)
+	later := kid(t, "rotate", "--keys", dir, "--delay", "1h")
+
+	var listed []minter.KeyInfo
+	if done := keysCommandLine(t, "list", "--keys", dir, "--json"); json.Unmarshal([]byte(done.stdout), &listed) != nil {
+		t.Fatalf("%+v", done)
+	}
+	want := []struct {
+		id, use string
+		current bool
+	}{{first, "sign", false}, {second, "sign", true}, {later, "sign", false}, {sealing, "seal", true}}
+	for i, key := range listed {
+		if len(listed) != len(want) || key.ID != want[i].id || key.Use != want[i].use || key.Current != want[i].current {
+			t.Fatalf("listed %+v, want %+v", listed, want)
+		}
+	}
+	if table := keysCommandLine(t, "list", "--keys", dir).stdout; strings.Count(table, "\n") != 5 || strings.Count(table, "yes") != 2 {
+		t.Errorf("the table is\n%s", table)
+	}
+	set := keysCommandLine(t, "jwks", "--keys", dir)
+	for id, public := range map[string]bool{first: true, second: true, later: true, sealing: false} {
+		if strings.Contains(set.stdout, id) != public {
+			t.Errorf("%s in the JWK set: want %v\n%s", id, public, set.stdout)
+		}
+	}
+	if strings.Contains(set.stdout, `"d"`) || strings.Contains(set.stdout, `"k"`) {
+		t.Errorf("the JWK set holds a private key\n%s", set.stdout)
+	}
+}
+
+func TestGeneratedKeyIsPrintedForAnEnvironment(t *testing.T) {
+	done := keysCommandLine(t, "generate")
+	if done.code != exitOK || done.stderr != "" {
+		t.Fatalf("%+v", done)
+	}
+	t.Setenv(signingKeysVariable, done.stdout)
+	if listed := keysCommandLine(t, "list"); listed.code != exitOK || !strings.Contains(listed.stdout, "sign") {
+		t.Errorf("%+v", listed)
+	}
+}
+
+func TestMistakesWithKeysAreOneLine(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	kid(t, "generate", "--keys", dir)
+	for name, row := range map[string]struct {
+		arguments []string
+		want      string
+	}{
+		"generate twice":      {[]string{"generate", "--keys", dir}, "holds such a key already; use kizen-sidecar keys rotate"},
+		"rotate nothing":      {[]string{"rotate", "--keys", other}, "holds no such key yet; use kizen-sidecar keys generate"},
+		"list nothing":        {[]string{"list"}, "no keys given"},
+		"list an empty place": {[]string{"list", "--keys", other}, "there is no key in it"},
+		"list no place":       {[]string{"list", "--keys", filepath.Join(other, "none")}, "no such file"},
+		"revoke nothing":      {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1"}, "--execution"},
+		"revoke two things":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--key", "a", "--execution", "b"}, "--execution"},
+		"revoke without id":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--execution", "a}b"}, "execution id"},
+		"revoke nowhere":      {[]string{"revoke", "--execution", "a"}, "--redis-url"},
+	} {
+		done := keysCommandLine(t, row.arguments...)
+		if done.code != exitUsage || !strings.Contains(done.stderr, row.want) || strings.Count(strings.TrimSpace(done.stderr), "\n") != 0 {
+			t.Errorf("%s: %+v, want exit code 2 and one line about %q", name, done, row.want)
+		}
+	}
+	done := keysCommandLine(t, "revoke", "--redis-url", "redis://127.0.0.1:1", "--execution", "a")
+	if done.code != exitSidecar || !strings.Contains(done.stderr, "redis at 127.0.0.1:1 refused the connection") {
+		t.Errorf("without redis: %+v", done)
+	}
+}
+
+func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
+	url := redistest.Start(t).URL()
+	client, err := minter.OpenRedis(minter.RedisConfig{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	keys, err := minter.GenerateKeySet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := minter.New(minter.Config{Redis: client, Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := minter.NewVerifier(minter.VerifierConfig{Redis: client, TrustPublished: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := minter.Identity{AccountID: "a1", AccountType: "service_automation", BusinessID: "b1", ExecutionID: "e1"}
+	for _, what := range [][]string{{"--key", ""}, {"--execution", "e1"}, {"--account", "a1"}, {"--business", "b1"}, {"--suspend", "a1"}} {
+		key, err := m.Mint(t.Context(), id, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.Verify(t.Context(), key.Token.Reveal(), "b1", "a1"); err != nil {
+			t.Fatal(err)
+		}
+		if what[0] == "--key" {
+			what[1] = key.ID
+		}
+		if done := keysCommandLine(t, append([]string{"revoke", "--redis-url", url, "--business-id", "b1"}, what...)...); done.code != exitOK {
+			t.Fatalf("%v: %+v", what, done)
+		}
+		if _, err := v.Verify(t.Context(), key.Token.Reveal(), "b1", "a1"); err == nil {
+			t.Errorf("%v: the key is still good", what)
+		}
+	}
+	if done := keysCommandLine(t, "revoke", "--redis-url", url, "--business-id", "b1", "--resume", "a1"); done.code != exitOK {
+		t.Fatalf("%+v", done)
+	}
+	if _, err := m.Mint(t.Context(), id, time.Minute); err != nil {
+		t.Errorf("after --resume: %v", err)
+	}
+}
+
+func TestKeysAreReloadedOnHangup(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys.jwk")
+	write := func() {
+		t.Helper()
+		// Written in place and with the directory not watched, so that only the signal tells.
+		if err := os.WriteFile(file, []byte(keysCommandLine(t, "generate").stdout), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	keys, err := keySetFlags{Keys: file}.open(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reloaded := make(chan struct{}, 64)
+	var once sync.Once
+	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+		reloaded <- struct{}{}
+		return len(p), nil
+	}), nil))
+	stop := reloadKeys(t.Context(), keys, log)
+	defer once.Do(stop)
+	<-reloaded // the watch has begun, and with it the handling of signals
+	before := keys.Current()
+	write()
+	for keys.Current() == before {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-reloaded:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the signal did nothing")
+		}
+	}
+	once.Do(stop)
+}
+
+func TestUnconfiguredKeysAreSaidInTheLog(t *testing.T) {
+	t.Setenv(signingKeysVariable, "")
+	var log bytes.Buffer
+	keys, err := keySetFlags{}.open(slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil || keys.Current() == "" || !strings.Contains(log.String(), "no signing keys are configured") {
+		t.Errorf("open = %v, %v, and the log says %s", keys, err, log.String())
+	}
+	if err := keys.Watch(context.Background(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

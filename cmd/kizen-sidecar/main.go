@@ -1,0 +1,147 @@
+// Command kizen-sidecar stands beside one Kizen Code Step: it mints the
+// execution's signed key, opens the local proxy that authenticates the step's
+// requests, runs the step, and takes the key back.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
+	"github.com/kizen/kizen-sidecar/telemetry"
+)
+
+// Exit codes that scripts may rely on.
+const (
+	exitOK         = 0 // the command did what it was asked
+	exitStepFailed = 1 // the step raised, ran out of time or memory, or was killed
+	exitUsage      = 2 // wrong usage, or a refused request
+	exitSidecar    = 3 // the sidecar could not do its own work
+)
+
+// commandLine is everything that can be typed after kizen-sidecar.
+type commandLine struct {
+	LogLevel  string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL" group:"Logging"`
+	LogFormat string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT" group:"Logging"`
+	Version   kong.VersionFlag `help:"Print the version and exit." env:"-"`
+
+	Run    runCommand    `cmd:"" help:"Run one Code Step and print its result."`
+	Proxy  proxyCommand  `cmd:"" help:"Serve the authenticating proxy for a step in a neighbouring container."`
+	Keys   keysCommand   `cmd:"" help:"Manage signing keys, and revoke what they signed."`
+	Policy policyCommand `cmd:"" help:"Validate rules for API calls, and explain what they decide."`
+	Doctor doctorCommand `cmd:"" help:"Say what this machine offers steps: layers of the sandbox, Pythons, Redis."`
+	Client clientCommand `cmd:"" help:"Write the kizen client module for Python in a neighbouring container."`
+	Health healthCommand `cmd:"" help:"Check that a proxy serves, for container health checks."`
+}
+
+// streams are the process's standard streams.
+type streams struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// app is what every command is handed.
+type app struct {
+	streams
+	log *slog.Logger
+}
+
+// usageError is a mistake of the caller's: exit code 2.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+// usagef returns a usageError with a formatted message.
+func usagef(format string, arguments ...any) error {
+	return usageError{fmt.Errorf(format, arguments...)}
+}
+
+// errReported ends a command whose outcome has been shown already.
+type errReported struct{ code int }
+
+func (e errReported) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+func main() { os.Exit(start()) }
+
+// start runs the command of this process, shut against others first: it will
+// hold keys.
+func start() int {
+	std := streams{os.Stdin, os.Stdout, os.Stderr}
+	if err := sandbox.Conceal(); err != nil {
+		return fail(std, fmt.Errorf("keep other processes out of this one's memory: %w", err))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return run(ctx, os.Args[1:], std)
+}
+
+// run parses the arguments, runs the command they name, and returns the exit
+// code.
+func run(ctx context.Context, arguments []string, std streams) int {
+	var line commandLine
+	parser, err := kong.New(&line,
+		kong.Name("kizen-sidecar"),
+		kong.Description("The runtime beside every Kizen Code Step.\n\nExit codes: 0 success, 1 the step failed, 2 wrong usage or a refused request, 3 the sidecar could not do its work."),
+		kong.DefaultEnvars("KIZEN"),
+		kong.Writers(std.stdout, std.stderr),
+		kong.Vars{"version": version(), "max_timeout": runner.MaxWall.String()},
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+	)
+	if err != nil {
+		return fail(std, fmt.Errorf("read the command line's own definition: %w", err))
+	}
+	command, err := parser.Parse(arguments)
+	if err != nil {
+		return fail(std, usagef("%w; see kizen-sidecar --help", err))
+	}
+	logger, err := telemetry.NewLogger(std.stderr, telemetry.LogConfig{Level: line.LogLevel, Format: line.LogFormat})
+	if err != nil {
+		return fail(std, usageError{err})
+	}
+	command.BindTo(ctx, (*context.Context)(nil))
+	return fail(std, command.Run(&app{streams: std, log: logger}))
+}
+
+// fail reports err on standard error, in one line, and returns its exit code.
+func fail(std streams, err error) int {
+	var reported errReported
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &reported):
+		return reported.code
+	case errors.As(err, &usage):
+		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", telemetry.Redact(err.Error()))
+		return exitUsage
+	default:
+		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", telemetry.Redact(err.Error()))
+		return exitSidecar
+	}
+}
+
+// version is the module's version, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			return setting.Value
+		}
+	}
+	return info.Main.Version
+}

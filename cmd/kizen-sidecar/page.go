@@ -1,0 +1,286 @@
+package main
+
+// What a person sees. Rules of this file:
+//
+//   - The page goes to standard output; nothing of the sidecar's own does.
+//   - Whatever a step wrote passes through printable: it can never move the
+//     cursor, change colours or retitle the terminal.
+//   - Styles are applied everywhere and taken out by the writer when the output
+//     is no terminal, or NO_COLOR is set.
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"charm.land/lipgloss/v2"
+	"github.com/charmbracelet/colorprofile"
+	"github.com/dustin/go-humanize"
+
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+var (
+	goodStyle  = lipgloss.NewStyle().Foreground(lipgloss.Green).Bold(true)
+	badStyle   = lipgloss.NewStyle().Foreground(lipgloss.Red).Bold(true)
+	titleStyle = lipgloss.NewStyle().Bold(true)
+	faintStyle = lipgloss.NewStyle().Faint(true)
+)
+
+// page prints one execution for a person.
+type page struct {
+	out io.Writer
+	// detail opens every HTTP call, and shows where the time went.
+	detail bool
+}
+
+// print writes the whole page. It returns the first error of the output.
+func (p page) print(done executed) error {
+	var text strings.Builder
+	p.header(&text, done)
+	p.values(&text, done.result)
+	p.logs(&text, done.result)
+	p.calls(&text, done)
+	p.failure(&text, done.result)
+	if p.detail {
+		p.phases(&text, done)
+	}
+	_, err := io.WriteString(colorprofile.NewWriter(p.out, os.Environ()), text.String())
+	return err
+}
+
+func (p page) header(w io.Writer, done executed) {
+	name := printable(done.job.name)
+	duration := formatDuration(done.result.Duration)
+	if done.result.Succeeded() {
+		fmt.Fprintf(w, "%s %s in %s", goodStyle.Render("✓ "+name), goodStyle.Render("succeeded"), duration)
+	} else {
+		failed := fmt.Sprintf("failed (%s)", done.result.Outcome)
+		fmt.Fprintf(w, "%s %s after %s", badStyle.Render("✗ "+name), badStyle.Render(failed), duration)
+	}
+	fmt.Fprintln(w, faintStyle.Render(fmt.Sprintf("  %s · execution %s", done.job.execution.Runtime, done.result.RequestID)))
+}
+
+func (p page) values(w io.Writer, result runner.Result) {
+	if !result.Succeeded() {
+		return
+	}
+	section(w, "Values", "")
+	if len(result.Values) == 0 {
+		fmt.Fprintln(w, faintStyle.Render("  none assigned"))
+	}
+	rows := make([][]string, len(result.Values))
+	for i, value := range result.Values {
+		rows[i] = []string{value.Name, typeOf(value.Value), valueText(value.Value)}
+	}
+	columns(w, rows)
+}
+
+func (p page) logs(w io.Writer, result runner.Result) {
+	dropped := ""
+	if result.Dropped.Bytes > 0 || result.Dropped.Messages > 0 {
+		dropped = fmt.Sprintf("%d messages and %s dropped", result.Dropped.Messages, humanize.IBytes(uint64(result.Dropped.Bytes)))
+	}
+	section(w, "Logs", dropped)
+	if len(result.Logs) == 0 {
+		fmt.Fprintln(w, faintStyle.Render("  none; outputs.log(...) writes here, print does not"))
+	}
+	for _, line := range result.Logs {
+		indent(w, "  ", printable(line))
+	}
+}
+
+func (p page) calls(w io.Writer, done executed) {
+	record := done.result.HTTP
+	if record == nil || record.Count == 0 {
+		return
+	}
+	note := fmt.Sprintf("%d calls", record.Count)
+	if record.Count == 1 {
+		note = "1 call"
+	}
+	if record.NotLogged > 0 {
+		note += fmt.Sprintf(", %d not shown", record.NotLogged)
+	}
+	section(w, "HTTP", note)
+	root := done.target.apiRoot.String()
+	rows := [][]string{{"METHOD", "PATH", "STATUS", "MS"}}
+	for _, call := range record.Requests {
+		rows = append(rows, []string{call.Method, callPath(call, root), callStatus(call), callDuration(call)})
+	}
+	columns(w, rows)
+	if p.detail {
+		for _, call := range record.Requests {
+			callDetail(w, call, root)
+		}
+	}
+}
+
+func callDetail(w io.Writer, call runner.HTTPEntry, root string) {
+	fmt.Fprintf(w, "\n  %s %s %s\n", titleStyle.Render(call.Method), printable(callPath(call, root)), callStatus(call))
+	message(w, "> ", call.Headers, call.Body)
+	message(w, "< ", call.ResponseHeaders, call.ResponseBody)
+}
+
+func message(w io.Writer, mark string, headers map[string]string, body *string) {
+	for _, name := range sortedKeys(headers) {
+		indent(w, "    "+faintStyle.Render(mark), printable(name+": "+headers[name]))
+	}
+	if body != nil && *body != "" {
+		indent(w, "    "+faintStyle.Render(mark), printable(*body))
+	}
+}
+
+func (p page) failure(w io.Writer, result runner.Result) {
+	if result.Error == nil {
+		return
+	}
+	section(w, "Error", "")
+	indent(w, "  ", badStyle.Render(printable(result.Error.Message)))
+	if result.Error.Detail != "" {
+		fmt.Fprintln(w)
+		indent(w, "  ", printable(strings.TrimRight(result.Error.Detail, "\n")))
+	}
+}
+
+func (p page) phases(w io.Writer, done executed) {
+	section(w, "Time", "")
+	phases := done.result.Phases
+	rows := [][]string{}
+	for _, phase := range []struct {
+		name  string
+		spent time.Duration
+	}{
+		{"mint", done.phases.mint},
+		{"spawn", phases.Spawn},
+		{"import", phases.Import},
+		{"step", phases.Step},
+		{"teardown", phases.Teardown + done.phases.teardown},
+	} {
+		rows = append(rows, []string{phase.name, formatDuration(phase.spent)})
+	}
+	columns(w, rows)
+}
+
+func section(w io.Writer, title, note string) {
+	fmt.Fprint(w, "\n", titleStyle.Render(title))
+	if note != "" {
+		fmt.Fprint(w, "  ", faintStyle.Render(note))
+	}
+	fmt.Fprintln(w)
+}
+
+// columns writes rows two spaces apart, each column as wide as its widest cell.
+func columns(w io.Writer, rows [][]string) {
+	var widths []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			row[i] = strings.ReplaceAll(printable(cell), "\n", " ")
+			widths[i] = max(widths[i], lipgloss.Width(row[i]))
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, cell := range row {
+			line.WriteString("  " + cell + strings.Repeat(" ", widths[i]-lipgloss.Width(cell)))
+		}
+		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
+	}
+}
+
+func indent(w io.Writer, prefix, text string) {
+	for line := range strings.Lines(text) {
+		fmt.Fprintln(w, prefix+strings.TrimSuffix(line, "\n"))
+	}
+	if text == "" {
+		fmt.Fprintln(w, strings.TrimRight(prefix, " "))
+	}
+}
+
+// printable shows control characters instead of obeying them. Line breaks and
+// tabs stay.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return r
+		case r == 0x7f:
+			return '␡'
+		case r < 0x20:
+			return '␀' + r
+		case unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Cf, r) && unicode.Is(unicode.Bidi_Control, r):
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.ToValidUTF8(text, string(unicode.ReplacementChar)))
+}
+
+func typeOf(value runner.Value) string { return string(value.Type) }
+
+// valueText is a value as the wire has it, strings without their quotes.
+func valueText(value runner.Value) string {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err.Error()
+	}
+	var wire struct {
+		V json.RawMessage `json:"v"`
+	}
+	if err := json.Unmarshal(data, &wire); err != nil {
+		return err.Error()
+	}
+	var text string
+	if json.Unmarshal(wire.V, &text) == nil && text != "" {
+		return text
+	}
+	return string(wire.V)
+}
+
+func callPath(call runner.HTTPEntry, root string) string {
+	if path, ok := strings.CutPrefix(call.URL, root); ok && call.Session {
+		return path
+	}
+	return call.URL
+}
+
+func callStatus(call runner.HTTPEntry) string {
+	switch {
+	case call.ResponseStatusCode != nil:
+		return strings.TrimSpace(fmt.Sprintf("%d %s", *call.ResponseStatusCode, http.StatusText(*call.ResponseStatusCode)))
+	case call.RequestErrorType != nil:
+		return *call.RequestErrorType
+	}
+	return "no answer"
+}
+
+func callDuration(call runner.HTTPEntry) string {
+	if call.Duration == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", *call.Duration)
+}
+
+func formatDuration(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+	}
+	return fmt.Sprintf("%.2f s", d.Seconds())
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}

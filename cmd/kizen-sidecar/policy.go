@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/kizen/kizen-sidecar/policy"
+	"github.com/kizen/kizen-sidecar/proxy"
+)
+
+// policyFlags say which rules calls are decided by.
+type policyFlags struct {
+	Policy []string `help:"Cedar file, or directory of *.cedar files, with rules for API calls; may be repeated. Without one, only the built-in guardrails stop a call." placeholder:"FILE|DIR" group:"Policy"`
+}
+
+// engine reads the rules. Whatever is wrong with them is a mistake of the caller's.
+func (f policyFlags) engine() (*policy.Engine, error) {
+	engine, err := policy.ForCalls(f.Policy...)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return engine, nil
+}
+
+// authorizer is an account before the rules, as the proxy asks it.
+type authorizer struct{ principal *policy.Principal }
+
+// Authorize implements proxy.Authorizer.
+func (a authorizer) Authorize(ctx context.Context, method, path string) proxy.Decision {
+	return proxy.Decision(a.principal.Authorize(ctx, method, path))
+}
+
+// policyCommand is kizen-sidecar policy.
+type policyCommand struct {
+	Check   policyCheckCommand   `cmd:"" help:"Validate rule files and say how many rules there are."`
+	Explain policyExplainCommand `cmd:"" help:"Say whether a call is allowed, by which rule, and why."`
+}
+
+// policyCheckCommand is kizen-sidecar policy check.
+type policyCheckCommand struct {
+	Paths []string `arg:"" name:"path" help:"Cedar files, and directories of *.cedar files." placeholder:"FILE|DIR"`
+}
+
+// Run is called by kong.
+func (c *policyCheckCommand) Run(app *app) error {
+	engine, err := policyFlags{c.Paths}.engine()
+	if err != nil {
+		return err
+	}
+	builtIn, own := engine.Count()
+	fmt.Fprintf(app.stdout, "%d rules of yours and %d built in are valid\n", own, builtIn)
+	return nil
+}
+
+// policyExplainCommand is kizen-sidecar policy explain.
+type policyExplainCommand struct {
+	policyFlags
+	Method      string `arg:"" help:"HTTP method of the call."`
+	Path        string `arg:"" help:"Path of the call, relative to the API root, in any spelling."`
+	AccountType string `help:"Type of the account that calls." default:"service_automation" placeholder:"TYPE"`
+	BusinessID  string `help:"Business that the account belongs to. Default: a development id." placeholder:"ID"`
+	UserID      string `help:"Account that calls. Default: a development id." placeholder:"ID"`
+	JSON        bool   `name:"json" help:"Print one JSON document."`
+}
+
+// Help is the long text of kizen-sidecar policy explain --help.
+func (policyExplainCommand) Help() string {
+	return `Decides as the proxy would, without calling anything. The exit code is 0 whether the call is allowed or not.
+
+Examples:
+  kizen-sidecar policy explain POST /api-keys
+  kizen-sidecar policy explain GET /records/deals --account-type service_integration --policy rules/`
+}
+
+// explanation is the answer of policy explain.
+type explanation struct {
+	Allowed    bool     `json:"allowed"`
+	Method     string   `json:"method"`
+	Path       string   `json:"path"` // canonical, when there is such a spelling
+	Operations []string `json:"operations"`
+	Policy     string   `json:"policy"`
+	Code       string   `json:"code"`
+	Reason     string   `json:"reason"`
+}
+
+// Run is called by kong.
+func (c *policyExplainCommand) Run(ctx context.Context, app *app) error {
+	engine, err := c.engine()
+	if err != nil {
+		return err
+	}
+	account := policy.Account{ID: c.UserID, Type: c.AccountType, BusinessID: c.BusinessID}
+	if account.ID == "" {
+		account.ID = developmentUser
+	}
+	if account.BusinessID == "" {
+		account.BusinessID = developmentBusiness
+	}
+	principal, err := engine.For(account)
+	if err != nil {
+		return usageError{fmt.Errorf("--account-type: %w", err)}
+	}
+	decision := principal.Authorize(ctx, c.Method, c.Path)
+	answer := explanation{
+		Allowed: decision.Allowed, Method: strings.ToUpper(c.Method), Path: c.Path, Operations: engine.Operations(c.Method, c.Path),
+		Policy: decision.Policy, Code: decision.Code, Reason: decision.Reason,
+	}
+	if canonical, err := policy.Canonical(c.Path); err == nil {
+		answer.Path = canonical
+	}
+	if c.JSON {
+		encoder := json.NewEncoder(app.stdout)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(answer)
+	}
+	answer.print(app)
+	return nil
+}
+
+func (e explanation) print(app *app) {
+	verdict := "denied"
+	if e.Allowed {
+		verdict = "allowed"
+	}
+	fmt.Fprintf(app.stdout, "%s: %s %s\n", verdict, e.Method, e.Path)
+	for _, line := range []struct{ name, value string }{
+		{"policy", e.Policy}, {"reason", e.Reason}, {"operation", strings.Join(e.Operations, ", ")}, {"code", e.Code},
+	} {
+		if line.value != "" {
+			fmt.Fprintf(app.stdout, "  %-9s  %s\n", line.name, line.value)
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter"
+)
+
+// proxyCommand is kizen-sidecar proxy.
+type proxyCommand struct {
+	authorityFlags
+	Listen        string        `help:"Loopback address to listen on; port 0 takes a free one." default:"127.0.0.1:0" placeholder:"ADDRESS" group:"Proxy"`
+	EnvFile       string        `help:"File to write KIZEN_API_URL to once requests are served, and to remove at the end." placeholder:"FILE" group:"Proxy"`
+	EnvFileMode   string        `help:"Permissions of that file, octal. It lets its reader act as the execution." default:"0600" placeholder:"MODE" group:"Proxy"`
+	TTL           time.Duration `name:"ttl" help:"Stop by itself after this time; 0 serves until a signal." default:"0s" placeholder:"DURATION" group:"Proxy"`
+	KeyLifetime   time.Duration `help:"How long one signed key lives; it is renewed before it expires." default:"5m" placeholder:"DURATION" group:"Proxy"`
+	ShutdownGrace time.Duration `help:"Time that requests in flight get to finish at the end." default:"5s" placeholder:"DURATION" group:"Proxy"`
+}
+
+// Help is the long text of kizen-sidecar proxy --help.
+func (proxyCommand) Help() string {
+	return `Serves the authenticating proxy of one execution, for a step that runs in a neighbouring container sharing this network namespace. Prints KIZEN_API_URL, whose path is what lets its holder in; serves until SIGTERM, SIGINT or --ttl; then takes the key back.
+
+Examples:
+  kizen-sidecar proxy --env-file /run/kizen/env &
+  . /run/kizen/env && curl "$KIZEN_API_URL/custom-objects"
+  kizen-sidecar proxy --listen 127.0.0.1:8377 --ttl 55s --redis-url redis://redis:6379/0`
+}
+
+// Run is called by kong.
+func (c *proxyCommand) Run(ctx context.Context, app *app) error {
+	mode, err := c.validate()
+	if err != nil {
+		return err
+	}
+	granted, err := c.check(app.log)
+	if err != nil {
+		return err
+	}
+	defer reloadKeys(ctx, granted.keys, app.log)()
+	s := serving{address: c.Listen, keyLifetime: c.KeyLifetime}
+	if c.TTL > 0 {
+		s.deadline = time.Now().Add(c.TTL + c.ShutdownGrace)
+	}
+	authority, err := granted.open(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer authority.close(ctx, c.ShutdownGrace)
+	if err := c.announce(app, authority.proxy.URL(), mode); err != nil {
+		return err
+	}
+	defer c.withdraw(app)
+	app.log.Info("serving", "execution_id", granted.target.executionID, "business_id", granted.target.businessID, "api_root", granted.target.apiRoot.String())
+	c.wait(ctx)
+	app.log.Info("stopping", "execution_id", granted.target.executionID)
+	return nil
+}
+
+// wait returns when a signal has come or the time is up.
+func (c *proxyCommand) wait(ctx context.Context) {
+	if c.TTL > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.TTL)
+		defer cancel()
+	}
+	<-ctx.Done()
+}
+
+// withdraw takes the file away that announced the proxy.
+func (c *proxyCommand) withdraw(app *app) {
+	if c.EnvFile == "" {
+		return
+	}
+	if err := os.Remove(c.EnvFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		app.log.Warn("the env file could not be removed", "file", c.EnvFile, "error", err)
+	}
+}
+
+func (c *proxyCommand) validate() (fs.FileMode, error) {
+	mode, err := strconv.ParseUint(c.EnvFileMode, 8, 9)
+	if err != nil {
+		return 0, usagef("--env-file-mode %q is not an octal mode; write it like 0600", c.EnvFileMode)
+	}
+	if c.TTL < 0 || c.ShutdownGrace < 0 {
+		return 0, usagef("--ttl and --shutdown-grace must not be negative")
+	}
+	if c.KeyLifetime < time.Second || c.KeyLifetime > minter.MaxLifetime {
+		return 0, usagef("--key-lifetime %s is out of range; use 1s to %s", c.KeyLifetime, minter.MaxLifetime)
+	}
+	return fs.FileMode(mode), nil
+}
+
+// announce tells people on standard output, and scripts in the file, where the
+// proxy listens.
+func (c *proxyCommand) announce(app *app, url string, mode fs.FileMode) error {
+	line := "KIZEN_API_URL=" + url + "\n"
+	if c.EnvFile != "" {
+		if err := writeAtomically(c.EnvFile, []byte(line), mode); err != nil {
+			return fmt.Errorf("write --env-file %q: %w", c.EnvFile, unwrapPath(err))
+		}
+	}
+	_, err := fmt.Fprint(app.stdout, line)
+	return err
+}

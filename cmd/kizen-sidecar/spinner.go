@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/telemetry"
+)
+
+const (
+	spinnerDelay = time.Second
+	spinnerPace  = 100 * time.Millisecond
+)
+
+var spinnerFrames = []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
+
+// startSpinner shows on a terminal that what runs for more than a second, and
+// for how long. It returns the function that takes the line away again and
+// waits until it is gone. On anything but a terminal it does nothing.
+func startSpinner(w io.Writer, what string) (stop func()) {
+	if !telemetry.IsTerminal(w) {
+		return func() {}
+	}
+	quit, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		spin(w, what, quit)
+	}()
+	return func() {
+		close(quit)
+		<-gone
+	}
+}
+
+func spin(w io.Writer, what string, quit <-chan struct{}) {
+	const clearLine = "\r\x1b[K"
+	started := time.Now()
+	wait := time.NewTimer(spinnerDelay)
+	defer wait.Stop()
+	for frame := 0; ; frame++ {
+		select {
+		case <-quit:
+			if frame > 0 {
+				fmt.Fprint(w, clearLine)
+			}
+			return
+		case <-wait.C:
+			elapsed := time.Since(started).Seconds()
+			fmt.Fprintf(w, "%s%c running %s %.1f s", clearLine, spinnerFrames[frame%len(spinnerFrames)], printable(what), elapsed)
+			wait.Reset(spinnerPace)
+		}
+	}
+}

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// stepsFolder holds Code Steps of the kind that customers write, each with a
+// case.json that says what a run is given and must give back.
+const stepsFolder = "../../../shared/steps"
+
+// stepCase is a case.json.
+type stepCase struct {
+	Inputs  map[string]json.RawMessage `json:"inputs"`
+	Secrets map[string]string          `json:"secrets"`
+	API     []route                    `json:"api"`
+	Expect  struct {
+		Success           bool                       `json:"success"`
+		Values            map[string]json.RawMessage `json:"values"`
+		Logs              []string                   `json:"logs"`
+		LogsContain       json.RawMessage            `json:"logs_contain"`
+		ErrorContains     string                     `json:"error_contains"`
+		TracebackContains string                     `json:"traceback_contains"`
+		APICalls          []struct {
+			Method string          `json:"method"`
+			Path   string          `json:"path"`
+			JSON   json.RawMessage `json:"json"`
+		} `json:"api_calls"`
+		HTTPCount   *int     `json:"http_count"`
+		NotInResult []string `json:"not_in_result"`
+	} `json:"expect"`
+}
+
+// document is the one JSON document that --json prints.
+type document struct {
+	RequestID    string                     `json:"request_id"`
+	DurationMS   float64                    `json:"duration_ms"`
+	Values       map[string]json.RawMessage `json:"values"`
+	Logs         []string                   `json:"logs"`
+	HTTPRequests *struct {
+		Count     int `json:"count"`
+		NotLogged int `json:"not_logged"`
+		Requests  []struct {
+			Method string `json:"method"`
+			URL    string `json:"url"`
+			Status int    `json:"responseStatusCode"`
+		} `json:"requests"`
+	} `json:"http_requests"`
+	Error *struct {
+		Error  string `json:"error"`
+		Detail string `json:"detail"`
+	} `json:"error"`
+}
+
+func TestEveryStepFolderRunsThroughTheBinary(t *testing.T) {
+	cases, _ := filepath.Glob(filepath.Join(stepsFolder, "*", "case.json"))
+	if len(cases) == 0 {
+		t.Skipf("SKIPPED: no steps in %s", stepsFolder)
+	}
+	stores := map[string]func(*testing.T) string{
+		"embedded redis": func(*testing.T) string { return "" },
+		"redis-server":   startRedisServer,
+	}
+	for name, start := range stores {
+		t.Run(name, func(t *testing.T) {
+			redisURL := start(t)
+			for _, file := range cases {
+				t.Run(filepath.Base(filepath.Dir(file)), func(t *testing.T) { runStepCase(t, file, redisURL) })
+			}
+			if redisURL != "" {
+				requireNoRecords(t, redisURL)
+			}
+		})
+	}
+}
+
+func runStepCase(t *testing.T, file, redisURL string) {
+	api := newRecordingAPI(t)
+	wanted := readStepCase(t, file, api)
+	dir := t.TempDir()
+	arguments := []string{"run", filepath.Dir(file), "--json", "--api-root", api.root(),
+		"--inputs-file", writeJSON(t, dir, "inputs.json", wanted.Inputs),
+		"--secrets-file", writeJSON(t, dir, "secrets.json", wanted.Secrets)}
+	if redisURL != "" {
+		arguments = append(arguments, "--redis-url", redisURL)
+	}
+	got := sidecar(t, "", nil, arguments...)
+
+	var result document
+	if err := json.Unmarshal([]byte(got.stdout), &result); err != nil {
+		t.Fatalf("standard output is not one JSON document: %v\n%s\n%s", err, got.stdout, got.stderr)
+	}
+	wantCode := exitOK
+	if !wanted.Expect.Success {
+		wantCode = exitStepFailed
+	}
+	if got.code != wantCode {
+		t.Errorf("exit code %d, want %d\n%s\n%s", got.code, wantCode, got.stdout, got.stderr)
+	}
+	checkResult(t, wanted, result)
+	checkCalls(t, wanted, api.apiCalls())
+	for _, secret := range wanted.Expect.NotInResult {
+		if strings.Contains(got.stdout, secret) || strings.Contains(got.stderr, secret) {
+			t.Errorf("%q appears in the result or the log", secret)
+		}
+	}
+}
+
+func readStepCase(t *testing.T, file string, api *recordingAPI) stepCase {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wanted stepCase
+	if err := json.Unmarshal([]byte(strings.ReplaceAll(string(text), "${API}", api.URL)), &wanted); err != nil {
+		t.Fatal(err)
+	}
+	api.expect(wanted.API)
+	return wanted
+}
+
+func checkResult(t *testing.T, wanted stepCase, result document) {
+	t.Helper()
+	if got, want := result.Error == nil, wanted.Expect.Success; got != want {
+		t.Errorf("success = %v, want %v: %+v", got, want, result.Error)
+	}
+	if len(wanted.Expect.Values) != len(result.Values) || (wanted.Expect.Values == nil) != (result.Values == nil) {
+		t.Errorf("values = %s, want %s", result.Values, wanted.Expect.Values)
+	}
+	for name, want := range wanted.Expect.Values {
+		if !sameJSON(result.Values[name], want) {
+			t.Errorf("value %s = %s, want %s", name, result.Values[name], want)
+		}
+	}
+	if wanted.Expect.Logs != nil && !slices.Equal(result.Logs, wanted.Expect.Logs) {
+		t.Errorf("logs = %q, want %q", result.Logs, wanted.Expect.Logs)
+	}
+	for _, line := range stringList(wanted.Expect.LogsContain) {
+		if !strings.Contains(strings.Join(result.Logs, "\n"), line) {
+			t.Errorf("logs %q do not contain %q", result.Logs, line)
+		}
+	}
+	if result.Error != nil {
+		if !strings.Contains(result.Error.Error, wanted.Expect.ErrorContains) {
+			t.Errorf("error = %q, want %q in it", result.Error.Error, wanted.Expect.ErrorContains)
+		}
+		if !strings.Contains(result.Error.Detail, wanted.Expect.TracebackContains) {
+			t.Errorf("traceback = %q, want %q in it", result.Error.Detail, wanted.Expect.TracebackContains)
+		}
+	}
+	if want := wanted.Expect.HTTPCount; want != nil {
+		got := 0
+		if result.HTTPRequests != nil {
+			got = result.HTTPRequests.Count
+		}
+		if got != *want {
+			t.Errorf("http_requests.count = %d, want %d", got, *want)
+		}
+	}
+}
+
+func checkCalls(t *testing.T, wanted stepCase, calls []call) {
+	t.Helper()
+	if len(calls) != len(wanted.Expect.APICalls) {
+		t.Fatalf("the API got %d calls, want %d: %+v", len(calls), len(wanted.Expect.APICalls), calls)
+	}
+	for i, want := range wanted.Expect.APICalls {
+		got := calls[i]
+		if got.method != want.Method || got.target != want.Path {
+			t.Errorf("call %d = %s %s, want %s %s", i, got.method, got.target, want.Method, want.Path)
+		}
+		if want.JSON != nil && !sameJSON(got.body, want.JSON) {
+			t.Errorf("call %d body = %s, want %s", i, got.body, want.JSON)
+		}
+		if key := got.header.Get("X-API-KEY"); strings.Count(key, ".") != 2 {
+			t.Errorf("call %d carries no signed key", i)
+		}
+		if got.header.Get("X-BUSINESS-ID") != developmentBusiness || got.header.Get("X-USER-ID") != developmentUser {
+			t.Errorf("call %d carries the ids %q and %q", i, got.header.Get("X-BUSINESS-ID"), got.header.Get("X-USER-ID"))
+		}
+		if got.header.Get("Authorization") != "" || len(got.header.Values("X-API-KEY")) != 1 {
+			t.Errorf("call %d carries what the step sent as credentials: %v", i, got.header)
+		}
+	}
+}
+
+func sameJSON(a, b []byte) bool {
+	var left, right any
+	return json.Unmarshal(a, &left) == nil && json.Unmarshal(b, &right) == nil && reflect.DeepEqual(left, right)
+}
+
+func stringList(raw json.RawMessage) []string {
+	var one string
+	if json.Unmarshal(raw, &one) == nil && one != "" {
+		return []string{one}
+	}
+	var many []string
+	_ = json.Unmarshal(raw, &many) // absent: nothing to check
+	return many
+}
+
+func writeJSON(t *testing.T, dir, name string, value any) string {
+	t.Helper()
+	data, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writeFile(t, dir, name, string(data))
+}
+
+func writeFile(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// startRedisServer starts a real redis-server on a free loopback port and
+// stops it with the test.
+func startRedisServer(t *testing.T) string {
+	t.Helper()
+	program := requireProgram(t, "redis-server")
+	address := freeAddress(t)
+	_, port, _ := net.SplitHostPort(address)
+	server := exec.Command(program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait() // killed: the error is the kill
+	})
+	client := redis.NewClient(&redis.Options{Addr: address, MaxRetries: 50})
+	defer client.Close()
+	if err := client.Ping(t.Context()).Err(); err != nil {
+		t.Fatalf("redis-server does not answer: %v", err)
+	}
+	return "redis://" + address
+}
+
+// freeAddress is a loopback address that nothing listened on a moment ago.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// requireNoRecords checks that every key of every finished execution has been
+// taken back.
+func requireNoRecords(t *testing.T, redisURL string) {
+	t.Helper()
+	for _, record := range recordsIn(t, redisURL) {
+		t.Errorf("%s is left in redis", record)
+	}
+}
+
+// recordsIn lists the records of signed keys.
+func recordsIn(t *testing.T, redisURL string) []string {
+	t.Helper()
+	options, err := redis.ParseURL(redisURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(options)
+	defer client.Close()
+	keys, err := client.Keys(t.Context(), "kizen:*:key:*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}

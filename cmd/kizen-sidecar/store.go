@@ -1,0 +1,77 @@
+package main
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/minter"
+)
+
+// redisFlags say where the records of keys are kept.
+type redisFlags struct {
+	RedisURL     string        `help:"Redis that holds the records of keys: redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://. Without it a step runs with an embedded store that only its own process can use." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL" group:"Redis"`
+	RedisTimeout time.Duration `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION" group:"Redis"`
+	RedisCA      string        `name:"redis-ca" help:"PEM file of the certificate authority that Redis's certificate is verified with. Default: the system's." placeholder:"FILE" group:"Redis"`
+	RedisCert    string        `help:"PEM file of a client certificate for Redis." placeholder:"FILE" group:"Redis"`
+	RedisKey     string        `help:"PEM file of the client certificate's key." placeholder:"FILE" group:"Redis"`
+}
+
+// connect returns a client for the Redis at address. It dials nothing yet.
+func (f redisFlags) connect(address string) (redis.UniversalClient, error) {
+	if f.RedisTimeout <= 0 {
+		return nil, usagef("--redis-timeout must be positive")
+	}
+	client, err := minter.OpenRedis(minter.RedisConfig{
+		URL: address, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert, KeyFile: f.RedisKey,
+	})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return client, nil
+}
+
+// require connects, for commands that have no use for an embedded store.
+func (f redisFlags) require() (redis.UniversalClient, error) {
+	if f.RedisURL == "" {
+		return nil, usagef("no redis given; name the one that holds the keys with --redis-url")
+	}
+	return f.connect(f.RedisURL)
+}
+
+// store is a connection to Redis, embedded or not.
+type store struct {
+	redis.UniversalClient
+	embedded *minter.Embedded
+}
+
+// open connects, or starts the embedded store.
+func (f redisFlags) open(log *slog.Logger) (*store, error) {
+	s := &store{}
+	address := f.RedisURL
+	if address == "" {
+		var err error
+		if s.embedded, err = minter.StartEmbedded("127.0.0.1:0"); err != nil {
+			return nil, err
+		}
+		address = s.embedded.URL()
+		log.Info("using the embedded store, which a platform elsewhere cannot see; set --redis-url to share one")
+	}
+	var err error
+	if s.UniversalClient, err = f.connect(address); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// close ends the connection, and the embedded store with it.
+func (s *store) close() {
+	if s.UniversalClient != nil {
+		_ = s.Close() // nothing is in flight any more
+	}
+	if s.embedded != nil {
+		s.embedded.Close()
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"log/slog"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/policy"
+)
+
+// Ids that stand in for a real business and its Code Account on a first try.
+const (
+	developmentBusiness = "00000000-0000-4000-8000-00000000b001"
+	developmentUser     = "00000000-0000-4000-8000-00000000c0de"
+)
+
+// targetFlags say which API is called, and for whom.
+type targetFlags struct {
+	APIRoot     string `help:"API root that relative paths are put behind." default:"https://app.go.kizen.com/api" placeholder:"URL" group:"Platform"`
+	BusinessID  string `help:"Business that the step runs in. Default: a development id." placeholder:"ID" group:"Platform"`
+	UserID      string `help:"Code Account of the business. Default: a development id." placeholder:"ID" group:"Platform"`
+	AccountType string `help:"Type of that account." default:"service_automation" placeholder:"TYPE" group:"Platform"`
+	ExecutionID string `help:"Id of this execution. Default: a new UUID." placeholder:"ID" group:"Platform"`
+}
+
+// target is what targetFlags mean, checked.
+type target struct {
+	apiRoot                                      *url.URL
+	businessID, userID, accountType, executionID string
+}
+
+// identifier is what an id may look like: it travels in a header, in a claim
+// and in the name of a Redis key.
+var identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
+
+// resolve checks the flags and fills in what was left out. The log says once
+// when development ids stand in.
+func (f targetFlags) resolve(log *slog.Logger) (target, error) {
+	resolved := target{businessID: f.BusinessID, userID: f.UserID, accountType: f.AccountType, executionID: f.ExecutionID}
+	if f.BusinessID == "" || f.UserID == "" {
+		log.Info("using development ids; set --business-id and --user-id for a real platform")
+	}
+	for _, id := range []struct {
+		flag     string
+		value    *string
+		fallback func() string
+	}{
+		{"--business-id", &resolved.businessID, func() string { return developmentBusiness }},
+		{"--user-id", &resolved.userID, func() string { return developmentUser }},
+		{"--execution-id", &resolved.executionID, uuid.NewString},
+	} {
+		*id.value = strings.TrimSpace(*id.value)
+		if *id.value == "" {
+			*id.value = id.fallback()
+		}
+		if !identifier.MatchString(*id.value) {
+			return resolved, usagef("%s %q is not an id; use letters, digits, '.', '_', ':' and '-', 128 at most", id.flag, *id.value)
+		}
+	}
+	var err error
+	resolved.apiRoot, err = parseAPIRoot(f.APIRoot)
+	return resolved, err
+}
+
+func parseAPIRoot(text string) (*url.URL, error) {
+	root, err := url.Parse(text)
+	if err != nil || root.Host == "" || (root.Scheme != "http" && root.Scheme != "https") {
+		return nil, usagef("--api-root %q is not an http or https URL; write it like https://app.go.kizen.com/api", text)
+	}
+	if root.User != nil || root.RawQuery != "" || root.Fragment != "" {
+		return nil, usagef("--api-root must not carry a user, a query or a fragment; leave only scheme, host and path")
+	}
+	return root, nil
+}
+
+// identity is whom the execution's key speaks for.
+func (t target) identity() minter.Identity {
+	return minter.Identity{
+		AccountID:   t.userID,
+		AccountType: t.accountType,
+		BusinessID:  t.businessID,
+		ExecutionID: t.executionID,
+	}
+}
+
+// account is that identity before the rules.
+func (t target) account() policy.Account {
+	return policy.Account{ID: t.userID, Type: t.accountType, BusinessID: t.businessID}
+}
