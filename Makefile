@@ -1,0 +1,37 @@
+# Everything that a person or CI asks of this project. `make help` lists it.
+
+GO ?= go
+
+.PHONY: help build demo test lint bench setup clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+build: ## Build both binaries into bin/
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: ## Run the example step against the reference platform and show its page
+	@.ci/setup demo
+	@$(MAKE) --no-print-directory build
+	@examples/demo
+
+test: ## Set up what the tests need, then run every test
+	@.ci/setup test
+	$(GO) test -race ./...
+	@.ci/python -m pytest -q runner/python/tests
+
+lint: ## Check formatting, vet, staticcheck and a tidy go.mod
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted; run gofmt -w"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+
+bench: ## Measure against the baselines of docs/performance.md
+	@.ci/setup test
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./minter/ ./proxy/ ./runner/... ./cmd/kizen-sidecar/
+
+setup: ## Install what the tests need
+	@.ci/setup test
+
+clean: ## Remove what was built
+	rm -rf bin .venv .cache artifacts
