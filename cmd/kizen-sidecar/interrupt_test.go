@@ -67,7 +67,7 @@ func TestAnInterruptedRunRevokesItsKeyAndKillsItsStep(t *testing.T) {
 
 // waitFor polls until condition holds: what it waits for happens in another
 // process.
-func waitFor(t *testing.T, condition func() bool) {
+func waitFor(t testing.TB, condition func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(30 * time.Second)
 	for !condition() {

@@ -33,7 +33,8 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	binaries = dir
-	build := exec.Command("go", "build", "-o", dir+"/", ".", "../kizen-platform")
+	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/", ".", "../kizen-platform")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build the commands:", err)

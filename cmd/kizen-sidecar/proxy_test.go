@@ -221,7 +221,7 @@ func TestTheClientModuleCallsThroughTheProxy(t *testing.T) {
 }
 
 // pythonWithRequests is the Python that .ci/setup prepared.
-func pythonWithRequests(t *testing.T) string {
+func pythonWithRequests(t testing.TB) string {
 	t.Helper()
 	venv, err := filepath.Abs(filepath.Join(projectRoot, ".venv/bin/python"))
 	if err != nil {

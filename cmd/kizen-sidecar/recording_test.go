@@ -45,7 +45,7 @@ type recordingAPI struct {
 	calls  []call
 }
 
-func newRecordingAPI(t *testing.T) *recordingAPI {
+func newRecordingAPI(t testing.TB) *recordingAPI {
 	t.Helper()
 	api := &recordingAPI{served: map[int]int{}}
 	api.Server = httptest.NewServer(http.HandlerFunc(api.serve))

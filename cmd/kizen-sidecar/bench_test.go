@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// BenchmarkRun times whole processes in turn: kizen-sidecar run of an empty
+// step, and its baseline, the same Python importing requests. ns/op is that of
+// both together; the metrics are medians.
+func BenchmarkRun(b *testing.B) {
+	python := pythonWithRequests(b)
+	var baseline, run durations
+	for b.Loop() {
+		baseline.add(b, exec.Command(python, "-c", "import requests"))
+		command := sidecarCommand(b.Context(), nil, "run", "--script", "-", "--json", "--python", python)
+		command.Stdin = strings.NewReader("pass\n")
+		run.add(b, command)
+	}
+	b.ReportMetric(milliseconds(baseline.median()), "import-requests-ms")
+	b.ReportMetric(milliseconds(run.median()), "run-ms")
+	b.ReportMetric(float64(run.median())/float64(baseline.median()), "run/import-requests")
+}
+
+// BenchmarkReady times from the start of the binary to a proxy that listens
+// and holds a key. The median is a metric.
+func BenchmarkReady(b *testing.B) {
+	var ready durations
+	for b.Loop() {
+		command := sidecarCommand(b.Context(), nil, "proxy")
+		stdout, err := command.StdoutPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		began := time.Now()
+		if err := command.Start(); err != nil {
+			b.Fatal(err)
+		}
+		if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || !strings.HasPrefix(line, "KIZEN_API_URL=") {
+			b.Fatalf("the proxy said %q, %v", line, err)
+		}
+		ready = append(ready, time.Since(began))
+		if err := command.Process.Signal(os.Interrupt); err != nil {
+			b.Fatal(err)
+		}
+		if err := command.Wait(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(milliseconds(ready.median()), "ready-ms")
+}
+
+// BenchmarkMemory reads the sidecar's resident memory while its step runs.
+func BenchmarkMemory(b *testing.B) {
+	api := newRecordingAPI(b)
+	var peak []float64
+	for b.Loop() {
+		api.expect([]route{{Method: "POST", Path: "/started", Responses: []cannedResponse{{Status: 204}}}})
+		command := sidecarCommand(b.Context(), nil, "run", "--script", "-", "--json", "--api-root", api.root())
+		stdin, err := command.StdinPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := command.Start(); err != nil {
+			b.Fatal(err)
+		}
+		_, _ = io.WriteString(stdin, "import time\nkizen.api.post('/started')\ntime.sleep(20)\n")
+		_ = stdin.Close()
+		waitFor(b, func() bool { return len(api.apiCalls()) == 1 })
+		peak = append(peak, residentMiB(b, command.Process.Pid))
+		_ = command.Process.Signal(os.Interrupt)
+		_ = command.Wait() // interrupted: exit code 1
+	}
+	slices.Sort(peak)
+	b.ReportMetric(peak[len(peak)/2], "resident-MiB")
+}
+
+var vmRSS = regexp.MustCompile(`VmRSS:\s+(\d+) kB`)
+
+func residentMiB(b *testing.B, pid int) float64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	kib, err := strconv.Atoi(string(vmRSS.FindSubmatch(status)[1]))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return float64(kib) / 1024
+}
+
+// durations are times of one kind.
+type durations []time.Duration
+
+// add runs a command to its end and keeps how long it took.
+func (d *durations) add(b *testing.B, command *exec.Cmd) {
+	began := time.Now()
+	if out, err := command.CombinedOutput(); err != nil {
+		b.Fatalf("%s: %v\n%s", command, err, out)
+	}
+	*d = append(*d, time.Since(began))
+}
+
+func (d durations) median() time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
