@@ -1,0 +1,215 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestNeverLeavesAPIRoot(t *testing.T) {
+	paths := []string{
+		"/..", "/../x", "/a/../../x", "/%2e%2e/x", "/%2E%2E/x", "/.%2e/x", "/%2e./x", "/..%2fx", "/..%2Fx", "/a/..%5cx",
+		`/..\x`, `/a\..\x`, "/..;/x", "/..;a=b/x", "/%2e%2e%3b/x", "/%252e%252e/x", "/%25252e%25252e/x", "/%252e%252e%252fx",
+		"/a%2f..%2f..%2fx", "/..%00/x", "/..%20/x", "/.%00./x", "/..%09/x", "/%c0%ae%c0%ae/x", "/..%c0%afx",
+		"/%ef%bc%8e%ef%bc%8e/x", "/\uff0e\uff0e/x", "/\u2025/x", "/%e0%80%ae%e0%80%ae/x", "/a/b/..",
+		"//evil.example/x", "/%zz", "/%2", "/%", `\\evil.example/x`, `/\evil.example/x`,
+	}
+	api := startRawAPI(t, answerWith(ok204))
+	p := start(t, api.root(), nil)
+	for _, path := range paths {
+		answer := rawExchange(t, p.addr, request(p, "GET", path, "\r\n"))
+		want := "HTTP/1.1 400 Bad Request\r\n"
+		if path[0] != '/' {
+			want = "HTTP/1.1 403 Forbidden\r\n" // it is part of the capability's segment
+		}
+		if !strings.HasPrefix(answer, want) || !strings.Contains(answer, `"detail":"`) {
+			t.Errorf("%q: %q", path, answer)
+		}
+	}
+	if seen := api.seen(); len(seen) > 0 {
+		t.Errorf("the api saw %q", seen)
+	}
+	if n := p.Stats()[BadPath]; n != uint64(len(paths)-1) {
+		t.Errorf("counted %d refused paths of %d", n, len(paths)-1)
+	}
+}
+
+func TestOnlyPathsAreTargets(t *testing.T) {
+	api := startRawAPI(t, answerWith(ok204))
+	p := start(t, api.root(), nil)
+	for _, line := range []string{
+		"GET http://evil.example/x", "GET http://HOST/CAP/x", "CONNECT evil.example:443", "CONNECT /CAP/x", "OPTIONS *", "GET CAP/x", "GET ?x",
+	} {
+		line = strings.NewReplacer("CAP", p.capability, "HOST", p.addr).Replace(line)
+		answer := rawExchange(t, p.addr, line+" HTTP/1.1\r\nHost: "+p.addr+"\r\nConnection: close\r\n\r\n")
+		if !strings.HasPrefix(answer, "HTTP/1.1 400 ") {
+			t.Errorf("%q: %q", line, answer)
+		}
+	}
+	if len(api.seen()) > 0 {
+		t.Errorf("the api saw %q", api.seen())
+	}
+}
+
+func TestHostMustBeOurs(t *testing.T) {
+	api := startRawAPI(t, answerWith(ok204))
+	p := start(t, api.root(), func(c *Config) { c.Hosts = []string{"sidecar"} })
+	_, port, _ := strings.Cut(p.addr, ":")
+	tests := map[string]string{
+		p.addr: "204", "localhost:" + port: "204", "LOCALHOST:" + port: "204", "[::1]:" + port: "204", "sidecar:" + port: "204",
+		"evil.example": "400", "evil.example:" + port: "400", "127.0.0.1:1": "400", "127.0.0.1": "400", "": "400",
+		"127.0.0.1.evil.example:" + port: "400", "10.0.0.1:" + port: "400", p.addr + "@evil.example": "400",
+	}
+	for host, status := range tests {
+		answer := rawExchange(t, p.addr, "GET "+p.base+"/x HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n")
+		if !strings.HasPrefix(answer, "HTTP/1.1 "+status) {
+			t.Errorf("host %q: %q", host, answer)
+		}
+	}
+}
+
+func TestStrangersLearnNothing(t *testing.T) {
+	api := startRawAPI(t, answerWith(ok204))
+	p := start(t, api.root(), nil)
+	answers := map[string]bool{}
+	for _, path := range []string{
+		"/", "/x", "/healthz", "/metrics", "/" + p.capability[:42], "/" + p.capability + "x", "/" + strings.ToLower(p.capability) + "/x",
+		"/" + strings.Repeat("A", 43) + "/custom-objects", "/" + p.capability[:42] + "%41/x", "/x/" + p.capability + "/x", "/x?" + p.capability,
+	} {
+		answers[rawExchange(t, p.addr, "GET "+path+" HTTP/1.1\r\nHost: "+p.addr+"\r\nConnection: close\r\n\r\n")] = true
+	}
+	if len(answers) != 1 {
+		t.Errorf("answers differ: %v", answers)
+	}
+	for answer := range answers {
+		if !strings.HasPrefix(answer, "HTTP/1.1 403 Forbidden\r\n") || !strings.HasSuffix(answer, "{\"detail\":\"forbidden\",\"code\":\"forbidden\"}") {
+			t.Errorf("answer %q", answer)
+		}
+	}
+	if len(api.seen()) > 0 {
+		t.Errorf("the api saw %q", api.seen())
+	}
+}
+
+func TestTwoExecutionsCannotUseEachOther(t *testing.T) {
+	api := startRawAPI(t, answerWith(ok204))
+	var proxies []*Proxy
+	for _, business := range []string{"business-a", "business-b"} {
+		proxies = append(proxies, start(t, api.root(), func(c *Config) { c.BusinessID = business }))
+	}
+	client := newClient(t)
+	for i, own := range proxies {
+		other := proxies[1-i]
+		if resp, _ := do(t, client, "GET", own.URL()+"/x", "", nil); resp.StatusCode != 204 {
+			t.Fatalf("own proxy: %d", resp.StatusCode)
+		}
+		stolen := "http://" + other.addr + own.base + "/x" // the other's port, the only capability that we know
+		if resp, body := do(t, client, "GET", stolen, "", nil); resp.StatusCode != 403 || strings.Contains(body, "business") {
+			t.Errorf("the other's proxy: %d %s", resp.StatusCode, body)
+		}
+	}
+	if got := []string{api.seen()[0].value("X-BUSINESS-ID"), api.seen()[1].value("X-BUSINESS-ID")}; len(api.seen()) != 2 || got[0] != "business-a" || got[1] != "business-b" {
+		t.Errorf("the api saw %q", got)
+	}
+}
+
+func TestConnectionCannotStripWhatIsOurs(t *testing.T) {
+	api := startRawAPI(t, answerWith(ok204))
+	p := start(t, api.root(), nil)
+	rawExchange(t, p.addr, request(p, "GET", "/x",
+		"Connection: X-API-KEY, x-business-id, X-USER-ID, host, X-Gone\r\nX-Gone: 1\r\nX-Kept: 1\r\n\r\n"))
+	r := api.seen()[0]
+	for name, want := range map[string]string{
+		"X-API-KEY": testKey, "X-BUSINESS-ID": "business-1", "X-USER-ID": "user-1", "Host": api.Addr().String(), "X-Kept": "1", "X-Gone": "", "Connection": "",
+	} {
+		if got := r.value(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestAnswerCarriesNoCredential(t *testing.T) {
+	api := startRawAPI(t, answerWith("HTTP/1.1 200 Fine\r\nSet-Cookie: a=b\r\nset-cookie2: c\r\nX-API-KEY: "+testKey+"\r\nx_user_id: u\r\n"+
+		"X-Debug: key="+testKey+";\r\nX-Kept: 1\r\nConnection: X-Hop\r\nX-Hop: 1\r\nTransfer-Encoding: chunked\r\n\r\n"+
+		"2\r\nok\r\n0\r\nX-Trailer: 1\r\nX-Echo: "+testKey+"\r\nSet-Cookie: t=1\r\n\r\n"))
+	p := start(t, api.root(), nil)
+	answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
+	want := "HTTP/1.1 200 Fine\r\nX-Kept: 1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nok\r\n0\r\nX-Trailer: 1\r\n\r\n"
+	if answer != want {
+		t.Errorf("answer %q, want %q", answer, want)
+	}
+}
+
+func TestRedirectsInsideTheRootStayInside(t *testing.T) {
+	p := start(t, "https://app.example.com/api", nil)
+	local := "http://" + p.addr + p.base
+	tests := map[string]string{
+		"https://app.example.com/api/x?a=b#c": local + "/x?a=b#c",
+		"HTTPS://APP.example.com/api/x":       local + "/x",
+		"https://app.example.com/api":         local,
+		"https://app.example.com/api?x":       local + "?x",
+		"/api/x%2Fy":                          p.base + "/x%2Fy",
+		"//app.example.com/api/x":             local + "/x",
+		"x/y":                                 "x/y",
+		"?page=2":                             "?page=2",
+		"":                                    "",
+		"/login":                              "https://app.example.com/login",
+		"/apix":                               "https://app.example.com/apix",
+		"/api/../admin":                       "https://app.example.com/api/../admin",
+		"https://app.example.com/apix":        "https://app.example.com/apix",
+		"https://app.example.com.evil/api/x":  "https://app.example.com.evil/api/x",
+		"https://app.example.com@evil/api/x":  "https://app.example.com@evil/api/x",
+		"http://app.example.com/api/x":        "http://app.example.com/api/x",
+		"https://elsewhere.example/api/x":     "https://elsewhere.example/api/x",
+		"//elsewhere.example/x":               "https://elsewhere.example/x",
+		"https://app.example.com/api/%2e%2e":  "https://app.example.com/api/%2e%2e",
+	}
+	for given, want := range tests {
+		if got := string(p.localLocation([]byte(given))); got != want {
+			t.Errorf("%q: %q, want %q", given, got, want)
+		}
+	}
+}
+
+type authorizerFunc func(method, path string) Decision
+
+func (f authorizerFunc) Authorize(_ context.Context, method, path string) Decision {
+	return f(method, path)
+}
+
+func TestDeniedCallNeverReachesTheAPI(t *testing.T) {
+	api := startRawAPI(t, answerWith(ok204))
+	p := start(t, api.root(), func(c *Config) {
+		c.Authorizer = authorizerFunc(func(method, path string) Decision {
+			if method == "DELETE" || strings.HasPrefix(path, "/api-keys/new") {
+				return Decision{Policy: "no-keys", Reason: "a service account cannot do this"}
+			}
+			return Decision{Allowed: true}
+		})
+	})
+	client := newClient(t)
+	for _, path := range []string{
+		"/api-keys/new", "/api%2dkeys/new", "/api-keys%2Fnew", "/api-keys//new", "/./api-keys/new/", "/%61pi-keys/new", "/%2561pi-keys/new",
+		"/api-keys;x=y/new", "/api-keys/new?x", "/x?_method=delete",
+	} {
+		resp, body := do(t, client, "GET", p.URL()+path, "", nil)
+		var answer map[string]string
+		if err := json.Unmarshal([]byte(body), &answer); err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != 403 || answer["code"] != "guardrail" || answer["policy"] != "no-keys" || answer["detail"] == "" {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
+		}
+	}
+	if resp, _ := do(t, client, "POST", p.URL()+"/x", "", http.Header{"X-Http-Method-Override": {"Delete"}}); resp.StatusCode != 403 {
+		t.Errorf("method override: %d", resp.StatusCode)
+	}
+	if len(api.seen()) > 0 {
+		t.Errorf("the api saw %q", api.seen())
+	}
+	if resp, _ := do(t, client, "GET", p.URL()+"/api-keys", "", nil); resp.StatusCode != 204 {
+		t.Errorf("allowed call: %d", resp.StatusCode)
+	}
+}
