@@ -2,8 +2,8 @@ package main
 
 import (
 	"crypto/x509"
-	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"time"
 
@@ -15,6 +15,7 @@ import (
 // apiFlags say how the proxy talks to the API, and how much of it a step may
 // use.
 type apiFlags struct {
+	APIRoot     string        `help:"API root that relative paths are put behind." default:"https://app.go.kizen.com/api" placeholder:"URL" group:"Platform"`
 	APICA       string        `name:"api-ca" help:"PEM file of the certificate authority that the API's certificate is verified with. Default: the system's." placeholder:"FILE" group:"API"`
 	InsecureAPI bool          `name:"insecure-api" help:"Allow plain HTTP to an API that is not on loopback." group:"API"`
 	APITimeout  time.Duration `name:"api-timeout" help:"Time that the API may take to begin its answer; the step gets a 504 after it." default:"60s" placeholder:"DURATION" group:"API"`
@@ -33,9 +34,13 @@ func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 	if f.APITimeout <= 0 || f.MaxInFlight <= 0 || f.Prewarm < 0 {
 		return proxy.Config{}, usagef("--api-timeout and --max-in-flight must be positive, and --prewarm not negative")
 	}
+	root, err := parseAPIRoot(f.APIRoot)
+	if err != nil {
+		return proxy.Config{}, err
+	}
 	certificates, err := f.certificates()
 	return proxy.Config{
-		APICA: certificates, InsecureAPI: f.InsecureAPI, ResponseTimeout: f.APITimeout,
+		APIRoot: root, APICA: certificates, InsecureAPI: f.InsecureAPI, ResponseTimeout: f.APITimeout,
 		MaxBody: int64(maxBody), MaxInFlight: f.MaxInFlight, Prewarm: f.Prewarm,
 		Logger: log, OnCall: logCalls(log),
 	}, err
@@ -76,12 +81,13 @@ func (f apiFlags) openAudit() (*os.File, error) {
 	return file, nil
 }
 
-func closeAudit(file *os.File) error {
-	if file == nil {
-		return nil
+func parseAPIRoot(text string) (*url.URL, error) {
+	root, err := url.Parse(text)
+	if err != nil || root.Host == "" || (root.Scheme != "http" && root.Scheme != "https") {
+		return nil, usagef("--api-root %q is not an http or https URL; write it like https://app.go.kizen.com/api", text)
 	}
-	if err := file.Close(); err != nil {
-		return fmt.Errorf("close --audit-file %q: %w", file.Name(), unwrapPath(err))
+	if root.User != nil || root.RawQuery != "" || root.Fragment != "" {
+		return nil, usagef("--api-root must not carry a user, a query or a fragment; leave only scheme, host and path")
 	}
-	return nil
+	return root, nil
 }

@@ -44,10 +44,10 @@ type page struct {
 func (p page) print(done executed) error {
 	var text strings.Builder
 	p.header(&text, done)
-	p.values(&text, done.result)
-	p.logs(&text, done.result)
+	p.values(&text, done.Result)
+	p.logs(&text, done.Result)
 	p.calls(&text, done)
-	p.failure(&text, done.result)
+	p.failure(&text, done.Result)
 	if p.detail {
 		p.phases(&text, done)
 	}
@@ -56,15 +56,15 @@ func (p page) print(done executed) error {
 }
 
 func (p page) header(w io.Writer, done executed) {
-	name := printable(done.job.name)
-	duration := formatDuration(done.result.Duration)
-	if done.result.Succeeded() {
+	name := printable(done.name)
+	duration := formatDuration(done.Result.Duration)
+	if done.Result.Succeeded() {
 		fmt.Fprintf(w, "%s %s in %s", goodStyle.Render("✓ "+name), goodStyle.Render("succeeded"), duration)
 	} else {
-		failed := fmt.Sprintf("failed (%s)", done.result.Outcome)
+		failed := fmt.Sprintf("failed (%s)", done.Result.Outcome)
 		fmt.Fprintf(w, "%s %s after %s", badStyle.Render("✗ "+name), badStyle.Render(failed), duration)
 	}
-	fmt.Fprintln(w, faintStyle.Render(fmt.Sprintf("  %s · execution %s", done.job.execution.Runtime, done.result.RequestID)))
+	fmt.Fprintln(w, faintStyle.Render(fmt.Sprintf("  %s · execution %s", done.runtime, done.Result.RequestID)))
 }
 
 func (p page) values(w io.Writer, result runner.Result) {
@@ -97,7 +97,7 @@ func (p page) logs(w io.Writer, result runner.Result) {
 }
 
 func (p page) calls(w io.Writer, done executed) {
-	record := done.result.HTTP
+	record := done.Result.HTTP
 	if record == nil || record.Count == 0 {
 		return
 	}
@@ -109,7 +109,7 @@ func (p page) calls(w io.Writer, done executed) {
 		note += fmt.Sprintf(", %d not shown", record.NotLogged)
 	}
 	section(w, "HTTP", note)
-	root := done.target.apiRoot.String()
+	root := done.apiRoot
 	rows := [][]string{{"METHOD", "PATH", "STATUS", "MS"}}
 	for _, call := range record.Requests {
 		rows = append(rows, []string{call.Method, callPath(call, root), callStatus(call), callDuration(call)})
@@ -151,17 +151,17 @@ func (p page) failure(w io.Writer, result runner.Result) {
 
 func (p page) phases(w io.Writer, done executed) {
 	section(w, "Time", "")
-	phases := done.result.Phases
+	phases := done.Result.Phases
 	rows := [][]string{}
 	for _, phase := range []struct {
 		name  string
 		spent time.Duration
 	}{
-		{"mint", done.phases.mint},
+		{"mint", done.Mint},
 		{"spawn", phases.Spawn},
 		{"import", phases.Import},
 		{"step", phases.Step},
-		{"teardown", phases.Teardown + done.phases.teardown},
+		{"teardown", phases.Teardown + done.Teardown},
 	} {
 		rows = append(rows, []string{phase.name, formatDuration(phase.spent)})
 	}

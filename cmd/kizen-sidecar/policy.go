@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/kizen/kizen-sidecar/policy"
-	"github.com/kizen/kizen-sidecar/proxy"
 )
 
 // policyFlags say which rules calls are decided by.
@@ -22,14 +21,6 @@ func (f policyFlags) engine() (*policy.Engine, error) {
 		return nil, usageError{err}
 	}
 	return engine, nil
-}
-
-// authorizer is an account before the rules, as the proxy asks it.
-type authorizer struct{ principal *policy.Principal }
-
-// Authorize implements proxy.Authorizer.
-func (a authorizer) Authorize(ctx context.Context, method, path string) proxy.Decision {
-	return proxy.Decision(a.principal.Authorize(ctx, method, path))
 }
 
 // policyCommand is kizen-sidecar policy.

@@ -9,11 +9,13 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
 // proxyCommand is kizen-sidecar proxy.
 type proxyCommand struct {
+	targetFlags
 	authorityFlags
 	Listen        string        `help:"Loopback address to listen on; port 0 takes a free one." default:"127.0.0.1:0" placeholder:"ADDRESS" group:"Proxy"`
 	EnvFile       string        `help:"File to write KIZEN_API_URL to once requests are served, and to remove at the end." placeholder:"FILE" group:"Proxy"`
@@ -39,27 +41,39 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if err != nil {
 		return err
 	}
+	target, err := c.resolve(app.log)
+	if err != nil {
+		return err
+	}
 	granted, err := c.check(app.log)
 	if err != nil {
 		return err
 	}
-	defer reloadKeys(ctx, granted.keys, app.log)()
-	s := serving{address: c.Listen, keyLifetime: c.KeyLifetime}
-	if c.TTL > 0 {
-		s.deadline = time.Now().Add(c.TTL + c.ShutdownGrace)
+	if err := target.checkType(granted.engine); err != nil {
+		return err
 	}
-	authority, err := granted.open(ctx, s)
+	host, err := granted.open(nil)
 	if err != nil {
 		return err
 	}
-	defer authority.close(ctx, c.ShutdownGrace)
-	if err := c.announce(app, authority.proxy.URL(), mode); err != nil {
+	defer host.close()
+	defer reloadKeys(ctx, granted.keys, app.log)()
+	serving := execution.Serving{Address: c.Listen, KeyLifetime: c.KeyLifetime}
+	if c.TTL > 0 {
+		serving.Deadline = time.Now().Add(c.TTL + c.ShutdownGrace)
+	}
+	authority, err := host.Open(ctx, target.identity(), serving)
+	if err != nil {
+		return err
+	}
+	defer authority.Close(ctx, c.ShutdownGrace)
+	if err := c.announce(app, authority.URL(), mode); err != nil {
 		return err
 	}
 	defer c.withdraw(app)
-	app.log.Info("serving", "execution_id", granted.target.executionID, "business_id", granted.target.businessID, "api_root", granted.target.apiRoot.String())
+	app.log.Info("serving", "execution_id", target.executionID, "business_id", target.businessID, "api_root", granted.proxy.APIRoot.String())
 	c.wait(ctx)
-	app.log.Info("stopping", "execution_id", granted.target.executionID)
+	app.log.Info("stopping", "execution_id", target.executionID)
 	return nil
 }
 

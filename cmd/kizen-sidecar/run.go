@@ -5,20 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/runner"
 )
-
-// keyGrace is how long a key outlives the step's limit: start-up before it and
-// the last call's answer after it.
-const keyGrace = 15 * time.Second
 
 // runCommand is kizen-sidecar run.
 type runCommand struct {
 	jobFlags
 	sandboxFlags
 	limitFlags
+	targetFlags
 	authorityFlags
 	JSON       bool `help:"Print the result as one JSON document." group:"Output"`
 	HTTPDetail bool `short:"v" help:"Show headers and bodies of the step's HTTP calls, and where the time went." group:"Output"`
@@ -39,21 +36,21 @@ Exit codes: 0 the step succeeded, 1 the step failed, 2 wrong usage or a refused 
 
 // Run is called by kong.
 func (c *runCommand) Run(ctx context.Context, app *app) error {
-	execution, err := c.execute(ctx, app)
+	done, err := c.execute(ctx, app)
 	switch {
 	case err != nil && c.JSON:
-		return reportFailure(app, execution, err)
+		return reportFailure(app, done, err)
 	case err != nil:
 		return err
 	case c.JSON:
-		err = printJSON(app, execution.result)
+		err = printJSON(app, done.Result)
 	default:
-		err = page{out: app.stdout, detail: c.HTTPDetail}.print(execution)
+		err = page{out: app.stdout, detail: c.HTTPDetail}.print(done)
 	}
 	if err != nil {
 		return fmt.Errorf("print the result: %w", err)
 	}
-	if execution.result.Error != nil {
+	if done.Result.Error != nil {
 		return errReported{exitStepFailed}
 	}
 	return nil
@@ -61,64 +58,51 @@ func (c *runCommand) Run(ctx context.Context, app *app) error {
 
 // executed is an execution and what became of it.
 type executed struct {
-	job    job
-	target target
-	result runner.Result
-	phases phases
-}
-
-// phases are the parts of an execution that are not the runner's.
-type phases struct {
-	mint, teardown time.Duration
+	execution.Outcome
+	name    string
+	runtime runner.Runtime
+	apiRoot string
+	target  target
 }
 
 // execute checks the request, then runs it. What it returns is as complete as
 // it got.
 func (c *runCommand) execute(ctx context.Context, app *app) (done executed, err error) {
+	if done.target, err = c.resolve(app.log); err != nil {
+		return done, err
+	}
 	granted, err := c.check(app.log)
-	done.target = granted.target
 	if err != nil {
+		return done, err
+	}
+	if err := done.target.checkType(granted.engine); err != nil {
 		return done, err
 	}
 	limits, err := c.limits()
 	if err != nil {
 		return done, err
 	}
-	if done.job, err = c.load(app.stdin); err != nil {
+	job, err := c.load(app.stdin)
+	if err != nil {
 		return done, err
 	}
+	done.name, done.runtime, done.apiRoot = job.name, job.execution.Runtime, granted.proxy.APIRoot.String()
 	steps, err := runner.New(c.runnerConfig(app.log))
 	if err != nil {
 		return done, err
 	}
-	// Python starts while the key is minted.
-	prepared, err := steps.Prepare(context.WithoutCancel(ctx), done.job.execution.Runtime, limits)
+	host, err := granted.open(steps)
 	if err != nil {
 		return done, err
 	}
-	keyLifetime := limits.Wall + keyGrace
-	authority, err := granted.open(ctx, serving{
-		listener: prepared.Listener(), keyLifetime: keyLifetime, deadline: time.Now().Add(keyLifetime),
-	})
-	if err != nil {
-		prepared.Discard()
-		return done, err
+	defer host.close()
+	defer startSpinner(app.stderr, done.name)()
+	done.Outcome, err = host.Run(ctx, execution.Request{Identity: done.target.identity(), Job: job.execution, Limits: limits})
+	var fields *runner.FieldErrors
+	if errors.As(err, &fields) {
+		err = usageError{err}
 	}
-	done.result, err = c.runStep(ctx, app, prepared, &done, authority)
-	began := time.Now()
-	// The step has ended: nobody waits for what it left in flight.
-	authority.close(ctx, 0)
-	done.phases = phases{mint: authority.minting, teardown: time.Since(began)}
 	return done, err
-}
-
-func (c *runCommand) runStep(ctx context.Context, app *app, prepared *runner.Prepared, done *executed, authority *authority) (runner.Result, error) {
-	execution := &done.job.execution
-	execution.ID = done.target.executionID
-	execution.APIURL = authority.proxy.URL()
-	execution.APIRoot = done.target.apiRoot.String()
-	defer startSpinner(app.stderr, done.job.name)()
-	return prepared.Run(ctx, *execution)
 }
 
 // printJSON writes the one document of --json.

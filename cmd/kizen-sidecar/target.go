@@ -2,7 +2,6 @@ package main
 
 import (
 	"log/slog"
-	"net/url"
 	"regexp"
 	"strings"
 
@@ -18,9 +17,8 @@ const (
 	developmentUser     = "00000000-0000-4000-8000-00000000c0de"
 )
 
-// targetFlags say which API is called, and for whom.
+// targetFlags say for whom an execution calls the API.
 type targetFlags struct {
-	APIRoot     string `help:"API root that relative paths are put behind." default:"https://app.go.kizen.com/api" placeholder:"URL" group:"Platform"`
 	BusinessID  string `help:"Business that the step runs in. Default: a development id." placeholder:"ID" group:"Platform"`
 	UserID      string `help:"Code Account of the business. Default: a development id." placeholder:"ID" group:"Platform"`
 	AccountType string `help:"Type of that account." default:"service_automation" placeholder:"TYPE" group:"Platform"`
@@ -29,7 +27,6 @@ type targetFlags struct {
 
 // target is what targetFlags mean, checked.
 type target struct {
-	apiRoot                                      *url.URL
 	businessID, userID, accountType, executionID string
 }
 
@@ -61,20 +58,7 @@ func (f targetFlags) resolve(log *slog.Logger) (target, error) {
 			return resolved, usagef("%s %q is not an id; use letters, digits, '.', '_', ':' and '-', 128 at most", id.flag, *id.value)
 		}
 	}
-	var err error
-	resolved.apiRoot, err = parseAPIRoot(f.APIRoot)
-	return resolved, err
-}
-
-func parseAPIRoot(text string) (*url.URL, error) {
-	root, err := url.Parse(text)
-	if err != nil || root.Host == "" || (root.Scheme != "http" && root.Scheme != "https") {
-		return nil, usagef("--api-root %q is not an http or https URL; write it like https://app.go.kizen.com/api", text)
-	}
-	if root.User != nil || root.RawQuery != "" || root.Fragment != "" {
-		return nil, usagef("--api-root must not carry a user, a query or a fragment; leave only scheme, host and path")
-	}
-	return root, nil
+	return resolved, nil
 }
 
 // identity is whom the execution's key speaks for.
@@ -87,7 +71,10 @@ func (t target) identity() minter.Identity {
 	}
 }
 
-// account is that identity before the rules.
-func (t target) account() policy.Account {
-	return policy.Account{ID: t.userID, Type: t.accountType, BusinessID: t.businessID}
+// checkType refuses an account type that there is not.
+func (t target) checkType(engine *policy.Engine) error {
+	if _, err := engine.For(policy.Account{ID: t.userID, Type: t.accountType, BusinessID: t.businessID}); err != nil {
+		return usagef("--account-type: %w", err)
+	}
+	return nil
 }

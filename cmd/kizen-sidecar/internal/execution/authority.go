@@ -1,0 +1,131 @@
+package execution
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/policy"
+	"github.com/kizen/kizen-sidecar/proxy"
+)
+
+// revokeLimit bounds taking a key back. A key that could not be taken back dies by itself, so nobody waits longer for it.
+const revokeLimit = 5 * time.Second
+
+// Serving says where the proxy of an [Authority] listens, and for how long its key and its calls may last.
+type Serving struct {
+	// Address is bound where Listener is nil; empty takes a free loopback port. A Listener is one that nothing but the step
+	// can reach.
+	Address  string
+	Listener net.Listener
+	// KeyLifetime is how long one key lives; it is renewed before it ends.
+	KeyLifetime time.Duration
+	// Deadline ends calls; zero: none.
+	Deadline time.Time
+}
+
+// Authority is what lets an execution call the API: a leased key, and the proxy that puts it into requests.
+type Authority struct {
+	lease *minter.Lease
+	proxy *proxy.Proxy
+	log   *slog.Logger
+	// minting is how long the key took.
+	minting time.Duration
+}
+
+// Open binds the listener, then mints the key: no key ever exists for an execution that could not use it.
+func (h *Host) Open(ctx context.Context, id minter.Identity, s Serving) (*Authority, error) {
+	a := &Authority{log: h.config.Log.With("execution_id", id.ExecutionID)}
+	var keys lateKeys
+	err := a.serve(h, id, s, &keys)
+	if err == nil {
+		began := time.Now()
+		a.lease, err = h.minter.Lease(ctx, id, s.KeyLifetime)
+		a.minting = time.Since(began)
+	}
+	if err != nil {
+		a.Close(ctx, 0)
+		return nil, err
+	}
+	keys.lease.Store(a.lease)
+	return a, nil
+}
+
+// serve starts the proxy, which has no key to give yet.
+func (a *Authority) serve(h *Host, id minter.Identity, s Serving, keys *lateKeys) error {
+	principal, err := h.principal(id)
+	if err != nil {
+		return err
+	}
+	config := h.config.Proxy
+	config.BusinessID, config.UserID = id.BusinessID, id.AccountID
+	config.Keys, config.Authorizer, config.Audit = keys, authorizer{principal}, h.config.Audit
+	config.Listen, config.Listener, config.Open = s.Address, s.Listener, s.Listener != nil
+	config.Deadline = s.Deadline
+	made, err := proxy.New(config)
+	if err != nil {
+		return err
+	}
+	if err := made.Start(); err != nil {
+		return err
+	}
+	a.proxy = made
+	return nil
+}
+
+// URL is the base of every request of the step: a secret of the execution.
+func (a *Authority) URL() string { return a.proxy.URL() }
+
+// Probe asks the proxy's listener for an answer, as a health check does.
+func (a *Authority) Probe(ctx context.Context) error { return a.proxy.Probe(ctx) }
+
+// Revoke takes the key back, even when ctx has ended: an interrupt must leave no valid key behind. What goes wrong is
+// logged and not returned, because the step's own outcome stands, and running it again for this would act twice.
+func (a *Authority) Revoke(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeLimit)
+	defer cancel()
+	if err := a.lease.Close(ctx); err != nil {
+		a.log.Error("the key could not be taken back; it expires by itself", "error", err)
+	}
+}
+
+// Close lets requests in flight finish within grace, cuts them, and revokes.
+func (a *Authority) Close(ctx context.Context, grace time.Duration) {
+	if a.proxy != nil {
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		if err := a.proxy.Shutdown(limited); err != nil && grace > 0 {
+			a.log.Warn("calls in flight were cut off", "grace", grace, "error", err)
+		}
+		cancel()
+	}
+	if a.lease != nil {
+		a.Revoke(ctx)
+	}
+}
+
+// errNoKeyYet is what a caller is told that found the listener before anybody was told of it.
+var errNoKeyYet = errors.New("the execution has not begun")
+
+// lateKeys is the key source of a proxy that listens before there is a key.
+type lateKeys struct{ lease atomic.Pointer[minter.Lease] }
+
+// Key implements proxy.KeySource.
+func (k *lateKeys) Key(ctx context.Context) (string, error) {
+	lease := k.lease.Load()
+	if lease == nil {
+		return "", errNoKeyYet
+	}
+	return lease.Key(ctx)
+}
+
+// authorizer is an account before the rules, as the proxy asks it.
+type authorizer struct{ principal *policy.Principal }
+
+// Authorize implements proxy.Authorizer.
+func (a authorizer) Authorize(ctx context.Context, method, path string) proxy.Decision {
+	return proxy.Decision(a.principal.Authorize(ctx, method, path))
+}

@@ -1,0 +1,66 @@
+package execution
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/policy"
+	"github.com/kizen/kizen-sidecar/proxy"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// Interpreters gives sandboxed Pythons, each for one execution: a [runner.Runner] starts one, a pool has them warm.
+type Interpreters interface {
+	Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error)
+}
+
+// Config is what the executions of a [Host] share. All but Interpreters, Audit and Log is required.
+type Config struct {
+	Redis  redis.UniversalClient
+	Keys   *minter.KeySet
+	Engine *policy.Engine
+	// Proxy is the configuration of every proxy, but for what belongs to one execution.
+	Proxy proxy.Config
+	// Interpreters is not needed by a Host that only opens standing proxies.
+	Interpreters Interpreters
+	// Audit gets a JSON line for every call; nil: none.
+	Audit io.Writer
+	// Log is told what an operator must act on; nil: nobody is.
+	Log *slog.Logger
+}
+
+// Host runs executions. It is safe for concurrent use.
+type Host struct {
+	config Config
+	minter *minter.Minter
+}
+
+// NewHost checks config. It opens nothing.
+func NewHost(config Config) (*Host, error) {
+	if config.Engine == nil || config.Proxy.APIRoot == nil {
+		return nil, errors.New("a host needs a policy engine and an api root")
+	}
+	if config.Log == nil {
+		config.Log = slog.New(slog.DiscardHandler)
+	}
+	m, err := minter.New(minter.Config{Redis: config.Redis, Keys: config.Keys})
+	if err != nil {
+		return nil, err
+	}
+	return &Host{config: config, minter: m}, nil
+}
+
+// principal is the account that an identity names, before the rules.
+func (h *Host) principal(id minter.Identity) (*policy.Principal, error) {
+	principal, err := h.config.Engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID})
+	if err != nil {
+		return nil, fmt.Errorf("account %q: %w", id.AccountID, err)
+	}
+	return principal, nil
+}

@@ -1,0 +1,72 @@
+package execution
+
+import (
+	"context"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// keyGrace is how long a key outlives the step's limit: start-up before it and the last call's answer after it.
+const keyGrace = 15 * time.Second
+
+// Request is one execution to run.
+type Request struct {
+	// Identity is whom the step acts for. It comes from whoever may say so, never from the step.
+	Identity minter.Identity
+	// Job is the step and what it is given. Its ID, APIURL and APIRoot are set by [Host.Run].
+	Job    runner.Execution
+	Limits runner.Limits
+}
+
+// Outcome is what became of an execution.
+type Outcome struct {
+	Result runner.Result
+	// Mint is how long the key took, Teardown how long it took to take everything back after the step.
+	Mint, Teardown time.Duration
+}
+
+// Run carries one execution to its result. A step that fails is a result; an error is the sidecar's own failure, or
+// *runner.FieldErrors for a request that cannot be run as it is. When ctx ends first, the key is revoked before the step is
+// killed, and the outcome is [runner.Cancelled].
+func (h *Host) Run(ctx context.Context, r Request) (done Outcome, err error) {
+	limits := r.Limits.WithDefaults()
+	// Python starts, or is there already, while the key is minted.
+	prepared, err := h.config.Interpreters.Prepare(context.WithoutCancel(ctx), r.Job.Runtime, limits)
+	if err != nil {
+		return done, err
+	}
+	lifetime := limits.Wall + keyGrace
+	authority, err := h.Open(ctx, r.Identity, Serving{
+		Listener: prepared.Listener(), KeyLifetime: lifetime, Deadline: time.Now().Add(lifetime),
+	})
+	if err != nil {
+		prepared.Discard()
+		return done, err
+	}
+	r.Job.ID, r.Job.APIURL, r.Job.APIRoot = r.Identity.ExecutionID, authority.URL(), h.config.Proxy.APIRoot.String()
+	r.Job.Timeout = limits.Wall
+	done.Result, err = runRevoking(ctx, prepared, r.Job, authority)
+	began := time.Now()
+	authority.Close(ctx, 0) // nobody waits for what the step left in flight
+	done.Mint, done.Teardown = authority.minting, time.Since(began)
+	return done, err
+}
+
+// runRevoking runs the step so that the end of ctx revokes the key first, and kills the step then.
+func runRevoking(ctx context.Context, prepared *runner.Prepared, job runner.Execution, authority *Authority) (runner.Result, error) {
+	running, kill := context.WithCancelCause(context.WithoutCancel(ctx))
+	revoked := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(revoked)
+		authority.Revoke(ctx)
+		kill(context.Cause(ctx))
+	})
+	result, err := prepared.Run(running, job)
+	if !stop() {
+		<-revoked
+	}
+	kill(nil)
+	return result, err
+}
