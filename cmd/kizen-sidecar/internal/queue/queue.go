@@ -1,0 +1,238 @@
+// Package queue shares a fixed number of slots among businesses, so that none of them can starve another.
+//
+// Whoever comes when all slots are taken waits. A slot that becomes free goes to the waiting business that holds the fewest,
+// and among those to the one that has gone without the longest; within a business it goes in order of arrival. The number
+// that may wait is bounded as well: when it is reached, a newcomer of a business that waits less than another takes the
+// place of the youngest of the business that waits the most.
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Errors of [Queue.Acquire], for errors.Is.
+var (
+	// ErrFull: as many wait as may. Try again after [Queue.RetryAfter].
+	ErrFull = errors.New("all slots are taken and the queue is full")
+	// ErrDraining: nothing new is started any more.
+	ErrDraining = errors.New("no new executions are started: the sidecar is shutting down")
+)
+
+// Queue is safe for concurrent use.
+type Queue struct {
+	slots, depth int
+
+	mu       sync.Mutex
+	tenants  map[string]*tenant
+	used     int
+	waiting  int
+	turn     uint64 // counts grants, to tell who has gone without the longest
+	draining bool
+	idle     chan struct{} // closed while draining and no slot is used
+	held     time.Duration // moving average of how long a slot is held
+}
+
+// tenant is one business. It is forgotten when it neither runs nor waits.
+type tenant struct {
+	name    string
+	running int
+	served  uint64 // the turn of its last grant
+	waiters []*waiter
+}
+
+type waiter struct{ granted chan error } // capacity 1
+
+// New returns a queue for slots at once and depth waiting.
+func New(slots, depth int) (*Queue, error) {
+	if slots < 1 || depth < 0 {
+		return nil, fmt.Errorf("a queue of %d slots and a depth of %d makes no sense; use at least 1 and 0", slots, depth)
+	}
+	return &Queue{slots: slots, depth: depth, tenants: map[string]*tenant{}, idle: make(chan struct{})}, nil
+}
+
+// Acquire waits for a slot and returns the function that gives it back. The error is [ErrFull], [ErrDraining] or the cause
+// of ctx's end.
+func (q *Queue) Acquire(ctx context.Context, business string) (release func(), err error) {
+	w, err := q.enter(business)
+	if err != nil {
+		return nil, err
+	}
+	if w != nil {
+		if err := q.wait(ctx, business, w); err != nil {
+			return nil, err
+		}
+	}
+	began := time.Now()
+	return sync.OnceFunc(func() { q.release(business, time.Since(began)) }), nil
+}
+
+// enter takes a free slot, or a place in the queue, which it returns.
+func (q *Queue) enter(business string) (*waiter, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.draining {
+		return nil, ErrDraining
+	}
+	t := q.tenants[business]
+	if t == nil {
+		t = &tenant{name: business}
+	}
+	if q.used < q.slots {
+		q.tenants[business] = t
+		q.grant(t)
+		return nil, nil
+	}
+	if q.waiting >= q.depth && !q.makeRoom(t) {
+		return nil, ErrFull
+	}
+	q.tenants[business] = t
+	w := &waiter{granted: make(chan error, 1)}
+	t.waiters = append(t.waiters, w)
+	q.waiting++
+	return w, nil
+}
+
+// makeRoom sends the youngest of the business that waits the most away, if that is fairer than refusing one more of t.
+func (q *Queue) makeRoom(t *tenant) bool {
+	var longest *tenant
+	for _, other := range q.tenants {
+		if longest == nil || len(other.waiters) > len(longest.waiters) {
+			longest = other
+		}
+	}
+	if longest == nil || len(longest.waiters) <= len(t.waiters)+1 {
+		return false
+	}
+	last := len(longest.waiters) - 1
+	longest.waiters[last].granted <- ErrFull
+	longest.waiters = longest.waiters[:last]
+	q.waiting--
+	return true
+}
+
+func (q *Queue) wait(ctx context.Context, business string, w *waiter) error {
+	select {
+	case err := <-w.granted:
+		return err
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	t := q.tenants[business]
+	if t != nil {
+		if i := slices.Index(t.waiters, w); i >= 0 {
+			t.waiters = slices.Delete(t.waiters, i, i+1)
+			q.waiting--
+			q.forget(t)
+			q.mu.Unlock()
+			return context.Cause(ctx)
+		}
+	}
+	q.mu.Unlock()
+	// It was granted, or sent away, at the same moment.
+	if err := <-w.granted; err != nil {
+		return err
+	}
+	q.release(business, 0)
+	return context.Cause(ctx)
+}
+
+func (q *Queue) grant(t *tenant) {
+	q.turn++
+	t.served = q.turn
+	t.running++
+	q.used++
+}
+
+func (q *Queue) release(business string, held time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t := q.tenants[business]
+	t.running--
+	q.used--
+	if held > 0 {
+		q.held += (held - q.held) / 8
+	}
+	if next := q.next(); next != nil {
+		w := next.waiters[0]
+		next.waiters = next.waiters[1:]
+		q.waiting--
+		q.grant(next)
+		w.granted <- nil
+	}
+	q.forget(t)
+	if q.draining && q.used == 0 {
+		close(q.idle)
+	}
+}
+
+// next is the waiting business whose turn it is.
+func (q *Queue) next() *tenant {
+	var next *tenant
+	for _, t := range q.tenants {
+		if len(t.waiters) == 0 {
+			continue
+		}
+		if next == nil || t.running < next.running || t.running == next.running && t.served < next.served {
+			next = t
+		}
+	}
+	return next
+}
+
+func (q *Queue) forget(t *tenant) {
+	if t.running == 0 && len(t.waiters) == 0 {
+		delete(q.tenants, t.name)
+	}
+}
+
+// Drain refuses everything new and sends away who waits. Slots that are held stay held.
+func (q *Queue) Drain() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.draining {
+		return
+	}
+	q.draining = true
+	for _, t := range q.tenants {
+		for _, w := range t.waiters {
+			w.granted <- ErrDraining
+		}
+		t.waiters = nil
+		q.forget(t)
+	}
+	q.waiting = 0
+	if q.used == 0 {
+		close(q.idle)
+	}
+}
+
+// Idle is closed when the queue drains and every slot has been given back.
+func (q *Queue) Idle() <-chan struct{} { return q.idle }
+
+// Stats is a queue at one moment.
+type Stats struct {
+	Slots, Used, Waiting int
+	Draining             bool
+}
+
+// Stats returns the queue as it is now.
+func (q *Queue) Stats() Stats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return Stats{Slots: q.slots, Used: q.used, Waiting: q.waiting, Draining: q.draining}
+}
+
+// RetryAfter estimates when a place will be free, in whole seconds from 1 to 60, for the header of that name (RFC 9110
+// section 10.2.3).
+func (q *Queue) RetryAfter() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	wait := q.held.Seconds() * float64(q.waiting+1) / float64(q.slots)
+	return int(math.Ceil(min(max(wait, 1), 60)))
+}

@@ -1,0 +1,264 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func newQueue(t *testing.T, slots, depth int) *Queue {
+	t.Helper()
+	q, err := New(slots, depth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+func acquire(t *testing.T, q *Queue, business string) func() {
+	t.Helper()
+	release, err := q.Acquire(t.Context(), business)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return release
+}
+
+// line is callers that wait, in a synctest bubble, and the order they were served in.
+type line struct {
+	t      *testing.T
+	q      *Queue
+	mu     sync.Mutex
+	served []string
+	errs   map[string]error
+	hold   map[string]func()
+	all    sync.WaitGroup
+}
+
+func newLine(t *testing.T, q *Queue) *line {
+	return &line{t: t, q: q, errs: map[string]error{}, hold: map[string]func(){}}
+}
+
+// join lets a caller wait, and returns when it does.
+func (l *line) join(ctx context.Context, business, name string) {
+	l.all.Go(func() {
+		release, err := l.q.Acquire(ctx, business)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if err != nil {
+			l.errs[name] = err
+			return
+		}
+		l.served = append(l.served, name)
+		l.hold[name] = release
+	})
+	synctest.Wait()
+}
+
+// drainOneByOne gives back every slot in the order in which it was granted.
+func (l *line) drainOneByOne() {
+	for i := 0; ; i++ {
+		l.mu.Lock()
+		if i == len(l.served) {
+			l.mu.Unlock()
+			break
+		}
+		release := l.hold[l.served[i]]
+		l.mu.Unlock()
+		release()
+		synctest.Wait()
+	}
+	l.all.Wait()
+}
+
+func TestSlotsGoRoundTheBusinessesThatWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 1, 100)
+		first := acquire(t, q, "greedy")
+		l := newLine(t, q)
+		for i := range 5 {
+			l.join(t.Context(), "greedy", fmt.Sprint("greedy", i))
+		}
+		l.join(t.Context(), "modest", "modest0")
+		l.join(t.Context(), "other", "other0")
+		l.join(t.Context(), "modest", "modest1")
+		first()
+		synctest.Wait()
+		l.drainOneByOne()
+		// The newcomers have never been served, so each comes before greedy's second.
+		if want := []string{"modest0", "other0", "greedy0", "modest1", "greedy1", "greedy2", "greedy3", "greedy4"}; !sameTurns(l.served, want) {
+			t.Errorf("served %v, want %v", l.served, want)
+		}
+		if s := q.Stats(); s.Used != 0 || s.Waiting != 0 || len(q.tenants) != 0 {
+			t.Errorf("left behind: %+v, %d tenants", s, len(q.tenants))
+		}
+	})
+}
+
+// sameTurns compares orders, but for two newcomers of the same moment.
+func sameTurns(got, want []string) bool {
+	if len(got) != len(want) {
+		return false
+	}
+	swapped := slices.Clone(want)
+	swapped[0], swapped[1] = swapped[1], swapped[0]
+	return slices.Equal(got, want) || slices.Equal(got, swapped)
+}
+
+func TestABusinessThatHoldsFewerSlotsComesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 3, 10)
+		a1, a2, b1 := acquire(t, q, "a"), acquire(t, q, "a"), acquire(t, q, "b")
+		l := newLine(t, q)
+		l.join(t.Context(), "a", "a3")
+		l.join(t.Context(), "b", "b2")
+		a1()
+		synctest.Wait()
+		// a and b hold one each now; a was served before b, so a comes first; then b.
+		a2()
+		synctest.Wait()
+		b1()
+		l.drainOneByOne()
+		if !slices.Equal(l.served, []string{"a3", "b2"}) {
+			t.Errorf("served %v", l.served)
+		}
+	})
+}
+
+func TestAFullQueueRefusesWhoWaitsTheMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 1, 3)
+		hold := acquire(t, q, "greedy")
+		l := newLine(t, q)
+		for i := range 4 {
+			l.join(t.Context(), "greedy", fmt.Sprint("greedy", i))
+		}
+		if !errors.Is(l.errs["greedy3"], ErrFull) {
+			t.Errorf("the fourth of a business: %v", l.errs["greedy3"])
+		}
+		l.join(t.Context(), "modest", "modest0")
+		if !errors.Is(l.errs["greedy2"], ErrFull) || l.errs["modest0"] != nil {
+			t.Errorf("greedy2: %v, modest0: %v", l.errs["greedy2"], l.errs["modest0"])
+		}
+		l.join(t.Context(), "modest", "modest1")
+		if !errors.Is(l.errs["modest1"], ErrFull) {
+			t.Errorf("one that would wait as much as the longest: %v", l.errs["modest1"])
+		}
+		hold()
+		synctest.Wait()
+		l.drainOneByOne()
+		if len(l.served) != 3 {
+			t.Errorf("served %v", l.served)
+		}
+	})
+}
+
+func TestWhoHangsUpLeavesNoPlaceBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 1, 1000)
+		hold := acquire(t, q, "a")
+		ctx, hangUp := context.WithCancelCause(t.Context())
+		gone := errors.New("gone")
+		l := newLine(t, q)
+		for i := range 1000 {
+			l.join(ctx, fmt.Sprint("b", i%7), fmt.Sprint(i))
+		}
+		hangUp(gone)
+		l.all.Wait()
+		if s := q.Stats(); s.Waiting != 0 || len(q.tenants) != 1 || !errors.Is(l.errs["999"], gone) {
+			t.Errorf("%+v, %d tenants, %v", s, len(q.tenants), l.errs["999"])
+		}
+		hold()
+		acquire(t, q, "c")()
+	})
+}
+
+// A grant and a hang-up at the same moment must not lose the slot.
+func TestNoSlotIsLostBetweenGrantAndHangUp(t *testing.T) {
+	q := newQueue(t, 2, 64)
+	var all sync.WaitGroup
+	for i := range 64 {
+		all.Go(func() {
+			for j := range 200 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration((i*j)%40)*time.Microsecond)
+				if release, err := q.Acquire(ctx, fmt.Sprint(i%5)); err == nil {
+					release()
+				}
+				cancel()
+			}
+		})
+	}
+	all.Wait()
+	if s := q.Stats(); s.Used != 0 || s.Waiting != 0 || len(q.tenants) != 0 {
+		t.Errorf("left behind: %+v", s)
+	}
+}
+
+func TestDrainingRefusesAndWaitsForWhatRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 1, 10)
+		hold := acquire(t, q, "a")
+		l := newLine(t, q)
+		l.join(t.Context(), "b", "b")
+		q.Drain()
+		l.all.Wait()
+		if !errors.Is(l.errs["b"], ErrDraining) {
+			t.Errorf("who waited: %v", l.errs["b"])
+		}
+		if _, err := q.Acquire(t.Context(), "c"); !errors.Is(err, ErrDraining) {
+			t.Errorf("who came later: %v", err)
+		}
+		select {
+		case <-q.Idle():
+			t.Error("idle while a slot is held")
+		default:
+		}
+		hold()
+		<-q.Idle()
+		q.Drain()
+	})
+}
+
+func TestRetryAfterGrowsWithWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 1, 100)
+		if got := q.RetryAfter(); got != 1 {
+			t.Errorf("an unused queue says %d", got)
+		}
+		for range 40 {
+			release := acquire(t, q, "a")
+			time.Sleep(2 * time.Second)
+			release()
+		}
+		defer acquire(t, q, "a")()
+		l := newLine(t, q)
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range 4 {
+			l.join(ctx, "a", fmt.Sprint(i))
+		}
+		if got := q.RetryAfter(); got < 9 || got > 10 {
+			t.Errorf("five of two seconds: %d s", got)
+		}
+		for i := range 90 {
+			l.join(ctx, "a", fmt.Sprint("more", i))
+		}
+		if got := q.RetryAfter(); got != 60 {
+			t.Errorf("a long queue says %d", got)
+		}
+		cancel()
+		l.all.Wait()
+	})
+}
+
+func TestAQueueWithoutSlotsIsRefused(t *testing.T) {
+	for _, size := range [][2]int{{0, 1}, {1, -1}} {
+		if _, err := New(size[0], size[1]); err == nil {
+			t.Errorf("New(%d, %d) is no error", size[0], size[1])
+		}
+	}
+}
