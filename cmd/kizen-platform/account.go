@@ -67,40 +67,6 @@ func (a account) identity(businessID string) minter.Identity {
 	return minter.Identity{AccountID: a.ID, AccountType: a.AccountType, BusinessID: businessID}
 }
 
-// permissionGroup gives its members a level of MANAGE_SERVICE_ACCOUNTS.
-type permissionGroup struct {
-	ID    string       `json:"id"`
-	Name  string       `json:"name"`
-	Level policy.Level `json:"manage_service_accounts"`
-}
-
-// permissionGroups are those of every business.
-var permissionGroups = []permissionGroup{
-	{"everyone", "Everyone", policy.None},
-	{"service-account-viewers", "Service Account Viewers", policy.Read},
-	{"service-account-editors", "Service Account Editors", policy.Write},
-	{"service-account-admins", "Service Account Admins", policy.Remove},
-}
-
-func findGroup(id string) (permissionGroup, bool) {
-	i := slices.IndexFunc(permissionGroups, func(g permissionGroup) bool { return g.ID == id })
-	if i < 0 {
-		return permissionGroup{}, false
-	}
-	return permissionGroups[i], true
-}
-
-// levelOf is the highest level that any of the groups gives.
-func levelOf(groups []string) policy.Level {
-	level := policy.None
-	for _, id := range groups {
-		if g, ok := findGroup(id); ok {
-			level = max(level, g.Level)
-		}
-	}
-	return level
-}
-
 // What a change of accounts is refused with.
 var (
 	errNoAccount = errors.New("there is no such service account")
@@ -189,40 +155,18 @@ func (s accountStore) look(ctx context.Context, businessID, id string) (a accoun
 }
 
 // change edits one account of a business in a transaction, again from the start when somebody else was faster. edit sees all
-// of the business and returns the account as it shall be.
+// of the business and returns the account as it shall be, or errSame.
 func (s accountStore) change(ctx context.Context, businessID string, edit func(*business) (account, error)) (account, error) {
 	const attempts = 20
 	key := accountsKey(businessID)
-	var changed account
 	for attempt := range attempts {
-		err := s.redis.Watch(ctx, func(tx *redis.Tx) error {
-			fields, err := tx.HGetAll(ctx, key).Result()
-			if err != nil {
-				return err
-			}
-			b, err := parseBusiness(fields)
-			if err != nil {
-				return err
-			}
-			if changed, err = edit(&b); err != nil {
-				return err
-			}
-			changed.Version++
-			changed.UpdatedAt = time.Now().UTC()
-			text, err := json.Marshal(changed)
-			if err != nil {
-				return err
-			}
-			_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-				if b.codeAccount != "" {
-					pipe.HSet(ctx, key, codeAccountField, b.codeAccount)
-				}
-				return pipe.HSet(ctx, key, changed.ID, text).Err()
-			})
+		var changed account
+		err := s.redis.Watch(ctx, func(tx *redis.Tx) (err error) {
+			changed, err = changeIn(ctx, tx, key, edit)
 			return err
 		}, key)
 		switch {
-		case err == nil:
+		case err == nil, errors.Is(err, errSame):
 			return changed, nil
 		case !errors.Is(err, redis.TxFailedErr):
 			return account{}, fmt.Errorf("change the accounts of business %s: %w", businessID, err)
@@ -234,6 +178,37 @@ func (s accountStore) change(ctx context.Context, businessID string, edit func(*
 		}
 	}
 	return account{}, errConflict
+}
+
+// errSame ends a change that finds the account as it shall be.
+var errSame = errors.New("nothing to change")
+
+func changeIn(ctx context.Context, tx *redis.Tx, key string, edit func(*business) (account, error)) (account, error) {
+	fields, err := tx.HGetAll(ctx, key).Result()
+	if err != nil {
+		return account{}, err
+	}
+	b, err := parseBusiness(fields)
+	if err != nil {
+		return account{}, err
+	}
+	changed, err := edit(&b)
+	if err != nil {
+		return changed, err
+	}
+	changed.Version++
+	changed.UpdatedAt = time.Now().UTC()
+	text, err := json.Marshal(changed)
+	if err != nil {
+		return account{}, err
+	}
+	_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+		if b.codeAccount != "" {
+			pipe.HSet(ctx, key, codeAccountField, b.codeAccount)
+		}
+		return pipe.HSet(ctx, key, changed.ID, text).Err()
+	})
+	return changed, err
 }
 
 // update edits an account that is there and not archived, if match, an If-Match header, still fits it.
@@ -268,7 +243,7 @@ func fits(match, etag string) bool {
 func (s accountStore) provision(ctx context.Context, id minter.Identity) (account, error) {
 	return s.change(ctx, id.BusinessID, func(b *business) (account, error) {
 		if a, ok := b.accounts[id.AccountID]; ok {
-			return a, nil
+			return a, errSame
 		}
 		kind, _ := policy.FindAccountType(id.AccountType)
 		switch {
@@ -287,7 +262,7 @@ func (s accountStore) provision(ctx context.Context, id minter.Identity) (accoun
 func (s accountStore) provisionCodeAccount(ctx context.Context, businessID string) error {
 	_, err := s.change(ctx, businessID, func(b *business) (account, error) {
 		if b.codeAccount != "" {
-			return b.accounts[b.codeAccount], nil
+			return b.accounts[b.codeAccount], errSame
 		}
 		b.codeAccount = uuid.NewString()
 		kind, _ := policy.FindAccountType(policy.ServiceAutomation)

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 
 	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/kizen/kizen-sidecar/policy"
 )
 
 // businessConfig is what can be carried from one business to another. It holds no keys.
@@ -42,42 +48,147 @@ func (p *platform) exportConfig(c *gin.Context) {
 	}{config, performedBy(c)})
 }
 
-// importResult says what an import found.
+// importResult says what an import did.
 type importResult struct {
+	Created     []string  `json:"created"` // service accounts, by api_name
+	Updated     []string  `json:"updated"` // service accounts that were here already
+	Skipped     []string  `json:"skipped"` // types of service accounts that the platform provisions
 	Known       []string  `json:"known"`   // custom objects that are here already
-	Unknown     []string  `json:"unknown"` // custom objects that the reference platform cannot make
+	Unknown     []string  `json:"unknown"` // custom objects, which the reference platform cannot make
 	PerformedBy performer `json:"performed_by"`
 }
 
-// importConfig compares a config with what is here. The reference platform's objects and groups are fixed: there is nothing
-// that it could change.
+// importConfig makes the accounts of a config that the business lacks, and changes those that it has. The whole config is
+// checked before anything is written; an import that was cut off is finished by repeating it.
 func (p *platform) importConfig(c *gin.Context) {
 	var body struct {
-		CustomObjects *[]customObject `json:"custom_objects"`
+		CustomObjects   *[]customObject              `json:"custom_objects"`
+		ServiceAccounts []map[string]json.RawMessage `json:"service_accounts"`
 	}
 	if !readBody(c, &body) {
 		return
 	}
+	errs := fieldErrors{}
+	result := importResult{Created: []string{}, Updated: []string{}, Skipped: []string{}, Known: []string{}, Unknown: []string{}, PerformedBy: performedBy(c)}
 	if body.CustomObjects == nil {
-		badRequest(c, fieldErrors{"custom_objects": {"required: a list"}})
+		errs.add("custom_objects", "required: a list")
+	} else {
+		result.compareObjects(*body.CustomObjects, errs)
+	}
+	all, err := p.accounts.list(c.Request.Context(), callerOf(c).BusinessID)
+	if err != nil {
+		p.unavailable(c, err)
 		return
 	}
-	result := importResult{Known: []string{}, Unknown: []string{}, PerformedBy: performedBy(c)}
-	errs := fieldErrors{}
-	for i, object := range *body.CustomObjects {
-		switch _, known := findObject(object.Name); {
-		case !fieldName.MatchString(object.Name):
-			errs.add(fmt.Sprintf("custom_objects[%d].name", i), "required: lower case letters, digits and '_'")
-		case known:
-			result.Known = append(result.Known, object.Name)
-		default:
-			result.Unknown = append(result.Unknown, object.Name)
-		}
-	}
+	changes := planImport(body.ServiceAccounts, all, errs)
 	if len(errs) > 0 {
 		badRequest(c, errs)
 		return
 	}
-	slices.Sort(result.Unknown)
+	for _, change := range changes {
+		if !p.mayImport(c, change) {
+			return
+		}
+	}
+	for _, change := range changes {
+		if err := p.importAccount(c, change, &result); err != nil {
+			p.failed(c, err)
+			return
+		}
+	}
 	c.JSON(http.StatusOK, result)
+}
+
+func (r *importResult) compareObjects(objects []customObject, errs fieldErrors) {
+	for i, object := range objects {
+		switch _, known := findObject(object.Name); {
+		case !fieldName.MatchString(object.Name):
+			errs.add(fmt.Sprintf("custom_objects[%d].name", i), "required: lower case letters, digits and '_'")
+		case known:
+			r.Known = append(r.Known, object.Name)
+		default:
+			r.Unknown = append(r.Unknown, object.Name)
+		}
+	}
+}
+
+// accountChange is what an import does to one account.
+type accountChange struct {
+	kind   policy.AccountType
+	before account // its id is empty for an account that is to be made
+	after  account
+	body   map[string]json.RawMessage
+}
+
+// planImport finds, for each account of a config, the one of the business that has its api_name, and all that is wrong.
+func planImport(configs []map[string]json.RawMessage, all []account, errs fieldErrors) []accountChange {
+	b := business{accounts: map[string]account{}}
+	for _, a := range all {
+		b.accounts[a.ID] = a
+	}
+	var changes []accountChange
+	for i, config := range configs {
+		at := fmt.Sprintf("service_accounts[%d]", i)
+		change := accountChange{body: maps.Clone(config)}
+		kind, ok := findServiceType(config["account_type"])
+		if !ok {
+			errs.add(at+".account_type", "there is no service account type %s", config["account_type"])
+		}
+		delete(change.body, "account_type")
+		change.kind = kind
+		var apiName string
+		_ = json.Unmarshal(config["api_name"], &apiName) // apply says what is wrong with it
+		for _, a := range all {
+			if a.APIName == apiName && a.ArchivedAt == nil && a.AccountType == kind.Name {
+				change.before = a
+			}
+		}
+		change.after = change.before
+		if change.before.ID == "" {
+			change.after.ID, change.after.AccountType = uuid.NewString(), kind.Name
+		}
+		for _, name := range unknownFields(config, "account_type", "name", "api_name", "description", "permission_groups") {
+			errs.add(at+"."+name, "there is no such field")
+		}
+		var wrong fieldErrors
+		if kind.Creatable && errors.As(change.after.apply(&b, change.body), &wrong) {
+			for name, messages := range wrong {
+				errs[at+"."+name] = messages
+			}
+		}
+		b.accounts[change.after.ID] = change.after
+		changes = append(changes, change)
+	}
+	return changes
+}
+
+// mayImport asks what would be asked if each account of a config came alone. It answers itself when the answer is no.
+func (p *platform) mayImport(c *gin.Context, change accountChange) bool {
+	if !change.kind.Creatable {
+		return true // it is skipped
+	}
+	target := change.after.as(callerOf(c).BusinessID)
+	call := policy.Call{Method: "POST", Path: "/service-accounts", Target: &target, Grants: grants(change.body)}
+	if change.before.ID != "" {
+		call.Method, call.Path, call.Changes = "PATCH", "/service-accounts/"+change.before.ID, slices.Sorted(maps.Keys(change.body))
+	}
+	return decided(c, callerOf(c).principal.Decide(call))
+}
+
+func (p *platform) importAccount(c *gin.Context, change accountChange, result *importResult) error {
+	ctx, businessID := c.Request.Context(), callerOf(c).BusinessID
+	switch {
+	case !change.kind.Creatable:
+		result.Skipped = append(result.Skipped, change.kind.Name)
+		return nil
+	case change.before.ID == "":
+		a, err := p.create(ctx, businessID, change.after.ID, change.kind, change.body)
+		result.Created = append(result.Created, a.APIName)
+		return err
+	}
+	a, err := p.accounts.update(ctx, businessID, change.before.ID, "", func(b *business, a *account) error {
+		return a.apply(b, change.body)
+	})
+	result.Updated = append(result.Updated, a.APIName)
+	return err
 }

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -154,9 +155,7 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	reloading := make(chan error, 1)
-	go func() { reloading <- keys.Watch(ctx, reloaded(log)) }()
-	defer func() { <-reloading }()
+	defer watch(ctx, keys, log)()
 
 	listener, err := net.Listen("tcp", line.Listen)
 	if err != nil {
@@ -169,6 +168,21 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 		log.Info("listening", "api_root", root)
 		return nil
 	})
+}
+
+// watch reads the key set again when its files change, until the function it returns is called, which waits for the end of it.
+func watch(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		if err := keys.Watch(ctx, reloaded(log)); err != nil {
+			log.Warn("changes of the keys are not seen; restart the platform after one", "error", err)
+		}
+	})
+	return func() {
+		cancel()
+		watching.Wait()
+	}
 }
 
 // loadKeys reads the key set, or makes one that this process alone has.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,6 +70,9 @@ func (p *platform) listAccounts(c *gin.Context) {
 			errs.add("account_type", "there is no service account type %q", name)
 		}
 	}
+	if archived := c.Query("archived"); archived != "" && archived != "true" && archived != "false" {
+		errs.add("archived", "expected true or false, got %q", archived)
+	}
 	by, descending := strings.CutPrefix(c.DefaultQuery("ordering", "created_at"), "-")
 	order, ok := orderings[by]
 	if !ok {
@@ -134,6 +138,14 @@ func (p *platform) readAccount(c *gin.Context) {
 	}
 }
 
+// readOnly are the fields of an account that nobody writes.
+var readOnly = []string{"id", "email", "account_type", "created_at", "updated_at", "archived_at", "version", "integration", "status"}
+
+// unknownFields are those of a body that are not among the known ones, in order.
+func unknownFields(body map[string]json.RawMessage, known ...string) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(body)), func(name string) bool { return slices.Contains(known, name) })
+}
+
 // readChanges reads a body of which only these fields may be written. It answers itself when it cannot.
 func readChanges(c *gin.Context, writable ...string) (map[string]json.RawMessage, bool) {
 	var body map[string]json.RawMessage
@@ -144,12 +156,10 @@ func readChanges(c *gin.Context, writable ...string) (map[string]json.RawMessage
 	if body == nil {
 		errs.add("body", "expected a JSON object, got null")
 	}
-	for name := range body {
-		switch {
-		case slices.Contains(writable, name):
-		case slices.Contains([]string{"id", "email", "account_type", "created_at", "updated_at", "archived_at", "version", "integration"}, name):
+	for _, name := range unknownFields(body, writable...) {
+		if slices.Contains(readOnly, name) {
 			errs.add(name, "cannot be written")
-		default:
+		} else {
 			errs.add(name, "there is no such field")
 		}
 	}
@@ -205,27 +215,14 @@ func (a *account) apply(b *business, body map[string]json.RawMessage) error {
 	return nil
 }
 
-func parseGroups(raw json.RawMessage) ([]string, error) {
-	var groups []string
-	if err := json.Unmarshal(raw, &groups); err != nil || groups == nil {
-		return nil, errors.New("expected a list of permission group ids")
+// findServiceType reads the type that a body names; without one, it is that of accounts made by hand.
+func findServiceType(raw json.RawMessage) (policy.AccountType, bool) {
+	name := policy.ServiceIntegration
+	if raw != nil && json.Unmarshal(raw, &name) != nil {
+		return policy.AccountType{}, false
 	}
-	for _, id := range groups {
-		if _, ok := findGroup(id); !ok {
-			return nil, fmt.Errorf("there is no permission group %q", id)
-		}
-	}
-	slices.Sort(groups)
-	return slices.Compact(groups), nil
-}
-
-// grants is the highest level that a body would give.
-func grants(body map[string]json.RawMessage) policy.Level {
-	groups, err := parseGroups(body["permission_groups"])
-	if err != nil {
-		return policy.None // a bad field, which is said when it is applied
-	}
-	return levelOf(groups)
+	kind, ok := policy.FindAccountType(name)
+	return kind, ok && kind.Service()
 }
 
 // createAccount makes an account by hand, with its integration.
@@ -234,26 +231,30 @@ func (p *platform) createAccount(c *gin.Context) {
 	if !ok {
 		return
 	}
-	accountType := policy.ServiceIntegration
-	if raw, given := body["account_type"]; given {
-		if err := json.Unmarshal(raw, &accountType); err != nil {
-			badRequest(c, fieldErrors{"account_type": {"expected a string"}})
-			return
-		}
-	}
-	kind, known := policy.FindAccountType(accountType)
-	if !known || !kind.Service() {
-		badRequest(c, fieldErrors{"account_type": {fmt.Sprintf("there is no service account type %q", accountType)}})
+	kind, ok := findServiceType(body["account_type"])
+	if !ok {
+		badRequest(c, fieldErrors{"account_type": {fmt.Sprintf("there is no service account type %s", body["account_type"])}})
 		return
 	}
 	who := callerOf(c)
 	id := uuid.NewString()
-	target := policy.Account{ID: id, Type: accountType, BusinessID: who.BusinessID}
+	target := policy.Account{ID: id, Type: kind.Name, BusinessID: who.BusinessID}
 	if !p.allowed(c, policy.Call{Target: &target, Grants: grants(body)}) {
 		return
 	}
-	a, err := p.accounts.change(c.Request.Context(), who.BusinessID, func(b *business) (account, error) {
-		a := account{ID: id, AccountType: accountType, PermissionGroups: []string{}, CreatedAt: time.Now().UTC()}
+	a, err := p.create(c.Request.Context(), who.BusinessID, id, kind, body)
+	if err != nil {
+		p.failed(c, err)
+		return
+	}
+	c.Header("Location", apiRoot+"/service-accounts/"+a.ID)
+	sendAccount(c, http.StatusCreated, a)
+}
+
+// create makes an account, its integration and, where its type has stored keys, its first token.
+func (p *platform) create(ctx context.Context, businessID, id string, kind policy.AccountType, body map[string]json.RawMessage) (account, error) {
+	a, err := p.accounts.change(ctx, businessID, func(b *business) (account, error) {
+		a := account{ID: id, AccountType: kind.Name, PermissionGroups: []string{}, CreatedAt: time.Now().UTC()}
 		if err := a.apply(b, body); err != nil {
 			return account{}, err
 		}
@@ -264,18 +265,14 @@ func (p *platform) createAccount(c *gin.Context) {
 		a.Integration = &integration{ID: uuid.NewString(), Enabled: true}
 		return a, nil
 	})
-	if err != nil {
-		p.failed(c, err)
-		return
+	if err != nil || !kind.StoredKeys {
+		return a, err
 	}
 	// Without its first token, if the store fails right now, the account gets one by rotating.
-	if kind.StoredKeys {
-		if _, err := p.stored.Create(c.Request.Context(), a.identity(who.BusinessID)); err != nil {
-			p.log.WarnContext(c.Request.Context(), "an account has no token yet", "account_id", a.ID, "error", err)
-		}
+	if _, err := p.stored.Create(ctx, a.identity(businessID)); err != nil {
+		p.log.WarnContext(ctx, "an account has no token yet", "account_id", a.ID, "error", err)
 	}
-	c.Header("Location", apiRoot+"/service-accounts/"+a.ID)
-	sendAccount(c, http.StatusCreated, a)
+	return a, nil
 }
 
 // updateAccount changes what a person may change of an account.
@@ -326,134 +323,4 @@ func (p *platform) archiveAccount(c *gin.Context) {
 		return
 	}
 	c.Status(http.StatusNoContent)
-}
-
-// groupsView is the permission groups of an account.
-type groupsView struct {
-	PermissionGroups []permissionGroup `json:"permission_groups"`
-	PerformedBy      performer         `json:"performed_by"`
-}
-
-func sendGroups(c *gin.Context, a account) {
-	view := groupsView{PermissionGroups: []permissionGroup{}, PerformedBy: performedBy(c)}
-	for _, id := range a.PermissionGroups {
-		if g, ok := findGroup(id); ok {
-			view.PermissionGroups = append(view.PermissionGroups, g)
-		}
-	}
-	c.Header("ETag", a.etag())
-	c.JSON(http.StatusOK, view)
-}
-
-func (p *platform) readGroups(c *gin.Context) {
-	if a, ok := p.managed(c); ok {
-		sendGroups(c, a)
-	}
-}
-
-func (p *platform) setGroups(c *gin.Context) {
-	body, ok := readChanges(c, "permission_groups")
-	if !ok {
-		return
-	}
-	if _, given := body["permission_groups"]; !given {
-		badRequest(c, fieldErrors{"permission_groups": {"required"}})
-		return
-	}
-	businessID := callerOf(c).BusinessID
-	a, err := p.accounts.update(c.Request.Context(), businessID, c.Param("account"), c.GetHeader("If-Match"),
-		func(b *business, a *account) error {
-			target := a.as(businessID)
-			if !p.allowed(c, policy.Call{Target: &target, Grants: grants(body)}) {
-				return errDenied
-			}
-			return a.apply(b, body)
-		})
-	if err != nil {
-		p.failed(c, err)
-		return
-	}
-	sendGroups(c, a)
-}
-
-// integrationView is an integration with its account.
-type integrationView struct {
-	ID          string    `json:"id"`
-	Enabled     bool      `json:"enabled"`
-	AccountID   string    `json:"account_id"`
-	Status      string    `json:"account_status"`
-	PerformedBy performer `json:"performed_by"`
-}
-
-// setIntegration enables or disables an integration, which resumes or suspends its account. A suspension is written first
-// where keys are verified, and lifted there last: whoever is killed in between leaves the account shut out.
-func (p *platform) setIntegration(c *gin.Context) {
-	var body struct {
-		Enabled *bool `json:"enabled"`
-	}
-	if !readBody(c, &body) {
-		return
-	}
-	if body.Enabled == nil {
-		badRequest(c, fieldErrors{"enabled": {"required: true or false"}})
-		return
-	}
-	a, ok := p.integrated(c)
-	if !ok {
-		return
-	}
-	ctx, businessID := c.Request.Context(), callerOf(c).BusinessID
-	var err error
-	if !*body.Enabled {
-		err = p.revoker.Suspend(ctx, businessID, a.ID)
-	}
-	if err == nil {
-		a, err = p.accounts.update(ctx, businessID, a.ID, c.GetHeader("If-Match"), func(_ *business, a *account) error {
-			a.Integration.Enabled = *body.Enabled
-			return nil
-		})
-	}
-	if err == nil && *body.Enabled {
-		err = p.revoker.Resume(ctx, businessID, a.ID)
-	}
-	if err != nil {
-		p.failed(c, err)
-		return
-	}
-	sendIntegration(c, a)
-}
-
-func (p *platform) readIntegration(c *gin.Context) {
-	if a, ok := p.integrated(c); ok {
-		sendIntegration(c, a)
-	}
-}
-
-func sendIntegration(c *gin.Context, a account) {
-	c.Header("ETag", a.etag())
-	c.JSON(http.StatusOK, integrationView{a.Integration.ID, a.Integration.Enabled, a.ID, a.status(), performedBy(c)})
-}
-
-// integrated finds the account of the integration that a call is about. It answers itself when there is none, when the caller
-// may not, or when If-Match no longer fits.
-func (p *platform) integrated(c *gin.Context) (account, bool) {
-	businessID := callerOf(c).BusinessID
-	all, err := p.accounts.list(c.Request.Context(), businessID)
-	if err != nil {
-		p.failed(c, err)
-		return account{}, false
-	}
-	i := slices.IndexFunc(all, func(a account) bool {
-		return a.ArchivedAt == nil && a.Integration != nil && a.Integration.ID == c.Param("integration")
-	})
-	if i < 0 {
-		refuse(c, http.StatusNotFound, "not_found", "there is no integration %q", c.Param("integration"))
-		return account{}, false
-	}
-	if !fits(c.GetHeader("If-Match"), all[i].etag()) {
-		p.failed(c, errChanged)
-		return account{}, false
-	}
-	target := all[i].as(businessID)
-	return all[i], p.allowed(c, policy.Call{Target: &target})
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"net"
@@ -14,11 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
@@ -36,137 +32,6 @@ const (
 	testBusiness = "00000000-0000-4000-8000-00000000b001"
 	testAccount  = "00000000-0000-4000-8000-00000000c0de"
 )
-
-// world is a running platform and a minter on the same store.
-type world struct {
-	t       *testing.T
-	root    string // the API root
-	store   *minter.Embedded
-	redis   redis.UniversalClient
-	minter  *minter.Minter
-	headers http.Header
-}
-
-// start runs the command itself and reads where it is from its ready file.
-func start(t *testing.T) *world {
-	t.Helper()
-	store, err := minter.StartEmbedded("127.0.0.1:0")
-	must(t, err)
-	t.Cleanup(store.Close)
-	at := startPlatform(t, "--redis-url", store.URL())
-
-	client, err := minter.OpenRedis(minter.RedisConfig{URL: at.RedisURL})
-	must(t, err)
-	t.Cleanup(func() { _ = client.Close() })
-	keys, err := minter.GenerateKeySet()
-	must(t, err)
-	m, err := minter.New(minter.Config{Redis: client, Keys: keys})
-	must(t, err)
-	w := &world{t: t, root: at.APIRoot, store: store, redis: client, minter: m}
-	w.headers = w.headersFor(w.mint(identity()))
-	return w
-}
-
-// startPlatform runs the command until the test ends.
-func startPlatform(t *testing.T, arguments ...string) ready {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "ready.json")
-	ctx, stop := context.WithCancel(context.Background())
-	log, logged := io.Pipe()
-	code := make(chan int, 1)
-	go func() {
-		code <- run(ctx, append([]string{"--listen", "127.0.0.1:0", "--ready-file", file, "--log-format", "json"}, arguments...), io.Discard, logged)
-		_ = logged.Close()
-	}()
-	waitForListening(t, log)
-	go func() { _, _ = io.Copy(io.Discard, log) }()
-	t.Cleanup(func() {
-		http.DefaultClient.CloseIdleConnections()
-		stop()
-		if got := <-code; got != exitOK {
-			t.Errorf("the platform ended with %d", got)
-		}
-	})
-	return readReady(t, file)
-}
-
-func waitForListening(t *testing.T, log io.Reader) {
-	t.Helper()
-	var lines strings.Builder
-	for scanner := bufio.NewScanner(log); scanner.Scan(); {
-		lines.WriteString(scanner.Text() + "\n")
-		if strings.Contains(scanner.Text(), `"msg":"listening"`) {
-			return
-		}
-	}
-	t.Fatalf("the platform does not listen:\n%s", lines.String())
-}
-
-func readReady(t *testing.T, file string) ready {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	must(t, err)
-	var at ready
-	must(t, json.Unmarshal(data, &at))
-	return at
-}
-
-func identity() minter.Identity {
-	return minter.Identity{AccountID: testAccount, AccountType: "service_automation", BusinessID: testBusiness, ExecutionID: "execution-1"}
-}
-
-func (w *world) mint(id minter.Identity) minter.Key {
-	w.t.Helper()
-	key, err := w.minter.Mint(w.t.Context(), id, time.Minute)
-	must(w.t, err)
-	return key
-}
-
-func (w *world) headersFor(key minter.Key) http.Header {
-	h := http.Header{}
-	h.Set(minter.HeaderKey, key.Token.Reveal())
-	h.Set(minter.HeaderBusiness, key.Identity.BusinessID)
-	h.Set(minter.HeaderUser, key.Identity.AccountID)
-	return h
-}
-
-// answer is a response with its JSON decoded.
-type answer struct {
-	status int
-	header http.Header
-	body   map[string]any
-}
-
-func (w *world) call(method, path, body string) answer {
-	w.t.Helper()
-	return w.callAs(w.headers, method, path, body)
-}
-
-func (w *world) callAs(headers http.Header, method, path, body string) answer {
-	w.t.Helper()
-	request, err := http.NewRequestWithContext(w.t.Context(), method, w.root+path, strings.NewReader(body))
-	must(w.t, err)
-	request.Header = headers.Clone()
-	response, err := http.DefaultClient.Do(request)
-	must(w.t, err)
-	defer func() { _ = response.Body.Close() }()
-	data, err := io.ReadAll(response.Body)
-	must(w.t, err)
-	a := answer{status: response.StatusCode, header: response.Header}
-	if len(data) > 0 {
-		if err := json.Unmarshal(data, &a.body); err != nil {
-			w.t.Fatalf("%s %s: not a JSON object: %s", method, path, data)
-		}
-	}
-	return a
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestEveryAnswerNamesTheAccountItWasDoneAs(t *testing.T) {
 	w := start(t)

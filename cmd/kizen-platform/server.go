@@ -40,6 +40,7 @@ type platform struct {
 	revoker  *minter.Revoker
 	timeline timeline
 	records  *recordStore
+	openAPI  []byte       // the description of the API
 	keys     http.Handler // the public keys
 	verify   http.Handler // verdicts for proxies in front of other services
 	ping     func(context.Context) error
@@ -55,7 +56,12 @@ func newPlatform(c config) (*platform, error) {
 	if err != nil {
 		return nil, err
 	}
+	document, err := openAPIDocument()
+	if err != nil {
+		return nil, err
+	}
 	return &platform{
+		openAPI:  document,
 		verifier: c.verifier,
 		engine:   engine,
 		accounts: accountStore{c.redis},
@@ -113,8 +119,8 @@ func (p *platform) endpoints() []endpoint {
 	}
 }
 
-// handler returns every route of the platform.
-func (p *platform) handler() http.Handler {
+// routes returns every route of the platform.
+func (p *platform) routes() *gin.Engine {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.UseEscapedPath = true // an encoded slash belongs to its segment
@@ -131,6 +137,7 @@ func (p *platform) handler() http.Handler {
 	})
 
 	engine.GET("/healthz", p.health)
+	engine.GET("/openapi.json", p.readOpenAPI)
 	engine.GET("/.well-known/jwks.json", gin.WrapH(p.keys))
 	engine.Any("/verify", gin.WrapH(p.verify))
 	api := engine.Group(apiRoot, p.record, p.authenticate, p.authorize)
@@ -150,7 +157,7 @@ func (p *platform) unavailable(c *gin.Context, err error) {
 // calls are answered.
 func (p *platform) serve(ctx context.Context, listener net.Listener, ready func(apiRoot string) error) error {
 	server := &http.Server{
-		Handler:           p.handler(),
+		Handler:           p.routes(),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      30 * time.Second,

@@ -126,7 +126,11 @@ func (p *platform) authorize(c *gin.Context) { p.allowed(c, policy.Call{}) }
 // allowed decides on a call with what the handler knows about it. It answers itself, and returns false, when it is denied.
 func (p *platform) allowed(c *gin.Context, call policy.Call) bool {
 	call.Method, call.Path = c.Request.Method, c.Request.URL.EscapedPath()[len(apiRoot):]
-	decision := callerOf(c).principal.Decide(call)
+	return decided(c, callerOf(c).principal.Decide(call))
+}
+
+// decided tells the caller of a call that is denied why.
+func decided(c *gin.Context, decision policy.Decision) bool {
 	if !decision.Allowed {
 		c.AbortWithStatusJSON(http.StatusForbidden, problem{Detail: decision.Reason, Code: decision.Code, Policy: decision.Policy})
 	}
