@@ -2,11 +2,11 @@ package main
 
 import (
 	"log/slog"
-	"regexp"
 	"strings"
 
 	"github.com/google/uuid"
 
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 )
@@ -30,10 +30,6 @@ type target struct {
 	businessID, userID, accountType, executionID string
 }
 
-// identifier is what an id may look like: it travels in a header, in a claim
-// and in the name of a Redis key.
-var identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
-
 // resolve checks the flags and fills in what was left out. The log says once
 // when development ids stand in.
 func (f targetFlags) resolve(log *slog.Logger) (target, error) {
@@ -54,7 +50,7 @@ func (f targetFlags) resolve(log *slog.Logger) (target, error) {
 		if *id.value == "" {
 			*id.value = id.fallback()
 		}
-		if !identifier.MatchString(*id.value) {
+		if !request.ValidID(*id.value) {
 			return resolved, usagef("%s %q is not an id; use letters, digits, '.', '_', ':' and '-', 128 at most", id.flag, *id.value)
 		}
 	}

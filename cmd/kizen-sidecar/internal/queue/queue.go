@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Errors of [Queue.Acquire], for errors.Is.
+// Errors of [Queue.Enter] and [Place.Wait], for errors.Is.
 var (
 	// ErrFull: as many wait as may. Try again after [Queue.RetryAfter].
 	ErrFull = errors.New("all slots are taken and the queue is full")
@@ -56,20 +56,32 @@ func New(slots, depth int) (*Queue, error) {
 	return &Queue{slots: slots, depth: depth, tenants: map[string]*tenant{}, idle: make(chan struct{})}, nil
 }
 
-// Acquire waits for a slot and returns the function that gives it back. The error is [ErrFull], [ErrDraining] or the cause
-// of ctx's end.
-func (q *Queue) Acquire(ctx context.Context, business string) (release func(), err error) {
+// Place is a slot, or a place in the queue for one. It must be waited for, once.
+type Place struct {
+	queue    *Queue
+	business string
+	waiter   *waiter // nil: the slot is there
+}
+
+// Enter takes a free slot, or a place in the queue. It does not wait. The error is [ErrFull] or [ErrDraining].
+func (q *Queue) Enter(business string) (*Place, error) {
 	w, err := q.enter(business)
 	if err != nil {
 		return nil, err
 	}
-	if w != nil {
-		if err := q.wait(ctx, business, w); err != nil {
+	return &Place{q, business, w}, nil
+}
+
+// Wait waits for the slot and returns the function that gives it back. The error is [ErrFull], when the place was given to
+// a business that waits less, [ErrDraining], or the cause of ctx's end.
+func (p *Place) Wait(ctx context.Context) (release func(), err error) {
+	if p.waiter != nil {
+		if err := p.queue.wait(ctx, p.business, p.waiter); err != nil {
 			return nil, err
 		}
 	}
 	began := time.Now()
-	return sync.OnceFunc(func() { q.release(business, time.Since(began)) }), nil
+	return sync.OnceFunc(func() { p.queue.release(p.business, time.Since(began)) }), nil
 }
 
 // enter takes a free slot, or a place in the queue, which it returns.

@@ -20,9 +20,18 @@ func newQueue(t *testing.T, slots, depth int) *Queue {
 	return q
 }
 
+// acquireContext waits for a slot.
+func acquireContext(ctx context.Context, q *Queue, business string) (func(), error) {
+	place, err := q.Enter(business)
+	if err != nil {
+		return nil, err
+	}
+	return place.Wait(ctx)
+}
+
 func acquire(t *testing.T, q *Queue, business string) func() {
 	t.Helper()
-	release, err := q.Acquire(t.Context(), business)
+	release, err := acquireContext(t.Context(), q, business)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +56,7 @@ func newLine(t *testing.T, q *Queue) *line {
 // join lets a caller wait, and returns when it does.
 func (l *line) join(ctx context.Context, business, name string) {
 	l.all.Go(func() {
-		release, err := l.q.Acquire(ctx, business)
+		release, err := acquireContext(ctx, l.q, business)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if err != nil {
@@ -186,7 +195,7 @@ func TestNoSlotIsLostBetweenGrantAndHangUp(t *testing.T) {
 		all.Go(func() {
 			for j := range 200 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration((i*j)%40)*time.Microsecond)
-				if release, err := q.Acquire(ctx, fmt.Sprint(i%5)); err == nil {
+				if release, err := acquireContext(ctx, q, fmt.Sprint(i%5)); err == nil {
 					release()
 				}
 				cancel()
@@ -210,7 +219,7 @@ func TestDrainingRefusesAndWaitsForWhatRuns(t *testing.T) {
 		if !errors.Is(l.errs["b"], ErrDraining) {
 			t.Errorf("who waited: %v", l.errs["b"])
 		}
-		if _, err := q.Acquire(t.Context(), "c"); !errors.Is(err, ErrDraining) {
+		if _, err := acquireContext(t.Context(), q, "c"); !errors.Is(err, ErrDraining) {
 			t.Errorf("who came later: %v", err)
 		}
 		select {

@@ -1,0 +1,105 @@
+package request
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+var noSecrets SecretsByBusiness
+
+func TestWhatExistingClientsSendIsRead(t *testing.T) {
+	body, err := Decode([]byte(`{"runtime": "python-3-13", "user_script": "outputs.doubled = inputs.n * 2",
+		"inputs": {"n": {"t": "n", "v": "21"}}, "output_types": {"doubled": "n"}, "secrets": ["MY_KEY"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets, err := ParseSecrets([]byte(`{"b1": {"MY_KEY": "x", "OTHER": "y"}, "b2": {"MY_KEY": "z"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, limits, err := body.Job("b1", secrets, runner.Limits{Wall: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if job.Runtime != runner.Python313 || string(job.Script) != "outputs.doubled = inputs.n * 2" || limits.Wall != time.Second {
+		t.Errorf("job %+v, limits %+v", job, limits)
+	}
+	if job.Inputs["n"].Type != "n" || job.Outputs[0].Name != "doubled" || len(job.Secrets) != 1 || job.Secrets["MY_KEY"].Reveal() != "x" {
+		t.Errorf("job %+v", job)
+	}
+}
+
+func TestNullAndAbsentMeanNone(t *testing.T) {
+	for _, text := range []string{
+		`{"runtime": "python-3-13", "user_script": "pass", "inputs": null, "output_types": null}`,
+		`{"user_script": "pass"}`,
+	} {
+		body, err := Decode([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if job, _, err := body.Job("b1", noSecrets, runner.Limits{}); err != nil || len(job.Inputs) != 0 || len(job.Outputs) != 0 {
+			t.Errorf("%s: %+v, %v", text, job, err)
+		}
+	}
+}
+
+func TestRefusedRequestsAreKeyedByField(t *testing.T) {
+	for name, c := range map[string]struct{ body, want string }{
+		"unknown type":     {`{"runtime": "python-3-13", "user_script": "pass", "inputs": {"x": {"t": "mail", "v": "a"}}}`, `{"inputs":{"x":{"t":["Invalid Kizen type 'mail'"]}}}`},
+		"unknown runtime":  {`{"runtime": "python-2-7", "user_script": "pass"}`, `{"runtime":["unknown runtime`},
+		"unknown secret":   {`{"user_script": "pass", "secrets": ["NOPE"]}`, `{"secrets":["secret \"NOPE\" does not exist"]}`},
+		"no script":        {`{"runtime": "python-3-13"}`, `{"user_script":["This field is required."]}`},
+		"mistyped field":   {`{"runtime": 3, "user_script": "pass"}`, `{"runtime":["must be a string, not number"]}`},
+		"unknown field":    {`{"user_script": "pass", "frobnicate": 1}`, `{"non_field_errors":["the body is not`},
+		"not JSON":         {`nonsense`, `{"non_field_errors":[`},
+		"empty":            {``, `{"non_field_errors":["the body is empty`},
+		"two documents":    {`{"user_script": "pass"} {}`, `{"non_field_errors":[`},
+		"time over 55 s":   {`{"user_script": "pass", "timeout_ms": 55001}`, `{"timeout_ms":["must be from 1 to 55000"]}`},
+		"negative time":    {`{"user_script": "pass", "timeout_ms": -1}`, `{"timeout_ms":[`},
+		"callback scheme":  {`{"user_script": "pass", "callback_url": "file:///etc/passwd"}`, `{"callback_url":[`},
+		"callback user":    {`{"user_script": "pass", "callback_url": "https://a:b@example.com/"}`, `{"callback_url":[`},
+		"inputs no object": {`{"user_script": "pass", "inputs": [1]}`, `{"inputs":[`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body, err := Decode([]byte(c.body))
+			if err == nil {
+				_, _, err = body.Job("b1", noSecrets, runner.Limits{})
+			}
+			got, _ := json.Marshal(err)
+			if err == nil || !strings.HasPrefix(string(got), c.want) {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestASecretOfAnotherBusinessDoesNotExist(t *testing.T) {
+	secrets, err := ParseSecrets([]byte(`{"b2": {"MY_KEY": "z"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := (Body{UserScript: "pass", Secrets: []string{"MY_KEY"}}).Job("b1", secrets, runner.Limits{}); err == nil {
+		t.Error("granted")
+	}
+}
+
+func TestABrokenSecretsFileIsNotQuoted(t *testing.T) {
+	for _, text := range []string{`{"b1": {"NAME": "hunter2"`, `{"b1": {"NAME": 7}, "x": "hunter2"}`, `{"b1": {"NAME": ""}}`} {
+		if _, err := ParseSecrets([]byte(text)); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestIDsAreWhatHeadersAndRedisKeysCanHold(t *testing.T) {
+	for id, want := range map[string]bool{"b-1": true, "7d444840-9dc0-11d1-b245-5ffdce74fad2": true, "": false, "a b": false, "a}": false, "é": false, strings.Repeat("a", 129): false, "a\r\nb": false} {
+		if ValidID(id) != want {
+			t.Errorf("ValidID(%q) = %v", id, !want)
+		}
+	}
+}
