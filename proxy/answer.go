@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"io"
 	"strconv"
 	"sync"
@@ -8,15 +9,25 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// readAnswer delivers everything that the API answers, as it arrives.
+// answerBody is the body of an answer, as either protocol delivers it.
+type answerBody interface {
+	io.Reader
+	Done() bool      // all of it was read
+	Available() bool // Read would return without waiting for the API
+	Trailer() []h1.Field
+}
+
+// readAnswer delivers everything that the API answers on an HTTP/1.1 connection, as it arrives.
 func (x *exchange) readAnswer(a *apiConn) error {
 	c := x.c
 	for range maxInterim {
 		if err := a.rd.ReadResponse(&c.resp, c.req.Method, maxAnswerHead, maxAnswerFields); err != nil {
 			return err
 		}
+		x.heard = true
 		if !c.resp.Interim() {
-			return x.deliver(a)
+			c.respBody.Reset(a.rd, &c.resp.Head, true)
+			return x.deliver(&c.respBody)
 		}
 		if c.resp.Status == 101 {
 			return h1.ErrMalformed // nobody asked to switch protocols
@@ -28,22 +39,18 @@ func (x *exchange) readAnswer(a *apiConn) error {
 			return errClientGone
 		}
 	}
-	return h1.ErrMalformed
+	return errTooManyInterims
 }
 
-// deliver passes on the final answer.
-func (x *exchange) deliver(a *apiConn) error {
+// deliver passes on the final answer, whose head is in c.resp.
+func (x *exchange) deliver(body answerBody) error {
 	c := x.c
-	c.respBody.Reset(a.rd, &c.resp.Head, true)
-	if !x.upload.consumed() || c.p.draining.Load() {
-		x.closing = true
-	}
-	if c.req.Minor == 0 {
+	if !x.consumed() || c.p.draining.Load() || c.req.Minor == 0 {
 		x.closing = true
 	}
 	c.out = x.appendAnswer(c.out[:0])
 	x.begun, x.call.Status = true, c.resp.Status
-	return x.copyBody()
+	return x.copyBody(body)
 }
 
 // appendAnswer writes the head that the step gets.
@@ -51,17 +58,25 @@ func (x *exchange) appendAnswer(b []byte) []byte {
 	c := x.c
 	b = append(b, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(c.resp.Status), 10)
-	b = append(append(append(b, ' '), c.resp.Reason...), "\r\n"...)
+	b = append(b, ' ')
+	if !x.guard.echoes(c.resp.Reason) {
+		b = append(b, c.resp.Reason...)
+	}
+	b = append(b, "\r\n"...)
 
-	noBody := c.resp.Framing == h1.NoBody
+	noBody, framed := c.resp.Framing == h1.NoBody, false
 	c.names = connectionNames(c.names, c.resp.Fields)
 	for _, f := range c.resp.Fields {
-		if x.echoes(f.Value) {
+		if x.guard.echoes(f.Value) {
 			continue
 		}
 		switch responseFate(f.Name) {
 		case framing:
-			b = c.appendFraming(b, f, &c.resp.Head, noBody)
+			if !framed {
+				before := len(b)
+				b = c.appendFraming(b, f, &c.resp.Head, noBody)
+				framed = len(b) > before
+			}
 		case location:
 			b = appendField(b, f.Name, c.p.localLocation(f.Value))
 		case pass:
@@ -85,87 +100,85 @@ const (
 	copySize    = 64 << 10
 	chunkPrefix = 16 // room for a chunk's size and its CRLF
 	chunkSuffix = 2
+	joinSize    = 16 << 10 // up to which a piece of the body is copied behind the head to save a write
 )
 
 var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // copyBody delivers the answer's head, which is in c.out, and its body. What has arrived goes out in one write, and
-// nothing that has arrived waits for more.
-func (x *exchange) copyBody() error {
+// nothing that has arrived waits for more, but for the beginning of what may turn out to be our key.
+func (x *exchange) copyBody(body answerBody) error {
 	c := x.c
 	chunked := c.req.Minor > 0 && (c.resp.Framing == h1.Chunked || c.resp.Framing == h1.UntilClose)
-	if c.respBody.Available() {
-		if done, err := x.copySmall(chunked); done || err != nil {
-			return err
-		}
-	} else if c.write(c.out) != nil {
-		return errClientGone
-	}
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
+	head, held := c.out, 0
 	for {
-		n, err := c.respBody.Read(buf[chunkPrefix : copySize-chunkSuffix])
-		if n > 0 {
-			x.call.Received += int64(n)
-			piece := buf[chunkPrefix : chunkPrefix+n]
-			if chunked {
-				piece = frameChunk(buf[:], n)
-			}
-			if c.write(piece) != nil {
+		if c.p.ctx.Err() != nil {
+			return context.Cause(c.p.ctx)
+		}
+		if len(head) > 0 && !body.Available() {
+			if c.write(head) != nil {
 				return errClientGone
 			}
+			head = nil
 		}
-		if err == io.EOF {
-			return x.finishBody(chunked)
+		n, err := gather(body, buf[chunkPrefix+held:copySize-chunkSuffix])
+		x.call.Received += int64(n)
+		data := buf[chunkPrefix : chunkPrefix+held+n]
+		x.guard.mask(data)
+		ended := err == io.EOF || err == nil && body.Done()
+		held = 0
+		if !ended && err == nil {
+			held = x.guard.beginning(data)
+		}
+		var kept [maxNeedle]byte
+		copy(kept[:], data[len(data)-held:])
+		if c.writePiece(head, x.frame(buf, len(data)-held, chunked, ended, body)) != nil {
+			return errClientGone
+		}
+		head = nil
+		if ended {
+			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if c.respBody.Done() && !chunked {
-			return nil
+		copy(buf[chunkPrefix:], kept[:held])
+	}
+}
+
+// gather reads what has arrived, waiting only where nothing has.
+func gather(body answerBody, p []byte) (n int, err error) {
+	for {
+		m, err := body.Read(p[n:])
+		n += m
+		if err != nil || body.Done() || n == len(p) || !body.Available() {
+			return n, err
 		}
 	}
 }
 
-// copySmall appends to the head what is there of the body, and sends both. It is done when that was all.
-func (x *exchange) copySmall(chunked bool) (done bool, err error) {
-	c := x.c
-	var piece [2 << 10]byte
-	for len(c.out) < 32<<10 && c.respBody.Available() && !c.respBody.Done() {
-		n, err := c.respBody.Read(piece[:])
-		x.call.Received += int64(n)
-		if n > 0 && chunked {
-			c.out = strconv.AppendInt(c.out, int64(n), 16)
-			c.out = append(append(append(c.out, "\r\n"...), piece[:n]...), "\r\n"...)
-		} else {
-			c.out = append(c.out, piece[:n]...)
-		}
-		if err != nil && err != io.EOF {
-			c.write(c.out)
-			return false, err
-		}
+// frame makes of n bytes at buf[chunkPrefix] what is to be written.
+func (x *exchange) frame(buf *[copySize]byte, n int, chunked, ended bool, body answerBody) []byte {
+	piece := buf[chunkPrefix : chunkPrefix+n]
+	if !chunked {
+		return piece
 	}
-	if c.respBody.Done() && chunked {
-		c.out = x.appendLastChunk(c.out)
+	if n > 0 {
+		piece = frameChunk(buf[:], n)
 	}
-	if c.write(c.out) != nil {
-		return false, errClientGone
+	if ended {
+		piece = x.appendLastChunk(piece, body.Trailer()) // what follows in buf is free
 	}
-	return c.respBody.Done(), nil
+	return piece
 }
 
-// finishBody ends a chunked body, with the trailers that the API sent.
-func (x *exchange) finishBody(chunked bool) error {
-	if chunked && x.c.write(x.appendLastChunk(x.c.out[:0])) != nil {
-		return errClientGone
-	}
-	return nil
-}
-
-func (x *exchange) appendLastChunk(b []byte) []byte {
+// appendLastChunk ends a chunked body, with the trailers that the API sent.
+func (x *exchange) appendLastChunk(b []byte, trailers []h1.Field) []byte {
 	b = append(b, "0\r\n"...)
-	for _, f := range x.c.respBody.Trailers {
-		if responseFate(f.Name) == pass && !x.echoes(f.Value) {
+	for _, f := range trailers {
+		if responseFate(f.Name) == pass && !x.guard.echoes(f.Value) {
 			b = appendField(b, f.Name, f.Value)
 		}
 	}

@@ -91,9 +91,9 @@ type Config struct {
 	Audit io.Writer
 	// OnCall is told of each call after its answer, on the goroutine that served it; it must not block.
 	OnCall func(Call)
-	// Trace returns the W3C trace context to send in place of what the step sent, and may begin a span that OnCall
-	// ends by [Call.Span]. Empty traceparent: the step's own headers pass unchanged.
-	Trace func(method, path, traceparent string) Span
+	// Trace is told of each call of this execution before it is decided upon. It returns the W3C trace context to send
+	// in place of what the step sent, and may begin a span that OnCall ends by [Call.Span]. It must not block.
+	Trace func(method, path, traceparent, tracestate string) Span
 	// Logger is told what an operator must act on. Default: discarded.
 	Logger *slog.Logger
 }
@@ -119,9 +119,6 @@ func (c *Config) setDefaults() {
 	setDefault(&c.IdleTimeout, 90*time.Second)
 	setDefault(&c.APIIdleTimeout, 55*time.Second)
 	setDefault(&c.StallTimeout, time.Minute)
-	if c.Via == nil {
-		c.Via = http.ProxyFromEnvironment
-	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -151,6 +148,11 @@ func (c *Config) validate() error {
 	}
 	if c.Keys == nil {
 		bad("key source is missing")
+	}
+	if c.APIRoot != nil && c.APIRoot.Host != "" {
+		if _, err := c.via(); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if c.Open && c.Listener == nil {
 		bad("a listener without capability must be handed in; leave Open out, or set Listener")
@@ -186,6 +188,25 @@ func validRoot(root *url.URL, insecure bool) error {
 		return fmt.Errorf("api root %q: %w", root.Redacted(), err)
 	}
 	return nil
+}
+
+// via is the operator's HTTP proxy on the way to the API, nil if there is none. Its errors do not quote the
+// configuration, in which there may be a password.
+func (c *Config) via() (*url.URL, error) {
+	choose := c.Via
+	if choose == nil {
+		choose = http.ProxyFromEnvironment
+	}
+	via, err := choose(&http.Request{URL: c.APIRoot})
+	switch {
+	case err != nil:
+		return nil, errors.New("proxy on the way to the api is no url; look at HTTP_PROXY and HTTPS_PROXY")
+	case via == nil:
+		return nil, nil
+	case via.Scheme != "http" && via.Scheme != "https":
+		return nil, fmt.Errorf("proxy on the way to the api is %q; only http and https are supported", via.Scheme)
+	}
+	return via, nil
 }
 
 func loopbackName(host string) bool {

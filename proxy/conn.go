@@ -30,7 +30,9 @@ type conn struct {
 	resp     h1.Response
 	respBody h1.Body
 	names    [][]byte // fields that Connection names
-	out      []byte   // what is written next
+	key      string   // used last, and its guard
+	guard    guard
+	out      []byte // what is written next
 }
 
 // phase decides how long a read may wait for the step.
@@ -46,6 +48,8 @@ var (
 	errHalted     = errors.New("reading was stopped")
 	errClientGone = errors.New("the caller closed the connection")
 	errTooSlow    = errors.New("no answer in time")
+
+	errTooManyInterims = errors.New("too many interim answers")
 )
 
 func newConn(p *Proxy, nc net.Conn) *conn {
@@ -148,13 +152,41 @@ func (c *conn) resumeReading() {
 
 // write sends to the step. An error means that it is gone, or does not read.
 func (c *conn) write(p []byte) error {
-	now := time.Now()
-	if left := c.writeArmed.Sub(now); left < c.p.cfg.StallTimeout*3/4 {
-		c.writeArmed = now.Add(c.p.cfg.StallTimeout)
-		c.nc.SetWriteDeadline(c.writeArmed)
-	}
+	c.armWrite()
 	_, err := c.nc.Write(p)
 	return err
+}
+
+// writePiece sends an answer's head, if that is left to send, and a piece of its body.
+func (c *conn) writePiece(head, piece []byte) error {
+	switch {
+	case len(piece) == 0 && len(head) == 0:
+		return nil
+	case len(head) == 0:
+		return c.write(piece)
+	case len(piece) <= joinSize:
+		c.out = append(head, piece...)
+		return c.write(c.out)
+	}
+	c.armWrite()
+	both := net.Buffers{head, piece}
+	_, err := both.WriteTo(c.nc)
+	return err
+}
+
+// lastWord is how long after the execution's deadline the step may still be told so.
+const lastWord = time.Second
+
+// armWrite sets the write deadline, unless the one that is set is nearly as good.
+func (c *conn) armWrite() {
+	now, timeout := time.Now(), c.p.cfg.StallTimeout
+	if end := c.p.cfg.Deadline; !end.IsZero() {
+		timeout = min(timeout, max(end.Sub(now), 0)+lastWord)
+	}
+	if left := c.writeArmed.Sub(now); left < timeout*3/4 || left > timeout {
+		c.writeArmed = now.Add(timeout)
+		c.nc.SetWriteDeadline(c.writeArmed)
+	}
 }
 
 // gone reports whether the step closed its connection.

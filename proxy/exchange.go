@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
@@ -26,12 +25,15 @@ type exchange struct {
 	call Call
 	key  string
 	span Span
+	guard
 
-	path, query []byte // relative to the API root, as sent; query with its "?"
-	upload      *upload
-	sent        time.Time // when the request had left, if nothing is uploaded
-	begun       bool      // the final answer's head went to the step
-	closing     bool      // the step's connection ends with this answer
+	path, query []byte      // relative to the API root, as sent; query with its "?"
+	upload      *upload     // sends the body over HTTP/1.1, nil when it went with the head
+	h2          *h2Exchange // what else there is to know over HTTP/2
+	sent        time.Time   // when the request had left, if nothing is uploaded
+	heard       bool        // the API has answered something, if only an interim answer
+	begun       bool        // the final answer's head went to the step
+	closing     bool        // the step's connection ends with this answer
 }
 
 // serveOne answers one request and reports whether another may follow on the connection.
@@ -75,6 +77,7 @@ func (x *exchange) serve() *refusal {
 	if r := x.identify(); r != nil {
 		return r
 	}
+	x.beginSpan()
 	defer p.inFlight.Add(-1)
 	if p.inFlight.Add(1) > int64(p.cfg.MaxInFlight) {
 		return refuse(TooMany, "too many requests under way in this execution; wait for one to finish")
@@ -94,6 +97,20 @@ func (x *exchange) serve() *refusal {
 	return x.forward()
 }
 
+// beginSpan asks for the call's trace context. One that cannot be sent as a header is as good as none.
+func (x *exchange) beginSpan() {
+	trace, fields := x.c.p.cfg.Trace, x.c.req.Fields
+	if trace == nil {
+		return
+	}
+	span := trace(x.call.Method, x.call.Path,
+		string(headerValue(fields, "traceparent")), string(headerValue(fields, "tracestate")))
+	x.call.Span = span.Data
+	if h1.ValidValue([]byte(span.Traceparent)) && h1.ValidValue([]byte(span.Tracestate)) {
+		x.span = span
+	}
+}
+
 func tooLarge(limit int64) *refusal {
 	return refuse(BodyTooLarge, "request body is larger than "+strconv.FormatInt(limit, 10)+" bytes")
 }
@@ -102,8 +119,11 @@ func tooLarge(limit int64) *refusal {
 func (x *exchange) identify() *refusal {
 	c, p := x.c, x.c.p
 	target := c.req.Target
-	if target[0] != '/' || string(c.req.Method) == "CONNECT" {
+	switch {
+	case target[0] != '/' || h1.EqualFold(c.req.Method, "connect"):
 		return refuse(BadRequest, "request target must be a path")
+	case h1.EqualFold(c.req.Method, "trace") || h1.EqualFold(c.req.Method, "track"):
+		return refuse(BadRequest, "the method would make the api send our credentials back")
 	}
 	if c.req.Minor > 0 && !p.hostIsOurs(c.req.Host) {
 		return refuse(BadHost, "host is not this proxy")
@@ -164,22 +184,22 @@ func (x *exchange) fetchKey() *refusal {
 	case key == "" || !h1.ValidValue([]byte(key)):
 		return refuse(NoKey, "no key for the api: the key source gave one that cannot be sent")
 	}
-	x.key = key
+	if x.c.key != key {
+		x.c.key, x.c.guard = key, guardOf(key)
+	}
+	x.key, x.guard = key, x.c.guard
 	return nil
 }
 
 // forward sends the request and delivers the answer, trying a second connection where the first had died idle.
 func (x *exchange) forward() *refusal {
 	c, p := x.c, x.c.p
-	if p.cfg.Trace != nil {
-		x.span = p.cfg.Trace(x.call.Method, x.call.Path, string(headerValue(c.req.Fields, "traceparent")))
-		x.call.Span = x.span.Data
-	}
 	c.out = x.appendRequest(c.out[:0])
+	head := len(c.out)
 	n, whole := c.body.Ready()
 	if whole && n > 0 {
 		c.out = append(c.out, make([]byte, n)...)
-		io.ReadFull(&c.body, c.out[len(c.out)-n:]) // it is in memory
+		io.ReadFull(&c.body, c.out[head:]) // it is in memory
 		x.call.Sent = int64(n)
 	}
 	for second := false; ; second = true {
@@ -187,15 +207,27 @@ func (x *exchange) forward() *refusal {
 		if err != nil {
 			return x.noConnection(err)
 		}
-		a.wake = x.wake
-		c.api.Store(a)
-		again, r := x.exchangeOn(a, whole)
-		c.api.Store(nil)
+		var again bool
+		var r *refusal
+		if a.h2 != nil {
+			again, r = x.exchangeOverHTTP2(a, c.out[head:], whole)
+		} else {
+			a.wake = x.wake
+			c.api.Store(a)
+			again, r = x.exchangeOn(a, whole)
+			c.api.Store(nil)
+		}
 		if !again || second {
 			return r
 		}
 		x.call.Retried = true
 	}
+}
+
+// mayRepeat reports whether a request that err ended may be sent again: it was on a connection that had been idle,
+// is here as a whole, means the same twice, and the API has not said a byte about it.
+func (x *exchange) mayRepeat(a *apiConn, whole bool) bool {
+	return a.reused && whole && !x.heard && idempotent(x.c.req.Method)
 }
 
 func (x *exchange) noConnection(err error) *refusal {
@@ -241,7 +273,7 @@ func (x *exchange) exchangeOn(a *apiConn, whole bool) (again bool, r *refusal) {
 	if r := x.uploadFault(); r != nil {
 		return false, r
 	}
-	again = a.reused && whole && !x.begun && connectionDied(err) && idempotent(c.req.Method)
+	again = x.mayRepeat(a, whole) && a.rd.Buffered() == 0 && connectionDied(err)
 	return again, x.fault(err)
 }
 
@@ -269,7 +301,8 @@ func (x *exchange) fault(err error) *refusal {
 		return x.ended(context.Cause(x.c.p.ctx))
 	case errors.Is(err, errTooSlow), isTimeout(err):
 		return refuse(APITooSlow, "the api did not answer in time")
-	case errors.Is(err, h1.ErrMalformed), errors.Is(err, h1.ErrTooLarge), errors.Is(err, h1.ErrTooManyFields):
+	case errors.Is(err, h1.ErrMalformed), errors.Is(err, h1.ErrTooLarge), errors.Is(err, h1.ErrTooManyFields),
+		errors.Is(err, errTooManyInterims):
 		return refuse(BadAnswer, "the api's answer could not be read: "+err.Error())
 	case x.begun:
 		return refuse(APIBroke, "the api ended its answer early: "+err.Error())
@@ -324,16 +357,20 @@ func (x *exchange) end(r *refusal) {
 	c.p.record(x.call)
 }
 
+// appendTarget writes what the API is asked for: its root, and the step's path and query byte for byte.
+func (x *exchange) appendTarget(b []byte) []byte {
+	b = append(append(b, x.c.p.prefix...), x.path...)
+	if len(x.c.p.prefix)+len(x.path) == 0 {
+		b = append(b, '/')
+	}
+	return append(b, x.query...)
+}
+
 // appendRequest writes the head that the API gets: the step's bytes, but for the fields that are ours.
 func (x *exchange) appendRequest(b []byte) []byte {
 	c, p := x.c, x.c.p
 	b = append(append(b, c.req.Method...), ' ')
-	b = append(b, p.prefix...)
-	b = append(b, x.path...)
-	if len(p.prefix)+len(x.path) == 0 {
-		b = append(b, '/')
-	}
-	b = append(append(b, x.query...), " HTTP/1.1\r\n"...)
+	b = append(x.appendTarget(b), " HTTP/1.1\r\n"...)
 
 	c.names = connectionNames(c.names, c.req.Fields)
 	for _, f := range c.req.Fields {
@@ -343,16 +380,12 @@ func (x *exchange) appendRequest(b []byte) []byte {
 			b = append(b, "\r\n"...)
 		case framing:
 			b = c.appendFraming(b, f, &c.req.Head, false)
-		case trace:
-			if x.span.Traceparent == "" && !named(c.names, f.Name) {
-				b = appendField(b, f.Name, f.Value)
-			}
 		case coding:
 			if h1.HasToken(f.Value, "trailers") {
 				b = append(append(b, f.Name...), ": trailers\r\n"...)
 			}
-		case pass, override:
-			if !named(c.names, f.Name) {
+		default:
+			if x.passes(f) {
 				b = appendField(b, f.Name, f.Value)
 			}
 		}
@@ -370,6 +403,17 @@ func (x *exchange) appendRequest(b []byte) []byte {
 	b = append(append(b, "\r\nX-BUSINESS-ID: "...), p.cfg.BusinessID...)
 	b = append(append(b, "\r\nX-USER-ID: "...), p.cfg.UserID...)
 	return append(b, "\r\n\r\n"...)
+}
+
+// passes reports whether a field of the request goes to the API as it is. Needs c.names.
+func (x *exchange) passes(f h1.Field) bool {
+	switch requestFate(f.Name) {
+	case pass, override:
+		return !named(x.c.names, f.Name)
+	case trace:
+		return x.span.Traceparent == "" && !named(x.c.names, f.Name)
+	}
+	return false
 }
 
 // appendFraming writes a message's own framing field from what was understood of it.
@@ -390,9 +434,4 @@ func headerValue(fields []h1.Field, name string) []byte {
 		}
 	}
 	return nil
-}
-
-// echoes reports whether a field's value has the key in it.
-func (x *exchange) echoes(value []byte) bool {
-	return len(value) >= len(x.key) && strings.Contains(string(value), x.key)
 }

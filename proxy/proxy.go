@@ -31,6 +31,8 @@ type Proxy struct {
 	cut      context.CancelCauseFunc
 	stop     context.CancelFunc
 
+	warm context.CancelFunc // ends prewarming
+
 	draining atomic.Bool
 	inFlight atomic.Int64
 	wait     sync.WaitGroup // every goroutine of ours
@@ -91,9 +93,11 @@ func (p *Proxy) Start() error {
 	p.stop = stop
 	p.ctx, p.cut = context.WithCancelCause(parent)
 
+	warming, warm := context.WithCancel(p.ctx)
+	p.warm = warm
 	p.wait.Go(p.accept)
 	for range p.cfg.Prewarm {
-		p.wait.Go(p.prewarm)
+		p.wait.Go(func() { p.prewarm(warming) })
 	}
 	return nil
 }
@@ -112,6 +116,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	p.draining.Store(true)
+	p.warm()
 	p.listener.Close()
 	p.eachConn((*conn).endIfIdle)
 
@@ -165,8 +170,11 @@ func (p *Proxy) Probe(ctx context.Context) error {
 	return nil
 }
 
-func (p *Proxy) prewarm() {
-	a, err := p.pool.get(p.ctx, true)
+func (p *Proxy) prewarm(ctx context.Context) {
+	a, err := p.pool.get(ctx, true)
+	if ctx.Err() != nil && err != nil {
+		return
+	}
 	if err != nil {
 		p.cfg.Logger.Warn("could not open a connection to the api ahead of time", "error", err)
 		return

@@ -74,7 +74,7 @@ func (u *upload) copy(buf []byte) (*refusal, error) {
 
 func (u *upload) lastChunk() []byte {
 	b := []byte("0\r\n")
-	for _, f := range u.x.c.body.Trailers {
+	for _, f := range u.x.c.body.Trailer() {
 		if requestFate(f.Name) == pass {
 			b = appendField(b, f.Name, f.Value)
 		}
@@ -107,8 +107,16 @@ func (u *upload) running() bool {
 	}
 }
 
-// consumed reports whether nothing of the body is left on the step's connection.
-func (u *upload) consumed() bool { return u == nil || u.taken.Load() }
+// consumed reports whether nothing of the request's body is left on the step's connection.
+func (x *exchange) consumed() bool {
+	switch {
+	case x.upload != nil:
+		return x.upload.taken.Load()
+	case x.h2 != nil && x.h2.body != nil:
+		return x.h2.body.taken.Load()
+	}
+	return true
+}
 
 // endedAfter is when the request had left. Not to be called while it runs.
 func (u *upload) endedAfter(sent time.Time) time.Time {

@@ -7,10 +7,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -18,9 +20,11 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// apiConn is one HTTP/1.1 connection to the API, used by one exchange at a time.
+// apiConn is one connection to the API. One of HTTP/1.1 is used by one exchange at a time; of one of HTTP/2, several
+// exchanges hold an apiConn each.
 type apiConn struct {
 	net.Conn
+	h2     *http.ClientConn // not nil: HTTP/2, and nothing else here is used but reused
 	rd     *h1.Reader
 	reused bool
 	since  time.Time // when it became idle
@@ -60,19 +64,64 @@ func (a *apiConn) stale() bool {
 	if a.rd.Buffered() > 0 {
 		return true
 	}
-	n, err := peek(a.netConn())
-	return n > 0 || err == nil || !isAgain(err)
+	secure, ok := a.Conn.(*tls.Conn)
+	if !ok {
+		n, err := peek(a.Conn)
+		return n > 0 || err == nil || !isAgain(err)
+	}
+	n, err := peek(secure.NetConn())
+	if n <= 0 {
+		return err == nil || !isAgain(err)
+	}
+	// Within TLS there is talk that no request causes, such as session tickets after the handshake. What has arrived is
+	// read without waiting, to see whether it was more than that.
+	arrived, ok := secure.NetConn().(*pollingConn)
+	if !ok {
+		return true
+	}
+	arrived.polling = true
+	n, err = secure.Read(make([]byte, 1))
+	arrived.polling = false
+	return n > 0 || !isTimeout(err)
 }
 
-func (a *apiConn) netConn() net.Conn {
-	if t, ok := a.Conn.(*tls.Conn); ok {
-		return t.NetConn()
+// pollingConn is a connection whose reads do not wait while polling is set, but time out. It is used by one
+// goroutine at a time.
+type pollingConn struct {
+	net.Conn
+	polling bool
+}
+
+func (c *pollingConn) Read(p []byte) (int, error) {
+	if !c.polling {
+		return c.Conn.Read(p)
 	}
-	return a.Conn
+	n, err := receive(c.Conn, p, 0)
+	switch {
+	case isAgain(err):
+		return 0, os.ErrDeadlineExceeded
+	case n == 0 && err == nil:
+		return 0, io.EOF
+	}
+	return max(n, 0), err
+}
+
+// SyscallConn implements syscall.Conn, for peek.
+func (c *pollingConn) SyscallConn() (syscall.RawConn, error) {
+	if conn, ok := c.Conn.(syscall.Conn); ok {
+		return conn.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // peek looks at a socket without waiting and without taking anything. (0, nil) is the end of the stream.
 func peek(conn net.Conn) (n int, err error) {
+	var b [1]byte
+	return receive(conn, b[:], syscall.MSG_PEEK)
+}
+
+// receive reads from a socket without waiting.
+func receive(conn net.Conn, p []byte, flags int) (n int, err error) {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
 		return 0, syscall.EAGAIN
@@ -81,9 +130,8 @@ func peek(conn net.Conn) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	var b [1]byte
 	if controlErr := raw.Control(func(fd uintptr) {
-		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		n, _, err = syscall.Recvfrom(int(fd), p, flags|syscall.MSG_DONTWAIT)
 	}); controlErr != nil {
 		return 0, controlErr
 	}
@@ -104,7 +152,8 @@ type pool struct {
 	tls    *tls.Config // nil: plain HTTP
 
 	mu     sync.Mutex
-	idle   []*apiConn // the most recently used last
+	idle   []*apiConn         // HTTP/1.1, the most recently used last
+	shared []*http.ClientConn // HTTP/2
 	closed bool
 }
 
@@ -115,7 +164,7 @@ func newPool(cfg *Config) *pool {
 			ServerName:         cfg.APIRoot.Hostname(),
 			RootCAs:            cfg.APICA,
 			MinVersion:         tls.VersionTLS12,
-			NextProtos:         []string{"http/1.1"},
+			NextProtos:         []string{"h2", "http/1.1"},
 			ClientSessionCache: tls.NewLRUClientSessionCache(8),
 		}
 	}
@@ -125,6 +174,9 @@ func newPool(cfg *Config) *pool {
 // get returns a connection, an idle one if there is any and fresh is false.
 func (p *pool) get(ctx context.Context, fresh bool) (*apiConn, error) {
 	for !fresh {
+		if cc := p.takeShared(); cc != nil {
+			return &apiConn{h2: cc, reused: true}, nil
+		}
 		a := p.takeIdle()
 		if a == nil {
 			break
@@ -155,6 +207,10 @@ func (p *pool) takeIdle() *apiConn {
 
 // put takes back a connection on which the last exchange ended cleanly.
 func (p *pool) put(a *apiConn) {
+	if a.h2 != nil {
+		a.h2.Release() // it is shared already
+		return
+	}
 	a.since = time.Now()
 	a.wake = nil
 	var surplus *apiConn
@@ -177,30 +233,36 @@ func (p *pool) put(a *apiConn) {
 
 func (p *pool) close() {
 	p.mu.Lock()
-	idle := p.idle
-	p.idle, p.closed = nil, true
+	idle, shared := p.idle, p.shared
+	p.idle, p.shared, p.closed = nil, nil, true
 	p.mu.Unlock()
 	for _, a := range idle {
 		a.Close()
+	}
+	for _, cc := range shared {
+		cc.Close()
 	}
 }
 
 // dial opens a connection to the API, through the operator's HTTP proxy if there is one.
 func (p *pool) dial(ctx context.Context) (*apiConn, error) {
 	root := p.cfg.APIRoot
-	via, err := p.cfg.Via(&http.Request{URL: root})
+	via, err := p.cfg.via()
 	if err != nil {
-		return nil, fmt.Errorf("choose the proxy on the way to the api: %w", err)
+		return nil, err
 	}
 	conn, err := p.connect(ctx, via)
 	if err != nil {
 		return nil, err
 	}
 	if p.tls != nil {
-		secure := tls.Client(conn, p.tls)
+		secure := tls.Client(&pollingConn{Conn: conn}, p.tls)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("tls to %s: %w", root.Host, err)
+		}
+		if secure.ConnectionState().NegotiatedProtocol == "h2" {
+			return p.share(ctx, secure)
 		}
 		conn = secure
 	}
@@ -217,12 +279,17 @@ func (p *pool) connect(ctx context.Context, via *url.URL) (net.Conn, error) {
 		}
 		return d.DialContext(ctx, "tcp", hostPort(p.cfg.APIRoot))
 	}
-	if via.Scheme != "http" {
-		return nil, fmt.Errorf("proxy on the way to the api is %q; only http is supported", via.Scheme)
-	}
 	conn, err := p.dialer.DialContext(ctx, "tcp", hostPort(via))
 	if err != nil {
 		return nil, fmt.Errorf("proxy on the way to the api: %w", err)
+	}
+	if via.Scheme == "https" {
+		secure := tls.Client(conn, &tls.Config{ServerName: via.Hostname(), MinVersion: tls.VersionTLS12})
+		if err := secure.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("proxy on the way to the api: %w", err)
+		}
+		conn = secure
 	}
 	if err := tunnel(ctx, conn, via, hostPort(p.cfg.APIRoot)); err != nil {
 		conn.Close()

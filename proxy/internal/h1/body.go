@@ -13,20 +13,18 @@ const (
 
 // Body reads one message's body off a [Reader]. Reading it never takes more off the stream than the body.
 type Body struct {
-	r       *Reader
-	framing Framing
-	left    int64 // of the body, or of the current chunk
-	lenient bool
-	begun   bool // a chunk was read before, whose CRLF comes first
-	done    bool
-
-	// Trailers are the fields after a chunked body, once Read has returned io.EOF.
-	Trailers []Field
+	r        *Reader
+	framing  Framing
+	left     int64 // of the body, or of the current chunk
+	lenient  bool
+	begun    bool // a chunk was read before, whose CRLF comes first
+	done     bool
+	trailers []Field
 }
 
 // Reset makes b the body of the message whose head was read last from r.
 func (b *Body) Reset(r *Reader, h *Head, lenient bool) {
-	*b = Body{r: r, framing: h.Framing, lenient: lenient, Trailers: b.Trailers[:0]}
+	*b = Body{r: r, framing: h.Framing, lenient: lenient, trailers: b.trailers[:0]}
 	switch h.Framing {
 	case NoBody:
 		b.done = true
@@ -38,6 +36,9 @@ func (b *Body) Reset(r *Reader, h *Head, lenient bool) {
 
 // Done reports whether all of the body was read.
 func (b *Body) Done() bool { return b.done }
+
+// Trailer is the fields after a chunked body, once Read has returned io.EOF.
+func (b *Body) Trailer() []Field { return b.trailers }
 
 // Ready is how much can be read of the body without waiting, as one piece; all says that nothing follows it.
 func (b *Body) Ready() (n int, all bool) {
@@ -66,8 +67,10 @@ func (b *Body) Available() bool {
 	if end < 0 {
 		return false
 	}
-	last := unread[0] == '0'
-	return !last || bytes.Contains(unread[max(end-1, 0):], []byte("\r\n\r\n"))
+	if unread[0] != '0' {
+		return len(unread) > end+1
+	}
+	return bytes.Contains(unread[max(end-1, 0):], []byte("\r\n\r\n"))
 }
 
 // Read implements io.Reader. A body cut short is io.ErrUnexpectedEOF.
@@ -154,10 +157,10 @@ func (b *Body) readTrailers() error {
 			break
 		}
 	}
-	h := Head{Fields: b.Trailers}
+	h := Head{Fields: b.trailers}
 	if err := h.parseFields(block, maxTrailers, false); err != nil {
 		return err
 	}
-	b.Trailers, b.done = h.Fields, true
+	b.trailers, b.done = h.Fields, true
 	return nil
 }

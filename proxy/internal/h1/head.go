@@ -210,7 +210,7 @@ func (r *Response) frame(method []byte) error {
 		r.Framing = NoBody
 	case codings > 0:
 		r.Framing = Chunked
-		r.Close = r.Close || lengths > 0
+		r.Close = r.Close || lengths > 0 || r.Minor == 0 // RFC 9112 section 6.1: faulty framing, to be read once
 	case lengths > 0:
 		r.Framing = Length
 	default:
