@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
 // cgroups says where the groups of programs can be made: below the sidecar's own, so that whatever limits the sidecar
@@ -202,7 +204,7 @@ func (c *cgroups) create(n uint32, limits Limits) (*group, error) {
 
 func (g *group) limit(limits Limits) error {
 	if g.pids != "" {
-		if err := write(g.pids, "pids.max", strconv.Itoa(limits.Processes+stageThreads)); err != nil {
+		if err := write(g.pids, "pids.max", strconv.Itoa(limits.Processes+stage.Threads)); err != nil {
 			return err
 		}
 	}

@@ -66,7 +66,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 		Argv: spec.Argv, Env: spec.Env, Dir: home, Files: len(spec.Files),
 		OwnPIDs: p.ns.ownPIDs(), MapSelf: p.ns.mapSelf, Step: p.ns.step, Listen: ownNetwork,
 		HideCgroups: s.config.Mode != ModeOff,
-		Limits:      limits.rlimits(p.group.memory != "", p.group.pids != "", p.ns.step == nil),
+		Limits:      limits.rlimits(p.group.memory != "", p.group.pids != "", otherProcesses(p.ns)),
 	}
 	p.job = job
 	real, links, err := s.tree.resolve(spec.Readable)

@@ -1,24 +1,24 @@
 package sandbox
 
 import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// stageThreads is how many threads the stage has, at most; they count where the step's do.
-const stageThreads = 8
+// sparse is what one process may map privately, beyond the memory limit, where no cgroup counts memory: sparse mappings
+// are harmless and common. It is no limit on memory, which the monitor keeps, but a bound on what can be asked for.
+const sparse = 8 << 30
 
-// dataFactor times the memory limit is what one process may map privately where no cgroup counts memory. Much more than
-// it may use, since sparse mappings are harmless and common, and yet a bound on what can happen between two looks.
-const dataFactor = 8
-
-// rlimits are the limits of each process; those of all together are the cgroups' and the monitor's.
-func (l Limits) rlimits(memoryCounted, processesCounted, sameUser bool) []stage.Limit {
-	processes := uint64(l.Processes)
-	if sameUser {
-		processes += stageThreads
-	}
+// rlimits are the limits of each process; those of all together are the cgroups' and the monitor's. others is how many
+// processes and threads that are none of the program's count for the same user.
+func (l Limits) rlimits(memoryCounted, processesCounted bool, others int) []stage.Limit {
+	processes := uint64(l.Processes + others)
 	if processesCounted {
 		// The cgroup counts exactly and says so; this is for the case that it is gone.
 		processes *= 2
@@ -33,7 +33,35 @@ func (l Limits) rlimits(memoryCounted, processesCounted, sameUser bool) []stage.
 		{Resource: unix.RLIMIT_SIGPENDING, Value: 1024},
 	}
 	if !memoryCounted {
-		limits = append(limits, stage.Limit{Resource: unix.RLIMIT_DATA, Value: uint64(l.Memory) * dataFactor})
+		limits = append(limits, stage.Limit{Resource: unix.RLIMIT_DATA, Value: uint64(l.Memory) + sparse})
 	}
 	return limits
+}
+
+// otherProcesses estimates how many processes and threads that are none of the program's its RLIMIT_NPROC counts: none for
+// a user of its own, the stage's in a user namespace (twice, since it keeps as much in reserve), and without one all of the
+// sidecar's user.
+func otherProcesses(ns namespaces) int {
+	switch {
+	case ns.step != nil:
+		return 0
+	case ns.mapSelf != nil:
+		return 2 * stage.Threads
+	}
+	count := 2 * stage.Threads
+	entries, _ := filepath.Glob("/proc/[0-9]*")
+	for _, entry := range entries {
+		info, err := os.Stat(entry)
+		if err != nil {
+			continue
+		}
+		if owner, ok := info.Sys().(*syscall.Stat_t); !ok || int(owner.Uid) != os.Geteuid() {
+			continue
+		}
+		pid, _ := strconv.Atoi(filepath.Base(entry))
+		if stat, ok := readStat(pid); ok {
+			count += stat.threads
+		}
+	}
+	return count
 }

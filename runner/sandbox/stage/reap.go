@@ -39,11 +39,33 @@ func (s *step) start() error {
 		return fmt.Errorf("execute %q: %w", s.job.Argv[0], err)
 	}
 	s.pid = pid
+	if err := s.reserveThreads(); err != nil {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		return err
+	}
 	resetSignals()
 	for _, fd := range files[1:] {
 		_ = unix.Dup2(0, int(fd))
 	}
 	go s.endWithSidecar()
+	return nil
+}
+
+// reserveThreads lowers the step's limit on processes below the stage's own, where both count for the same user. The
+// step has just been executed; the sidecar has not been told yet, and has sent it nothing to run.
+func (s *step) reserveThreads() error {
+	if s.job.Step != nil {
+		return nil
+	}
+	var limit unix.Rlimit
+	if err := unix.Prlimit(s.pid, unix.RLIMIT_NPROC, nil, &limit); err != nil {
+		return fmt.Errorf("read the step's limit on processes: %w", err)
+	}
+	limit.Cur = max(limit.Cur, Threads) - Threads
+	limit.Max = limit.Cur
+	if err := unix.Prlimit(s.pid, unix.RLIMIT_NPROC, &limit, nil); err != nil {
+		return fmt.Errorf("set the step's limit on processes: %w", err)
+	}
 	return nil
 }
 
@@ -66,7 +88,7 @@ func (s *step) endWithSidecar() {
 	if !s.job.OwnPIDs {
 		s.killAll()
 	}
-	os.Exit(1)
+	syscall.Exit(1)
 }
 
 // wait reaps until the main process ends, then kills and reaps the rest.
@@ -111,26 +133,68 @@ func (s *step) killAll() int {
 	}
 }
 
-// killOnce kills everything in the namespace or, without one, all children; their orphans become children in turn.
+// killOnce kills everything in the namespace, which takes one call. Without one it kills all descendants; the orphans
+// among them become children in turn.
 func (s *step) killOnce() {
 	if s.job.OwnPIDs {
 		_ = unix.Kill(-1, unix.SIGKILL)
 		return
 	}
-	for _, pid := range children() {
+	for _, pid := range freeze() {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 }
 
-// children lists the processes whose parent is the stage.
-func children() []int {
+// maxSweeps bounds freeze, for processes that hop from id to id faster than they are found.
+const maxSweeps = 20
+
+// freeze stops all descendants and lists them. A fork bomb that is killed one by one grows faster than it shrinks; those
+// that are stopped keep their places, so that the limit on processes soon lets no new one come.
+func freeze() []int {
+	self := unix.Getpid()
+	stopped := map[int]bool{}
 	var pids []int
-	tasks, err := os.ReadDir("/proc/self/task")
+	for range maxSweeps {
+		grown := false
+		for _, pid := range descendants(self) {
+			if stopped[pid] {
+				continue
+			}
+			stopped[pid], grown = true, true
+			pids = append(pids, pid)
+			// A whole group at once: no fork escapes a signal to the group.
+			if group, err := unix.Getpgid(pid); err == nil && group != unix.Getpgrp() {
+				_ = unix.Kill(-group, unix.SIGSTOP)
+			}
+			_ = unix.Kill(pid, unix.SIGSTOP)
+		}
+		if !grown {
+			break
+		}
+	}
+	return pids
+}
+
+// descendants lists the processes below one.
+func descendants(root int) []int {
+	var found []int
+	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
+		below := children(queue[0])
+		found, queue = append(found, below...), append(queue, below...)
+	}
+	return found
+}
+
+// children lists the processes whose parent is pid.
+func children(pid int) []int {
+	var pids []int
+	dir := fmt.Sprintf("/proc/%d/task/", pid)
+	tasks, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
 	}
 	for _, task := range tasks {
-		list, err := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
+		list, err := os.ReadFile(dir + task.Name() + "/children")
 		if err != nil {
 			continue
 		}

@@ -2,39 +2,84 @@ package stage
 
 import (
 	"fmt"
-	"os"
 	"unsafe"
 
-	"github.com/landlock-lsm/go-landlock/landlock"
+	landlock "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
 
-// restrictPaths applies Landlock to the stage, which the step inherits: it may read what is listed and write where it is
-// allowed to, and cannot signal, trace or reach by an abstract socket anything outside.
-func restrictPaths(job *Job) error {
-	rules := job.Landlock
-	if rules == nil {
-		return nil
+// What Landlock calls are allowed to do, by what they are for. Devices cannot be made anywhere.
+const (
+	readFile  = landlock.AccessFSExecute | landlock.AccessFSReadFile
+	readDir   = readFile | landlock.AccessFSReadDir
+	writeFile = readFile | landlock.AccessFSWriteFile | landlock.AccessFSTruncate | landlock.AccessFSIoctlDev
+	writeDir  = readDir | landlock.AccessFSWriteFile | landlock.AccessFSTruncate | landlock.AccessFSRefer |
+		landlock.AccessFSRemoveDir | landlock.AccessFSRemoveFile | landlock.AccessFSMakeDir | landlock.AccessFSMakeReg |
+		landlock.AccessFSMakeSock | landlock.AccessFSMakeFifo | landlock.AccessFSMakeSym
+)
+
+// handled is what a kernel's Landlock, by its version, is told to refuse unless a rule allows it.
+func handled(version int) landlock.RulesetAttr {
+	attr := landlock.RulesetAttr{HandledAccessFS: landlock.AccessFSMakeSym<<1 - 1}
+	if version >= 2 {
+		attr.HandledAccessFS |= landlock.AccessFSRefer
 	}
-	config := landlock.V11
-	// Networks are namespaces' business; a list of ports would have to name every database there is.
-	config.HandledAccessNet = 0
-	return config.BestEffort().Restrict(
-		landlock.RODirs(existing(rules.ReadDirs)...),
-		landlock.ROFiles(existing(rules.ReadFiles)...),
-		landlock.RWDirs(existing(rules.WriteDirs)...).WithRefer(),
-		landlock.RWFiles(existing(rules.WriteFiles)...).WithIoctlDev(),
-	)
+	if version >= 3 {
+		attr.HandledAccessFS |= landlock.AccessFSTruncate
+	}
+	if version >= 5 {
+		attr.HandledAccessFS |= landlock.AccessFSIoctlDev
+	}
+	if version >= 6 {
+		attr.Scoped = landlock.ScopeAbstractUnixSocket | landlock.ScopeSignal
+	}
+	return attr
 }
 
-func existing(paths []string) []string {
-	var found []string
-	for _, p := range paths {
-		if _, err := os.Stat(p); err == nil {
-			found = append(found, p)
+// restrictPaths applies Landlock to this thread, which the step inherits: it may read what is listed and write where it is
+// allowed to, and cannot signal, trace or reach by an abstract socket anything outside. The stage's other threads stay
+// free to kill what is inside. Networks are left to namespaces: a list of ports would have to name every database's.
+func restrictPaths(job *Job) error {
+	if job.Landlock == nil {
+		return nil
+	}
+	version, err := landlock.LandlockGetABIVersion()
+	if err != nil {
+		return err
+	}
+	attr := handled(version)
+	ruleset, err := landlock.LandlockCreateRuleset(&attr, 0)
+	if err != nil {
+		return fmt.Errorf("create a ruleset: %w", err)
+	}
+	defer unix.Close(ruleset)
+	for _, rule := range []struct {
+		paths  []string
+		access uint64
+	}{
+		{job.Landlock.ReadDirs, readDir}, {job.Landlock.ReadFiles, readFile},
+		{job.Landlock.WriteDirs, writeDir}, {job.Landlock.WriteFiles, writeFile},
+	} {
+		for _, path := range rule.paths {
+			if err := allow(ruleset, path, rule.access&attr.HandledAccessFS); err != nil {
+				return fmt.Errorf("allow %q: %w", path, err)
+			}
 		}
 	}
-	return found
+	return landlock.LandlockRestrictSelf(ruleset, 0)
+}
+
+// allow adds a rule for what is below a path. A path that does not exist needs none.
+func allow(ruleset int, path string, access uint64) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return landlock.LandlockAddPathBeneathRule(ruleset, &landlock.PathBeneathAttr{AllowedAccess: access, ParentFd: fd}, 0)
 }
 
 // installFilter applies the seccomp program to this thread, the one that will start the step. It is the last thing done

@@ -1,0 +1,346 @@
+package sandbox
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
+)
+
+// all names every environment.
+var all = slices.Sorted(maps.Keys(environments))
+
+func TestEveryEndIsReported(t *testing.T) {
+	ends := []struct {
+		name, code string
+		exit       int
+		signal     syscall.Signal
+	}{
+		{"falls off the end", "pass", 0, 0},
+		{"raises", "raise ValueError", 1, 0},
+		{"exits", "import sys; sys.exit(3)", 3, 0},
+		{"exits at once", "import os; os._exit(7)", 7, 0},
+		{"kills itself", "import os; os.kill(os.getpid(), 9)", -1, syscall.SIGKILL},
+		{"terminates itself", "import os; os.kill(os.getpid(), 15)", -1, syscall.SIGTERM},
+		{"kills its group", "import os; os.killpg(0, 9)", -1, syscall.SIGKILL},
+		{"crashes", "import ctypes; ctypes.string_at(0)", -1, syscall.SIGSEGV},
+		{"aborts", "import os; os.abort()", -1, syscall.SIGABRT},
+		{"overflows the stack", "import sys, threading; sys.setrecursionlimit(10**9)\nclass A:\n def __repr__(self): return repr(self)\nrepr(A())", -1, syscall.SIGSEGV},
+		{"closes every descriptor", "import os; os.closerange(0, 100); os._exit(5)", 5, 0},
+		{"leaves a thread behind", "import threading, time, os\nthreading.Thread(target=time.sleep, args=(999,), daemon=True).start(); os._exit(4)", 4, 0},
+	}
+	each(t, all, func(t *testing.T, s *Sandbox) {
+		for _, end := range ends {
+			t.Run(end.name, func(t *testing.T) {
+				r := run(t, s, end.code, nil)
+				if r.Code != end.exit || r.Signal != end.signal {
+					t.Errorf("got exit code %d, signal %v, output %q", r.Code, r.Signal, r.out)
+				}
+				if r.OOMKilled || r.CPUExceeded || r.Killed || r.ProcessesRefused || r.Survivors > 0 {
+					t.Errorf("got %+v", r.Exit)
+				}
+				if r.PeakMemory < 4*mib || r.PeakMemory > 200*mib || r.CPU <= 0 {
+					t.Errorf("implausible: peak memory %d, processor time %v", r.PeakMemory, r.CPU)
+				}
+			})
+		}
+	})
+}
+
+// survivors leaves five processes behind that do their best to stay, and prints a line when they are there.
+const survivors = `
+import os, signal, time
+ready, tell = os.pipe()
+def stay(daemonise):
+    if os.fork(): return
+    for n in range(1, 65):
+        try: signal.signal(n, signal.SIG_IGN)
+        except (OSError, ValueError): pass
+    if daemonise:
+        os.setsid()
+        if os.fork(): os._exit(0)
+        os.chdir("/"); os.umask(0)
+    os.write(tell, b"x")
+    if daemonise == 2:
+        while True: pass
+    time.sleep(9999)
+for kind in (0, 0, 1, 1, 2): stay(kind)
+got = 0
+while got < 5: got += len(os.read(ready, 5))
+`
+
+func TestNothingSurvivesTheMainProcess(t *testing.T) {
+	each(t, all, func(t *testing.T, s *Sandbox) {
+		marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
+		r := run(t, s, survivors+"os._exit(6)", func(spec *Spec) { spec.Argv = append(spec.Argv, marker) })
+		// A parent that just made a daemon may be there still.
+		if r.Code != 6 || r.Survivors < 5 || r.Survivors > 8 {
+			t.Errorf("got %+v, want exit code 6 and five survivors or a few more; output %q", r.Exit, r.out)
+		}
+		if left := processesWith(marker); len(left) > 0 {
+			t.Errorf("still there: %v", left)
+		}
+	})
+}
+
+func TestKillReachesEverything(t *testing.T) {
+	for _, how := range []string{"Kill", "context"} {
+		t.Run(how, func(t *testing.T) {
+			each(t, all, func(t *testing.T, s *Sandbox) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
+				out, printed, err := os.Pipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer out.Close()
+				process, err := s.Start(ctx, Spec{
+					Argv:   []string{python, "-I", "-S", "-c", survivors + "print('up', flush=True)\nwhile True: pass", marker},
+					Stdout: printed, Stderr: printed,
+				})
+				printed.Close()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
+					t.Errorf("got %q, %v", line, err)
+				}
+				if how == "Kill" {
+					process.Kill()
+				} else {
+					cancel()
+				}
+				exit := process.Wait()
+				if !exit.Killed || exit.Code != -1 || exit.Signal != syscall.SIGKILL || exit.Err != nil {
+					t.Errorf("got %+v", exit)
+				}
+				if left := processesWith(marker); len(left) > 0 {
+					t.Errorf("still there: %v", left)
+				}
+				process.Kill() // late, and harmless
+			})
+		})
+	}
+}
+
+func TestTheStepDiesWithTheSidecar(t *testing.T) {
+	for _, kind := range []string{"full", "bare"} {
+		t.Run(kind, func(t *testing.T) {
+			marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
+			code := survivors + "print('up', flush=True)\nwhile True: pass"
+			sidecar := exec.Command("/proc/self/exe", kind, python, "-I", "-S", "-c", code, marker)
+			sidecar.Env = append(os.Environ(), helperVariable+"=sidecar")
+			out, err := sidecar.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := sidecar.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
+				t.Errorf("got %q, %v", line, err)
+			}
+			// Handles taken before the death of what they stand for cannot be confused with anything later.
+			var handles []unix.PollFd
+			for _, pid := range processesWith(marker) {
+				if pid == sidecar.Process.Pid {
+					continue
+				}
+				fd, err := unix.PidfdOpen(pid, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer unix.Close(fd)
+				handles = append(handles, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+			}
+			if len(handles) != 6 {
+				t.Errorf("found %d processes of the step, want 6", len(handles))
+			}
+			if err := sidecar.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = sidecar.Wait()
+			for i := range handles {
+				if n, err := unix.Poll(handles[i:i+1], 1000); n != 1 {
+					t.Errorf("a process outlives the sidecar by more than a second: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// processesWith lists the processes with a word in their command line, by their ids on the host.
+func processesWith(word string) []int {
+	var found []int
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		content, err := os.ReadFile(path)
+		if err == nil && slices.Contains(strings.Split(string(content), "\x00"), word) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// leftovers lists what programs might leave on the host and in this process.
+func leftovers(t *testing.T, s *Sandbox) map[string]string {
+	t.Helper()
+	left := make(map[string]string)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left["mounts"] = string(mounts)
+	descriptors, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left["descriptors"] = fmt.Sprint(len(descriptors))
+	children, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, path := range children {
+		list, _ := os.ReadFile(path)
+		left["processes"] += string(list)
+	}
+	for name, dir := range map[string]string{"memory cgroups": s.groups.memory, "pids cgroups": s.groups.pids} {
+		if dir != "" {
+			groups, _ := filepath.Glob(filepath.Join(dir, fmt.Sprintf("%s%d-*", groupPrefix, os.Getpid())))
+			left[name] = fmt.Sprint(groups)
+		}
+	}
+	for _, dir := range []string{os.TempDir(), "/dev/shm", "/var/tmp"} {
+		files, _ := filepath.Glob(filepath.Join(dir, "kizen-step-*"))
+		left[dir] = fmt.Sprint(files)
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left["own cgroup"] = string(own)
+	return left
+}
+
+func TestNothingIsLeftAfterManyExecutions(t *testing.T) {
+	kinds := []struct {
+		code   string
+		change func(*Spec)
+	}{
+		{"open('/tmp/kizen-step-x', 'w').write('x')", nil},
+		{"open('/dev/shm/kizen-step-x', 'w').write('x')", nil},
+		{survivors, nil},
+		{"import os; os.kill(os.getpid(), 9)", nil},
+		{"import multiprocessing as m; m.Queue(); m.shared_memory", nil},
+		{"x = bytearray(200 << 20)", func(spec *Spec) { spec.Limits.Memory = 64 * mib }},
+		{"import socket; socket.create_server(('127.0.0.1', 0))", nil},
+		{"import os\nwhile True: os.fork()", func(spec *Spec) { spec.Limits.CPU = 1 }},
+	}
+	each(t, all, func(t *testing.T, s *Sandbox) {
+		run(t, s, "pass", nil)
+		before := leftovers(t, s)
+		namespaces := make(map[string]bool)
+		for i := range 40 {
+			kind := kinds[i%len(kinds)]
+			run(t, s, kind.code, kind.change)
+			r := run(t, s, "import os\nfor n in os.listdir('/proc/self/ns'): print(os.readlink('/proc/self/ns/' + n))", nil)
+			if s.holds(layerPID) {
+				for _, name := range strings.Fields(r.out) {
+					namespaces[name] = true
+				}
+			}
+		}
+		for what, now := range leftovers(t, s) {
+			if now != before[what] {
+				t.Errorf("%s: before %s, after %s", what, before[what], now)
+			}
+		}
+		own := ownNamespaces(t, "/proc/self/ns/*")
+		for name := range ownNamespaces(t, "/proc/[0-9]*/ns/*") {
+			if namespaces[name] && !own[name] {
+				t.Errorf("namespace %s is still in use", name)
+			}
+		}
+	})
+}
+
+func ownNamespaces(t *testing.T, pattern string) map[string]bool {
+	t.Helper()
+	links, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[string]bool)
+	for _, link := range links {
+		if name, err := os.Readlink(link); err == nil {
+			found[name] = true
+		}
+	}
+	return found
+}
+
+func TestStaleCgroupsAreRemoved(t *testing.T) {
+	s := newSandbox(t, Config{})
+	if s.groups.memory == "" {
+		t.Skip("no writable cgroup")
+	}
+	dead := exec.Command("/bin/true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	stale := filepath.Join(s.groups.memory, fmt.Sprintf("%s%d-1", groupPrefix, dead.Process.Pid))
+	if err := os.Mkdir(stale, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	newSandbox(t, Config{})
+	if _, err := os.Stat(stale); !os.IsNotExist(err) {
+		t.Errorf("%s is still there: %v", stale, err)
+	}
+}
+
+func TestMissingLayersAreReportedAndRequired(t *testing.T) {
+	for _, layer := range isolation {
+		_, err := New(Config{Mode: ModeRequired, without: []string{layer}})
+		if missing, ok := err.(*MissingError); !ok || !slices.Contains(missing.Layers, layer) {
+			t.Errorf("without %s: %v", layer, err)
+		}
+	}
+	s, err := New(Config{Mode: ModeRequired})
+	if err != nil {
+		t.Skipf("this machine lacks layers: %v", err)
+	}
+	if r := run(t, s, "print('ok')", nil); r.out != "ok" {
+		t.Errorf("got %q", r.out)
+	}
+	for _, layer := range s.Report() {
+		if layer.Required != slices.Contains(isolation, layer.Name) || layer.Means == "" || (!layer.Held && layer.Why == "") {
+			t.Errorf("incomplete: %+v", layer)
+		}
+	}
+}
+
+// TestAFailingLayerIsFoundByTheFirstStart breaks a layer behind the back of what New found.
+func TestAFailingLayerIsFoundByTheFirstStart(t *testing.T) {
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.filter = filter("not a program of eight bytes each")
+	if r := run(t, s, "print('ok')", nil); r.out != "ok" {
+		t.Errorf("got %q", r.out)
+	}
+	if missing := s.Report().Missing(); !slices.Equal(missing, []string{stage.LayerSeccomp}) {
+		t.Errorf("missing: %v", missing)
+	}
+}
