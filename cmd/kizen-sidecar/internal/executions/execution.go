@@ -1,0 +1,206 @@
+package executions
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// State is where an execution is.
+type State string
+
+// The states, in their order.
+const (
+	Queued   State = "queued"
+	Running  State = "running"
+	Finished State = "finished"
+)
+
+// Errors that end an execution before its step ran, as causes.
+var (
+	// ErrCancelled: somebody asked for it.
+	ErrCancelled = errors.New("the execution was cancelled")
+	// ErrQueueTimeout: no slot became free in time.
+	ErrQueueTimeout = errors.New("no slot became free in time")
+)
+
+// Event is something that happened to an execution.
+type Event struct {
+	// Number counts the events of an execution from 1.
+	Number int
+	// Type is "queued", "started", "log", "http" or "finished".
+	Type string
+	Time time.Time
+	// Data is a JSON document.
+	Data json.RawMessage
+}
+
+// Execution is one execution that a [Service] follows. It is safe for concurrent use.
+type Execution struct {
+	// request is what was asked for; its job is dropped when it has run.
+	request   execution.Request
+	name      string
+	digest    [32]byte
+	cancelled context.CancelCauseFunc
+	done      chan struct{}
+
+	mu       sync.Mutex
+	state    State
+	queued   time.Time
+	started  time.Time
+	finished time.Time
+	events   []Event
+	changed  chan struct{} // closed and replaced with every event
+	outcome  execution.Outcome
+	document json.RawMessage
+	err      error
+	size     int64 // bytes kept
+}
+
+// Snapshot is an execution at one moment, as callers see it.
+type Snapshot struct {
+	ID          string          `json:"execution_id"`
+	BusinessID  string          `json:"business_id"`
+	AccountType string          `json:"account_type"`
+	Name        string          `json:"name,omitempty"`
+	Runtime     string          `json:"runtime"`
+	State       State           `json:"state"`
+	Outcome     string          `json:"outcome,omitempty"`
+	QueuedAt    time.Time       `json:"queued_at"`
+	StartedAt   time.Time       `json:"started_at,omitzero"`
+	FinishedAt  time.Time       `json:"finished_at,omitzero"`
+	Phases      *Phases         `json:"phases,omitempty"`
+	Result      json.RawMessage `json:"result,omitempty"`
+	// Failure says why there is no result.
+	Failure string `json:"failure,omitempty"`
+}
+
+// Phases say where the time went, in milliseconds.
+type Phases struct {
+	Queue    float64 `json:"queue_ms"`
+	Mint     float64 `json:"mint_ms"`
+	Spawn    float64 `json:"spawn_ms"`
+	Import   float64 `json:"import_ms"`
+	Step     float64 `json:"step_ms"`
+	Teardown float64 `json:"teardown_ms"`
+}
+
+// ID is the execution's id.
+func (e *Execution) ID() string { return e.request.Identity.ExecutionID }
+
+// BusinessID is the business it runs in.
+func (e *Execution) BusinessID() string { return e.request.Identity.BusinessID }
+
+// Done is closed when the execution has finished.
+func (e *Execution) Done() <-chan struct{} { return e.done }
+
+// Outcome is what became of it; only after Done. The error is the sidecar's own failure, or why it never ran.
+func (e *Execution) Outcome() (execution.Outcome, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.outcome, e.err
+}
+
+// Cancel takes the key back, kills the step, and returns at once. What has finished stays as it is.
+func (e *Execution) Cancel() { e.cancelled(ErrCancelled) }
+
+// Snapshot returns the execution as it is now.
+func (e *Execution) Snapshot() Snapshot {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	id := e.request.Identity
+	s := Snapshot{
+		ID: id.ExecutionID, BusinessID: id.BusinessID, AccountType: id.AccountType, Name: e.name,
+		Runtime: string(e.request.Job.Runtime), State: e.state, QueuedAt: e.queued, StartedAt: e.started, FinishedAt: e.finished,
+	}
+	if e.state != Finished {
+		return s
+	}
+	if e.err != nil {
+		s.Failure = e.err.Error()
+		return s
+	}
+	result := e.outcome.Result
+	s.Outcome, s.Result = string(result.Outcome), e.document
+	s.Phases = &Phases{
+		Queue: milliseconds(e.started.Sub(e.queued)), Mint: milliseconds(e.outcome.Mint), Spawn: milliseconds(result.Phases.Spawn),
+		Import: milliseconds(result.Phases.Import), Step: milliseconds(result.Phases.Step),
+		Teardown: milliseconds(result.Phases.Teardown + e.outcome.Teardown),
+	}
+	return s
+}
+
+// Events returns the events after number, and a channel that is closed when there are more. After the "finished" event
+// there are none.
+func (e *Execution) Events(after int) ([]Event, <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if after < 0 || after > len(e.events) {
+		after = len(e.events)
+	}
+	return e.events[after:len(e.events):len(e.events)], e.changed
+}
+
+// Log implements [Watcher].
+func (e *Execution) Log(message string) { e.add("log", map[string]string{"message": message}) }
+
+// HTTP implements [Watcher].
+func (e *Execution) HTTP(call runner.HTTPEntry) { e.add("http", call) }
+
+// add records an event. Data that cannot be written is left out.
+func (e *Execution) add(kind string, data any) {
+	body, err := json.Marshal(data)
+	if err != nil {
+		body = []byte("null")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.append(kind, body)
+}
+
+func (e *Execution) append(kind string, body json.RawMessage) {
+	e.events = append(e.events, Event{Number: len(e.events) + 1, Type: kind, Time: time.Now(), Data: body})
+	e.size += int64(len(body)) + 64
+	close(e.changed)
+	e.changed = make(chan struct{})
+}
+
+func (e *Execution) start() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.state, e.started = Running, time.Now()
+	e.append("started", []byte(`{}`))
+}
+
+// finish records the end, and drops what is needed no more: the script, its inputs and its secrets.
+func (e *Execution) finish(outcome execution.Outcome, err error) {
+	var document []byte
+	if err == nil {
+		document, err = json.Marshal(outcome.Result)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.started.IsZero() {
+		e.started = time.Now()
+	}
+	e.state, e.finished, e.outcome, e.err, e.document = Finished, time.Now(), outcome, err, document
+	runtime := e.request.Job.Runtime
+	e.request.Job = runner.Execution{Runtime: runtime}
+	e.outcome.Result.Values, e.outcome.Result.Logs, e.outcome.Result.HTTP = nil, nil, nil // the document has them
+	e.size += int64(len(document)) + int64(len(outcome.Result.Stdout)+len(outcome.Result.Stderr))
+	summary := map[string]any{"outcome": outcome.Result.Outcome, "duration_ms": milliseconds(outcome.Result.Duration)}
+	if err != nil {
+		summary = map[string]any{"failure": err.Error()}
+	}
+	if body, err := json.Marshal(summary); err == nil {
+		e.append("finished", body)
+	}
+	close(e.done)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

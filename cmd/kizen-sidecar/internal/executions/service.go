@@ -1,0 +1,193 @@
+package executions
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// ErrConflict: the id was submitted before, for something else.
+var ErrConflict = errors.New("an execution with this id was submitted for something else; give this one an id of its own")
+
+// Config of a [Service]. Queue and Run are required.
+type Config struct {
+	Queue *queue.Queue
+	// Run carries one execution to its outcome, as [execution.Host.Run] does, and tells watch of what happens meanwhile.
+	Run func(ctx context.Context, request execution.Request, watch Watcher) (execution.Outcome, error)
+	// QueueTimeout is how long an execution may wait for a slot; default 30 s.
+	QueueTimeout time.Duration
+	// Keep is how many finished executions are kept, and KeepBytes how much of them; default 1000 and 64 MiB.
+	Keep      int
+	KeepBytes int64
+	// Finished is told of each end, on the goroutine that ran it; nil: nobody is.
+	Finished func(*Execution)
+	Log      *slog.Logger
+}
+
+// Watcher is told of what a step does while it runs. Its methods do not block.
+type Watcher interface {
+	// Log is one message of outputs.log.
+	Log(message string)
+	// HTTP is one call that has ended.
+	HTTP(call runner.HTTPEntry)
+}
+
+// Service follows executions. It is safe for concurrent use.
+type Service struct {
+	config Config
+	ctx    context.Context // ends when everything that runs is to be cut off
+	cut    context.CancelCauseFunc
+	all    sync.WaitGroup
+
+	mu       sync.Mutex
+	byID     map[key]*Execution
+	finished []*Execution // oldest first
+	bytes    int64
+}
+
+type key struct{ business, id string }
+
+// NewService returns a service. [Service.Shutdown] ends it.
+func NewService(config Config) *Service {
+	if config.QueueTimeout == 0 {
+		config.QueueTimeout = 30 * time.Second
+	}
+	if config.Keep == 0 {
+		config.Keep = 1000
+	}
+	if config.KeepBytes == 0 {
+		config.KeepBytes = 64 << 20
+	}
+	if config.Log == nil {
+		config.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{config: config, byID: map[key]*Execution{}}
+	s.ctx, s.cut = context.WithCancelCause(context.Background())
+	return s
+}
+
+// Submission is what somebody asked for.
+type Submission struct {
+	Request execution.Request
+	Name    string
+	// Body is what the request was read from: the same id with another body is a conflict.
+	Body []byte
+}
+
+// Submit starts an execution, or returns the one that has its id already. It does not wait. The error is
+// [queue.ErrFull], [queue.ErrDraining] or [ErrConflict].
+func (s *Service) Submit(sub Submission) (*Execution, error) {
+	id := sub.Request.Identity
+	digest := sha256.Sum256(sub.Body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known, ok := s.byID[key{id.BusinessID, id.ExecutionID}]; ok {
+		if known.digest != digest {
+			return nil, ErrConflict
+		}
+		return known, nil
+	}
+	place, err := s.config.Queue.Enter(id.BusinessID)
+	if err != nil {
+		return nil, err
+	}
+	e := &Execution{
+		request: sub.Request, name: sub.Name, digest: digest, state: Queued, queued: time.Now(),
+		done: make(chan struct{}), changed: make(chan struct{}),
+	}
+	var ctx context.Context
+	ctx, e.cancelled = context.WithCancelCause(s.ctx)
+	e.append("queued", []byte(`{}`))
+	s.byID[key{id.BusinessID, id.ExecutionID}] = e
+	s.all.Go(func() { s.follow(ctx, e, place) })
+	return e, nil
+}
+
+// follow takes an execution from the queue to its end.
+func (s *Service) follow(ctx context.Context, e *Execution, place *queue.Place) {
+	defer e.cancelled(nil)
+	outcome, err := s.run(ctx, e, place)
+	e.finish(outcome, err)
+	s.keep(e)
+	if s.config.Finished != nil {
+		s.config.Finished(e)
+	}
+}
+
+func (s *Service) run(ctx context.Context, e *Execution, place *queue.Place) (execution.Outcome, error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, s.config.QueueTimeout, ErrQueueTimeout)
+	release, err := place.Wait(waiting)
+	cancel()
+	if err != nil {
+		return execution.Outcome{}, err
+	}
+	defer release()
+	e.start()
+	return s.config.Run(ctx, e.request, e)
+}
+
+// keep adds a finished execution to those that are kept, and lets go of the oldest.
+func (s *Service) keep(e *Execution) {
+	e.mu.Lock()
+	size := e.size
+	e.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finished = append(s.finished, e)
+	s.bytes += size
+	for len(s.finished) > s.config.Keep || s.bytes > s.config.KeepBytes && len(s.finished) > 1 {
+		oldest := s.finished[0]
+		s.finished = slices.Delete(s.finished, 0, 1)
+		oldest.mu.Lock()
+		s.bytes -= oldest.size
+		oldest.mu.Unlock()
+		delete(s.byID, key{oldest.BusinessID(), oldest.ID()})
+	}
+}
+
+// Get returns an execution of a business.
+func (s *Service) Get(businessID, id string) (*Execution, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.byID[key{businessID, id}]
+	return e, ok
+}
+
+// Recent returns the executions of a business that are kept, the youngest first.
+func (s *Service) Recent(businessID string) []*Execution {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var recent []*Execution
+	for k, e := range s.byID {
+		if k.business == businessID {
+			recent = append(recent, e)
+		}
+	}
+	slices.SortFunc(recent, func(a, b *Execution) int { return b.queued.Compare(a.queued) })
+	return recent
+}
+
+// Shutdown refuses what is new, lets what runs finish until ctx ends, cuts off the rest, and returns when nothing runs. The
+// error says how many had to be cut.
+func (s *Service) Shutdown(ctx context.Context) error {
+	s.config.Queue.Drain()
+	var err error
+	select {
+	case <-s.config.Queue.Idle():
+	case <-ctx.Done():
+		err = fmt.Errorf("%d executions were cut off: %w", s.config.Queue.Stats().Used, context.Cause(ctx))
+		s.cut(queue.ErrDraining)
+	}
+	s.all.Wait()
+	s.cut(nil)
+	return err
+}

@@ -1,0 +1,263 @@
+package executions
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// stub stands in for a host: each execution runs until it is told to end.
+type stub struct {
+	runs atomic.Int64
+	end  chan runner.Result
+}
+
+func (s *stub) run(ctx context.Context, r execution.Request, watch Watcher) (execution.Outcome, error) {
+	s.runs.Add(1)
+	watch.Log("hello from " + r.Identity.ExecutionID)
+	watch.HTTP(runner.HTTPEntry{Method: "GET", URL: "https://api/x"})
+	select {
+	case result := <-s.end:
+		result.RequestID = r.Identity.ExecutionID
+		return execution.Outcome{Result: result}, nil
+	case <-ctx.Done():
+		return execution.Outcome{Result: runner.Result{Outcome: runner.Cancelled, Error: &runner.StepError{Message: context.Cause(ctx).Error()}}}, nil
+	}
+}
+
+func newTestService(t *testing.T, slots, depth int, config Config) (*Service, *stub) {
+	t.Helper()
+	q, err := queue.New(slots, depth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stub{end: make(chan runner.Result)}
+	config.Queue, config.Run = q, s.run
+	service := NewService(config)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = service.Shutdown(ctx) // what is left is cut off
+	})
+	return service, s
+}
+
+func submission(business, id string) Submission {
+	return Submission{
+		Request: execution.Request{Identity: minter.Identity{BusinessID: business, ExecutionID: id, AccountID: "a", AccountType: "service_automation"}},
+		Name:    "Step", Body: []byte(id),
+	}
+}
+
+func submit(t *testing.T, s *Service, business, id string) *Execution {
+	t.Helper()
+	e, err := s.Submit(submission(business, id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func eventTypes(e *Execution) []string {
+	events, _ := e.Events(0)
+	var types []string
+	for _, event := range events {
+		types = append(types, event.Type)
+	}
+	return types
+}
+
+func TestAnExecutionGoesThroughItsStatesAndTellsOfThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, stub := newTestService(t, 1, 10, Config{})
+		first := submit(t, service, "b1", "e1")
+		second := submit(t, service, "b1", "e2")
+		synctest.Wait()
+		if first.Snapshot().State != Running || second.Snapshot().State != Queued {
+			t.Errorf("states are %s, %s", first.Snapshot().State, second.Snapshot().State)
+		}
+		stub.end <- runner.Result{Outcome: runner.OK}
+		<-first.Done()
+		if got := eventTypes(first); !slices.Equal(got, []string{"queued", "started", "log", "http", "finished"}) {
+			t.Errorf("events are %v", got)
+		}
+		snapshot := first.Snapshot()
+		var result struct {
+			ID string `json:"request_id"`
+		}
+		if err := json.Unmarshal(snapshot.Result, &result); err != nil || result.ID != "e1" || snapshot.Outcome != "ok" || snapshot.Phases == nil {
+			t.Errorf("finished as %+v, %v", snapshot, err)
+		}
+		synctest.Wait()
+		if second.Snapshot().State != Running {
+			t.Error("the slot did not go to who waited")
+		}
+		second.Cancel()
+		<-second.Done()
+	})
+}
+
+func TestTheSameIDRunsOnceAndGivesTheSameAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, stub := newTestService(t, 4, 10, Config{})
+		first := submit(t, service, "b1", "e1")
+		if again := submit(t, service, "b1", "e1"); again != first {
+			t.Error("the second submission is another execution")
+		}
+		stub.end <- runner.Result{Outcome: runner.OK}
+		<-first.Done()
+		synctest.Wait()
+		if again := submit(t, service, "b1", "e1"); again != first || stub.runs.Load() != 1 {
+			t.Errorf("ran %d times", stub.runs.Load())
+		}
+		other := submission("b1", "e1")
+		other.Body = []byte("something else")
+		if _, err := service.Submit(other); !errors.Is(err, ErrConflict) {
+			t.Errorf("the same id for something else: %v", err)
+		}
+		if foreign := submit(t, service, "b2", "e1"); foreign == first {
+			t.Error("another business was given this one's execution")
+		}
+		if _, ok := service.Get("b2", "e2"); ok {
+			t.Error("found what there is not")
+		}
+	})
+}
+
+func TestCancellingEndsWhatWaitsAndWhatRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, _ := newTestService(t, 1, 10, Config{})
+		running, waiting := submit(t, service, "b", "e1"), submit(t, service, "b", "e2")
+		synctest.Wait()
+		waiting.Cancel()
+		<-waiting.Done()
+		if _, err := waiting.Outcome(); !errors.Is(err, ErrCancelled) || waiting.Snapshot().Failure == "" {
+			t.Errorf("what waited ended with %v", err)
+		}
+		running.Cancel()
+		<-running.Done()
+		if snapshot := running.Snapshot(); snapshot.Outcome != string(runner.Cancelled) {
+			t.Errorf("what ran ended as %+v", snapshot)
+		}
+	})
+}
+
+func TestWhoWaitsTooLongIsToldSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, _ := newTestService(t, 1, 10, Config{QueueTimeout: time.Second})
+		submit(t, service, "b", "e1")
+		waiting := submit(t, service, "b", "e2")
+		<-waiting.Done()
+		if _, err := waiting.Outcome(); !errors.Is(err, ErrQueueTimeout) {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
+func TestAFullQueueRefusesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, _ := newTestService(t, 1, 1, Config{})
+		submit(t, service, "b", "e1")
+		submit(t, service, "b", "e2")
+		if _, err := service.Submit(submission("b", "e3")); !errors.Is(err, queue.ErrFull) {
+			t.Errorf("the third: %v", err)
+		}
+		if _, ok := service.Get("b", "e3"); ok {
+			t.Error("what was refused is kept")
+		}
+	})
+}
+
+func TestWhatIsKeptIsBoundedInNumberAndBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, stub := newTestService(t, 1, 10, Config{Keep: 3, KeepBytes: 64 << 10})
+		finish := func(id string, log string) {
+			e := submit(t, service, "b", id)
+			stub.end <- runner.Result{Outcome: runner.OK, Logs: []string{log}}
+			<-e.Done()
+			synctest.Wait()
+		}
+		for i := range 5 {
+			finish(fmt.Sprint("e", i), "x")
+		}
+		var kept []string
+		for _, e := range service.Recent("b") {
+			kept = append(kept, e.ID())
+		}
+		if len(kept) != 3 {
+			t.Errorf("kept %v", kept)
+		}
+		if _, ok := service.Get("b", "e1"); ok {
+			t.Error("the oldest is kept")
+		}
+		finish("big1", strings.Repeat("x", 40<<10))
+		finish("big2", strings.Repeat("x", 40<<10))
+		if _, ok := service.Get("b", "big1"); ok || service.bytes > 64<<10 {
+			t.Errorf("%d bytes are kept", service.bytes)
+		}
+	})
+}
+
+func TestShutdownLetsWhatRunsFinishThenCutsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, stub := newTestService(t, 2, 10, Config{})
+		finishes, hangs := submit(t, service, "b", "e1"), submit(t, service, "b", "e2")
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		ended := make(chan error)
+		go func() { ended <- service.Shutdown(ctx) }()
+		synctest.Wait()
+		if _, err := service.Submit(submission("b", "e3")); !errors.Is(err, queue.ErrDraining) {
+			t.Errorf("while draining: %v", err)
+		}
+		stub.end <- runner.Result{Outcome: runner.OK}
+		if err := <-ended; err == nil || !strings.Contains(err.Error(), "1 executions were cut off") {
+			t.Errorf("shutdown: %v", err)
+		}
+		for _, e := range []*Execution{finishes, hangs} {
+			<-e.Done()
+		}
+	})
+}
+
+func TestWatchersSeeEventsAsTheyCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, stub := newTestService(t, 1, 10, Config{})
+		e := submit(t, service, "b", "e1")
+		var seen []string
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			for after := 0; ; {
+				events, more := e.Events(after)
+				for _, event := range events {
+					after = event.Number
+					seen = append(seen, event.Type)
+					if event.Type == "finished" {
+						return
+					}
+				}
+				<-more
+			}
+		}()
+		synctest.Wait()
+		stub.end <- runner.Result{Outcome: runner.OK}
+		<-watched
+		if !slices.Equal(seen, []string{"queued", "started", "log", "http", "finished"}) {
+			t.Errorf("saw %v", seen)
+		}
+	})
+}
