@@ -35,14 +35,18 @@ type KeySetConfig struct {
 // LoadKeySet reads a key set.
 func LoadKeySet(config KeySetConfig) (*KeySet, error) {
 	set := &KeySet{source: config}
-	if err := set.Reload(); err != nil {
+	if err := set.reload(); err != nil {
 		return nil, err
 	}
 	return set, nil
 }
 
-// Reload reads the set again from where it came. When that fails the set stays as it was.
+// Reload reads the set again from where it came. When that fails the set stays as it was. A set that was generated has nothing to
+// read.
 func (s *KeySet) Reload() error {
+	if s.source == (KeySetConfig{}) {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.reload()
@@ -66,9 +70,12 @@ func (s *KeySet) reload() error {
 // refresh reloads the set if its source may have changed since the last load, and says whether it did. Whoever invents key
 // ids costs us no more than this look. A change just before a load may have had the same modification time as one just after.
 func (s *KeySet) refresh() bool {
+	if s.source.Path == "" {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	changed := !s.source.modified().Equal(s.stamp) || s.loaded.Sub(s.stamp) < time.Second
+	changed := !s.source.modified().Equal(s.stamp) || s.loaded.Sub(s.stamp).Abs() < time.Second
 	return changed && s.reload() == nil
 }
 
@@ -254,8 +261,12 @@ func PruneKeys(dir string, now time.Time) ([]string, error) {
 		if key.Use != "sign" || key.Until.IsZero() || now.Before(key.Until) {
 			continue
 		}
-		// Only files that WriteKey made hold one key each and can go as a whole.
-		switch err := os.Remove(filepath.Join(dir, key.ID+".jwk")); {
+		// Only files that WriteKey made hold one key each and can go as a whole. A kid of somebody else's may be a path.
+		name := key.ID + ".jwk"
+		if name != filepath.Base(name) {
+			continue
+		}
+		switch err := os.Remove(filepath.Join(dir, name)); {
 		case err == nil:
 			pruned = append(pruned, key.ID)
 		case !errors.Is(err, fs.ErrNotExist):

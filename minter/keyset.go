@@ -1,6 +1,7 @@
 package minter
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -99,20 +100,8 @@ func newKeySetState(keys []keyMaterial) (*keySetState, error) {
 	slices.SortStableFunc(keys, func(a, b keyMaterial) int { return a.from.Compare(b.from) })
 	state := &keySetState{public: map[string]publicKey{}}
 	for _, key := range keys {
-		if key.sealing != nil {
-			sealing, err := newSealingKey(key.id, key.sealing)
-			if err != nil {
-				return nil, err
-			}
-			state.sealing = append(state.sealing, sealing)
-			continue
-		}
-		if known, ok := state.public[key.id]; ok && !known.key.Equal(key.public) {
-			return nil, fmt.Errorf("two keys have the id %q", key.id)
-		}
-		state.public[key.id] = publicKey{key: key.public}
-		if key.private != nil {
-			state.signing = append(state.signing, signingKey{key.id, key.private, key.from})
+		if err := state.add(key); err != nil {
+			return nil, err
 		}
 	}
 	for i, key := range state.signing[:max(len(state.signing)-1, 0)] {
@@ -121,6 +110,32 @@ func newKeySetState(keys []keyMaterial) (*keySetState, error) {
 		}
 	}
 	return state, nil
+}
+
+// add puts a key behind those that are there. A copy of one that is there adds nothing: it would retire its own original.
+func (s *keySetState) add(key keyMaterial) error {
+	if key.sealing != nil {
+		sealing, err := newSealingKey(key.id, key.sealing)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(s.sealing, func(k sealingKey) bool { return k.id == key.id })
+		switch {
+		case i < 0:
+			s.sealing = append(s.sealing, sealing)
+		case !bytes.Equal(s.sealing[i].find, sealing.find):
+			return fmt.Errorf("two keys have the id %q", key.id)
+		}
+		return nil
+	}
+	if known, ok := s.public[key.id]; ok && !known.key.Equal(key.public) {
+		return fmt.Errorf("two keys have the id %q", key.id)
+	}
+	s.public[key.id] = publicKey{key: key.public}
+	if key.private != nil && !slices.ContainsFunc(s.signing, func(k signingKey) bool { return k.id == key.id }) {
+		s.signing = append(s.signing, signingKey{key.id, key.private, key.from})
+	}
+	return nil
 }
 
 // signer returns the key that signs at now: the last one whose time has come.
@@ -164,6 +179,15 @@ func (s *KeySet) lookup(id string, now time.Time) (ed25519.PublicKey, bool) {
 func (s *KeySet) Current() string {
 	key, _ := s.state.Load().signer(time.Now())
 	return key.id
+}
+
+// sealer returns the id of the key that seals, "" when there is none.
+func (s *KeySet) sealer() string {
+	sealing := s.state.Load().sealing
+	if len(sealing) == 0 {
+		return ""
+	}
+	return sealing[len(sealing)-1].id
 }
 
 // KeyInfo describes one key of a set. It holds nothing secret.

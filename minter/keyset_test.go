@@ -284,6 +284,65 @@ func TestConcurrentRotationsAgreeOnOneCurrentKeyAndLoseNone(t *testing.T) {
 	}
 }
 
+func TestCopyOfAKeyDoesNotRetireIt(t *testing.T) {
+	dir := t.TempDir()
+	id := rotate(t, dir, time.Now().Add(-24*time.Hour))
+	text, err := os.ReadFile(filepath.Join(dir, id+".jwk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "a-copy.jwk"), string(text))
+	keys := load(t, dir)
+	if list := keys.List(); len(list) != 1 || !list[0].Until.IsZero() {
+		t.Errorf("List = %+v, want one key without an end", list)
+	}
+	f := withKeys(t, keys, keys)
+	if code := f.verify(t, f.mint(t, someone)); code != "" {
+		t.Errorf("what the current key signs is refused: %s", code)
+	}
+}
+
+func TestTwoKeysWithOneIDAreRefused(t *testing.T) {
+	const x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+	public, _ := pair(t)
+	zeros := strings.Repeat("A", 43)
+	for name, keys := range map[string][2]string{
+		"signing": {`{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + x + `"}`, `{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + b64(public) + `"}`},
+		"sealing": {`{"kid":"a","kty":"oct","k":"` + zeros + `"}`, `{"kid":"a","kty":"oct","k":"` + x + `"}`},
+	} {
+		dir := t.TempDir()
+		for i, text := range keys {
+			write(t, filepath.Join(dir, fmt.Sprint(i, ".jwk")), text)
+		}
+		if _, err := minter.LoadKeySet(minter.KeySetConfig{Path: dir}); err == nil || !strings.Contains(err.Error(), `two keys have the id "a"`) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestGeneratedKeysHaveNothingToReload(t *testing.T) {
+	keys, err := minter.GenerateKeySet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := keys.Current()
+	if err := keys.Reload(); err != nil || keys.Current() != before {
+		t.Errorf("Reload = %v; %q signs, want %q", err, keys.Current(), before)
+	}
+}
+
+func TestPruningStaysInItsDirectory(t *testing.T) {
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "keys")
+	rotate(t, dir, time.Now().Add(-24*time.Hour))
+	outside := write(t, filepath.Join(parent, "precious.jwk"), "precious")
+	write(t, filepath.Join(dir, "a.jwk"), `{"kid":"../precious","kizen_from":"2001-01-01T00:00:00Z","kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`)
+	pruned, err := minter.PruneKeys(dir, time.Now())
+	if _, lost := os.Stat(outside); err != nil || len(pruned) != 0 || lost != nil {
+		t.Errorf("PruneKeys = %v, %v; the file outside: %v", pruned, err, lost)
+	}
+}
+
 func TestReloadThatFailsChangesNothing(t *testing.T) {
 	dir := t.TempDir()
 	id := rotate(t, dir, time.Now())
@@ -386,6 +445,51 @@ func TestWatchSeesAFileThatIsReplaced(t *testing.T) {
 		case <-reloaded:
 		case <-time.After(20 * time.Second):
 			t.Fatal("the watch did not see the replaced file")
+		}
+	}
+}
+
+func TestWatchSeesASecretThatKubernetesUpdates(t *testing.T) {
+	mount := t.TempDir()
+	// As the kubelet lays a secret out: the names point into ..data, which is swapped as a whole.
+	lay := func(version string) string {
+		id := rotate(t, filepath.Join(mount, version), time.Now())
+		if err := os.Rename(filepath.Join(mount, version, id+".jwk"), filepath.Join(mount, version, "signing.jwk")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(version, filepath.Join(mount, "..data_tmp")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(mount, "..data_tmp"), filepath.Join(mount, "..data")); err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	first := lay("..1")
+	file := filepath.Join(mount, "signing.jwk")
+	if err := os.Symlink(filepath.Join("..data", "signing.jwk"), file); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{mount, file} {
+		set := load(t, path)
+		if set.Current() != first {
+			t.Fatalf("%q signs, want %q", set.Current(), first)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		reloaded, stopped := make(chan error, 1024), make(chan error, 1)
+		go func() { stopped <- set.Watch(ctx, func(err error) { reloaded <- err }) }()
+		<-reloaded // the watch stands
+		first = lay("..2" + filepath.Base(path))
+		for set.Current() != first {
+			select {
+			case <-reloaded:
+			case <-time.After(20 * time.Second):
+				t.Fatal("the watch did not see the update")
+			}
+		}
+		stop()
+		if err := <-stopped; err != nil {
+			t.Error(err)
 		}
 	}
 }
