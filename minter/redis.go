@@ -71,9 +71,34 @@ func OpenRedis(config RedisConfig) (redis.UniversalClient, error) {
 	options.PipelinePoolSize = -1
 
 	logging.Disable() // go-redis would write to standard error what it returns as an error anyway
-	client := target.open(options)
-	client.AddHook(boundary{server: target.name, timeout: config.Timeout, tls: target.tls})
+	client, bound := target.open(options), boundary{server: target.name, timeout: config.Timeout, tls: target.tls}
+	client.AddHook(bound)
+	if nodes, ok := client.(*redis.ClusterClient); ok {
+		return cluster{nodes, bound}, nil
+	}
 	return client, nil
+}
+
+// cluster is a ClusterClient whose transactions have a boundary too: they run on the client of a node, which has no hooks.
+type cluster struct {
+	*redis.ClusterClient
+	boundary
+}
+
+// Watch overrides that of the ClusterClient. The errors of fn come back as they are.
+func (c cluster) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	var failed error
+	err := c.ClusterClient.Watch(ctx, func(tx *redis.Tx) error {
+		tx.AddHook(c.boundary)
+		failed = fn(tx)
+		return failed
+	}, keys...)
+	if failed != nil {
+		return failed
+	}
+	return c.explain(err)
 }
 
 func (c RedisConfig) tls() (*tls.Config, error) {

@@ -64,14 +64,16 @@ type sealedStored struct {
 	SealingKey string    `json:"sealing_key"` // the id of the key that Sealed and Hash were made with
 	Sealed     []byte    `json:"sealed"`
 	Hash       string    `json:"hash"`
+	Proof      string    `json:"proof"`
 }
 
-// storedOwner is found by a key's hash.
+// storedOwner is found by a key's hash. Proof shows that somebody who has the sealing key wrote it, for this business: whoever
+// can only write to Redis gives a key no other owner.
 type storedOwner struct {
 	ID          string `json:"id"`
 	AccountID   string `json:"account_id"`
 	AccountType string `json:"account_type"`
-	Hash        string `json:"hash"`
+	Proof       string `json:"proof"`
 }
 
 func storedDocumentKey(business, account string) string {
@@ -146,11 +148,11 @@ func (s *StoredKeys) View(ctx context.Context, businessID, accountID string) ([]
 	}
 	var keys []StoredKey
 	for i, sealed := range document.Keys {
-		token, err := s.open(businessID, accountID, sealed)
+		id := Identity{AccountID: accountID, AccountType: document.AccountType, BusinessID: businessID}
+		token, err := s.open(id, sealed)
 		if err != nil {
 			return nil, fmt.Errorf("view the keys of account %s: %w", accountID, err)
 		}
-		id := Identity{AccountID: accountID, AccountType: document.AccountType, BusinessID: businessID}
 		keys = append(keys, StoredKey{sealed.ID, token, id, sealed.CreatedAt, i == 0})
 	}
 	return keys, nil
@@ -167,8 +169,9 @@ func (s *StoredKeys) add(ctx context.Context, id Identity, prepare func(*storedD
 		if err := validateID("account type", document.AccountType); err != nil {
 			return err
 		}
-		document.Keys = append([]sealedStored{s.seal(id.BusinessID, id.AccountID, key)}, document.Keys...)
-		return nil
+		sealed, err := s.seal(key)
+		document.Keys = append([]sealedStored{sealed}, document.Keys...)
+		return err
 	})
 	if err != nil {
 		return StoredKey{}, err
@@ -235,7 +238,7 @@ func writeStored(ctx context.Context, pipe redis.Pipeliner, businessID, accountI
 		pipe.Del(ctx, storedHashKey(businessID, key.Hash))
 	}
 	for _, key := range after.Keys {
-		owner, err := json.Marshal(storedOwner{key.ID, accountID, after.AccountType, key.Hash})
+		owner, err := json.Marshal(storedOwner{key.ID, accountID, after.AccountType, key.Proof})
 		if err != nil {
 			return fmt.Errorf("write the owner of a stored key: %w", err)
 		}
@@ -253,50 +256,57 @@ func writeStored(ctx context.Context, pipe redis.Pipeliner, businessID, accountI
 	return nil
 }
 
-// renew seals again what an older sealing key sealed, so that this one can go some day.
+// renew seals again what an older sealing key sealed, so that this one can go some day. What was not sealed for this account as
+// it is in the document stops the change.
 func (s *StoredKeys) renew(businessID, accountID string, document *storedDocument) error {
-	sealing := s.keys.state.Load().sealing
 	for i, sealed := range document.Keys {
-		if sealed.SealingKey == sealing[len(sealing)-1].id {
-			continue
-		}
-		token, err := s.open(businessID, accountID, sealed)
+		id := Identity{AccountID: accountID, AccountType: document.AccountType, BusinessID: businessID}
+		token, err := s.open(id, sealed)
 		if err != nil {
 			return err
 		}
-		key := StoredKey{ID: sealed.ID, Token: token, CreatedAt: sealed.CreatedAt}
-		document.Keys[i] = s.seal(businessID, accountID, key)
+		if sealed.SealingKey == s.keys.sealer() {
+			continue
+		}
+		if document.Keys[i], err = s.seal(StoredKey{ID: sealed.ID, Token: token, Identity: id, CreatedAt: sealed.CreatedAt}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (s *StoredKeys) seal(businessID, accountID string, key StoredKey) sealedStored {
+func (s *StoredKeys) seal(key StoredKey) (sealedStored, error) {
 	sealing := s.keys.state.Load().sealing
+	if len(sealing) == 0 {
+		return sealedStored{}, ErrNoSealingKey
+	}
 	current := sealing[len(sealing)-1]
+	hash := current.hash(key.Token.Reveal())
+	place := storedContext(key.Identity, key.ID)
 	return sealedStored{
 		ID: key.ID, CreatedAt: key.CreatedAt, SealingKey: current.id,
-		Sealed: current.aead.Seal(nil, nil, []byte(key.Token.Reveal()), storedContext(businessID, accountID, key.ID)),
-		Hash:   current.hash(key.Token.Reveal()),
-	}
+		Sealed: current.aead.Seal(nil, nil, []byte(key.Token.Reveal()), place),
+		Hash:   hash, Proof: current.hash(hash + string(place)),
+	}, nil
 }
 
-func (s *StoredKeys) open(businessID, accountID string, sealed sealedStored) (Token, error) {
+func (s *StoredKeys) open(id Identity, sealed sealedStored) (Token, error) {
 	for _, key := range s.keys.state.Load().sealing {
 		if key.id != sealed.SealingKey {
 			continue
 		}
-		text, err := key.aead.Open(nil, nil, sealed.Sealed, storedContext(businessID, accountID, sealed.ID))
+		text, err := key.aead.Open(nil, nil, sealed.Sealed, storedContext(id, sealed.ID))
 		if err != nil {
-			return Token{}, fmt.Errorf("stored key %q was not sealed by sealing key %q for this account", sealed.ID, key.id)
+			return Token{}, fmt.Errorf("stored key %q was not sealed by sealing key %q for this account; delete the account's keys and make new ones", sealed.ID, key.id)
 		}
 		return NewToken(string(text)), nil
 	}
 	return Token{}, fmt.Errorf("stored key %q was sealed by sealing key %q, which the key set does not hold", sealed.ID, sealed.SealingKey)
 }
 
-// storedContext binds what is sealed to its place: moved to another account it does not open.
-func storedContext(businessID, accountID, id string) []byte {
-	return []byte(businessID + "\x00" + accountID + "\x00" + id)
+// storedContext binds what is sealed to its place: moved to another account, or with another type of account, it does not open.
+func storedContext(id Identity, keyID string) []byte {
+	return []byte(id.BusinessID + "\x00" + id.AccountID + "\x00" + id.AccountType + "\x00" + keyID)
 }
 
 // newSealingKey derives from one secret what seals and what finds.
@@ -391,19 +401,23 @@ func (v *Verifier) verifyStored(ctx context.Context, token, businessID, userID s
 // findOwner looks a key up by its hash under every sealing key, in one round trip, and says whether the user is suspended.
 func (v *Verifier) findOwner(ctx context.Context, token, businessID, userID string) (*storedOwner, bool, error) {
 	names := []string{suspendedKey(businessID, userID)}
-	var hashes []string
-	for _, key := range v.config.Keys.state.Load().sealing {
-		hash := key.hash(token)
-		hashes, names = append(hashes, hash), append(names, storedHashKey(businessID, hash))
+	sealing := v.config.Keys.state.Load().sealing
+	for _, key := range sealing {
+		names = append(names, storedHashKey(businessID, key.hash(token)))
 	}
 	values, err := v.store.redis.MGet(ctx, names...).Result()
 	if err != nil {
 		return nil, false, err
 	}
-	for i, hash := range hashes {
+	for i, key := range sealing {
 		text, _ := values[i+1].(string)
 		var owner storedOwner
-		if json.Unmarshal([]byte(text), &owner) == nil && subtle.ConstantTimeCompare([]byte(owner.Hash), []byte(hash)) == 1 {
+		if json.Unmarshal([]byte(text), &owner) != nil {
+			continue
+		}
+		place := storedContext(Identity{AccountID: owner.AccountID, AccountType: owner.AccountType, BusinessID: businessID}, owner.ID)
+		proof := key.hash(key.hash(token) + string(place))
+		if subtle.ConstantTimeCompare([]byte(owner.Proof), []byte(proof)) == 1 {
 			return &owner, values[0] != nil, nil
 		}
 	}

@@ -230,6 +230,96 @@ func TestRedisHoldsStoredKeysSealedAndInTheirPlace(t *testing.T) {
 	}
 }
 
+func TestWritingToRedisGivesAStoredKeyNoOtherOwner(t *testing.T) {
+	v := newVault(t, embedded(t).URL())
+	key := v.create(t)
+	name := v.redis.Keys(t.Context(), "*:storedhash:*").Val()[0]
+	owner := v.redis.Get(t.Context(), name).Val()
+	set := func(name, value string) {
+		t.Helper()
+		if err := v.redis.Set(t.Context(), name, value, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, row := range map[string]struct{ name, owner, business, user string }{
+		"another account":          {name, strings.Replace(owner, "account-7", "account-1", 1), "business-1", "account-1"},
+		"another type":             {name, strings.Replace(owner, "service_integration", "service_automation", 1), "business-1", "account-7"},
+		"another business":         {strings.Replace(name, "business-1", "business-2", 1), owner, "business-2", "account-7"},
+		"another key's id":         {name, strings.Replace(owner, key.ID, "AAAA", 1), "business-1", "account-7"},
+		"nobody's word for it":     {name, owner[:strings.Index(owner, `,"proof"`)] + "}", "business-1", "account-7"},
+		"not the form of an owner": {name, "[]", "business-1", "account-7"},
+	} {
+		if row.owner == owner && row.name == name {
+			t.Fatalf("%s: nothing is changed", what)
+		}
+		set(row.name, row.owner)
+		_, err := v.verifier.Verify(t.Context(), key.Token.Reveal(), row.business, row.user)
+		var denied *minter.DeniedError
+		if !errors.As(err, &denied) || denied.Code != minter.CodeRevoked {
+			t.Errorf("%s: %v, want a refusal", what, err)
+		}
+		set(name, owner)
+	}
+	if code := v.code(t, key); code != "" {
+		t.Errorf("the owner himself is refused: %s", code)
+	}
+	// Nor does a rotation put its seal under another type of account.
+	document := "kizen:{business-1}:stored:account-7"
+	set(document, strings.Replace(v.redis.Get(t.Context(), document).Val(), "service_integration", "service_automation", 1))
+	if key, err := v.stored.Rotate(t.Context(), "business-1", "account-7"); err == nil {
+		t.Errorf("Rotate = %+v of an account whose type was changed in redis", key.Identity)
+	}
+	if code := v.code(t, key); code != "" {
+		t.Errorf("the refused rotation ended the key: %s", code)
+	}
+}
+
+func TestStoredKeysWithoutTheirSealingKeyFailInWords(t *testing.T) {
+	v := newVault(t, embedded(t).URL())
+	key := v.create(t)
+	if err := os.Remove(filepath.Join(v.dir, v.keys.List()[1].ID+".jwk")); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.keys.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := integration
+	elsewhere.AccountID = "account-8"
+	if _, err := v.stored.Create(t.Context(), elsewhere); !errors.Is(err, minter.ErrNoSealingKey) {
+		t.Errorf("Create = %v", err)
+	}
+	if _, err := v.stored.Rotate(t.Context(), "business-1", "account-7"); !errors.Is(err, minter.ErrNoSealingKey) {
+		t.Errorf("Rotate = %v", err)
+	}
+	if code := v.code(t, key); code != minter.CodeUnknownKey {
+		t.Errorf("Verify: %q", code)
+	}
+	if err := v.stored.Delete(t.Context(), "business-1", "account-7"); err != nil {
+		t.Errorf("Delete = %v", err)
+	}
+}
+
+func TestStoredKeysSayWhichRedisFailed(t *testing.T) {
+	servers := map[string][]*redistest.Server{"redis://": {redistest.Start(t)}, "redis+cluster://": redistest.StartCluster(t)}
+	for scheme, nodes := range servers {
+		v := newVault(t, scheme+nodes[0].Addr)
+		v.create(t)
+		for _, node := range nodes {
+			node.Stop()
+		}
+		for what, err := range map[string]error{
+			"Rotate": func() error { _, err := v.stored.Rotate(t.Context(), "business-1", "account-7"); return err }(),
+			"View":   func() error { _, err := v.stored.View(t.Context(), "business-1", "account-7"); return err }(),
+			"Delete": v.stored.Delete(t.Context(), "business-1", "account-7"),
+		} {
+			var failed *minter.RedisError
+			if !errors.As(err, &failed) || failed.Error() != "redis at "+nodes[0].Addr+" refused the connection; start one, or leave --redis-url out to use the embedded store" {
+				t.Errorf("%s%s: %v", scheme, what, err)
+			}
+		}
+	}
+}
+
 func TestSuspendedAccountsStoredKeysAreRefusedUntilItIsResumed(t *testing.T) {
 	v := newVault(t, embedded(t).URL())
 	key := v.create(t)
