@@ -98,7 +98,7 @@ func BenchmarkMintUnsignedAgainstOneSet(b *testing.B) {
 	compare(b, func() {}, func() { x.set(b) }, func() {
 		now := time.Now()
 		key := Key{ID: rand.Text(), Identity: benchIdentity, IssuedAt: now, ExpiresAt: now.Add(time.Minute)}
-		if err := x.minter.store.put(b.Context(), key, nil); err != nil {
+		if _, err := x.minter.store.put(b.Context(), key, nil, nil); err != nil {
 			b.Fatal(err)
 		}
 	})

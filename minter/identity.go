@@ -57,4 +57,6 @@ type Key struct {
 	Identity  Identity
 	IssuedAt  time.Time
 	ExpiresAt time.Time // the record in Redis is gone by then
+
+	generations generations // those that its record names
 }

@@ -17,7 +17,7 @@ const (
 
 // Lease is a signed key that is renewed before it expires, for as long as the lease is open. It is safe for concurrent use.
 type Lease struct {
-	mint   func(context.Context) (Key, error)
+	mint   func(ctx context.Context, previous *Key) (Key, error)
 	revoke func(context.Context, ...Key) error
 	now    func() time.Time
 
@@ -33,7 +33,8 @@ type Lease struct {
 	closed  bool
 }
 
-// UnavailableError says that there is no valid key to use: it expired and could not be renewed, or the lease is closed.
+// UnavailableError says that there is no valid key to use: it expired and could not be renewed, it is known to be revoked, or
+// the lease is closed.
 // A proxy answers 503 with Reason.
 type UnavailableError struct {
 	Reason string // for whoever asked for a key
@@ -47,10 +48,11 @@ func (e *UnavailableError) Error() string { return e.Reason }
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
 // Lease mints a key for id and renews it at about two thirds of lifetime until the lease is closed. While a renewal fails
-// the valid key stays in use and the renewal is tried again with backoff. Errors are those of [Minter.Mint].
+// the valid key stays in use and the renewal is tried again with backoff. Revoking the execution ends the lease for good;
+// keys that were revoked with their account or business are replaced at the next renewal. Errors are those of [Minter.Mint].
 func (m *Minter) Lease(ctx context.Context, id Identity, lifetime time.Duration) (*Lease, error) {
 	l := &Lease{
-		mint:   func(ctx context.Context) (Key, error) { return m.Mint(ctx, id, lifetime) },
+		mint:   func(ctx context.Context, previous *Key) (Key, error) { return m.mint(ctx, id, lifetime, previous) },
 		revoke: m.revokeAll,
 		now:    m.config.Now,
 	}
@@ -61,7 +63,7 @@ func (m *Minter) Lease(ctx context.Context, id Identity, lifetime time.Duration)
 }
 
 func (l *Lease) start(ctx context.Context) (err error) {
-	if l.key, err = l.mint(ctx); err != nil {
+	if l.key, err = l.mint(ctx, nil); err != nil {
 		return err
 	}
 	l.stopped, l.hurry, l.renewed = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
@@ -85,7 +87,7 @@ func (l *Lease) Key(ctx context.Context) (string, error) {
 		case l.now().Before(key.ExpiresAt):
 			return key.Token.Reveal(), nil
 		case err != nil:
-			return "", &UnavailableError{Reason: "the signed key has expired and cannot be renewed: " + publicReason(err), Err: err}
+			return "", &UnavailableError{Reason: publicReason(err), Err: err}
 		}
 		// The clock jumped over the renewal, as after a suspend.
 		select {
@@ -102,10 +104,12 @@ func (l *Lease) Key(ctx context.Context) (string, error) {
 
 // publicReason keeps addresses of ours out of what a step may read.
 func publicReason(err error) string {
-	if errors.Is(err, ErrSuspended) {
-		return ErrSuspended.Error()
+	for _, known := range []error{ErrSuspended, ErrRevoked} {
+		if errors.Is(err, known) {
+			return "the signed key is no longer valid: " + known.Error()
+		}
 	}
-	return "the key store does not answer"
+	return "the signed key has expired and cannot be renewed: the key store does not answer"
 }
 
 // Close ends the renewing and revokes every key of the lease that has not expired. After it Key returns a
@@ -135,14 +139,17 @@ func (l *Lease) run(ctx context.Context) {
 		case <-timer.C:
 		case <-l.hurry:
 		}
-		key, err := l.mint(ctx)
+		key, err := l.mint(ctx, &l.key)
 		l.settle(key, err)
-		if err != nil {
-			timer.Reset(backoff(failures))
-			failures++
-		} else {
+		switch {
+		case err == nil:
 			timer.Reset(l.untilRenewal())
 			failures = 0
+		case errors.Is(err, ErrRevoked):
+			return
+		default:
+			timer.Reset(backoff(failures))
+			failures++
 		}
 	}
 }
@@ -150,7 +157,10 @@ func (l *Lease) run(ctx context.Context) {
 func (l *Lease) settle(key Key, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.err = err; err == nil {
+	switch l.err = err; {
+	case errors.Is(err, ErrSuspended), errors.Is(err, ErrRevoked):
+		l.key.ExpiresAt = l.now() // it is dead already: better to say so than to send it
+	case err == nil:
 		l.old = slices.DeleteFunc(append(l.old, l.key), func(k Key) bool { return !l.now().Before(k.ExpiresAt) })
 		l.key = key
 		select {

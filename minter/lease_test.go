@@ -43,8 +43,8 @@ func (f *fakeMint) now() time.Time {
 	return time.Now().Add(f.jumped)
 }
 
-func (f *fakeMint) mint(lifetime time.Duration) func(context.Context) (Key, error) {
-	return func(ctx context.Context) (Key, error) {
+func (f *fakeMint) mint(lifetime time.Duration) func(context.Context, *Key) (Key, error) {
+	return func(ctx context.Context, _ *Key) (Key, error) {
 		f.mu.Lock()
 		f.tried = append(f.tried, time.Now())
 		slow := f.slow
@@ -231,11 +231,15 @@ func TestLeaseReportsASuspendedAccount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := openFakeLease(t, 60*time.Second)
 		f.fail(fmt.Errorf("mint key: %w", ErrSuspended))
-		time.Sleep(2 * time.Minute)
+		time.Sleep(50 * time.Second) // its own lifetime is not over, but it is known to be dead
 		_, err := f.lease.Key(t.Context())
-		if !errors.Is(err, ErrSuspended) || err.Error() != "the signed key has expired and cannot be renewed: the account is suspended" {
+		if !errors.Is(err, ErrSuspended) || err.Error() != "the signed key is no longer valid: the account is suspended" {
 			t.Errorf("Key = %v", err)
 		}
+		f.fail(nil)
+		time.Sleep(lastRetry)
+		synctest.Wait()
+		f.want(t, "key-2")
 	})
 }
 

@@ -33,8 +33,12 @@ type Config struct {
 type Minter struct {
 	config    Config
 	store     store
-	published atomic.Int64 // until when the public key has to stay published, in milliseconds since the epoch
+	published atomic.Int64 // when the last key that was signed expires, in milliseconds since the epoch
 }
+
+// publishSlack is for how much longer than it must a public key stays published, so that mints at the same moment need not
+// correct each other.
+const publishSlack = 500 * time.Millisecond
 
 // New checks config and returns a Minter. It does not talk to Redis.
 func New(config Config) (*Minter, error) {
@@ -57,13 +61,19 @@ func New(config Config) (*Minter, error) {
 // record, in one round trip to Redis. When it fails, or when nobody can tell whether Redis took the record, no token leaves
 // this function, and what Redis may hold expires after lifetime. Errors are [ErrSuspended] or a [*RedisError].
 func (m *Minter) Mint(ctx context.Context, id Identity, lifetime time.Duration) (Key, error) {
+	return m.mint(ctx, id, lifetime, nil)
+}
+
+// mint is Mint, or where previous is not nil the renewal of that key: it fails with [ErrRevoked] when the execution was revoked
+// since previous was minted.
+func (m *Minter) mint(ctx context.Context, id Identity, lifetime time.Duration, previous *Key) (Key, error) {
 	if err := id.validate(); err != nil {
 		return Key{}, fmt.Errorf("mint key: %w", err)
 	}
 	if lifetime < time.Millisecond || lifetime > MaxLifetime {
 		return Key{}, fmt.Errorf("mint key for execution %s: a lifetime of %s is outside 1ms to %s", id.ExecutionID, lifetime, MaxLifetime)
 	}
-	now := m.config.Now()
+	now := m.config.Now().Round(0) // the wall clock alone: the monotonic one stands still while the machine sleeps
 	key := Key{ID: rand.Text(), Identity: id, IssuedAt: now, ExpiresAt: now.Add(lifetime)}
 	keys := m.config.Keys.state.Load()
 	signer, err := keys.signer(now)
@@ -75,23 +85,30 @@ func (m *Minter) Mint(ctx context.Context, id Identity, lifetime time.Duration) 
 	}
 	var public *published
 	if keys.publish != nil {
-		public = &published{signer.id, keys.publish, m.publishFor(now, lifetime)}
+		public = &published{signer.id, keys.publish, m.publishUntil(key.ExpiresAt).Add(publishSlack)}
 	}
-	if err := m.store.put(ctx, key, public); err != nil {
+	if key.generations, err = m.store.put(ctx, key, public, previous); err != nil {
 		return Key{}, fmt.Errorf("mint key for execution %s: %w", id.ExecutionID, err)
+	}
+	// A mint of a longer key may have published before this one did, and this one for too short a time.
+	for public != nil && m.publishUntil(key.ExpiresAt).After(public.until) {
+		public.until = m.publishUntil(key.ExpiresAt).Add(publishSlack)
+		if err := m.store.publish(ctx, m.store.redis, key, public); err != nil {
+			return Key{}, fmt.Errorf("publish the key of execution %s: %w", id.ExecutionID, err)
+		}
 	}
 	return key, nil
 }
 
-// publishFor returns how long the public key must stay published: to the end of every key that this minter has signed.
-func (m *Minter) publishFor(now time.Time, lifetime time.Duration) time.Duration {
-	end := now.Add(lifetime).UnixMilli() + 1
+// publishUntil takes note of when a key expires, and returns when the last key that this minter has signed does.
+func (m *Minter) publishUntil(expires time.Time) time.Time {
+	end := expires.UnixMilli() + 1
 	for last := m.published.Load(); end > last; last = m.published.Load() {
 		if m.published.CompareAndSwap(last, end) {
 			break
 		}
 	}
-	return time.UnixMilli(max(end, m.published.Load())).Sub(now)
+	return time.UnixMilli(m.published.Load())
 }
 
 // Revoke ends key at once by deleting its record. Revoking a key that has expired or was revoked is no error.

@@ -13,9 +13,15 @@ import (
 // ErrSuspended is returned by a mint for a suspended account, and found in what [Verifier.Verify] returns for its keys.
 var ErrSuspended = errors.New("the account is suspended")
 
+// ErrRevoked ends a [Lease] whose execution was revoked.
+var ErrRevoked = errors.New("the execution was revoked")
+
 // generations are those of a key's three scopes: its business, its account and its execution. A scope that was not revoked
 // in the last MaxLifetime has the empty one.
 type generations [3]string
+
+// ofExecution is the index of the execution's generation.
+const ofExecution = 2
 
 // record is what Redis holds of a signed key. It never holds the token.
 type record struct {
@@ -37,9 +43,9 @@ type record struct {
 //	kizen:{BUSINESS}:suspended:ID    there while the account is suspended
 //	kizen:{BUSINESS}:jwk:KID         a published public key, until what it signed expires
 //
-// A key is valid while its record exists, its account is not suspended and no scope of it has another generation. Revoking a scope gives it a new
-// generation, which leaves every record that was written before dead, at once and however many there are. When the
-// generation expires, so have they all.
+// A key is valid while its record exists, its account is not suspended and no scope of it has another generation. Revoking a
+// scope gives it a new generation, which leaves every record that was written before dead, at once and however many there
+// are. When the generation expires, so have they all.
 type store struct{ redis redis.UniversalClient }
 
 func recordKey(business, id string) string    { return "kizen:{" + business + "}:key:" + id }
@@ -71,27 +77,35 @@ func readScopes(values []any) (s scopes) {
 	return s
 }
 
-// published is a public key to write beside a record, and for how long.
+// published is a public key to write beside a record, and until when.
 type published struct {
-	id       string
-	jwk      []byte
-	lifetime time.Duration
+	id    string
+	jwk   []byte
+	until time.Time
+}
+
+func (s store) publish(ctx context.Context, to redis.Cmdable, key Key, public *published) error {
+	name := publishedKey(key.Identity.BusinessID, public.id)
+	return to.Set(ctx, name, public.jwk, public.until.Sub(key.IssuedAt)).Err()
 }
 
 // put writes the record of key and reads the generations it should name, in one round trip. Only where a scope was revoked
-// lately is a second one needed, which names them.
-func (s store) put(ctx context.Context, key Key, public *published) error {
+// lately is a second one needed, which names them. It returns those that the record names. A key that renews previous gets no
+// record that stands when the execution has been revoked since.
+func (s store) put(ctx context.Context, key Key, public *published, previous *Key) (generations, error) {
 	found, err := s.putUnder(ctx, key, public, generations{})
-	if err != nil {
-		return err
+	now := found.generations
+	switch {
+	case err != nil:
+		return now, err
+	case found.suspended:
+		return now, ErrSuspended
+	case previous != nil && now[ofExecution] != "" && now[ofExecution] != previous.generations[ofExecution]:
+		return now, ErrRevoked
+	case now != generations{}:
+		_, err = s.putUnder(ctx, key, nil, now)
 	}
-	if found.suspended {
-		return ErrSuspended
-	}
-	if found.generations != (generations{}) {
-		_, err = s.putUnder(ctx, key, nil, found.generations)
-	}
-	return err
+	return now, err
 }
 
 func (s store) putUnder(ctx context.Context, key Key, public *published, named generations) (scopes, error) {
@@ -102,7 +116,7 @@ func (s store) putUnder(ctx context.Context, key Key, public *published, named g
 	}
 	pipe := s.redis.Pipeline()
 	if public != nil {
-		pipe.Set(ctx, publishedKey(id.BusinessID, public.id), public.jwk, public.lifetime)
+		_ = s.publish(ctx, pipe, key, public) // a pipeline's errors come with Exec
 	}
 	pipe.Set(ctx, recordKey(id.BusinessID, key.ID), value, key.ExpiresAt.Sub(key.IssuedAt))
 	found := pipe.MGet(ctx, scopeKeys(id)...)

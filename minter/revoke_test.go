@@ -79,6 +79,82 @@ func TestRevocationReachesItsScopeAndNothingElseAtOnce(t *testing.T) {
 	}
 }
 
+// nextKey waits until a lease gives another key than before, or none, and fails if one that it gives is not refused meanwhile.
+func nextKey(t *testing.T, f fixture, lease *minter.Lease, before string) (string, error) {
+	t.Helper()
+	for {
+		key, err := lease.Key(t.Context())
+		if err != nil || key != before {
+			return key, err
+		}
+		if code := f.verify(t, minter.Key{Token: minter.NewToken(key), Identity: someone}); code == "" {
+			t.Fatal("the key is good although it was revoked")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestLeaseDoesNotOutliveTheRevocationOfItsExecution(t *testing.T) {
+	everyStore(t, func(t *testing.T, f fixture) {
+		revoker := minter.NewRevoker(f.redis)
+		open := func() (*minter.Lease, string) {
+			lease, err := f.minter.Lease(t.Context(), someone, 300*time.Millisecond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = lease.Close(context.Background()) })
+			key, err := lease.Key(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return lease, key
+		}
+		for range 2 { // the second lease opens while the revocation of the first is remembered
+			lease, key := open()
+			if err := revoker.Execution(t.Context(), "business-1", "execution-1"); err != nil {
+				t.Fatal(err)
+			}
+			var unavailable *minter.UnavailableError
+			_, err := nextKey(t, f, lease, key)
+			if !errors.As(err, &unavailable) || !errors.Is(err, minter.ErrRevoked) || unavailable.Reason != "the signed key is no longer valid: the execution was revoked" {
+				t.Errorf("Key after the revocation = %v", err)
+			}
+			if err := lease.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		for name, revoke := range map[string]func() error{
+			"account":  func() error { return revoker.Account(t.Context(), "business-1", "account-1") },
+			"business": func() error { return revoker.Business(t.Context(), "business-1") },
+		} {
+			lease, key := open()
+			if err := revoke(); err != nil {
+				t.Fatal(err)
+			}
+			if next, err := nextKey(t, f, lease, key); err != nil || f.verify(t, minter.Key{Token: minter.NewToken(next), Identity: someone}) != "" {
+				t.Errorf("%s: the renewed key is refused, %v", name, err)
+			}
+		}
+	})
+}
+
+func TestNobodyWaitsForALeaseWhoseKeyWasRevoked(t *testing.T) {
+	f := onRedis(t, embedded(t).URL())
+	lease, err := f.minter.Lease(t.Context(), someone, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lease.Close(context.Background()) }()
+	if err := minter.NewRevoker(f.redis).Execution(t.Context(), "business-1", "execution-1"); err != nil {
+		t.Fatal(err)
+	}
+	impatient, cancel := context.WithCancel(t.Context())
+	cancel()
+	if key, err := lease.Key(impatient); err != nil || f.verify(t, minter.Key{Token: minter.NewToken(key), Identity: someone}) != minter.CodeRevoked {
+		t.Errorf("Key = %v, want the key at once, which the API then refuses", err)
+	}
+}
+
 func TestSuspendedAccountHasNoKeysAndGetsNone(t *testing.T) {
 	everyStore(t, func(t *testing.T, f fixture) {
 		keys := family(t, f)
