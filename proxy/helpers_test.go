@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
@@ -42,4 +43,48 @@ func readThrough(t testing.TB, r io.Reader, mark string) string {
 		got.Write(one)
 	}
 	return got.String()
+}
+
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// serve hands every connection of l to handle and closes it afterwards, until the test ends.
+func serve(t testing.TB, l net.Listener, handle func(net.Conn)) {
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wait.Go(func() {
+				defer conn.Close()
+				handle(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		wait.Wait()
+	})
+}
+
+// skipHead reads a message's head off a connection, for servers of a test.
+func skipHead(conn net.Conn) bool {
+	var last [4]byte
+	for one := make([]byte, 1); string(last[:]) != "\r\n\r\n"; {
+		if _, err := conn.Read(one); err != nil {
+			return false
+		}
+		copy(last[:], last[1:])
+		last[3] = one[0]
+	}
+	return true
 }
