@@ -44,7 +44,7 @@ func NewLogger(w io.Writer, config LogConfig) (*slog.Logger, error) {
 	default:
 		return nil, fmt.Errorf("unknown log format %q; use text, json or auto", config.Format)
 	}
-	return slog.New(redactingHandler{handler}), nil
+	return slog.New(redactingHandler{next: handler}), nil
 }
 
 // IsTerminal reports whether w is a terminal.

@@ -2,79 +2,15 @@ package telemetry
 
 import (
 	"bytes"
-	"errors"
+	"context"
+	"encoding/json"
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/slogtest"
+
+	"go.opentelemetry.io/otel/trace"
 )
-
-const (
-	jwt    = "eyJhbGciOiJFZERTQSIsImtpZCI6IjEifQ.eyJzdWIiOiIxIn0.c2lnbmF0dXJlLWJ5dGVz"
-	stored = "kzn_live_0123456789abcdefghijABCDEFGHIJ"
-	jwkD   = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"
-)
-
-type stringer struct{ inner string }
-
-func (s stringer) String() string { return s.inner }
-
-func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
-	cases := map[string]func(*slog.Logger){
-		"token in the message":    func(l *slog.Logger) { l.Info("minted " + jwt) },
-		"token in an attribute":   func(l *slog.Logger) { l.Info("x", "value", jwt) },
-		"token in an error":       func(l *slog.Logger) { l.Info("x", "error", errors.New("sent "+jwt)) },
-		"token in a stringer":     func(l *slog.Logger) { l.Info("x", "value", stringer{jwt}) },
-		"token in a structure":    func(l *slog.Logger) { l.Info("x", "value", struct{ Inner string }{jwt}) },
-		"token in bytes":          func(l *slog.Logger) { l.Info("x", "value", map[string]any{"b": []string{jwt}}) },
-		"token in a group":        func(l *slog.Logger) { l.Info("x", slog.Group("g", slog.String("v", jwt))) },
-		"token bound to a logger": func(l *slog.Logger) { l.With("value", jwt).Info("x") },
-		"token under a group":     func(l *slog.Logger) { l.WithGroup("g").Info("x", "value", jwt) },
-		"stored key":              func(l *slog.Logger) { l.Info("key " + stored) },
-		"private key of a JWK":    func(l *slog.Logger) { l.Info(`{"kty":"OKP","d":"` + jwkD + `"}`) },
-		"private key as PEM": func(l *slog.Logger) {
-			l.Info("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw" + jwkD + "\n-----END PRIVATE KEY-----")
-		},
-		"bearer header":           func(l *slog.Logger) { l.Info("Authorization: Bearer hunter2hunter2") },
-		"redis password":          func(l *slog.Logger) { l.Info("dial redis://app:hunter2hunter2@127.0.0.1:6379/0") },
-		"redis password, no user": func(l *slog.Logger) { l.Info("dial rediss://:hunter2hunter2@127.0.0.1:6379") },
-		"query parameter":         func(l *slog.Logger) { l.Info("GET /x?api_key=hunter2hunter2&a=b") },
-		"attribute by its name":   func(l *slog.Logger) { l.Info("x", "client_secret", "hunter2hunter2") },
-		"header by its name":      func(l *slog.Logger) { l.Info("x", "X-API-KEY", "hunter2hunter2") },
-	}
-	for name, write := range cases {
-		for _, format := range []string{"json", "text"} {
-			t.Run(name+" as "+format, func(t *testing.T) {
-				var out bytes.Buffer
-				logger, err := NewLogger(&out, LogConfig{Format: format})
-				if err != nil {
-					t.Fatal(err)
-				}
-				write(logger)
-				for _, secret := range []string{jwt, strings.Split(jwt, ".")[1], stored, jwkD, "hunter2hunter2"} {
-					if strings.Contains(out.String(), secret) {
-						t.Errorf("the log shows %q: %s", secret, out.String())
-					}
-				}
-				if !strings.Contains(out.String(), Redacted) {
-					t.Errorf("nothing marks what was removed: %s", out.String())
-				}
-			})
-		}
-	}
-}
-
-func TestOrdinaryTextIsLoggedAsItIs(t *testing.T) {
-	for _, text := range []string{
-		"execution 7d444840-9dc0-11d1-b245-5ffdce74fad2 finished",
-		"GET http://127.0.0.1:8080/custom-objects?page=2",
-		"redis at 127.0.0.1:6379 refused the connection",
-		"the token expires in 30s",
-	} {
-		if got := Redact(text); got != text {
-			t.Errorf("Redact(%q) = %q", text, got)
-		}
-	}
-}
 
 func TestLogSettingsThatDoNotExistAreRefusedByName(t *testing.T) {
 	for _, config := range []LogConfig{{Level: "loud"}, {Format: "xml"}} {
@@ -95,5 +31,87 @@ func TestLogLevelHoldsBackWhatIsBelowIt(t *testing.T) {
 	logger.Warn("heard")
 	if strings.Contains(out.String(), "quiet") || !strings.Contains(out.String(), "heard") {
 		t.Errorf("log = %s", out.String())
+	}
+}
+
+// jsonLog returns a logger, and what it has written, a record a map.
+func jsonLog(t *testing.T) (*slog.Logger, func() []map[string]any) {
+	t.Helper()
+	var out bytes.Buffer
+	logger, err := NewLogger(&out, LogConfig{Level: "debug", Format: "json"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return logger, func() (records []map[string]any) {
+		for line := range strings.Lines(out.String()) {
+			var record map[string]any
+			if err := json.Unmarshal([]byte(line), &record); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			records = append(records, record)
+		}
+		return records
+	}
+}
+
+func TestLogFollowsTheRulesOfSlog(t *testing.T) {
+	var records func() []map[string]any
+	slogtest.Run(t, func(t *testing.T) slog.Handler {
+		logger, written := jsonLog(t)
+		records = written
+		return logger.Handler()
+	}, func(*testing.T) map[string]any { return records()[0] })
+}
+
+func TestRecordsNameTheTraceAndTheExecutionOfTheirContext(t *testing.T) {
+	const id = "4bf92f3577b34da6a3ce929d0e0e4736"
+	span := headers{traceparent: "00-" + id + "-00f067aa0ba902b7-01"}.parse()
+	ctx := WithExecution(trace.ContextWithSpanContext(context.Background(), span), "ex-1")
+	for name, write := range map[string]func(*slog.Logger){
+		"plain":           func(l *slog.Logger) { l.InfoContext(ctx, "x") },
+		"in a group":      func(l *slog.Logger) { l.WithGroup("g").With("a", 1).WithGroup("h").InfoContext(ctx, "x", "b", 2) },
+		"bound":           func(l *slog.Logger) { LoggerFor(ctx, l).Info("x") },
+		"bound and given": func(l *slog.Logger) { LoggerFor(ctx, l).InfoContext(ctx, "x") },
+		"named by hand":   func(l *slog.Logger) { l.InfoContext(ctx, "x", "execution_id", "ex-1") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			logger, err := NewLogger(&out, LogConfig{Format: "json"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(logger)
+			var record map[string]any
+			if err := json.Unmarshal(out.Bytes(), &record); err != nil {
+				t.Fatal(err)
+			}
+			if record["trace_id"] != id || record["execution_id"] != "ex-1" {
+				t.Errorf("record = %s", out.String())
+			}
+			if n := strings.Count(out.String(), "execution_id"); n != 1 {
+				t.Errorf("execution_id stands %d times in %s", n, out.String())
+			}
+		})
+	}
+}
+
+func TestRecordsOfNoExecutionNameNone(t *testing.T) {
+	logger, written := jsonLog(t)
+	logger.InfoContext(context.Background(), "x")
+	record := written()[0]
+	if record["trace_id"] != nil || record["execution_id"] != nil {
+		t.Errorf("record = %v", record)
+	}
+}
+
+func TestGroupsKeepTheirShape(t *testing.T) {
+	logger, written := jsonLog(t)
+	base := logger.WithGroup("g").With("a", "1")
+	base.With("b", "2").Info("x")
+	base.With("c", "3").Info("x")
+	one, _ := written()[0]["g"].(map[string]any)
+	two, _ := written()[1]["g"].(map[string]any)
+	if one["a"] != "1" || one["b"] != "2" || one["c"] != nil || two["b"] != nil || two["c"] != "3" {
+		t.Errorf("groups = %v, %v", one, two)
 	}
 }

@@ -1,41 +1,65 @@
 package telemetry
 
 import (
-	"context"
-	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Redacted stands wherever a secret value stood.
 const Redacted = "[REDACTED]"
 
-// secretShapes match what a secret looks like when nothing else says that it
-// is one. Each keeps what stands in its first group.
-var secretShapes = []*regexp.Regexp{
-	// A JSON Web Token (RFC 7519) or any other compact JWS: header and payload
-	// both start with an encoded brace.
-	regexp.MustCompile(`()eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?`),
-	// The private parts of a JSON Web Key (RFC 7517, RFC 8037).
-	regexp.MustCompile(`("(?:d|k)"\s*:\s*")[A-Za-z0-9_-]{16,}`),
-	// A PEM block that holds a private key, whole or cut.
-	regexp.MustCompile(`()-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?`),
-	// Stored keys of integration accounts.
-	regexp.MustCompile(`()\bkzn_[A-Za-z0-9_]{16,}`),
-	// Authorization header values (RFC 9110, section 11.6.2).
-	regexp.MustCompile(`(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}`),
-	// The password of a URL's user information.
-	regexp.MustCompile(`([a-z][a-z0-9+.-]*://[^\s/:@"]*:)[^\s/@"]+(?:@)`),
-	// A header or parameter that is named for what it carries.
-	regexp.MustCompile(`(?i)((?:x-api-key|api[_-]?key|access[_-]?token|password|secret)["']?\s*[=:]\s*["']?)[^\s"'&,;}]+`),
-}
+// secretName is the end of what a parameter, header, field or variable that
+// holds a credential is called.
+const secretName = `(?:x-api-key|api[_-]?key|passw(?:or)?d|passphrase|secret|token|credentials?|auth_?key|access[_-]?key|private[_-]?key)`
 
-// secretNames are the parts of an attribute's name that make its value secret.
-var secretNames = []string{"password", "secret", "token", "api_key", "apikey", "x-api-key", "authorization", "private_key", "cookie"}
+// secretValue is what stands behind such a name and its separator: a string in
+// quotes, which may be escaped themselves, or everything up to the next blank.
+const secretValue = `(?:\\*"[^"]+|\\*'[^']+|[^\s"'&}\]]+)`
+
+// secretShapes match what a secret looks like when nothing else says that it
+// is one. Each keeps what stands in its first group. They are compiled when
+// the first line is written: a process may live without a log.
+var secretShapes = sync.OnceValue(func() []*regexp.Regexp {
+	shapes := []string{
+		// A PEM block that holds a private key, whole or cut (RFC 7468). Its body
+		// may have dashes, in the headers of an encrypted one.
+		`()(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----|\z)`,
+		// A JSON Web Token (RFC 7519), any other compact JWS, or any JSON object in
+		// base64, such as a JWK in a variable: they all start with an encoded brace.
+		`()\b(?:ey[AJ]|ew[ko])[A-Za-z0-9_+/-]{5,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?`,
+		`()\b(?:ey[AJ]|ew[ko])[A-Za-z0-9_+/-]{20,}={0,2}`,
+		// PEM, or the DER of a private key (RFC 5958), in base64.
+		`()\b(?:LS0tLS1CRUdJTi|MC4CAQAw|MII)[A-Za-z0-9_+/-]{30,}={0,2}`,
+		// The private parts of a JSON Web Key (RFC 7517, RFC 8037, RFC 7518), quoted or escaped.
+		`(\\*["'](?:d|k|p|q|dp|dq|qi)\\*["']\s*:\s*\\*["'])[A-Za-z0-9_-]{16,}`,
+		// Keys that say what they are: ours, Standard Webhooks', and those of services that steps call.
+		`()(?:kzn_|whsec_|whsk_|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|sk_live_|rk_live_|AKIA)[A-Za-z0-9_+/=-]{12,}`,
+		// Headers with credentials (RFC 9110, section 11.6.2; RFC 6265), as a line, in a map or in JSON.
+		`(?i)(\b(?:proxy-)?authorization\\*["']?\s*[:=]\s*\[?)(?:\\*"[^"\r\n]+|\\*'[^'\r\n]+|[^\s"'\[\]][^\r\n\]]*)`,
+		`(?i)(\b(?:set-)?cookie\\*["']?\s*[:=]\s*\[?\\*["']?)[^\s"'\]=]+=[^\r\n"'\]]*`,
+		`(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}`,
+		// The password of a URL, up to the last @ of its authority, whatever is in it; what looks like a port is none.
+		`(?i)([a-z][a-z0-9+.-]*://[^\s/:@"'\[]*:)(?:[^\s"'/@]*[^\s"'/@0-9][^\s"']*|[^\s"'/@]+)@`,
+		// A token in place of a user's name.
+		`(?i)([a-z][a-z0-9+.-]*://)[^\s/:@"']{16,}@`,
+		// What is named for what it carries: a=b, "a": "b", A:b as Go prints a structure, and in prose where it is sure.
+		`(?i)(` + secretName + `(?:\\*["']\s*[:=]\s*|\s*=\s*|:))` + secretValue,
+		`(?i)((?:x-api-key|api[_-]?key|passw(?:or)?d|passphrase)\s*:\s+\[?)` + secretValue,
+	}
+	compiled := make([]*regexp.Regexp, len(shapes))
+	for i, shape := range shapes {
+		compiled[i] = regexp.MustCompile(shape)
+	}
+	return compiled
+})
 
 // Redact replaces whatever in text has the shape of a credential.
 func Redact(text string) string {
-	for _, shape := range secretShapes {
+	if len(text) < 6 {
+		return text
+	}
+	for _, shape := range secretShapes() {
 		text = shape.ReplaceAllStringFunc(text, func(match string) string {
 			kept := shape.FindStringSubmatch(match)[1]
 			if strings.HasSuffix(match, "@") {
@@ -47,64 +71,21 @@ func Redact(text string) string {
 	return text
 }
 
+// secretNames are the parts of an attribute's name that make its value secret,
+// without dashes and underscores.
+var secretNames = []string{
+	"password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "authkey", "privatekey",
+	"authorization", "cookie", "credential",
+}
+
 // NamesSecret reports whether a header, parameter or attribute of this name
 // carries a credential.
 func NamesSecret(name string) bool {
-	name = strings.ToLower(name)
+	name = strings.NewReplacer("-", "", "_", "", ".", "").Replace(strings.ToLower(name))
 	for _, part := range secretNames {
 		if strings.Contains(name, part) {
 			return true
 		}
 	}
 	return false
-}
-
-// redactingHandler redacts every record before the next handler sees it, so
-// that a slip elsewhere does not become a leak.
-type redactingHandler struct{ next slog.Handler }
-
-func (h redactingHandler) Enabled(ctx context.Context, level slog.Level) bool {
-	return h.next.Enabled(ctx, level)
-}
-
-func (h redactingHandler) Handle(ctx context.Context, record slog.Record) error {
-	clean := slog.NewRecord(record.Time, record.Level, Redact(record.Message), record.PC)
-	record.Attrs(func(attr slog.Attr) bool {
-		clean.AddAttrs(redactAttr(attr))
-		return true
-	})
-	return h.next.Handle(ctx, clean)
-}
-
-func (h redactingHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	clean := make([]slog.Attr, len(attrs))
-	for i, attr := range attrs {
-		clean[i] = redactAttr(attr)
-	}
-	return redactingHandler{h.next.WithAttrs(clean)}
-}
-
-func (h redactingHandler) WithGroup(name string) slog.Handler {
-	return redactingHandler{h.next.WithGroup(name)}
-}
-
-func redactAttr(attr slog.Attr) slog.Attr {
-	value := attr.Value.Resolve()
-	switch value.Kind() {
-	case slog.KindGroup:
-		members := value.Group()
-		clean := make([]slog.Attr, len(members))
-		for i, member := range members {
-			clean[i] = redactAttr(member)
-		}
-		return slog.Attr{Key: attr.Key, Value: slog.GroupValue(clean...)}
-	case slog.KindBool, slog.KindDuration, slog.KindTime, slog.KindInt64, slog.KindUint64, slog.KindFloat64:
-		return slog.Attr{Key: attr.Key, Value: value}
-	}
-	if NamesSecret(attr.Key) {
-		return slog.String(attr.Key, Redacted)
-	}
-	// Errors, byte slices and structures are flattened to text here: what the
-	// next handler would print of them cannot be inspected afterwards.
-	return slog.String(attr.Key, Redact(value.String()))
 }

@@ -1,0 +1,254 @@
+package telemetry
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Phases of an execution, in their order. Each is a span of its trace.
+const (
+	PhaseQueue  = "queue"  // waiting for a free slot
+	PhaseMint   = "mint"   // the signed key, and its record in Redis
+	PhaseSpawn  = "spawn"  // until a sandboxed Python runs
+	PhaseImport = "import" // until the step's first line
+	PhaseStep   = "step"   // the step's own code
+	PhaseRevoke = "revoke" // what was opened for the execution is closed, the key among it
+)
+
+// OutcomeOK is the outcome of an execution that did what it was asked. Every
+// other one is a failure.
+const OutcomeOK = "ok"
+
+// valueLimit bounds the attributes of spans, in bytes, and with them what the
+// queue can hold, unless OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT is set.
+const valueLimit = 2048
+
+// ExecutionInfo describes an execution that begins. None of it is secret.
+type ExecutionInfo struct {
+	ID, Business, AccountType string
+	Step                      string // the step's name
+	Runtime                   string
+	API                       *url.URL // the API root that its calls go to
+	// Traceparent and Tracestate are the headers of whoever asked for it. What
+	// does not follow the W3C recommendation is ignored.
+	Traceparent, Tracestate string
+	Server                  bool      // it was asked for over HTTP
+	Began                   time.Time // when it was asked for; zero means now
+}
+
+// Execution is one execution as telemetry sees it. Phase and End belong to one
+// goroutine; the other methods may be called by any.
+type Execution struct {
+	telemetry *Telemetry
+	ctx       context.Context // carries root, for metrics and children
+	root      trace.Span      // nil when traces are off
+	step      trace.SpanContext
+	server    server
+	began     time.Time
+	ran       span        // the phase PhaseStep
+	called    atomic.Bool // a span has the step's span as its parent
+}
+
+// span is a stretch of time.
+type span struct{ began, ended time.Time }
+
+// Ending says how an execution ended. It has no text of the step's: what a
+// step raises may hold anything.
+type Ending struct {
+	Outcome string // OutcomeOK, or which failure
+	// Exception is the class of what the step raised, such as ValueError. What
+	// is not the name of a class is left out.
+	Exception  string
+	CPU        time.Duration
+	PeakMemory int64  // bytes; zero when it is not known
+	ExitCode   int    // negative when there is none
+	Signal     string // what killed the step's process, if anything did
+}
+
+// trace starts tracing through exporter.
+func (t *Telemetry) trace(exporter sdktrace.SpanExporter, res *resource.Resource) {
+	t.queue = newSpanQueue(exporter, t.complaints)
+	limits := sdktrace.NewSpanLimits()
+	if limits.AttributeValueLengthLimit < 0 {
+		limits.AttributeValueLengthLimit = valueLimit
+	}
+	provider := sdktrace.NewTracerProvider(
+		sdktrace.WithResource(res), sdktrace.WithIDGenerator(spanIDs{}),
+		sdktrace.WithRawSpanLimits(limits), sdktrace.WithSpanProcessor(t.queue),
+	)
+	t.tracer = provider.Tracer(instrumentation)
+	t.closers = append(t.closers, t.queue.Shutdown)
+}
+
+// Execution begins an execution: its span continues the trace of its caller,
+// or of ctx. The context it returns is the one to log and to go on with: it
+// carries the span and the execution's id. End must be called.
+func (t *Telemetry) Execution(ctx context.Context, info ExecutionInfo) (context.Context, *Execution) {
+	if info.Began.IsZero() {
+		info.Began = time.Now()
+	}
+	ctx = WithExecution(ctx, info.ID)
+	if caller := (headers{info.Traceparent, info.Tracestate}).parse(); caller.IsValid() {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, caller)
+	}
+	e := &Execution{telemetry: t, server: newServer(info.API), began: info.Began}
+	if t.tracer != nil {
+		kind := trace.SpanKindInternal
+		if info.Server {
+			kind = trace.SpanKindServer
+		}
+		ctx, e.root = t.tracer.Start(ctx, "execution", trace.WithSpanKind(kind), trace.WithTimestamp(info.Began),
+			trace.WithAttributes(
+				attribute.String("kizen.execution.id", info.ID), attribute.String("kizen.business.id", info.Business),
+				attribute.String("kizen.account.type", info.AccountType), attribute.String("kizen.step.name", info.Step),
+				attribute.String("kizen.step.runtime", info.Runtime),
+			))
+		e.step = e.root.SpanContext().WithSpanID(newSpanID())
+	} else {
+		e.step = trace.SpanContextFromContext(ctx)
+	}
+	e.ctx = ctx
+	return ctx, e
+}
+
+// StepContext is the trace context for the step's environment: the span that
+// the phase PhaseStep will be, or the caller's where traces are off. Both are
+// empty where there is none.
+func (e *Execution) StepContext() (traceparent, tracestate string) {
+	h := headersOf(e.step)
+	return h.traceparent, h.tracestate
+}
+
+// Phase records a part of the execution that has ended, by err where it went
+// wrong. Of PhaseStep the span follows with End, which knows what became of it.
+func (e *Execution) Phase(name string, began, ended time.Time, err error) {
+	e.telemetry.metrics.phase(e.ctx, name, ended.Sub(began))
+	if name == PhaseStep {
+		e.ran = span{began, ended}
+		return
+	}
+	if e.root == nil {
+		return
+	}
+	_, phase := e.telemetry.tracer.Start(e.ctx, name, trace.WithTimestamp(began))
+	if err != nil {
+		class := errorType(err)
+		phase.SetStatus(codes.Error, brief(err.Error()))
+		phase.SetAttributes(semconv.ErrorTypeKey.String(class))
+	}
+	phase.End(trace.WithTimestamp(ended))
+}
+
+// End ends the execution's span and counts the execution.
+func (e *Execution) End(ending Ending) {
+	now := time.Now()
+	e.telemetry.metrics.execution(e.ctx, ending.Outcome, now.Sub(e.began))
+	if e.root == nil {
+		return
+	}
+	failed, attributes := ending.describe()
+	if step, ended := e.stepSpan(now); step != nil {
+		if failed {
+			step.SetStatus(codes.Error, ending.Outcome)
+			step.SetAttributes(semconv.ErrorTypeKey.String(ending.Outcome))
+			step.AddEvent(ending.event(), trace.WithTimestamp(ended), trace.WithAttributes(attributes...))
+		}
+		step.End(trace.WithTimestamp(ended))
+	} else if failed {
+		e.root.AddEvent(ending.event(), trace.WithTimestamp(now), trace.WithAttributes(attributes...))
+	}
+	e.root.SetAttributes(attributes...)
+	if failed {
+		e.root.SetStatus(codes.Error, ending.Outcome)
+		e.root.SetAttributes(semconv.ErrorTypeKey.String(ending.Outcome))
+	}
+	e.root.End(trace.WithTimestamp(now))
+}
+
+// stepSpan begins the span whose id the step was given, and says when it
+// ended. It is nil where the step never ran.
+func (e *Execution) stepSpan(now time.Time) (trace.Span, time.Time) {
+	if e.ran.began.IsZero() {
+		if !e.called.Load() {
+			return nil, now
+		}
+		e.ran = span{e.began, now} // its calls must not hang in the air
+	}
+	ctx := context.WithValue(e.ctx, reservedID{}, e.step.SpanID())
+	_, step := e.telemetry.tracer.Start(ctx, PhaseStep, trace.WithTimestamp(e.ran.began))
+	return step, e.ran.ended
+}
+
+// event is named as the semantic conventions name an exception; other
+// failures are named for what they are.
+func (e Ending) event() string {
+	if e.Exception != "" {
+		return semconv.ExceptionEventName
+	}
+	return e.Outcome
+}
+
+// isClass reports whether name can be that of a class in Python, with its
+// module.
+func isClass(name string) bool {
+	for i, r := range name {
+		switch {
+		case r == '_', 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z':
+		case i > 0 && (r == '.' || '0' <= r && r <= '9'):
+		default:
+			return false
+		}
+	}
+	return name != "" && len(name) <= 100
+}
+
+func (e *Ending) describe() (failed bool, attributes []attribute.KeyValue) {
+	if !isClass(e.Exception) {
+		e.Exception = ""
+	}
+	attributes = append(attributes, attribute.String("kizen.execution.outcome", e.Outcome))
+	if e.Exception != "" {
+		attributes = append(attributes, semconv.ExceptionType(e.Exception))
+	}
+	if e.CPU > 0 {
+		attributes = append(attributes, attribute.Float64("kizen.execution.cpu.time", e.CPU.Seconds()))
+	}
+	if e.PeakMemory > 0 {
+		attributes = append(attributes, attribute.Int64("kizen.execution.memory.peak", e.PeakMemory))
+	}
+	if e.ExitCode >= 0 {
+		attributes = append(attributes, semconv.ProcessExitCode(e.ExitCode))
+	}
+	if e.Signal != "" {
+		attributes = append(attributes, attribute.String("kizen.execution.signal", e.Signal))
+	}
+	return e.Outcome != OutcomeOK, attributes
+}
+
+// server is who answers an execution's calls.
+type server struct {
+	root string // the API root, as the beginning of a URL
+	host string
+	port int
+}
+
+func newServer(root *url.URL) server {
+	if root == nil {
+		return server{}
+	}
+	s := server{root: root.Scheme + "://" + root.Host + root.EscapedPath(), host: root.Hostname()}
+	if s.port, _ = strconv.Atoi(root.Port()); s.port == 0 {
+		s.port = map[string]int{"https": 443, "http": 80}[root.Scheme]
+	}
+	return s
+}

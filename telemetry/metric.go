@@ -1,0 +1,285 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/otlptranslator"
+	"go.opentelemetry.io/otel/attribute"
+	promexporter "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/metric"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+)
+
+// seriesLimit bounds the series of one metric; the SDK adds up what is beyond.
+const seriesLimit = 1000
+
+// Operations on signed keys, for [Metrics.Key].
+const (
+	KeyMint   = "mint"
+	KeyRenew  = "renew"
+	KeyRevoke = "revoke"
+)
+
+// Metrics measures. A nil one, which is what metrics that are off have, does
+// nothing and costs nothing.
+type Metrics struct {
+	meter metric.Meter
+
+	executions, phases, keys, redis, calls metric.Float64Histogram // seconds
+	sent, received                         metric.Int64Histogram   // bytes
+	denials                                metric.Int64Counter
+
+	queueLength, slotUsage, slotLimit, poolReady metric.Int64ObservableUpDownCounter
+
+	// What a label may be. Everything else that is a label is of a closed set.
+	policies, guardrails, words *labels
+}
+
+// State is how busy a server of executions is.
+type State struct {
+	Queue                 int // executions that wait for a slot
+	SlotsUsed, SlotsTotal int
+	Ready                 int // warm interpreters that wait for an execution
+}
+
+// measure starts metrics. An empty protocol means no OTLP.
+func (t *Telemetry) measure(ctx context.Context, protocol string, scraped, oneShot bool, res *resource.Resource) error {
+	options := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithCardinalityLimit(seriesLimit)}
+	if protocol != "" {
+		exporter, err := newMetricExporter(ctx, protocol, oneShot)
+		if err != nil {
+			return err
+		}
+		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(quietExporter{exporter, t.complaints})))
+	}
+	if scraped {
+		registry := prometheus.NewRegistry()
+		exporter, err := promexporter.New(promexporter.WithRegisterer(registry), promexporter.WithoutScopeInfo(),
+			promexporter.WithTranslationStrategy(otlptranslator.UnderscoreEscapingWithSuffixes))
+		if err != nil {
+			return err
+		}
+		options = append(options, sdkmetric.WithReader(exporter))
+		t.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	}
+	provider := sdkmetric.NewMeterProvider(options...)
+	t.closers = append(t.closers, provider.Shutdown)
+	metrics, err := newMetrics(provider.Meter(instrumentation))
+	if err != nil {
+		return err
+	}
+	t.metrics = metrics
+	return t.watchQueue()
+}
+
+// Boundaries of histograms, in seconds and in bytes. Those of a request are
+// the semantic conventions'.
+var (
+	executionSeconds = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+	requestSeconds   = []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}
+	redisSeconds     = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .05, .1, .5, 1, 5}
+	bodyBytes        = []float64{0, 1 << 10, 8 << 10, 64 << 10, 512 << 10, 4 << 20, 32 << 20, 256 << 20}
+)
+
+func newMetrics(meter metric.Meter) (*Metrics, error) {
+	m := &Metrics{meter: meter, policies: newLabels(64), guardrails: newLabels(64), words: newLabels(128)}
+	var errs []error
+	seconds := func(name, description string, boundaries []float64) metric.Float64Histogram {
+		histogram, err := meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description),
+			metric.WithExplicitBucketBoundaries(boundaries...))
+		errs = append(errs, err)
+		return histogram
+	}
+	bytes := func(name, description string) metric.Int64Histogram {
+		histogram, err := meter.Int64Histogram(name, metric.WithUnit("By"), metric.WithDescription(description),
+			metric.WithExplicitBucketBoundaries(bodyBytes...))
+		errs = append(errs, err)
+		return histogram
+	}
+	level := func(name, unit, description string) metric.Int64ObservableUpDownCounter {
+		counter, err := meter.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		errs = append(errs, err)
+		return counter
+	}
+	m.executions = seconds("kizen.execution.duration", "Executions, from the request to their end, by outcome.", executionSeconds)
+	m.phases = seconds("kizen.execution.phase.duration", "Phases of executions; queue is the wait for a slot.", executionSeconds)
+	m.keys = seconds("kizen.key.operation.duration", "Signed keys that were minted, renewed or revoked.", requestSeconds)
+	m.redis = seconds("db.client.operation.duration", "Commands to Redis.", redisSeconds)
+	m.calls = seconds("http.client.request.duration", "Calls of steps to the API.", requestSeconds)
+	m.sent = bytes("http.client.request.body.size", "Bodies that steps sent to the API.")
+	m.received = bytes("http.client.response.body.size", "Bodies that the API answered.")
+	var err error
+	m.denials, err = meter.Int64Counter("kizen.policy.denials", metric.WithUnit("{denial}"),
+		metric.WithDescription("Calls that a policy refused."))
+	errs = append(errs, err)
+	m.queueLength = level("kizen.execution.queue.length", "{execution}", "Executions that wait for a slot.")
+	m.slotUsage = level("kizen.execution.slot.usage", "{slot}", "Slots that an execution holds.")
+	m.slotLimit = level("kizen.execution.slot.limit", "{slot}", "Executions that may run at once.")
+	m.poolReady = level("kizen.pool.ready", "{interpreter}", "Warm interpreters that wait for an execution.")
+	return m, errors.Join(errs...)
+}
+
+// Watch asks for the state whenever metrics are collected, until stop is called.
+func (m *Metrics) Watch(state func() State) (stop func()) {
+	if m == nil {
+		return func() {}
+	}
+	registration, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		s := state()
+		o.ObserveInt64(m.queueLength, int64(s.Queue))
+		o.ObserveInt64(m.slotUsage, int64(s.SlotsUsed))
+		o.ObserveInt64(m.slotLimit, int64(s.SlotsTotal))
+		o.ObserveInt64(m.poolReady, int64(s.Ready))
+		return nil
+	}, m.queueLength, m.slotUsage, m.slotLimit, m.poolReady)
+	if err != nil {
+		return func() {}
+	}
+	return func() { _ = registration.Unregister() } // it fails only when it was never registered
+}
+
+// Key counts one operation on a signed key: KeyMint, KeyRenew or KeyRevoke.
+func (m *Metrics) Key(ctx context.Context, operation string, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	m.keys.Record(ctx, took.Seconds(), withError(err, attribute.String("kizen.key.operation", m.words.of(operation))))
+}
+
+// Redis counts one command, by its name alone. A reply of nil is no error.
+func (m *Metrics) Redis(ctx context.Context, command string, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	m.redis.Record(ctx, took.Seconds(), withError(err,
+		semconv.DBSystemNameRedis, semconv.DBOperationName(m.words.of(command))))
+}
+
+// withError adds error.type, where there is an error.
+func withError(err error, attributes ...attribute.KeyValue) metric.MeasurementOption {
+	if err != nil {
+		attributes = append(attributes, semconv.ErrorTypeKey.String(errorType(err)))
+	}
+	return metric.WithAttributeSet(attribute.NewSet(attributes...))
+}
+
+// errorType is what kind of error it is, of a closed set.
+func errorType(err error) string {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	case errors.Is(err, context.Canceled):
+		return "cancelled"
+	}
+	return "_OTHER"
+}
+
+func (m *Metrics) phase(ctx context.Context, name string, took time.Duration) {
+	if m == nil {
+		return
+	}
+	m.phases.Record(ctx, took.Seconds(), withError(nil, attribute.String("kizen.execution.phase", m.words.of(name))))
+}
+
+func (m *Metrics) execution(ctx context.Context, outcome string, took time.Duration) {
+	if m == nil {
+		return
+	}
+	m.executions.Record(ctx, took.Seconds(), withError(nil, attribute.String("kizen.execution.outcome", m.words.of(outcome))))
+}
+
+func (m *Metrics) call(ctx context.Context, to server, end *CallEnd) {
+	if m == nil {
+		return
+	}
+	attributes := make([]attribute.KeyValue, 0, 5)
+	attributes = append(attributes, semconv.HTTPRequestMethodKey.String(knownMethod(end.Method)),
+		semconv.ServerAddress(to.host), semconv.ServerPort(to.port))
+	if http.StatusText(end.Status) != "" { // an API may make up statuses
+		attributes = append(attributes, semconv.HTTPResponseStatusCode(end.Status))
+	}
+	if failure := end.errorType(); failure != "" {
+		if end.Error == "" && http.StatusText(end.Status) == "" {
+			failure = "_OTHER"
+		}
+		attributes = append(attributes, semconv.ErrorTypeKey.String(m.words.of(failure)))
+	}
+	labels := metric.WithAttributeSet(attribute.NewSet(attributes...))
+	m.calls.Record(ctx, end.Duration.Seconds(), labels)
+	m.sent.Record(ctx, end.Sent, labels)
+	m.received.Record(ctx, end.Received, labels)
+	if end.Denied {
+		m.denials.Add(ctx, 1, withError(nil, attribute.String("kizen.policy.id", m.policy(end.Policy))))
+	}
+}
+
+// policy is the label of a policy. Those of operators cannot crowd out the
+// built-in ones.
+func (m *Metrics) policy(id string) string {
+	if strings.HasPrefix(id, "guardrail.") || strings.HasPrefix(id, "default.") {
+		return m.guardrails.of(id)
+	}
+	return m.policies.of(id)
+}
+
+// labels are the values that a label has had, up to a limit.
+type labels struct {
+	limit int
+	mu    sync.RWMutex
+	known map[string]struct{}
+}
+
+func newLabels(limit int) *labels { return &labels{limit: limit, known: map[string]struct{}{}} }
+
+// of is value, or "_OTHER" where that would be one too many.
+func (l *labels) of(value string) string {
+	l.mu.RLock()
+	_, known := l.known[value]
+	l.mu.RUnlock()
+	if known {
+		return value
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, known := l.known[value]; !known && len(l.known) >= l.limit {
+		return "_OTHER"
+	}
+	l.known[value] = struct{}{}
+	return value
+}
+
+// watchQueue makes the span queue's own counts metrics, as the semantic
+// conventions name them.
+func (t *Telemetry) watchQueue() error {
+	if t.queue == nil {
+		return nil
+	}
+	spans := metric.WithUnit("{span}")
+	processed, err := t.metrics.meter.Int64ObservableCounter("otel.sdk.processor.span.processed", spans,
+		metric.WithDescription("Spans that left the queue; error.type says which were dropped."))
+	exported, err2 := t.metrics.meter.Int64ObservableCounter("otel.sdk.exporter.span.exported", spans,
+		metric.WithDescription("Spans that were sent; error.type says which did not arrive."))
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	full := metric.WithAttributes(semconv.ErrorTypeKey.String("queue_full"))
+	lost := metric.WithAttributes(semconv.ErrorTypeKey.String("_OTHER"))
+	_, err = t.metrics.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		sent, failed := t.queue.exported.Load(), t.queue.failed.Load()
+		o.ObserveInt64(processed, sent+failed)
+		o.ObserveInt64(processed, t.queue.dropped.Load(), full)
+		o.ObserveInt64(exported, sent)
+		o.ObserveInt64(exported, failed, lost)
+		return nil
+	}, processed, exported)
+	return err
+}

@@ -1,0 +1,152 @@
+package telemetry
+
+import (
+	"fmt"
+	"log/slog"
+	"net/url"
+	"reflect"
+	"strings"
+)
+
+// depthLimit is how far values are looked into; what lies deeper is left out.
+const depthLimit = 8
+
+func redactAttrs(attrs []slog.Attr, secret bool) []slog.Attr {
+	clean := make([]slog.Attr, len(attrs))
+	for i, attr := range attrs {
+		clean[i] = redactAttr(attr, secret)
+	}
+	return clean
+}
+
+// redactAttr redacts one attribute. Inside a group that is named for a secret
+// everything is one.
+func redactAttr(attr slog.Attr, secret bool) slog.Attr {
+	if attr.Equal(slog.Attr{}) {
+		return attr // an empty one is ignored by every handler
+	}
+	secret = secret || NamesSecret(attr.Key)
+	key := Redact(attr.Key)
+	value := attr.Value.Resolve()
+	switch value.Kind() {
+	case slog.KindGroup:
+		return slog.Attr{Key: key, Value: slog.GroupValue(redactAttrs(value.Group(), secret)...)}
+	case slog.KindBool, slog.KindDuration, slog.KindTime, slog.KindInt64, slog.KindUint64, slog.KindFloat64:
+		return slog.Attr{Key: key, Value: value}
+	}
+	if secret {
+		return slog.String(key, Redacted)
+	}
+	if value.Kind() == slog.KindString {
+		return slog.String(key, Redact(value.String()))
+	}
+	// What the next handler would print of an error, a structure or a slice of
+	// bytes cannot be inspected afterwards, so it is printed here.
+	var text strings.Builder
+	printValue(&text, reflect.ValueOf(value.Any()), 0)
+	return slog.String(key, Redact(text.String()))
+}
+
+// printValue prints a value much as %+v does, but follows pointers, reads
+// bytes as text, and leaves out what is named for a secret.
+func printValue(out *strings.Builder, v reflect.Value, depth int) {
+	switch {
+	case !v.IsValid():
+		out.WriteString("<nil>")
+		return
+	case depth > depthLimit:
+		out.WriteString("...")
+		return
+	case printSelf(out, v):
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		printValue(out, v.Elem(), depth+1)
+	case reflect.Struct:
+		printStruct(out, v, depth)
+	case reflect.Map:
+		printMap(out, v, depth)
+	case reflect.Slice, reflect.Array:
+		printList(out, v, depth)
+	case reflect.Chan, reflect.Func, reflect.UnsafePointer:
+		out.WriteString(v.Type().String())
+	default:
+		fmt.Fprintf(out, "%v", v)
+	}
+}
+
+// printSelf lets a value print itself that can, and reports whether it did.
+func printSelf(out *strings.Builder, v reflect.Value) bool {
+	valuer, printer := reflect.TypeFor[slog.LogValuer](), reflect.TypeFor[fmt.Stringer]()
+	failure, formatter := reflect.TypeFor[error](), reflect.TypeFor[fmt.Formatter]()
+	t := v.Type()
+	itself := t.Implements(valuer) || t.Implements(printer) || t.Implements(failure) || t.Implements(formatter)
+	switch {
+	case t == reflect.TypeFor[*url.Userinfo]():
+		out.WriteString(Redacted)
+	case t.Kind() == reflect.Interface || !itself:
+		return false
+	case !v.CanInterface():
+		// A field that is not exported: its methods, which may be there to hide
+		// it, cannot be called.
+		out.WriteString(t.String())
+	case t.Implements(valuer):
+		out.WriteString(redactAttr(slog.Any("value", v.Interface()), false).Value.String())
+	default:
+		fmt.Fprintf(out, "%+v", v.Interface())
+	}
+	return true
+}
+
+func printStruct(out *strings.Builder, v reflect.Value, depth int) {
+	out.WriteByte('{')
+	for i := range v.NumField() {
+		if i > 0 {
+			out.WriteByte(' ')
+		}
+		name := v.Type().Field(i).Name
+		out.WriteString(name + ":")
+		printNamed(out, name, v.Field(i), depth)
+	}
+	out.WriteByte('}')
+}
+
+func printMap(out *strings.Builder, v reflect.Value, depth int) {
+	out.WriteString("map[")
+	for i, entry := 0, v.MapRange(); entry.Next(); i++ {
+		if i > 0 {
+			out.WriteByte(' ')
+		}
+		var name strings.Builder
+		printValue(&name, entry.Key(), depth+1)
+		out.WriteString(name.String() + ":")
+		printNamed(out, name.String(), entry.Value(), depth)
+	}
+	out.WriteByte(']')
+}
+
+func printNamed(out *strings.Builder, name string, v reflect.Value, depth int) {
+	if NamesSecret(name) {
+		out.WriteString(Redacted)
+		return
+	}
+	printValue(out, v, depth+1)
+}
+
+func printList(out *strings.Builder, v reflect.Value, depth int) {
+	if v.Type().Elem().Kind() == reflect.Uint8 {
+		for i := range v.Len() {
+			out.WriteByte(byte(v.Index(i).Uint()))
+		}
+		return
+	}
+	out.WriteByte('[')
+	for i := range v.Len() {
+		if i > 0 {
+			out.WriteByte(' ')
+		}
+		printValue(out, v.Index(i), depth+1)
+	}
+	out.WriteByte(']')
+}
