@@ -83,9 +83,7 @@ func VerifyHandler(verifier *Verifier, failed func(context.Context, error)) http
 			header.Set(HeaderAccount, id.AccountID)
 			header.Set(HeaderAccountType, id.AccountType)
 			header.Set(HeaderVerifiedBusiness, id.BusinessID)
-			if id.ExecutionID != "" {
-				header.Set(HeaderExecution, id.ExecutionID)
-			}
+			header.Set(HeaderExecution, id.ExecutionID) // empty for a stored key: it must replace what the caller sent, too
 			w.WriteHeader(http.StatusOK)
 		case errors.As(err, &refusal):
 			header.Set("WWW-Authenticate", `ApiKey header="`+HeaderKey+`"`)

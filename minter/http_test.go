@@ -183,27 +183,35 @@ func TestVerifyEndpointAnswersWithTheIdentityOrAReason(t *testing.T) {
 }
 
 func TestVerifyEndpointGuardsAnAPIBehindNginx(t *testing.T) {
-	f := onRedis(t, embedded(t).URL())
+	v := newVault(t, embedded(t).URL())
+	f := v.fixture
 	authority := httptest.NewServer(minter.VerifyHandler(f.verifier, nil))
 	defer authority.Close()
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s as %s in %s", r.URL, r.Header.Get("X-Kizen-Account"), r.Header.Get("X-Kizen-Business"))
+		fmt.Fprintf(w, "%s as", r.URL)
+		for _, name := range []string{"X-Kizen-Account", "X-Kizen-Account-Type", "X-Kizen-Business", "X-Kizen-Execution", "X-Api-Key"} {
+			fmt.Fprint(w, " ", strings.Join(r.Header.Values(name), "+"))
+		}
 	}))
 	defer api.Close()
 	front := startNginx(t, authority.URL, api.URL)
 	key := f.mint(t, someone)
 
-	spoofed := credentials(key)
-	spoofed.Set("X-Kizen-Account", "root")
+	stored := v.create(t)
+	storedCredentials := credentials(minter.Key{Token: stored.Token, Identity: stored.Identity})
+	spoofed, spoofedStored := spoof(credentials(key)), spoof(storedCredentials)
+	const someones, storeds = "/things?a=b as account-1 service_automation business-1 execution-1 ", "/things?a=b as account-7 service_integration business-1  "
 	for name, row := range map[string]struct {
 		header http.Header
 		status int
 		body   string
 	}{
-		"good key":                        {credentials(key), 200, "/things?a=b as account-1 in business-1"},
-		"good key and a made-up identity": {spoofed, 200, "/things?a=b as account-1 in business-1"},
-		"no key":                          {http.Header{}, 401, ""},
-		"made-up identity alone":          {http.Header{"X-Kizen-Account": {"root"}}, 401, ""},
+		"good key":                          {credentials(key), 200, someones},
+		"good key and a made-up identity":   {spoofed, 200, someones},
+		"stored key":                        {storedCredentials, 200, storeds},
+		"stored key and a made-up identity": {spoofedStored, 200, storeds},
+		"no key":                            {http.Header{}, 401, ""},
+		"made-up identity alone":            {spoof(http.Header{}), 401, ""},
 	} {
 		answer := request(t, http.MethodGet, front+"/things?a=b", row.header)
 		body, _ := io.ReadAll(answer.Body)
@@ -216,6 +224,64 @@ func TestVerifyEndpointGuardsAnAPIBehindNginx(t *testing.T) {
 	}
 	if answer := request(t, http.MethodGet, front+"/things", credentials(key)); answer.StatusCode != 401 {
 		t.Errorf("a revoked key: %d", answer.StatusCode)
+	}
+}
+
+// spoof adds what only the verifier may say, and returns the header.
+func spoof(header http.Header) http.Header {
+	for _, name := range []string{minter.HeaderAccount, minter.HeaderAccountType, minter.HeaderVerifiedBusiness, minter.HeaderExecution} {
+		header.Set(name, "root")
+	}
+	return header
+}
+
+// envoy asks authority about a request as the ext_authz filter does over HTTP with the path prefix /verify: with its method, its path
+// behind the prefix and no body. It returns the header that the request goes on with, nil when it does not.
+func envoy(t *testing.T, authority, method, path string, header http.Header) http.Header {
+	t.Helper()
+	check := header.Clone()
+	check.Set("Content-Length", "0")
+	verdict := request(t, method, authority+"/verify"+path, check)
+	if verdict.StatusCode != http.StatusOK {
+		return nil
+	}
+	onward := header.Clone()
+	for name, values := range verdict.Header {
+		if strings.HasPrefix(name, "X-Kizen-") { // allowed_upstream_headers: these replace
+			onward[name] = values
+		}
+	}
+	return onward
+}
+
+func TestVerifyEndpointGuardsAnAPIBehindEnvoy(t *testing.T) {
+	v := newVault(t, embedded(t).URL())
+	authority := httptest.NewServer(minter.VerifyHandler(v.verifier, nil))
+	defer authority.Close()
+	key, stored := v.mint(t, someone), v.create(t)
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} {
+		for _, path := range []string{"", "/", "/api/things?a=b", "/a%2Fb//c/../d", "/.well-known/jwks.json"} {
+			for name, row := range map[string]struct {
+				header http.Header
+				want   []string // the identity that goes on; nil: refused
+			}{
+				"signed key": {spoof(credentials(key)), []string{"account-1", "service_automation", "business-1", "execution-1"}},
+				"stored key": {spoof(credentials(minter.Key{Token: stored.Token, Identity: integration})), []string{"account-7", "service_integration", "business-1", ""}},
+				"no key":     {spoof(http.Header{}), nil},
+				"cut key":    {credentials(minter.Key{Token: minter.NewToken(key.Token.Reveal()[:40]), Identity: someone}), nil},
+			} {
+				onward := envoy(t, authority.URL, method, path, row.header)
+				var got []string
+				for _, header := range []string{minter.HeaderAccount, minter.HeaderAccountType, minter.HeaderVerifiedBusiness, minter.HeaderExecution} {
+					if onward != nil {
+						got = append(got, strings.Join(onward.Values(header), "+"))
+					}
+				}
+				if fmt.Sprint(got) != fmt.Sprint(row.want) {
+					t.Errorf("%s %q, %s: goes on as %v, want %v", method, path, name, got, row.want)
+				}
+			}
+		}
 	}
 }
 
