@@ -80,6 +80,24 @@ var duties = map[string]func(t *testing.T, v, boss *vault) error{
 	},
 }
 
+// as is the vault for whoever logs in by url.
+func (v *vault) as(t *testing.T, url string) *vault {
+	t.Helper()
+	other := *v
+	other.redis = open(t, url)
+	var err error
+	if other.minter, err = minter.New(minter.Config{Redis: other.redis, Keys: v.keys}); err != nil {
+		t.Fatal(err)
+	}
+	if other.verifier, err = minter.NewVerifier(minter.VerifierConfig{Redis: other.redis, Keys: v.keys}); err != nil {
+		t.Fatal(err)
+	}
+	if other.stored, err = minter.NewStoredKeys(other.redis, v.keys); err != nil {
+		t.Fatal(err)
+	}
+	return &other
+}
+
 func TestDocumentedACLIsEnoughAndTheLeast(t *testing.T) {
 	server := redistest.Start(t)
 	boss := newVault(t, server.URL())
@@ -90,19 +108,7 @@ func TestDocumentedACLIsEnoughAndTheLeast(t *testing.T) {
 	logIn := func(t *testing.T, name string, rules []string) *vault {
 		t.Helper()
 		server.Do(t, append([]string{"ACL", "SETUSER", name, "reset"}, rules...)...)
-		v := *boss
-		v.redis = open(t, "redis://"+name+":PASSWORD@"+server.Addr)
-		var err error
-		if v.minter, err = minter.New(minter.Config{Redis: v.redis, Keys: v.keys}); err != nil {
-			t.Fatal(err)
-		}
-		if v.verifier, err = minter.NewVerifier(minter.VerifierConfig{Redis: v.redis, Keys: v.keys}); err != nil {
-			t.Fatal(err)
-		}
-		if v.stored, err = minter.NewStoredKeys(v.redis, v.keys); err != nil {
-			t.Fatal(err)
-		}
-		return &v
+		return boss.as(t, "redis://"+name+":PASSWORD@"+server.Addr)
 	}
 	for name, rules := range users {
 		t.Run(name, func(t *testing.T) {
@@ -147,12 +153,29 @@ func TestSidecarCanNeitherResumeNorUnrevokeUnderItsACL(t *testing.T) {
 
 func TestDocumentedACLIsEnoughOnAClusterWithOneWordMore(t *testing.T) {
 	nodes := redistest.StartCluster(t)
-	rules := append(documentedUsers(t)["kizen-sidecar"], "+cluster|slots")
-	for _, node := range nodes {
-		node.Do(t, append([]string{"ACL", "SETUSER", "kizen-sidecar"}, rules...)...)
+	boss := newVault(t, "redis+cluster://"+nodes[0].Addr)
+	for name, rules := range documentedUsers(t) {
+		for _, node := range nodes {
+			node.Do(t, append([]string{"ACL", "SETUSER", name}, append(rules, "+cluster|slots")...)...)
+		}
+		if err := duties[name](t, boss.as(t, "redis+cluster://"+name+":PASSWORD@"+nodes[0].Addr), boss); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
-	f := onRedis(t, "redis+cluster://kizen-sidecar:PASSWORD@"+nodes[0].Addr)
-	if code := f.verify(t, f.mint(t, someone)); code != "" {
-		t.Errorf("refused: %s", code)
+}
+
+func TestDocumentedACLIsEnoughInAnotherDatabaseWithOneWordMore(t *testing.T) {
+	server := redistest.Start(t)
+	boss := newVault(t, server.URL()+"/3")
+	for name, rules := range documentedUsers(t) {
+		url := "redis://" + name + ":PASSWORD@" + server.Addr + "/3"
+		server.Do(t, append([]string{"ACL", "SETUSER", name}, rules...)...)
+		if err := duties[name](t, boss.as(t, url), boss); err == nil {
+			t.Errorf("%s: +select is not needed", name)
+		}
+		server.Do(t, "ACL", "SETUSER", name, "+select")
+		if err := duties[name](t, boss.as(t, url), boss); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
