@@ -45,6 +45,7 @@ type Execution struct {
 	// request is what was asked for; its job is dropped when it has run.
 	request   execution.Request
 	name      string
+	callback  string
 	digest    [32]byte
 	cancelled context.CancelCauseFunc
 	done      chan struct{}
@@ -95,6 +96,9 @@ func (e *Execution) ID() string { return e.request.Identity.ExecutionID }
 
 // BusinessID is the business it runs in.
 func (e *Execution) BusinessID() string { return e.request.Identity.BusinessID }
+
+// Callback is the URL that is told the end; empty: none.
+func (e *Execution) Callback() string { return e.callback }
 
 // Done is closed when the execution has finished.
 func (e *Execution) Done() <-chan struct{} { return e.done }

@@ -81,6 +81,8 @@ type Submission struct {
 	Name    string
 	// Body is what the request was read from: the same id with another body is a conflict.
 	Body []byte
+	// Callback is the URL that is told the end; empty: none.
+	Callback string
 }
 
 // Submit starts an execution, or returns the one that has its id already. It does not wait. The error is
@@ -101,7 +103,7 @@ func (s *Service) Submit(sub Submission) (*Execution, error) {
 		return nil, err
 	}
 	e := &Execution{
-		request: sub.Request, name: sub.Name, digest: digest, state: Queued, queued: time.Now(),
+		request: sub.Request, name: sub.Name, callback: sub.Callback, digest: digest, state: Queued, queued: time.Now(),
 		done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	var ctx context.Context

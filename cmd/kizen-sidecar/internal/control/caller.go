@@ -1,0 +1,205 @@
+package control
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/minter"
+)
+
+// Headers by which a trusted caller says for whom a step acts.
+const (
+	headerBusiness = "X-BUSINESS-ID"
+	headerUser     = "X-USER-ID"
+)
+
+// minToken is the least length of a caller's token, in bytes.
+const minToken = 16
+
+// Caller is somebody who may have steps run.
+type Caller struct {
+	Name string `yaml:"name"`
+	// TokenFile holds the bearer token (RFC 6750) that the caller shows. Certificate is the subject alternative name (URI
+	// or DNS), or the common name, of its client certificate. Exactly one is given.
+	TokenFile   string `yaml:"token_file"`
+	Certificate string `yaml:"certificate"`
+	// BusinessID and UserID are for whom the caller's steps act. Trusted lets the caller name them in each request
+	// instead, for any business.
+	BusinessID  string `yaml:"business_id"`
+	UserID      string `yaml:"user_id"`
+	AccountType string `yaml:"account_type"`
+	Trusted     bool   `yaml:"trusted"`
+
+	token [sha256.Size]byte
+}
+
+// Callers decides who may call. The zero value lets nobody in.
+type Callers struct {
+	list []Caller
+	// open lets everybody in, as a trusted caller whose defaults are these: for a listener on loopback.
+	open *Caller
+}
+
+// OpenCallers lets everybody in. Requests that name nobody act for defaults.
+func OpenCallers(defaults minter.Identity) *Callers {
+	return &Callers{open: &Caller{
+		Name: "loopback", Trusted: true,
+		BusinessID: defaults.BusinessID, UserID: defaults.AccountID, AccountType: defaults.AccountType,
+	}}
+}
+
+// LoadCallers reads a YAML list of callers, and the files of their tokens. All mistakes are reported.
+func LoadCallers(data []byte) (*Callers, error) {
+	var list []Caller
+	if err := yaml.UnmarshalWithOptions(data, &list, yaml.Strict()); err != nil {
+		return nil, fmt.Errorf("is not a list of callers: %w", err)
+	}
+	if len(list) == 0 {
+		return nil, errors.New("names no caller")
+	}
+	var errs []error
+	for i := range list {
+		if err := list[i].load(); err != nil {
+			errs = append(errs, fmt.Errorf("caller %d %q: %w", i+1, list[i].Name, err))
+		}
+	}
+	return &Callers{list: list}, errors.Join(errs...)
+}
+
+// load checks a caller and reads its token.
+func (c *Caller) load() error {
+	if c.AccountType == "" {
+		c.AccountType = "service_automation"
+	}
+	switch {
+	case c.Name == "":
+		return errors.New("has no name")
+	case (c.TokenFile == "") == (c.Certificate == ""):
+		return errors.New("give either token_file or certificate")
+	case c.Trusted && (c.BusinessID != "" || c.UserID != ""):
+		return errors.New("a trusted caller names business and user in each request; leave business_id and user_id out")
+	case !c.Trusted && (!request.ValidID(c.BusinessID) || !request.ValidID(c.UserID)):
+		return errors.New("give business_id and user_id, or trusted: true")
+	}
+	if c.TokenFile == "" {
+		return nil
+	}
+	text, err := os.ReadFile(c.TokenFile)
+	if err != nil {
+		return err
+	}
+	token := strings.TrimSpace(string(text))
+	if len(token) < minToken {
+		return fmt.Errorf("the token in %q is shorter than %d bytes", c.TokenFile, minToken)
+	}
+	c.token = sha256.Sum256([]byte(token))
+	return nil
+}
+
+// errUnknownCaller is all that a stranger is told.
+var errUnknownCaller = errors.New("unknown caller; show a bearer token or a client certificate that this sidecar knows")
+
+// identify returns who sent a request. Every token is compared, in constant time.
+func (c *Callers) identify(r *http.Request) (*Caller, error) {
+	if c.open != nil {
+		return c.open, nil
+	}
+	shown, hasToken := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	digest := sha256.Sum256([]byte(shown))
+	var found *Caller
+	for i := range c.list {
+		caller := &c.list[i]
+		switch {
+		case caller.TokenFile != "":
+			if subtle.ConstantTimeCompare(digest[:], caller.token[:]) == 1 && hasToken {
+				found = caller
+			}
+		case r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && names(r.TLS.VerifiedChains[0][0], caller.Certificate):
+			found = caller
+		}
+	}
+	if found == nil {
+		return nil, errUnknownCaller
+	}
+	return found, nil
+}
+
+// names reports whether a verified certificate is of this name.
+func names(certificate *x509.Certificate, name string) bool {
+	for _, uri := range certificate.URIs {
+		if uri.String() == name {
+			return true
+		}
+	}
+	for _, dns := range certificate.DNSNames {
+		if dns == name {
+			return true
+		}
+	}
+	return certificate.Subject.CommonName == name && name != ""
+}
+
+// forbiddenError is a request of a known caller for somebody it may not act for.
+type forbiddenError struct{ reason string }
+
+func (e forbiddenError) Error() string { return e.reason }
+
+// identity is for whom a caller's request acts. Headers and body are believed where the caller is trusted; elsewhere they
+// may only repeat what the caller is.
+func (c *Caller) identity(header http.Header, body request.Body) (minter.Identity, error) {
+	id := minter.Identity{BusinessID: c.BusinessID, AccountID: c.UserID, AccountType: c.AccountType, ExecutionID: body.ExecutionID}
+	for _, field := range []struct {
+		name, header, body string
+		into               *string
+	}{
+		{"business", header.Get(headerBusiness), body.BusinessID, &id.BusinessID},
+		{"user", header.Get(headerUser), body.UserID, &id.AccountID},
+		{"account type", "", body.AccountType, &id.AccountType},
+	} {
+		if field.header != "" && field.body != "" && field.header != field.body {
+			return id, forbiddenError{fmt.Sprintf("the %s of the header and that of the body differ", field.name)}
+		}
+		named := field.header
+		if named == "" {
+			named = field.body
+		}
+		if named == "" || named == *field.into {
+			continue
+		}
+		if !c.Trusted {
+			return id, forbiddenError{fmt.Sprintf("caller %q may not act for this %s", c.Name, field.name)}
+		}
+		*field.into = named
+	}
+	return id, nil
+}
+
+// onLoopback reports whether an address or a Host header names this machine alone.
+func onLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		host = address
+	}
+	host = strings.Trim(host, "[]")
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// OnLoopback reports whether a listen address is of this machine alone.
+func OnLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return err == nil && host != "" && onLoopback(host)
+}

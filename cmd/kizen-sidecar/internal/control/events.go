@@ -1,0 +1,62 @@
+package control
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gin-contrib/sse"
+	"github.com/gin-gonic/gin"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
+)
+
+// keepAlive is how often a silent stream says that it is there, so that proxies on the way do not end it.
+const keepAlive = 15 * time.Second
+
+// events is GET /executions/{id}/events: server-sent events from the first one on, or after the one that Last-Event-ID
+// names, until the execution has finished.
+func (s *Server) events(c *gin.Context) {
+	e, ok := s.find(c)
+	if !ok {
+		return
+	}
+	after, err := strconv.Atoi(c.GetHeader("Last-Event-ID"))
+	if err != nil || after < 0 {
+		after = 0
+	}
+	c.Header("Content-Type", sse.ContentType)
+	c.Header("Cache-Control", "no-store")
+	c.Header("X-Accel-Buffering", "no")
+	c.Writer.WriteHeader(http.StatusOK)
+	ticker := time.NewTicker(keepAlive)
+	defer ticker.Stop()
+	for {
+		events, more := e.Events(after)
+		for _, event := range events {
+			after = event.Number
+			if send(c, event) != nil || event.Type == "finished" {
+				return
+			}
+		}
+		c.Writer.Flush()
+		select {
+		case <-more:
+		case <-ticker.C:
+			if _, err := c.Writer.WriteString(": still here\n\n"); err != nil {
+				return
+			}
+		case <-c.Request.Context().Done():
+			return
+		}
+	}
+}
+
+// send writes one event. The data of ours is JSON without line breaks.
+func send(c *gin.Context, event executions.Event) error {
+	data := struct {
+		Time time.Time `json:"time"`
+		Data any       `json:"data"`
+	}{event.Time, event.Data}
+	return sse.Encode(c.Writer, sse.Event{Id: strconv.Itoa(event.Number), Event: event.Type, Data: data})
+}

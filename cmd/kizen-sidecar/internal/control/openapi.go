@@ -1,0 +1,13 @@
+package control
+
+import (
+	_ "embed"
+
+	"github.com/goccy/go-yaml"
+)
+
+//go:embed openapi.yaml
+var openAPIText []byte
+
+// openAPI is the description of the API (OpenAPI 3.1) as JSON, which a test holds against the routes.
+func openAPI() ([]byte, error) { return yaml.YAMLToJSON(openAPIText) }

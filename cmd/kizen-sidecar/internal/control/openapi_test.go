@@ -1,0 +1,87 @@
+package control
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	openapi "github.com/pb33f/libopenapi-validator/config"
+	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
+)
+
+// description is the API's description as a library reads it that is strict about what is not described.
+type description struct {
+	model     *v3.Document
+	validator validator.Validator
+}
+
+var readDescription = sync.OnceValues(func() (description, error) {
+	text, err := openAPI()
+	if err != nil {
+		return description{}, err
+	}
+	document, err := libopenapi.NewDocument(text)
+	if err != nil {
+		return description{}, err
+	}
+	model, err := document.BuildV3Model()
+	if err != nil {
+		return description{}, err
+	}
+	v, errs := validator.NewValidator(document, openapi.WithStrictMode(), openapi.WithFormatAssertions(),
+		openapi.WithStrictIgnoredHeadersExtra("Authorization", "Traceparent", "Cache-Control", "X-Accel-Buffering", "WWW-Authenticate"))
+	if len(errs) > 0 {
+		return description{}, errs[0]
+	}
+	return description{&model.Model, v}, nil
+})
+
+// checkDescribed holds an answer, and the request if it was a good one, against the description.
+func checkDescribed(t *testing.T, sent *http.Request, body string, response *http.Response, answer []byte) {
+	t.Helper()
+	d, err := readDescription()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := sent.Clone(sent.Context())
+	request.Body = io.NopCloser(strings.NewReader(body))
+	copied := *response
+	copied.Body = io.NopCloser(bytes.NewReader(answer))
+	ok, errs := d.validator.ValidateHttpResponse(request, &copied)
+	if response.StatusCode < 300 && ok {
+		_, errs = d.validator.ValidateHttpRequest(request)
+	}
+	for _, err := range errs {
+		t.Errorf("%s %s, answered with %d, is not as openapi.yaml says: %s: %s: %v\n%s",
+			sent.Method, sent.URL, response.StatusCode, err.Message, err.Reason, err.SchemaValidationErrors, answer)
+	}
+}
+
+func TestEveryRouteIsDescribedAndEveryDescriptionIsServed(t *testing.T) {
+	d, err := readDescription()
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := map[string]bool{}
+	for path, item := range d.model.Paths.PathItems.FromOldest() {
+		for method := range item.GetOperations().FromOldest() {
+			described[strings.ToUpper(method)+" "+path] = true
+		}
+	}
+	for _, r := range (&Server{}).routes() {
+		name := r.method + " " + regexp.MustCompile(`:(\w+)`).ReplaceAllString(r.path, "{$1}")
+		if !described[name] {
+			t.Errorf("%s is served and not described", name)
+		}
+		delete(described, name)
+	}
+	for name := range described {
+		t.Errorf("%s is described and not served", name)
+	}
+}

@@ -1,0 +1,308 @@
+package control
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// Config of a [Server]. Executions, Queue and Callers are required.
+type Config struct {
+	Executions *executions.Service
+	Queue      *queue.Queue
+	Callers    *Callers
+	// Limits are those of an execution that names none.
+	Limits runner.Limits
+	// Secrets are what steps may be granted; nil: none.
+	Secrets request.Secrets
+	// CheckIdentity refuses an account type that there is not; nil: anything goes.
+	CheckIdentity func(minter.Identity) error
+	// Callbacks says that somebody delivers the end of an execution to its callback URL; elsewhere such a URL is refused.
+	Callbacks bool
+	// MaxBody is the largest request in bytes; default 8 MiB.
+	MaxBody int64
+	// HeaderTimeout and BodyTimeout bound the arrival of a request; default 10 s and 30 s.
+	HeaderTimeout, BodyTimeout time.Duration
+	Log                        *slog.Logger
+}
+
+// Server answers orchestrators.
+type Server struct{ config Config }
+
+// NewServer returns a server for config.
+func NewServer(config Config) *Server {
+	if config.MaxBody == 0 {
+		config.MaxBody = 8 << 20
+	}
+	if config.HeaderTimeout == 0 {
+		config.HeaderTimeout = 10 * time.Second
+	}
+	if config.BodyTimeout == 0 {
+		config.BodyTimeout = 30 * time.Second
+	}
+	if config.Secrets == nil {
+		config.Secrets = request.SecretsByBusiness(nil)
+	}
+	if config.Log == nil {
+		config.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{config}
+}
+
+// route is one endpoint: what is served, and what openapi.json has to describe.
+type route struct {
+	method, path string
+	handle       gin.HandlerFunc
+}
+
+func (s *Server) routes() []route {
+	return []route{
+		{http.MethodPost, "/api/coderunner/run", s.run},
+		{http.MethodPost, "/executions", s.submit},
+		{http.MethodGet, "/executions", s.list},
+		{http.MethodGet, "/executions/:id", s.show},
+		{http.MethodGet, "/executions/:id/events", s.events},
+		{http.MethodDelete, "/executions/:id", s.cancel},
+	}
+}
+
+// Handler serves the API.
+func (s *Server) Handler() http.Handler {
+	gin.SetMode(gin.ReleaseMode)
+	engine := gin.New()
+	engine.HandleMethodNotAllowed = true
+	engine.Use(gin.CustomRecoveryWithWriter(nil, s.recovered))
+	engine.NoRoute(func(c *gin.Context) { refuse(c, http.StatusNotFound, "not_found", "there is nothing here") })
+	engine.NoMethod(func(c *gin.Context) {
+		refuse(c, http.StatusMethodNotAllowed, "method_not_allowed", "use "+c.Writer.Header().Get("Allow"))
+	})
+	engine.GET("/openapi.json", s.describe)
+	api := engine.Group("/", s.guard)
+	for _, r := range s.routes() {
+		api.Handle(r.method, r.path, r.handle)
+	}
+	return engine
+}
+
+// callerKey is where guard leaves the caller for the handlers.
+const callerKey = "caller"
+
+// guard lets callers in. Where everybody on this machine is one, pages in a browser of this machine are not: neither under
+// a name that was rebound to loopback, nor from another origin.
+func (s *Server) guard(c *gin.Context) {
+	if s.config.Callers.open != nil && (!onLoopback(c.Request.Host) || http.NewCrossOriginProtection().Check(c.Request) != nil) {
+		refuse(c, http.StatusForbidden, "forbidden", "this address answers programs of this machine alone")
+		return
+	}
+	caller, err := s.config.Callers.identify(c.Request)
+	if err != nil {
+		c.Header("WWW-Authenticate", "Bearer")
+		refuse(c, http.StatusUnauthorized, "unknown_caller", err.Error())
+		return
+	}
+	c.Set(callerKey, caller)
+}
+
+func callerOf(c *gin.Context) *Caller { return c.MustGet(callerKey).(*Caller) }
+
+// run is POST /api/coderunner/run: it answers when the step has ended, and cancels it when the caller hangs up.
+func (s *Server) run(c *gin.Context) {
+	sub, body, ok := s.read(c)
+	if !ok {
+		return
+	}
+	if body.ExecutionID != "" || body.CallbackURL != "" {
+		refuseFields(c, "execution_id", "is for POST /executions; leave it out here")
+		return
+	}
+	sub.Request.Identity.ExecutionID = uuid.NewString()
+	e, err := s.config.Executions.Submit(sub)
+	if err != nil {
+		s.refuseSubmission(c, err)
+		return
+	}
+	select {
+	case <-e.Done():
+	case <-c.Request.Context().Done():
+		e.Cancel()
+		return // nobody listens
+	}
+	outcome, err := e.Outcome()
+	if err != nil {
+		s.refuseSubmission(c, err)
+		return
+	}
+	status := http.StatusOK
+	if outcome.Result.Error != nil {
+		status = http.StatusBadRequest
+	}
+	c.Data(status, "application/json", e.Snapshot().Result)
+}
+
+// submit is POST /executions.
+func (s *Server) submit(c *gin.Context) {
+	sub, body, ok := s.read(c)
+	if !ok {
+		return
+	}
+	if body.ExecutionID == "" {
+		sub.Request.Identity.ExecutionID = uuid.NewString()
+	}
+	if body.CallbackURL != "" && !s.config.Callbacks {
+		refuseFields(c, "callback_url", "callbacks are not configured; start serve with --webhook-secret-file")
+		return
+	}
+	e, err := s.config.Executions.Submit(sub)
+	if err != nil {
+		s.refuseSubmission(c, err)
+		return
+	}
+	c.Header("Location", "/executions/"+e.ID())
+	c.JSON(http.StatusAccepted, e.Snapshot())
+}
+
+// read takes a request apart, and refuses it where it is wrong.
+func (s *Server) read(c *gin.Context) (sub executions.Submission, body request.Body, ok bool) {
+	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(s.config.BodyTimeout))
+	data, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, s.config.MaxBody))
+	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Time{})
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		refuse(c, http.StatusRequestEntityTooLarge, "too_large", "the request is larger than "+strconv.FormatInt(s.config.MaxBody, 10)+" bytes")
+		return sub, body, false
+	case err != nil:
+		refuse(c, http.StatusRequestTimeout, "too_slow", "the request did not arrive")
+		return sub, body, false
+	}
+	if body, err = request.Decode(data); err != nil {
+		refuseRequest(c, err)
+		return sub, body, false
+	}
+	id, err := callerOf(c).identity(c.Request.Header, body)
+	if err == nil {
+		err = s.checkIdentity(id)
+	}
+	if err != nil {
+		refuseRequest(c, err)
+		return sub, body, false
+	}
+	job, limits, err := body.Job(id.BusinessID, s.config.Secrets, s.config.Limits)
+	if err != nil {
+		refuseRequest(c, err)
+		return sub, body, false
+	}
+	if job.Traceparent == "" {
+		job.Traceparent = c.GetHeader("traceparent")
+	}
+	return executions.Submission{
+		Request: execution.Request{Identity: id, Job: job, Limits: limits}, Name: body.Name, Body: data, Callback: body.CallbackURL,
+	}, body, true
+}
+
+// checkIdentity refuses ids that cannot be, keyed by field.
+func (s *Server) checkIdentity(id minter.Identity) error {
+	var refused runner.FieldErrors
+	for _, field := range []struct {
+		name, value string
+		optional    bool
+	}{{"business_id", id.BusinessID, false}, {"user_id", id.AccountID, false}, {"execution_id", id.ExecutionID, true}} {
+		if !request.ValidID(field.value) && (field.value != "" || !field.optional) {
+			refused.Add("must be an id: letters, digits, '.', '_', ':' and '-', 128 at most", field.name)
+		}
+	}
+	if s.config.CheckIdentity != nil {
+		refused.Merge(s.config.CheckIdentity(id), "account_type")
+	}
+	return refused.Err()
+}
+
+// list is GET /executions: the youngest of the caller's business first.
+func (s *Server) list(c *gin.Context) {
+	id, ok := s.business(c)
+	if !ok {
+		return
+	}
+	all := s.config.Executions.Recent(id)
+	state, outcome := c.Query("state"), c.Query("outcome")
+	results := []executions.Snapshot{}
+	for _, e := range all {
+		snapshot := e.Snapshot()
+		snapshot.Result = nil
+		if (state == "" || state == string(snapshot.State)) && (outcome == "" || outcome == snapshot.Outcome) {
+			results = append(results, snapshot)
+		}
+		if len(results) == 100 {
+			break
+		}
+	}
+	c.JSON(http.StatusOK, gin.H{"results": results, "count": len(results)})
+}
+
+// business is the business that a request without a body is about.
+func (s *Server) business(c *gin.Context) (string, bool) {
+	id, err := callerOf(c).identity(c.Request.Header, request.Body{})
+	if err != nil {
+		refuseRequest(c, err)
+		return "", false
+	}
+	return id.BusinessID, true
+}
+
+// find is the execution that a path names. One of another business does not exist.
+func (s *Server) find(c *gin.Context) (*executions.Execution, bool) {
+	business, ok := s.business(c)
+	if !ok {
+		return nil, false
+	}
+	e, ok := s.config.Executions.Get(business, c.Param("id"))
+	if !ok {
+		refuse(c, http.StatusNotFound, "not_found", "no execution of this business has this id, or it is no longer kept")
+	}
+	return e, ok
+}
+
+func (s *Server) show(c *gin.Context) {
+	if e, ok := s.find(c); ok {
+		c.JSON(http.StatusOK, e.Snapshot())
+	}
+}
+
+// cancel takes the key back, then kills the step. It answers at once; the execution ends a moment later.
+func (s *Server) cancel(c *gin.Context) {
+	e, ok := s.find(c)
+	if !ok {
+		return
+	}
+	e.Cancel()
+	c.JSON(http.StatusAccepted, e.Snapshot())
+}
+
+// describe answers what the API is, to anyone.
+func (s *Server) describe(c *gin.Context) {
+	document, err := openAPI()
+	if err != nil {
+		s.recovered(c, err)
+		return
+	}
+	c.Data(http.StatusOK, "application/json", document)
+}
+
+// recovered answers a request whose handler panicked.
+func (s *Server) recovered(c *gin.Context, cause any) {
+	s.config.Log.ErrorContext(c.Request.Context(), "a handler panicked", "route", c.FullPath(), "cause", cause)
+	refuse(c, http.StatusInternalServerError, "internal", "the sidecar failed; its log says why")
+}
