@@ -12,8 +12,15 @@ import (
 	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
-// documentedUsers reads the ACL of each role from docs/redis.md: the rules by user.
+// documentedUsers reads the ACL of each role from docs/redis.md: the rules by user, without that on a Sentinel.
 func documentedUsers(t *testing.T) map[string][]string {
+	t.Helper()
+	users := documentedLines(t)
+	delete(users, "kizen-sentinel")
+	return users
+}
+
+func documentedLines(t *testing.T) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile("../docs/redis.md")
 	if err != nil {
@@ -160,6 +167,40 @@ func TestDocumentedACLIsEnoughOnAClusterWithOneWordMore(t *testing.T) {
 		}
 		if err := duties[name](t, boss.as(t, "redis+cluster://"+name+":PASSWORD@"+nodes[0].Addr), boss); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestDocumentedACLIsEnoughAndTheLeastOnASentinel(t *testing.T) {
+	server := redistest.Start(t)
+	server.Do(t, append([]string{"ACL", "SETUSER", "kizen-sidecar"}, documentedUsers(t)["kizen-sidecar"]...)...)
+	sentinel := redistest.StartSentinel(t, "main", server)
+	rules := documentedLines(t)["kizen-sentinel"]
+	if rules == nil {
+		t.Fatal("docs/redis.md has no user kizen-sentinel")
+	}
+	use := func(rules []string) error {
+		sentinel.Do(t, append([]string{"ACL", "SETUSER", "kizen-sentinel", "reset"}, rules...)...)
+		url := "redis+sentinel://kizen-sidecar:PASSWORD@" + sentinel.Addr + "/main?sentinel_user=kizen-sentinel&sentinel_password=PASSWORD"
+		boss := &vault{fixture: onRedis(t, url)}
+		return duties["kizen-sidecar"](t, boss, boss)
+	}
+	if err := use(rules); err != nil {
+		t.Fatalf("under its ACL: %v", err)
+	}
+	redistest.Await(t, "the client to listen for a failover", func() bool {
+		return strings.Contains(sentinel.Do(t, "CLIENT", "LIST"), " sub=2 ")
+	})
+	for i, rule := range rules {
+		if !strings.ContainsAny(rule[:1], "+%~&") {
+			continue
+		}
+		sentinel.Do(t, "ACL", "LOG", "RESET")
+		err := use(slices.Delete(slices.Clone(rules), i, i+1))
+		// What the client asks beside the master's address is missed later, at a failover: the Sentinel alone tells.
+		refused := func() bool { return sentinel.Do(t, "ACL", "LOG") != "" }
+		if err == nil {
+			redistest.Await(t, "a refusal of what is left without "+rule, refused)
 		}
 	}
 }
