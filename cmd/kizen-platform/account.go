@@ -69,19 +69,22 @@ func (a account) identity(businessID string) minter.Identity {
 
 // What a change of accounts is refused with.
 var (
-	errNoAccount = errors.New("there is no such service account")
-	errChanged   = errors.New("the account has changed since it was read; read it again")
-	errConflict  = errors.New("others keep changing the accounts at this moment; try again")
+	errNoAccount        = errors.New("there is no such service account")
+	errOtherCodeAccount = errors.New("the business has another Code Account; GET /service-accounts?account_type=service_automation names it")
+
+	errChanged  = errors.New("the account has changed since it was read; read it again")
+	errConflict = errors.New("others keep changing the accounts at this moment; try again")
 )
 
 // accountStore keeps the service accounts of businesses in Redis, all of a business in one hash:
 //
-//	kizen:{BUSINESS}:accounts    account id -> the account as JSON; "code_account" -> the id of the Code Account
+//	kizen:{BUSINESS}:accounts    account id -> the account as JSON; "{code_account}" -> the id of the Code Account
 //
 // A change is one transaction on that hash, so that it happens whole or not at all, whoever is killed meanwhile.
 type accountStore struct{ redis redis.UniversalClient }
 
-const codeAccountField = "code_account"
+// codeAccountField is no account's id: those hold no braces.
+const codeAccountField = "{code_account}"
 
 func accountsKey(businessID string) string { return "kizen:{" + businessID + "}:accounts" }
 
@@ -248,7 +251,7 @@ func (s accountStore) provision(ctx context.Context, id minter.Identity) (accoun
 		kind, _ := policy.FindAccountType(id.AccountType)
 		switch {
 		case kind.Provisioned == policy.ProvisionedByBusiness && b.codeAccount != "":
-			return account{}, errNoAccount
+			return account{}, errOtherCodeAccount
 		case kind.Provisioned == policy.ProvisionedByBusiness:
 			b.codeAccount = id.AccountID
 		case kind.Provisioned != policy.ProvisionedByPlugin:

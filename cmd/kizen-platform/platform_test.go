@@ -340,7 +340,7 @@ func TestEnvironmentSetsTheRedisURL(t *testing.T) {
 	must(t, err)
 	defer store.Close()
 	t.Setenv("REDIS_URL", store.URL())
-	if at := startPlatform(t); at.RedisURL != store.URL() {
+	if at, _ := startPlatform(t); at.RedisURL != store.URL() {
 		t.Errorf("redis_url is %s", at.RedisURL)
 	}
 }

@@ -196,11 +196,11 @@ func (p *platform) health(c *gin.Context) {
 	c.JSON(http.StatusOK, gin.H{"status": "ok"})
 }
 
-// logCalls writes one line a call: never a header or a query, which may hold secrets.
+// logCalls writes one line a call: the route, and nothing that the caller wrote, which may hold secrets.
 func (p *platform) logCalls(c *gin.Context) {
 	start := time.Now()
 	c.Next()
-	attrs := []any{"method", c.Request.Method, "path", c.Request.URL.Path, "status", c.Writer.Status(), "duration_ms", time.Since(start).Milliseconds()}
+	attrs := []any{"method", c.Request.Method, "route", c.FullPath(), "status", c.Writer.Status(), "duration_ms", time.Since(start).Milliseconds()}
 	if who := callerOf(c); who.principal != nil {
 		attrs = append(attrs, "business_id", who.BusinessID, "account_id", who.AccountID, "execution_id", who.ExecutionID)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // timelineLength is about how many of an account's calls are kept.
@@ -94,7 +95,7 @@ func (p *platform) record(c *gin.Context) {
 		return
 	}
 	ctx := context.WithoutCancel(c.Request.Context())
-	e := event{Method: c.Request.Method, Path: c.Request.URL.EscapedPath()[len(apiRoot):], Status: c.Writer.Status()}
+	e := event{Method: c.Request.Method, Path: telemetry.Redact(c.Request.URL.EscapedPath()[len(apiRoot):]), Status: c.Writer.Status()}
 	if err := p.timeline.add(ctx, who.Identity, e); err != nil {
 		p.log.WarnContext(ctx, "a call is missing in the timeline", "error", err)
 	}

@@ -87,6 +87,8 @@ func (p *platform) admit(ctx context.Context, id minter.Identity) (caller, error
 	switch {
 	case errors.Is(err, errNoAccount):
 		return caller{}, deny(codeUnknownAccount, "the business has no such account")
+	case errors.Is(err, errOtherCodeAccount):
+		return caller{}, deny(codeUnknownAccount, errOtherCodeAccount.Error())
 	case err != nil:
 		return caller{}, err
 	case a.AccountType != id.AccountType:

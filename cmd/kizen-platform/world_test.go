@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,9 @@ type world struct {
 	redis   redis.UniversalClient
 	minter  *minter.Minter
 	headers http.Header
+	log     *logBuffer
+
+	accounts int // how many plugin accounts the test has made
 }
 
 // start runs the command itself on an embedded store.
@@ -34,8 +38,9 @@ func start(t *testing.T) *world {
 	store, err := minter.StartEmbedded("127.0.0.1:0")
 	must(t, err)
 	t.Cleanup(store.Close)
-	w := newWorld(t, startPlatform(t, "--redis-url", store.URL()))
-	w.store = store
+	at, log := startPlatform(t, "--redis-url", store.URL())
+	w := newWorld(t, at)
+	w.store, w.log = store, log
 	return w
 }
 
@@ -55,7 +60,7 @@ func newWorld(t *testing.T, at ready) *world {
 }
 
 // startPlatform runs the command until the test ends.
-func startPlatform(t *testing.T, arguments ...string) ready {
+func startPlatform(t *testing.T, arguments ...string) (ready, *logBuffer) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ready.json")
 	ctx, stop := context.WithCancel(context.Background())
@@ -66,7 +71,8 @@ func startPlatform(t *testing.T, arguments ...string) ready {
 		_ = logged.Close()
 	}()
 	waitForListening(t, log)
-	go func() { _, _ = io.Copy(io.Discard, log) }()
+	kept := &logBuffer{}
+	go func() { _, _ = io.Copy(kept, log) }()
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		stop()
@@ -74,7 +80,25 @@ func startPlatform(t *testing.T, arguments ...string) ready {
 			t.Errorf("the platform ended with %d", got)
 		}
 	})
-	return readReady(t, file)
+	return readReady(t, file), kept
+}
+
+// logBuffer keeps what a platform logs once it listens.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func waitForListening(t *testing.T, log io.Reader) {

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+	"github.com/kizen/kizen-sidecar/policy"
+)
+
+func TestTimelineShowsWhatAnAccountDidNewestFirst(t *testing.T) {
+	w := start(t)
+	execution := func(id string) http.Header {
+		return w.headersFor(w.mint(minter.Identity{AccountID: testAccount, AccountType: policy.ServiceAutomation, BusinessID: testBusiness, ExecutionID: id}))
+	}
+	one, two := execution("one"), execution("two")
+	w.want(200, one, "GET", "/custom-objects", "")
+	w.want(201, one, "POST", "/records/deals", `{"fields":[]}`)
+	w.refused(403, "guardrail", "guardrail.own_api_key", two, "POST", "/api-keys", "")
+	w.want(404, two, "GET", "/records/deals/a%2Fb?q=secret", "")
+	w.callAs(two, "GET", "/records/deals/"+two.Get(minter.HeaderKey), "")
+
+	calls := func(query string) (calls []string) {
+		got := w.want(200, w.person(nobody), "GET", "/timeline?account="+testAccount+query, "")
+		if about := got.body["account"].(map[string]any); about["name"] != "Agentic Workflow Code Account" || about["account_type"] != policy.ServiceAutomation {
+			t.Errorf("the timeline is of %v", about)
+		}
+		for _, e := range list(got, "results") {
+			calls = append(calls, fmt.Sprint(e["execution_id"], " ", e["method"], " ", e["path"], " ", e["status"]))
+		}
+		return calls
+	}
+	want := []string{
+		"two GET /records/deals/[REDACTED] 404", "two GET /records/deals/a%2Fb 404", "two POST /api-keys 403",
+		"one POST /records/deals 201", "one GET /custom-objects 200",
+	}
+	if got := calls(""); !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	if got := calls("&execution=one"); !slices.Equal(got, want[3:]) {
+		t.Errorf("of one execution: %q", got)
+	}
+	if got := calls("&execution=three"); len(got) > 0 {
+		t.Errorf("of an unknown execution: %q", got)
+	}
+}
+
+// timelinePages follows next from the first page on.
+func timelinePages(w *world, path string) (ids []string, pages int) {
+	w.t.Helper()
+	for ; path != "" && pages < 50; pages++ {
+		got := w.want(200, w.person(nobody), "GET", path, "")
+		ids = append(ids, column(got, "id")...)
+		path = text(got, "next")
+	}
+	return ids, pages
+}
+
+func TestTimelineIsPagedAndCapped(t *testing.T) {
+	server := redistest.Start(t)
+	at, _ := startPlatform(t, "--redis-url", server.URL())
+	w := newWorld(t, at)
+	w.want(200, w.headers, "GET", "/custom-objects", "")
+	events := timeline{w.redis}
+	for i := range 2 * timelineLength {
+		id := identity()
+		id.ExecutionID = fmt.Sprint("e", i%10)
+		must(t, events.add(t.Context(), id, event{Method: "GET", Path: fmt.Sprint("/x/", i), Status: 200}))
+	}
+	ids, pages := timelinePages(w, "/timeline?page_size=100&account="+testAccount)
+	// Redis drops whole nodes of a stream, of 100 entries each.
+	if len(ids) < timelineLength || len(ids) > timelineLength+100 || pages < 10 {
+		t.Errorf("%d events on %d pages are kept", len(ids), pages)
+	}
+	if sorted := slices.Compact(slices.Sorted(slices.Values(ids))); len(sorted) != len(ids) {
+		t.Errorf("%d of %d events are on two pages", len(ids)-len(sorted), len(ids))
+	}
+	one, _ := timelinePages(w, "/timeline?page_size=7&execution=e3&account="+testAccount)
+	if len(one) < timelineLength/10 || len(one) > timelineLength/10+10 {
+		t.Errorf("%d events of one execution", len(one))
+	}
+	for _, path := range []string{"/x/1999", "/x/1990"} {
+		if first := w.want(200, w.person(nobody), "GET", "/timeline?account="+testAccount, ""); !slices.Contains(column(first, "path"), path) {
+			t.Errorf("%s is not among the newest", path)
+		}
+	}
+}
+
+func TestTimelineOutlivesTheAccount(t *testing.T) {
+	w := start(t)
+	id, headers := w.integrationAccount(`{"name":"Sync"}`)
+	w.want(200, headers, "GET", "/team", "")
+	w.want(204, w.person(admin), "DELETE", "/service-accounts/"+id, "")
+	if got := column(w.want(200, w.person(nobody), "GET", "/timeline?account="+id, ""), "path"); !slices.Equal(got, []string{"/team"}) {
+		t.Errorf("got %v", got)
+	}
+	if got := column(w.want(200, w.person(nobody), "GET", "/timeline?account="+admin, ""), "path"); !strings.HasPrefix(got[0], "/service-accounts/") {
+		t.Errorf("of a person: %v", got)
+	}
+	w.refused(404, "not_found", "", w.person(nobody), "GET", "/timeline?account=stranger", "")
+}
