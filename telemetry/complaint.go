@@ -2,10 +2,13 @@ package telemetry
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
 	"time"
+
+	"go.opentelemetry.io/otel/sdk/resource"
 )
 
 // complaintInterval is how often exporting may be mentioned in the log.
@@ -76,7 +79,12 @@ func truncate(text string, limit int) string {
 }
 
 // Handle implements otel.ErrorHandler.
-func (c *complaints) Handle(err error) { c.say("opentelemetry reports an error", err) }
+func (c *complaints) Handle(err error) {
+	if errors.Is(err, resource.ErrPartialResource) {
+		return // describe has said so, without the value
+	}
+	c.say("opentelemetry reports an error", err)
+}
 
 // sdkLog takes the libraries' own log. What they write of a setting that they
 // cannot read includes its value, such as a header with a credential, so only
