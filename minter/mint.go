@@ -85,19 +85,27 @@ func (m *Minter) mint(ctx context.Context, id Identity, lifetime time.Duration, 
 	}
 	var public *published
 	if keys.publish != nil {
-		public = &published{signer.id, keys.publish, m.publishUntil(key.ExpiresAt).Add(publishSlack)}
+		public = &published{id: signer.id, jwk: keys.publish}
 	}
-	if key.generations, err = m.store.put(ctx, key, public, previous); err != nil {
+	if key.generations, err = m.put(ctx, key, public, previous); err != nil {
 		return Key{}, fmt.Errorf("mint key for execution %s: %w", id.ExecutionID, err)
 	}
-	// A mint of a longer key may have published before this one did, and this one for too short a time.
-	for public != nil && m.publishUntil(key.ExpiresAt).After(public.until) {
-		public.until = m.publishUntil(key.ExpiresAt).Add(publishSlack)
-		if err := m.store.publish(ctx, m.store.redis, key, public); err != nil {
-			return Key{}, fmt.Errorf("publish the key of execution %s: %w", id.ExecutionID, err)
-		}
-	}
 	return key, nil
+}
+
+// put writes the record of key, and its public key where that is published.
+func (m *Minter) put(ctx context.Context, key Key, public *published, previous *Key) (generations, error) {
+	if public == nil {
+		return m.store.put(ctx, key, nil, previous)
+	}
+	public.until = m.publishUntil(key.ExpiresAt).Add(publishSlack)
+	named, err := m.store.put(ctx, key, public, previous)
+	// A mint of a longer key may have published before this one did, and this one for too short a time.
+	for err == nil && m.publishUntil(key.ExpiresAt).After(public.until) {
+		public.until = m.publishUntil(key.ExpiresAt).Add(publishSlack)
+		err = m.store.publish(ctx, m.store.redis, key, public)
+	}
+	return named, err
 }
 
 // publishUntil takes note of when a key expires, and returns when the last key that this minter has signed does.

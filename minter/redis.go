@@ -141,7 +141,7 @@ func openCluster(o *redis.UniversalOptions) redis.UniversalClient {
 	return redis.NewClusterClient(o.Cluster())
 }
 
-// parseRedisURL never quotes the URL in an error: it may hold a password.
+// parseRedisURL never quotes from what follows the scheme in an error: a password with a bare / or ? in it may be anywhere.
 func parseRedisURL(text string) (target, error) {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok {
@@ -203,7 +203,7 @@ func parseRedisURL(text string) (target, error) {
 	}
 	if database != "" {
 		if t.options.DB, err = strconv.Atoi(database); err != nil || t.options.DB < 0 {
-			return target{}, fmt.Errorf("redis database %q is not a number", database)
+			return target{}, errors.New("the redis url's database is not a number; percent-encode what is special in the password")
 		}
 	}
 	if len(path) > 0 || mode == "cluster" && t.options.DB != 0 {
@@ -211,7 +211,7 @@ func parseRedisURL(text string) (target, error) {
 	}
 	for name := range query {
 		if !slices.Contains([]string{"db", "sentinel_user", "sentinel_password"}, name) {
-			return target{}, fmt.Errorf("redis url option %q is not known; see docs/redis.md", name)
+			return target{}, errors.New("the redis url has an option that is none of db, sentinel_user and sentinel_password; see docs/redis.md")
 		}
 	}
 	return t, nil
