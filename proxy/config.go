@@ -89,7 +89,8 @@ type Config struct {
 
 	// Audit receives one JSON line for each call, see [Call]; nil: none. Writes are serialised.
 	Audit io.Writer
-	// OnCall is told of each call after its answer, on the goroutine that served it; it must not block.
+	// OnCall is told of each call after its answer and its line in Audit, on the goroutine that served it: by several
+	// at once, and it must not block.
 	OnCall func(Call)
 	// Trace is told of each call of this execution before it is decided upon. It returns the W3C trace context to send
 	// in place of what the step sent, and may begin a span that OnCall ends by [Call.Span]. It must not block.

@@ -88,3 +88,27 @@ func skipHead(conn net.Conn) bool {
 	}
 	return true
 }
+
+// callLog keeps what Config.OnCall is told.
+type callLog struct {
+	mu    sync.Mutex
+	calls []Call
+}
+
+func (l *callLog) add(call Call) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls = append(l.calls, call)
+}
+
+// wait returns the calls once there are n: a call is recorded after its answer.
+func (l *callLog) wait(t testing.TB, n int) (calls []Call) {
+	t.Helper()
+	waitFor(t, func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		calls = append([]Call(nil), l.calls...)
+		return len(calls) >= n
+	})
+	return calls
+}

@@ -187,19 +187,23 @@ func (p *Proxy) record(call Call) {
 	p.statsMu.Lock()
 	p.stats[call.Outcome]++
 	p.statsMu.Unlock()
+	if p.cfg.Audit != nil {
+		if err := p.audit(call); err != nil {
+			p.cfg.Logger.Error("could not write the audit", "error", err)
+		}
+	}
 	if p.cfg.OnCall != nil {
 		p.cfg.OnCall(call)
 	}
-	if p.cfg.Audit == nil {
-		return
-	}
+}
+
+func (p *Proxy) audit(call Call) error {
 	line, err := json.Marshal(call)
-	if err == nil {
-		p.auditMu.Lock()
-		_, err = p.cfg.Audit.Write(append(line, '\n'))
-		p.auditMu.Unlock()
-	}
 	if err != nil {
-		p.cfg.Logger.Error("could not write the audit", "error", err)
+		return err
 	}
+	p.auditMu.Lock()
+	defer p.auditMu.Unlock()
+	_, err = p.cfg.Audit.Write(append(line, '\n'))
+	return err
 }

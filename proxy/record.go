@@ -73,7 +73,7 @@ func redactQuery(query string) string {
 		query = query[len(parameter)+len(separator):]
 		name, value, ok := strings.Cut(parameter, "=")
 		switch {
-		case ok && value != "" && secretName(name):
+		case ok && value != "" && (secretName(name) || strings.HasPrefix(value, "eyJ")): // a token says what it is
 			b.WriteString(name + "=" + redacted)
 		default:
 			b.WriteString(parameter)
@@ -84,11 +84,15 @@ func redactQuery(query string) string {
 }
 
 func secretName(name string) bool {
-	decoded, err := unescape([]byte(name))
-	if err == nil {
-		name = string(decoded)
+	plain := []byte(name)
+	for range maxDecodings {
+		decoded, err := unescape(plain)
+		if err != nil {
+			break
+		}
+		plain = decoded
 	}
-	name = strings.ToLower(name)
+	name = strings.ToLower(string(plain))
 	for _, word := range secretWords {
 		if strings.Contains(name, word) {
 			return true

@@ -320,7 +320,7 @@ func tunnel(ctx context.Context, conn net.Conn, via *url.URL, target string) err
 	if err != nil {
 		return err
 	}
-	resp.Body.Close()
+	// Its body, were there one, is the tunnel.
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("it answered %s", resp.Status)
 	}
