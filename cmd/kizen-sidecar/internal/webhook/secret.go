@@ -1,0 +1,61 @@
+package webhook
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+)
+
+const (
+	secretPrefix = "whsec_"
+	redacted     = "[REDACTED]"
+	// The specification's bounds of a secret, in bytes.
+	shortestSecret, longestSecret = 24, 64
+)
+
+// errSecret quotes nothing of what is no secret: it may be most of one.
+var errSecret = errors.New("is not a webhook secret; write whsec_ and the base64 of 24 to 64 random bytes")
+
+// Secret signs messages. Every rendering of it is [REDACTED]; the zero value is not valid.
+type Secret struct{ key []byte }
+
+// ParseSecret reads a secret as it is handed to receivers: whsec_ and standard base64.
+func ParseSecret(text string) (Secret, error) {
+	encoded, ok := strings.CutPrefix(text, secretPrefix)
+	key, err := base64.StdEncoding.DecodeString(encoded)
+	if !ok || err != nil || len(key) < shortestSecret || len(key) > longestSecret {
+		return Secret{}, errSecret
+	}
+	return Secret{key}, nil
+}
+
+// ParseSecrets reads one secret a line; empty lines and those that begin with # are passed over. Where there are several,
+// every one signs, so that receivers can change theirs one after the other.
+func ParseSecrets(data []byte) ([]Secret, error) {
+	var secrets []Secret
+	number := 0
+	for line := range strings.Lines(string(data)) {
+		number++
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		secret, err := ParseSecret(line)
+		if err != nil {
+			return nil, fmt.Errorf("line %d %w", number, err)
+		}
+		secrets = append(secrets, secret)
+	}
+	if len(secrets) == 0 {
+		return nil, errors.New("there is no secret in it; write one a line")
+	}
+	return secrets, nil
+}
+
+func (Secret) String() string               { return redacted }
+func (Secret) GoString() string             { return redacted }
+func (Secret) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted)) }
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
