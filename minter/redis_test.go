@@ -57,13 +57,15 @@ func TestRedisFailureNamesTheServerAndWhatToDo(t *testing.T) {
 		"wrong password": {
 			"redis://:canary@" + locked.Addr, "redis at " + locked.Addr, "refused the user or the password; check those in the redis url",
 		},
-		"silence":     {"redis://" + silent, "redis at " + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
-		"hangs up":    {"redis://" + closing, "redis at " + closing, "closed the connection; check whether it wants TLS (rediss://) and its log"},
-		"plain":       {"rediss://" + locked.Addr, "redis at " + locked.Addr, "did not answer within 300ms; check that it is up, reachable and speaks TLS, or raise --redis-timeout"},
-		"no TLS":      {"rediss://" + loud, "redis at " + loud, "does not speak TLS; write redis:// for rediss://, or enable TLS there"},
-		"no sentinel": {"redis+sentinel://" + free + "/main", `redis master "main" of the sentinels at ` + free, "cannot be found: no sentinel answers for it; check the redis url and the sentinels"},
-		"no cluster":  {"redis+cluster://" + free, "redis at " + free, "refused the connection; start one, or leave --redis-url out to use the embedded store"},
-		"no name":     {"redis://no-such-host.invalid", "redis at no-such-host.invalid:6379", `cannot be found: no address for "no-such-host.invalid"; check the redis url`},
+		"silence":         {"redis://" + silent, "redis at " + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
+		"silent sentinel": {"redis+sentinel://" + silent + "/main", `redis master "main" of the sentinels at ` + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
+		"silent cluster":  {"redis+cluster://" + silent, "redis at " + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
+		"hangs up":        {"redis://" + closing, "redis at " + closing, "closed the connection; check whether it wants TLS (rediss://) and its log"},
+		"plain":           {"rediss://" + locked.Addr, "redis at " + locked.Addr, "did not answer within 300ms; check that it is up, reachable and speaks TLS, or raise --redis-timeout"},
+		"no TLS":          {"rediss://" + loud, "redis at " + loud, "does not speak TLS; write redis:// for rediss://, or enable TLS there"},
+		"no sentinel":     {"redis+sentinel://" + free + "/main", `redis master "main" of the sentinels at ` + free, "cannot be found: no sentinel answers for it; check the redis url and the sentinels"},
+		"no cluster":      {"redis+cluster://" + free, "redis at " + free, "refused the connection; start one, or leave --redis-url out to use the embedded store"},
+		"no name":         {"redis://no-such-host.invalid", "redis at no-such-host.invalid:6379", `cannot be found: no address for "no-such-host.invalid"; check the redis url`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, err := minter.OpenRedis(minter.RedisConfig{URL: row.url, Timeout: 300 * time.Millisecond})
