@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bytes"
+	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -24,8 +26,8 @@ func (x *exchange) authorize() *refusal {
 	return nil
 }
 
-// readings are the canonical paths of a raw one: servers differ on whether an encoded slash separates segments, and
-// on whether a path is decoded once or until nothing is left to decode, so policy must allow either.
+// readings are the canonical paths of a raw one: servers differ on whether an encoded slash or a backslash separates
+// segments, and on whether a path is decoded once or until nothing is left to decode, so policy must allow each.
 func readings(raw []byte) []string {
 	if len(raw) == 0 {
 		return []string{"/"}
@@ -34,9 +36,23 @@ func readings(raw []byte) []string {
 	if err != nil {
 		return nil // identify has refused it
 	}
-	if bytes.IndexByte(raw, '%') < 0 {
-		return []string{string(canonical)}
+	all := []string{string(canonical)}
+	add := func(path string) {
+		if !slices.Contains(all, path) {
+			all = append(all, path)
+		}
 	}
+	if bytes.IndexByte(raw, '%') >= 0 {
+		add(decodedOnce(raw))
+	}
+	if folded := bytes.ReplaceAll(foldLookalikes(canonical), []byte{'\\'}, []byte{'/'}); !bytes.Equal(folded, canonical) {
+		add(string(clean(folded)))
+	}
+	return all
+}
+
+// decodedOnce is a path whose encoded slashes stay within their segments.
+func decodedOnce(raw []byte) string {
 	var segments []string
 	for segment := range bytes.SplitSeq(raw, []byte{'/'}) {
 		decoded, err := unescape(segment)
@@ -45,11 +61,7 @@ func readings(raw []byte) []string {
 		}
 		segments = append(segments, strings.ReplaceAll(string(decoded), "/", "%2F"))
 	}
-	once := "/" + strings.Join(segments, "/")
-	if once == string(canonical) {
-		return []string{once}
-	}
-	return []string{string(canonical), once}
+	return "/" + strings.Join(segments, "/")
 }
 
 // methods are the request's own and those that a framework may be talked into by an override.
@@ -63,10 +75,17 @@ func (x *exchange) methods() []string {
 	query := strings.TrimPrefix(string(x.query), "?")
 	for parameter := range strings.FieldsFuncSeq(query, func(r rune) bool { return r == '&' || r == ';' }) {
 		name, value, _ := strings.Cut(parameter, "=")
-		switch strings.ToLower(name) {
-		case "_method", "_httpmethod", "x-http-method-override":
-			methods = append(methods, strings.ToUpper(value))
+		switch strings.ToLower(decodedParameter(name)) {
+		case "_method", "_httpmethod", "x-http-method", "x-http-method-override", "x-method-override":
+			methods = append(methods, strings.ToUpper(strings.TrimSpace(decodedParameter(value))))
 		}
 	}
 	return methods
+}
+
+func decodedParameter(s string) string {
+	if decoded, err := url.QueryUnescape(s); err == nil {
+		return decoded
+	}
+	return s
 }

@@ -192,7 +192,8 @@ func TestDeniedCallNeverReachesTheAPI(t *testing.T) {
 	client := newClient(t)
 	for _, path := range []string{
 		"/api-keys/new", "/api%2dkeys/new", "/api-keys%2Fnew", "/api-keys//new", "/./api-keys/new/", "/%61pi-keys/new", "/%2561pi-keys/new",
-		"/api-keys;x=y/new", "/api-keys/new?x", "/x?_method=delete",
+		"/api-keys;x=y/new", "/api-keys/new?x", "/x?_method=delete", "/x?a=b&%5Fmethod=del%65te", "/x?a;_METHOD=+DELETE",
+		"/api-keys%5cnew", "/api-keys%5Cnew", `/api-keys\new`, "/api-keys%25%35%63new", "/api-keys\uff0fnew", "/api-keys%c0%afnew",
 	} {
 		resp, body := do(t, client, "GET", p.URL()+path, "", nil)
 		var answer map[string]string

@@ -54,7 +54,7 @@ type Config struct {
 	// Hosts are names accepted in the Host header beside the listener's own address and localhost, without port.
 	Hosts []string
 
-	// APICA verifies the API's certificate; nil is the system's pool.
+	// APICA verifies the certificates of the API and of an https proxy on the way to it; nil is the system's pool.
 	APICA *x509.CertPool
 	// InsecureAPI allows plain HTTP to an API that is not on loopback. Certificates are verified even so.
 	InsecureAPI bool

@@ -127,6 +127,9 @@ func receive(conn net.Conn, p []byte, flags int) (n int, err error) {
 		return 0, syscall.EAGAIN
 	}
 	raw, err := sc.SyscallConn()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return 0, syscall.EAGAIN
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -284,7 +287,7 @@ func (p *pool) connect(ctx context.Context, via *url.URL) (net.Conn, error) {
 		return nil, fmt.Errorf("proxy on the way to the api: %w", err)
 	}
 	if via.Scheme == "https" {
-		secure := tls.Client(conn, &tls.Config{ServerName: via.Hostname(), MinVersion: tls.VersionTLS12})
+		secure := tls.Client(conn, &tls.Config{ServerName: via.Hostname(), RootCAs: p.cfg.APICA, MinVersion: tls.VersionTLS12})
 		if err := secure.HandshakeContext(ctx); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("proxy on the way to the api: %w", err)

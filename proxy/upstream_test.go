@@ -267,13 +267,19 @@ func tunnelProxy(t *testing.T, over func(http.Handler) *httptest.Server) (*httpt
 
 func TestOperatorsProxyIsUsed(t *testing.T) {
 	root, ca := tlsAPI(t, true, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("X-Business-Id")) })
-	proxy, asked := tunnelProxy(t, httptest.NewServer)
-	via, _ := url.Parse(strings.Replace(proxy.URL, "http://", "http://user:pass@", 1))
-	p := start(t, root, func(c *Config) { c.APICA = ca; c.Via = http.ProxyURL(via) })
-	resp, body := do(t, newClient(t), "GET", p.URL()+"/x", "", nil)
-	want := "CONNECT " + strings.TrimSuffix(strings.TrimPrefix(root, "https://"), "/api") + " Basic dXNlcjpwYXNz"
-	if resp.StatusCode != 200 || body != "business-1" || asked.Load() != want {
-		t.Errorf("%d %s, the proxy was asked %q, want %q", resp.StatusCode, body, asked.Load(), want)
+	for _, over := range []func(http.Handler) *httptest.Server{httptest.NewServer, httptest.NewTLSServer} {
+		proxy, asked := tunnelProxy(t, over)
+		via, _ := url.Parse(strings.Replace(proxy.URL, "://", "://user:pass@", 1))
+		p := start(t, root, func(c *Config) { c.APICA = ca; c.Via = http.ProxyURL(via) })
+		want := "CONNECT " + strings.TrimSuffix(strings.TrimPrefix(root, "https://"), "/api") + " Basic dXNlcjpwYXNz"
+		for range 2 {
+			resp, body := do(t, newClient(t), "GET", p.URL()+"/x", "", nil)
+			if resp.StatusCode != 200 || body != "business-1" || asked.Load() != want {
+				t.Errorf("%d %s, the proxy was asked %q, want %q", resp.StatusCode, body, asked.Load(), want)
+			}
+			asked.Store(want) // the second call goes through the same tunnel
+		}
+		p.Shutdown(context.Background())
 	}
 }
 
