@@ -18,6 +18,9 @@ type Request struct {
 	// Job is the step and what it is given. Its ID, APIURL and APIRoot are set by [Host.Run].
 	Job    runner.Execution
 	Limits runner.Limits
+	// Starting, if any, is asked when all is ready and the step's code is about to start. Its error is that of [Host.Run], and
+	// the code does not start: whoever must not run a step twice writes down here that it runs.
+	Starting func(context.Context) error
 }
 
 // Outcome is what became of an execution.
@@ -47,6 +50,13 @@ func (h *Host) Run(ctx context.Context, r Request) (done Outcome, err error) {
 	}
 	r.Job.ID, r.Job.APIURL, r.Job.APIRoot = r.Identity.ExecutionID, authority.URL(), h.config.Proxy.APIRoot.String()
 	r.Job.Timeout = limits.Wall
+	if r.Starting != nil {
+		if err := r.Starting(ctx); err != nil {
+			prepared.Discard()
+			authority.Close(ctx, 0)
+			return done, err
+		}
+	}
 	done.Result, err = runRevoking(ctx, prepared, r.Job, authority)
 	began := time.Now()
 	authority.Close(ctx, 0) // nobody waits for what the step left in flight
