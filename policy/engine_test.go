@@ -131,6 +131,18 @@ func TestRulesOfAFileAddForbidsAndPermits(t *testing.T) {
 	}
 }
 
+// TestAPolicyThatCannotBeEvaluatedDenies overflows, which no validation foresees: a forbid that fails must not let pass.
+func TestAPolicyThatCannotBeEvaluatedDenies(t *testing.T) {
+	for _, effect := range []string{"permit", "forbid"} {
+		engine := forCalls(t, `@id("x") `+effect+` (principal, action, resource) when { principal.level - 9223372036854775807 - 2 > 0 };
+			@id("all") permit (principal, action, resource);`)
+		got := principal(t, engine, accountOf(ServiceAutomation)).Authorize(t.Context(), "GET", "/team")
+		if got.Allowed || got.Code != CodeFailed || got.Policy != "x" || got.Reason == "" {
+			t.Errorf("%s: got %+v", effect, got)
+		}
+	}
+}
+
 func TestABadFileIsRefusedByFileLineAndPolicy(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"syntax":                     {"permit (principal, action, resource);\npermit (oops);", "rules.cedar:2:13: "},
