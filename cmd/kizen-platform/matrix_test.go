@@ -150,6 +150,11 @@ func (w *world) accountOf(kind policy.AccountType) (subject, map[string][]string
 	id := "plugin-" + strings.Repeat("x", w.accounts)
 	headers := w.signed(id, kind.Name)
 	w.want(200, headers, "GET", "/custom-objects", "") // its first mention provisions it
+	for range 2 {
+		if kind.StoredKeys {
+			w.want(201, w.person(admin), "POST", "/service-accounts/"+id+"/tokens/rotate", "")
+		}
+	}
 	return subject{kind, id}, headers
 }
 
