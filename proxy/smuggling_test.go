@@ -121,6 +121,7 @@ func TestAnswerCannotBecomeTwo(t *testing.T) {
 		{"unknown coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"},
 		{"switch of protocols", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"},
 		{"not http", "SSH-2.0-x\r\n\r\n"},
+		{"coding in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 		{"NUL", "HTTP/1.1 200 OK\r\nX: \x00\r\n\r\n"},
 		{"endless interim answers", strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 100)},
 	}

@@ -206,11 +206,13 @@ func (r *Response) frame(method []byte) error {
 	switch {
 	case codings > 1:
 		return malformed("more than one transfer coding")
+	case codings > 0 && r.Minor == 0:
+		return malformed("transfer coding in HTTP/1.0") // which some readers ignore
 	case string(method) == "HEAD" || r.Status < 200 || r.Status == 204 || r.Status == 304:
 		r.Framing = NoBody
 	case codings > 0:
 		r.Framing = Chunked
-		r.Close = r.Close || lengths > 0 || r.Minor == 0 // RFC 9112 section 6.1: faulty framing, to be read once
+		r.Close = r.Close || lengths > 0
 	case lengths > 0:
 		r.Framing = Length
 	default:
