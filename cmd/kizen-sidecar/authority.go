@@ -90,3 +90,9 @@ func (s *station) close() {
 		}
 	}
 }
+
+// checkType refuses an account type that there is not.
+func checkType(engine *policy.Engine, id minter.Identity) error {
+	_, err := engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID})
+	return err
+}

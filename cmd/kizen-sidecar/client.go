@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -59,6 +60,15 @@ func unwrapPath(err error) error {
 		return cause.Err
 	}
 	return err
+}
+
+// writeJSONFile writes a small document for a script that waits for it.
+func writeJSONFile(path string, document any) error {
+	data, err := json.MarshalIndent(document, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeAtomically(path, append(data, '\n'), 0o600)
 }
 
 // writeAtomically writes a file that nobody ever sees half written.

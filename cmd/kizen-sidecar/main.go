@@ -36,6 +36,7 @@ type commandLine struct {
 	Version   kong.VersionFlag `help:"Print the version and exit." env:"-"`
 
 	Run    runCommand    `cmd:"" help:"Run one Code Step and print its result."`
+	Serve  serveCommand  `cmd:"" help:"Run steps for an orchestrator, over HTTP."`
 	Proxy  proxyCommand  `cmd:"" help:"Serve the authenticating proxy for a step in a neighbouring container."`
 	Keys   keysCommand   `cmd:"" help:"Manage signing keys, and revoke what they signed."`
 	Policy policyCommand `cmd:"" help:"Validate rules for API calls, and explain what they decide."`
@@ -97,6 +98,7 @@ func run(ctx context.Context, arguments []string, std streams) int {
 		kong.Writers(std.stdout, std.stderr),
 		kong.Vars{"version": version(), "max_timeout": runner.MaxWall.String()},
 		kong.UsageOnError(),
+		kong.Configuration(loadConfig),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
 	if err != nil {
@@ -111,6 +113,7 @@ func run(ctx context.Context, arguments []string, std streams) int {
 		return fail(std, usageError{err})
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
+	command.Bind(command)
 	return fail(std, command.Run(&app{streams: std, log: logger}))
 }
 

@@ -49,8 +49,8 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if err != nil {
 		return err
 	}
-	if err := target.checkType(granted.engine); err != nil {
-		return err
+	if err := checkType(granted.engine, target.identity()); err != nil {
+		return usagef("--account-type: %w", err)
 	}
 	host, err := granted.open(nil)
 	if err != nil {

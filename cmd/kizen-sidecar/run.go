@@ -75,8 +75,8 @@ func (c *runCommand) execute(ctx context.Context, app *app) (done executed, err 
 	if err != nil {
 		return done, err
 	}
-	if err := done.target.checkType(granted.engine); err != nil {
-		return done, err
+	if err := checkType(granted.engine, done.target.identity()); err != nil {
+		return done, usagef("--account-type: %w", err)
 	}
 	limits, err := c.limits()
 	if err != nil {

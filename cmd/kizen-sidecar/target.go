@@ -8,7 +8,6 @@ import (
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/policy"
 )
 
 // Ids that stand in for a real business and its Code Account on a first try.
@@ -65,12 +64,4 @@ func (t target) identity() minter.Identity {
 		BusinessID:  t.businessID,
 		ExecutionID: t.executionID,
 	}
-}
-
-// checkType refuses an account type that there is not.
-func (t target) checkType(engine *policy.Engine) error {
-	if _, err := engine.For(policy.Account{ID: t.userID, Type: t.accountType, BusinessID: t.businessID}); err != nil {
-		return usagef("--account-type: %w", err)
-	}
-	return nil
 }

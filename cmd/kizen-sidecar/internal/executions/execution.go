@@ -185,7 +185,7 @@ func (e *Execution) start() {
 func (e *Execution) finish(outcome execution.Outcome, err error) {
 	var document []byte
 	if err == nil {
-		document, err = json.Marshal(outcome.Result)
+		document, err = outcome.Result.MarshalJSON() // as it is: json.Marshal would escape for HTML
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

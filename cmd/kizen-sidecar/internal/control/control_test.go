@@ -1,0 +1,559 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// world is a server whose executions do what their script says.
+type world struct {
+	t    *testing.T
+	http *httptest.Server
+	mu   sync.Mutex
+	ran  []execution.Request
+	// release ends executions whose script is "wait".
+	release chan struct{}
+}
+
+// run is the stand-in for a host: the script names what becomes of it.
+func (w *world) run(ctx context.Context, r execution.Request, watch executions.Watcher) (execution.Outcome, error) {
+	w.mu.Lock()
+	w.ran = append(w.ran, r)
+	w.mu.Unlock()
+	result := runner.Result{RequestID: r.Identity.ExecutionID, Outcome: runner.OK}
+	watch.Log("began")
+	switch string(r.Job.Script) {
+	case "raise":
+		result.Outcome, result.Error = runner.Exception, &runner.StepError{Message: "ValueError: no <luck>"}
+	case "redis":
+		return execution.Outcome{}, &minter.RedisError{}
+	case "python":
+		return execution.Outcome{}, fmt.Errorf("x: %w", runner.ErrNoPython)
+	case "suspended":
+		return execution.Outcome{}, minter.ErrSuspended
+	case "broken":
+		return execution.Outcome{}, errors.New("a secret inside")
+	case "wait":
+		select {
+		case <-w.release:
+		case <-ctx.Done():
+			result.Outcome, result.Error = runner.Cancelled, &runner.StepError{Message: "cancelled"}
+		}
+	}
+	return execution.Outcome{Result: result}, nil
+}
+
+func (w *world) requests() []execution.Request {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ran
+}
+
+// start serves with callers, or to everybody on loopback.
+func start(t *testing.T, callers *Callers, slots, depth int) *world {
+	t.Helper()
+	w := &world{t: t, release: make(chan struct{})}
+	q, err := queue.New(slots, depth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := executions.NewService(executions.Config{Queue: q, Run: w.run})
+	if callers == nil {
+		callers = OpenCallers(minter.Identity{BusinessID: "dev-b", AccountID: "dev-u", AccountType: "service_automation"})
+	}
+	secrets, err := request.ParseSecrets([]byte(`{"b1": {"MY_KEY": "hunter2hunter2"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := NewServer(Config{
+		Executions: service, Queue: q, Callers: callers, Secrets: secrets, MaxBody: 64 << 10,
+		CheckIdentity: func(id minter.Identity) error {
+			if id.AccountType != "service_automation" {
+				return errors.New("unknown account type")
+			}
+			return nil
+		},
+	})
+	w.http = httptest.NewServer(server.Handler())
+	t.Cleanup(func() {
+		w.http.Close()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = service.Shutdown(ctx) // what still runs is cut off
+	})
+	return w
+}
+
+// reply is an answer with its body read.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// call sends one request, and holds it and its answer against the description.
+func (w *world) call(method, path, body string, header http.Header) reply {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), method, w.http.URL+path, strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.Header = header.Clone()
+	if r.Header == nil {
+		r.Header = http.Header{}
+	}
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if host := r.Header.Get("Host"); host != "" {
+		r.Host = host
+		r.Header.Del("Host")
+	}
+	response, err := w.http.Client().Do(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	checkDescribed(w.t, r, body, response, answer)
+	return reply{response.StatusCode, response.Header, string(answer)}
+}
+
+func script(text string) string { return `{"runtime": "python-3-13", "user_script": "` + text + `"}` }
+
+var asB1 = http.Header{"X-Business-Id": {"b1"}, "X-User-Id": {"u1"}}
+
+func TestRunAnswersAsExistingClientsExpect(t *testing.T) {
+	w := start(t, nil, 4, 4)
+	for name, c := range map[string]struct {
+		body   string
+		status int
+		want   string
+	}{
+		"success":         {script("fine"), 200, `"error":null`},
+		"a failed step":   {script("raise"), 400, `"error":"ValueError: no <luck>"`},
+		"unknown runtime": {`{"runtime": "python-2-7", "user_script": "x"}`, 400, `{"runtime":[`},
+		"unknown type":    {`{"runtime": "python-3-13", "user_script": "x", "inputs": {"x": {"t": "mail", "v": 1}}}`, 400, `{"inputs":{"x":{"t":["Invalid Kizen type 'mail'"]}}}`},
+		"unknown secret":  {`{"runtime": "python-3-13", "user_script": "x", "secrets": ["NOPE"]}`, 400, `{"secrets":[`},
+		"not JSON":        {`{`, 400, `{"non_field_errors":[`},
+		"an id":           {`{"runtime": "python-3-13", "user_script": "x", "execution_id": "e1"}`, 400, `{"execution_id":[`},
+		"too large":       {script(strings.Repeat("x", 70<<10)), 413, `"code":"too_large"`},
+		"redis is down":   {script("redis"), 503, `"code":"store_unavailable"`},
+		"no python":       {script("python"), 503, `"code":"runner_unavailable"`},
+		"suspended":       {script("suspended"), 403, `"code":"suspended"`},
+		"a fault of ours": {script("broken"), 500, `"code":"internal"`},
+		"a bad business":  {`{"user_script": "x", "business_id": "a b"}`, 400, `{"business_id":[`},
+		"a bad type":      {`{"user_script": "x", "account_type": "robot"}`, 400, `{"account_type":["unknown account type"]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.t = t
+			got := w.call("POST", "/api/coderunner/run", c.body, nil)
+			if got.status != c.status || !strings.Contains(got.body, c.want) || strings.Contains(got.body, "a secret inside") {
+				t.Errorf("got %d %s, want %d %s", got.status, got.body, c.status, c.want)
+			}
+			if told := strings.Contains(got.body, `"request_id"`); told != (c.status == 200 || name == "a failed step") {
+				t.Errorf("request_id in the body: %v\n%s", told, got.body)
+			}
+		})
+	}
+}
+
+func TestTheHeadersOfExistingClientsSayForWhomAStepActs(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	w.call("POST", "/api/coderunner/run", `{"runtime": "python-3-13", "user_script": "fine", "secrets": ["MY_KEY"]}`, asB1)
+	w.call("POST", "/api/coderunner/run", script("fine"), nil)
+	ran := w.requests()
+	if id := ran[0].Identity; id.BusinessID != "b1" || id.AccountID != "u1" || id.ExecutionID == "" {
+		t.Errorf("acted as %+v", id)
+	}
+	if ran[0].Job.Secrets["MY_KEY"].Reveal() != "hunter2hunter2" {
+		t.Error("the secret was not granted")
+	}
+	if id := ran[1].Identity; id.BusinessID != "dev-b" || id.AccountID != "dev-u" {
+		t.Errorf("without headers acted as %+v", id)
+	}
+	if got := w.call("POST", "/api/coderunner/run", `{"user_script": "x", "business_id": "b2"}`, asB1); got.status != 403 {
+		t.Errorf("header and body differ: %d %s", got.status, got.body)
+	}
+}
+
+func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	body := `{"user_script": "wait", "execution_id": "e1", "timeout_ms": 1000}`
+	first := w.call("POST", "/executions", body, asB1)
+	if first.status != 202 || first.header.Get("Location") != "/executions/e1" {
+		t.Fatalf("submitted: %d %v %s", first.status, first.header, first.body)
+	}
+	w.release <- struct{}{}
+	events := w.call("GET", "/executions/e1/events", "", asB1) // ends when the execution has
+	for _, kind := range []string{"queued", "started", "log", "finished"} {
+		if !strings.Contains(events.body, "event:"+kind) {
+			t.Errorf("no %s in %s", kind, events.body)
+		}
+	}
+	last := w.call("GET", "/executions/e1/events", "", http.Header{"X-Business-Id": {"b1"}, "Last-Event-Id": {"3"}})
+	if strings.Count(last.body, "event:") != 1 || !strings.Contains(last.body, "event:finished") {
+		t.Errorf("after the third event: %s", last.body)
+	}
+	shown := w.call("GET", "/executions/e1", "", asB1)
+	var snapshot executions.Snapshot
+	if err := json.Unmarshal([]byte(shown.body), &snapshot); err != nil || snapshot.State != executions.Finished || !strings.Contains(string(snapshot.Result), `"request_id":"e1"`) {
+		t.Errorf("shown %s, %v", shown.body, err)
+	}
+	if again := w.call("POST", "/executions", body, asB1); again.status != 202 || again.body != shown.body || len(w.requests()) != 1 {
+		t.Errorf("submitted again: %d %s, ran %d times", again.status, again.body, len(w.requests()))
+	}
+	if other := w.call("POST", "/executions", `{"user_script": "fine", "execution_id": "e1"}`, asB1); other.status != 409 {
+		t.Errorf("the id for something else: %d %s", other.status, other.body)
+	}
+	if foreign := w.call("GET", "/executions/e1", "", http.Header{"X-Business-Id": {"b2"}}); foreign.status != 404 {
+		t.Errorf("another business: %d %s", foreign.status, foreign.body)
+	}
+	if list := w.call("GET", "/executions?state=finished", "", asB1); !strings.Contains(list.body, `"count":1`) || strings.Contains(list.body, `"result":`) {
+		t.Errorf("list %s", list.body)
+	}
+	if list := w.call("GET", "/executions?outcome=timeout", "", asB1); !strings.Contains(list.body, `"count":0`) {
+		t.Errorf("list %s", list.body)
+	}
+}
+
+func TestEventsArriveWhileAnExecutionRuns(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	w.call("POST", "/executions", `{"user_script": "wait", "execution_id": "e1"}`, asB1)
+	r, err := http.NewRequestWithContext(t.Context(), "GET", w.http.URL+"/executions/e1/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = asB1.Clone()
+	response, err := w.http.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	lines := bufio.NewScanner(response.Body)
+	for lines.Scan() && lines.Text() != "event:log" { // it waits: nothing ended the stream
+	}
+	if lines.Text() != "event:log" {
+		t.Errorf("the stream ended with %q", lines.Text())
+	}
+	close(w.release)
+	if rest, err := io.ReadAll(response.Body); err != nil || !strings.Contains(string(rest), "finished") {
+		t.Errorf("%q, %v", rest, err)
+	}
+}
+
+func TestCancellingEndsAnExecution(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	w.call("POST", "/executions", `{"user_script": "wait", "execution_id": "e1"}`, asB1)
+	if got := w.call("DELETE", "/executions/e1", "", asB1); got.status != 202 {
+		t.Errorf("cancelled: %d %s", got.status, got.body)
+	}
+	if events := w.call("GET", "/executions/e1/events", "", asB1); !strings.Contains(events.body, "finished") {
+		t.Errorf("events %s", events.body)
+	}
+	if got := w.call("DELETE", "/executions/e2", "", asB1); got.status != 404 {
+		t.Errorf("cancelled what is not there: %d", got.status)
+	}
+}
+
+func TestACallerThatHangsUpCancelsItsRun(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	ctx, hangUp := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, "POST", w.http.URL+"/api/coderunner/run", strings.NewReader(script("wait")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		response, err := w.http.Client().Do(r)
+		if err == nil {
+			_ = response.Body.Close()
+		}
+		ended <- err
+	}()
+	for len(w.requests()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	hangUp()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
+	}
+	// The slot is free again only when the run has been cancelled.
+	if got := w.call("POST", "/api/coderunner/run", script("fine"), nil); got.status != 200 {
+		t.Errorf("the next: %d %s", got.status, got.body)
+	}
+}
+
+func TestWhenAllIsTakenCallersAreToldWhenToComeBack(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	for i := range 2 {
+		w.call("POST", "/executions", fmt.Sprintf(`{"user_script": "wait", "execution_id": "e%d"}`, i), asB1)
+	}
+	for _, path := range []string{"/executions", "/api/coderunner/run"} {
+		if got := w.call("POST", path, script("fine"), asB1); got.status != 429 || got.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %d %v %s", path, got.status, got.header, got.body)
+		}
+	}
+}
+
+func TestPagesOfABrowserAreNoCallers(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	for name, header := range map[string]http.Header{
+		"a rebound name":   {"Host": {"attacker.example"}},
+		"another origin":   {"Origin": {"https://attacker.example"}},
+		"another site":     {"Sec-Fetch-Site": {"cross-site"}},
+		"a rebound number": {"Host": {"0x7f000001:80"}},
+	} {
+		if got := w.call("POST", "/api/coderunner/run", script("fine"), header); got.status != 403 {
+			t.Errorf("%s: %d %s", name, got.status, got.body)
+		}
+	}
+	if len(w.requests()) != 0 {
+		t.Error("something ran")
+	}
+	if got := w.call("POST", "/api/coderunner/run", script("fine"), http.Header{"Host": {"localhost:8378"}}); got.status != 200 {
+		t.Errorf("localhost: %d %s", got.status, got.body)
+	}
+}
+
+// tokens writes a list of callers, and the files of their tokens.
+func tokens(t *testing.T) *Callers {
+	t.Helper()
+	dir := t.TempDir()
+	for name, token := range map[string]string{"platform": "platform-token-0123456789", "acme": "acme-token-0123456789\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	callers, err := LoadCallers([]byte(`
+- {name: platform, token_file: ` + dir + `/platform, trusted: true}
+- {name: acme, token_file: ` + dir + `/acme, business_id: b-acme, user_id: u-acme}
+- {name: mesh, certificate: "spiffe://kizen/orchestrator", business_id: b-mesh, user_id: u-mesh}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return callers
+}
+
+func bearer(token string, more ...string) http.Header {
+	header := http.Header{"Authorization": {"Bearer " + token}}
+	for i := 0; i+1 < len(more); i += 2 {
+		header.Set(more[i], more[i+1])
+	}
+	return header
+}
+
+func TestOnlyKnownCallersGetIn(t *testing.T) {
+	w := start(t, tokens(t), 4, 4)
+	for name, header := range map[string]http.Header{
+		"nothing":        nil,
+		"a wrong token":  bearer("platform-token-0123456780"),
+		"half a token":   bearer("platform-token"),
+		"an empty token": bearer(""),
+		"no scheme":      {"Authorization": {"platform-token-0123456789"}},
+		"basic":          {"Authorization": {"Basic platform-token-0123456789"}},
+		"only headers":   asB1,
+	} {
+		got := w.call("POST", "/api/coderunner/run", script("fine"), header)
+		if got.status != 401 || got.header.Get("WWW-Authenticate") != "Bearer" || strings.Contains(got.body, "token-0") {
+			t.Errorf("%s: %d %v %s", name, got.status, got.header, got.body)
+		}
+	}
+	if got := w.call("GET", "/executions", "", nil); got.status != 401 {
+		t.Errorf("list: %d", got.status)
+	}
+	if len(w.requests()) != 0 {
+		t.Error("something ran")
+	}
+}
+
+func TestACallerActsOnlyForWhomItMay(t *testing.T) {
+	w := start(t, tokens(t), 4, 4)
+	acme := "acme-token-0123456789"
+	for name, c := range map[string]struct {
+		header http.Header
+		body   string
+		status int
+		as     string
+	}{
+		"its own business":        {bearer(acme), script("fine"), 200, "b-acme/u-acme"},
+		"its own, repeated":       {bearer(acme, "X-Business-Id", "b-acme"), script("fine"), 200, "b-acme/u-acme"},
+		"another by header":       {bearer(acme, "X-Business-Id", "b1"), script("fine"), 403, ""},
+		"another by body":         {bearer(acme), `{"user_script": "fine", "business_id": "b1"}`, 403, ""},
+		"another user by body":    {bearer(acme), `{"user_script": "fine", "user_id": "u1"}`, 403, ""},
+		"another type by body":    {bearer(acme), `{"user_script": "fine", "account_type": "service_integration"}`, 403, ""},
+		"trusted, by header":      {bearer("platform-token-0123456789", "X-Business-Id", "b7", "X-User-Id", "u7"), script("fine"), 200, "b7/u7"},
+		"trusted, by body":        {bearer("platform-token-0123456789"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 200, "b8/u8"},
+		"trusted, naming nobody":  {bearer("platform-token-0123456789"), script("fine"), 400, ""},
+		"trusted, with two minds": {bearer("platform-token-0123456789", "X-Business-Id", "b7"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 403, ""},
+	} {
+		before := len(w.requests())
+		got := w.call("POST", "/api/coderunner/run", c.body, c.header)
+		ran := w.requests()[before:]
+		as := ""
+		if len(ran) == 1 {
+			as = ran[0].Identity.BusinessID + "/" + ran[0].Identity.AccountID
+		}
+		if got.status != c.status || as != c.as {
+			t.Errorf("%s: %d as %q, want %d as %q\n%s", name, got.status, as, c.status, c.as, got.body)
+		}
+	}
+}
+
+// authority is a certificate authority of the test's.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T) authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authority{cert, key}
+}
+
+func (a authority) issue(t *testing.T, uri string) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, err := url.Parse(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), URIs: []*url.URL{name},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func TestAClientCertificateIsACaller(t *testing.T) {
+	w := start(t, tokens(t), 4, 4)
+	ours, foreign := newAuthority(t), newAuthority(t)
+	handler := w.http.Config.Handler
+	w.http.Close()
+	w.http = httptest.NewUnstartedServer(handler)
+	w.http.TLS = &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: x509.NewCertPool()}
+	w.http.TLS.ClientCAs.AddCert(ours.cert)
+	w.http.StartTLS()
+	defer w.http.Close()
+	trust := w.http.Client().Transport.(*http.Transport).TLSClientConfig
+	for _, c := range []struct {
+		name   string
+		cert   tls.Certificate
+		status int
+	}{
+		{"the orchestrator's", ours.issue(t, "spiffe://kizen/orchestrator"), 200},
+		{"somebody else's", ours.issue(t, "spiffe://kizen/other"), 401},
+		{"none", tls.Certificate{}, 401},
+	} {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Clone(), DisableKeepAlives: true}}
+		client.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{c.cert}
+		response, err := client.Post(w.http.URL+"/api/coderunner/run", "application/json", strings.NewReader(script("fine")))
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != c.status {
+			t.Errorf("%s: %d", c.name, response.StatusCode)
+		}
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Clone(), DisableKeepAlives: true}}
+	client.Transport.(*http.Transport).TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		cert := foreign.issue(t, "spiffe://kizen/orchestrator")
+		return &cert, nil
+	}
+	if response, err := client.Post(w.http.URL+"/api/coderunner/run", "application/json", strings.NewReader(script("fine"))); err == nil {
+		_ = response.Body.Close()
+		t.Errorf("a certificate of a foreign authority: %d", response.StatusCode)
+	}
+}
+
+func TestMistakesInTheListOfCallersAreAllReported(t *testing.T) {
+	short := filepath.Join(t.TempDir(), "short")
+	if err := os.WriteFile(short, []byte("tiny"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := LoadCallers([]byte(`
+- {name: a, token_file: ` + short + `, trusted: true}
+- {name: b, trusted: true}
+- {name: c, certificate: x}
+- {name: d, certificate: x, trusted: true, business_id: b1}
+- {certificate: x, trusted: true}
+`))
+	for _, want := range []string{"shorter than 16 bytes", "either token_file or certificate", "give business_id and user_id", "leave business_id and user_id out", "has no name"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in %v", want, err)
+		}
+	}
+	for _, text := range []string{"", "[]", "- {name: a, tokn: b}", "nonsense"} {
+		if _, err := LoadCallers([]byte(text)); err == nil {
+			t.Errorf("%q is accepted", text)
+		}
+	}
+}
+
+func TestOpenAPIIsServedToAnyone(t *testing.T) {
+	w := start(t, tokens(t), 1, 1)
+	response, err := w.http.Client().Get(w.http.URL + "/openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var document map[string]any
+	if err := json.NewDecoder(response.Body).Decode(&document); err != nil || document["openapi"] != "3.1.0" {
+		t.Errorf("%v, %v", document["openapi"], err)
+	}
+}
