@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Interpreter is a Python found on this machine.
@@ -62,11 +64,29 @@ func explicitInterpreter(path string, runtime Runtime) (Interpreter, string, err
 	if resolved, err = filepath.Abs(resolved); err != nil {
 		return Interpreter{}, "", fmt.Errorf("%w: %w", ErrNoPython, err)
 	}
-	found := inspect(resolved)
+	found := inspect(resolveShim(resolved))
 	if found.Version != "" && found.Version != runtime.Version() {
 		return found, fmt.Sprintf("%s asks for python %s; running on %s (%s) as told", runtime, runtime.Version(), found.Path, found.Version), nil
 	}
 	return found, "", nil
+}
+
+// shimTimeout bounds the one start of a shim.
+const shimTimeout = 10 * time.Second
+
+// resolveShim asks the shell script of a version manager, which takes long and would not be found inside the sandbox, once
+// which Python it stands for. Whatever does not answer is left as it is.
+func resolveShim(path string) string {
+	if isBinary(path) {
+		return path
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), shimTimeout)
+	defer cancel()
+	answer, err := exec.CommandContext(ctx, path, "-I", "-S", "-c", "import sys; print(sys.executable)").Output()
+	if real := strings.TrimSpace(string(answer)); err == nil && filepath.IsAbs(real) && isBinary(real) {
+		return real
+	}
+	return path
 }
 
 // readable lists the directories the interpreter needs that a system does not have anyway.
@@ -121,7 +141,14 @@ func searchPath() []string {
 	if here, err := filepath.Abs(".venv/bin"); err == nil {
 		dirs = append(dirs, here)
 	}
-	dirs = append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		dirs = append(dirs, dir)
+		// A version manager's scripts stand for the binaries beside them.
+		if filepath.Base(dir) == "shims" {
+			more, _ := filepath.Glob(filepath.Join(filepath.Dir(dir), "versions/3.*/bin"))
+			dirs = append(dirs, more...)
+		}
+	}
 	dirs = append(dirs, "/usr/local/bin", "/usr/bin")
 	// Container images and distributions put further versions beside the main one: /opt/python/3.13/bin, /opt/python3.13/bin.
 	for _, pattern := range []string{"/opt/python*/bin", "/opt/python/*/bin"} {
