@@ -61,6 +61,9 @@ func (c *collector) addLog(text string, alreadyCut int64) {
 	}
 	c.logBytes += len(kept)
 	c.logs = append(c.logs, kept)
+	if c.execution.Observer != nil {
+		c.execution.Observer.Log(kept)
+	}
 }
 
 func (c *collector) addEntry(index int, e HTTPEntry) {
@@ -76,7 +79,11 @@ func (c *collector) addEntry(index int, e HTTPEntry) {
 	e.ResponseBody = cutPointer(c.redact.pointer(e.ResponseBody), maxResponseBody)
 	e.RequestErrorType = cutPointer(e.RequestErrorType, 256)
 	e.RequestSubmittedAt = cutString(e.RequestSubmittedAt, 64)
+	before := c.entries[index]
 	c.entries[index] = e
+	if c.execution.Observer != nil && e.answered() && !before.answered() {
+		c.execution.Observer.HTTP(e)
+	}
 }
 
 // maxHeaders is how many bytes of one message's header fields are kept.

@@ -130,6 +130,9 @@ type HTTPEntry struct {
 	Duration *float64 `json:"duration"`
 }
 
+// answered reports whether it is known what came of the call.
+func (e HTTPEntry) answered() bool { return e.ResponseStatusCode != nil || e.RequestErrorType != nil }
+
 // Succeeded reports whether the step did what it was asked.
 func (r Result) Succeeded() bool { return r.Outcome == OK }
 

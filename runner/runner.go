@@ -26,9 +26,20 @@ type Execution struct {
 	APIURL, APIRoot string
 	// Traceparent is the W3C trace context the step's calls belong to, if any.
 	Traceparent string
+	// Observer, if any, hears of the step's logs and calls as they come.
+	Observer Observer
 	// Timeout and Memory, in bytes, replace the runner's own limits where they are not zero.
 	Timeout time.Duration
 	Memory  int64
+}
+
+// Observer hears of a running step what its result will tell, redacted and cut alike. Its methods are called one after the
+// other on the goroutine that reads what the step sends: while one blocks, the step may have to wait and its time runs.
+type Observer interface {
+	// Log is told each message that is kept.
+	Log(message string)
+	// HTTP is told each call that is kept, once: when the head of its answer is there, or it has failed.
+	HTTP(call HTTPEntry)
 }
 
 // Config is how a Runner works. Its zero value works.
