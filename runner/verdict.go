@@ -91,6 +91,10 @@ var reportedOutcomes = map[string]Outcome{
 }
 
 func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
+	if m.OK && exit.OOMKilled {
+		// A child was killed, and the main process was quicker to end than the runner to end it.
+		return a.overMemory()
+	}
 	if m.OK {
 		values, err := a.collector.values()
 		if err != nil {
