@@ -75,7 +75,7 @@ func (f configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any
 		return nil, nil
 	}
 	if list, ok := value.([]any); ok {
-		texts := make([]string, len(list))
+		texts := make([]any, len(list)) // kong takes this for a list, and nothing else
 		for i, item := range list {
 			texts[i] = fmt.Sprint(item)
 		}

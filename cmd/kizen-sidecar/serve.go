@@ -163,6 +163,7 @@ func (c *serveCommand) prepare(app *app) (*service, error) {
 
 // run carries one execution, and tells watch what its step does.
 func (s *service) run(ctx context.Context, r execution.Request, watch executions.Watcher) (execution.Outcome, error) {
+	r.Job.Observer = watch
 	return s.station.Run(ctx, r)
 }
 

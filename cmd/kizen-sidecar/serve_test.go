@@ -1,0 +1,549 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// served is a kizen-sidecar serve, or worker, that answers.
+type served struct {
+	*exec.Cmd
+	t     *testing.T
+	URL   string `json:"url"`
+	Admin string `json:"admin_url"`
+	log   *lockedBuffer
+	ended chan struct{}
+}
+
+// lockedBuffer is written by the process's copier while a test reads it.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// startServe starts the built binary's serve command and returns once it
+// answers.
+func startServe(t *testing.T, arguments ...string) *served {
+	t.Helper()
+	return startServing(t, append([]string{"serve", "--listen", "127.0.0.1:0"}, arguments...)...)
+}
+
+// startServing starts a command that writes a ready file.
+func startServing(t *testing.T, arguments ...string) *served {
+	t.Helper()
+	ready := filepath.Join(t.TempDir(), "ready.json")
+	arguments = append(arguments, "--ready-file", ready, "--admin-listen", "127.0.0.1:0")
+	s := &served{t: t, Cmd: sidecarCommand(context.Background(), nil, arguments...), log: &lockedBuffer{}, ended: make(chan struct{})}
+	s.Stderr = s.log
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(s.ended)
+		_ = s.Wait() // the exit code says it
+	}()
+	t.Cleanup(func() {
+		_ = s.Process.Kill()
+		<-s.ended
+		if t.Failed() {
+			t.Logf("log of %v:\n%s", arguments[0], s.log)
+		}
+	})
+	waitFor(t, func() bool {
+		select {
+		case <-s.ended:
+			t.Fatalf("%v ended with %d", arguments, s.ProcessState.ExitCode())
+		default:
+		}
+		data, err := os.ReadFile(ready)
+		return err == nil && json.Unmarshal(data, s) == nil
+	})
+	return s
+}
+
+// stop asks it to end, and returns its exit code.
+func (s *served) stop() int {
+	s.t.Helper()
+	if err := s.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Fatal(err)
+	}
+	return s.exitCode()
+}
+
+func (s *served) exitCode() int {
+	s.t.Helper()
+	select {
+	case <-s.ended:
+	case <-time.After(time.Minute):
+		s.t.Fatal("it does not end")
+	}
+	return s.ProcessState.ExitCode()
+}
+
+// answer is what serve said.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// document is the answer as a result.
+func (a answer) document(t *testing.T) document {
+	t.Helper()
+	var d document
+	if err := json.Unmarshal([]byte(a.body), &d); err != nil || d.RequestID == "" {
+		t.Fatalf("%d is no result: %v\n%s", a.status, err, a.body)
+	}
+	return d
+}
+
+// ask sends a request as the existing clients do: for business b-1 and user u-1.
+func (s *served) ask(method, path string, body any) answer {
+	s.t.Helper()
+	return s.askFor("b-1", method, path, body)
+}
+
+func (s *served) askFor(business, method, path string, body any) answer {
+	s.t.Helper()
+	got, err := s.try(s.t.Context(), business, method, path, body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return got
+}
+
+func (s *served) try(ctx context.Context, business, method, path string, body any) (answer, error) {
+	var sent io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return answer{}, err
+		}
+		sent = bytes.NewReader(text)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, s.URL+path, sent)
+	if err != nil {
+		return answer{}, err
+	}
+	r.Header.Set("X-BUSINESS-ID", business)
+	r.Header.Set("X-USER-ID", "u-1")
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return answer{}, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	return answer{response.StatusCode, response.Header, string(text)}, err
+}
+
+// step is the body of a request.
+type step map[string]any
+
+func script(source string) step { return step{"runtime": "python-3-13", "user_script": source} }
+
+func (s step) with(name string, value any) step {
+	s[name] = value
+	return s
+}
+
+// readiness is what /readyz answers.
+func (s *served) readiness() (status int, body string) {
+	response, err := http.Get(s.Admin + "/readyz")
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(response.Body)
+	return response.StatusCode, string(text)
+}
+
+// gateAPI is an API whose steps wait at /gate until the test opens it.
+type gateAPI struct {
+	*httptest.Server
+	gate    chan struct{}
+	open    func()
+	waiting atomic.Int64
+	calls   atomic.Int64
+}
+
+func newGateAPI(t *testing.T) *gateAPI {
+	t.Helper()
+	api := &gateAPI{gate: make(chan struct{})}
+	api.open = sync.OnceFunc(func() { close(api.gate) })
+	api.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		api.calls.Add(1)
+		if r.URL.Path == "/api/gate" {
+			api.waiting.Add(1)
+			defer api.waiting.Add(-1)
+			select {
+			case <-api.gate:
+			case <-r.Context().Done():
+			}
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	t.Cleanup(api.Close)
+	t.Cleanup(api.open) // before Close, which waits for what is answered
+	return api
+}
+
+func (a *gateAPI) root() string { return a.URL + apiRootPath }
+
+// gateStep waits at the gate with a child in a session of its own, which only
+// the end of the whole sandbox ends.
+const gateStep = `
+import subprocess
+subprocess.Popen(["sleep", inputs.marker], start_new_session=True)
+outputs.log("started")
+kizen.api.get("/gate")
+outputs.log("passed")
+`
+
+func gated(marker string) step {
+	return script(gateStep).with("inputs", step{"marker": step{"t": "s", "v": marker}})
+}
+
+// newMarker names a process of this test's.
+func newMarker() string { return fmt.Sprintf("86400.%d%d", os.Getpid(), markers.Add(1)) }
+
+var markers atomic.Int64
+
+func TestServeAnswersExistingClients(t *testing.T) {
+	redisURL := startRedisServer(t)
+	api := newRecordingAPI(t)
+	api.expect(customObjects)
+	secrets := writeFile(t, t.TempDir(), "secrets.json", `{"b-1": {"MY_KEY": "hunter2hunter2"}}`)
+	s := startServe(t, "--api-root", api.root(), "--redis-url", redisURL, "--secrets-file", secrets)
+
+	t.Run("a step that succeeds", func(t *testing.T) {
+		got := s.ask("POST", "/api/coderunner/run", json.RawMessage(`{"runtime": "python-3-13",
+			"user_script": "outputs.doubled = inputs.n * 2\noutputs.log(kizen.api.get('/custom-objects').json()['count'])\noutputs.log(secrets['MY_KEY'])",
+			"inputs": {"n": {"t": "n", "v": "21.0"}}, "output_types": {"doubled": "n"}, "secrets": ["MY_KEY"]}`))
+		d := got.document(t)
+		if got.status != 200 || d.Error != nil || !sameJSON(d.Values["doubled"], []byte(`{"t": "n", "v": "42.0"}`)) {
+			t.Errorf("%d %s", got.status, got.body)
+		}
+		if strings.Join(d.Logs, "|") != "7|[REDACTED]" || d.HTTPRequests.Count != 1 || d.HTTPRequests.Requests[0].Status != 200 {
+			t.Errorf("logs %q, http %+v", d.Logs, d.HTTPRequests)
+		}
+		call := api.apiCalls()[0]
+		if call.header.Get("X-BUSINESS-ID") != "b-1" || call.header.Get("X-USER-ID") != "u-1" || strings.Count(call.header.Get("X-API-KEY"), ".") != 2 {
+			t.Errorf("the API got %v", call.header)
+		}
+		if strings.Contains(s.log.String()+got.body, call.header.Get("X-API-KEY")) {
+			t.Error("the key is in the answer or the log")
+		}
+	})
+	t.Run("nulls", func(t *testing.T) {
+		got := s.ask("POST", "/api/coderunner/run", json.RawMessage(`{"runtime": "python-3-12", "user_script": "pass", "inputs": null, "output_types": null}`))
+		if got.status != 200 || !strings.Contains(got.body, `"error":null`) {
+			t.Errorf("%d %s", got.status, got.body)
+		}
+	})
+	t.Run("a step that fails", func(t *testing.T) {
+		got := s.ask("POST", "/api/coderunner/run", script("outputs.log('before')\n\nraise ValueError('no <luck>')"))
+		d := got.document(t)
+		if got.status != 400 || d.Values != nil || d.Error == nil || d.Error.Error != "ValueError: no <luck>" || len(d.Logs) != 1 {
+			t.Errorf("%d %s", got.status, got.body)
+		}
+		if !strings.HasPrefix(d.Error.Detail, "Traceback") || !strings.Contains(d.Error.Detail, `File "script.py", line 3`) || strings.Count(d.Error.Detail, "File ") != 1 {
+			t.Errorf("detail %q", d.Error.Detail)
+		}
+	})
+	for name, c := range map[string]struct{ body, want string }{
+		"an unknown type":    {`{"runtime": "python-3-13", "user_script": "pass", "inputs": {"x": {"t": "mail", "v": 1}}}`, `{"inputs": {"x": {"t": ["Invalid Kizen type 'mail'"]}}}`},
+		"an unknown secret":  {`{"runtime": "python-3-13", "user_script": "pass", "secrets": ["NOPE"]}`, `{"secrets": ["secret \"NOPE\" does not exist"]}`},
+		"an unknown runtime": {`{"runtime": "ruby", "user_script": "pass"}`, `{"runtime": [`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := s.ask("POST", "/api/coderunner/run", json.RawMessage(c.body))
+			same := sameJSON([]byte(got.body), []byte(c.want)) || strings.HasPrefix(got.body, strings.ReplaceAll(c.want, " ", ""))
+			if got.status != 400 || !same || strings.Contains(got.body, "request_id") {
+				t.Errorf("%d %s, want %s", got.status, got.body, c.want)
+			}
+		})
+	}
+	requireNoRecords(t, redisURL)
+	if code := s.stop(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// stream reads the events of an execution, one at a time.
+type stream struct {
+	t     *testing.T
+	body  io.Closer
+	lines *bufio.Scanner
+}
+
+func (s *served) events(id string) *stream {
+	s.t.Helper()
+	r, err := http.NewRequestWithContext(s.t.Context(), "GET", s.URL+"/executions/"+id+"/events", nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	r.Header.Set("X-BUSINESS-ID", "b-1")
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = response.Body.Close() })
+	return &stream{s.t, response.Body, bufio.NewScanner(response.Body)}
+}
+
+// next is the type and the data of the next event.
+func (s *stream) next() (kind, data string) {
+	s.t.Helper()
+	for s.lines.Scan() {
+		line := s.lines.Text()
+		if value, ok := strings.CutPrefix(line, "event:"); ok {
+			kind = strings.TrimSpace(value)
+		}
+		if value, ok := strings.CutPrefix(line, "data:"); ok {
+			return kind, value
+		}
+	}
+	s.t.Fatalf("the stream ended: %v", s.lines.Err())
+	return "", ""
+}
+
+// until skips to an event of a kind, and returns its data.
+func (s *stream) until(kind string) string {
+	s.t.Helper()
+	for {
+		if got, data := s.next(); got == kind {
+			return data
+		}
+	}
+}
+
+func TestServeTellsWhatAStepDoesWhileItRuns(t *testing.T) {
+	api := newGateAPI(t)
+	s := startServe(t, "--api-root", api.root())
+	if got := s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "e-1")); got.status != 202 {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	events := s.events("e-1")
+	for _, want := range []string{"queued", "started", "log"} { // the gate is shut: the step still runs
+		if kind, data := events.next(); kind != want {
+			t.Fatalf("%s %s, want %s", kind, data, want)
+		}
+	}
+	api.open()
+	if kind, data := events.next(); kind != "http" || !strings.Contains(data, `/gate`) || !strings.Contains(data, `"responseStatusCode":204`) {
+		t.Errorf("%s %s, want the call", kind, data)
+	}
+	if kind, data := events.next(); kind != "log" || !strings.Contains(data, `"message":"passed"`) {
+		t.Errorf("%s %s", kind, data)
+	}
+	if kind, data := events.next(); kind != "finished" || !strings.Contains(data, `"outcome":"ok"`) {
+		t.Errorf("%s %s", kind, data)
+	}
+}
+
+func TestServeRunsAnExecutionOnce(t *testing.T) {
+	api := newGateAPI(t)
+	api.open()
+	s := startServe(t, "--api-root", api.root())
+	body := script("kizen.api.get('/once')").with("execution_id", "e-1")
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			if got, err := s.try(t.Context(), "b-1", "POST", "/executions", body); err != nil || got.status != 202 {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+	callers.Wait()
+	s.events("e-1").until("finished")
+	first := s.ask("GET", "/executions/e-1", nil)
+	if again := s.ask("POST", "/executions", body); again.status != 202 || again.body != first.body || !strings.Contains(first.body, `"request_id":"e-1"`) {
+		t.Errorf("first %s\nagain %d %s", first.body, again.status, again.body)
+	}
+	if n := api.calls.Load(); n != 1 {
+		t.Errorf("it ran %d times", n)
+	}
+	if other := s.ask("POST", "/executions", script("pass").with("execution_id", "e-1")); other.status != 409 {
+		t.Errorf("the id for something else: %d %s", other.status, other.body)
+	}
+	if foreign := s.askFor("b-2", "GET", "/executions/e-1", nil); foreign.status != 404 {
+		t.Errorf("another business sees %d %s", foreign.status, foreign.body)
+	}
+}
+
+// TestServeTakesTheKeyBackBeforeItKills holds up the revocation: as long as it
+// is not through, the step lives.
+func TestServeTakesTheKeyBackBeforeItKills(t *testing.T) {
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	api := newGateAPI(t)
+	s := startServe(t, "--api-root", api.root(), "--redis-url", redisURL, "--redis-timeout", "20s")
+	marker := newMarker()
+	s.ask("POST", "/executions", gated(marker).with("execution_id", "e-1"))
+	waitFor(t, func() bool { return api.waiting.Load() == 1 })
+	if records := recordsIn(t, redisURL); len(records) != 1 {
+		t.Fatalf("redis holds %v, want one record", records)
+	}
+	if err := store.Do(t.Context(), "CLIENT", "PAUSE", "60000", "WRITE").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.ask("DELETE", "/executions/e-1", nil); got.status != 202 {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+	waitFor(t, func() bool {
+		return strings.Contains(store.Info(t.Context(), "clients").Val(), "blocked_clients:1")
+	})
+	if !processExists(marker) {
+		t.Error("the step was killed while its key was valid")
+	}
+	if err := store.Do(t.Context(), "CLIENT", "UNPAUSE").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if data := s.events("e-1").until("finished"); !strings.Contains(data, `"outcome":"cancelled"`) {
+		t.Errorf("finished with %s", data)
+	}
+	requireNoRecords(t, redisURL)
+	requireNoProcess(t, marker)
+}
+
+func redisClient(t *testing.T, redisURL string) *redis.Client {
+	t.Helper()
+	options, err := redis.ParseURL(redisURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+func processExists(marker string) bool {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		if arguments, err := os.ReadFile(file); err == nil && bytes.Contains(arguments, []byte("sleep\x00"+marker)) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestServeRefusesWhatDoesNotFit(t *testing.T) {
+	api := newGateAPI(t)
+	s := startServe(t, "--api-root", api.root(), "--slots", "1", "--queue-depth", "1")
+	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))
+	waitFor(t, func() bool { return api.waiting.Load() == 1 })
+	s.ask("POST", "/executions", script("pass").with("execution_id", "waits"))
+	for _, path := range []string{"/executions", "/api/coderunner/run"} {
+		if got := s.ask("POST", path, script("pass")); got.status != 429 || got.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %d %v %s", path, got.status, got.header, got.body)
+		}
+	}
+	api.open()
+	for _, id := range []string{"runs", "waits"} {
+		if data := s.events(id).until("finished"); !strings.Contains(data, `"outcome":"ok"`) {
+			t.Errorf("%s finished with %s", id, data)
+		}
+	}
+}
+
+func TestServeDrains(t *testing.T) {
+	for _, c := range []struct {
+		name, timeout string
+		release       bool
+		outcome       string
+	}{
+		{"what runs finishes", "60s", true, "ok"},
+		{"what does not finish is cut off", "1ms", false, "cancelled"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			redisURL := startRedisServer(t)
+			api := newGateAPI(t)
+			s := startServe(t, "--api-root", api.root(), "--redis-url", redisURL, "--slots", "1", "--drain-timeout", c.timeout)
+			if status, body := s.readiness(); status != 200 {
+				t.Errorf("ready: %d %s", status, body)
+			}
+			marker := newMarker()
+			s.ask("POST", "/executions", gated(marker).with("execution_id", "runs"))
+			waitFor(t, func() bool { return api.waiting.Load() == 1 })
+			s.ask("POST", "/executions", script("pass").with("execution_id", "waits"))
+			events, waits := s.events("runs"), s.events("waits")
+			if err := s.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if data := waits.until("finished"); !strings.Contains(data, "shutting down") {
+				t.Errorf("what waited ended with %s", data)
+			}
+			if c.release {
+				if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 || !strings.Contains(got.body, `"draining"`) {
+					t.Errorf("while draining: %d %s", got.status, got.body)
+				}
+				if status, body := s.readiness(); status != 503 || !strings.Contains(body, "shutting down") {
+					t.Errorf("ready while draining: %d %s", status, body)
+				}
+				api.open()
+			}
+			if data := events.until("finished"); !strings.Contains(data, `"outcome":"`+c.outcome+`"`) {
+				t.Errorf("what ran ended with %s", data)
+			}
+			if code := s.exitCode(); code != exitOK {
+				t.Errorf("exit code %d", code)
+			}
+			requireNoRecords(t, redisURL)
+			requireNoProcess(t, marker)
+		})
+	}
+}
+
+func TestServePrintsAConfigurationThatItReads(t *testing.T) {
+	dir := t.TempDir()
+	file := writeFile(t, dir, "serve.yaml", "slots: 3\nredis-url: redis://user:hunter2hunter2@127.0.0.1:1/0\nqueue-depth: 5\ndrain-timeout: 7s\n")
+	environment := []string{"KIZEN_QUEUE_DEPTH=6"}
+	first := sidecar(t, "", environment, "serve", "--config", file, "--drain-timeout", "8s", "--print-config")
+	for _, want := range []string{"slots: \"3\"", "queue-depth: \"6\"", "drain-timeout: 8s", "[REDACTED]"} {
+		if first.code != exitOK || !strings.Contains(first.stdout, want) {
+			t.Errorf("no %q in %d\n%s%s", want, first.code, first.stdout, first.stderr)
+		}
+	}
+	if strings.Contains(first.stdout, "hunter2") {
+		t.Errorf("a secret is shown:\n%s", first.stdout)
+	}
+	printed := writeFile(t, dir, "printed.yaml", first.stdout)
+	if again := sidecar(t, "", nil, "serve", "--config", printed, "--print-config"); again.stdout != first.stdout {
+		t.Errorf("read back:\n%s\n%s", again.stdout, again.stderr)
+	}
+	for text, want := range map[string]string{"slotz: 3\ntimeoot: 1s\n": `"slotz", "timeoot"`, "- a\n": "not YAML of names", "slots: many\n": "slots"} {
+		got := sidecar(t, "", nil, "serve", "--config", writeFile(t, dir, "wrong.yaml", text))
+		if got.code != exitUsage || !strings.Contains(got.stderr, want) {
+			t.Errorf("%q: %d %s", text, got.code, got.stderr)
+		}
+	}
+}
