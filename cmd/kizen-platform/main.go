@@ -170,13 +170,27 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	})
 }
 
-// watch reads the key set again when its files change, until the function it returns is called, which waits for the end of it.
+// watch reads the key set again when its files change and on SIGHUP, until the function it returns is called, which waits for
+// the end of it.
 func watch(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		if err := keys.Watch(ctx, reloaded(log)); err != nil {
-			log.Warn("changes of the keys are not seen; restart the platform after one", "error", err)
+			log.Warn("changes of the keys are not seen; send SIGHUP after one", "error", err)
+		}
+	})
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	watching.Go(func() {
+		defer signal.Stop(hangups)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangups:
+				reloaded(log)(keys.Reload())
+			}
 		}
 	})
 	return func() {
@@ -203,7 +217,9 @@ func reloaded(log *slog.Logger) func(error) {
 	return func(err error) {
 		if err != nil {
 			log.Error("the keys could not be read again; those of before stay", "error", err)
+			return
 		}
+		log.Info("keys loaded")
 	}
 }
 

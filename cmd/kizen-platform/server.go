@@ -140,6 +140,7 @@ func (p *platform) routes() *gin.Engine {
 	engine.GET("/openapi.json", p.readOpenAPI)
 	engine.GET("/.well-known/jwks.json", gin.WrapH(p.keys))
 	engine.Any("/verify", gin.WrapH(p.verify))
+	engine.Any("/verify/*path", gin.WrapH(p.verify)) // Envoy asks with the path of the request behind the prefix
 	api := engine.Group(apiRoot, p.record, p.authenticate, p.authorize)
 	for _, e := range p.endpoints() {
 		api.Handle(e.method, e.path, e.handle)
