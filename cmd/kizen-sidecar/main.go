@@ -99,6 +99,7 @@ func run(ctx context.Context, arguments []string, std streams) int {
 		kong.Vars{"version": version(), "max_timeout": runner.MaxWall.String()},
 		kong.UsageOnError(),
 		kong.Configuration(loadConfig),
+		kong.ValueFormatter(helpText),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
 	if err != nil {
