@@ -172,7 +172,6 @@ func TestDocumentedACLIsEnoughOnAClusterWithOneWordMore(t *testing.T) {
 }
 
 func TestDocumentedACLIsEnoughAndTheLeastOnASentinel(t *testing.T) {
-	t.Parallel()
 	server := redistest.Start(t)
 	server.Do(t, append([]string{"ACL", "SETUSER", "kizen-sidecar"}, documentedUsers(t)["kizen-sidecar"]...)...)
 	sentinel := redistest.StartSentinel(t, "main", server)

@@ -56,7 +56,6 @@ func useEverything(t *testing.T, f fixture) {
 }
 
 func TestWorksOnACluster(t *testing.T) {
-	t.Parallel()
 	nodes := redistest.StartCluster(t)
 	f := onRedis(t, "redis+cluster://"+nodes[0].Addr+","+nodes[1].Addr)
 	useEverything(t, f)
@@ -80,7 +79,6 @@ func TestWorksOnACluster(t *testing.T) {
 }
 
 func TestMintingSurvivesASentinelFailover(t *testing.T) {
-	t.Parallel()
 	master := redistest.Start(t)
 	replica := redistest.Start(t, "--replicaof", "127.0.0.1 "+strconv.Itoa(master.Port), "--repl-diskless-sync-delay", "0")
 	sentinel := redistest.StartSentinel(t, "main", master,
