@@ -285,10 +285,16 @@ func newAccount(b *business, id string, kind policy.AccountType, name, apiName s
 	}
 }
 
+// maxEmailName is how much of an api_name an address holds: RFC 5321 section 4.5.3.1.1 allows 64 characters before the "@", and
+// what makes the address unique, in other businesses too, needs 17 of them.
+const maxEmailName = 47
+
 // freeEmail generates an address that no account of the business has or had.
 func (b *business) freeEmail(apiName string) string {
+	name := strings.TrimRight(strings.ReplaceAll(apiName[:min(len(apiName), maxEmailName)], "_", "-"), "-")
 	for {
-		email := strings.ReplaceAll(apiName, "_", "-") + "." + uuid.NewString()[:8] + "@" + emailDomain
+		random := uuid.New()
+		email := fmt.Sprintf("%s.%x@%s", name, random[8:], emailDomain)
 		if !b.any(func(a account) bool { return a.Email == email }) {
 			return email
 		}

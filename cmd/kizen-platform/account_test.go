@@ -61,6 +61,10 @@ func TestEmailIsGeneratedAndUnique(t *testing.T) {
 			t.Errorf("email %q", text(created, "email"))
 		}
 	}
+	long := w.want(201, w.person(editor), "POST", "/service-accounts", `{"name":"Long","api_name":"`+strings.Repeat("a", 64)+`"}`)
+	if local, _, _ := strings.Cut(text(long, "email"), "@"); len(local) > 64 || !form.MatchString(text(long, "email")) {
+		t.Errorf("email %q", text(long, "email"))
+	}
 	for _, call := range []string{"POST /service-accounts", "PATCH /service-accounts/" + testAccount} {
 		method, path, _ := strings.Cut(call, " ")
 		if got := w.want(400, w.person(admin), method, path, `{"name":"x","email":"me@example.com"}`); got.body["email"] == nil {
