@@ -34,6 +34,20 @@ func TestAccountsShowAsTheirTypeSays(t *testing.T) {
 	}
 }
 
+// TestTimelineHoldsTheTypesThatSaySo calls as every type of the table.
+func TestTimelineHoldsTheTypesThatSaySo(t *testing.T) {
+	w := start(t)
+	w.call("GET", "/custom-objects", "") // by the Code Account, before anybody else mentions the business
+	for _, kind := range policy.AccountTypes() {
+		caller := w.callerAt(kind, policy.None)
+		caller.call("GET", "/billing/seats", "")
+		paths := column(w.want(200, w.person(admin), "GET", "/timeline?account="+caller.id, ""), "path")
+		if got := slices.Contains(paths, "/billing/seats"); got != kind.Timeline {
+			t.Errorf("%s is in the timeline: %v", kind.Name, got)
+		}
+	}
+}
+
 func TestServiceAccountsAreNeitherSeatsNorListed(t *testing.T) {
 	w := start(t)
 	w.call("GET", "/custom-objects", "") // by the Code Account, before anybody else mentions the business

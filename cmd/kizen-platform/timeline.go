@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
@@ -91,7 +92,7 @@ func parseEvent(entry redis.XMessage) event {
 func (p *platform) record(c *gin.Context) {
 	c.Next()
 	who := callerOf(c)
-	if who.principal == nil {
+	if kind, _ := policy.FindAccountType(who.AccountType); who.principal == nil || !kind.Timeline {
 		return
 	}
 	ctx := context.WithoutCancel(c.Request.Context())
