@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/alecthomas/kong"
@@ -96,5 +98,58 @@ func TestPolicyExplainRefusesAnUnknownAccountType(t *testing.T) {
 	var usage usageError
 	if _, err := policyRun(t, "explain", "GET", "/team", "--account-type", "robot"); !errors.As(err, &usage) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestNoSpellingOfADeniedCallLeavesTheProxy attacks the built proxy, whose rules permit everything, with every spelling of a
+// guarded call. None may reach the API, and each is in the audit.
+func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
+	api := newRecordingAPI(t)
+	audit := filepath.Join(t.TempDir(), "audit")
+	p := startProxy(t, "--api-root", api.root(), "--audit-file", audit, "--policy", ruleFile(t, `permit (principal, action, resource);`))
+	type attack struct{ method, path, header string }
+	var attacks []attack
+	for _, path := range []string{
+		"/api-keys", "/api-keys/", "//api-keys", "/./api-keys", "/API-Keys", "/%61pi-keys", "/api%2Dkeys", "/%2561pi-keys",
+		"/api-keys;v=1", "/api-keys?a=b", "/x/../api-keys", "/x/%2e%2e/api-keys", "/api-keys%2f", "/team/x/api-keys", "/%5Capi-keys",
+	} {
+		attacks = append(attacks, attack{"POST", path, ""})
+	}
+	for _, header := range []string{"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"} {
+		attacks = append(attacks, attack{"GET", "/api-keys", header})
+	}
+	for _, parameter := range []string{"_method=POST", "%5Fmethod=post", "_METHOD=POST", "a=b&_method=POST", "x-http-method-override=POST"} {
+		attacks = append(attacks, attack{"GET", "/api-keys?" + parameter, ""})
+	}
+	for _, a := range attacks {
+		request, err := http.NewRequestWithContext(t.Context(), a.method, p.url+a.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.header != "" {
+			request.Header.Set(a.header, "POST")
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var body struct{ Detail, Code, Policy string }
+		err = json.NewDecoder(response.Body).Decode(&body)
+		_ = response.Body.Close()
+		guarded := response.StatusCode == 403 && body.Code == "guardrail" && body.Policy == "guardrail.own_api_key"
+		malformed := response.StatusCode == 400 || response.StatusCode == 403 && body.Code == "malformed_path"
+		if err != nil || body.Detail == "" || !guarded && !malformed {
+			t.Errorf("%v: %d %+v %v", a, response.StatusCode, body, err)
+		}
+	}
+	if calls := api.apiCalls(); len(calls) > 0 {
+		t.Errorf("the API got %v", calls)
+	}
+	if code := p.stop(t, syscall.SIGTERM); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	lines, err := os.ReadFile(audit)
+	if err != nil || strings.Count(string(lines), `"decision":"deny"`) != len(attacks) {
+		t.Errorf("%d attacks, audit: %v\n%s", len(attacks), err, lines)
 	}
 }
