@@ -2,17 +2,9 @@ package minter_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
-	"net"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -135,68 +127,13 @@ func TestMintingSurvivesASentinelFailover(t *testing.T) {
 	}
 }
 
-// authority makes certificates for a test.
-type authority struct {
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T, name string) *authority {
-	t.Helper()
-	a := &authority{dir: t.TempDir()}
-	template := &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	a.cert, a.key = a.issue(t, name, template, nil)
-	return a
-}
-
-func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
-
-// issue writes NAME.crt and NAME.key, signed by the authority, or by itself while it makes its own.
-func (a *authority) issue(t *testing.T, name string, template *x509.Certificate, ip net.IP) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.Subject = pkix.Name{CommonName: name}
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	if ip != nil {
-		template.IPAddresses = []net.IP{ip}
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, a.file(name+".crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-	write(t, a.file(name+".key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
-}
-
 func TestWorksOverTLSWithAClientCertificate(t *testing.T) {
-	ca, stranger := newAuthority(t, "ca"), newAuthority(t, "ca")
-	ca.issue(t, "server", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, net.IPv4(127, 0, 0, 1))
-	ca.issue(t, "client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, nil)
-	stranger.issue(t, "client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, nil)
-	port := redistest.FreePort(t)
-	redistest.StartAt(t, 0, "--tls-port", strconv.Itoa(port), "--tls-auth-clients", "yes",
-		"--tls-cert-file", ca.file("server.crt"), "--tls-key-file", ca.file("server.key"), "--tls-ca-cert-file", ca.file("ca.crt"))
-	url := "rediss://127.0.0.1:" + strconv.Itoa(port)
+	ca, stranger := redistest.NewAuthority(t), redistest.NewAuthority(t)
+	ca.Issue(t, "client", x509.ExtKeyUsageClientAuth)
+	stranger.Issue(t, "client", x509.ExtKeyUsageClientAuth)
+	url := redistest.StartTLS(t, ca)
 
-	good := minter.RedisConfig{URL: url, CAFile: ca.file("ca.crt"), CertFile: ca.file("client.crt"), KeyFile: ca.file("client.key")}
+	good := minter.RedisConfig{URL: url, CAFile: ca.File("ca.crt"), CertFile: ca.File("client.crt"), KeyFile: ca.File("client.key")}
 	client, err := minter.OpenRedis(good)
 	if err != nil {
 		t.Fatal(err)
@@ -208,12 +145,12 @@ func TestWorksOverTLSWithAClientCertificate(t *testing.T) {
 		change func(*minter.RedisConfig)
 		want   string
 	}{
-		"another CA":            {func(c *minter.RedisConfig) { c.CAFile = stranger.file("ca.crt") }, "certificate that is not trusted; check the CA file"},
+		"another CA":            {func(c *minter.RedisConfig) { c.CAFile = stranger.File("ca.crt") }, "certificate that is not trusted; check the CA file"},
 		"the system's roots":    {func(c *minter.RedisConfig) { c.CAFile = "" }, "certificate that is not trusted; check the CA file"},
 		"another name":          {func(c *minter.RedisConfig) { c.URL = strings.Replace(url, "127.0.0.1", "localhost", 1) }, "certificate that is not trusted; check the CA file and the host name"},
 		"no client certificate": {func(c *minter.RedisConfig) { c.CertFile, c.KeyFile = "", "" }, "refused our client certificate"},
 		"a stranger's": {func(c *minter.RedisConfig) {
-			c.CertFile, c.KeyFile = stranger.file("client.crt"), stranger.file("client.key")
+			c.CertFile, c.KeyFile = stranger.File("client.crt"), stranger.File("client.key")
 		}, "refused our client certificate"},
 		"no TLS": {func(c *minter.RedisConfig) { *c = minter.RedisConfig{URL: strings.Replace(url, "rediss", "redis", 1)} }, "wants TLS (rediss://)"},
 	} {
@@ -233,15 +170,15 @@ func TestWorksOverTLSWithAClientCertificate(t *testing.T) {
 }
 
 func TestTLSFilesThatAreWrongAreNamed(t *testing.T) {
-	ca := newAuthority(t, "ca")
+	ca := redistest.NewAuthority(t)
 	for name, row := range map[string]struct {
 		config minter.RedisConfig
 		want   string
 	}{
-		"no CA file":           {minter.RedisConfig{URL: "rediss://h", CAFile: ca.file("none")}, "none"},
-		"CA is no certificate": {minter.RedisConfig{URL: "rediss://h", CAFile: ca.file("ca.key")}, "holds no PEM certificate"},
-		"certificate, no key":  {minter.RedisConfig{URL: "rediss://h", CertFile: ca.file("ca.crt")}, "client certificate"},
-		"files without TLS":    {minter.RedisConfig{URL: "redis://h", CAFile: ca.file("ca.crt")}, "write rediss:// for redis://"},
+		"no CA file":           {minter.RedisConfig{URL: "rediss://h", CAFile: ca.File("none")}, "none"},
+		"CA is no certificate": {minter.RedisConfig{URL: "rediss://h", CAFile: ca.File("ca.key")}, "holds no PEM certificate"},
+		"certificate, no key":  {minter.RedisConfig{URL: "rediss://h", CertFile: ca.File("ca.crt")}, "client certificate"},
+		"files without TLS":    {minter.RedisConfig{URL: "redis://h", CAFile: ca.File("ca.crt")}, "write rediss:// for redis://"},
 	} {
 		if _, err := minter.OpenRedis(row.config); err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: %v, want it to say %q", name, err, row.want)
