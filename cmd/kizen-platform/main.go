@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -48,7 +49,10 @@ type commandLine struct {
 	Listen       string           `help:"Address to listen on; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	RedisURL     string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
 	RedisTimeout time.Duration    `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION"`
-	Keys         string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages. Default: the keys that sidecars publish in Redis, and stored keys that die with this process." placeholder:"FILE|DIR"`
+	RedisCA      string           `name:"redis-ca" help:"PEM file of the certificate authority that Redis's certificate is verified with. Default: the system's." placeholder:"FILE"`
+	RedisCert    string           `help:"PEM file of a client certificate for Redis." placeholder:"FILE"`
+	RedisKey     string           `help:"PEM file of the client certificate's key." placeholder:"FILE"`
+	Keys         string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages. Default: the keys in KIZEN_SIGNING_KEYS, or those that sidecars publish in Redis, and stored keys that die with this process." placeholder:"FILE|DIR"`
 	ReadyFile    string           `help:"Write a JSON object with api_root and redis_url here once the platform listens. Readable by its owner alone: the URL may hold a password." placeholder:"FILE"`
 	LogLevel     string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL"`
 	LogFormat    string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT"`
@@ -137,17 +141,17 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 		line.RedisURL = embedded.URL()
 		log.Info("using the embedded store; a sidecar reaches it with the redis_url of --ready-file", "redis_url", line.RedisURL)
 	}
-	client, err := minter.OpenRedis(minter.RedisConfig{URL: line.RedisURL, Timeout: line.RedisTimeout})
-	if err != nil {
-		return usageError{err}
-	}
-	defer func() { _ = client.Close() }() // nothing is in flight any more
-
-	keys, err := loadKeys(line.Keys, log)
+	client, err := line.connect()
 	if err != nil {
 		return err
 	}
-	verifier, err := minter.NewVerifier(minter.VerifierConfig{Redis: client, Keys: keys, TrustPublished: line.Keys == ""})
+	defer func() { _ = client.Close() }() // nothing is in flight any more
+
+	keys, configured, err := loadKeys(line.Keys, log)
+	if err != nil {
+		return err
+	}
+	verifier, err := minter.NewVerifier(minter.VerifierConfig{Redis: client, Keys: keys, TrustPublished: !configured})
 	if err != nil {
 		return err
 	}
@@ -168,6 +172,20 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 		log.Info("listening", "api_root", root)
 		return nil
 	})
+}
+
+// connect returns a client for the Redis that the flags name. It dials nothing yet.
+func (line commandLine) connect() (redis.UniversalClient, error) {
+	if line.RedisTimeout <= 0 {
+		return nil, usageError{errors.New("--redis-timeout must be positive")}
+	}
+	client, err := minter.OpenRedis(minter.RedisConfig{
+		URL: line.RedisURL, Timeout: line.RedisTimeout, CAFile: line.RedisCA, CertFile: line.RedisCert, KeyFile: line.RedisKey,
+	})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return client, nil
 }
 
 // watch reads the key set again when its files change and on SIGHUP, until the function it returns is called, which waits for
@@ -199,17 +217,24 @@ func watch(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop fun
 	}
 }
 
-// loadKeys reads the key set, or makes one that this process alone has.
-func loadKeys(path string, log *slog.Logger) (*minter.KeySet, error) {
-	if path != "" {
-		keys, err := minter.LoadKeySet(minter.KeySetConfig{Path: path})
-		if err != nil {
-			return nil, usageError{err}
-		}
-		return keys, nil
+// signingKeysVariable holds the keys themselves. It is no flag: keys have no place in a command line.
+const signingKeysVariable = "KIZEN_SIGNING_KEYS"
+
+// loadKeys reads the key set that --keys or the environment names, or makes one that this process alone has.
+func loadKeys(path string, log *slog.Logger) (keys *minter.KeySet, configured bool, err error) {
+	source := minter.KeySetConfig{Path: path}
+	if path == "" {
+		source.Text = minter.NewToken(os.Getenv(signingKeysVariable))
 	}
-	log.Info("no --keys: trusting the public keys that sidecars publish in redis, and sealing stored keys for the life of this process")
-	return minter.GenerateKeySet()
+	if source.Path == "" && source.Text.Reveal() == "" {
+		log.Info("no keys are configured: trusting the public keys that sidecars publish in redis, and sealing stored keys for the life of this process")
+		keys, err = minter.GenerateKeySet()
+		return keys, false, err
+	}
+	if keys, err = minter.LoadKeySet(source); err != nil {
+		return nil, false, usageError{err}
+	}
+	return keys, true, nil
 }
 
 // reloaded tells the operator how it went when the files of the key set changed.

@@ -47,7 +47,13 @@ func start(t *testing.T) *world {
 // newWorld is the world of a platform that runs.
 func newWorld(t *testing.T, at ready) *world {
 	t.Helper()
-	client, err := minter.OpenRedis(minter.RedisConfig{URL: at.RedisURL})
+	return newWorldOn(t, at, minter.RedisConfig{URL: at.RedisURL})
+}
+
+// newWorldOn is newWorld for a Redis that wants more than its URL says.
+func newWorldOn(t *testing.T, at ready, config minter.RedisConfig) *world {
+	t.Helper()
+	client, err := minter.OpenRedis(config)
 	must(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	keys, err := minter.GenerateKeySet()
