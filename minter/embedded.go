@@ -26,8 +26,11 @@ func StartEmbedded(addr string) (*Embedded, error) {
 	return &Embedded{server, password}, nil
 }
 
+// Addr is the server's address, host:port.
+func (e *Embedded) Addr() string { return e.server.Addr() }
+
 // URL is the server's address with its password, as [RedisConfig] takes it.
-func (e *Embedded) URL() string { return "redis://:" + e.password + "@" + e.server.Addr() }
+func (e *Embedded) URL() string { return "redis://:" + e.password + "@" + e.Addr() }
 
 // Close stops the server.
 func (e *Embedded) Close() { e.server.Close() }

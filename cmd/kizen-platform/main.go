@@ -139,7 +139,8 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 		}
 		defer embedded.Close()
 		line.RedisURL = embedded.URL()
-		log.Info("using the embedded store; a sidecar reaches it with the redis_url of --ready-file", "redis_url", line.RedisURL)
+		log.Info("using the embedded store; a sidecar reaches it with the redis_url of --ready-file, which has the password",
+			"redis_url", "redis://"+embedded.Addr())
 	}
 	client, err := line.connect()
 	if err != nil {

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/minter/redistest"
@@ -73,5 +77,50 @@ func TestSigningKeysComeFromTheEnvironment(t *testing.T) {
 	var log logBuffer
 	if code := run(t.Context(), []string{"--redis-url", server.URL()}, io.Discard, &log); code != exitUsage || strings.Contains(log.String(), "no-key-at-all") {
 		t.Errorf("keys that are none: exit code %d, %s", code, log.String())
+	}
+}
+
+// TestNoPasswordOfRedisIsEverLogged runs the platform at its most talkative, on stores that answer and that do not.
+func TestNoPasswordOfRedisIsEverLogged(t *testing.T) {
+	const given = "pa55-of-redis"
+	locked := redistest.Start(t, "--requirepass", given)
+	for name, row := range map[string]struct{ url, logged string }{
+		"embedded": {"", `"redis_url":"redis://127.0.0.1:`},
+		"answers":  {"redis://:" + given + "@" + locked.Addr, `"route":"/healthz"`},
+		"refuses":  {"redis://:" + given + "-wrong@" + locked.Addr, "refused the user or the password"},
+		"is down":  {"redis://:" + given + "@127.0.0.1:1", "refused the connection"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "ready.json")
+			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			defer stop()
+			var log logBuffer
+			ended := make(chan int)
+			go func() {
+				ended <- run(ctx, []string{"--listen", "127.0.0.1:0", "--redis-url", row.url, "--ready-file", file, "--log-format", "json", "--log-level", "debug"}, io.Discard, &log)
+			}()
+			redistest.Await(t, "the platform to listen", func() bool {
+				_, err := os.Stat(file)
+				return err == nil
+			})
+			at := readReady(t, file)
+			response, err := http.Get(strings.TrimSuffix(at.APIRoot, apiRoot) + "/healthz")
+			must(t, err)
+			must(t, response.Body.Close())
+			http.DefaultClient.CloseIdleConnections()
+			stop()
+			if code := <-ended; code != exitOK {
+				t.Errorf("exit code %d", code)
+			}
+			address, err := url.Parse(at.RedisURL)
+			must(t, err)
+			password, ok := address.User.Password()
+			if !ok || !strings.Contains(log.String(), row.logged) {
+				t.Fatalf("the ready file says %s, and the log lacks %q:\n%s", at.RedisURL, row.logged, log.String())
+			}
+			if strings.Contains(log.String(), password) {
+				t.Errorf("the password is in the log:\n%s", log.String())
+			}
+		})
 	}
 }
