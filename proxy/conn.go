@@ -50,6 +50,7 @@ var (
 	errTooSlow    = errors.New("no answer in time")
 
 	errTooManyInterims = errors.New("too many interim answers")
+	errSwitching       = errors.New("it switches protocols, which nobody asked for") // RFC 9113 section 8.6
 )
 
 func newConn(p *Proxy, nc net.Conn) *conn {

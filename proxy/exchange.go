@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -224,10 +225,10 @@ func (x *exchange) forward() *refusal {
 	}
 }
 
-// mayRepeat reports whether a request that err ended may be sent again: it was on a connection that had been idle,
-// is here as a whole, means the same twice, and the API has not said a byte about it.
+// mayRepeat reports whether a request that failed may be sent again: it was on a connection that had been idle, is
+// here as a whole, means the same twice whatever method the API takes it for, and the API has not said a byte about it.
 func (x *exchange) mayRepeat(a *apiConn, whole bool) bool {
-	return a.reused && whole && !x.heard && idempotent(x.c.req.Method)
+	return a.reused && whole && !x.heard && !slices.ContainsFunc(x.methods(), func(m string) bool { return !idempotent(m) })
 }
 
 func (x *exchange) noConnection(err error) *refusal {
@@ -284,8 +285,8 @@ func connectionDied(err error) bool {
 }
 
 // idempotent lists the methods of RFC 9110 section 9.2.2.
-func idempotent(method []byte) bool {
-	switch string(method) {
+func idempotent(method string) bool {
+	switch method {
 	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
 		return true
 	}

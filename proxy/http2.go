@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -81,6 +82,7 @@ type h2Exchange struct {
 	mu       sync.Mutex // held by interim, which runs on the connection's goroutine
 	settled  bool       // no interim answer may be passed on any more
 	interims int
+	unfit    error // what was wrong with an interim answer: net/http hides it in an error of its own
 }
 
 // exchangeOverHTTP2 is exchangeOn for a connection of HTTP/2. The body is what went into memory, when whole.
@@ -118,7 +120,7 @@ func (x *exchange) faultOverHTTP2(err error) *refusal {
 	switch {
 	case errors.Is(err, errClientGone):
 		return refuse(ClientGone, err.Error())
-	case errors.Is(err, errTooManyInterims):
+	case errors.Is(err, errTooManyInterims), errors.Is(err, errSwitching):
 		return refuse(BadAnswer, "the api's answer could not be read: "+err.Error())
 	case x.begun:
 		return refuse(APIBroke, "the api ended its answer early: "+err.Error())
@@ -130,9 +132,9 @@ func (x *exchange) faultOverHTTP2(err error) *refusal {
 
 func (h *h2Exchange) roundTrip(a *apiConn, req *http.Request) error {
 	resp, err := a.h2.RoundTrip(req)
-	h.settle()
+	unfit := h.settle()
 	if err != nil {
-		return err
+		return cmp.Or(unfit, err)
 	}
 	defer resp.Body.Close()
 	h.heard = true
@@ -246,24 +248,31 @@ func (h *h2Exchange) interim(status int, header textproto.MIMEHeader) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.heard = true
-	if h.interims++; h.interims > maxInterim {
-		return errTooManyInterims
+	switch h.interims++; {
+	case h.interims > maxInterim:
+		h.unfit = errTooManyInterims
+	case status == http.StatusSwitchingProtocols:
+		h.unfit = errSwitching
+	}
+	if h.unfit != nil {
+		return h.unfit
 	}
 	if h.settled || h.c.req.Minor == 0 {
 		return nil
 	}
 	h.fillAnswer(status, http.Header(header))
 	if h.c.write(h.appendAnswer(nil)) != nil {
-		return errClientGone
+		h.unfit = errClientGone
 	}
-	return nil
+	return h.unfit
 }
 
-// settle waits for an interim answer that is being passed on.
-func (h *h2Exchange) settle() {
+// settle waits for an interim answer that is being passed on, and returns what was wrong with one.
+func (h *h2Exchange) settle() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.settled = true
+	return h.unfit
 }
 
 // watch ends an exchange that has become pointless, as exchange.wake does over HTTP/1.1.

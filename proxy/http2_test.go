@@ -216,3 +216,12 @@ func TestTLSIsVerified(t *testing.T) {
 		}
 	}
 }
+
+func TestProtocolsAreNotSwitchedOverHTTP2(t *testing.T) {
+	root, ca := tlsAPI(t, true, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusSwitchingProtocols) })
+	p := start(t, root, func(c *Config) { c.APICA = ca })
+	answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
+	if !strings.HasPrefix(answer, "HTTP/1.1 502 Bad Gateway\r\n") || !strings.Contains(answer, `"code":"api_protocol_error"`) {
+		t.Errorf("answer %q", answer)
+	}
+}

@@ -93,6 +93,18 @@ func TestRepeatedRequestIsTheSame(t *testing.T) {
 	}
 }
 
+func TestOverriddenMethodIsNotRepeated(t *testing.T) {
+	for _, raw := range []struct{ path, rest string }{{"/x", "X-HTTP-Method-Override: POST\r\n\r\n"}, {"/x?_method=patch", "\r\n"}} {
+		root, requests := dyingAPI(t, 1, "")
+		p := start(t, root, nil)
+		rawExchange(t, p.addr, request(p, "GET", "/first", "\r\n"))
+		answer := rawExchange(t, p.addr, request(p, "GET", raw.path, raw.rest))
+		if !strings.HasPrefix(answer, "HTTP/1.1 502 ") || requests.Load() != 2 {
+			t.Errorf("%q: answer %q, %d requests", raw, answer, requests.Load())
+		}
+	}
+}
+
 func TestUploadIsNeverRepeated(t *testing.T) {
 	root, requests := dyingAPI(t, 1, "")
 	p := start(t, root, nil)
