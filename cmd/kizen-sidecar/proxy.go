@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/proxy"
 )
 
 // proxyCommand is kizen-sidecar proxy.
@@ -66,7 +70,10 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if err != nil {
 		return err
 	}
-	defer authority.Close(ctx, c.ShutdownGrace)
+	defer func() {
+		authority.Close(ctx, c.ShutdownGrace)
+		app.log.Info("stopped", "execution_id", target.executionID, counted(authority.Calls()))
+	}()
 	if err := c.announce(app, authority.URL(), mode); err != nil {
 		return err
 	}
@@ -75,6 +82,15 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	c.wait(ctx)
 	app.log.Info("stopping", "execution_id", target.executionID)
 	return nil
+}
+
+// counted is how many calls ended how, for the log.
+func counted(calls map[proxy.Outcome]uint64) slog.Attr {
+	var counts []slog.Attr
+	for _, outcome := range slices.Sorted(maps.Keys(calls)) {
+		counts = append(counts, slog.Uint64(string(outcome), calls[outcome]))
+	}
+	return slog.GroupAttrs("calls", counts...)
 }
 
 // wait returns when a signal has come or the time is up.

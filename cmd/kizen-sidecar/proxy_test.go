@@ -29,9 +29,15 @@ type running struct {
 // said where it listens.
 func startProxy(t *testing.T, arguments ...string) *running {
 	t.Helper()
+	return startProxyIn(t, nil, arguments...)
+}
+
+// startProxyIn is startProxy with more in its environment.
+func startProxyIn(t *testing.T, environment []string, arguments ...string) *running {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	p := &running{Cmd: sidecarCommand(ctx, nil, append([]string{"proxy"}, arguments...)...), stderr: &bytes.Buffer{}, rest: make(chan string, 1)}
+	p := &running{Cmd: sidecarCommand(ctx, environment, append([]string{"proxy"}, arguments...)...), stderr: &bytes.Buffer{}, rest: make(chan string, 1)}
 	p.Stderr = p.stderr
 	stdout, err := p.StdoutPipe()
 	if err != nil {

@@ -83,6 +83,9 @@ func (a *Authority) URL() string { return a.proxy.URL() }
 // Probe asks the proxy's listener for an answer, as a health check does.
 func (a *Authority) Probe(ctx context.Context) error { return a.proxy.Probe(ctx) }
 
+// Calls counts the calls so far by their outcome.
+func (a *Authority) Calls() map[proxy.Outcome]uint64 { return a.proxy.Stats() }
+
 // Revoke takes the key back, even when ctx has ended: an interrupt must leave no valid key behind. What goes wrong is
 // logged and not returned, because the step's own outcome stands, and running it again for this would act twice.
 func (a *Authority) Revoke(ctx context.Context) {
