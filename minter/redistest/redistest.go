@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -65,15 +66,21 @@ func StartSentinel(t testing.TB, name string, master *Server, config ...string) 
 	return run(t, port, "+monitor master", file, "--sentinel")
 }
 
-// FreePort returns a loopback port that nothing listens on.
+// FreePort returns a loopback port that nothing listens on. It lies below the range that the kernel takes ports of outgoing
+// connections from, and so does the port 10000 above it, where a node of a cluster listens too: no connection can take either
+// before the server does.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10000 + rand.IntN(12000)
+		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			_ = listener.Close()
+			return port
+		}
 	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free loopback port was found in 100 tries")
+	return 0
 }
 
 func run(t testing.TB, port int, ready string, args ...string) *Server {
