@@ -134,7 +134,7 @@ func identity() minter.Identity {
 
 func (w *world) mint(id minter.Identity) minter.Key {
 	w.t.Helper()
-	key, err := w.minter.Mint(w.t.Context(), id, time.Minute)
+	key, err := w.minter.Mint(w.t.Context(), id, time.Hour)
 	must(w.t, err)
 	return key
 }
