@@ -93,7 +93,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 
 // makeScratch gives the program a directory in place of /tmp where it cannot have a file system of its own.
 func (p *Process) makeScratch() error {
-	dir, err := os.MkdirTemp("", "kizen-step-")
+	dir, err := os.MkdirTemp("", fmt.Sprintf("kizen-step-%d-", os.Getpid()))
 	if err != nil {
 		return fmt.Errorf("make a private directory: %w", err)
 	}

@@ -222,8 +222,10 @@ func leftovers(t *testing.T, s *Sandbox) map[string]string {
 		}
 	}
 	for _, dir := range []string{os.TempDir(), "/dev/shm", "/var/tmp"} {
-		files, _ := filepath.Glob(filepath.Join(dir, "kizen-step-*"))
-		left[dir] = fmt.Sprint(files)
+		for _, pattern := range []string{"kizen-step-x", fmt.Sprintf("kizen-step-%d-*", os.Getpid())} {
+			files, _ := filepath.Glob(filepath.Join(dir, pattern))
+			left[dir] += fmt.Sprint(files)
+		}
 	}
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
