@@ -37,6 +37,7 @@ type commandLine struct {
 
 	Run    runCommand    `cmd:"" help:"Run one Code Step and print its result."`
 	Serve  serveCommand  `cmd:"" help:"Run steps for an orchestrator, over HTTP."`
+	Worker workerCommand `cmd:"" help:"Run steps from a queue in Redis that many machines share."`
 	Proxy  proxyCommand  `cmd:"" help:"Serve the authenticating proxy for a step in a neighbouring container."`
 	Keys   keysCommand   `cmd:"" help:"Manage signing keys, and revoke what they signed."`
 	Policy policyCommand `cmd:"" help:"Validate rules for API calls, and explain what they decide."`

@@ -28,6 +28,7 @@ type serveCommand struct {
 	configFlags
 	listenFlags
 	slotFlags
+	webhookFlags
 	sandboxFlags
 	limitFlags
 	targetFlags
@@ -107,6 +108,7 @@ type service struct {
 	steps      *runner.Runner
 	queue      *queue.Queue
 	executions *executions.Service
+	callback   *callbacks
 	api        *http.Server
 	admin      *http.Server
 	keys       *minter.KeySet
@@ -120,7 +122,7 @@ func (c *serveCommand) prepare(app *app) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := c.secrets()
+	secrets, err := loadSecrets(c.SecretsFile)
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +131,9 @@ func (c *serveCommand) prepare(app *app) (*service, error) {
 		return nil, err
 	}
 	if s.queue, err = c.slots(); err != nil {
+		return nil, err
+	}
+	if s.callback, err = c.callbacks(app.log); err != nil {
 		return nil, err
 	}
 	granted, err := c.check(app.log)
@@ -143,10 +148,11 @@ func (c *serveCommand) prepare(app *app) (*service, error) {
 		return nil, err
 	}
 	s.executions = executions.NewService(executions.Config{
-		Queue: s.queue, Run: s.run, QueueTimeout: c.QueueTimeout, Log: app.log,
+		Queue: s.queue, Run: s.run, QueueTimeout: c.QueueTimeout, Finished: s.callback.finished, Log: app.log,
 	})
 	api := control.NewServer(control.Config{
 		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: limits, Secrets: secrets, Log: app.log,
+		Callbacks:     s.callback != nil,
 		CheckIdentity: func(id minter.Identity) error { return checkType(granted.engine, id) },
 	})
 	s.api = &http.Server{Handler: api.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
@@ -167,18 +173,27 @@ func (s *service) run(ctx context.Context, r execution.Request, watch executions
 	return s.station.Run(ctx, r)
 }
 
-func (s *service) close() { s.station.close() }
+func (s *service) close() {
+	s.callback.close(callbackGrace)
+	s.station.close()
+}
+
+// callbackGrace is how long the last callbacks may take.
+const callbackGrace = 5 * time.Second
+
+// sandboxReady says which layers a sandbox lacks that must have them all.
+func sandboxReady(steps *runner.Runner, mode string) error {
+	if missing := steps.Sandbox().Missing(); len(missing) > 0 && mode == "required" {
+		return fmt.Errorf("missing: %v", missing)
+	}
+	return nil
+}
 
 // checks are what /readyz asks.
 func (s *service) checks() map[string]admin.Check {
 	return map[string]admin.Check{
-		"redis": func(ctx context.Context) error { return s.station.store.Ping(ctx).Err() },
-		"sandbox": func(context.Context) error {
-			if missing := s.steps.Sandbox().Missing(); len(missing) > 0 && s.command.Sandbox == "required" {
-				return fmt.Errorf("missing: %v", missing)
-			}
-			return nil
-		},
+		"redis":   func(ctx context.Context) error { return s.station.store.Ping(ctx).Err() },
+		"sandbox": func(context.Context) error { return sandboxReady(s.steps, s.command.Sandbox) },
 		"accepting": func(context.Context) error {
 			if s.queue.Stats().Draining {
 				return queue.ErrDraining
@@ -327,18 +342,18 @@ func (c *serveCommand) callers(app *app) (*control.Callers, error) {
 	return callers, nil
 }
 
-// secrets are those of the file, none without one.
-func (f listenFlags) secrets() (request.SecretsByBusiness, error) {
-	if f.SecretsFile == "" {
+// loadSecrets reads the secrets of businesses, none without a file.
+func loadSecrets(name string) (request.SecretsByBusiness, error) {
+	if name == "" {
 		return nil, nil
 	}
-	data, err := readFile("secrets file", f.SecretsFile)
+	data, err := readFile("secrets file", name)
 	if err != nil {
 		return nil, err
 	}
 	secrets, err := request.ParseSecrets(data)
 	if err != nil {
-		return nil, usagef("secrets file %q %w", f.SecretsFile, err)
+		return nil, usagef("secrets file %q %w", name, err)
 	}
 	return secrets, nil
 }

@@ -1,0 +1,16 @@
+// Package fleet shares executions among many machines, over a queue in Redis.
+//
+// An orchestrator enqueues a task of type [ExecutionTask]; a [Worker] takes it, runs it and has its result delivered. The
+// queue is hibiken/asynq's, which delivers each task at least once. What makes that safe is a record of every execution,
+// changed by scripts that Redis runs one at a time:
+//
+//	queued    it was given back, and waits
+//	claimed   a worker prepares it: whoever claims it last has it
+//	started   the step's code may have begun, and never begins again
+//	finished  its result stands
+//
+// The step's code starts only after claimed has become started, by the worker that claimed last. So it starts at most once, however often the task is delivered and whoever thinks whom dead. What had not started
+// when its worker died is run by another one; what had started is ended with a result that says so.
+//
+// Workers show that they live; see members. A result is kept in the record for a while, and its callback is a task of its own.
+package fleet

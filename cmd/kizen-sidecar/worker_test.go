@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+)
+
+const webhookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+// enqueue puts executions into the queue as an orchestrator does.
+func enqueue(t *testing.T, store *redis.Client, bodies ...step) {
+	t.Helper()
+	client := asynq.NewClientFromRedisClient(store)
+	for _, body := range bodies {
+		payload, err := json.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := fmt.Sprintf("b-1/%v", body["execution_id"])
+		if _, err := client.EnqueueContext(t.Context(), asynq.NewTask("kizen:execution", payload), asynq.Queue("kizen"), asynq.TaskID(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func forFleet(id, source string) step {
+	return script(source).with("execution_id", id).with("business_id", "b-1").with("user_id", "u-1")
+}
+
+// endings are the outcomes of executions of b-1, by id, and nothing of those
+// that have not finished.
+func endings(t *testing.T, store *redis.Client) map[string]string {
+	t.Helper()
+	keys, err := store.Keys(t.Context(), "kizen:{b-1}:run:*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := map[string]string{}
+	for _, key := range keys {
+		if outcome := store.HGet(t.Context(), key, "outcome").Val(); outcome != "" {
+			ended[strings.TrimPrefix(key, "kizen:{b-1}:run:")] = outcome
+		}
+	}
+	return ended
+}
+
+// tally is an API that counts which executions called it, and can hold them.
+type tally struct {
+	*httptest.Server
+	mu   sync.Mutex
+	ran  map[string]int
+	held int
+	// hold says how many may call before all others are held until release.
+	hold    int
+	release chan struct{}
+}
+
+func newTally(t *testing.T, hold int) *tally {
+	t.Helper()
+	a := &tally{ran: map[string]int{}, hold: hold, release: make(chan struct{})}
+	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		a.ran[strings.TrimPrefix(r.URL.Path, "/api/ran/")]++
+		held := len(a.ran) > a.hold
+		if held {
+			a.held++
+		}
+		a.mu.Unlock()
+		if held {
+			select {
+			case <-a.release:
+			case <-r.Context().Done():
+			}
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	t.Cleanup(a.Close)
+	return a
+}
+
+func (a *tally) look() (ran, held int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.ran), a.held
+}
+
+// receiver takes callbacks, verifies them, and refuses each the first time.
+type receiver struct {
+	*httptest.Server
+	mu    sync.Mutex
+	tried map[string]int
+	told  map[string]string // outcomes by execution
+}
+
+func newReceiver(t *testing.T) *receiver {
+	t.Helper()
+	verifier, err := standardwebhooks.NewWebhook(webhookSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &receiver{tried: map[string]int{}, told: map[string]string{}}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		body, _ := io.ReadAll(request.Body)
+		if err := verifier.Verify(body, request.Header); err != nil {
+			t.Errorf("a callback is not signed: %v", err)
+		}
+		var message struct {
+			Data struct {
+				ID      string          `json:"execution_id"`
+				Outcome string          `json:"outcome"`
+				Result  json.RawMessage `json:"result"`
+			} `json:"data"`
+		}
+		if err := json.Unmarshal(body, &message); err != nil {
+			t.Errorf("a callback is no message: %v", err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		id := request.Header.Get("webhook-id")
+		if r.tried[id]++; r.tried[id] == 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		r.told[message.Data.ID] = message.Data.Outcome
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.told)
+}
+
+func startWorker(t *testing.T, redisURL, apiRoot string, more ...string) *served {
+	t.Helper()
+	secret := writeFile(t, t.TempDir(), "webhook.secret", webhookSecret)
+	return startServing(t, append([]string{"worker", "--redis-url", redisURL, "--api-root", apiRoot, "--lease", "500ms",
+		"--webhook-secret-file", secret, "--webhook-allow", "127.0.0.0/8"}, more...)...)
+}
+
+// TestKilledWorkersLoseNothingAndRunNothingTwice kills one worker while every
+// slot of it holds a running step, and another one at any moment.
+func TestKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
+	const total, slots = 200, 4
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	api, callbacks := newTally(t, total/4), newReceiver(t)
+	var bodies []step
+	for i := range total {
+		id := fmt.Sprintf("e-%03d", i)
+		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"')").with("callback_url", callbacks.URL+"/hook"))
+	}
+	enqueue(t, store, bodies...)
+	var workers []*served
+	for range 3 {
+		workers = append(workers, startWorker(t, redisURL, api.URL+"/api", "--slots", fmt.Sprint(slots)))
+	}
+	waitFor(t, func() bool { _, held := api.look(); return held == len(workers)*slots })
+	_ = workers[0].Process.Signal(syscall.SIGKILL)
+	<-workers[0].ended
+	close(api.release)
+	for seen := total / 4; seen <= total*3/4; {
+		waitFor(t, func() bool { ran, _ := api.look(); return ran > seen })
+		seen, _ = api.look()
+	}
+	_ = workers[1].Process.Signal(syscall.SIGKILL)
+	<-workers[1].ended
+	for done := 0; done < total; { // each step of the way gets its time: 200 Pythons start here
+		waitFor(t, func() bool { return len(endings(t, store)) > done })
+		done = len(endings(t, store))
+	}
+	waitFor(t, func() bool { return callbacks.count() == total })
+
+	outcomes := map[string]int{}
+	for id, outcome := range endings(t, store) {
+		outcomes[outcome]++
+		if ran := api.ran[id]; ran > 1 || outcome == "ok" && ran != 1 {
+			t.Errorf("%s ended %s and ran %d times", id, outcome, ran)
+		}
+		if callbacks.told[id] != outcome {
+			t.Errorf("%s ended %s, and its callback said %q", id, outcome, callbacks.told[id])
+		}
+	}
+	t.Logf("outcomes: %v", outcomes)
+	// The first victim ran as many as it has slots; the second may have been caught with any number up to that.
+	if lost := outcomes["lost"]; lost < slots || lost > 2*slots || outcomes["ok"] != total-lost {
+		t.Errorf("outcomes %v, want %d to %d lost and all others ok", outcomes, slots, 2*slots)
+	}
+	if code := workers[2].stop(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestWorkerKeepsDeadLetters(t *testing.T) {
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	inspector := asynq.NewInspectorFromRedisClient(store)
+	api := newTally(t, 10)
+	w := startWorker(t, redisURL, api.URL+"/api", "--attempts", "2", "--python", "/no/such/python")
+	enqueue(t, store, forFleet("e-1", "pass"), forFleet("e-2", "pass").with("execution_id", "no id"), forFleet("e-3", "pass").with("runtime", "ruby"))
+	waitFor(t, func() bool {
+		tasks, err := inspector.ListArchivedTasks("kizen")
+		return err == nil && len(tasks) == 2
+	})
+	ended := endings(t, store)
+	if ended["e-1"] != "not_started" || ended["e-3"] != "refused" {
+		t.Errorf("ended %v", ended)
+	}
+	if result := store.HGet(t.Context(), "kizen:{b-1}:run:e-1", "result").Val(); !strings.Contains(result, "given up after 2 attempts") {
+		t.Errorf("result %s", result)
+	}
+	if code := w.stop(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	requireNoRecords(t, redisURL)
+}
+
+func TestWorkerDrains(t *testing.T) {
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	api := newTally(t, 0)
+	w := startWorker(t, redisURL, api.URL+"/api", "--slots", "1")
+	enqueue(t, store, forFleet("runs", "kizen.api.post('/ran/runs')"), forFleet("waits", "kizen.api.post('/ran/waits')"))
+	waitFor(t, func() bool { _, held := api.look(); return held == 1 })
+	if status, body := w.readiness(); status != 200 {
+		t.Errorf("ready: %d %s", status, body)
+	}
+	if _, metrics := get(t, w.Admin+"/metrics"); !strings.Contains(metrics, `kizen_fleet_queue_depth{queue="kizen"} 1`) || !strings.Contains(metrics, `kizen_worker_running{queue="kizen"} 1`) {
+		t.Errorf("metrics %s", metrics)
+	}
+	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { status, _ := w.readiness(); return status == 503 })
+	close(api.release)
+	if code := w.exitCode(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if ended := endings(t, store); ended["runs"] != "ok" || ended["waits"] != "" {
+		t.Errorf("ended %v", ended)
+	}
+	for _, pattern := range []string{"kizen:fleet:*", "kizen:*:key:*"} {
+		if left := store.Keys(context.Background(), pattern).Val(); len(left) != 0 {
+			t.Errorf("left in redis: %v", left)
+		}
+	}
+	again := startWorker(t, redisURL, api.URL+"/api", "--slots", "1")
+	waitFor(t, func() bool { return endings(t, store)["waits"] == "ok" })
+	if code := again.stop(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+}
