@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -269,12 +270,43 @@ func TestNothingIsLeftAfterManyExecutions(t *testing.T) {
 			}
 		}
 		own := ownNamespaces(t, "/proc/self/ns/*")
-		for name := range ownNamespaces(t, "/proc/[0-9]*/ns/*") {
-			if namespaces[name] && !own[name] {
-				t.Errorf("namespace %s is still in use", name)
+		for _, pid := range ours(t) {
+			for name := range ownNamespaces(t, "/proc/"+pid+"/ns/*") {
+				if namespaces[name] && !own[name] {
+					t.Errorf("namespace %s is still in use by process %s", name, pid)
+				}
 			}
 		}
 	})
+}
+
+// ours are the processes that this test may have left: its descendants, and orphans. The kernel uses the numbers of
+// namespaces again, so that of a step of ours may be that of a step of another test by now.
+func ours(t *testing.T) []string {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parents := make(map[string]string)
+	for _, path := range stats {
+		text, _ := os.ReadFile(path)
+		// The name before it may hold spaces and brackets.
+		if fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])); len(fields) > 1 {
+			parents[filepath.Base(filepath.Dir(path))] = fields[1]
+		}
+	}
+	var found []string
+	for pid, parent := range parents {
+		orphan := parent == "1"
+		for parent != "" && parent != strconv.Itoa(os.Getpid()) {
+			parent = parents[parent]
+		}
+		if orphan || parent != "" {
+			found = append(found, pid)
+		}
+	}
+	return found
 }
 
 func ownNamespaces(t *testing.T, pattern string) map[string]bool {
