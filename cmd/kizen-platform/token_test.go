@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
@@ -45,6 +49,64 @@ func TestTokensAreViewedRotatedAndDeleted(t *testing.T) {
 		if got.header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s may be cached: %v", name, got.header)
 		}
+	}
+}
+
+// TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary lets two platforms on one Redis rotate the token of one account
+// at once, again and again, while others look.
+func TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary(t *testing.T) {
+	const rounds, atOnce = 25, 4
+	server, dir := redistest.Start(t), keyDirectory(t)
+	a := sharing(t, startProcess(t, "--redis-url", server.URL(), "--keys", dir).ready, dir)
+	b := a.on(startProcess(t, "--redis-url", server.URL(), "--keys", dir).APIRoot)
+	instances := []*world{a, b}
+	id, first := a.integrationAccount(`{"name":"x"}`)
+	path, editors, viewers := "/service-accounts/"+id+"/tokens", a.person(editor), a.person(viewer)
+	a.want(201, editors, "POST", path+"/rotate", "")
+
+	looking, stop := context.WithCancel(t.Context())
+	var viewing sync.WaitGroup
+	for _, w := range instances {
+		viewing.Go(func() {
+			for looking.Err() == nil {
+				if got := column(w.want(200, viewers, "GET", path, ""), "kind"); !slices.Equal(got, []string{"primary", "secondary"}) {
+					t.Errorf("meanwhile the account has the tokens %v", got)
+				}
+			}
+		})
+	}
+	made := []string{first.Get(minter.HeaderKey)}
+	for range rounds {
+		tokens := make([]string, atOnce)
+		var rotating sync.WaitGroup
+		for i := range tokens {
+			rotating.Go(func() { tokens[i] = text(instances[i%2].want(201, editors, "POST", path+"/rotate", ""), "token") })
+		}
+		rotating.Wait()
+		made = append(made, tokens...)
+		left := a.tokens(id)
+		if !slices.Contains(tokens, left["primary"]) || !slices.Contains(tokens, left["secondary"]) || left["primary"] == left["secondary"] {
+			t.Fatal("the two tokens that are left are not two of the round's")
+		}
+		for i, token := range tokens {
+			want := 401
+			if token == left["primary"] || token == left["secondary"] {
+				want = 200
+			}
+			instances[i/2].want(want, stored(id, token), "GET", "/custom-objects", "")
+		}
+	}
+	stop()
+	viewing.Wait()
+
+	left := b.tokens(id)
+	for i, token := range made {
+		if token != left["primary"] && token != left["secondary"] {
+			instances[i%2].refused(401, minter.CodeRevoked, "", stored(id, token), "GET", "/custom-objects", "")
+		}
+	}
+	if hashes := a.redis.Keys(t.Context(), "*:storedhash:*").Val(); len(left) != 2 || len(hashes) != 2 {
+		t.Errorf("%d tokens are left, and %d hashes in Redis", len(left), len(hashes))
 	}
 }
 
