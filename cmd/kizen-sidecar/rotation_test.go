@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+// startPlatform starts the built kizen-platform and returns its API root.
+func startPlatform(t *testing.T, arguments ...string) *url.URL {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ready.json")
+	command := exec.Command(filepath.Join(binaries, "kizen-platform"),
+		append([]string{"--listen", "127.0.0.1:0", "--ready-file", file}, arguments...)...)
+	command.Env = []string{}
+	redistest.Run(t, `"listening"`, command, syscall.SIGTERM)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ready struct {
+		APIRoot string `json:"api_root"`
+	}
+	if err := json.Unmarshal(data, &ready); err != nil {
+		t.Fatal(err)
+	}
+	root, err := url.Parse(ready.APIRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// inFrontOf lets see look at every request before the platform gets it. It
+// returns the API root that requests take this way.
+func inFrontOf(t *testing.T, platform *url.URL, see func(*http.Request)) (root string) {
+	t.Helper()
+	forward := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: platform.Scheme, Host: platform.Host})
+	server := httptest.NewServer(http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
+		see(request)
+		forward.ServeHTTP(writer, request)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL + platform.Path
+}
+
+// signedKey is what a request's key says of itself.
+type signedKey struct {
+	KID         string `json:"kid"`
+	ExecutionID string `json:"execution_id"`
+}
+
+func keyOf(request *http.Request) (key signedKey) {
+	for _, part := range strings.Split(request.Header.Get(minter.HeaderKey), ".") {
+		if text, err := base64.RawURLEncoding.DecodeString(part); err == nil {
+			_ = json.Unmarshal(text, &key) // the signature is no JSON
+		}
+	}
+	return key
+}
+
+// TestNoCallFailsWhileKeysRotate rotates the signing key under a proxy, a
+// platform and one run after the other, which all share the directory, while
+// calls are made without a pause.
+func TestNoCallFailsWhileKeysRotate(t *testing.T) {
+	redisURL, dir := redistest.Start(t).URL(), filepath.Join(t.TempDir(), "keys")
+	kid(t, "generate", "--keys", dir)
+	kid(t, "generate", "--keys", dir, "--sealing")
+	var signer atomic.Value // of the last request of a proxy, not of a run
+	root := inFrontOf(t, startPlatform(t, "--redis-url", redisURL, "--keys", dir), func(request *http.Request) {
+		if key := keyOf(request); key.ExecutionID == "of-the-proxy" {
+			signer.Store(key.KID)
+		}
+	})
+	// The shortest life of a key: the proxy renews several times a rotation.
+	p := startProxy(t, "--api-root", root, "--redis-url", redisURL, "--keys", dir, "--key-lifetime", "1s",
+		"--execution-id", "of-the-proxy")
+
+	ctx, stop := context.WithCancel(t.Context())
+	var calling sync.WaitGroup
+	defer calling.Wait()
+	defer stop()
+	var calls, runs atomic.Int64
+	for range 2 {
+		calling.Go(func() {
+			for ; ctx.Err() == nil; calls.Add(1) {
+				if status, body := get(t, p.url+"/custom-objects"); status != http.StatusOK {
+					t.Errorf("a call got %d %s", status, body)
+					return
+				}
+			}
+		})
+	}
+	calling.Go(func() {
+		for ; ctx.Err() == nil; runs.Add(1) {
+			done := sidecar(t, "", nil, "run", filepath.Join(projectRoot, "examples/count_custom_objects"),
+				"--api-root", root, "--redis-url", redisURL, "--keys", dir)
+			if done.code != exitOK {
+				t.Errorf("a run ended with %d\n%s\n%s", done.code, done.stdout, done.stderr)
+				return
+			}
+		}
+	})
+	for range 4 {
+		rotated := sidecar(t, "", nil, "keys", "rotate", "--keys", dir)
+		if rotated.code != exitOK {
+			t.Fatalf("rotate: %+v", rotated)
+		}
+		current, before := strings.TrimSpace(rotated.stdout), runs.Load()
+		redistest.Await(t, "the new key to sign, and a run to end", func() bool {
+			return t.Failed() || signer.Load() == current && runs.Load() > before
+		})
+	}
+	stop()
+	calling.Wait()
+	t.Logf("%d calls and %d runs, and none failed", calls.Load(), runs.Load())
+	if code := p.stop(t, syscall.SIGTERM); code != exitOK {
+		t.Errorf("exit code %d\n%s", code, p.stderr)
+	}
+	requireNoRecords(t, redisURL)
+}
+
+// TestARunKeepsItsKeyWhileTheFilesChange lets a step rotate the signing keys
+// between two of its calls, and make the files unreadable before a third.
+func TestARunKeepsItsKeyWhileTheFilesChange(t *testing.T) {
+	redisURL, dir := redistest.Start(t).URL(), filepath.Join(t.TempDir(), "keys")
+	kid(t, "generate", "--keys", dir)
+	kid(t, "generate", "--keys", dir, "--sealing")
+	var calls atomic.Int64
+	root := inFrontOf(t, startPlatform(t, "--redis-url", redisURL, "--keys", dir), func(*http.Request) {
+		switch calls.Add(1) {
+		case 2:
+			kid(t, "rotate", "--keys", dir)
+		case 3:
+			if err := os.WriteFile(filepath.Join(dir, "broken.jwk"), []byte("{"), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	script := `for _ in range(3): kizen.api.get("/custom-objects").raise_for_status()`
+	done := sidecar(t, script, nil, "run", "--script", "-", "--api-root", root, "--redis-url", redisURL, "--keys", dir)
+	if done.code != exitOK || calls.Load() != 3 {
+		t.Errorf("the run ended with %d after %d calls\n%s\n%s", done.code, calls.Load(), done.stdout, done.stderr)
+	}
+}
