@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // collector gathers what a step's frames say, within the caps of the contract whatever the harness sends.
@@ -13,6 +14,7 @@ type collector struct {
 	redact    redactor
 
 	logs      []string
+	logTimes  []time.Time
 	logBytes  int
 	dropped   Dropped
 	droppedBy int64 // messages the harness says it dropped itself
@@ -60,7 +62,7 @@ func (c *collector) addLog(text string, alreadyCut int64) {
 		return
 	}
 	c.logBytes += len(kept)
-	c.logs = append(c.logs, kept)
+	c.logs, c.logTimes = append(c.logs, kept), append(c.logTimes, time.Now())
 	if c.execution.Observer != nil {
 		c.execution.Observer.Log(kept)
 	}
@@ -108,9 +110,14 @@ func cutPointer(s *string, n int) *string {
 	return &cut
 }
 
-// fill writes logs and the HTTP record into a result.
+// fill writes what the step was given, its logs and the HTTP record into a result.
 func (c *collector) fill(result *Result) {
-	result.Logs = c.logs
+	result.Source = c.redact.text(string(c.execution.Script))
+	result.Inputs = make(Inputs, len(c.execution.Inputs))
+	for name, value := range c.execution.Inputs {
+		result.Inputs[name] = c.redact.shown(value)
+	}
+	result.Logs, result.LogTimes = c.logs, c.logTimes
 	result.Dropped = Dropped{Messages: c.dropped.Messages + c.droppedBy, Bytes: c.dropped.Bytes}
 	record := &HTTPRecord{Requests: []HTTPEntry{}}
 	for i := range maxRequests {

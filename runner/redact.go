@@ -87,6 +87,19 @@ func (r redactor) value(v Value) Value {
 	return v
 }
 
+// shown is a value for people alone: a secret is hidden in it whatever its type, because nothing reads it back.
+func (r redactor) shown(v Value) Value {
+	list, ok := v.V.([]Value)
+	if !ok {
+		return Value{Type: v.Type, V: r.any(v.V)}
+	}
+	redacted := make([]Value, len(list))
+	for i, item := range list {
+		redacted[i] = r.shown(item)
+	}
+	return Value{Type: v.Type, V: redacted}
+}
+
 func (r redactor) any(v any) any {
 	switch v := v.(type) {
 	case string:

@@ -58,6 +58,16 @@ type Result struct {
 	Stdout, Stderr string
 	// Notes are what an operator should hear about this execution, such as a runtime that was replaced by another.
 	Notes []string
+
+	// What follows is for people, and not part of the marshalled result either.
+
+	// Source is the step's script and Inputs what it was given, both redacted as the rest is.
+	Source string
+	Inputs Inputs
+	// LogTimes says when each of Logs came.
+	LogTimes []time.Time
+	// Begun is when the interpreter was started, Started when the step's first line was; zero when it never came to it.
+	Begun, Started time.Time
 }
 
 // NamedValue is one output.
