@@ -33,8 +33,9 @@ type Authority struct {
 	lease *minter.Lease
 	proxy *proxy.Proxy
 	log   *slog.Logger
-	// minting is how long the key took.
-	minting time.Duration
+	// minting is how long the key took, from mintBegan on.
+	minting   time.Duration
+	mintBegan time.Time
 }
 
 // Open binds the listener, then mints the key: no key ever exists for an execution that could not use it.
@@ -43,9 +44,9 @@ func (h *Host) Open(ctx context.Context, id minter.Identity, s Serving) (*Author
 	var keys lateKeys
 	err := a.serve(h, id, s, &keys)
 	if err == nil {
-		began := time.Now()
+		a.mintBegan = time.Now()
 		a.lease, err = h.minter.Lease(ctx, id, s.KeyLifetime)
-		a.minting = time.Since(began)
+		a.minting = time.Since(a.mintBegan)
 	}
 	if err != nil {
 		a.Close(ctx, 0)

@@ -28,6 +28,8 @@ type Outcome struct {
 	Result runner.Result
 	// Mint is how long the key took, Teardown how long it took to take everything back after the step.
 	Mint, Teardown time.Duration
+	// MintBegan is when the key was asked for, RevokeBegan when it began to be taken back.
+	MintBegan, RevokeBegan time.Time
 }
 
 // Run carries one execution to its result. A step that fails is a result; an error is the sidecar's own failure, or
@@ -61,6 +63,7 @@ func (h *Host) Run(ctx context.Context, r Request) (done Outcome, err error) {
 	began := time.Now()
 	authority.Close(ctx, 0) // nobody waits for what the step left in flight
 	done.Mint, done.Teardown = authority.minting, time.Since(began)
+	done.MintBegan, done.RevokeBegan = authority.mintBegan, began
 	return done, err
 }
 

@@ -94,6 +94,16 @@ type Phases struct {
 // ID is the execution's id.
 func (e *Execution) ID() string { return e.request.Identity.ExecutionID }
 
+// AccountID is whom its step acts for.
+func (e *Execution) AccountID() string { return e.request.Identity.AccountID }
+
+// Traceparent is the W3C trace context that it belongs to; empty: none.
+func (e *Execution) Traceparent() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.request.Job.Traceparent
+}
+
 // BusinessID is the business it runs in.
 func (e *Execution) BusinessID() string { return e.request.Identity.BusinessID }
 
@@ -193,10 +203,10 @@ func (e *Execution) finish(outcome execution.Outcome, err error) {
 		e.started = time.Now()
 	}
 	e.state, e.finished, e.outcome, e.err, e.document = Finished, time.Now(), outcome, err, document
-	runtime := e.request.Job.Runtime
-	e.request.Job = runner.Execution{Runtime: runtime}
+	// What the page shows of them, redacted, is in the result.
+	e.request.Job = runner.Execution{Runtime: e.request.Job.Runtime, Traceparent: e.request.Job.Traceparent}
 	e.outcome.Result.Values, e.outcome.Result.Logs, e.outcome.Result.HTTP = nil, nil, nil // the document has them
-	e.size += int64(len(document)) + int64(len(outcome.Result.Stdout)+len(outcome.Result.Stderr))
+	e.size += int64(len(document)+len(outcome.Result.Stdout)+len(outcome.Result.Stderr)+len(outcome.Result.Source)) + sizeOf(outcome.Result.Inputs)
 	summary := map[string]any{"outcome": outcome.Result.Outcome, "duration_ms": milliseconds(outcome.Result.Duration)}
 	if err != nil {
 		summary = map[string]any{"failure": err.Error()}
@@ -205,6 +215,12 @@ func (e *Execution) finish(outcome execution.Outcome, err error) {
 		e.append("finished", body)
 	}
 	close(e.done)
+}
+
+// sizeOf is about how many bytes inputs take.
+func sizeOf(inputs runner.Inputs) int64 {
+	body, _ := json.Marshal(inputs) // what cannot be written has no size
+	return int64(len(body))
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
