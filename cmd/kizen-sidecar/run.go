@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/ui"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -17,8 +22,9 @@ type runCommand struct {
 	limitFlags
 	targetFlags
 	authorityFlags
-	JSON       bool `help:"Print the result as one JSON document." group:"Output"`
-	HTTPDetail bool `short:"v" help:"Show headers and bodies of the step's HTTP calls, and where the time went." group:"Output"`
+	JSON       bool   `help:"Print the result as one JSON document." group:"Output"`
+	Report     string `help:"Also write the page of the execution into this file: one HTML document that needs nothing else." placeholder:"FILE" group:"Output"`
+	HTTPDetail bool   `short:"v" help:"Show headers and bodies of the step's HTTP calls, and where the time went." group:"Output"`
 }
 
 // Help is the long text of kizen-sidecar run --help.
@@ -50,8 +56,36 @@ func (c *runCommand) Run(ctx context.Context, app *app) error {
 	if err != nil {
 		return fmt.Errorf("print the result: %w", err)
 	}
+	if err := c.report(done); err != nil {
+		return err
+	}
 	if done.Result.Error != nil {
 		return errReported{exitStepFailed}
+	}
+	return nil
+}
+
+// report writes the page of an execution for a browser, where it is asked for.
+// It holds what the step saw, so that it is the caller's alone.
+func (c *runCommand) report(done executed) error {
+	if c.Report == "" {
+		return nil
+	}
+	document, err := done.Result.MarshalJSON()
+	if err != nil {
+		return fmt.Errorf("write --report %q: %w", c.Report, err)
+	}
+	id := done.target.identity()
+	var page bytes.Buffer
+	err = ui.Report(&page, ui.NewRecord(ui.About{
+		ID: id.ExecutionID, Name: done.name, Runtime: string(done.runtime), BusinessID: id.BusinessID, AccountID: id.AccountID,
+		AccountType: id.AccountType, APIRoot: done.apiRoot, State: "finished", Queued: done.began, Dequeued: done.began,
+	}, done.Outcome, document))
+	if err == nil {
+		err = writeAtomically(c.Report, page.Bytes(), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write --report %q: %w", c.Report, unwrapPath(err))
 	}
 	return nil
 }
@@ -63,6 +97,7 @@ type executed struct {
 	runtime runner.Runtime
 	apiRoot string
 	target  target
+	began   time.Time
 }
 
 // execute checks the request, then runs it. What it returns is as complete as
@@ -70,6 +105,11 @@ type executed struct {
 func (c *runCommand) execute(ctx context.Context, app *app) (done executed, err error) {
 	if done.target, err = c.resolve(app.log); err != nil {
 		return done, err
+	}
+	if folder := filepath.Dir(c.Report); c.Report != "" {
+		if _, err := os.Stat(folder); err != nil {
+			return done, usagef("--report %q: no such folder; make it first", c.Report)
+		}
 	}
 	granted, err := c.check(app.log)
 	if err != nil {
@@ -97,6 +137,7 @@ func (c *runCommand) execute(ctx context.Context, app *app) (done executed, err 
 	}
 	defer host.close()
 	defer startSpinner(app.stderr, done.name)()
+	done.began = time.Now()
 	done.Outcome, err = host.Run(ctx, execution.Request{Identity: done.target.identity(), Job: job.execution, Limits: limits})
 	var fields *runner.FieldErrors
 	if errors.As(err, &fields) {

@@ -39,6 +39,7 @@ type serveCommand struct {
 type listenFlags struct {
 	Listen      string `help:"Address of the API." default:"127.0.0.1:8378" placeholder:"HOST:PORT" group:"Serve"`
 	AdminListen string `help:"Address of /healthz, /readyz and /metrics; empty: none." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Serve"`
+	UI          bool   `name:"ui" help:"Serve the page of executions, and a scratch pad, at /ui/ of the API, for those who may call." group:"Serve"`
 	ReadyFile   string `help:"Write a JSON object with url and admin_url here once requests are answered." placeholder:"FILE" group:"Serve"`
 	Callers     string `help:"YAML list of those who may call. Without it only a loopback address can be listened on, and every program of this machine may call." placeholder:"FILE" group:"Serve"`
 	TLSCert     string `help:"PEM file of the certificate that the API is served with." placeholder:"FILE" group:"Serve"`
@@ -152,7 +153,8 @@ func (c *serveCommand) prepare(app *app) (*service, error) {
 	})
 	api := control.NewServer(control.Config{
 		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: limits, Secrets: secrets, Log: app.log,
-		Callbacks:     s.callback != nil,
+		Callbacks: s.callback != nil,
+		UI:        c.UI, APIRoot: granted.proxy.APIRoot.String(),
 		CheckIdentity: func(id minter.Identity) error { return checkType(granted.engine, id) },
 	})
 	s.api = &http.Server{Handler: api.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}

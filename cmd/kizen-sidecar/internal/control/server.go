@@ -32,6 +32,9 @@ type Config struct {
 	CheckIdentity func(minter.Identity) error
 	// Callbacks says that somebody delivers the end of an execution to its callback URL; elsewhere such a URL is refused.
 	Callbacks bool
+	// UI serves the execution page at /ui/; APIRoot is what it takes off the URLs of calls.
+	UI      bool
+	APIRoot string
 	// MaxBody is the largest request in bytes; default 8 MiB.
 	MaxBody int64
 	// HeaderTimeout and BodyTimeout bound the arrival of a request; default 10 s and 30 s.
@@ -93,6 +96,9 @@ func (s *Server) Handler() http.Handler {
 	api := engine.Group("/", s.guard)
 	for _, r := range s.routes() {
 		api.Handle(r.method, r.path, r.handle)
+	}
+	if s.config.UI {
+		s.serveUI(api)
 	}
 	return engine
 }

@@ -1,0 +1,41 @@
+package control
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/ui"
+)
+
+// uiPrefix is where the page is.
+const uiPrefix = "/ui/"
+
+// serveUI adds the page, for those who may call alone, and what it reads besides the API.
+func (s *Server) serveUI(api *gin.RouterGroup) {
+	assets := ui.Handler(uiPrefix)
+	api.GET("/ui", func(c *gin.Context) { c.Redirect(http.StatusFound, uiPrefix) })
+	api.GET(uiPrefix+"*file", func(c *gin.Context) { assets.ServeHTTP(c.Writer, c.Request) })
+	api.GET("/executions/:id/record", s.record)
+}
+
+// record is GET /executions/{id}/record: an execution as the page draws it.
+func (s *Server) record(c *gin.Context) {
+	e, ok := s.find(c)
+	if !ok {
+		return
+	}
+	snapshot := e.Snapshot()
+	about := ui.About{
+		ID: snapshot.ID, Name: snapshot.Name, Runtime: snapshot.Runtime, BusinessID: snapshot.BusinessID,
+		AccountID: e.AccountID(), AccountType: snapshot.AccountType, APIRoot: s.config.APIRoot, Traceparent: e.Traceparent(),
+		State: string(snapshot.State), Queued: snapshot.QueuedAt, Dequeued: snapshot.StartedAt,
+		Failure: snapshot.Failure,
+	}
+	var outcome execution.Outcome
+	if snapshot.Result != nil {
+		outcome, _ = e.Outcome() // there is a result: it is no failure
+	}
+	c.JSON(http.StatusOK, ui.NewRecord(about, outcome, snapshot.Result))
+}

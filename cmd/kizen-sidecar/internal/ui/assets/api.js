@@ -1,0 +1,71 @@
+// Requests to the server that served this page.
+
+// acting says for whom a caller acts who may act for others; it lasts as long as the tab.
+export const acting = {
+  get business() { return sessionStorage.getItem("business") ?? ""; },
+  get user() { return sessionStorage.getItem("user") ?? ""; },
+  set(business, user) {
+    sessionStorage.setItem("business", business);
+    sessionStorage.setItem("user", user);
+  },
+};
+
+function headers(more) {
+  const all = { ...more };
+  if (acting.business) all["X-BUSINESS-ID"] = acting.business;
+  if (acting.user) all["X-USER-ID"] = acting.user;
+  return all;
+}
+
+// Refused is an answer that is not the one hoped for; body is what it said.
+export class Refused extends Error {
+  constructor(status, body) {
+    super(body?.detail ?? `the server answered ${status}`);
+    this.status = status;
+    this.body = body;
+  }
+}
+
+export async function ask(method, path, body, signal) {
+  const response = await fetch(path, {
+    method, signal, headers: headers(body ? { "Content-Type": "application/json" } : {}), body: body && JSON.stringify(body),
+  });
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new Refused(response.status, answer);
+  return answer;
+}
+
+// follow reads the server-sent events of an execution, once more after a broken connection, until the last of them. An
+// EventSource could not say for whom it acts.
+export async function follow(id, onEvent, signal) {
+  let last = 0;
+  while (!signal.aborted) {
+    try {
+      const response = await fetch(`/executions/${encodeURIComponent(id)}/events`, { signal, headers: headers({ "Last-Event-ID": String(last) }) });
+      if (!response.ok) throw new Refused(response.status, await response.json().catch(() => null));
+      for await (const event of events(response.body)) {
+        last = event.id || last;
+        onEvent(event);
+        if (event.type === "finished") return;
+      }
+    } catch (error) {
+      if (signal.aborted || error instanceof Refused) return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const field = (name) => new RegExp(`^${name}: ?(.*)$`, "m").exec(block)?.[1];
+      if (field("data")) yield { id: Number(field("id")), type: field("event"), ...JSON.parse(field("data")) };
+    }
+  }
+}

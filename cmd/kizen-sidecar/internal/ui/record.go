@@ -1,0 +1,113 @@
+package ui
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// About is what is known of an execution besides its outcome.
+type About struct {
+	ID, Name, Runtime                  string
+	BusinessID, AccountID, AccountType string
+	// APIRoot is taken off the URLs of the step's calls; empty: they are shown whole.
+	APIRoot string
+	// Traceparent is the W3C trace context that the execution belongs to, if any.
+	Traceparent string
+	// State is queued, running or finished.
+	State string
+	// Queued is when it was asked for, Dequeued when it got its slot; equal where nothing queues.
+	Queued, Dequeued time.Time
+	// Failure is why there is no result.
+	Failure string
+}
+
+// Record is an execution as the page draws it. Times are in milliseconds after Origin.
+type Record struct {
+	ID          string    `json:"execution_id"`
+	Name        string    `json:"name"`
+	Runtime     string    `json:"runtime"`
+	BusinessID  string    `json:"business_id"`
+	AccountID   string    `json:"account_id"`
+	AccountType string    `json:"account_type"`
+	APIRoot     string    `json:"api_root"`
+	TraceID     string    `json:"trace_id"`
+	State       string    `json:"state"`
+	Outcome     string    `json:"outcome"`
+	Failure     string    `json:"failure"`
+	Origin      time.Time `json:"origin"`
+	Phases      []Phase   `json:"phases"`
+	// Result is the document of the contract; null while there is none.
+	Result json.RawMessage `json:"result"`
+	// LogTimes belong to the logs of the result, one to one.
+	LogTimes        []float64     `json:"log_times"`
+	DroppedMessages int64         `json:"dropped_messages"`
+	DroppedBytes    int64         `json:"dropped_bytes"`
+	Source          string        `json:"source"`
+	Inputs          runner.Inputs `json:"inputs"`
+	Stdout          string        `json:"stdout"`
+	Stderr          string        `json:"stderr"`
+	Notes           []string      `json:"notes"`
+}
+
+// Phase is a part of the execution's time.
+type Phase struct {
+	Name  string  `json:"name"`
+	Start float64 `json:"start_ms"`
+	Spent float64 `json:"spent_ms"`
+}
+
+// NewRecord is the record of an execution. Its document is done.Result's, already marshalled; nil while there is none.
+func NewRecord(about About, done execution.Outcome, document json.RawMessage) Record {
+	result := done.Result
+	r := Record{
+		ID: about.ID, Name: about.Name, Runtime: about.Runtime, BusinessID: about.BusinessID, AccountID: about.AccountID,
+		AccountType: about.AccountType, APIRoot: about.APIRoot, TraceID: traceID(about.Traceparent), State: about.State,
+		Outcome: string(result.Outcome), Failure: about.Failure, Origin: about.Queued, Result: document,
+		Phases: []Phase{}, LogTimes: []float64{}, Source: result.Source, Inputs: result.Inputs,
+		DroppedMessages: result.Dropped.Messages, DroppedBytes: result.Dropped.Bytes,
+		Stdout: result.Stdout, Stderr: result.Stderr, Notes: result.Notes,
+	}
+	for _, at := range result.LogTimes {
+		r.LogTimes = append(r.LogTimes, r.offset(at))
+	}
+	r.add("queue", about.Queued, about.Dequeued.Sub(about.Queued))
+	spent := result.Phases
+	r.add("spawn", result.Begun, spent.Spawn)
+	r.add("mint", done.MintBegan, done.Mint)
+	if !result.Begun.IsZero() {
+		r.add("import", result.Begun.Add(spent.Spawn), spent.Import)
+	}
+	if !result.Started.IsZero() {
+		r.add("step", result.Started, spent.Step)
+	}
+	if !done.RevokeBegan.IsZero() {
+		r.add("teardown", done.RevokeBegan.Add(-spent.Teardown), spent.Teardown)
+		r.add("revoke", done.RevokeBegan, done.Teardown)
+	}
+	return r
+}
+
+// add appends a phase, unless it never was. What a warm interpreter did before anybody asked is no time of this execution.
+func (r *Record) add(name string, began time.Time, spent time.Duration) {
+	if began.IsZero() || spent <= 0 {
+		return
+	}
+	start, ends := r.offset(began), r.offset(began.Add(spent))
+	start, ends = max(start, 0), max(ends, 0)
+	r.Phases = append(r.Phases, Phase{Name: name, Start: start, Spent: ends - start})
+}
+
+func (r *Record) offset(at time.Time) float64 { return float64(at.Sub(r.Origin).Microseconds()) / 1000 }
+
+// traceID is the trace of a W3C traceparent: version-trace-span-flags.
+func traceID(traceparent string) string {
+	parts := strings.Split(traceparent, "-")
+	if len(parts) < 4 || len(parts[1]) != 32 {
+		return ""
+	}
+	return parts[1]
+}
