@@ -62,6 +62,13 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
+// ShareProcess reports whether a process that was started under one is right for the other: they differ at most in what does
+// not hold for the process as a whole, Wall, CPU and Result.
+func (l Limits) ShareProcess(other Limits) bool {
+	l.Wall, l.CPU, l.Result = other.Wall, other.CPU, other.Result
+	return l == other
+}
+
 // Validate reports limits that make no sense, field-keyed by their names in a request.
 func (l Limits) Validate() error {
 	var errs FieldErrors

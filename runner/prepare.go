@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -22,6 +23,7 @@ type Prepared struct {
 	stderr      *drain
 	begun       time.Time
 	spawned     time.Time
+	warm        bool // the harness is loaded and has said so
 }
 
 // process is a running tree of processes. Kill ends all of it and does not wait; Done is closed when nothing of it is
@@ -31,17 +33,41 @@ type process interface {
 	Done() <-chan struct{}
 	Wait() sandbox.Exit
 	Listener() net.Listener
+	LimitCPU(limit time.Duration)
 }
 
 // Prepare starts an interpreter for runtime. What limits the process as a whole is fixed here: of the limits only Wall
 // and Result can still change. ctx bounds the start and, when it ends, ends the interpreter.
 func (r *Runner) Prepare(ctx context.Context, runtime Runtime, limits Limits) (*Prepared, error) {
+	return r.prepare(ctx, runtime, limits, false)
+}
+
+// PrepareWarm is Prepare, and returns when the interpreter has imported the harness, requests and what steps use most. What
+// that costs in time does not count for the execution that gets it.
+func (r *Runner) PrepareWarm(ctx context.Context, runtime Runtime, limits Limits) (*Prepared, error) {
+	p, err := r.prepare(ctx, runtime, limits, true)
+	if err != nil {
+		return nil, err
+	}
+	_ = p.conn.SetReadDeadline(p.begun.Add(startupLimit))
+	reader := &frameReader{from: p.conn, limit: frameOverhead}
+	message, reading := reader.next()
+	if reading == nil && message.Kind == kindReady {
+		return p, nil
+	}
+	p.process.Kill()
+	exit := p.process.Wait()
+	_, stderr := p.Discard()
+	return nil, errors.Join(ctx.Err(), fmt.Errorf("%w: %s", ErrHarness, startFailure(reading, exit, stderr)))
+}
+
+func (r *Runner) prepare(ctx context.Context, runtime Runtime, limits Limits, warm bool) (*Prepared, error) {
 	chosen, err := r.interpreter(runtime)
 	if err != nil {
 		return nil, err
 	}
 	bundle := r.bundles.get(ctx, chosen.interpreter.Path)
-	p := &Prepared{interpreter: chosen.interpreter, limits: limits, begun: time.Now()}
+	p := &Prepared{interpreter: chosen.interpreter, limits: limits, begun: time.Now(), warm: warm}
 	if chosen.warning != "" {
 		p.notes = append(p.notes, chosen.warning)
 	}
@@ -69,8 +95,12 @@ func (p *Prepared) start(ctx context.Context, box *sandbox.Sandbox, network sand
 		p.stderr, err = newDrain()
 	}
 	if err == nil {
+		argv := []string{p.interpreter.Path, "-I", "-S", "-c", loaderSource, "3"}
+		if p.warm {
+			argv = append(argv, "warm")
+		}
 		p.process, err = startProcess(ctx, box, sandbox.Spec{
-			Argv:   []string{p.interpreter.Path, "-I", "-S", "-c", loaderSource, "3"},
+			Argv:   argv,
 			Env:    environment,
 			Files:  []*os.File{theirs},
 			Stdout: p.stdout.write, Stderr: p.stderr.write,
@@ -104,18 +134,24 @@ func startProcess(ctx context.Context, box *sandbox.Sandbox, spec sandbox.Spec) 
 // belong to the job.
 var environment = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8", "TZ=UTC"}
 
+// Relimit gives a warm interpreter the limits of the execution that it is for; see [Limits.ShareProcess].
+func (p *Prepared) Relimit(limits Limits) { p.limits = limits }
+
 // Listener is bound to the loopback address of the step's own network; nil on the host's. Its address is where the
 // execution's proxy has to serve; whoever takes it closes it.
 func (p *Prepared) Listener() net.Listener { return p.process.Listener() }
 
-// Discard ends an interpreter that is not needed, and returns when nothing of it is left.
-func (p *Prepared) Discard() {
+// Done is closed when the interpreter has ended; one that waits for its job only does when it is killed.
+func (p *Prepared) Done() <-chan struct{} { return p.process.Done() }
+
+// Discard ends an interpreter that is not needed, and returns what it printed when nothing of it is left.
+func (p *Prepared) Discard() (stdout, stderr string) {
 	p.process.Kill()
 	p.process.Wait()
 	if listener := p.process.Listener(); listener != nil {
 		_ = listener.Close()
 	}
-	p.release()
+	return p.release()
 }
 
 // release closes what the runner holds of an interpreter that is gone, and returns what it printed at last.
@@ -142,6 +178,11 @@ func (p *Prepared) Run(ctx context.Context, execution Execution) (Result, error)
 		return Result{}, err
 	}
 	a := &attempt{Prepared: p, execution: execution, limits: limits, collector: newCollector(execution), taken: time.Now()}
+	if p.warm {
+		// It has waited for nobody's sake but its own.
+		p.begun, p.spawned = a.taken, a.taken
+		p.process.LimitCPU(limits.CPU)
+	}
 	result, err := a.run(ctx)
 	if err != nil {
 		return Result{}, fmt.Errorf("execution %s: %w", execution.ID, err)

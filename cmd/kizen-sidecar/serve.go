@@ -21,6 +21,7 @@ import (
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/runner/pool"
 )
 
 // serveCommand is kizen-sidecar serve.
@@ -53,6 +54,7 @@ type slotFlags struct {
 	Slots        int           `help:"Executions at once. Default: four for each core." placeholder:"N" group:"Load"`
 	QueueDepth   int           `help:"Executions that may wait for a slot. Default: sixteen for each slot." default:"-1" placeholder:"N" group:"Load"`
 	QueueTimeout time.Duration `help:"Time that an execution may wait for a slot." default:"30s" placeholder:"DURATION" group:"Load"`
+	Warm         int           `help:"Interpreters that wait for an execution, loaded, for each runtime that was asked for; each is used once. 0: none." default:"2" placeholder:"N" group:"Load"`
 	DrainTimeout time.Duration `help:"Time that running steps get to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Load"`
 }
 
@@ -63,6 +65,9 @@ func (f slotFlags) slots() (*queue.Queue, error) {
 	}
 	if f.QueueDepth == -1 {
 		f.QueueDepth = 16 * f.Slots
+	}
+	if f.Warm < 0 {
+		return nil, usagef("--warm must not be negative")
 	}
 	if f.QueueTimeout <= 0 || f.DrainTimeout < 0 {
 		return nil, usagef("--queue-timeout must be positive, and --drain-timeout not negative")
@@ -107,6 +112,7 @@ type service struct {
 	command    *serveCommand
 	station    *station
 	steps      *runner.Runner
+	warm       *pool.Pool
 	queue      *queue.Queue
 	executions *executions.Service
 	callback   *callbacks
@@ -145,7 +151,8 @@ func (c *serveCommand) prepare(app *app) (*service, error) {
 	if s.steps, err = runner.New(c.runnerConfig(app.log)); err != nil {
 		return nil, err
 	}
-	if s.station, err = granted.open(s.steps); err != nil {
+	s.warm = pool.New(pool.Config{Source: s.steps, Size: c.Warm, Limits: limits, Log: app.log})
+	if s.station, err = granted.open(s.warm); err != nil {
 		return nil, err
 	}
 	s.executions = executions.NewService(executions.Config{
@@ -176,6 +183,7 @@ func (s *service) run(ctx context.Context, r execution.Request, watch executions
 }
 
 func (s *service) close() {
+	s.warm.Close()
 	s.callback.close(callbackGrace)
 	s.station.close()
 }

@@ -35,6 +35,8 @@ type monitor struct {
 
 	mu   sync.Mutex
 	used usage
+	// before is the processor time that does not count, see Process.LimitCPU.
+	before time.Duration
 	// over is the limit that was exceeded; the program has been killed for it.
 	memoryOver, cpuOver bool
 }
@@ -54,6 +56,21 @@ func (m *monitor) watch(done <-chan struct{}, kill func()) {
 			}
 		}
 	}
+}
+
+// limitCPU sets the limit on processor time, counted from now on.
+func (m *monitor) limitCPU(limit time.Duration) {
+	m.look()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.before, m.limits.CPU = m.used.cpu, limit
+}
+
+// counts is how much of a processor time of the whole program's life counts.
+func (m *monitor) counts(cpu time.Duration) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(0, cpu-m.before)
 }
 
 // look takes one sample and reports whether a limit is exceeded.
@@ -84,7 +101,7 @@ func (m *monitor) look() bool {
 	now.cpu = max(now.cpu, m.used.cpu)
 	m.used = now
 	m.memoryOver = m.memoryOver || m.group.outOfMemory() || (!m.counted && now.memory > m.limits.Memory)
-	m.cpuOver = m.cpuOver || (m.limits.CPU > 0 && now.cpu > m.limits.CPU)
+	m.cpuOver = m.cpuOver || (m.limits.CPU > 0 && now.cpu-m.before > m.limits.CPU)
 	return m.memoryOver || m.cpuOver
 }
 

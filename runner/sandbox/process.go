@@ -87,6 +87,9 @@ func (p *Process) end(ordered bool) {
 	_ = p.control.CloseWrite()
 }
 
+// LimitCPU replaces the limit on processor time, 0 is none, and counts from now on, as Exit.CPU does.
+func (p *Process) LimitCPU(limit time.Duration) { p.monitor.limitCPU(limit) }
+
 // Start runs a program. When it returns, the program has been executed; when ctx ends, it is killed. An error is the
 // sandbox's or that of a program that cannot be executed, and nothing has run.
 func (s *Sandbox) Start(ctx context.Context, spec Spec) (*Process, error) {
@@ -189,6 +192,7 @@ func (p *Process) outcome(state *os.ProcessState, err error) Exit {
 			exit.Err = errors.New(event.Error)
 		}
 	}
+	exit.CPU = m.counts(exit.CPU)
 	return exit
 }
 

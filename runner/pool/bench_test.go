@@ -1,0 +1,133 @@
+package pool
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// forking is a Python that has loaded requests and, for each line it reads, forks, runs nothing and waits; it answers with
+// the nanoseconds that took.
+const forking = `
+import os, sys, time, requests
+for _ in sys.stdin:
+    began = time.perf_counter_ns()
+    if os.fork() == 0:
+        exec(compile('pass', 'script.py', 'exec'), {}); os._exit(0)
+    os.wait()
+    print(time.perf_counter_ns() - began, flush=True)
+`
+
+// BenchmarkExecution runs an empty step in turn warm and cold, beside its baselines: a fork of a loaded Python, and a Python
+// that imports requests. The metrics are medians in milliseconds.
+func BenchmarkExecution(b *testing.B) {
+	p := newPool(b, 1, runner.Config{})
+	python, _, err := runner.FindInterpreter(runner.DefaultRuntime, "", false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	fork := startForking(b, python.Path)
+	times := map[string][]time.Duration{}
+	for b.Loop() {
+		times["fork"] = append(times["fork"], fork())
+		times["warm"] = append(times["warm"], timed(b, take(b, p)))
+		began := time.Now()
+		prepared, err := p.config.Source.Prepare(b.Context(), runner.DefaultRuntime, limits)
+		if err != nil {
+			b.Fatal(err)
+		}
+		timed(b, prepared)
+		times["cold"] = append(times["cold"], time.Since(began))
+		began = time.Now()
+		if err := exec.Command(python.Path, "-c", "import requests").Run(); err != nil {
+			b.Fatal(err)
+		}
+		times["import-requests"] = append(times["import-requests"], time.Since(began))
+	}
+	for name, all := range times {
+		slices.Sort(all)
+		b.ReportMetric(float64(all[len(all)/2].Microseconds())/1000, name+"-ms")
+	}
+}
+
+// BenchmarkThroughput runs empty steps as fast as a full pool lets it.
+func BenchmarkThroughput(b *testing.B) {
+	for _, size := range []int{0, 2, 8} {
+		b.Run(fmt.Sprintf("warm=%d", size), func(b *testing.B) {
+			p := newPool(b, size, runner.Config{})
+			var running sync.WaitGroup
+			work := make(chan struct{})
+			for range 4 {
+				running.Go(func() {
+					for range work {
+						prepared, err := p.Prepare(context.Background(), runner.DefaultRuntime, limits)
+						if err != nil {
+							b.Error(err)
+							continue
+						}
+						timed(b, prepared)
+					}
+				})
+			}
+			for b.Loop() {
+				work <- struct{}{}
+			}
+			close(work)
+			running.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "executions/s")
+		})
+	}
+}
+
+// timed runs an empty step from the moment it is known until nothing of it is left.
+func timed(b *testing.B, prepared *runner.Prepared) time.Duration {
+	began := time.Now()
+	prepared.Relimit(limits)
+	result, err := prepared.Run(context.Background(), runner.Execution{ID: "bench", Script: []byte("pass")})
+	if err != nil || result.Outcome != runner.OK {
+		b.Errorf("%v %+v", err, result.Error)
+	}
+	return time.Since(began)
+}
+
+func startForking(b *testing.B, python string) func() time.Duration {
+	command := exec.Command(python, "-c", forking)
+	stdin, err := command.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = stdin.Close()
+		_ = command.Wait()
+	})
+	answers := bufio.NewReader(stdout)
+	return func() time.Duration {
+		_, _ = io.WriteString(stdin, "\n")
+		line, err := answers.ReadString('\n')
+		if err != nil {
+			b.Fatal(err)
+		}
+		ns, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(ns)
+	}
+}

@@ -1,0 +1,274 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var limits = runner.Limits{Wall: 20 * time.Second}.WithDefaults()
+
+func newPool(t testing.TB, size int, config runner.Config) *Pool {
+	t.Helper()
+	if _, _, err := runner.FindInterpreter(runner.DefaultRuntime, config.Python, false); err != nil {
+		if os.Getenv("KIZEN_TEST_REQUIRE") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	steps, err := runner.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := New(Config{Source: steps, Size: size, Limits: limits})
+	t.Cleanup(p.Close)
+	return p
+}
+
+// take waits for a warm interpreter.
+func take(t testing.TB, p *Pool) *runner.Prepared {
+	t.Helper()
+	select {
+	case prepared := <-p.waiting(runner.DefaultRuntime):
+		return prepared
+	case <-time.After(30 * time.Second):
+		t.Fatal("no interpreter got warm")
+		return nil
+	}
+}
+
+// run runs script in a warm interpreter. The outputs "x" and "y" are strings.
+func run(t testing.TB, p *Pool, script string, secrets map[string]runner.Secret) runner.Result {
+	t.Helper()
+	prepared := take(t, p)
+	prepared.Relimit(limits)
+	result, err := prepared.Run(context.Background(), runner.Execution{
+		ID: "warm", Script: []byte(script), Secrets: secrets, Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "y", Type: "s"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Outcome != runner.OK {
+		t.Fatalf("%s: %+v", result.Outcome, result.Error)
+	}
+	return result
+}
+
+// hunts have an execution leave something, and the next look for it. The second raises when it finds it; found leaves and
+// looks in one execution, to show that what is looked for would be found.
+var hunts = []struct{ name, leave, look string }{
+	{"globals", "import builtins, __main__\nbuiltins.leak = __main__.leak = leak = 1",
+		"import builtins, __main__\nassert not hasattr(builtins, 'leak') and not hasattr(__main__, 'leak') and 'leak' not in globals()"},
+	{"modules", "import sys, types\nsys.modules['leak'] = types.ModuleType('leak')", "import sys\nassert 'leak' not in sys.modules"},
+	{"changed modules", "import json, requests\njson.leak = requests.Session.leak = requests.get.__globals__['leak'] = 1",
+		"import json, requests\nassert not hasattr(json, 'leak') and not hasattr(requests.Session, 'leak') and 'leak' not in requests.get.__globals__"},
+	{"the harness", "type(kizen).leak = type(outputs).leak = 1", "assert not hasattr(type(kizen), 'leak') and not hasattr(type(outputs), 'leak')"},
+	{"import hooks and path", "import sys\nsys.path.append('/tmp/leak'); sys.meta_path.append('leak')", "import sys\nassert '/tmp/leak' not in sys.path and 'leak' not in sys.meta_path"},
+	{"files", "open('/tmp/leak', 'w').close(); open('/dev/shm/leak', 'w').close()", "import os\nassert not os.listdir('/tmp') and not os.listdir('/dev/shm')"},
+	{"environment", "import os\nos.environ['LEAK'] = '1'", "import os\nassert 'LEAK' not in os.environ and b'LEAK' not in open('/proc/self/environ', 'rb').read()"},
+	{"working directory", "import os\nos.mkdir('/tmp/d'); os.chdir('/tmp/d')", "import os\nassert os.getcwd() == '/tmp'"},
+	{"signal handlers", "import signal\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)", "import signal\nassert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL"},
+	{"umask", "import os\nos.umask(0o777)", "import os\nassert os.umask(0o22) != 0o777"},
+	{"threads", "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()", "import threading\nassert threading.active_count() == 1"},
+	{"processes", "import subprocess\nsubprocess.Popen(['sleep', '99'], start_new_session=True)",
+		"import os\nassert not [p for p in os.listdir('/proc') if p.isdigit() and p not in ('1', str(os.getpid()))]"},
+	{"descriptors", "import socket\nsockets = [socket.socket() for _ in range(9)]", "import os\nassert len(os.listdir('/proc/self/fd')) <= 5, os.listdir('/proc/self/fd')"},
+	{"cookies and sessions", "import requests\nrequests.sessions.Session.__init__.__defaults__ = ('leak',)", "import requests\nassert requests.sessions.Session.__init__.__defaults__ is None"},
+}
+
+func TestAnExecutionSeesNothingOfTheOneBefore(t *testing.T) {
+	p := newPool(t, 2, runner.Config{})
+	for _, hunt := range hunts {
+		t.Run(hunt.name, func(t *testing.T) {
+			run(t, p, hunt.leave, nil)
+			run(t, p, hunt.look, nil)
+			run(t, p, hunt.leave+"\ntry:\n  exec("+quote(hunt.look)+")\nexcept AssertionError: pass\nelse: raise Exception('would not be found')", nil)
+		})
+	}
+}
+
+func quote(s string) string {
+	return `"` + strings.NewReplacer("\\", `\\`, "\n", `\n`, `"`, `\"`).Replace(s) + `"`
+}
+
+// secretHunt reads all of the memory that the step has. Its pattern does not match itself.
+const secretHunt = `
+import re
+pattern, found = re.compile(b'hush[-]hush[-]4711'), 0
+with open('/proc/self/mem', 'rb') as memory:
+    for line in open('/proc/self/maps').read().splitlines():
+        span, mode = line.split()[:2]
+        if 'r' not in mode or '[v' in line:
+            continue
+        start, end = (int(x, 16) for x in span.split('-'))
+        memory.seek(start)
+        try:
+            found += len(pattern.findall(memory.read(end - start)))
+        except OSError:
+            pass
+outputs.x = str(found > 0)
+`
+
+func TestASecretIsInTheMemoryOfItsOwnExecutionOnly(t *testing.T) {
+	p := newPool(t, 1, runner.Config{})
+	own := run(t, p, "s = secrets['k']"+secretHunt, map[string]runner.Secret{"k": runner.NewSecret("hush-hush-4711")})
+	// This interpreter was loaded while the sidecar held the secret.
+	next := run(t, p, secretHunt, nil)
+	if got := own.Values[0].Value.V; got != "True" {
+		t.Fatalf("the hunt finds nothing where there is something: %v", got)
+	}
+	if got := next.Values[0].Value.V; got != "False" {
+		t.Errorf("the next execution found the secret: %v", got)
+	}
+}
+
+func TestRandomStatesDiffer(t *testing.T) {
+	p := newPool(t, 2, runner.Config{})
+	seen := map[any]bool{}
+	for range 4 {
+		result := run(t, p, "import random, uuid, tempfile\noutputs.x = f'{random.random()} {random.SystemRandom().random()}'\noutputs.y = f'{hash(\"x\")} {uuid.uuid4()}'", nil)
+		for _, value := range result.Values {
+			for part := range strings.FieldsSeq(value.Value.V.(string)) {
+				if seen[part] {
+					t.Errorf("%s came twice", part)
+				}
+				seen[part] = true
+			}
+		}
+	}
+}
+
+func TestConnectionsAreNotShared(t *testing.T) {
+	var opened atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	p := newPool(t, 1, runner.Config{})
+	prepared := take(t, p)
+	if opened.Load() != 0 {
+		t.Error("a waiting interpreter has opened a connection")
+	}
+	prepared.Discard()
+	for n := range int64(3) {
+		run(t, p, "import requests\nsession = requests.Session()\nfor _ in range(3): session.get('"+server.URL+"')", nil)
+		if opened.Load() != n+1 {
+			t.Errorf("%d executions used %d connections", n+1, opened.Load())
+		}
+	}
+}
+
+func TestWhatWaitsIsLoadedAndItsTimeIsNotTheExecutions(t *testing.T) {
+	p := newPool(t, 1, runner.Config{})
+	result := run(t, p, "import sys\nassert 'requests' in sys.modules and sys.modules['__main__'].__name__ == '__main__'", nil)
+	if result.Phases.Spawn != 0 {
+		t.Errorf("the phases are %+v", result.Phases)
+	}
+}
+
+func TestThePoolGivesWhatItHasAndStartsWhatItHasNot(t *testing.T) {
+	p := newPool(t, 1, runner.Config{})
+	if p.config.Size = 0; len(p.waiting(runner.DefaultRuntime)) != 0 {
+		t.Fatal("an empty pool has something")
+	}
+	for name, asked := range map[string]runner.Limits{"nothing waits": limits, "other limits": {Memory: 256 << 20}} {
+		prepared, err := p.Prepare(context.Background(), "", asked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := prepared.Run(context.Background(), runner.Execution{ID: name, Script: []byte("import sys\nassert 'requests' not in sys.modules")})
+		if err != nil || result.Outcome != runner.OK {
+			t.Errorf("%s: %v %+v", name, err, result.Error)
+		}
+	}
+}
+
+func TestLimitsOfTheExecutionHoldInAWarmInterpreter(t *testing.T) {
+	p := newPool(t, 1, runner.Config{})
+	for _, c := range []struct {
+		script string
+		limits runner.Limits
+		want   runner.Outcome
+	}{
+		{"while True: pass", runner.Limits{Wall: 300 * time.Millisecond}, runner.Timeout},
+		{"while True: pass", runner.Limits{Wall: 20 * time.Second, CPU: 300 * time.Millisecond}, runner.CPULimit},
+		{"outputs.x = 'x' * 9999", runner.Limits{Result: 4096}, runner.OutputLimit},
+		{"raise ValueError", runner.Limits{}, runner.Exception},
+	} {
+		prepared := take(t, p)
+		prepared.Relimit(c.limits.WithDefaults())
+		result, err := prepared.Run(context.Background(), runner.Execution{ID: "l", Script: []byte(c.script), Outputs: runner.Outputs{{Name: "x", Type: "s"}}})
+		if err != nil || result.Outcome != c.want {
+			t.Errorf("%s: got %s, %v: %+v", c.script, result.Outcome, err, result.Error)
+		}
+		if result.Evidence.CPU > 5*time.Second {
+			t.Errorf("loading counts: %+v", result.Evidence)
+		}
+	}
+}
+
+func TestAWarmInterpreterHasANetworkOfItsOwn(t *testing.T) {
+	p := newPool(t, 1, runner.Config{Network: sandbox.NetworkKizenOnly})
+	first, second := take(t, p), take(t, p)
+	defer first.Discard()
+	defer second.Discard()
+	if first.Listener() == nil || second.Listener() == nil {
+		t.Fatal("there is no listener")
+	}
+}
+
+func TestAnOldOrDeadInterpreterIsReplaced(t *testing.T) {
+	p := newPool(t, 1, runner.Config{})
+	p.config.MaxAge = time.Nanosecond
+	prepared, err := p.load(runner.DefaultRuntime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.offer(prepared, make(chan *runner.Prepared))
+	if !ended(prepared) {
+		t.Error("an old interpreter still waits")
+	}
+}
+
+// failing starts nothing.
+type failing struct{ asked chan struct{} }
+
+func (failing) Prepare(context.Context, runner.Runtime, runner.Limits) (*runner.Prepared, error) {
+	return nil, runner.ErrNoPython
+}
+
+func (f failing) PrepareWarm(context.Context, runner.Runtime, runner.Limits) (*runner.Prepared, error) {
+	f.asked <- struct{}{}
+	return nil, runner.ErrNoPython
+}
+
+func TestASourceThatFailsFailsTheExecutionAndNotThePool(t *testing.T) {
+	source := failing{make(chan struct{}, 1)}
+	p := New(Config{Source: source, Size: 1})
+	if _, err := p.Prepare(context.Background(), "", runner.Limits{}); !errors.Is(err, runner.ErrNoPython) {
+		t.Errorf("got %v", err)
+	}
+	<-source.asked
+	p.Close()
+	if _, err := p.Prepare(context.Background(), "", runner.Limits{}); !errors.Is(err, runner.ErrNoPython) {
+		t.Errorf("got %v", err)
+	}
+}
