@@ -1,0 +1,135 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// onlyTheProxy calls the API, then knocks at everything else.
+const onlyTheProxy = `
+import socket
+outputs.status = str(kizen.api.get("/ping").status_code)
+reached = []
+for address in (inputs.api, inputs.other, "1.1.1.1:53", "169.254.169.254:80"):
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+        reached.append(address)
+    except OSError:
+        pass
+outputs.reached = " ".join(reached)
+`
+
+func TestKizenOnlyReachesTheAPIAndNothingElse(t *testing.T) {
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	for _, network := range []string{"host", "kizen-only"} {
+		t.Run(network, func(t *testing.T) {
+			api := newRecordingAPI(t)
+			api.expect([]route{{Method: "GET", Path: "/ping", Responses: []cannedResponse{{Status: 204}}}})
+			address := strings.TrimPrefix(api.root(), "http://")
+			address, _, _ = strings.Cut(address, "/")
+			command := sidecarCommand(t.Context(), nil, "run", "--script", "-", "--json", "--network", network, "--api-root", api.root(),
+				"--input", "api="+address+":string", "--input", "other="+other.Addr().String()+":string", "--declare-output", "status:string", "--declare-output", "reached:string")
+			command.Stdin = strings.NewReader(onlyTheProxy)
+			out, err := command.Output()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			var result struct{ Values map[string]struct{ V string } }
+			if err := json.Unmarshal(out, &result); err != nil {
+				t.Fatal(err)
+			}
+			reached := result.Values["reached"].V
+			if result.Values["status"].V != "204" {
+				t.Errorf("the API was not reached: %s", out)
+			}
+			if network == "kizen-only" && reached != "" {
+				t.Errorf("reached %s", reached)
+			}
+			if network == "host" && !strings.Contains(reached, other.Addr().String()) {
+				t.Errorf("what must not be reached is not there: %q", reached)
+			}
+		})
+	}
+}
+
+func TestAKilledSidecarTakesItsStepAlong(t *testing.T) {
+	api := newRecordingAPI(t)
+	api.expect([]route{{Method: "POST", Path: "/started", Responses: []cannedResponse{{Status: 204}}}})
+	marker := fmt.Sprintf("86401.%d", os.Getpid())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	command := sidecarCommand(ctx, nil, "run", "--script", "-", "--json", "--input", "marker="+marker, "--api-root", api.root())
+	command.Stdin = strings.NewReader(endlessStep)
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return len(api.apiCalls()) == 1 })
+	if !runsWith(marker) {
+		t.Fatal("the step's child does not run")
+	}
+	began := time.Now()
+	_ = command.Process.Kill()
+	_ = command.Wait() // killed
+	waitFor(t, func() bool { return !runsWith(marker) })
+	t.Logf("all of it was gone after %s", time.Since(began))
+}
+
+// runsWith reports whether a process has text in its arguments, but for the sidecar's own.
+func runsWith(text string) bool {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		arguments, err := os.ReadFile(file)
+		if err == nil && bytes.Contains(arguments, []byte(text)) && bytes.HasPrefix(arguments, []byte("sleep")) {
+			return true
+		}
+	}
+	return false
+}
+
+// printing says when it begins and when it has printed a gigabyte, and waits each time.
+const printing = `
+import os, time
+kizen.api.post("/before")
+chunk = b"x" * (1 << 20)
+for _ in range(1024):
+    os.write(1, chunk)
+kizen.api.post("/after")
+time.sleep(50)
+`
+
+func TestAGigabyteOfPrintsDoesNotGrowTheSidecar(t *testing.T) {
+	api := newRecordingAPI(t)
+	api.expect([]route{
+		{Method: "POST", Path: "/before", Responses: []cannedResponse{{Status: 204}}},
+		{Method: "POST", Path: "/after", Responses: []cannedResponse{{Status: 204}}},
+	})
+	command := sidecarCommand(t.Context(), nil, "run", "--script", "-", "--json", "--timeout", "55s", "--api-root", api.root())
+	command.Stdin, command.Stdout = strings.NewReader(printing), io.Discard
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return len(api.apiCalls()) >= 1 })
+	before := residentMiB(t, command.Process.Pid)
+	waitFor(t, func() bool { return len(api.apiCalls()) >= 2 })
+	grown := residentMiB(t, command.Process.Pid) - before
+	_ = command.Process.Signal(os.Interrupt)
+	_ = command.Wait() // interrupted: exit code 1
+	if grown >= 5 {
+		t.Errorf("the sidecar grew by %.1f MiB", grown)
+	}
+	t.Logf("the sidecar grew by %.1f MiB", grown)
+}
