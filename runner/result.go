@@ -99,6 +99,8 @@ type Evidence struct {
 	Signal syscall.Signal
 	// OutOfMemory is true when the kernel or the runner killed it for its memory.
 	OutOfMemory bool
+	// MissingLayers are the layers of isolation that did not hold.
+	MissingLayers []string
 }
 
 // Phases say where an execution's time went.
@@ -185,11 +187,14 @@ type evidenceJSON struct {
 	ExitCode    *int    `json:"exit_code"`
 	Signal      *string `json:"signal"`
 	OutOfMemory bool    `json:"out_of_memory"`
+	// MissingLayers is empty, never null.
+	MissingLayers []string `json:"missing_layers"`
 }
 
 func newEvidenceJSON(e Evidence) evidenceJSON {
 	body := evidenceJSON{
 		WallMS: milliseconds(e.Wall), CPUMS: milliseconds(e.CPU), PeakMemory: e.PeakMemory, OutOfMemory: e.OutOfMemory,
+		MissingLayers: append([]string{}, e.MissingLayers...),
 	}
 	if e.ExitCode >= 0 {
 		body.ExitCode = &e.ExitCode

@@ -3,10 +3,12 @@ package runner_test
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
 	"go.uber.org/goleak"
 )
 
@@ -61,5 +63,21 @@ func TestAStepReadsInputsAndWritesOutputs(t *testing.T) {
 	t.Logf("%s\n%+v\n%+v %q %q %v", body, result.Phases, result.Evidence, result.Stdout, result.Stderr, result.Notes)
 	if result.Outcome != runner.OK || result.Values[0].Value.V != "[REDACTED]" || result.Values[1].Value.V != "42" || result.Logs[0] != "21" {
 		t.Errorf("got %s", body)
+	}
+}
+
+func TestEveryResultSaysWhichLayersWereMissing(t *testing.T) {
+	for mode, want := range map[sandbox.Mode]int{sandbox.ModeAuto: 0, sandbox.ModeOff: 10} {
+		r := newRunner(t, runner.Config{Sandbox: mode})
+		result := run(t, r, "raise ValueError")
+		if mode == sandbox.ModeAuto {
+			want = len(r.Sandbox().Missing())
+		}
+		if got := result.Evidence.MissingLayers; len(got) != want {
+			t.Errorf("%s: got %q, want %d layers", mode, got, want)
+		}
+		if body := marshal(t, result); !strings.Contains(string(body), `"missing_layers":[`) {
+			t.Errorf("%s: %s", mode, body)
+		}
 	}
 }
