@@ -52,7 +52,14 @@ func (e *UnavailableError) Unwrap() error { return e.Err }
 // keys that were revoked with their account or business are replaced at the next renewal. Errors are those of [Minter.Mint].
 func (m *Minter) Lease(ctx context.Context, id Identity, lifetime time.Duration) (*Lease, error) {
 	l := &Lease{
-		mint:   func(ctx context.Context, previous *Key) (Key, error) { return m.mint(ctx, id, lifetime, previous) },
+		mint: func(ctx context.Context, previous *Key) (Key, error) {
+			began := time.Now()
+			key, err := m.mint(ctx, id, lifetime, previous)
+			if previous != nil && m.config.Renewed != nil {
+				m.config.Renewed(ctx, time.Since(began), err)
+			}
+			return key, err
+		},
 		revoke: m.revokeAll,
 		now:    m.config.Now,
 	}

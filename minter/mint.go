@@ -27,6 +27,8 @@ type Config struct {
 	Issuer   string           // default [DefaultIssuer]
 	Audience string           // default [DefaultAudience]
 	Now      func() time.Time // default time.Now
+	// Renewed is told how each renewal of a [Lease] went; nil: nobody is.
+	Renewed func(ctx context.Context, took time.Duration, err error)
 }
 
 // Minter mints and revokes signed keys. It is safe for concurrent use.

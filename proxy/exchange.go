@@ -210,7 +210,9 @@ func (x *exchange) forward() *refusal {
 		}
 		var again bool
 		var r *refusal
+		x.call.Protocol = "1.1"
 		if a.h2 != nil {
+			x.call.Protocol = "2"
 			again, r = x.exchangeOverHTTP2(a, c.out[head:], whole)
 		} else {
 			a.wake = x.wake

@@ -21,6 +21,7 @@ type Call struct {
 	Policy   string // policy that decided, when there is an Authorizer
 	Allowed  bool   // what it decided; true without one, false when it was not asked
 	Retried  bool   // sent a second time, on a new connection
+	Protocol string // version of HTTP spoken with the API: "1.1" or "2"; empty when nothing was sent
 	Span     any    // Span.Data of Config.Trace
 }
 

@@ -44,8 +44,8 @@ type CallEnd struct {
 }
 
 // StartCall begins the client span of a call, below the span whose context the
-// step sent with it, or below the step's own where that belongs to another
-// trace. It is nil when traces are off: the step's headers may pass as they
+// step sent with it, or below the step's own, with a link, where that
+// belongs to another trace. It is nil when traces are off: the step's headers may pass as they
 // are. [Execution.EndCall] ends it.
 func (e *Execution) StartCall(method, traceparent, tracestate string) *Call {
 	if e.root == nil {
@@ -55,12 +55,20 @@ func (e *Execution) StartCall(method, traceparent, tracestate string) *Call {
 	sent := headers{traceparent, tracestate}.parse()
 	if sent.IsValid() && sent.TraceID() == e.step.TraceID() {
 		// Whether the trace is sampled is not the step's to say.
-		parent = e.step.WithSpanID(sent.SpanID()).WithTraceState(sent.TraceState())
-	} else {
+		parent = e.step.WithSpanID(sent.SpanID())
+		if sent.TraceState().Len() > 0 {
+			parent = parent.WithTraceState(sent.TraceState())
+		}
+	}
+	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}
+	if parent.SpanID() == e.step.SpanID() {
 		e.called.Store(true)
+		if sent.IsValid() && sent.TraceID() != e.step.TraceID() {
+			options = append(options, trace.WithLinks(trace.Link{SpanContext: sent}))
+		}
 	}
 	ctx := trace.ContextWithSpanContext(context.Background(), parent)
-	_, span := e.telemetry.tracer.Start(ctx, knownMethod(method), trace.WithSpanKind(trace.SpanKindClient))
+	_, span := e.telemetry.tracer.Start(ctx, knownMethod(method), options...)
 	h := headersOf(span.SpanContext())
 	return &Call{Traceparent: h.traceparent, Tracestate: h.tracestate, span: span}
 }

@@ -42,16 +42,8 @@ func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 	return proxy.Config{
 		APIRoot: root, APICA: certificates, InsecureAPI: f.InsecureAPI, ResponseTimeout: f.APITimeout,
 		MaxBody: int64(maxBody), MaxInFlight: f.MaxInFlight, Prewarm: f.Prewarm,
-		Logger: log, OnCall: logCalls(log),
+		Logger: log,
 	}, err
-}
-
-// logCalls returns what tells the log of each call, for whoever debugs one.
-func logCalls(log *slog.Logger) func(proxy.Call) {
-	return func(call proxy.Call) {
-		log.Debug("call", "method", call.Method, "path", call.Path, "status", call.Status, "outcome", call.Outcome,
-			"detail", call.Detail, "policy", call.Policy, "duration_ms", float64(call.Duration.Microseconds())/1000)
-	}
 }
 
 func (f apiFlags) certificates() (*x509.CertPool, error) {

@@ -8,6 +8,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/proxy"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // authorityFlags say by which rules executions act, with what keys, on which
@@ -27,6 +28,8 @@ type granted struct {
 	engine *policy.Engine
 	proxy  proxy.Config
 	log    *slog.Logger
+	// telemetry sees every execution; nil: nothing does.
+	telemetry *telemetry.Telemetry
 }
 
 // check reads and checks everything that the flags name.
@@ -69,7 +72,7 @@ func (s *station) start(g granted, interpreters execution.Interpreters) (err err
 		return err
 	}
 	config := execution.Config{
-		Redis: s.store, Keys: g.keys, Engine: g.engine, Proxy: g.proxy, Interpreters: interpreters, Log: g.log,
+		Redis: s.store, Keys: g.keys, Engine: g.engine, Proxy: g.proxy, Interpreters: interpreters, Telemetry: g.telemetry, Log: g.log,
 	}
 	if s.audit != nil {
 		config.Audit = s.audit

@@ -56,7 +56,8 @@ func (c *healthCommand) base() (*url.URL, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read --env-file %q: %w; is the proxy running?", c.EnvFile, unwrapPath(err))
 		}
-		text = strings.TrimPrefix(strings.TrimSpace(string(data)), "KIZEN_API_URL=")
+		first, _, _ := strings.Cut(strings.TrimSpace(string(data)), "\n")
+		text = strings.TrimPrefix(first, "KIZEN_API_URL=")
 	}
 	base, err := url.Parse(text)
 	if err != nil || base.Host == "" {

@@ -110,6 +110,9 @@ func run(ctx context.Context, arguments []string, std streams) int {
 	if err != nil {
 		return fail(std, usagef("%w; see kizen-sidecar --help", err))
 	}
+	if line.Run.Verbose {
+		line.LogLevel = "debug"
+	}
 	logger, err := telemetry.NewLogger(std.stderr, telemetry.LogConfig{Level: line.LogLevel, Format: line.LogFormat})
 	if err != nil {
 		return fail(std, usageError{err})

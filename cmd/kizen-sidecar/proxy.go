@@ -56,13 +56,22 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if err := checkType(granted.engine, target.identity()); err != nil {
 		return usagef("--account-type: %w", err)
 	}
+	observed, flush, err := app.observe(ctx, false, false)
+	if err != nil {
+		return err
+	}
+	defer flush()
+	granted.telemetry = observed
 	host, err := granted.open(nil)
 	if err != nil {
 		return err
 	}
 	defer host.close()
 	defer reloadKeys(ctx, granted.keys, app.log)()
-	serving := execution.Serving{Address: c.Listen, KeyLifetime: c.KeyLifetime}
+	serving := execution.Serving{
+		Address: c.Listen, KeyLifetime: c.KeyLifetime,
+		Traceparent: os.Getenv("TRACEPARENT"), Tracestate: os.Getenv("TRACESTATE"),
+	}
 	if c.TTL > 0 {
 		serving.Deadline = time.Now().Add(c.TTL + c.ShutdownGrace)
 	}
@@ -74,7 +83,7 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 		authority.Close(ctx, c.ShutdownGrace)
 		app.log.Info("stopped", "execution_id", target.executionID, counted(authority.Calls()))
 	}()
-	if err := c.announce(app, authority.URL(), mode); err != nil {
+	if err := c.announce(app, authority, mode); err != nil {
 		return err
 	}
 	defer c.withdraw(app)
@@ -128,9 +137,12 @@ func (c *proxyCommand) validate() (fs.FileMode, error) {
 }
 
 // announce tells people on standard output, and scripts in the file, where the
-// proxy listens.
-func (c *proxyCommand) announce(app *app, url string, mode fs.FileMode) error {
-	line := "KIZEN_API_URL=" + url + "\n"
+// proxy listens, and which trace its calls belong to.
+func (c *proxyCommand) announce(app *app, authority *execution.Authority, mode fs.FileMode) error {
+	line := "KIZEN_API_URL=" + authority.URL() + "\n"
+	if traceparent, _ := authority.StepContext(); traceparent != "" {
+		line += "TRACEPARENT=" + traceparent + "\n"
+	}
 	if c.EnvFile != "" {
 		if err := writeAtomically(c.EnvFile, []byte(line), mode); err != nil {
 			return fmt.Errorf("write --env-file %q: %w", c.EnvFile, unwrapPath(err))

@@ -13,6 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/ui"
 	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // runCommand is kizen-sidecar run.
@@ -24,6 +25,7 @@ type runCommand struct {
 	authorityFlags
 	JSON       bool   `help:"Print the result as one JSON document." group:"Output"`
 	Report     string `help:"Also write the page of the execution into this file: one HTML document that needs nothing else." placeholder:"FILE" group:"Output"`
+	Verbose    bool   `help:"Log everything, as KIZEN_LOG=debug does." group:"Logging"`
 	HTTPDetail bool   `short:"v" help:"Show headers and bodies of the step's HTTP calls, and where the time went." group:"Output"`
 }
 
@@ -42,7 +44,12 @@ Exit codes: 0 the step succeeded, 1 the step failed, 2 wrong usage or a refused 
 
 // Run is called by kong.
 func (c *runCommand) Run(ctx context.Context, app *app) error {
-	done, err := c.execute(ctx, app)
+	observed, flush, err := app.observe(ctx, false, true)
+	if err != nil {
+		return err
+	}
+	defer flush()
+	done, err := c.execute(ctx, app, observed)
 	switch {
 	case err != nil && c.JSON:
 		return reportFailure(app, done, err)
@@ -102,7 +109,7 @@ type executed struct {
 
 // execute checks the request, then runs it. What it returns is as complete as
 // it got.
-func (c *runCommand) execute(ctx context.Context, app *app) (done executed, err error) {
+func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.Telemetry) (done executed, err error) {
 	if done.target, err = c.resolve(app.log); err != nil {
 		return done, err
 	}
@@ -131,6 +138,7 @@ func (c *runCommand) execute(ctx context.Context, app *app) (done executed, err 
 	if err != nil {
 		return done, err
 	}
+	granted.telemetry = observed
 	host, err := granted.open(steps)
 	if err != nil {
 		return done, err
@@ -138,7 +146,10 @@ func (c *runCommand) execute(ctx context.Context, app *app) (done executed, err 
 	defer host.close()
 	defer startSpinner(app.stderr, done.name)()
 	done.began = time.Now()
-	done.Outcome, err = host.Run(ctx, execution.Request{Identity: done.target.identity(), Job: job.execution, Limits: limits})
+	job.execution.Traceparent = os.Getenv("TRACEPARENT")
+	done.Outcome, err = host.Run(ctx, execution.Request{
+		Identity: done.target.identity(), Name: done.name, Job: job.execution, Limits: limits, Tracestate: os.Getenv("TRACESTATE"),
+	})
 	var fields *runner.FieldErrors
 	if errors.As(err, &fields) {
 		err = usageError{err}

@@ -22,6 +22,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/pool"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // serveCommand is kizen-sidecar serve.
@@ -99,7 +100,7 @@ func (c *serveCommand) Run(ctx context.Context, app *app, command *kong.Context)
 	if c.PrintConfig {
 		return printConfig(app.stdout, command)
 	}
-	s, err := c.prepare(app)
+	s, err := c.prepare(ctx, app)
 	if err != nil {
 		return err
 	}
@@ -119,11 +120,14 @@ type service struct {
 	api        *http.Server
 	admin      *http.Server
 	keys       *minter.KeySet
+	telemetry  *telemetry.Telemetry
+	unwatch    func()
+	flush      func()
 }
 
 // prepare checks everything that the flags name, and opens nothing but Redis
 // and the audit.
-func (c *serveCommand) prepare(app *app) (*service, error) {
+func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) {
 	s := &service{command: c}
 	callers, err := c.callers(app)
 	if err != nil {
@@ -151,12 +155,19 @@ func (c *serveCommand) prepare(app *app) (*service, error) {
 	if s.steps, err = runner.New(c.runnerConfig(app.log)); err != nil {
 		return nil, err
 	}
-	s.warm = pool.New(pool.Config{Source: s.steps, Size: c.Warm, Limits: limits, Log: app.log})
-	if s.station, err = granted.open(s.warm); err != nil {
+	if s.telemetry, s.flush, err = app.observe(ctx, c.AdminListen != "", false); err != nil {
 		return nil, err
 	}
+	granted.telemetry = s.telemetry
+	s.warm = pool.New(pool.Config{Source: s.steps, Size: c.Warm, Limits: limits, Log: app.log})
+	if s.station, err = granted.open(s.warm); err != nil {
+		s.flush()
+		return nil, err
+	}
+	s.unwatch = s.telemetry.Metrics().Watch(s.state)
 	s.executions = executions.NewService(executions.Config{
-		Queue: s.queue, Run: s.run, QueueTimeout: c.QueueTimeout, Finished: s.callback.finished, Log: app.log,
+		Queue: s.queue, Run: s.run, Abandoned: s.station.Abandon, QueueTimeout: c.QueueTimeout,
+		Finished: s.callback.finished, Log: app.log,
 	})
 	api := control.NewServer(control.Config{
 		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: limits, Secrets: secrets, Log: app.log,
@@ -170,7 +181,7 @@ func (c *serveCommand) prepare(app *app) (*service, error) {
 		return nil, err
 	}
 	s.admin = &http.Server{
-		Handler:           admin.Handler(admin.Config{Ready: s.checks(), Details: func() any { return s.steps.Sandbox() }}),
+		Handler:           admin.Handler(admin.Config{Ready: s.checks(), Metrics: s.telemetry.Handler(), Details: func() any { return s.steps.Sandbox() }}),
 		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 	}
 	return s, nil
@@ -185,7 +196,9 @@ func (s *service) run(ctx context.Context, r execution.Request, watch executions
 func (s *service) close() {
 	s.warm.Close()
 	s.callback.close(callbackGrace)
+	s.unwatch()
 	s.station.close()
+	s.flush()
 }
 
 // callbackGrace is how long the last callbacks may take.
@@ -197,6 +210,12 @@ func sandboxReady(steps *runner.Runner, mode string) error {
 		return fmt.Errorf("missing: %v", missing)
 	}
 	return nil
+}
+
+// state is what the metrics say of the load.
+func (s *service) state() telemetry.State {
+	load := s.queue.Stats()
+	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots}
 }
 
 // checks are what /readyz asks.

@@ -6,6 +6,7 @@ that a step that is killed while it waits still shows what it waited for. Bodies
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from datetime import datetime, timezone
@@ -165,6 +166,8 @@ def _record_sending(adapter: Any, record: HttpRecord) -> None:
     def recorded_send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         _thread.sent = getattr(_thread, "sent", 0) + 1
         session = getattr(self, "is_kizen_api", False)
+        if traceparent := os.environ.get("TRACEPARENT"):
+            request.headers.setdefault("traceparent", traceparent)  # https://www.w3.org/TR/trace-context/
         entry = record.begin(request.method, request.url, request.headers, request.body, session)
         try:
             response = send(self, request, *args, **kwargs)

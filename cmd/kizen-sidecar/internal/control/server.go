@@ -211,11 +211,12 @@ func (s *Server) read(c *gin.Context) (sub executions.Submission, body request.B
 		refuseRequest(c, err)
 		return sub, body, false
 	}
+	var tracestate string
 	if job.Traceparent == "" {
-		job.Traceparent = c.GetHeader("traceparent")
+		job.Traceparent, tracestate = c.GetHeader("traceparent"), c.GetHeader("tracestate")
 	}
 	return executions.Submission{
-		Request: execution.Request{Identity: id, Job: job, Limits: limits}, Name: body.Name, Body: data, Callback: body.CallbackURL,
+		Request: execution.Request{Identity: id, Job: job, Limits: limits, Tracestate: tracestate}, Name: body.Name, Body: data, Callback: body.CallbackURL,
 	}, body, true
 }
 

@@ -3,14 +3,16 @@ package execution
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/proxy"
+	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // revokeLimit bounds taking a key back. A key that could not be taken back dies by itself, so nobody waits longer for it.
@@ -26,27 +28,46 @@ type Serving struct {
 	KeyLifetime time.Duration
 	// Deadline ends calls; zero: none.
 	Deadline time.Time
+	// Name is what people call the step. Traceparent and Tracestate are the W3C trace context that its calls belong to.
+	Name, Traceparent, Tracestate string
 }
 
 // Authority is what lets an execution call the API: a leased key, and the proxy that puts it into requests.
 type Authority struct {
 	lease *minter.Lease
 	proxy *proxy.Proxy
-	log   *slog.Logger
+	watch *watch
+	owned bool // the execution is the proxy and no more: its end is told here
 	// minting is how long the key took, from mintBegan on.
 	minting   time.Duration
 	mintBegan time.Time
+	id        minter.Identity
+	name      string
+
+	revoking      sync.Once
+	revokingSince time.Time
+	revokingErr   error
 }
 
 // Open binds the listener, then mints the key: no key ever exists for an execution that could not use it.
 func (h *Host) Open(ctx context.Context, id minter.Identity, s Serving) (*Authority, error) {
-	a := &Authority{log: h.config.Log.With("execution_id", id.ExecutionID)}
+	w := h.watch(ctx, Request{Identity: id, Name: s.Name, Job: runner.Execution{Traceparent: s.Traceparent}, Tracestate: s.Tracestate})
+	a, err := h.open(w.ctx, id, s, w)
+	if err != nil {
+		w.end(Request{Identity: id, Name: s.Name}, Outcome{}, 0, err)
+		return nil, err
+	}
+	a.owned = true
+	return a, nil
+}
+
+func (h *Host) open(ctx context.Context, id minter.Identity, s Serving, w *watch) (*Authority, error) {
+	a := &Authority{watch: w, id: id, name: s.Name}
 	var keys lateKeys
 	err := a.serve(h, id, s, &keys)
 	if err == nil {
 		a.mintBegan = time.Now()
-		a.lease, err = h.minter.Lease(ctx, id, s.KeyLifetime)
-		a.minting = time.Since(a.mintBegan)
+		a.lease, a.minting, err = w.mint(ctx, h, id, s.KeyLifetime)
 	}
 	if err != nil {
 		a.Close(ctx, 0)
@@ -67,6 +88,7 @@ func (a *Authority) serve(h *Host, id minter.Identity, s Serving, keys *lateKeys
 	config.Keys, config.Authorizer, config.Audit = keys, authorizer{principal}, h.config.Audit
 	config.Listen, config.Listener, config.Open = s.Address, s.Listener, s.Listener != nil
 	config.Deadline = s.Deadline
+	a.watch.hook(&config)
 	made, err := proxy.New(config)
 	if err != nil {
 		return err
@@ -81,6 +103,9 @@ func (a *Authority) serve(h *Host, id minter.Identity, s Serving, keys *lateKeys
 // URL is the base of every request of the step: a secret of the execution.
 func (a *Authority) URL() string { return a.proxy.URL() }
 
+// StepContext names the span that the step's calls belong to; empty where there is none.
+func (a *Authority) StepContext() (traceparent, tracestate string) { return a.watch.StepContext() }
+
 // Probe asks the proxy's listener for an answer, as a health check does.
 func (a *Authority) Probe(ctx context.Context) error { return a.proxy.Probe(ctx) }
 
@@ -89,25 +114,40 @@ func (a *Authority) Calls() map[proxy.Outcome]uint64 { return a.proxy.Stats() }
 
 // Revoke takes the key back, even when ctx has ended: an interrupt must leave no valid key behind. What goes wrong is
 // logged and not returned, because the step's own outcome stands, and running it again for this would act twice.
-func (a *Authority) Revoke(ctx context.Context) {
+func (a *Authority) Revoke(ctx context.Context) { a.revoking.Do(func() { a.revoke(ctx) }) }
+
+func (a *Authority) revoke(ctx context.Context) {
+	a.revokingSince = time.Now()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeLimit)
 	defer cancel()
-	if err := a.lease.Close(ctx); err != nil {
-		a.log.Error("the key could not be taken back; it expires by itself", "error", err)
+	err := a.lease.Close(ctx)
+	a.revokingErr = err
+	a.watch.metrics.Key(a.watch.ctx, telemetry.KeyRevoke, time.Since(a.revokingSince), err)
+	if err != nil {
+		a.watch.log.Error("the key could not be taken back; it expires by itself", "error", err)
 	}
 }
 
-// Close lets requests in flight finish within grace, cuts them, and revokes.
+// Close lets requests in flight finish within grace, cuts them, and revokes. It may be called once.
 func (a *Authority) Close(ctx context.Context, grace time.Duration) {
+	began := time.Now()
 	if a.proxy != nil {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 		if err := a.proxy.Shutdown(limited); err != nil && grace > 0 {
-			a.log.Warn("calls in flight were cut off", "grace", grace, "error", err)
+			a.watch.log.Warn("calls in flight were cut off", "grace", grace, "error", err)
 		}
 		cancel()
 	}
 	if a.lease != nil {
 		a.Revoke(ctx)
+		if a.revokingSince.Before(began) { // an interrupt came first
+			began = a.revokingSince
+		}
+		a.watch.Phase(telemetry.PhaseRevoke, began, time.Now(), a.revokingErr)
+	}
+	if a.owned {
+		a.watch.End(telemetry.Ending{Outcome: telemetry.OutcomeOK, ExitCode: -1})
+		a.watch.log.Info("execution ended", "outcome", telemetry.OutcomeOK, "account_type", a.id.AccountType, "user_id", a.id.AccountID, "step", a.name)
 	}
 }
 

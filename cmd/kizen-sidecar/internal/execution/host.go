@@ -13,6 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/proxy"
 	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // Interpreters gives sandboxed Pythons, each for one execution: a [runner.Runner] starts one, a pool has them warm.
@@ -20,7 +21,7 @@ type Interpreters interface {
 	Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error)
 }
 
-// Config is what the executions of a [Host] share. All but Interpreters, Audit and Log is required.
+// Config is what the executions of a [Host] share. All but Interpreters, Audit, Telemetry and Log is required.
 type Config struct {
 	Redis  redis.UniversalClient
 	Keys   *minter.KeySet
@@ -31,7 +32,9 @@ type Config struct {
 	Interpreters Interpreters
 	// Audit gets a JSON line for every call; nil: none.
 	Audit io.Writer
-	// Log is told what an operator must act on; nil: nobody is.
+	// Telemetry traces and measures every execution; nil: nothing does.
+	Telemetry *telemetry.Telemetry
+	// Log is told of each execution, and what an operator must act on; nil: nobody is.
 	Log *slog.Logger
 }
 
@@ -49,7 +52,13 @@ func NewHost(config Config) (*Host, error) {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	m, err := minter.New(minter.Config{Redis: config.Redis, Keys: config.Keys})
+	if config.Telemetry == nil {
+		config.Telemetry = &telemetry.Telemetry{}
+	}
+	if metrics := config.Telemetry.Metrics(); metrics != nil {
+		config.Redis.AddHook(redisHook{metrics})
+	}
+	m, err := minter.New(minter.Config{Redis: config.Redis, Keys: config.Keys, Renewed: renewed(config.Telemetry.Metrics())})
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // keyGrace is how long a key outlives the step's limit: start-up before it and the last call's answer after it.
@@ -15,9 +16,16 @@ const keyGrace = 15 * time.Second
 type Request struct {
 	// Identity is whom the step acts for. It comes from whoever may say so, never from the step.
 	Identity minter.Identity
-	// Job is the step and what it is given. Its ID, APIURL and APIRoot are set by [Host.Run].
+	// Name is what people call the step; for traces and the log.
+	Name string
+	// Job is the step and what it is given. Its ID, APIURL and APIRoot are set by [Host.Run]; its Traceparent is that of
+	// whoever asked for it, which the step gets a child of.
 	Job    runner.Execution
 	Limits runner.Limits
+	// Tracestate goes with Traceparent.
+	Tracestate string
+	// Asked is when it was asked for over HTTP and began to wait for a slot; zero: nobody waited.
+	Asked time.Time
 	// Starting, if any, is asked when all is ready and the step's code is about to start. Its error is that of [Host.Run], and
 	// the code does not start: whoever must not run a step twice writes down here that it runs.
 	Starting func(context.Context) error
@@ -36,22 +44,39 @@ type Outcome struct {
 // *runner.FieldErrors for a request that cannot be run as it is. When ctx ends first, the key is revoked before the step is
 // killed, and the outcome is [runner.Cancelled].
 func (h *Host) Run(ctx context.Context, r Request) (done Outcome, err error) {
+	w := h.watch(ctx, r)
+	queued := time.Duration(0)
+	if !r.Asked.IsZero() {
+		now := time.Now()
+		queued = now.Sub(r.Asked)
+		w.Phase(telemetry.PhaseQueue, r.Asked, now, nil)
+	}
+	done, err = h.run(w.ctx, r, w)
+	w.end(r, done, queued, err)
+	return done, err
+}
+
+func (h *Host) run(ctx context.Context, r Request, w *watch) (done Outcome, err error) {
 	limits := r.Limits.WithDefaults()
+	began := time.Now()
 	// Python starts, or is there already, while the key is minted.
 	prepared, err := h.config.Interpreters.Prepare(context.WithoutCancel(ctx), r.Job.Runtime, limits)
+	spawned := time.Now()
+	w.Phase(telemetry.PhaseSpawn, began, spawned, err)
 	if err != nil {
 		return done, err
 	}
 	lifetime := limits.Wall + keyGrace
-	authority, err := h.Open(ctx, r.Identity, Serving{
+	authority, err := h.open(ctx, r.Identity, Serving{
 		Listener: prepared.Listener(), KeyLifetime: lifetime, Deadline: time.Now().Add(lifetime),
-	})
+	}, w)
 	if err != nil {
 		prepared.Discard()
 		return done, err
 	}
 	r.Job.ID, r.Job.APIURL, r.Job.APIRoot = r.Identity.ExecutionID, authority.URL(), h.config.Proxy.APIRoot.String()
 	r.Job.Timeout = limits.Wall
+	r.Job.Traceparent, _ = w.StepContext()
 	if r.Starting != nil {
 		if err := r.Starting(ctx); err != nil {
 			prepared.Discard()
@@ -60,7 +85,8 @@ func (h *Host) Run(ctx context.Context, r Request) (done Outcome, err error) {
 		}
 	}
 	done.Result, err = runRevoking(ctx, prepared, r.Job, authority)
-	began := time.Now()
+	w.ran(spawned, done.Result, err)
+	began = time.Now()
 	authority.Close(ctx, 0) // nobody waits for what the step left in flight
 	done.Mint, done.Teardown = authority.minting, time.Since(began)
 	done.MintBegan, done.RevokeBegan = authority.mintBegan, began

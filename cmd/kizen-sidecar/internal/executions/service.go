@@ -28,6 +28,8 @@ type Config struct {
 	// Keep is how many finished executions are kept, and KeepBytes how much of them; default 1000 and 64 MiB.
 	Keep      int
 	KeepBytes int64
+	// Abandoned is told of each execution that left the queue without a slot, and why; nil: nobody is.
+	Abandoned func(request execution.Request, err error)
 	// Finished is told of each end, on the goroutine that ran it; nil: nobody is.
 	Finished func(*Execution)
 	Log      *slog.Logger
@@ -102,8 +104,10 @@ func (s *Service) Submit(sub Submission) (*Execution, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now()
+	sub.Request.Name, sub.Request.Asked = sub.Name, now
 	e := &Execution{
-		request: sub.Request, name: sub.Name, callback: sub.Callback, digest: digest, state: Queued, queued: time.Now(),
+		request: sub.Request, name: sub.Name, callback: sub.Callback, digest: digest, state: Queued, queued: now,
 		done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	var ctx context.Context
@@ -130,6 +134,9 @@ func (s *Service) run(ctx context.Context, e *Execution, place *queue.Place) (ex
 	release, err := place.Wait(waiting)
 	cancel()
 	if err != nil {
+		if s.config.Abandoned != nil {
+			s.config.Abandoned(e.request, err)
+		}
 		return execution.Outcome{}, err
 	}
 	defer release()

@@ -1,0 +1,226 @@
+package execution
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/proxy"
+	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/telemetry"
+)
+
+// Outcomes of an execution that has no result.
+const (
+	outcomeRefused   = "refused"   // it could not be run as it was asked for
+	outcomeAbandoned = "abandoned" // no slot became free in time, or nothing new is started
+)
+
+// watch is how one execution is told to telemetry and to the log.
+type watch struct {
+	*telemetry.Execution
+	ctx     context.Context
+	log     *slog.Logger // names the execution and its trace
+	metrics *telemetry.Metrics
+	tracing bool
+	secrets []string // what the step was granted, never told
+}
+
+// watch begins telling of an execution, as a child of whoever asked for it.
+func (h *Host) watch(ctx context.Context, r Request) *watch {
+	t := h.config.Telemetry
+	w := &watch{metrics: t.Metrics(), tracing: t.Tracing()}
+	for _, secret := range r.Job.Secrets {
+		if value := secret.Reveal(); value != "" {
+			w.secrets = append(w.secrets, value)
+		}
+	}
+	w.ctx, w.Execution = t.Execution(ctx, telemetry.ExecutionInfo{
+		ID: r.Identity.ExecutionID, Business: r.Identity.BusinessID, AccountType: r.Identity.AccountType, Step: r.Name,
+		Runtime: string(r.Job.Runtime), API: h.config.Proxy.APIRoot, Traceparent: r.Job.Traceparent, Tracestate: r.Tracestate,
+		Server: !r.Asked.IsZero(), Began: r.Asked,
+	})
+	w.log = telemetry.LoggerFor(w.ctx, h.config.Log).With("business_id", r.Identity.BusinessID)
+	return w
+}
+
+// hook has the proxy tell of each call. A proxy that nobody traces is left as it is.
+func (w *watch) hook(config *proxy.Config) {
+	config.Logger = w.log
+	config.OnCall = func(call proxy.Call) {
+		span, _ := call.Span.(*telemetry.Call)
+		call.Path, call.Query, call.Detail = w.clean(call.Path), w.clean(call.Query), w.clean(call.Detail)
+		w.EndCall(span, callEnd(call))
+		if w.log.Enabled(w.ctx, slog.LevelDebug) {
+			w.log.DebugContext(w.ctx, "call", "method", call.Method, "path", call.Path, "status", call.Status, "outcome", call.Outcome,
+				"detail", call.Detail, "policy", call.Policy, "duration_ms", milliseconds(call.Duration))
+		}
+	}
+	if !w.tracing {
+		return
+	}
+	config.Trace = func(method, _, traceparent, tracestate string) proxy.Span {
+		call := w.StartCall(method, traceparent, tracestate)
+		return proxy.Span{Traceparent: call.Traceparent, Tracestate: call.Tracestate, Data: call}
+	}
+}
+
+// clean takes the step's secrets out of what a call says, written as they are or percent-encoded.
+func (w *watch) clean(text string) string {
+	for _, secret := range w.secrets {
+		if text = strings.ReplaceAll(text, secret, telemetry.Redacted); !strings.Contains(text, "%") {
+			continue
+		}
+		if decoded, err := url.PathUnescape(text); err == nil && strings.Contains(decoded, secret) {
+			text = strings.ReplaceAll(decoded, secret, telemetry.Redacted)
+		}
+	}
+	return text
+}
+
+func callEnd(call proxy.Call) telemetry.CallEnd {
+	end := telemetry.CallEnd{
+		Method: call.Method, Path: call.Path, Query: call.Query, Duration: call.Duration, Status: call.Status, Sent: call.Sent,
+		Received: call.Received, Policy: call.Policy, Denied: call.Outcome == proxy.Denied, Retried: call.Retried, Protocol: call.Protocol,
+	}
+	if call.Outcome != proxy.Answered {
+		end.Error = string(call.Outcome)
+	}
+	return end
+}
+
+// end tells what became of an execution: its span, its count, and the one line of the log that is written for each.
+func (w *watch) end(r Request, done Outcome, queued time.Duration, err error) {
+	ending := endingOf(w.ctx, done.Result, err)
+	w.End(ending)
+	attributes := []any{
+		"outcome", ending.Outcome, "account_type", r.Identity.AccountType, "user_id", r.Identity.AccountID, "step", r.Name,
+		"runtime", string(r.Job.Runtime), "queue_ms", milliseconds(queued), "mint_ms", milliseconds(done.Mint),
+		"spawn_ms", milliseconds(done.Result.Phases.Spawn), "import_ms", milliseconds(done.Result.Phases.Import),
+		"duration_ms", milliseconds(done.Result.Duration), "teardown_ms", milliseconds(done.Result.Phases.Teardown + done.Teardown),
+		"cpu_ms", milliseconds(done.Result.Evidence.CPU), "peak_memory_bytes", done.Result.Evidence.PeakMemory,
+	}
+	if record := done.Result.HTTP; record != nil {
+		attributes = append(attributes, "http_requests", record.Count)
+	}
+	if ending.Exception != "" {
+		attributes = append(attributes, "exception", ending.Exception)
+	}
+	if ending.Signal != "" {
+		attributes = append(attributes, "signal", ending.Signal)
+	}
+	if err != nil {
+		attributes = append(attributes, "error", err)
+	}
+	w.log.Info("execution ended", attributes...)
+}
+
+func endingOf(ctx context.Context, result runner.Result, err error) telemetry.Ending {
+	var fields *runner.FieldErrors
+	switch {
+	case errors.As(err, &fields):
+		return telemetry.Ending{Outcome: outcomeRefused, ExitCode: -1}
+	case err != nil && ctx.Err() != nil:
+		return telemetry.Ending{Outcome: string(runner.Cancelled), ExitCode: -1}
+	case err != nil:
+		return telemetry.Ending{Outcome: string(runner.Internal), ExitCode: -1}
+	}
+	evidence := result.Evidence
+	ending := telemetry.Ending{
+		Outcome: string(result.Outcome), CPU: evidence.CPU, PeakMemory: evidence.PeakMemory, ExitCode: evidence.ExitCode,
+	}
+	if evidence.Signal != 0 {
+		ending.Signal = unix.SignalName(evidence.Signal)
+	}
+	if result.Outcome == runner.Exception && result.Error != nil {
+		ending.Exception, _, _ = strings.Cut(result.Error.Message, ":")
+	}
+	return ending
+}
+
+// Abandon tells of an execution that left the queue without a slot, because of err.
+func (h *Host) Abandon(r Request, err error) {
+	w := h.watch(context.Background(), r)
+	now := time.Now()
+	w.Phase(telemetry.PhaseQueue, r.Asked, now, err)
+	w.End(telemetry.Ending{Outcome: outcomeAbandoned, ExitCode: -1})
+	w.log.Info("execution ended", "outcome", outcomeAbandoned, "account_type", r.Identity.AccountType, "user_id", r.Identity.AccountID,
+		"step", r.Name, "runtime", string(r.Job.Runtime), "queue_ms", milliseconds(now.Sub(r.Asked)), "error", err)
+}
+
+// renewed counts a renewal of a key.
+func renewed(metrics *telemetry.Metrics) func(context.Context, time.Duration, error) {
+	return func(ctx context.Context, took time.Duration, err error) {
+		metrics.Key(ctx, telemetry.KeyRenew, took, err)
+	}
+}
+
+// redisHook measures the commands to Redis.
+type redisHook struct{ metrics *telemetry.Metrics }
+
+var _ redis.Hook = redisHook{}
+
+// DialHook implements redis.Hook.
+func (redisHook) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return next(ctx, network, address)
+	}
+}
+
+// ProcessHook implements redis.Hook.
+func (h redisHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		began := time.Now()
+		err := next(ctx, cmd)
+		h.metrics.Redis(ctx, cmd.Name(), time.Since(began), unlessNil(err))
+		return err
+	}
+}
+
+// ProcessPipelineHook implements redis.Hook. A pipeline is one measurement, named as the semantic conventions name a batch.
+func (h redisHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		began := time.Now()
+		err := next(ctx, cmds)
+		h.metrics.Redis(ctx, "PIPELINE", time.Since(began), unlessNil(err))
+		return err
+	}
+}
+
+// unlessNil is err, but for the reply that there is nothing, and for the question after a script that Redis does not know yet.
+func unlessNil(err error) error {
+	if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "NOSCRIPT") {
+		return nil
+	}
+	return err
+}
+
+// mint leases a key, and tells how that went.
+func (w *watch) mint(ctx context.Context, h *Host, id minter.Identity, lifetime time.Duration) (*minter.Lease, time.Duration, error) {
+	began := time.Now()
+	lease, err := h.minter.Lease(ctx, id, lifetime)
+	ended := time.Now()
+	w.Phase(telemetry.PhaseMint, began, ended, err)
+	w.metrics.Key(w.ctx, telemetry.KeyMint, ended.Sub(began), err)
+	return lease, ended.Sub(began), err
+}
+
+// ran tells of the phases that only the runner knows: prepared is when the interpreter was there.
+func (w *watch) ran(prepared time.Time, result runner.Result, err error) {
+	if result.Started.IsZero() {
+		w.Phase(telemetry.PhaseImport, prepared, time.Now(), err)
+		return
+	}
+	w.Phase(telemetry.PhaseImport, prepared, result.Started, nil)
+	w.Phase(telemetry.PhaseStep, result.Started, result.Started.Add(result.Duration), nil)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
