@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// manifests are the documents of a file of examples/kubernetes, by kind, each
+// decoded strictly into the type that Kubernetes has for it.
+func manifests(t *testing.T, file string) map[string]any {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(projectRoot, "examples/kubernetes", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]any{}
+	for _, part := range bytes.Split(text, []byte("\n---\n")) {
+		var head struct{ APIVersion, Kind string }
+		if err := yaml.Unmarshal(part, &head); err != nil {
+			t.Fatal(err)
+		}
+		object := map[string]any{
+			"batch/v1 Job": &batchv1.Job{}, "v1 ConfigMap": &corev1.ConfigMap{}, "apps/v1 Deployment": &appsv1.Deployment{},
+			"policy/v1 PodDisruptionBudget": &policyv1.PodDisruptionBudget{}, "networking.k8s.io/v1 NetworkPolicy": &networkingv1.NetworkPolicy{},
+			"autoscaling/v2 HorizontalPodAutoscaler": &autoscalingv2.HorizontalPodAutoscaler{},
+		}[head.APIVersion+" "+head.Kind]
+		if object == nil {
+			t.Fatalf("%s: no type for %+v", file, head)
+		}
+		if err := yaml.UnmarshalStrict(part, object); err != nil {
+			t.Errorf("%s: %s: %v", file, head.Kind, err)
+		}
+		found[head.Kind] = object
+	}
+	return found
+}
+
+// checkPod holds a pod against the restricted Pod Security Standard, and our
+// containers against the built binary.
+func checkPod(t *testing.T, pod corev1.PodSpec) {
+	t.Helper()
+	if s := pod.SecurityContext; s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.SeccompProfile == nil || s.SeccompProfile.Type != "RuntimeDefault" {
+		t.Errorf("the pod is not restricted: %+v", s)
+	}
+	if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
+		t.Error("steps could read a token of the cluster")
+	}
+	volumes := map[string]bool{}
+	for _, volume := range pod.Volumes {
+		volumes[volume.Name] = true
+	}
+	for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+		s := c.SecurityContext
+		if s == nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem ||
+			s.Capabilities == nil || !slices.Contains(s.Capabilities.Drop, "ALL") {
+			t.Errorf("container %s is not restricted: %+v", c.Name, s)
+		}
+		for _, mount := range c.VolumeMounts {
+			if !volumes[mount.Name] {
+				t.Errorf("container %s mounts %s, which there is not", c.Name, mount.Name)
+			}
+		}
+		if strings.HasPrefix(c.Image, "kizen-sidecar") {
+			requireKnown(t, append([]string{"kizen-sidecar"}, c.Args...))
+		}
+		for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
+			if probe != nil && probe.Exec != nil {
+				requireKnown(t, probe.Exec.Command)
+			}
+		}
+	}
+}
+
+func TestKubernetesJobRunsAStepBesideItsSidecar(t *testing.T) {
+	found := manifests(t, "job.yaml")
+	job := found["Job"].(*batchv1.Job)
+	pod := job.Spec.Template.Spec
+	checkPod(t, pod)
+	sidecar := slices.IndexFunc(pod.InitContainers, func(c corev1.Container) bool { return c.RestartPolicy != nil && *c.RestartPolicy == "Always" })
+	if sidecar < 0 || pod.InitContainers[sidecar].StartupProbe == nil {
+		t.Error("there is no native sidecar whose start is waited for")
+	}
+	if job.Spec.BackoffLimit == nil || *job.Spec.BackoffLimit != 0 || pod.RestartPolicy != "Never" {
+		t.Error("a step could run twice")
+	}
+	if _, ok := found["ConfigMap"].(*corev1.ConfigMap).Data["script.py"]; !ok {
+		t.Error("there is no script.py")
+	}
+}
+
+func TestKubernetesFleetDrainsAndScales(t *testing.T) {
+	found := manifests(t, "worker.yaml")
+	deployment := found["Deployment"].(*appsv1.Deployment)
+	pod := deployment.Spec.Template.Spec
+	checkPod(t, pod)
+	worker := pod.Containers[0]
+	if worker.ReadinessProbe.HTTPGet.Path != "/readyz" || worker.LivenessProbe.HTTPGet.Path != "/healthz" || worker.Lifecycle.PreStop.Sleep == nil {
+		t.Errorf("probes or drain hook are missing: %+v", worker)
+	}
+	if !slices.Contains(worker.Args, "--drain-timeout=60s") || *pod.TerminationGracePeriodSeconds <= 60+worker.Lifecycle.PreStop.Sleep.Seconds {
+		t.Error("the pod is killed before it has drained")
+	}
+	labels := deployment.Spec.Template.Labels
+	for kind, selector := range map[string]map[string]string{
+		"PodDisruptionBudget": found["PodDisruptionBudget"].(*policyv1.PodDisruptionBudget).Spec.Selector.MatchLabels,
+		"NetworkPolicy":       found["NetworkPolicy"].(*networkingv1.NetworkPolicy).Spec.PodSelector.MatchLabels,
+		"Deployment":          deployment.Spec.Selector.MatchLabels,
+	} {
+		for name, value := range selector {
+			if labels[name] != value {
+				t.Errorf("%s selects %s=%s, which no pod has", kind, name, value)
+			}
+		}
+	}
+	scaler := found["HorizontalPodAutoscaler"].(*autoscalingv2.HorizontalPodAutoscaler)
+	if scaler.Spec.ScaleTargetRef.Name != deployment.Name || scaler.Spec.Metrics[0].External.Metric.Name != "kizen_fleet_queue_depth" {
+		t.Errorf("scales %+v", scaler.Spec)
+	}
+}
