@@ -94,10 +94,11 @@ func (b boundary) reason(err error) string {
 	var dns *net.DNSError
 	var remote *net.OpError
 	var timeout net.Error
+	silent := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 	switch {
 	case errors.Is(err, context.Canceled):
 		return "was not waited for: cancelled"
-	case strings.Contains(err.Error(), "all sentinels specified in configuration are unreachable"):
+	case !silent && strings.Contains(err.Error(), "all sentinels specified in configuration are unreachable"):
 		return "cannot be found: no sentinel answers for it; check the redis url and the sentinels"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused the connection; start one, or leave --redis-url out to use the embedded store"
@@ -109,7 +110,7 @@ func (b boundary) reason(err error) string {
 		return "refused our client certificate; check the certificate and key files: " + remote.Err.Error()
 	case errors.As(err, &header):
 		return "does not speak TLS; write redis:// for rediss://, or enable TLS there"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case silent:
 		if b.tls { // a Redis without TLS waits for the rest of what it takes for a command
 			return fmt.Sprintf("did not answer within %s; check that it is up, reachable and speaks TLS, or raise --redis-timeout", b.timeout)
 		}
