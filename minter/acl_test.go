@@ -159,6 +159,7 @@ func TestSidecarCanNeitherResumeNorUnrevokeUnderItsACL(t *testing.T) {
 }
 
 func TestDocumentedACLIsEnoughOnAClusterWithOneWordMore(t *testing.T) {
+	t.Parallel()
 	nodes := redistest.StartCluster(t)
 	boss := newVault(t, "redis+cluster://"+nodes[0].Addr)
 	for name, rules := range documentedUsers(t) {
@@ -172,6 +173,7 @@ func TestDocumentedACLIsEnoughOnAClusterWithOneWordMore(t *testing.T) {
 }
 
 func TestDocumentedACLIsEnoughAndTheLeastOnASentinel(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	server.Do(t, append([]string{"ACL", "SETUSER", "kizen-sidecar"}, documentedUsers(t)["kizen-sidecar"]...)...)
 	sentinel := redistest.StartSentinel(t, "main", server)

@@ -207,6 +207,7 @@ func TestRevokerRefusesWhatCannotBeAnID(t *testing.T) {
 }
 
 func TestNothingIsLeftAfterAThousandExecutions(t *testing.T) {
+	t.Parallel()
 	everyStore(t, func(t *testing.T, f fixture) {
 		const lifetime = time.Second
 		revoker := minter.NewRevoker(f.redis)

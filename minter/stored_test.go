@@ -300,6 +300,7 @@ func TestStoredKeysWithoutTheirSealingKeyFailInWords(t *testing.T) {
 }
 
 func TestStoredKeysSayWhichRedisFailed(t *testing.T) {
+	t.Parallel()
 	servers := map[string][]*redistest.Server{"redis://": {redistest.Start(t)}, "redis+cluster://": redistest.StartCluster(t)}
 	for scheme, nodes := range servers {
 		v := newVault(t, scheme+nodes[0].Addr)
