@@ -2,10 +2,10 @@
 
 GO ?= go
 
-.PHONY: help build demo test lint bench setup clean
+.PHONY: help build demo test lint bench bench-serve setup clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 build: ## Build both binaries into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
@@ -28,7 +28,13 @@ lint: ## Check formatting, vet, staticcheck and a tidy go.mod
 
 bench: ## Measure against the baselines of docs/performance.md
 	@.ci/setup test
-	$(GO) test -run '^$$' -bench . -benchtime 2s ./minter/ ./proxy/ ./runner/... ./cmd/kizen-sidecar/
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./minter/ ./proxy/ ./policy/ ./telemetry/
+	$(GO) test -run '^$$' -bench 'Run|Ready|Memory' -benchtime 2s ./cmd/kizen-sidecar/
+	$(GO) test -run '^$$' -bench . -benchtime 60x ./runner/...
+
+bench-serve: ## Measure serve under load beside starting Python for each request
+	@.ci/setup test
+	$(GO) test -run '^$$' -bench '^BenchmarkServe' -benchtime 1x -timeout 30m ./cmd/kizen-sidecar/
 
 setup: ## Install what the tests need
 	@.ci/setup test
