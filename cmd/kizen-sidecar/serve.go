@@ -196,9 +196,9 @@ func (s *service) run(ctx context.Context, r execution.Request, watch executions
 func (s *service) close() {
 	s.warm.Close()
 	s.callback.close(callbackGrace)
-	s.unwatch()
 	s.station.close()
-	s.flush()
+	s.flush() // with a last look at the load
+	s.unwatch()
 }
 
 // callbackGrace is how long the last callbacks may take.
@@ -215,7 +215,7 @@ func sandboxReady(steps *runner.Runner, mode string) error {
 // state is what the metrics say of the load.
 func (s *service) state() telemetry.State {
 	load := s.queue.Stats()
-	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots}
+	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots, Ready: s.warm.Ready()}
 }
 
 // checks are what /readyz asks.

@@ -83,7 +83,7 @@ func (c *workerCommand) Run(ctx context.Context, app *app, command *kong.Context
 	if c.PrintConfig {
 		return printConfig(app.stdout, command)
 	}
-	s, err := c.prepare(app)
+	s, err := c.prepare(ctx, app)
 	if err != nil {
 		return err
 	}
@@ -100,10 +100,11 @@ type workerService struct {
 	callback *callbacks
 	keys     *minter.KeySet
 	draining chan struct{}
+	flush    func()
 }
 
 // prepare checks everything that the flags name.
-func (c *workerCommand) prepare(app *app) (*workerService, error) {
+func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, error) {
 	s := &workerService{command: c, draining: make(chan struct{})}
 	if err := c.fill(); err != nil {
 		return nil, err
@@ -130,7 +131,11 @@ func (c *workerCommand) prepare(app *app) (*workerService, error) {
 	if s.steps, err = runner.New(c.runnerConfig(app.log)); err != nil {
 		return nil, err
 	}
+	if granted.telemetry, s.flush, err = app.observe(ctx, false, false); err != nil {
+		return nil, err
+	}
 	if s.station, err = granted.open(s.steps); err != nil {
+		s.flush()
 		return nil, err
 	}
 	s.worker = fleet.NewWorker(fleet.Config{
@@ -155,11 +160,14 @@ func preparing(secrets request.SecretsByBusiness, limits runner.Limits, engine *
 		refused.Merge(checkType(engine, id), "account_type")
 		job, limits, err := body.Job(body.BusinessID, secrets, limits)
 		refused.Merge(err)
-		return execution.Request{Identity: id, Job: job, Limits: limits}, refused.Err()
+		return execution.Request{Identity: id, Name: body.Name, Job: job, Limits: limits}, refused.Err()
 	}
 }
 
-func (s *workerService) close() { s.station.close() }
+func (s *workerService) close() {
+	s.station.close()
+	s.flush()
+}
 
 // serve works until ctx ends, then drains.
 func (s *workerService) serve(ctx context.Context, app *app) error {

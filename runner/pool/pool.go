@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	goruntime "runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/runner"
@@ -45,6 +46,7 @@ type Pool struct {
 	// loading bounds how many load at once: each takes a core while it does.
 	loading chan struct{}
 	keepers sync.WaitGroup
+	ready   atomic.Int64 // interpreters that wait
 
 	mu     sync.Mutex
 	closed bool
@@ -64,6 +66,9 @@ func New(config Config) *Pool {
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
+
+// Ready is how many interpreters wait now.
+func (p *Pool) Ready() int { return int(p.ready.Load()) }
 
 // Close ends the interpreters that wait, and returns when nothing is left of them. Those that were given away belong to
 // whoever took them.
@@ -162,6 +167,8 @@ func (p *Pool) load(runtime runner.Runtime) (*runner.Prepared, error) {
 func (p *Pool) offer(prepared *runner.Prepared, warm chan<- *runner.Prepared) {
 	age := time.NewTimer(p.config.MaxAge)
 	defer age.Stop()
+	p.ready.Add(1)
+	defer p.ready.Add(-1)
 	select {
 	case warm <- prepared:
 		return

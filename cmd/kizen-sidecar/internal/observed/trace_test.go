@@ -1,0 +1,453 @@
+package observed
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const (
+	callerTrace = "0af7651916cd43dd8448eb211c80319c"
+	callerSpan  = "b7ad6b7169203331"
+	otherTrace  = "4bf92f3577b34da6a3ce929d0e0e4736"
+	otherSpan   = "00f067aa0ba902b7"
+)
+
+func TestARealCollectorReceivesTheWholeTraceAndTheMetrics(t *testing.T) {
+	for _, protocol := range []string{"grpc", "http/protobuf"} {
+		t.Run(protocol, func(t *testing.T) {
+			c, upstream, outside := startCollector(t), startAPI(t), startAPI(t)
+			endpoint := c.http
+			if protocol == "grpc" {
+				endpoint = c.grpc
+			}
+			s := serve(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=" + protocol},
+				"--api-root", upstream.URL+"/api")
+			body := script(fmt.Sprintf(`
+import os, requests
+kizen.api.get("/custom-objects?page=2&flag")
+kizen.api.get("/missing")
+kizen.api.post("/business-config/import", json={})
+kizen.api.get("/linked", headers={"traceparent": "00-%s-%s-01"})
+requests.get(%q)
+outputs.log(os.environ["TRACEPARENT"])
+`, otherTrace, otherSpan, outside.URL+"/outside"))
+			status, answer := s.run("00-"+callerTrace+"-"+callerSpan+"-01", body)
+			if status != http.StatusOK {
+				t.Fatalf("%d: %s", status, answer)
+			}
+			page := s.metrics()
+			s.stop()
+			checkTree(t, c)
+			checkPropagation(t, c, answer, upstream, outside)
+			checkCalls(t, c, upstream)
+			checkMetrics(t, c, page)
+		})
+	}
+}
+
+func checkTree(t *testing.T, c *collector) {
+	t.Helper()
+	want := map[string]int{
+		callerSpan + " > execution (Server, Unset)": 1,
+		"execution > queue (Internal, Unset)":       1,
+		"execution > mint (Internal, Unset)":        1,
+		"execution > spawn (Internal, Unset)":       1,
+		"execution > import (Internal, Unset)":      1,
+		"execution > step (Internal, Unset)":        1,
+		"execution > revoke (Internal, Unset)":      1,
+		"step > GET (Client, Unset)":                2,
+		"step > GET (Client, Error)":                1,
+		"step > POST (Client, Error)":               1,
+	}
+	if got := tree(c.of(callerTrace)); !maps.Equal(got, want) {
+		t.Errorf("spans = %v\nwant    %v", got, want)
+	}
+	for _, span := range c.of(callerTrace) {
+		if span.resource["service.name"] != "kizen-sidecar" || span.TraceState().AsRaw() != "vendor=1" {
+			t.Errorf("%s: resource %v, tracestate %q", span.Name(), span.resource, span.TraceState().AsRaw())
+		}
+		if span.Name() != "execution" {
+			continue
+		}
+		attributes := span.Attributes().AsRaw()
+		for _, measured := range []string{"kizen.execution.id", "kizen.execution.cpu.time", "kizen.execution.memory.peak"} {
+			if attributes[measured] == nil {
+				t.Errorf("execution has no %s", measured)
+			}
+			delete(attributes, measured)
+		}
+		want := map[string]any{
+			"kizen.business.id": "b-1", "kizen.account.type": "service_automation", "kizen.step.name": "",
+			"kizen.step.runtime": "python-3-13", "kizen.execution.outcome": "ok", "process.exit.code": int64(0),
+		}
+		if !maps.Equal(attributes, want) {
+			t.Errorf("execution has %v\nwant %v", attributes, want)
+		}
+	}
+}
+
+// checkPropagation: the API was told of the call's own span, everybody else of the step's.
+func checkPropagation(t *testing.T, c *collector, answer string, upstream, outside *api) {
+	t.Helper()
+	spans := map[string]bool{}
+	step := ""
+	for _, span := range c.of(callerTrace) {
+		if span.Name() == "GET" {
+			spans["00-"+callerTrace+"-"+span.SpanID().String()+"-01"] = true
+		}
+		if span.Name() == "step" {
+			step = "00-" + callerTrace + "-" + span.SpanID().String() + "-01"
+		}
+	}
+	if sent := upstream.header("/api/custom-objects", "traceparent"); !spans[sent] {
+		t.Errorf("the API was sent %q, none of %v", sent, spans)
+	}
+	if sent := upstream.header("/api/custom-objects", "tracestate"); sent != "vendor=1" {
+		t.Errorf("the API was sent tracestate %q", sent)
+	}
+	if sent := outside.header("/outside", "traceparent"); sent != step || sent == "" {
+		t.Errorf("another host was sent %q, want %q", sent, step)
+	}
+	if !strings.Contains(answer, step) {
+		t.Errorf("the step's environment does not name %q: %s", step, answer)
+	}
+}
+
+func checkCalls(t *testing.T, c *collector, upstream *api) {
+	t.Helper()
+	root, err := url.Parse(upstream.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.ParseInt(root.Port(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func(method, path string, received int64, more map[string]any) map[string]any {
+		all := map[string]any{
+			"http.request.method": method, "url.full": upstream.URL + "/api" + path, "server.address": "127.0.0.1", "server.port": port,
+			"http.request.body.size": int64(0), "http.response.body.size": received, "network.protocol.version": "1.1",
+			"kizen.policy.decision": "allow", "http.response.status_code": int64(200),
+		}
+		maps.Copy(all, more)
+		return all
+	}
+	want := map[string]map[string]any{
+		"/custom-objects": call("GET", "/custom-objects?page=REDACTED&REDACTED", 12, nil),
+		"/missing":        call("GET", "/missing", 12, map[string]any{"http.response.status_code": int64(404), "error.type": "404"}),
+		"/linked":         call("GET", "/linked", 12, nil),
+		"/business-config/import": call("POST", "/business-config/import", 0, map[string]any{
+			"http.response.status_code": int64(403), "error.type": "guardrail", "kizen.policy.decision": "deny",
+			"kizen.policy.id": "guardrail.import_business_config",
+		}),
+	}
+	for _, span := range c.of(callerTrace) {
+		attributes := span.Attributes().AsRaw()
+		full, isCall := attributes["url.full"].(string)
+		if !isCall {
+			continue
+		}
+		path, _, _ := strings.Cut(strings.TrimPrefix(full, upstream.URL+"/api"), "?")
+		if attributes["kizen.policy.decision"] == "allow" {
+			if attributes["kizen.policy.id"] == nil {
+				t.Errorf("%s names no policy", path)
+			}
+			delete(attributes, "kizen.policy.id")
+		}
+		if !maps.Equal(attributes, want[path]) {
+			t.Errorf("%s has %v\nwant %v", path, attributes, want[path])
+		}
+		links := ""
+		for _, link := range span.Links().All() {
+			links += link.TraceID().String() + "/" + link.SpanID().String()
+		}
+		if linked := otherTrace + "/" + otherSpan; (path == "/linked") != (links == linked) || path != "/linked" && links != "" {
+			t.Errorf("%s has links %q", path, links)
+		}
+	}
+}
+
+func checkMetrics(t *testing.T, c *collector, page string) {
+	t.Helper()
+	one := func(names ...string) map[string]uint64 {
+		counts := map[string]uint64{}
+		for _, name := range names {
+			counts[name] = 1
+		}
+		return counts
+	}
+	for _, want := range []struct {
+		metric, by string
+		counts     map[string]uint64
+	}{
+		{"kizen.execution.duration", "kizen.execution.outcome", one("ok")},
+		{"kizen.execution.phase.duration", "kizen.execution.phase", one("queue", "mint", "spawn", "import", "step", "revoke")},
+		{"http.client.request.duration", "http.response.status_code", map[string]uint64{"200": 2, "404": 1, "403": 1}},
+		{"http.client.request.body.size", "http.request.method", map[string]uint64{"GET": 3, "POST": 1}},
+		{"http.client.response.body.size", "http.request.method", map[string]uint64{"GET": 3, "POST": 1}},
+		{"kizen.policy.denials", "kizen.policy.id", one("guardrail.import_business_config")},
+		{"kizen.key.operation.duration", "kizen.key.operation", one("mint", "revoke")},
+		{"kizen.execution.slot.usage", "", map[string]uint64{"": 0}},
+		{"kizen.execution.queue.length", "", map[string]uint64{"": 0}},
+	} {
+		if got := c.counts(t, want.metric, want.by); !maps.Equal(got, want.counts) {
+			t.Errorf("%s by %q = %v, want %v", want.metric, want.by, got, want.counts)
+		}
+	}
+	if len(c.counts(t, "db.client.operation.duration", "db.operation.name")) == 0 {
+		t.Error("no command to Redis was measured")
+	}
+	if got := c.counts(t, "kizen.execution.slot.limit", ""); got[""] == 0 {
+		t.Error("there are no slots")
+	}
+	c.counts(t, "kizen.pool.ready", "")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name := range c.metrics {
+		if spelled := strings.NewReplacer(".", "_").Replace(name); !strings.Contains(page, spelled) {
+			t.Errorf("/metrics does not have %s", name)
+		}
+	}
+}
+
+func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
+	c, upstream := startCollector(t), startAPI(t)
+	s := serve(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + c.grpc, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"},
+		"--api-root", upstream.URL+"/api", "--memory", "150MiB")
+	cases := map[string]struct {
+		source, outcome, event, exception string
+		timeout                           int
+	}{
+		"1": {"raise ValueError('customer 4711')", "exception", "exception", "ValueError", 0},
+		"2": {"while True: pass", "timeout", "timeout", "", 200},
+		"3": {"x = [bytearray(b'x' * (8 << 20)) for _ in range(100)]\nwhile True: pass", "memory_limit", "memory_limit", "", 0},
+	}
+	for digit, k := range cases {
+		body := script(k.source)
+		if k.timeout > 0 {
+			body["timeout_ms"] = k.timeout
+		}
+		if status, answer := s.run("00-"+strings.Repeat(digit, 32)+"-"+callerSpan+"-01", body); status != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", k.outcome, status, answer)
+		}
+	}
+	// The caller says not to sample: nothing arrives.
+	if status, _ := s.run("00-"+otherTrace+"-"+otherSpan+"-00", script("pass")); status != http.StatusOK {
+		t.Errorf("unsampled: %d", status)
+	}
+	s.stop()
+	if spans := c.of(otherTrace); len(spans) != 0 {
+		t.Errorf("an unsampled trace arrived: %v", tree(spans))
+	}
+	for digit, k := range cases {
+		found := 0
+		for _, span := range c.of(strings.Repeat(digit, 32)) {
+			if span.Name() != "execution" && span.Name() != "step" {
+				continue
+			}
+			found++
+			attributes := span.Attributes().AsRaw()
+			if span.Status().Message() != k.outcome || span.Status().Code().String() != "Error" || attributes["error.type"] != k.outcome {
+				t.Errorf("%s: %s has status %s %q, error.type %v", k.outcome, span.Name(), span.Status().Code(), span.Status().Message(), attributes["error.type"])
+			}
+			if span.Name() == "step" && (span.Events().Len() != 1 || span.Events().At(0).Name() != k.event) {
+				t.Errorf("%s: the step has %d events", k.outcome, span.Events().Len())
+			}
+			if span.Name() == "execution" && k.exception != "" && attributes["exception.type"] != k.exception {
+				t.Errorf("%s: exception.type is %v", k.outcome, attributes["exception.type"])
+			}
+		}
+		if found != 2 {
+			t.Errorf("%s: %d of the two spans arrived", k.outcome, found)
+		}
+	}
+	if strings.Contains(string(c.raw), "4711") {
+		t.Error("what a step raised arrived")
+	}
+}
+
+// silentCollector accepts connections and never answers; the channel is closed when it was first told something.
+func silentCollector(t *testing.T) (address string, told <-chan struct{}) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		var open []net.Conn
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				break
+			}
+			if open = append(open, conn); len(open) == 1 {
+				_, _ = io.ReadFull(conn, make([]byte, 1)) // that it was sent something is all there is to know
+				close(first)
+			}
+		}
+		for _, conn := range open {
+			_ = conn.Close() // nobody reads what it sent
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-done
+	})
+	return listener.Addr().String(), first
+}
+
+func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
+	silent, told := silentCollector(t)
+	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
+	defer erroring.Close()
+	for name, address := range map[string]string{
+		"down": freeAddress(t), "slow": silent, "erroring": strings.TrimPrefix(erroring.URL, "http://"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			upstream := startAPI(t)
+			s := serve(t, []string{
+				"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address, "OTEL_BSP_MAX_QUEUE_SIZE=16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=8",
+				"OTEL_BSP_SCHEDULE_DELAY=20",
+			}, "--api-root", upstream.URL+"/api")
+			body := script(`for _ in range(20): kizen.api.get("/custom-objects")`)
+			if status, answer := s.run("", body); status != http.StatusOK {
+				t.Fatalf("%d: %s", status, answer)
+			}
+			if name == "slow" {
+				<-told // from here on an export is under way that does not end
+			}
+			for range 4 {
+				if status, answer := s.run("", body); status != http.StatusOK {
+					t.Fatalf("%d: %s", status, answer)
+				}
+			}
+			lost := 0.0
+			for _, line := range regexp.MustCompile(`(?m)^otel_sdk_(?:processor_span_processed|exporter_span_exported)_total\{(.*)\} (\S+)$`).FindAllStringSubmatch(s.metrics(), -1) {
+				count, err := strconv.ParseFloat(line[2], 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(line[1], "error_type=") {
+					lost += count
+				} else if strings.Contains(line[0], "exported") && count != 0 {
+					t.Errorf("%v spans are said to have arrived", count)
+				}
+			}
+			// Five executions have 27 spans each; the queue and one batch may hold 24.
+			if lost < 5*27-16-8 {
+				t.Errorf("%v spans were given up; the others wait in a queue that is longer than it may be", lost)
+			}
+			s.stop()
+		})
+	}
+}
+
+func TestNoSecretIsToldToAnyone(t *testing.T) {
+	const secret = "canary-Zx81 value/ä"
+	c, upstream := startCollector(t), startAPI(t)
+	environment := []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + c.grpc, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "KIZEN_LOG=debug"}
+	source := `
+import os, sys
+from urllib.parse import quote
+s = secrets["ACME"]
+kizen.api.post("/env", data=os.environ["KIZEN_API_URL"])
+kizen.api.get("/with/" + quote(s, safe="") + "?" + quote(s, safe="") + "&q=" + quote(s))
+kizen.api.request if False else kizen.api.get("/x", headers={"x-acme": s})
+outputs.log(s); print(s); print(s, file=sys.stderr)
+raise type("E" + "x", (Exception,), {})(s)
+`
+	var everything strings.Builder
+
+	secretsFile := t.TempDir() + "/secrets.json"
+	writeFile(t, secretsFile, `{"b-1": {"ACME": "`+secret+`"}}`)
+	s := serve(t, environment, "--api-root", upstream.URL+"/api", "--secrets-file", secretsFile)
+	body := script(source)
+	body["secrets"] = []string{"ACME"}
+	status, answer := s.run("", body)
+	if status != http.StatusBadRequest {
+		t.Fatalf("%d: %s", status, answer)
+	}
+	everything.WriteString(answer + s.metrics())
+	s.stop()
+	everything.WriteString(s.log.String())
+
+	file := t.TempDir() + "/script.py"
+	writeFile(t, file, source)
+	ran := command(t.Context(), append(environment[:2:2], "ACME="+secret), "run", "--script", file, "--secret", "ACME", "--verbose", "--json", "--api-root", upstream.URL+"/api")
+	output, err := ran.CombinedOutput()
+	if ran.ProcessState == nil || ran.ProcessState.ExitCode() != 1 {
+		t.Fatalf("run: %v\n%s", err, output)
+	}
+	if !strings.Contains(string(output), `"DEBUG"`) {
+		t.Errorf("--verbose logs nothing at debug: %s", output)
+	}
+	everything.Write(output)
+
+	upstream.mu.Lock()
+	var forbidden []string
+	for i, r := range upstream.sent {
+		if key := r.Header.Get("X-API-KEY"); !slices.Contains(forbidden, key) {
+			forbidden = append(forbidden, key)
+		}
+		if r.URL.Path == "/api/env" {
+			capability, err := url.Parse(upstream.text[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if path := strings.Trim(capability.Path, "/"); path != "" {
+				forbidden = append(forbidden, path)
+			}
+		}
+	}
+	upstream.mu.Unlock()
+	if len(forbidden) < 2 {
+		t.Fatalf("the API saw %d keys and capabilities", len(forbidden))
+	}
+	c.mu.Lock()
+	everything.Write(c.raw)
+	c.mu.Unlock()
+	if text := everything.String(); !strings.Contains(text, "execution ended") || !strings.Contains(text, `"msg":"call"`) || !strings.Contains(text, "url.full") {
+		t.Fatal("what should be searched is not there")
+	}
+	forbidden = append(forbidden, secret, url.PathEscape(secret), url.QueryEscape(secret), "Zx81")
+	for i, value := range forbidden {
+		if at := strings.Index(everything.String(), value); at >= 0 {
+			t.Errorf("secret %d is told: %.200q", i, everything.String()[max(0, at-100):])
+		}
+	}
+}
+
+func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
+	upstream := startAPI(t)
+	s := serve(t, []string{"KIZEN_LOG=debug", "OTEL_EXPORTER_OTLP_ENDPOINT=http://" + startCollector(t).http}, "--api-root", upstream.URL+"/api")
+	if status, answer := s.run("00-"+callerTrace+"-"+callerSpan+"-01", script(`kizen.api.get("/custom-objects")`)); status != http.StatusOK {
+		t.Fatalf("%d: %s", status, answer)
+	}
+	s.stop()
+	infos := 0
+	for line := range strings.Lines(s.log.String()) {
+		if !strings.Contains(line, `"msg":"call"`) && !strings.Contains(line, `"msg":"execution ended"`) {
+			continue
+		}
+		if strings.Contains(line, `"INFO"`) {
+			infos++
+		}
+		if !strings.Contains(line, `"trace_id":"`+callerTrace+`"`) || !strings.Contains(line, `"execution_id":"`) || !strings.Contains(line, `"business_id":"b-1"`) {
+			t.Errorf("line names too little: %s", line)
+		}
+	}
+	if infos != 1 {
+		t.Errorf("%d lines at info for one execution", infos)
+	}
+}
