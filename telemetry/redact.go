@@ -43,8 +43,8 @@ var shapes = []shape{
 	{[]string{`"`, "'"}, `(\\*["'](?:d|k|p|q|dp|dq|qi)\\*["']\s*:\s*\\*["'])[A-Za-z0-9_-]{16,}`},
 	// Keys that say what they are: ours, Standard Webhooks', and those of services that steps call.
 	{
-		[]string{"kzn_", "whsec_", "whsk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "k_live_", "akia"},
-		`()(?:kzn_|whsec_|whsk_|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|sk_live_|rk_live_|AKIA)[A-Za-z0-9_+/=-]{12,}`,
+		[]string{"kizen_", "whsec_", "whsk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "k_live_", "akia"},
+		`()(?:kizen_[0-9A-Za-z]{49}|(?:whsec_|whsk_|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|sk_live_|rk_live_|AKIA)[A-Za-z0-9_+/=-]{12,})`,
 	},
 	// Headers with credentials (RFC 9110, section 11.6.2; RFC 6265), as a line, in a map or in JSON.
 	{[]string{"authorization"}, `(?i)(\b(?:proxy-)?authorization\\*["']?\s*[:=]\s*\[?)(?:\\*"[^"\r\n]+|\\*'[^'\r\n]+|[^\s"'\[\]][^\r\n\]]*)`},

@@ -15,7 +15,7 @@ import (
 
 const (
 	jwt     = "eyJhbGciOiJFZERTQSIsImtpZCI6IjEifQ.eyJzdWIiOiIxIn0.c2lnbmF0dXJlLWJ5dGVz"
-	stored  = "kzn_live_0123456789abcdefghijABCDEFGHIJ"
+	stored  = "kizen_0123456789abcdefghijABCDEFGHIJklmnopqrstuvwxyz012"
 	jwkD    = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"
 	webhook = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	plain   = "hunter2hunter2" // has no shape of its own
