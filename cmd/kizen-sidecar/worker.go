@@ -200,7 +200,8 @@ func (s *workerService) serve(ctx context.Context, app *app) error {
 
 func (s *workerService) drain(ctx context.Context, app *app) {
 	app.log.Info("draining", "running", s.worker.Running(), "drain_timeout", s.command.DrainTimeout)
-	close(s.draining)
+	s.worker.Stop()
+	close(s.draining) // whoever reads that this one is not ready may rely on it taking nothing more
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.command.DrainTimeout)
 	defer cancel()
 	s.worker.Shutdown(limited)

@@ -140,11 +140,16 @@ func (w *Worker) Start(ctx context.Context) error {
 	return nil
 }
 
-// Shutdown takes nothing new, lets what runs finish until ctx ends, cuts off the rest, and leaves the fleet.
-func (w *Worker) Shutdown(ctx context.Context) {
+// Stop takes nothing new: when it returns, no further delivery begins. What runs goes on.
+func (w *Worker) Stop() {
 	for _, server := range w.servers {
 		server.Stop()
 	}
+}
+
+// Shutdown takes nothing new, lets what runs finish until ctx ends, cuts off the rest, and leaves the fleet.
+func (w *Worker) Shutdown(ctx context.Context) {
+	w.Stop()
 	stop := context.AfterFunc(ctx, func() { w.cut(errDraining) })
 	for _, server := range w.servers {
 		server.Shutdown()
