@@ -68,7 +68,7 @@ func TestServeOutlivesItsRedis(t *testing.T) {
 	}
 	stop := start()
 	api := newGateAPI(t)
-	s := startServe(t, "--api-root", api.root(), "--redis-url", "redis://"+address, "--redis-timeout", "500ms")
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--redis-url", "redis://"+address, "--redis-timeout", "500ms")
 	before := s.warmed()
 	marker := newMarker()
 	s.ask("POST", "/executions", gated(marker).with("execution_id", "runs"))
@@ -100,7 +100,7 @@ func TestServeForgetsCallersThatHangUp(t *testing.T) {
 	const callers = 1000
 	redisURL := startRedisServer(t)
 	api := newGateAPI(t)
-	s := startServe(t, "--api-root", api.root(), "--redis-url", redisURL, "--slots", "4", "--queue-depth", "2000")
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--redis-url", redisURL, "--slots", "4", "--queue-depth", "2000")
 	before := s.warmed()
 	ctx, hangUp := context.WithCancel(t.Context())
 	defer hangUp()
@@ -128,7 +128,7 @@ func TestServeForgetsCallersThatHangUp(t *testing.T) {
 func TestServeWithoutPythonRefusesAndLeavesNothing(t *testing.T) {
 	redisURL := startRedisServer(t)
 	api := newGateAPI(t)
-	s := startServe(t, "--api-root", api.root(), "--redis-url", redisURL, "--python", "/no/such/python")
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--redis-url", redisURL, "--python", "/no/such/python")
 	before := s.descriptors() + 16
 	for range 5 {
 		if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 || !strings.Contains(got.body, "runner_unavailable") {
@@ -143,7 +143,7 @@ func TestServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 	redisURL := startRedisServer(t)
 	api := newGateAPI(t)
 	api.open()
-	s := startServe(t, "--api-root", api.root(), "--redis-url", redisURL, "--slots", "4", "--timeout", "3s", "--memory", "128MiB", "--tmp-size", "8MiB")
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--redis-url", redisURL, "--slots", "4", "--timeout", "3s", "--memory", "128MiB", "--tmp-size", "8MiB")
 	before := s.warmed()
 	marker := newMarker()
 	hostile := map[string]struct{ source, kind string }{

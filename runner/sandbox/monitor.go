@@ -66,6 +66,13 @@ func (m *monitor) limitCPU(limit time.Duration) {
 	m.before, m.limits.CPU = m.used.cpu, limit
 }
 
+// seen is what the looks came to. LimitCPU may take one until the very end.
+func (m *monitor) seen() (used usage, memoryOver, cpuOver bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.used, m.memoryOver, m.cpuOver
+}
+
 // counts is how much of a processor time of the whole program's life counts.
 func (m *monitor) counts(cpu time.Duration) time.Duration {
 	m.mu.Lock()

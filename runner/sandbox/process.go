@@ -161,8 +161,9 @@ func (p *Process) supervise(ctx context.Context, started chan<- error) {
 // outcome puts together what the stage said at its end, what the monitor saw and what the kernel counted.
 func (p *Process) outcome(state *os.ProcessState, err error) Exit {
 	m := &p.monitor
-	exit := Exit{Code: -1, OOMKilled: m.memoryOver || p.group.outOfMemory(), CPUExceeded: m.cpuOver,
-		PeakMemory: m.used.peakMemory, PeakProcesses: m.used.peakProcesses, CPU: m.used.cpu, Err: err}
+	used, memoryOver, cpuOver := m.seen()
+	exit := Exit{Code: -1, OOMKilled: memoryOver || p.group.outOfMemory(), CPUExceeded: cpuOver,
+		PeakMemory: used.peakMemory, PeakProcesses: used.peakProcesses, CPU: used.cpu, Err: err}
 	exit.ProcessesRefused = p.group.refused() || (p.group.pids == "" && exit.PeakProcesses >= m.limits.Processes)
 	p.killed.Do(func() {})
 	exit.Killed = p.ordered
