@@ -37,7 +37,7 @@ func openBrowser(t *testing.T) context.Context {
 	t.Helper()
 	program := requireProgram(t, "chromium")
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, // CI is root in a container
-		chromedp.UserDataDir(t.TempDir()), chromedp.Flag("disable-dev-shm-usage", true), chromedp.WSURLReadTimeout(time.Minute))
+		chromedp.UserDataDir(profileDir(t)), chromedp.Flag("disable-dev-shm-usage", true), chromedp.WSURLReadTimeout(time.Minute))
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, closeBrowser := chromedp.NewContext(allocator)
 	t.Cleanup(func() {
@@ -247,3 +247,14 @@ const (
 
 // fileURL is how a browser opens a file.
 func fileURL(path string) string { return (&url.URL{Scheme: "file", Path: path}).String() }
+
+// profileDir is a directory for a browser, whose processes write into it until the last of them has ended.
+func profileDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kizen-browser-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { waitFor(t, func() bool { return os.RemoveAll(dir) == nil }) })
+	return dir
+}
