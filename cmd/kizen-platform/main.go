@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"sync"
 	"syscall"
 	"time"
 
@@ -192,30 +191,9 @@ func (line commandLine) connect() (redis.UniversalClient, error) {
 // watch reads the key set again when its files change and on SIGHUP, until the function it returns is called, which waits for
 // the end of it.
 func watch(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	var watching sync.WaitGroup
-	watching.Go(func() {
-		if err := keys.Watch(ctx, reloaded(log)); err != nil {
-			log.Warn("changes of the keys are not seen; send SIGHUP after one", "error", err)
-		}
+	return keys.Follow(ctx, reloaded(log), func(err error) {
+		log.Warn("changes of the keys are not seen; send SIGHUP after one", "error", err)
 	})
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	watching.Go(func() {
-		defer signal.Stop(hangups)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-hangups:
-				reloaded(log)(keys.Reload())
-			}
-		}
-	})
-	return func() {
-		cancel()
-		watching.Wait()
-	}
 }
 
 // signingKeysVariable holds the keys themselves. It is no flag: keys have no place in a command line.

@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"sync"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -74,8 +71,6 @@ func (f keySetFlags) require() (*minter.KeySet, error) {
 // reloadKeys reloads a key set when its files change and on SIGHUP, until the
 // function it returns is called, which waits for the end of it.
 func reloadKeys(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
 	report := func(err error) {
 		if err != nil {
 			log.Error("the signing keys could not be reloaded; the ones from before stay in use", "error", err)
@@ -83,28 +78,9 @@ func reloadKeys(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (sto
 		}
 		log.Info("signing keys loaded", "current", keys.Current())
 	}
-	running.Go(func() {
-		if err := keys.Watch(ctx, report); err != nil {
-			log.Warn("changes of the signing keys are not seen; send SIGHUP after one", "error", err)
-		}
+	return keys.Follow(ctx, report, func(err error) {
+		log.Warn("changes of the signing keys are not seen; send SIGHUP after one", "error", err)
 	})
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	running.Go(func() {
-		defer signal.Stop(hangups)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-hangups:
-				report(keys.Reload())
-			}
-		}
-	})
-	return func() {
-		cancel()
-		running.Wait()
-	}
 }
 
 // keysGenerateCommand is kizen-sidecar keys generate.
