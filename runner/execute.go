@@ -138,8 +138,8 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 	result.Evidence = Evidence{
 		Wall: result.Duration, CPU: exit.CPU, PeakMemory: exit.PeakMemory, PeakProcesses: exit.PeakProcesses,
 		ExitCode: exit.Code, Signal: exit.Signal, OutOfMemory: exit.OOMKilled, Survivors: exit.Survivors,
-		MissingLayers: a.missing,
 	}
+	result.Layers = a.layers
 	if a.forged > 0 {
 		result.Notes = append(result.Notes, fmt.Sprintf("ignored %d frames that the harness did not send", a.forged))
 	}

@@ -16,7 +16,7 @@ import (
 type Prepared struct {
 	interpreter Interpreter
 	notes       []string
-	missing     []string // layers of isolation
+	layers      Layers
 	limits      Limits
 	process     process
 	conn        *os.File
@@ -75,7 +75,8 @@ func (r *Runner) prepare(ctx context.Context, runtime Runtime, limits Limits, wa
 	if err := p.start(ctx, r.sandbox, r.config.Network); err != nil {
 		return nil, fmt.Errorf("%w: start %s: %w", ErrHarness, chosen.interpreter.Path, err)
 	}
-	p.missing = r.sandbox.Report().Missing()
+	report := r.sandbox.Report()
+	p.layers = Layers{Held: report.InForce(r.config.Network), Missing: report.Withheld()}
 	// The harness is smaller than a socket's buffer as a rule; where it is not, the harness reads while this writes.
 	_ = p.conn.SetWriteDeadline(p.begun.Add(startupLimit))
 	if err := writeFrame(p.conn, bundle); err != nil {

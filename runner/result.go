@@ -35,7 +35,8 @@ var Outcomes = []Outcome{
 }
 
 // Result is what one execution gave back. It marshals to the body of POST /api/coderunner/run: request_id,
-// duration_ms, values, logs, http_requests and error; a failure's outcome and evidence stand inside error.
+// duration_ms, values, logs, http_requests and error, which its clients know, and layers, which they ignore; a failure's
+// outcome and evidence stand inside error.
 type Result struct {
 	// RequestID is the execution's id.
 	RequestID string
@@ -52,6 +53,7 @@ type Result struct {
 	Outcome  Outcome
 	Evidence Evidence
 	Phases   Phases
+	Layers   Layers
 	// Dropped counts what was cut from the logs, in messages and bytes.
 	Dropped Dropped
 	// Stdout and Stderr are the ends of what the step printed; they are not part of the marshalled result.
@@ -99,8 +101,12 @@ type Evidence struct {
 	Signal syscall.Signal
 	// OutOfMemory is true when the kernel or the runner killed it for its memory.
 	OutOfMemory bool
-	// MissingLayers are the layers of isolation that did not hold.
-	MissingLayers []string
+}
+
+// Layers of the sandbox, by the names that doctor lists them under.
+type Layers struct {
+	// Held are those that were in force around the step, Missing those that this machine withholds.
+	Held, Missing []string
 }
 
 // Phases say where an execution's time went.
@@ -157,7 +163,8 @@ func (r Result) MarshalJSON() ([]byte, error) {
 		Logs       []string    `json:"logs"`
 		HTTP       *HTTPRecord `json:"http_requests"`
 		Error      *errorJSON  `json:"error"`
-	}{RequestID: r.RequestID, DurationMS: milliseconds(r.Duration), Logs: r.Logs, HTTP: r.HTTP}
+		Layers     layersJSON  `json:"layers"`
+	}{RequestID: r.RequestID, DurationMS: milliseconds(r.Duration), Logs: r.Logs, HTTP: r.HTTP, Layers: newLayersJSON(r.Layers)}
 	if r.Logs == nil {
 		body.Logs = []string{}
 	}
@@ -167,7 +174,7 @@ func (r Result) MarshalJSON() ([]byte, error) {
 	}
 	if r.Error != nil {
 		body.Error = &errorJSON{
-			Error: r.Error.Message, Detail: r.Error.Detail, Kind: r.Outcome, Evidence: newEvidenceJSON(r.Evidence),
+			Error: r.Error.Message, Detail: r.Error.Detail, Kind: r.Outcome, Evidence: newEvidenceJSON(r.Evidence, body.Layers),
 		}
 	}
 	return marshal(body)
@@ -191,10 +198,10 @@ type evidenceJSON struct {
 	MissingLayers []string `json:"missing_layers"`
 }
 
-func newEvidenceJSON(e Evidence) evidenceJSON {
+func newEvidenceJSON(e Evidence, layers layersJSON) evidenceJSON {
 	body := evidenceJSON{
 		WallMS: milliseconds(e.Wall), CPUMS: milliseconds(e.CPU), PeakMemory: e.PeakMemory, OutOfMemory: e.OutOfMemory,
-		MissingLayers: append([]string{}, e.MissingLayers...),
+		MissingLayers: layers.Missing,
 	}
 	if e.ExitCode >= 0 {
 		body.ExitCode = &e.ExitCode
@@ -204,6 +211,16 @@ func newEvidenceJSON(e Evidence) evidenceJSON {
 		body.Signal = &name
 	}
 	return body
+}
+
+// layersJSON has lists that are empty, never null.
+type layersJSON struct {
+	Held    []string `json:"held"`
+	Missing []string `json:"missing"`
+}
+
+func newLayersJSON(l Layers) layersJSON {
+	return layersJSON{Held: append([]string{}, l.Held...), Missing: append([]string{}, l.Missing...)}
 }
 
 // valuesJSON is an object whose keys keep the order of the list.

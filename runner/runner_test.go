@@ -2,8 +2,9 @@ package runner_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,18 +67,51 @@ func TestAStepReadsInputsAndWritesOutputs(t *testing.T) {
 	}
 }
 
-func TestEveryResultSaysWhichLayersWereMissing(t *testing.T) {
-	for mode, want := range map[sandbox.Mode]int{sandbox.ModeAuto: 0, sandbox.ModeOff: 10} {
-		r := newRunner(t, runner.Config{Sandbox: mode})
-		result := run(t, r, "raise ValueError")
-		if mode == sandbox.ModeAuto {
-			want = len(r.Sandbox().Missing())
+func TestEveryResultSaysWhichLayersHeld(t *testing.T) {
+	for _, config := range []runner.Config{
+		{}, {Sandbox: sandbox.ModeOff}, {Network: sandbox.NetworkKizenOnly},
+	} {
+		r := newRunner(t, config)
+		var held, missing []string
+		for _, layer := range r.Sandbox() {
+			switch {
+			case !layer.Held:
+				missing = append(missing, layer.Name)
+			case layer.Name != "network namespace" || config.Network == sandbox.NetworkKizenOnly:
+				held = append(held, layer.Name)
+			}
 		}
-		if got := result.Evidence.MissingLayers; len(got) != want {
-			t.Errorf("%s: got %q, want %d layers", mode, got, want)
+		for _, script := range []string{"outputs.x = 'done'", "raise ValueError", "import os; os._exit(3)"} {
+			result := run(t, r, script)
+			if !slices.Equal(result.Layers.Held, held) || !slices.Equal(result.Layers.Missing, missing) {
+				t.Errorf("%+v, %s: got %+v, want %q and not %q", config, script, result.Layers, held, missing)
+			}
 		}
-		if body := marshal(t, result); !strings.Contains(string(body), `"missing_layers":[`) {
-			t.Errorf("%s: %s", mode, body)
+	}
+}
+
+func TestAResultListsItsLayersAlways(t *testing.T) {
+	for _, result := range []runner.Result{
+		{Outcome: runner.OK},
+		{Outcome: runner.Exception, Error: &runner.StepError{}, Layers: runner.Layers{Held: []string{"seccomp"}, Missing: []string{"landlock"}}},
+	} {
+		var body struct {
+			Layers struct{ Held, Missing []string }
+			Error  *struct {
+				Evidence struct {
+					Missing []string `json:"missing_layers"`
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(marshal(t, result)), &body); err != nil {
+			t.Fatal(err)
+		}
+		if body.Layers.Held == nil || len(body.Layers.Held) != len(result.Layers.Held) || body.Layers.Missing == nil ||
+			len(body.Layers.Missing) != len(result.Layers.Missing) {
+			t.Errorf("got %+v of %+v", body, result.Layers)
+		}
+		if body.Error != nil && !slices.Equal(body.Error.Evidence.Missing, result.Layers.Missing) {
+			t.Errorf("the evidence is %+v", body.Error.Evidence)
 		}
 	}
 }

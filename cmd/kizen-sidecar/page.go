@@ -166,7 +166,7 @@ func (p page) phases(w io.Writer, done executed) {
 		rows = append(rows, []string{phase.name, formatDuration(phase.spent)})
 	}
 	columns(w, rows)
-	if missing := done.Result.Evidence.MissingLayers; len(missing) > 0 {
+	if missing := done.Result.Layers.Missing; len(missing) > 0 {
 		fmt.Fprintln(w, "\n  "+printable("sandbox without "+strings.Join(missing, ", ")))
 	}
 }

@@ -59,6 +59,7 @@ type document struct {
 		Error  string `json:"error"`
 		Detail string `json:"detail"`
 	} `json:"error"`
+	Layers struct{ Held, Missing []string } `json:"layers"`
 }
 
 func TestEveryStepFolderRunsThroughTheBinary(t *testing.T) {

@@ -90,6 +90,29 @@ func (r Report) Missing() []string {
 	return names
 }
 
+// InForce names the layers that hold around a program: all that hold here, but for a network of its own where it was not
+// given one.
+func (r Report) InForce(network Network) []string {
+	var names []string
+	for _, layer := range r {
+		if layer.Held && (layer.Name != stage.LayerNetwork || network == NetworkKizenOnly) {
+			names = append(names, layer.Name)
+		}
+	}
+	return names
+}
+
+// Withheld names every layer that does not hold, those that have a substitute included.
+func (r Report) Withheld() []string {
+	var names []string
+	for _, layer := range r {
+		if !layer.Held {
+			names = append(names, layer.Name)
+		}
+	}
+	return names
+}
+
 // Report says which layers hold. The first call builds an empty sandbox to find out, unless a program has been started
 // before.
 func (s *Sandbox) Report() Report {
