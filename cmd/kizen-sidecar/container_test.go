@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
 // projectRoot is where Dockerfile and compose.yaml stand.
@@ -128,7 +130,7 @@ func requireKnown(t *testing.T, command []string) {
 	}
 	var out bytes.Buffer
 	program := sidecarCommand(t.Context(), nil, help...)
-	program.Path = filepath.Join(binaries, command[0])
+	program.Path = sidecartest.Program(command[0])
 	program.Stdout = &out
 	if err := program.Run(); err != nil {
 		t.Fatalf("%s %v: %v", command[0], help, err)

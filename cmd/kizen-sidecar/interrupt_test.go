@@ -65,19 +65,6 @@ func TestAnInterruptedRunRevokesItsKeyAndKillsItsStep(t *testing.T) {
 	}
 }
 
-// waitFor polls until condition holds: what it waits for happens in another
-// process.
-func waitFor(t testing.TB, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatal("waited for 30 s in vain")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 // requireNoProcess checks that no process has marker in its arguments.
 func requireNoProcess(t *testing.T, marker string) {
 	t.Helper()

@@ -5,43 +5,25 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
-// binaries is where TestMain has built kizen-sidecar and kizen-platform.
-var binaries string
+func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar", "kizen-platform")) }
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
-
-func buildAndRun(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "kizen-binaries-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	// Another user must be able to start what is built here.
-	if err := os.Chmod(dir, 0o755); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	binaries = dir
-	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/", ".", "../kizen-platform")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build the commands:", err)
-		return 1
-	}
-	return m.Run()
-}
+// The harness under the short names that tests use.
+var (
+	sidecarCommand = sidecartest.Command
+	waitFor        = sidecartest.WaitFor
+	writeFile      = sidecartest.WriteFile
+	freeAddress    = sidecartest.FreeAddress
+)
 
 // outcome is what a command left behind.
 type outcome struct {
@@ -65,12 +47,6 @@ func sidecar(t *testing.T, stdin string, environment []string, arguments ...stri
 		t.Fatalf("start %v: %v", arguments, err)
 	}
 	return outcome{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
-}
-
-func sidecarCommand(ctx context.Context, environment []string, arguments ...string) *exec.Cmd {
-	command := exec.CommandContext(ctx, filepath.Join(binaries, "kizen-sidecar"), arguments...)
-	command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environment...)
-	return command
 }
 
 // requireProgram skips, loudly, a test whose program is missing; where

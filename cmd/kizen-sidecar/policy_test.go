@@ -122,7 +122,7 @@ func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
 		attacks = append(attacks, attack{"GET", "/api-keys?" + parameter, ""})
 	}
 	for _, a := range attacks {
-		request, err := http.NewRequestWithContext(t.Context(), a.method, p.url+a.path, nil)
+		request, err := http.NewRequestWithContext(t.Context(), a.method, p.URL+a.path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +145,7 @@ func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
 	if calls := api.apiCalls(); len(calls) > 0 {
 		t.Errorf("the API got %v", calls)
 	}
-	if code := p.stop(t, syscall.SIGTERM); code != exitOK {
+	if code := p.Stop(t, syscall.SIGTERM); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 	lines, err := os.ReadFile(audit)

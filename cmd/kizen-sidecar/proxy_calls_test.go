@@ -15,15 +15,17 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
 // callsOf is how many calls ended how, as the proxy's log says when it stops.
-func callsOf(t *testing.T, p *running) map[string]int {
+func callsOf(t *testing.T, p *sidecartest.Proxy) map[string]int {
 	t.Helper()
-	if code := p.stop(t, syscall.SIGTERM); code != exitOK {
-		t.Errorf("exit code %d\n%s", code, p.stderr)
+	if code := p.Stop(t, syscall.SIGTERM); code != exitOK {
+		t.Errorf("exit code %d\n%s", code, p.Log)
 	}
-	for line := range strings.Lines(p.stderr.String()) {
+	for line := range strings.Lines(p.Log.String()) {
 		var record struct {
 			Msg   string
 			Calls map[string]int
@@ -32,23 +34,23 @@ func callsOf(t *testing.T, p *running) map[string]int {
 			return record.Calls
 		}
 	}
-	t.Fatalf("the log does not count the calls:\n%s", p.stderr)
+	t.Fatalf("the log does not count the calls:\n%s", p.Log)
 	return nil
 }
 
 func TestTwoBusinessesCannotUseEachOthersProxy(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect(customObjects)
-	var proxies [2]*running
+	var proxies [2]*sidecartest.Proxy
 	for i, business := range []string{"b-one", "b-two"} {
 		proxies[i] = startProxy(t, "--api-root", api.root(), "--business-id", business, "--user-id", "u", "--log-format", "json")
 	}
 	for i, own := range proxies {
-		if status, _ := get(t, own.url+"/custom-objects"); status != 200 {
+		if status, _ := get(t, own.URL+"/custom-objects"); status != 200 {
 			t.Errorf("own proxy: %d", status)
 		}
-		mine, _ := url.Parse(own.url)
-		theirs, _ := url.Parse(proxies[1-i].url)
+		mine, _ := url.Parse(own.URL)
+		theirs, _ := url.Parse(proxies[1-i].URL)
 		for _, path := range []string{mine.Path + "/custom-objects", "/custom-objects", mine.Path + "/.." + theirs.Host} {
 			if status, body := get(t, "http://"+theirs.Host+path); status != 403 || strings.Contains(body, "b-") || strings.Contains(body, theirs.Path) {
 				t.Errorf("the other's proxy: %d %s", status, body)
@@ -72,8 +74,8 @@ func TestProxyAuditsEveryCall(t *testing.T) {
 	api.expect([]route{{Method: "GET", Path: "/x?a=1&access_token=hunter2", Responses: []cannedResponse{{Status: 200, Text: "four"}}}})
 	file := filepath.Join(t.TempDir(), "audit")
 	p := startProxy(t, "--api-root", api.root(), "--audit-file", file, "--log-format", "json", "--log-level", "debug")
-	get(t, p.url+"/x?a=1&access_token=hunter2")
-	get(t, p.url+"/..%2fx")
+	get(t, p.URL+"/x?a=1&access_token=hunter2")
+	get(t, p.URL+"/..%2fx")
 	if counted := callsOf(t, p); counted["answered"] != 1 || counted["bad_path"] != 1 {
 		t.Errorf("counted %v", counted)
 	}
@@ -83,8 +85,8 @@ func TestProxyAuditsEveryCall(t *testing.T) {
 	}
 	key := api.apiCalls()[0].header.Get("X-API-KEY")
 	for _, secret := range []string{"hunter2", key} {
-		if strings.Contains(string(written)+p.stderr.String(), secret) {
-			t.Errorf("%q shows in\n%s\n%s", secret, written, p.stderr)
+		if strings.Contains(string(written)+p.Log.String(), secret) {
+			t.Errorf("%q shows in\n%s\n%s", secret, written, p.Log)
 		}
 	}
 	var lines []map[string]any
@@ -132,7 +134,7 @@ func waitingAPI(t *testing.T) (root string, entered chan struct{}, release func(
 func TestProxyKeepsItsLimits(t *testing.T) {
 	root, entered, release := waitingAPI(t)
 	p := startProxy(t, "--api-root", root, "--max-body", "10B", "--max-in-flight", "1", "--log-format", "json")
-	response, err := http.Post(p.url+"/x", "text/plain", strings.NewReader("eleven bytes"))
+	response, err := http.Post(p.URL+"/x", "text/plain", strings.NewReader("eleven bytes"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,9 +143,9 @@ func TestProxyKeepsItsLimits(t *testing.T) {
 		t.Errorf("body beyond the limit: %d", response.StatusCode)
 	}
 	first := make(chan string, 1)
-	go func() { first <- getLater(p.url + "/x") }()
+	go func() { first <- getLater(p.URL + "/x") }()
 	<-entered
-	if status, _ := get(t, p.url+"/x"); status != http.StatusTooManyRequests {
+	if status, _ := get(t, p.URL+"/x"); status != http.StatusTooManyRequests {
 		t.Errorf("a second call at once: %d", status)
 	}
 	release()
@@ -173,12 +175,12 @@ func TestProxyLetsCallsFinishWithinTheGrace(t *testing.T) {
 	root, entered, release := waitingAPI(t)
 	p := startProxy(t, "--api-root", root, "--shutdown-grace", "30s")
 	call := make(chan string, 1)
-	go func() { call <- getLater(p.url + "/x") }()
+	go func() { call <- getLater(p.URL + "/x") }()
 	<-entered
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	address, _ := url.Parse(p.url)
+	address, _ := url.Parse(p.URL)
 	waitFor(t, func() bool { // nothing new is let in
 		conn, err := net.Dial("tcp", address.Host)
 		if err == nil {
@@ -190,8 +192,8 @@ func TestProxyLetsCallsFinishWithinTheGrace(t *testing.T) {
 	if body := <-call; body != "late" {
 		t.Errorf("the call under way: %q", body)
 	}
-	if code := p.exitCode(t); code != exitOK {
-		t.Errorf("exit code %d\n%s", code, p.stderr)
+	if code := p.ExitCode(t); code != exitOK {
+		t.Errorf("exit code %d\n%s", code, p.Log)
 	}
 }
 
@@ -203,7 +205,7 @@ func TestProxyCutsCallsAfterTheGraceAndAtItsDeadline(t *testing.T) {
 			root, entered, _ := waitingAPI(t)
 			p := startProxy(t, append(arguments, "--api-root", root)...)
 			call := make(chan string, 1)
-			go func() { call <- getLater(p.url + "/x") }()
+			go func() { call <- getLater(p.URL + "/x") }()
 			<-entered
 			if name == "grace" {
 				_ = p.Process.Signal(syscall.SIGTERM)
@@ -211,8 +213,8 @@ func TestProxyCutsCallsAfterTheGraceAndAtItsDeadline(t *testing.T) {
 			if body := <-call; body == "late" {
 				t.Errorf("the call under way: %q", body)
 			}
-			if code := p.exitCode(t); code != exitOK {
-				t.Errorf("exit code %d\n%s", code, p.stderr)
+			if code := p.ExitCode(t); code != exitOK {
+				t.Errorf("exit code %d\n%s", code, p.Log)
 			}
 		})
 	}
@@ -247,11 +249,11 @@ func TestProxyVerifiesAndPrewarmsTLS(t *testing.T) {
 	api, ca, connections := tlsAPI(t)
 	p := startProxy(t, "--api-root", api.URL+"/api", "--api-ca", ca, "--prewarm", "1", "--business-id", "b-1", "--user-id", "u")
 	waitFor(t, func() bool { return connections.Load() > 0 }) // nobody has asked for anything
-	if status, body := get(t, p.url+"/x"); status != 200 || body != "b-1 HTTP/2.0" {
+	if status, body := get(t, p.URL+"/x"); status != 200 || body != "b-1 HTTP/2.0" {
 		t.Errorf("answer %d %s", status, body)
 	}
 	strange := startProxy(t, "--api-root", api.URL+"/api", "--prewarm", "0")
-	if status, body := get(t, strange.url+"/x"); status != http.StatusBadGateway || !strings.Contains(body, "certificate") {
+	if status, body := get(t, strange.URL+"/x"); status != http.StatusBadGateway || !strings.Contains(body, "certificate") {
 		t.Errorf("without its authority: %d %s", status, body)
 	}
 }
@@ -284,13 +286,13 @@ func TestProxyGoesThroughTheOperatorsProxy(t *testing.T) {
 		_, _ = io.Copy(down, up)
 	}))
 	t.Cleanup(operators.Close)
-	p := startProxyIn(t, []string{"HTTPS_PROXY=" + operators.URL}, "--api-root", "https://example.com/api", "--api-ca", ca,
+	p := sidecartest.StartProxy(t, []string{"HTTPS_PROXY=" + operators.URL}, "--api-root", "https://example.com/api", "--api-ca", ca,
 		"--prewarm", "0", "--business-id", "b-1", "--user-id", "u")
-	if status, body := get(t, p.url+"/x"); status != 200 || body != "b-1 HTTP/2.0" {
+	if status, body := get(t, p.URL+"/x"); status != 200 || body != "b-1 HTTP/2.0" {
 		t.Errorf("answer %d %s", status, body)
 	}
 	if got := <-asked; got != "CONNECT example.com:443 " {
 		t.Errorf("the operator's proxy was asked %q", got)
 	}
-	p.stop(t, syscall.SIGTERM)
+	p.Stop(t, syscall.SIGTERM)
 }

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -15,72 +12,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// running is a kizen-sidecar proxy that serves.
-type running struct {
-	*exec.Cmd
-	url    string
-	stderr *bytes.Buffer
-	rest   chan string // what standard output said after the first line
-}
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+)
 
 // startProxy starts the built binary's proxy command and returns once it has
 // said where it listens.
-func startProxy(t *testing.T, arguments ...string) *running {
+func startProxy(t *testing.T, arguments ...string) *sidecartest.Proxy {
 	t.Helper()
-	return startProxyIn(t, nil, arguments...)
-}
-
-// startProxyIn is startProxy with more in its environment.
-func startProxyIn(t *testing.T, environment []string, arguments ...string) *running {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	p := &running{Cmd: sidecarCommand(ctx, environment, append([]string{"proxy"}, arguments...)...), stderr: &bytes.Buffer{}, rest: make(chan string, 1)}
-	p.Stderr = p.stderr
-	stdout, err := p.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = p.Process.Kill()
-		_ = p.Wait() // waited for already, or killed
-	})
-	lines := bufio.NewReader(stdout)
-	first, err := lines.ReadString('\n')
-	address, ok := strings.CutPrefix(strings.TrimSpace(first), "KIZEN_API_URL=")
-	if err != nil || !ok {
-		_ = p.Wait()
-		t.Fatalf("the proxy did not say where it listens: %q %v\n%s", first, err, p.stderr)
-	}
-	p.url = address
-	go func() {
-		rest, _ := io.ReadAll(lines)
-		p.rest <- string(rest)
-	}()
-	return p
-}
-
-// stop sends sig and returns the exit code.
-func (p *running) stop(t *testing.T, sig os.Signal) int {
-	t.Helper()
-	if err := p.Process.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
-	return p.exitCode(t)
-}
-
-func (p *running) exitCode(t *testing.T) int {
-	t.Helper()
-	if rest := <-p.rest; rest != "" {
-		t.Errorf("standard output says more than the address: %q", rest)
-	}
-	_ = p.Wait() // the exit code says it
-	return p.ProcessState.ExitCode()
+	return sidecartest.StartProxy(t, nil, arguments...)
 }
 
 func get(t *testing.T, url string) (status int, body string) {
@@ -110,13 +50,13 @@ func TestProxyAuthenticatesUntilItIsToldToStopThenRevokes(t *testing.T) {
 				"--business-id", "b-1", "--user-id", "u-1")
 
 			written, err := os.ReadFile(envFile)
-			if err != nil || string(written) != "KIZEN_API_URL="+p.url+"\n" {
+			if err != nil || string(written) != "KIZEN_API_URL="+p.URL+"\n" {
 				t.Errorf("env file = %q, %v", written, err)
 			}
 			if info, err := os.Stat(envFile); err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("env file: %v %v", info.Mode(), err)
 			}
-			status, body := get(t, p.url+"/custom-objects")
+			status, body := get(t, p.URL+"/custom-objects")
 			if status != 200 || body != `{"count": 7}` {
 				t.Errorf("answer = %d %s", status, body)
 			}
@@ -127,17 +67,17 @@ func TestProxyAuthenticatesUntilItIsToldToStopThenRevokes(t *testing.T) {
 			if healthy := sidecar(t, "", nil, "health", "--env-file", envFile); healthy.code != exitOK {
 				t.Errorf("health = %d %s", healthy.code, healthy.stderr)
 			}
-			if code := p.stop(t, signal); code != exitOK {
-				t.Errorf("exit code %d\n%s", code, p.stderr)
+			if code := p.Stop(t, signal); code != exitOK {
+				t.Errorf("exit code %d\n%s", code, p.Log)
 			}
 			if _, err := os.Stat(envFile); err == nil {
 				t.Error("the env file is left behind")
 			}
 			requireNoRecords(t, redisURL)
-			if strings.Contains(p.stderr.String(), call.header.Get("X-API-KEY")) {
+			if strings.Contains(p.Log.String(), call.header.Get("X-API-KEY")) {
 				t.Error("the log shows the key")
 			}
-			if gone := sidecar(t, "", []string{"KIZEN_API_URL=" + p.url}, "health"); gone.code != exitSidecar {
+			if gone := sidecar(t, "", []string{"KIZEN_API_URL=" + p.URL}, "health"); gone.code != exitSidecar {
 				t.Errorf("health of a stopped proxy = %d", gone.code)
 			}
 		})
@@ -150,7 +90,7 @@ func TestProxyRenewsItsKeyWithoutFailingARequest(t *testing.T) {
 	p := startProxy(t, "--api-root", api.root(), "--key-lifetime", "1s")
 	keys := map[string]bool{}
 	for deadline := time.Now().Add(30 * time.Second); len(keys) < 3 && time.Now().Before(deadline); {
-		if status, body := get(t, p.url+"/custom-objects"); status != 200 {
+		if status, body := get(t, p.URL+"/custom-objects"); status != 200 {
 			t.Fatalf("answer = %d %s", status, body)
 		}
 		calls := api.apiCalls()
@@ -159,15 +99,15 @@ func TestProxyRenewsItsKeyWithoutFailingARequest(t *testing.T) {
 	if len(keys) < 3 {
 		t.Errorf("%d keys were used, want at least 3", len(keys))
 	}
-	if code := p.stop(t, syscall.SIGTERM); code != exitOK {
-		t.Errorf("exit code %d\n%s", code, p.stderr)
+	if code := p.Stop(t, syscall.SIGTERM); code != exitOK {
+		t.Errorf("exit code %d\n%s", code, p.Log)
 	}
 }
 
 func TestProxyStopsByItselfAfterItsTimeToLive(t *testing.T) {
 	p := startProxy(t, "--api-root", "http://127.0.0.1:1/api", "--ttl", "100ms")
-	if code := p.exitCode(t); code != exitOK {
-		t.Errorf("exit code %d\n%s", code, p.stderr)
+	if code := p.ExitCode(t); code != exitOK {
+		t.Errorf("exit code %d\n%s", code, p.Log)
 	}
 }
 
@@ -175,7 +115,7 @@ func TestProxyRefusesWhoeverDoesNotHoldItsURL(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect(customObjects)
 	p := startProxy(t, "--api-root", api.root())
-	address, err := url.Parse(p.url)
+	address, err := url.Parse(p.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +144,7 @@ func TestProxySaysWhichPortIsTaken(t *testing.T) {
 
 func TestAnUnreachableAPIIsABadGatewayThatSaysSo(t *testing.T) {
 	p := startProxy(t, "--api-root", "http://"+freeAddress(t)+"/api")
-	status, body := get(t, p.url+"/custom-objects")
+	status, body := get(t, p.URL+"/custom-objects")
 	if status != http.StatusBadGateway || checkOneJSON([]byte(body)) != nil || !strings.Contains(body, "detail") {
 		t.Errorf("answer = %d %s", status, body)
 	}
@@ -220,7 +160,7 @@ func TestTheClientModuleCallsThroughTheProxy(t *testing.T) {
 	}
 	p := startProxy(t, "--api-root", api.root())
 	script := exec.Command(python, "-c", `import kizen; print(kizen.api.get("/custom-objects").json()["count"])`)
-	script.Env = []string{"PYTHONPATH=" + lib, "KIZEN_API_URL=" + p.url}
+	script.Env = []string{"PYTHONPATH=" + lib, "KIZEN_API_URL=" + p.URL}
 	if out, err := script.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "7" {
 		t.Errorf("%v: %s", err, out)
 	}

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
@@ -25,7 +26,7 @@ import (
 func startPlatform(t *testing.T, arguments ...string) *url.URL {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ready.json")
-	command := exec.Command(filepath.Join(binaries, "kizen-platform"),
+	command := exec.Command(sidecartest.Program("kizen-platform"),
 		append([]string{"--listen", "127.0.0.1:0", "--ready-file", file}, arguments...)...)
 	command.Env = []string{}
 	redistest.Run(t, `"listening"`, command, syscall.SIGTERM)
@@ -99,7 +100,7 @@ func TestNoCallFailsWhileKeysRotate(t *testing.T) {
 	for range 2 {
 		calling.Go(func() {
 			for ; ctx.Err() == nil; calls.Add(1) {
-				if status, body := get(t, p.url+"/custom-objects"); status != http.StatusOK {
+				if status, body := get(t, p.URL+"/custom-objects"); status != http.StatusOK {
 					t.Errorf("a call got %d %s", status, body)
 					return
 				}
@@ -129,8 +130,8 @@ func TestNoCallFailsWhileKeysRotate(t *testing.T) {
 	stop()
 	calling.Wait()
 	t.Logf("%d calls and %d runs, and none failed", calls.Load(), runs.Load())
-	if code := p.stop(t, syscall.SIGTERM); code != exitOK {
-		t.Errorf("exit code %d\n%s", code, p.stderr)
+	if code := p.Stop(t, syscall.SIGTERM); code != exitOK {
+		t.Errorf("exit code %d\n%s", code, p.Log)
 	}
 	requireNoRecords(t, redisURL)
 }

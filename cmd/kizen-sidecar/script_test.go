@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
 // TestCommandLine runs the stories of testdata/script, each through the built
@@ -19,7 +21,7 @@ func TestCommandLine(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			env.Setenv("PATH", binaries+string(os.PathListSeparator)+os.Getenv("PATH"))
+			env.Setenv("PATH", filepath.Dir(sidecartest.Program("kizen-sidecar"))+string(os.PathListSeparator)+os.Getenv("PATH"))
 			env.Setenv("HOME", env.WorkDir)
 			return nil
 		},
@@ -42,7 +44,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	program := args[1]
 	if !filepath.IsAbs(program) {
-		program = filepath.Join(binaries, program)
+		program = sidecartest.Program(program)
 	}
 	command := exec.Command(program, args[2:]...)
 	command.Dir = ts.Getenv("WORK")

@@ -5,14 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
 // BenchmarkServe drives the built binary with 1, 8 and 64 callers that each
@@ -29,7 +29,7 @@ func BenchmarkServe(b *testing.B) {
 		}
 	}))
 	defer baseline.Close()
-	url := benchmarkedServe(b, "--api-root", api.URL+"/api", "--python", python, "--queue-timeout", "2m")
+	url := startBenchmarked(b, "--api-root", api.URL+"/api", "--python", python, "--queue-timeout", "2m").URL
 	for _, c := range []struct {
 		name, url, source string
 	}{
@@ -75,10 +75,10 @@ func BenchmarkServeMemory(b *testing.B) {
 	for _, callers := range []int{64, 512} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
 			for b.Loop() {
-				command, url := startBenchmarked(b, "--slots", "2", "--queue-depth", "1024")
+				server := startBenchmarked(b, "--slots", "2", "--queue-depth", "1024")
 				post := func(id int) {
 					text, _ := json.Marshal(script("import time\ntime.sleep(20)").with("execution_id", fmt.Sprintf("e-%d", id)))
-					response, err := http.Post(url+"/executions", "application/json", strings.NewReader(string(text)))
+					response, err := http.Post(server.URL+"/executions", "application/json", strings.NewReader(string(text)))
 					if err != nil || response.StatusCode != http.StatusAccepted {
 						b.Fatalf("%v, %v", response, err)
 					}
@@ -87,36 +87,15 @@ func BenchmarkServeMemory(b *testing.B) {
 				for i := range callers + 2 {
 					post(i)
 				}
-				b.ReportMetric(residentMiB(b, command.Process.Pid), "resident-MiB")
-				_ = command.Process.Kill()
-				_ = command.Wait() // killed: the error is the kill
+				b.ReportMetric(residentMiB(b, server.Process.Pid), "resident-MiB")
+				_ = server.Process.Kill()
+				<-server.Ended
 			}
 		})
 	}
 }
 
-// benchmarkedServe is the URL of a serve that ends with the benchmark.
-func benchmarkedServe(b *testing.B, arguments ...string) string {
+func startBenchmarked(b *testing.B, arguments ...string) *sidecartest.Service {
 	b.Helper()
-	command, url := startBenchmarked(b, arguments...)
-	b.Cleanup(func() {
-		_ = command.Process.Kill()
-		_ = command.Wait() // killed: the error is the kill
-	})
-	return url
-}
-
-func startBenchmarked(b *testing.B, arguments ...string) (*exec.Cmd, string) {
-	b.Helper()
-	ready := filepath.Join(b.TempDir(), "ready.json")
-	command := sidecarCommand(b.Context(), nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--admin-listen", "", "--ready-file", ready}, arguments...)...)
-	if err := command.Start(); err != nil {
-		b.Fatal(err)
-	}
-	var at struct{ URL string }
-	waitFor(b, func() bool {
-		data, err := os.ReadFile(ready)
-		return err == nil && json.Unmarshal(data, &at) == nil
-	})
-	return command, at.URL
+	return sidecartest.StartService(b, nil, append([]string{"serve", "--listen", "127.0.0.1:0"}, arguments...)...)
 }

@@ -77,7 +77,7 @@ func TestServeOutlivesItsRedis(t *testing.T) {
 	if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 || got.header.Get("Retry-After") == "" {
 		t.Errorf("without redis: %d %s", got.status, got.body)
 	}
-	if status, _ := s.readiness(); status != 503 {
+	if status, _ := s.Readiness(); status != 503 {
 		t.Errorf("ready without redis: %d", status)
 	}
 	api.open()
@@ -85,7 +85,7 @@ func TestServeOutlivesItsRedis(t *testing.T) {
 		t.Errorf("what ran ended with %s", data)
 	}
 	start()
-	waitFor(t, func() bool { status, _ := s.readiness(); return status == 200 })
+	waitFor(t, func() bool { status, _ := s.Readiness(); return status == 200 })
 	if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 200 {
 		t.Errorf("with redis again: %d %s", got.status, got.body)
 	}

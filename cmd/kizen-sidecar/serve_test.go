@@ -10,44 +10,22 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
-// served is a kizen-sidecar serve, or worker, that answers.
+// served is a kizen-sidecar serve, or worker, and how tests ask it.
 type served struct {
-	*exec.Cmd
-	t     *testing.T
-	URL   string `json:"url"`
-	Admin string `json:"admin_url"`
-	log   *lockedBuffer
-	ended chan struct{}
-}
-
-// lockedBuffer is written by the process's copier while a test reads it.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
+	*sidecartest.Service
+	t *testing.T
 }
 
 // startServe starts the built binary's serve command and returns once it
@@ -60,53 +38,7 @@ func startServe(t *testing.T, arguments ...string) *served {
 // startServing starts a command that writes a ready file.
 func startServing(t *testing.T, arguments ...string) *served {
 	t.Helper()
-	ready := filepath.Join(t.TempDir(), "ready.json")
-	arguments = append(arguments, "--ready-file", ready, "--admin-listen", "127.0.0.1:0")
-	s := &served{t: t, Cmd: sidecarCommand(context.Background(), nil, arguments...), log: &lockedBuffer{}, ended: make(chan struct{})}
-	s.Stderr = s.log
-	if err := s.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(s.ended)
-		_ = s.Wait() // the exit code says it
-	}()
-	t.Cleanup(func() {
-		_ = s.Process.Kill()
-		<-s.ended
-		if t.Failed() {
-			t.Logf("log of %v:\n%s", arguments[0], s.log)
-		}
-	})
-	waitFor(t, func() bool {
-		select {
-		case <-s.ended:
-			t.Fatalf("%v ended with %d", arguments, s.ProcessState.ExitCode())
-		default:
-		}
-		data, err := os.ReadFile(ready)
-		return err == nil && json.Unmarshal(data, s) == nil
-	})
-	return s
-}
-
-// stop asks it to end, and returns its exit code.
-func (s *served) stop() int {
-	s.t.Helper()
-	if err := s.Process.Signal(syscall.SIGTERM); err != nil {
-		s.t.Fatal(err)
-	}
-	return s.exitCode()
-}
-
-func (s *served) exitCode() int {
-	s.t.Helper()
-	select {
-	case <-s.ended:
-	case <-time.After(time.Minute):
-		s.t.Fatal("it does not end")
-	}
-	return s.ProcessState.ExitCode()
+	return &served{sidecartest.StartService(t, nil, arguments...), t}
 }
 
 // answer is what serve said.
@@ -173,17 +105,6 @@ func script(source string) step { return step{"runtime": "python-3-13", "user_sc
 func (s step) with(name string, value any) step {
 	s[name] = value
 	return s
-}
-
-// readiness is what /readyz answers.
-func (s *served) readiness() (status int, body string) {
-	response, err := http.Get(s.Admin + "/readyz")
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer response.Body.Close()
-	text, _ := io.ReadAll(response.Body)
-	return response.StatusCode, string(text)
 }
 
 // gateAPI is an API whose steps wait at /gate until the test opens it.
@@ -259,7 +180,7 @@ func TestServeAnswersExistingClients(t *testing.T) {
 		if call.header.Get("X-BUSINESS-ID") != "b-1" || call.header.Get("X-USER-ID") != "u-1" || strings.Count(call.header.Get("X-API-KEY"), ".") != 2 {
 			t.Errorf("the API got %v", call.header)
 		}
-		if strings.Contains(s.log.String()+got.body, call.header.Get("X-API-KEY")) {
+		if strings.Contains(s.Log.String()+got.body, call.header.Get("X-API-KEY")) {
 			t.Error("the key is in the answer or the log")
 		}
 	})
@@ -293,7 +214,7 @@ func TestServeAnswersExistingClients(t *testing.T) {
 		})
 	}
 	requireNoRecords(t, redisURL)
-	if code := s.stop(); code != exitOK {
+	if code := s.Stop(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 }
@@ -488,7 +409,7 @@ func TestServeDrains(t *testing.T) {
 			redisURL := startRedisServer(t)
 			api := newGateAPI(t)
 			s := startServe(t, "--api-root", api.root(), "--redis-url", redisURL, "--slots", "1", "--drain-timeout", c.timeout)
-			if status, body := s.readiness(); status != 200 {
+			if status, body := s.Readiness(); status != 200 {
 				t.Errorf("ready: %d %s", status, body)
 			}
 			marker := newMarker()
@@ -506,7 +427,7 @@ func TestServeDrains(t *testing.T) {
 				if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 || !strings.Contains(got.body, `"draining"`) {
 					t.Errorf("while draining: %d %s", got.status, got.body)
 				}
-				if status, body := s.readiness(); status != 503 || !strings.Contains(body, "shutting down") {
+				if status, body := s.Readiness(); status != 503 || !strings.Contains(body, "shutting down") {
 					t.Errorf("ready while draining: %d %s", status, body)
 				}
 				api.open()
@@ -514,7 +435,7 @@ func TestServeDrains(t *testing.T) {
 			if data := events.until("finished"); !strings.Contains(data, `"outcome":"`+c.outcome+`"`) {
 				t.Errorf("what ran ended with %s", data)
 			}
-			if code := s.exitCode(); code != exitOK {
+			if code := s.ExitCode(); code != exitOK {
 				t.Errorf("exit code %d", code)
 			}
 			requireNoRecords(t, redisURL)

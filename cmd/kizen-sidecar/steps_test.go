@@ -2,9 +2,7 @@ package main
 
 import (
 	"encoding/json"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -12,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // stepsFolder holds Code Steps of the kind that customers write, each with a
@@ -219,47 +219,11 @@ func writeJSON(t *testing.T, dir, name string, value any) string {
 	return writeFile(t, dir, name, string(data))
 }
 
-func writeFile(t *testing.T, dir, name, text string) string {
-	t.Helper()
-	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // startRedisServer starts a real redis-server on a free loopback port and
 // stops it with the test.
 func startRedisServer(t *testing.T) string {
 	t.Helper()
-	program := requireProgram(t, "redis-server")
-	address := freeAddress(t)
-	_, port, _ := net.SplitHostPort(address)
-	server := exec.Command(program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait() // killed: the error is the kill
-	})
-	client := redis.NewClient(&redis.Options{Addr: address, MaxRetries: 50})
-	defer client.Close()
-	if err := client.Ping(t.Context()).Err(); err != nil {
-		t.Fatalf("redis-server does not answer: %v", err)
-	}
-	return "redis://" + address
-}
-
-// freeAddress is a loopback address that nothing listened on a moment ago.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return redistest.Start(t).URL()
 }
 
 // requireNoRecords checks that every key of every finished execution has been

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,9 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -70,42 +67,16 @@ func uiAPI(t *testing.T) (api *httptest.Server, release chan struct{}) {
 	return api, release
 }
 
-// startUI starts the built binary's serve and waits until it answers; it is drained with the test.
+// startUI starts the built binary's serve and returns its address; it must drain when the test ends.
 func startUI(t *testing.T, arguments ...string) string {
 	t.Helper()
-	ready := filepath.Join(t.TempDir(), "ready.json")
-	command := sidecarCommand(context.WithoutCancel(t.Context()), nil, append([]string{
-		"serve", "--listen", "127.0.0.1:0", "--admin-listen", "", "--ready-file", ready, "--slots", "2",
-	}, arguments...)...)
-	var log bytes.Buffer
-	command.Stderr = &log
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- command.Wait() }()
+	s := startServe(t, append([]string{"--slots", "2"}, arguments...)...)
 	t.Cleanup(func() {
-		_ = command.Process.Signal(syscall.SIGTERM)
-		if err := <-ended; err != nil {
-			t.Errorf("serve ended with %v\n%s", err, &log)
+		if code := s.Stop(); code != exitOK {
+			t.Errorf("serve ended with %d", code)
 		}
 	})
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		var urls struct {
-			URL string `json:"url"`
-		}
-		if data, err := os.ReadFile(ready); err == nil && json.Unmarshal(data, &urls) == nil {
-			return urls.URL
-		}
-		select {
-		case err := <-ended:
-			ended <- nil
-			t.Fatalf("serve ended with %v\n%s", err, &log)
-		case <-ticker.C:
-		}
-	}
+	return s.URL
 }
 
 // submitUI has a step run, and returns its id when it has ended, or at once where it is not waited for.

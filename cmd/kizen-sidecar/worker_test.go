@@ -171,14 +171,14 @@ func TestKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 	}
 	waitFor(t, func() bool { _, held := api.look(); return held == len(workers)*slots })
 	_ = workers[0].Process.Signal(syscall.SIGKILL)
-	<-workers[0].ended
+	<-workers[0].Ended
 	close(api.release)
 	for seen := total / 4; seen <= total*3/4; {
 		waitFor(t, func() bool { ran, _ := api.look(); return ran > seen })
 		seen, _ = api.look()
 	}
 	_ = workers[1].Process.Signal(syscall.SIGKILL)
-	<-workers[1].ended
+	<-workers[1].Ended
 	for done := 0; done < total; { // each step of the way gets its time: 200 Pythons start here
 		waitFor(t, func() bool { return len(endings(t, store)) > done })
 		done = len(endings(t, store))
@@ -200,7 +200,7 @@ func TestKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 	if lost := outcomes["lost"]; lost < slots || lost > 2*slots || outcomes["ok"] != total-lost {
 		t.Errorf("outcomes %v, want %d to %d lost and all others ok", outcomes, slots, 2*slots)
 	}
-	if code := workers[2].stop(); code != exitOK {
+	if code := workers[2].Stop(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 }
@@ -223,7 +223,7 @@ func TestWorkerKeepsDeadLetters(t *testing.T) {
 	if result := store.HGet(t.Context(), "kizen:{b-1}:run:e-1", "result").Val(); !strings.Contains(result, "given up after 2 attempts") {
 		t.Errorf("result %s", result)
 	}
-	if code := w.stop(); code != exitOK {
+	if code := w.Stop(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 	requireNoRecords(t, redisURL)
@@ -236,7 +236,7 @@ func TestWorkerDrains(t *testing.T) {
 	w := startWorker(t, redisURL, api.URL+"/api", "--slots", "1")
 	enqueue(t, store, forFleet("runs", "kizen.api.post('/ran/runs')"), forFleet("waits", "kizen.api.post('/ran/waits')"))
 	waitFor(t, func() bool { _, held := api.look(); return held == 1 })
-	if status, body := w.readiness(); status != 200 {
+	if status, body := w.Readiness(); status != 200 {
 		t.Errorf("ready: %d %s", status, body)
 	}
 	if _, metrics := get(t, w.Admin+"/metrics"); !strings.Contains(metrics, `kizen_fleet_queue_depth{queue="kizen"} 1`) || !strings.Contains(metrics, `kizen_worker_running{queue="kizen"} 1`) {
@@ -245,9 +245,9 @@ func TestWorkerDrains(t *testing.T) {
 	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool { status, _ := w.readiness(); return status == 503 })
+	waitFor(t, func() bool { status, _ := w.Readiness(); return status == 503 })
 	close(api.release)
-	if code := w.exitCode(); code != exitOK {
+	if code := w.ExitCode(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 	if ended := endings(t, store); ended["runs"] != "ok" || ended["waits"] != "" {
@@ -260,7 +260,7 @@ func TestWorkerDrains(t *testing.T) {
 	}
 	again := startWorker(t, redisURL, api.URL+"/api", "--slots", "1")
 	waitFor(t, func() bool { return endings(t, store)["waits"] == "ok" })
-	if code := again.stop(); code != exitOK {
+	if code := again.Stop(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
 }

@@ -3,7 +3,6 @@ package observed
 import (
 	"context"
 	"fmt"
-	"net"
 	"sync"
 	"testing"
 
@@ -14,6 +13,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
 	"go.opentelemetry.io/collector/receiver/receivertest"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
 // collector is the OTLP receiver of a real OpenTelemetry Collector, and what it received.
@@ -34,7 +35,7 @@ type spanOf struct {
 
 func startCollector(t *testing.T) *collector {
 	t.Helper()
-	c := &collector{grpc: freeAddress(t), http: freeAddress(t), metrics: map[string]pmetric.Metric{}}
+	c := &collector{grpc: sidecartest.FreeAddress(t), http: sidecartest.FreeAddress(t), metrics: map[string]pmetric.Metric{}}
 	factory := otlpreceiver.NewFactory()
 	config := factory.CreateDefaultConfig().(*otlpreceiver.Config)
 	config.Protocols.GRPC.GetOrInsertDefault().NetAddr.Endpoint = c.grpc
@@ -73,17 +74,6 @@ func startCollector(t *testing.T) *collector {
 		t.Fatal(err)
 	}
 	return c
-}
-
-// freeAddress is a loopback address that was free a moment ago: the receiver does not say which port it took.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 func (c *collector) takeTraces(_ context.Context, traces ptrace.Traces) error {

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
 const (
@@ -45,7 +47,7 @@ outputs.log(os.environ["TRACEPARENT"])
 			if status != http.StatusOK {
 				t.Fatalf("%d: %s", status, answer)
 			}
-			page := s.metrics()
+			page := s.Metrics()
 			s.stop()
 			checkTree(t, c)
 			checkPropagation(t, c, answer, upstream, outside)
@@ -312,7 +314,7 @@ func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
 	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
 	defer erroring.Close()
 	for name, address := range map[string]string{
-		"down": freeAddress(t), "slow": silent, "erroring": strings.TrimPrefix(erroring.URL, "http://"),
+		"down": sidecartest.FreeAddress(t), "slow": silent, "erroring": strings.TrimPrefix(erroring.URL, "http://"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			upstream := startAPI(t)
@@ -333,7 +335,7 @@ func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
 				}
 			}
 			lost := 0.0
-			for _, line := range regexp.MustCompile(`(?m)^otel_sdk_(?:processor_span_processed|exporter_span_exported)_total\{(.*)\} (\S+)$`).FindAllStringSubmatch(s.metrics(), -1) {
+			for _, line := range regexp.MustCompile(`(?m)^otel_sdk_(?:processor_span_processed|exporter_span_exported)_total\{(.*)\} (\S+)$`).FindAllStringSubmatch(s.Metrics(), -1) {
 				count, err := strconv.ParseFloat(line[2], 64)
 				if err != nil {
 					t.Fatal(err)
@@ -369,8 +371,7 @@ raise type("E" + "x", (Exception,), {})(s)
 `
 	var everything strings.Builder
 
-	secretsFile := t.TempDir() + "/secrets.json"
-	writeFile(t, secretsFile, `{"b-1": {"ACME": "`+secret+`"}}`)
+	secretsFile := sidecartest.WriteFile(t, t.TempDir(), "secrets.json", `{"b-1": {"ACME": "`+secret+`"}}`)
 	s := serve(t, environment, "--api-root", upstream.URL+"/api", "--secrets-file", secretsFile)
 	body := script(source)
 	body["secrets"] = []string{"ACME"}
@@ -378,13 +379,12 @@ raise type("E" + "x", (Exception,), {})(s)
 	if status != http.StatusBadRequest {
 		t.Fatalf("%d: %s", status, answer)
 	}
-	everything.WriteString(answer + s.metrics())
+	everything.WriteString(answer + s.Metrics())
 	s.stop()
-	everything.WriteString(s.log.String())
+	everything.WriteString(s.Log.String())
 
-	file := t.TempDir() + "/script.py"
-	writeFile(t, file, source)
-	ran := command(t.Context(), append(environment[:2:2], "ACME="+secret), "run", "--script", file, "--secret", "ACME", "--verbose", "--json", "--api-root", upstream.URL+"/api")
+	file := sidecartest.WriteFile(t, t.TempDir(), "script.py", source)
+	ran := sidecartest.Command(t.Context(), append(environment[:2:2], "ACME="+secret), "run", "--script", file, "--secret", "ACME", "--verbose", "--json", "--api-root", upstream.URL+"/api")
 	output, err := ran.CombinedOutput()
 	if ran.ProcessState == nil || ran.ProcessState.ExitCode() != 1 {
 		t.Fatalf("run: %v\n%s", err, output)
@@ -436,7 +436,7 @@ func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
 	}
 	s.stop()
 	infos := 0
-	for line := range strings.Lines(s.log.String()) {
+	for line := range strings.Lines(s.Log.String()) {
 		if !strings.Contains(line, `"msg":"call"`) && !strings.Contains(line, `"msg":"execution ended"`) {
 			continue
 		}

@@ -1,0 +1,108 @@
+// Package sidecartest runs the built commands for the tests of more than one package: it builds them once for a test
+// binary, starts them, waits until they are ready and ends them with the test.
+package sidecartest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+// module is where the commands are built from.
+const module = "github.com/kizen/kizen-sidecar/cmd/"
+
+// programs is the directory of what Main has built.
+var programs string
+
+// Main builds the named commands of this module as make build does and then runs the tests. TestMain exits with what it
+// returns.
+func Main(m *testing.M, names ...string) int {
+	dir, err := os.MkdirTemp("", "kizen-programs-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	// Another user must be able to start what is built here.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	programs = dir
+	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/")
+	for _, name := range names {
+		build.Args = append(build.Args, module+name)
+	}
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build the commands:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// Program is the path of a command that Main has built.
+func Program(name string) string { return filepath.Join(programs, name) }
+
+// Command is kizen-sidecar with arguments. environment is added to a minimal one, so that nothing of the machine's own
+// settings decides a test.
+func Command(ctx context.Context, environment []string, arguments ...string) *exec.Cmd {
+	command := exec.CommandContext(ctx, Program("kizen-sidecar"), arguments...)
+	command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environment...)
+	return command
+}
+
+// Buffer is written by a process's copier while a test reads it.
+type Buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// WaitFor polls until condition holds: what it waits for happens in another process.
+func WaitFor(t testing.TB, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("waited for a minute in vain")
+		}
+	}
+}
+
+// WriteFile writes a file of dir and returns its path.
+func WriteFile(t testing.TB, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// FreeAddress is a loopback address that nothing listened on a moment ago.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(redistest.FreePort(t)))
+}

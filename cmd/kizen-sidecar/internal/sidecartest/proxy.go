@@ -1,0 +1,76 @@
+package sidecartest
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Proxy is a kizen-sidecar proxy that serves.
+type Proxy struct {
+	*exec.Cmd
+	URL string  // with its capability
+	Log *Buffer // standard error
+
+	rest chan string // what standard output said after the first line
+}
+
+// StartProxy starts the proxy command and returns once it has said where it listens. It is killed with the test.
+func StartProxy(t testing.TB, environment []string, arguments ...string) *Proxy {
+	t.Helper()
+	p := &Proxy{Cmd: Command(context.Background(), environment, append([]string{"proxy"}, arguments...)...), Log: &Buffer{}, rest: make(chan string, 1)}
+	p.Stderr = p.Log
+	stdout, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.Process.Kill()
+		_ = p.Wait() // waited for already, or killed
+	})
+	lines := bufio.NewReader(stdout)
+	first, err := lines.ReadString('\n')
+	address, ok := strings.CutPrefix(strings.TrimSpace(first), "KIZEN_API_URL=")
+	if err != nil || !ok {
+		_ = p.Wait()
+		t.Fatalf("the proxy did not say where it listens: %q %v\n%s", first, err, p.Log)
+	}
+	p.URL = address
+	go func() {
+		rest, _ := io.ReadAll(lines)
+		p.rest <- string(rest)
+	}()
+	return p
+}
+
+// Stop sends a signal and returns the exit code.
+func (p *Proxy) Stop(t testing.TB, signal os.Signal) int {
+	t.Helper()
+	if err := p.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+	return p.ExitCode(t)
+}
+
+// ExitCode waits until it has ended.
+func (p *Proxy) ExitCode(t testing.TB) int {
+	t.Helper()
+	select {
+	case rest := <-p.rest:
+		if rest != "" {
+			t.Errorf("standard output says more than the address: %q", rest)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it does not end")
+	}
+	_ = p.Wait() // the exit code says it
+	return p.ProcessState.ExitCode()
+}

@@ -1,0 +1,117 @@
+package sidecartest
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Service is a kizen-sidecar serve, or worker, that answers.
+type Service struct {
+	*exec.Cmd
+	URL   string        // of the control API; a worker has none
+	Admin string        // of /readyz and /metrics
+	Log   *Buffer       // standard error
+	Ended chan struct{} // closed when the process is gone
+
+	t testing.TB
+}
+
+// StartService starts a command that writes a ready file and returns once it has. It is killed with the test.
+func StartService(t testing.TB, environment []string, arguments ...string) *Service {
+	t.Helper()
+	ready := filepath.Join(t.TempDir(), "ready.json")
+	arguments = append(arguments, "--ready-file", ready, "--admin-listen", "127.0.0.1:0")
+	s := &Service{t: t, Cmd: Command(context.Background(), environment, arguments...), Log: &Buffer{}, Ended: make(chan struct{})}
+	s.Stderr = s.Log
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(s.Ended)
+		_ = s.Wait() // the exit code says it
+	}()
+	t.Cleanup(func() {
+		_ = s.Process.Kill()
+		<-s.Ended
+		if t.Failed() {
+			t.Logf("log of %v:\n%s", arguments[0], s.Log)
+		}
+	})
+	WaitFor(t, func() bool {
+		select {
+		case <-s.Ended:
+			t.Fatalf("%v ended with %d", arguments, s.ProcessState.ExitCode())
+		default:
+		}
+		return s.readAddresses(ready)
+	})
+	return s
+}
+
+// readAddresses reads a ready file, unless it is not there yet or not whole.
+func (s *Service) readAddresses(file string) bool {
+	var addresses struct {
+		URL   string `json:"url"`
+		Admin string `json:"admin_url"`
+	}
+	data, err := os.ReadFile(file)
+	if err != nil || json.Unmarshal(data, &addresses) != nil {
+		return false
+	}
+	s.URL, s.Admin = addresses.URL, addresses.Admin
+	return true
+}
+
+// Stop asks it to end, and returns its exit code.
+func (s *Service) Stop() int {
+	s.t.Helper()
+	if err := s.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Fatal(err)
+	}
+	return s.ExitCode()
+}
+
+// ExitCode waits until it has ended.
+func (s *Service) ExitCode() int {
+	s.t.Helper()
+	select {
+	case <-s.Ended:
+	case <-time.After(time.Minute):
+		s.t.Fatal("it does not end")
+	}
+	return s.ProcessState.ExitCode()
+}
+
+// Readiness is what /readyz answers; the status is 0 where nobody does.
+func (s *Service) Readiness() (status int, body string) { return s.get("/readyz") }
+
+// Metrics is what Prometheus would be given.
+func (s *Service) Metrics() string {
+	s.t.Helper()
+	status, page := s.get("/metrics")
+	if status != http.StatusOK {
+		s.t.Fatalf("/metrics: %d %s", status, page)
+	}
+	return page
+}
+
+func (s *Service) get(path string) (status int, body string) {
+	response, err := http.Get(s.Admin + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return response.StatusCode, string(text)
+}
