@@ -2,7 +2,7 @@
 
 GO ?= go
 
-.PHONY: help build demo test lint bench bench-serve setup clean
+.PHONY: help build demo test lint bench bench-serve docs setup clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ bench: ## Measure against the baselines of docs/performance.md
 bench-serve: ## Measure serve under load beside starting Python for each request
 	@.ci/setup test
 	$(GO) test -run '^$$' -bench '^BenchmarkServe' -benchtime 1x -timeout 30m ./cmd/kizen-sidecar/
+
+docs: ## Write docs/reference anew from the command line's definitions
+	$(GO) test ./cmd/kizen-sidecar ./cmd/kizen-platform -run TestReferenceIsWhatTheCommandLineSays -update
 
 setup: ## Install what the tests need
 	@.ci/setup test

@@ -91,8 +91,9 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 // errAnswered ends the parsing of --help and --version, which have been answered by then.
 var errAnswered = errors.New("answered by the command line itself")
 
-func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err error) {
-	parser, err := kong.New(&line,
+// parser is what reads arguments into line.
+func (line *commandLine) parser(stdout, stderr io.Writer) (*kong.Kong, error) {
+	return kong.New(line,
 		kong.Name("kizen-platform"),
 		kong.Description(description),
 		kong.DefaultEnvars("KIZEN"),
@@ -101,6 +102,10 @@ func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err 
 		kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 100}),
 		kong.Exit(func(int) { panic(errAnswered) }),
 	)
+}
+
+func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err error) {
+	parser, err := line.parser(stdout, stderr)
 	if err != nil {
 		return line, fmt.Errorf("read the command line's own definition: %w", err)
 	}

@@ -88,11 +88,9 @@ func start() int {
 	return run(ctx, os.Args[1:], std)
 }
 
-// run parses the arguments, runs the command they name, and returns the exit
-// code.
-func run(ctx context.Context, arguments []string, std streams) int {
-	var line commandLine
-	parser, err := kong.New(&line,
+// parser is what reads arguments into line.
+func (line *commandLine) parser(std streams) (*kong.Kong, error) {
+	return kong.New(line,
 		kong.Name("kizen-sidecar"),
 		kong.Description("The runtime beside every Kizen Code Step.\n\nExit codes: 0 success, 1 the step failed, 2 wrong usage or a refused request, 3 the sidecar could not do its work."),
 		kong.DefaultEnvars("KIZEN"),
@@ -103,6 +101,13 @@ func run(ctx context.Context, arguments []string, std streams) int {
 		kong.ValueFormatter(helpText),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
+}
+
+// run parses the arguments, runs the command they name, and returns the exit
+// code.
+func run(ctx context.Context, arguments []string, std streams) int {
+	var line commandLine
+	parser, err := line.parser(std)
 	if err != nil {
 		return fail(std, fmt.Errorf("read the command line's own definition: %w", err))
 	}

@@ -1,0 +1,116 @@
+package reference
+
+import (
+	"errors"
+	"flag"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+)
+
+var update = flag.Bool("update", false, "write the reference anew")
+
+// Check compares the reference in a file with what app says, and writes it
+// where the test was started with -update.
+func Check(t *testing.T, file string, app *kong.Application, besides []Variable) {
+	t.Helper()
+	want := Markdown(app, besides)
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	got, err := os.ReadFile(file)
+	if err != nil || string(got) != want {
+		t.Errorf("%s is not what the command line says: run make docs (%v)", file, err)
+	}
+}
+
+// Untold are the variables that the Go files of folders look up by name, and
+// that besides does not tell of. Tests and packages for tests do not count.
+func Untold(besides []Variable, folders ...string) (names []string, err error) {
+	var told []string
+	for _, variable := range besides {
+		told = append(told, strings.Fields(variable.Name)...)
+	}
+	for _, folder := range folders {
+		err = errors.Join(err, filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() && strings.HasSuffix(path, "test") {
+				return fs.SkipDir
+			}
+			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			for _, name := range lookedUp(file) {
+				if !slices.Contains(told, name) {
+					names = append(names, name)
+				}
+			}
+			return nil
+		}))
+	}
+	return names, err
+}
+
+// lookedUp are the names that a file gives to os.Getenv and os.LookupEnv, or
+// to a function that stands for them, as literals or constants of its own.
+func lookedUp(file *ast.File) (names []string) {
+	constants := map[string]string{}
+	ast.Inspect(file, func(node ast.Node) bool {
+		switch n := node.(type) {
+		case *ast.ValueSpec:
+			for i, name := range n.Names {
+				if i < len(n.Values) {
+					constants[name.Name] = literal(n.Values[i])
+				}
+			}
+		case *ast.CallExpr:
+			if !looksUp(n.Fun) || len(n.Args) != 1 {
+				return true
+			}
+			name := literal(n.Args[0])
+			if constant, ok := n.Args[0].(*ast.Ident); ok {
+				name = constants[constant.Name]
+			}
+			if name != "" {
+				names = append(names, name)
+			}
+		}
+		return true
+	})
+	return names
+}
+
+func looksUp(function ast.Expr) bool {
+	switch f := function.(type) {
+	case *ast.SelectorExpr:
+		return f.Sel.Name == "Getenv" || f.Sel.Name == "LookupEnv"
+	case *ast.Ident:
+		return f.Name == "getenv"
+	}
+	return false
+}
+
+// literal is the value of a string that is written out, empty for all else.
+func literal(expression ast.Expr) string {
+	basic, ok := expression.(*ast.BasicLit)
+	if !ok || basic.Kind != token.STRING {
+		return ""
+	}
+	value, _ := strconv.Unquote(basic.Value) // the file was parsed
+	return value
+}

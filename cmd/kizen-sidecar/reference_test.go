@@ -1,0 +1,48 @@
+package main
+
+import (
+	"io"
+	"testing"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/kizen/kizen-sidecar/cmd/internal/reference"
+)
+
+// besides are the variables that stand for no flag.
+var besides = []reference.Variable{
+	{Name: "KIZEN_SIGNING_KEYS", Help: "The signing keys themselves, PEM or JWK, where --keys is not given."},
+	{Name: "KIZEN_API_URL", Help: "The proxy that health asks, where --env-file is not given. proxy writes it, the kizen module reads it."},
+	{Name: "TRACEPARENT TRACESTATE", Help: "Trace that run and proxy continue (W3C Trace Context)."},
+	{Name: "OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", Help: "Collector that traces and metrics are sent to; setting one of them switches OTLP on."},
+	{Name: "OTEL_TRACES_EXPORTER OTEL_METRICS_EXPORTER", Help: "otlp or none, for metrics prometheus too; they win over the endpoints."},
+	{Name: "OTEL_EXPORTER_OTLP_PROTOCOL OTEL_EXPORTER_OTLP_TRACES_PROTOCOL OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", Help: "http/protobuf (the default), http/json or grpc."},
+	{Name: "OTEL_SDK_DISABLED", Help: "true: neither traces nor metrics, /metrics included."},
+	{Name: "OTEL_BSP_MAX_QUEUE_SIZE", Help: "Spans that may wait to be sent; what does not fit is dropped and counted."},
+	{Name: "OTEL_*", Help: "All others that the OpenTelemetry SDK for Go reads: service name, resource attributes, sampler, headers, certificates, time-outs, limits."},
+	{Name: "HTTP_PROXY HTTPS_PROXY NO_PROXY", Help: "Proxy of the operator's on the way to the API."},
+	{Name: "VIRTUAL_ENV PATH", Help: "Where Pythons are looked for: the virtual environment's, that of .venv in the current folder, then those of PATH, /usr/local/bin, /usr/bin and /opt."},
+	{Name: "NO_COLOR", Help: "Any value: no colours on a terminal."},
+}
+
+// grammar is the definition of the command line.
+func grammar(t *testing.T) *kong.Kong {
+	t.Helper()
+	parser, err := new(commandLine).parser(streams{stdout: io.Discard, stderr: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parser
+}
+
+func TestReferenceIsWhatTheCommandLineSays(t *testing.T) {
+	reference.Check(t, "../../docs/reference/kizen-sidecar.md", grammar(t).Model, besides)
+}
+
+func TestReferenceTellsOfEveryVariableThatIsLookedUp(t *testing.T) {
+	ours := reference.Variable{Name: "KIZEN_SANDBOX_STAGE"} // between the sandbox's own processes
+	untold, err := reference.Untold(append(besides, ours), ".", "../../minter", "../../proxy", "../../policy", "../../runner", "../../telemetry")
+	if err != nil || len(untold) > 0 {
+		t.Errorf("the reference does not tell of %q (%v); add them to besides, and run make docs", untold, err)
+	}
+}
