@@ -43,6 +43,7 @@ type ExecutionInfo struct {
 	// does not follow the W3C recommendation is ignored.
 	Traceparent, Tracestate string
 	Server                  bool      // it was asked for over HTTP
+	Consumer                bool      // it was taken from a queue
 	Began                   time.Time // when it was asked for; zero means now
 }
 
@@ -104,8 +105,11 @@ func (t *Telemetry) Execution(ctx context.Context, info ExecutionInfo) (context.
 	e := &Execution{telemetry: t, server: newServer(info.API), began: info.Began}
 	if t.tracer != nil {
 		kind := trace.SpanKindInternal
-		if info.Server {
+		switch {
+		case info.Server:
 			kind = trace.SpanKindServer
+		case info.Consumer:
+			kind = trace.SpanKindConsumer
 		}
 		ctx, e.root = t.tracer.Start(ctx, "execution", trace.WithSpanKind(kind), trace.WithTimestamp(info.Began),
 			trace.WithAttributes(

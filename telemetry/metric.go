@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/otlptranslator"
 	"go.opentelemetry.io/otel/attribute"
@@ -39,6 +40,8 @@ type Metrics struct {
 	denials                                metric.Int64Counter
 
 	queueLength, slotUsage, slotLimit, poolReady metric.Int64ObservableUpDownCounter
+	fleetDepth, fleetDead                        metric.Int64ObservableGauge
+	fleetOldest                                  metric.Float64ObservableGauge
 
 	// What a label may be. Everything else that is a label is of a closed set.
 	policies, guardrails, words *labels
@@ -49,6 +52,14 @@ type State struct {
 	Queue                 int // executions that wait for a slot
 	SlotsUsed, SlotsTotal int
 	Ready                 int // warm interpreters that wait for an execution
+}
+
+// Backlog is what waits in a queue that many machines share. Each of them says
+// the same, so it is no sum.
+type Backlog struct {
+	Depth       int           // executions that wait
+	Oldest      time.Duration // how long the oldest of them has waited
+	DeadLetters int           // executions that were given up
 }
 
 // measure starts metrics. An empty protocol means no OTLP.
@@ -63,6 +74,8 @@ func (t *Telemetry) measure(ctx context.Context, protocol string, scraped, oneSh
 	}
 	if scraped {
 		registry := prometheus.NewRegistry()
+		registry.MustRegister(collectors.NewGoCollector(collectors.WithGoCollectorMemStatsMetricsDisabled()),
+			collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 		exporter, err := promexporter.New(promexporter.WithRegisterer(registry), promexporter.WithoutScopeInfo(),
 			promexporter.WithTranslationStrategy(otlptranslator.UnderscoreEscapingWithSuffixes))
 		if err != nil {
@@ -125,6 +138,15 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 	m.slotUsage = level("kizen.execution.slot.usage", "{slot}", "Slots that an execution holds.")
 	m.slotLimit = level("kizen.execution.slot.limit", "{slot}", "Executions that may run at once.")
 	m.poolReady = level("kizen.pool.ready", "{interpreter}", "Warm interpreters that wait for an execution.")
+	m.fleetDepth, err = meter.Int64ObservableGauge("kizen.fleet.queue.depth", metric.WithUnit("{execution}"),
+		metric.WithDescription("Executions that wait in the queue, for whichever worker."))
+	errs = append(errs, err)
+	m.fleetOldest, err = meter.Float64ObservableGauge("kizen.fleet.queue.wait", metric.WithUnit("s"),
+		metric.WithDescription("How long the oldest execution in the queue has waited."))
+	errs = append(errs, err)
+	m.fleetDead, err = meter.Int64ObservableGauge("kizen.fleet.dead_letters", metric.WithUnit("{execution}"),
+		metric.WithDescription("Executions that were given up, and are kept."))
+	errs = append(errs, err)
 	return m, errors.Join(errs...)
 }
 
@@ -141,6 +163,30 @@ func (m *Metrics) Watch(state func() State) (stop func()) {
 		o.ObserveInt64(m.poolReady, int64(s.Ready))
 		return nil
 	}, m.queueLength, m.slotUsage, m.slotLimit, m.poolReady)
+	if err != nil {
+		return func() {}
+	}
+	return func() { _ = registration.Unregister() } // it fails only when it was never registered
+}
+
+// WatchFleet asks for the backlog of a queue whenever metrics are collected,
+// until stop is called. Where look fails nothing is said: a fleet must not
+// shrink because nobody can see its queue.
+func (m *Metrics) WatchFleet(queue string, look func(context.Context) (Backlog, error)) (stop func()) {
+	if m == nil {
+		return func() {}
+	}
+	labels := metric.WithAttributeSet(attribute.NewSet(attribute.String("queue", queue)))
+	registration, err := m.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		backlog, err := look(ctx)
+		if err != nil {
+			return err
+		}
+		o.ObserveInt64(m.fleetDepth, int64(backlog.Depth), labels)
+		o.ObserveFloat64(m.fleetOldest, backlog.Oldest.Seconds(), labels)
+		o.ObserveInt64(m.fleetDead, int64(backlog.DeadLetters), labels)
+		return nil
+	}, m.fleetDepth, m.fleetOldest, m.fleetDead)
 	if err != nil {
 		return func() {}
 	}

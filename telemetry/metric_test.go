@@ -145,7 +145,7 @@ func TestBuiltInPoliciesKeepTheirNamesBesideAnyNumberOfOthers(t *testing.T) {
 
 // words of PromQL, and labels that scraping adds.
 var promQL = []string{
-	"sum", "by", "rate", "histogram_quantile", "label_replace", "label_values", "vector", "or", "le", "job", "instance", "class",
+	"sum", "max", "by", "rate", "histogram_quantile", "label_replace", "label_values", "vector", "or", "le", "job", "instance", "class",
 }
 
 func TestEveryMetricOfTheDashboardExists(t *testing.T) {
@@ -153,6 +153,7 @@ func TestEveryMetricOfTheDashboardExists(t *testing.T) {
 	telemetry, _ := started(t, Config{})
 	defer telemetry.Shutdown(context.Background())
 	defer telemetry.Metrics().Watch(func() State { return State{} })()
+	defer telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) { return Backlog{}, nil })()
 	execute(telemetry)
 	series, labels := exposed(scrape(t, telemetry))
 
@@ -181,7 +182,8 @@ func TestEveryMetricOfTheDashboardExists(t *testing.T) {
 	for name := range series {
 		name = family.ReplaceAllString(name, "")
 		seen := slices.ContainsFunc(slices.Collect(maps.Keys(queried)), func(q string) bool { return strings.HasPrefix(q, name) })
-		if !seen && name != "target_info" {
+		ours := !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") && name != "target_info"
+		if !seen && ours {
 			t.Errorf("no panel shows %s", name)
 		}
 	}
@@ -236,5 +238,40 @@ func TestMeasuringCostsNoAllocationWhenItIsOff(t *testing.T) {
 	})
 	if allocations != 0 {
 		t.Errorf("%v allocations", allocations)
+	}
+}
+
+func TestABacklogThatCannotBeSeenIsNotSaidToBeEmpty(t *testing.T) {
+	telemetry := measuring(t)
+	var down error
+	stop := telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) {
+		return Backlog{Depth: 7, Oldest: 1500 * time.Millisecond, DeadLetters: 2}, down
+	})
+	series := []string{`kizen_fleet_queue_depth{queue="kizen"} 7`, `kizen_fleet_queue_wait_seconds{queue="kizen"} 1.5`, `kizen_fleet_dead_letters{queue="kizen"} 2`}
+	for _, want := range series {
+		if page := scrape(t, telemetry); !strings.Contains(page, want) {
+			t.Errorf("no %s in %s", want, page)
+		}
+	}
+	down = errors.New("redis is away")
+	if page := scrape(t, telemetry); strings.Contains(page, "kizen_fleet_queue_depth{") {
+		t.Errorf("a depth is told: %s", page)
+	}
+	down = nil
+	if page := scrape(t, telemetry); !strings.Contains(page, series[0]) {
+		t.Error("it does not come back")
+	}
+	stop()
+	if page := scrape(t, telemetry); strings.Contains(page, "kizen_fleet_queue_depth{") {
+		t.Error("it is watched after the end")
+	}
+}
+
+func TestAScrapeSaysHowTheProcessDoes(t *testing.T) {
+	series, _ := exposed(scrape(t, measuring(t)))
+	for _, name := range []string{"go_goroutines", "process_resident_memory_bytes"} {
+		if !series[name] {
+			t.Errorf("no %s", name)
+		}
 	}
 }

@@ -409,9 +409,7 @@ func TestServeDrains(t *testing.T) {
 			redisURL := startRedisServer(t)
 			api := newGateAPI(t)
 			s := startServe(t, "--api-root", api.root(), "--redis-url", redisURL, "--slots", "1", "--drain-timeout", c.timeout)
-			if status, body := s.Readiness(); status != 200 {
-				t.Errorf("ready: %d %s", status, body)
-			}
+			waitFor(t, func() bool { status, _ := s.Readiness(); return status == 200 })
 			marker := newMarker()
 			s.ask("POST", "/executions", gated(marker).with("execution_id", "runs"))
 			waitFor(t, func() bool { return api.waiting.Load() == 1 })

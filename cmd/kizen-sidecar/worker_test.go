@@ -236,10 +236,8 @@ func TestWorkerDrains(t *testing.T) {
 	w := startWorker(t, redisURL, api.URL+"/api", "--slots", "1")
 	enqueue(t, store, forFleet("runs", "kizen.api.post('/ran/runs')"), forFleet("waits", "kizen.api.post('/ran/waits')"))
 	waitFor(t, func() bool { _, held := api.look(); return held == 1 })
-	if status, body := w.Readiness(); status != 200 {
-		t.Errorf("ready: %d %s", status, body)
-	}
-	if _, metrics := get(t, w.Admin+"/metrics"); !strings.Contains(metrics, `kizen_fleet_queue_depth{queue="kizen"} 1`) || !strings.Contains(metrics, `kizen_worker_running{queue="kizen"} 1`) {
+	waitFor(t, func() bool { status, _ := w.Readiness(); return status == 200 })
+	if _, metrics := get(t, w.Admin+"/metrics"); !strings.Contains(metrics, `kizen_fleet_queue_depth{queue="kizen"} 1`) || !strings.Contains(metrics, "\nkizen_execution_slot_usage 1\n") {
 		t.Errorf("metrics %s", metrics)
 	}
 	if err := w.Process.Signal(syscall.SIGTERM); err != nil {

@@ -24,8 +24,10 @@ type Request struct {
 	Limits runner.Limits
 	// Tracestate goes with Traceparent.
 	Tracestate string
-	// Asked is when it was asked for over HTTP and began to wait for a slot; zero: nobody waited.
-	Asked time.Time
+	// Asked is when it was asked for and began to wait for a slot; zero: nobody waited. Delivered says that a queue handed it
+	// over; otherwise it was asked for over HTTP.
+	Asked     time.Time
+	Delivered bool
 	// Starting, if any, is asked when all is ready and the step's code is about to start. Its error is that of [Host.Run], and
 	// the code does not start: whoever must not run a step twice writes down here that it runs.
 	Starting func(context.Context) error

@@ -46,7 +46,7 @@ func (h *Host) watch(ctx context.Context, r Request) *watch {
 	w.ctx, w.Execution = t.Execution(ctx, telemetry.ExecutionInfo{
 		ID: r.Identity.ExecutionID, Business: r.Identity.BusinessID, AccountType: r.Identity.AccountType, Step: r.Name,
 		Runtime: string(r.Job.Runtime), API: h.config.Proxy.APIRoot, Traceparent: r.Job.Traceparent, Tracestate: r.Tracestate,
-		Server: !r.Asked.IsZero(), Began: r.Asked,
+		Server: !r.Asked.IsZero() && !r.Delivered, Consumer: r.Delivered, Began: r.Asked,
 	})
 	w.log = telemetry.LoggerFor(w.ctx, h.config.Log).With("business_id", r.Identity.BusinessID)
 	return w

@@ -20,6 +20,20 @@ const (
 	CallbackTask  = "kizen:callback"
 )
 
+// EnqueuedAt is the header of a task that says when it was put into the queue, as RFC 3339 writes it; asynq does not keep that.
+// The headers traceparent and tracestate say which trace it belongs to.
+const EnqueuedAt = "enqueued_at"
+
+// enqueuedAt is when a task was put into the queue. Where its headers do not say so, or say what cannot be, that is now, and
+// nobody knows how long it waited.
+func enqueuedAt(headers map[string]string, now time.Time) time.Time {
+	at, err := time.Parse(time.RFC3339, headers[EnqueuedAt])
+	if err != nil || at.After(now) || now.Sub(at) > unfinishedLimit {
+		return now
+	}
+	return at
+}
+
 // callbackQueue is where the callbacks of a queue's executions wait: slow receivers must not hold slots of executions.
 func callbackQueue(queue string) string { return queue + ":callbacks" }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // Outcomes of executions beside those of the runner.
@@ -67,13 +68,14 @@ type Worker struct {
 	inspector *asynq.Inspector
 	servers   []*asynq.Server
 
-	slots   chan struct{}
-	running atomic.Int64
-	ctx     context.Context // ends when what runs is to be cut off
-	cut     context.CancelCauseFunc
-	all     sync.WaitGroup // handlers: asynq does not wait for those whose lease it lost
-	leaving context.CancelFunc
-	keeping sync.WaitGroup
+	slots     chan struct{}
+	delivered atomic.Int64 // waits for a slot, or runs
+	running   atomic.Int64
+	ctx       context.Context // ends when what runs is to be cut off
+	cut       context.CancelCauseFunc
+	all       sync.WaitGroup // handlers: asynq does not wait for those whose lease it lost
+	leaving   context.CancelFunc
+	keeping   sync.WaitGroup
 }
 
 // errDraining ends what has not finished when the drain timeout is over.
@@ -98,19 +100,24 @@ func NewWorker(config Config) *Worker {
 	return w
 }
 
-// Running is how many executions are under way.
-func (w *Worker) Running() int64 { return w.running.Load() }
+// Load is how many executions are under way in this worker, and how many that were delivered to it wait for a slot.
+func (w *Worker) Load() (running, waiting int) {
+	running = int(w.running.Load())
+	return running, max(int(w.delivered.Load())-running, 0)
+}
 
-// Depth is how many executions wait in the queue, for whichever worker.
-func (w *Worker) Depth() (int, error) {
+// Backlog is what waits in the queue, for whichever worker.
+func (w *Worker) Backlog(context.Context) (telemetry.Backlog, error) {
 	info, err := w.inspector.GetQueueInfo(w.config.Queue)
 	if errors.Is(err, asynq.ErrQueueNotFound) {
-		return 0, nil // nothing was ever enqueued
+		return telemetry.Backlog{}, nil // nothing was ever enqueued
 	}
 	if err != nil {
-		return 0, fmt.Errorf("ask for the depth of queue %q: %w", w.config.Queue, err)
+		return telemetry.Backlog{}, fmt.Errorf("look at queue %q: %w", w.config.Queue, err)
 	}
-	return info.Pending + info.Retry + info.Scheduled, nil
+	return telemetry.Backlog{
+		Depth: info.Pending + info.Retry + info.Scheduled, Oldest: info.Latency, DeadLetters: info.Archived,
+	}, nil
 }
 
 // Start joins the fleet and takes work.
@@ -172,7 +179,10 @@ func (w *Worker) Shutdown(ctx context.Context) {
 type attempt struct {
 	*Worker
 	ticket
-	body request.Body
+	body    request.Body
+	headers map[string]string
+	// asked is when it was put into the queue.
+	asked time.Time
 	// begun is whether the step's code may have started.
 	begun bool
 }
@@ -186,7 +196,10 @@ func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 		w.config.Log.Error("what was delivered is no execution; it is kept as a dead letter", "error", err)
 		return err
 	}
-	a := &attempt{Worker: w, ticket: newTicket(body.BusinessID, body.ExecutionID, w.name), body: body}
+	a := &attempt{
+		Worker: w, ticket: newTicket(body.BusinessID, body.ExecutionID, w.name), body: body,
+		headers: task.Headers(), asked: enqueuedAt(task.Headers(), time.Now()),
+	}
 	digest := sha256.Sum256(task.Payload())
 	ctx = context.WithoutCancel(ctx)
 	claimed, err := w.records.claim(ctx, a.ticket, hex.EncodeToString(digest[:]))
@@ -244,6 +257,8 @@ func (a *attempt) ended(outcome string, result runner.Result) ending {
 
 // run runs a claimed execution in a slot.
 func (a *attempt) run(ctx context.Context) error {
+	a.Worker.delivered.Add(1)
+	defer a.Worker.delivered.Add(-1)
 	select {
 	case a.slots <- struct{}{}:
 		defer func() { <-a.slots }()
@@ -256,7 +271,10 @@ func (a *attempt) run(ctx context.Context) error {
 	if err != nil {
 		return a.finish(ctx, a.failed(Refused, err))
 	}
-	job.Starting = a.starting
+	job.Starting, job.Asked, job.Delivered = a.starting, a.asked, true
+	if job.Job.Traceparent == "" {
+		job.Job.Traceparent, job.Tracestate = a.headers["traceparent"], a.headers["tracestate"]
+	}
 	outcome, err := a.config.Run(a.ctx, job)
 	var fields *runner.FieldErrors
 	switch {
@@ -386,7 +404,7 @@ func (w *Worker) copyActive(
 	for _, task := range active {
 		copied, err := orphaned(ctx, task, dead)
 		if err == nil && copied {
-			_, err = w.client.EnqueueContext(ctx, asynq.NewTask(task.Type, task.Payload), options(w.config.Queue, copyID(task.ID, dead))...)
+			_, err = w.client.EnqueueContext(ctx, asynq.NewTaskWithHeaders(task.Type, task.Payload, task.Headers), options(w.config.Queue, copyID(task.ID, dead))...)
 		}
 		if err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
 			errs = append(errs, err)

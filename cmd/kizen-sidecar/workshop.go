@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/admin"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/runner/pool"
+	"github.com/kizen/kizen-sidecar/telemetry"
+)
+
+// workshopFlags are what every command has that runs executions until it is
+// told to stop.
+type workshopFlags struct {
+	configFlags
+	operationFlags
+	webhookFlags
+	sandboxFlags
+	limitFlags
+	authorityFlags
+}
+
+// operationFlags say how much runs at once, and how operators see and stop it.
+type operationFlags struct {
+	Slots        int           `help:"Executions at once. Default: four for each core." placeholder:"N" group:"Operation"`
+	Warm         int           `help:"Interpreters that wait for an execution, loaded, for each runtime that was asked for; each is used once. 0: none." default:"2" placeholder:"N" group:"Operation"`
+	DrainTimeout time.Duration `help:"Time that running steps get to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Operation"`
+	AdminListen  string        `help:"Address of /healthz, /readyz and /metrics; empty: none." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Operation"`
+	ReadyFile    string        `help:"Write a JSON object of the addresses, url and admin_url, here once executions are taken." placeholder:"FILE" group:"Operation"`
+	SecretsFile  string        `help:"JSON object of the secrets that steps may be granted: {\"BUSINESS\": {\"NAME\": \"value\"}}." placeholder:"FILE" group:"Operation"`
+}
+
+// fill puts in what was left out, and checks the rest.
+func (f *operationFlags) fill() error {
+	if f.Slots == 0 {
+		f.Slots = 4 * runtime.NumCPU()
+	}
+	switch {
+	case f.Slots < 0:
+		return usagef("--slots must be positive")
+	case f.Warm < 0:
+		return usagef("--warm must not be negative")
+	case f.DrainTimeout < 0:
+		return usagef("--drain-timeout must not be negative")
+	}
+	return nil
+}
+
+// workshop is what executions of a standing command are run with.
+type workshop struct {
+	*station
+	flags     *workshopFlags
+	granted   granted
+	limits    runner.Limits
+	secrets   request.SecretsByBusiness
+	steps     *runner.Runner
+	source    *warmSource
+	warm      *pool.Pool
+	callback  *callbacks
+	telemetry *telemetry.Telemetry
+	flush     func()
+	log       *slog.Logger
+}
+
+// open checks everything that the flags name, and opens nothing but Redis and
+// the audit.
+func (f *workshopFlags) open(ctx context.Context, app *app) (*workshop, error) {
+	w := &workshop{flags: f, log: app.log}
+	if err := w.check(app); err != nil {
+		return nil, err
+	}
+	var err error
+	if w.telemetry, w.flush, err = app.observe(ctx, f.AdminListen != "", false); err != nil {
+		return nil, err
+	}
+	w.source = &warmSource{Runner: w.steps}
+	w.warm = pool.New(pool.Config{Source: w.source, Size: f.Warm, Limits: w.limits, Log: app.log})
+	w.granted.telemetry = w.telemetry
+	if w.station, err = w.granted.open(w.warm); err != nil {
+		w.flush()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *workshop) check(app *app) (err error) {
+	f := w.flags
+	if w.secrets, err = loadSecrets(f.SecretsFile); err != nil {
+		return err
+	}
+	if w.limits, err = f.limits(); err != nil {
+		return err
+	}
+	if w.callback, err = f.callbacks(app.log); err != nil {
+		return err
+	}
+	if w.granted, err = f.check(app.log); err != nil {
+		return err
+	}
+	w.steps, err = runner.New(f.runnerConfig(app.log))
+	return err
+}
+
+// callbackGrace is how long the last callbacks may take.
+const callbackGrace = 5 * time.Second
+
+func (w *workshop) close() {
+	w.warm.Close()
+	w.callback.close(callbackGrace)
+	w.station.close()
+	w.flush()
+}
+
+// shift is one stretch of work, from the first answer of the listeners to the
+// last. Those that there are not are nil.
+type shift struct {
+	api, operators *server
+	// begin takes work; nil: listening is all. drain takes no more, and lets
+	// what runs finish until ctx ends.
+	begin func() error
+	drain func(ctx context.Context)
+	// running is how many executions are under way; for the log.
+	running func() int
+}
+
+// servers are the listeners, that of the operators last: they watch the end.
+func (s shift) servers() (all []*server) {
+	for _, one := range []*server{s.api, s.operators} {
+		if one != nil {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
+// work runs a shift until ctx ends or a listener fails.
+func (w *workshop) work(ctx context.Context, s shift) error {
+	defer reloadKeys(ctx, w.granted.keys, w.log)()
+	defer w.warmUp()()
+	servers := s.servers()
+	failed := make(chan error, len(servers))
+	for _, running := range servers {
+		go func() { failed <- running.serve() }()
+	}
+	err := w.begin(s)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+			failed <- nil
+		}
+	}
+	w.drain(context.WithoutCancel(ctx), s)
+	for range servers {
+		err = errors.Join(err, <-failed)
+	}
+	return err
+}
+
+// begin takes work, and tells the log, and whoever waits for the file, where.
+func (w *workshop) begin(s shift) error {
+	if s.begin != nil {
+		if err := s.begin(); err != nil {
+			return err
+		}
+	}
+	addresses := map[string]string{}
+	if s.api != nil {
+		addresses["url"] = s.api.url
+	}
+	if s.operators != nil {
+		addresses["admin_url"] = s.operators.url
+	}
+	if w.flags.ReadyFile != "" {
+		if err := writeJSONFile(w.flags.ReadyFile, addresses); err != nil {
+			return fmt.Errorf("write --ready-file %q: %w", w.flags.ReadyFile, unwrapPath(err))
+		}
+	}
+	attributes := []any{"slots", w.flags.Slots}
+	for _, name := range slices.Sorted(maps.Keys(addresses)) {
+		attributes = append(attributes, name, addresses[name])
+	}
+	w.log.Info("serving", attributes...)
+	return nil
+}
+
+func (w *workshop) drain(ctx context.Context, s shift) {
+	w.log.Info("draining", "running", s.running(), "drain_timeout", w.flags.DrainTimeout)
+	limited, cancel := context.WithTimeout(ctx, w.flags.DrainTimeout)
+	defer cancel()
+	s.drain(limited)
+	grace, stop := context.WithTimeout(ctx, 5*time.Second)
+	defer stop()
+	for _, running := range s.servers() {
+		if err := running.Shutdown(grace); err != nil {
+			_ = running.Close() // whoever still reads is cut off
+		}
+	}
+}
+
+// operators is the server that operators ask, bound; nil without one.
+// accepting says why no new execution is taken.
+func (w *workshop) operators(accepting func() error) (*server, error) {
+	if w.flags.AdminListen == "" {
+		return nil, nil
+	}
+	checks := map[string]admin.Check{
+		"redis":     func(ctx context.Context) error { return w.store.Ping(ctx).Err() },
+		"sandbox":   func(context.Context) error { return sandboxReady(w.steps, w.flags.Sandbox) },
+		"accepting": func(context.Context) error { return accepting() },
+	}
+	if w.flags.Warm > 0 {
+		checks["warm"] = func(context.Context) error { return w.warmReady() }
+	}
+	return bind("--admin-listen", w.flags.AdminListen, &http.Server{
+		Handler: admin.Handler(admin.Config{
+			Ready: checks, Metrics: w.telemetry.Handler(), Details: func() any { return w.steps.Sandbox() },
+		}),
+		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+	})
+}
+
+// sandboxReady says which layers a sandbox lacks that must have them all.
+func sandboxReady(steps *runner.Runner, mode string) error {
+	if missing := steps.Sandbox().Missing(); len(missing) > 0 && mode == "required" {
+		return fmt.Errorf("missing: %v", missing)
+	}
+	return nil
+}
+
+// loadSecrets reads the secrets of businesses, none without a file.
+func loadSecrets(name string) (request.SecretsByBusiness, error) {
+	if name == "" {
+		return nil, nil
+	}
+	data, err := readFile("secrets file", name)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := request.ParseSecrets(data)
+	if err != nil {
+		return nil, usagef("secrets file %q %w", name, err)
+	}
+	return secrets, nil
+}

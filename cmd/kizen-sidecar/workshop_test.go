@@ -1,0 +1,234 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/fleet"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// check is what /readyz says of one thing.
+func (s *served) check(name string) string {
+	s.t.Helper()
+	var answer struct{ Checks map[string]string }
+	if _, body := s.Readiness(); json.Unmarshal([]byte(body), &answer) != nil {
+		s.t.Fatalf("/readyz says %s", body)
+	}
+	return answer.Checks[name]
+}
+
+// metric is the value of one series of /metrics, written as it stands there.
+func (s *served) metric(series string) (value float64, there bool) {
+	s.t.Helper()
+	page := s.Metrics()
+	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(series) + ` (\S+)$`).FindStringSubmatch(page)
+	if found == nil {
+		return 0, false
+	}
+	value, err := strconv.ParseFloat(found[1], 64)
+	if err != nil {
+		s.t.Fatalf("%s is %q", series, found[1])
+	}
+	return value, true
+}
+
+// eachStanding starts serve and worker.
+func eachStanding(t *testing.T, test func(t *testing.T, start func(arguments ...string) *served)) {
+	t.Run("serve", func(t *testing.T) {
+		api := newGateAPI(t)
+		test(t, func(arguments ...string) *served {
+			return startServe(t, append([]string{"--api-root", api.root()}, arguments...)...)
+		})
+	})
+	t.Run("worker", func(t *testing.T) {
+		redisURL, api := startRedisServer(t), newGateAPI(t)
+		test(t, func(arguments ...string) *served { return startWorker(t, redisURL, api.root(), arguments...) })
+	})
+}
+
+func TestReadyOnceAnInterpreterIsWarm(t *testing.T) {
+	eachStanding(t, func(t *testing.T, start func(...string) *served) {
+		s := start("--warm", "1")
+		waitFor(t, func() bool { status, _ := s.Readiness(); return status == 200 })
+		if said := s.check("warm"); said != "ok" {
+			t.Errorf("warm: %q", said)
+		}
+		waitFor(t, func() bool { ready, _ := s.metric("kizen_pool_ready"); return ready == 1 })
+	})
+}
+
+func TestNotReadyWhereNoInterpreterCanBeWarm(t *testing.T) {
+	eachStanding(t, func(t *testing.T, start func(...string) *served) {
+		s := start("--warm", "1", "--python", "/no/such/python")
+		waitFor(t, func() bool { return strings.Contains(s.check("warm"), "no warm interpreter can be started") })
+		if status, body := s.Readiness(); status != 503 || !strings.Contains(body, "/no/such/python") {
+			t.Errorf("ready: %d %s", status, body)
+		}
+	})
+}
+
+func TestReadyWithoutWarmInterpretersWhereNoneAreWanted(t *testing.T) {
+	eachStanding(t, func(t *testing.T, start func(...string) *served) {
+		s := start("--warm", "0")
+		if status, body := s.Readiness(); status != 200 || strings.Contains(body, `"warm"`) {
+			t.Errorf("ready: %d %s", status, body)
+		}
+	})
+}
+
+// TestReadyAllTheWhileInterpretersAreUsedUp has more callers than interpreters:
+// most of the time none waits.
+func TestReadyAllTheWhileInterpretersAreUsedUp(t *testing.T) {
+	api := newGateAPI(t)
+	api.open()
+	s := startServe(t, "--api-root", api.root(), "--warm", "1", "--slots", "4")
+	waitFor(t, func() bool { status, _ := s.Readiness(); return status == 200 })
+	done := make(chan struct{})
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for range 5 {
+				got, err := s.try(t.Context(), "b-1", "POST", "/api/coderunner/run", step{"runtime": "python-3-12", "user_script": "pass"})
+				if err != nil || got.status != 200 {
+					t.Errorf("%+v, %v", got, err)
+				}
+			}
+		})
+	}
+	go func() {
+		defer close(done)
+		callers.Wait()
+	}()
+	for asked := 0; ; asked++ {
+		select {
+		case <-done:
+			if asked == 0 {
+				t.Error("readiness was not asked for in between")
+			}
+			return
+		default:
+		}
+		if status, body := s.Readiness(); status != 200 {
+			t.Errorf("ready: %d %s", status, body)
+		}
+	}
+}
+
+func TestReadinessFollowsTheLastInterpreterOfTheDefaultRuntime(t *testing.T) {
+	working, err := runner.New(runner.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken, err := runner.New(runner.Config{Python: "/no/such/python"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := &warmSource{Runner: working}
+	load := func(from *runner.Runner, runtime runner.Runtime) {
+		source.Runner = from
+		if prepared, err := source.PrepareWarm(t.Context(), runtime, runner.Limits{}.WithDefaults()); err == nil {
+			prepared.Discard()
+		}
+	}
+	if err := source.state(); err == nil || !strings.Contains(err.Error(), "is loading") {
+		t.Errorf("before the first: %v", err)
+	}
+	load(working, runner.DefaultRuntime)
+	if err := source.state(); err != nil {
+		t.Errorf("after the first: %v", err)
+	}
+	load(broken, runner.Python313)
+	if err := source.state(); err != nil {
+		t.Errorf("another runtime is missing: %v", err)
+	}
+	load(broken, runner.DefaultRuntime)
+	if err := source.state(); err == nil {
+		t.Error("ready when the pool cannot be filled any more")
+	}
+	load(working, runner.DefaultRuntime)
+	if err := source.state(); err != nil {
+		t.Errorf("when it can be filled again: %v", err)
+	}
+}
+
+func TestWorkerMeasuresWhatServeMeasures(t *testing.T) {
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	api := newTally(t, 10)
+	w := startWorker(t, redisURL, api.URL+"/api", "--warm", "1", "--slots", "4")
+	payload, err := json.Marshal(forFleet("e-1", "kizen.api.post('/ran/e-1')").with("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := time.Now().Add(-time.Hour)
+	task := asynq.NewTaskWithHeaders("kizen:execution", payload, map[string]string{fleet.EnqueuedAt: asked.Format(time.RFC3339Nano)})
+	if _, err := asynq.NewClientFromRedisClient(store).EnqueueContext(t.Context(), task, asynq.Queue("kizen")); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return endings(t, store)["e-1"] == "ok" })
+	for series, want := range map[string]float64{
+		`kizen_execution_duration_seconds_count{kizen_execution_outcome="ok"}`:       1,
+		`kizen_execution_phase_duration_seconds_count{kizen_execution_phase="step"}`: 1,
+		`kizen_key_operation_duration_seconds_count{kizen_key_operation="mint"}`:     1,
+		`kizen_key_operation_duration_seconds_count{kizen_key_operation="revoke"}`:   1,
+		`kizen_execution_slot_limit`:                    4,
+		`kizen_execution_slot_usage`:                    0,
+		`kizen_execution_queue_length`:                  0,
+		`kizen_fleet_queue_depth{queue="kizen"}`:        0,
+		`kizen_fleet_dead_letters{queue="kizen"}`:       0,
+		`kizen_fleet_queue_wait_seconds{queue="kizen"}`: 0,
+	} {
+		waitFor(t, func() bool { got, there := w.metric(series); return there && got == want })
+	}
+	if waited, _ := w.metric(`kizen_execution_phase_duration_seconds_sum{kizen_execution_phase="queue"}`); waited < 3600 || waited > time.Since(asked).Seconds() {
+		t.Errorf("it waited %v s, and was enqueued an hour ago", waited)
+	}
+	if code := w.Stop(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if !regexp.MustCompile(`"execution_id":"e-1".*"queue_ms":36\d{5}\.`).MatchString(w.Log.String()) {
+		t.Error("the log does not say how long it waited")
+	}
+}
+
+func TestWorkerPrintsAConfigurationThatItReads(t *testing.T) {
+	dir := t.TempDir()
+	file := writeFile(t, dir, "worker.yaml", "queue: batch\nslots: 3\nredis-url: redis://user:hunter2hunter2@127.0.0.1:1/0\nwebhook-allow: [10.0.0.0/8, 127.0.0.0/8]\n")
+	first := sidecar(t, "", []string{"KIZEN_WARM=6", "KIZEN_SLOTS=5"}, "worker", "--config", file, "--slots", "4", "--print-config")
+	for _, want := range []string{"queue: batch", `slots: "4"`, `warm: "6"`, "lease: 10s", "[REDACTED]", "- 10.0.0.0/8"} {
+		if first.code != exitOK || !strings.Contains(first.stdout, want) {
+			t.Errorf("no %q in %d\n%s%s", want, first.code, first.stdout, first.stderr)
+		}
+	}
+	if strings.Contains(first.stdout, "hunter2") {
+		t.Errorf("a secret is shown:\n%s", first.stdout)
+	}
+	printed := writeFile(t, dir, "printed.yaml", first.stdout)
+	if again := sidecar(t, "", nil, "worker", "--config", printed, "--print-config"); again.stdout != first.stdout {
+		t.Errorf("read back:\n%s\n%s", again.stdout, again.stderr)
+	}
+	wrong := writeFile(t, dir, "wrong.yaml", "leese: 3s\n")
+	if got := sidecar(t, "", nil, "worker", "--config", wrong); got.code != exitUsage || !strings.Contains(got.stderr, `"leese"`) {
+		t.Errorf("%d %s", got.code, got.stderr)
+	}
+}
+
+func TestWrongLoadIsRefused(t *testing.T) {
+	for _, command := range []string{"serve", "worker"} {
+		for flag, value := range map[string]string{"--slots": "-1", "--warm": "-1", "--drain-timeout": "-1s"} {
+			got := sidecar(t, "", nil, command, "--redis-url", "redis://127.0.0.1:1/0", fmt.Sprintf("%s=%s", flag, value))
+			if got.code != exitUsage || !strings.Contains(got.stderr, flag) {
+				t.Errorf("%s %s=%s: %d %s", command, flag, value, got.code, got.stderr)
+			}
+		}
+	}
+}
