@@ -71,7 +71,7 @@ for n in range(1, 65):
     except PermissionError: pass
 os.getppid() == 1 or broken("orphaned")`},
 	{"files of the host cannot be read", false, false, `
-for path in ("/etc/shadow", "/etc/gshadow", "/root", "/home", "/var", "/run", "/boot", "/srv", "/mnt", "/sys/kernel", SECRET, PROJECT,
+for path in ("/etc/shadow", "/etc/gshadow", "/root", "/home", "/var/lib", "/var/log", "/run", "/boot", "/srv", "/mnt", "/sys/kernel", SECRET, PROJECT,
              "/root/.bashrc", "/root/.ssh", "/etc/sudoers", "/etc/ssl/private", "/etc/kizen", "/proc/kcore", "/proc/1/root/etc/shadow"):
     refused(path, lambda: (os.listdir if os.path.isdir(path) else read)(path))`},
 	{"nothing can be written outside /tmp", false, false, `
@@ -172,7 +172,7 @@ if socket.gethostname() == HOSTNAME: broken("host name", HOSTNAME)`},
 // TestAttacksAreRefused attacks every environment but the one without a sandbox.
 func TestAttacksAreRefused(t *testing.T) {
 	exposed, names := attackNames(t)
-	each(t, []string{"everything", "no user namespaces", "no cgroups", "no namespaces"}, func(t *testing.T, s *Sandbox) {
+	each(t, []string{"forks", "everything", "no user namespaces", "no cgroups", "no namespaces"}, func(t *testing.T, s *Sandbox) {
 		for _, attack := range attacks {
 			t.Run(attack.name, func(t *testing.T) {
 				if attack.namespaced && !s.holds(layerPID) {
@@ -237,7 +237,7 @@ func attackNames(t *testing.T) (exposed string, names func(s *Sandbox) string) {
 // exposedDirectory makes a directory that attacks are shown: anybody may write to it, and "id" is a copy of
 // id(1) that runs as its owner.
 func exposedDirectory(t *testing.T) string {
-	dir, err := os.MkdirTemp("", "kizen-exposed-")
+	dir, err := os.MkdirTemp(outside, "kizen-exposed-")
 	if err != nil {
 		t.Fatal(err)
 	}

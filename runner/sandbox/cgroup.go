@@ -13,8 +13,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
 // cgroups says where the groups of programs can be made: below the sidecar's own, so that whatever limits the sidecar
@@ -174,8 +172,9 @@ type group struct {
 	dir          *os.File
 }
 
-// create makes the n-th program's groups and sets their limits. Without any controller it returns an empty group.
-func (c *cgroups) create(n uint32, limits Limits) (*group, error) {
+// create makes the n-th program's groups and sets their limits; reserve is how many processes and threads its first process
+// needs. Without any controller it returns an empty group.
+func (c *cgroups) create(n uint32, limits Limits, reserve int) (*group, error) {
 	g := &group{parents: c}
 	if c == nil {
 		return g, nil
@@ -195,16 +194,16 @@ func (c *cgroups) create(n uint32, limits Limits) (*group, error) {
 		}
 		*part.dir = dir
 	}
-	if err := g.limit(limits); err != nil {
+	if err := g.limit(limits, reserve); err != nil {
 		g.remove()
 		return nil, fmt.Errorf("limit cgroup: %w", err)
 	}
 	return g, nil
 }
 
-func (g *group) limit(limits Limits) error {
+func (g *group) limit(limits Limits, reserve int) error {
 	if g.pids != "" {
-		if err := write(g.pids, "pids.max", strconv.Itoa(limits.Processes+stage.Threads)); err != nil {
+		if err := write(g.pids, "pids.max", strconv.Itoa(limits.Processes+reserve)); err != nil {
 			return err
 		}
 	}
@@ -268,6 +267,29 @@ func (g *group) leave() error {
 		}
 	}
 	return nil
+}
+
+// members opens what a fork server needs to make a fork a member: with v2 the group's directory, which into says; with v1
+// the group's lists of tasks, each followed by that of the server's group. The caller closes them.
+func (g *group) members(server *group) (files []*os.File, into bool, err error) {
+	if g.dir != nil {
+		file, err := duplicate(g.dir)
+		if err != nil {
+			return nil, false, err
+		}
+		return []*os.File{file}, true, nil
+	}
+	for _, dir := range []string{g.memory, server.memory, g.pids, server.pids} {
+		if dir == "" {
+			continue
+		}
+		file, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		if err != nil {
+			return files, false, fmt.Errorf("open cgroup: %w", err)
+		}
+		files = append(files, file)
+	}
+	return files, false, nil
 }
 
 // outOfMemory reports whether the kernel killed a member because the group's memory was used up.

@@ -13,6 +13,9 @@ import (
 // home is the step's working directory and the only place it can write to, beside /dev/shm.
 const home = "/tmp"
 
+// shm is where multiprocessing makes its locks and queues.
+const shm = "/dev/shm"
+
 // shmSize is the size of /dev/shm, which multiprocessing needs for its locks and queues.
 const shmSize = 64 * mib
 
@@ -77,7 +80,7 @@ func hostTree() fileTree {
 
 // build lists the mounts of one program: first what is the same for all, then /proc and the writable places, and the
 // program's own paths last, since they may lie in one of them.
-func (t fileTree) build(readable []string, uid int, tmpSize int64, proc bool) []stage.Mount {
+func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkServer bool) []stage.Mount {
 	mounts := slices.Clone(t.mounts)
 	copied := 0
 	for _, file := range copiedFiles {
@@ -99,10 +102,10 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc bool) []
 		mounts = append(mounts, stage.Mount{Kind: stage.MountLink, Target: "/dev/" + name, Source: "/proc/self/" + target})
 	}
 	if proc {
-		mounts = append(mounts, stage.Mount{Kind: stage.MountProc, Target: "/proc", Source: "hidepid=2"})
+		mounts = append(mounts, stage.Mount{Kind: stage.MountProc, Target: "/proc", Source: "hidepid=2", Writable: forkServer})
 	}
 	mounts = append(mounts,
-		stage.Mount{Kind: stage.MountTmpfs, Target: "/dev/shm", Source: tmpfsOptions(shmSize)},
+		stage.Mount{Kind: stage.MountTmpfs, Target: shm, Source: tmpfsOptions(shmSize)},
 		stage.Mount{Kind: stage.MountTmpfs, Target: home, Source: tmpfsOptions(tmpSize)})
 	for _, path := range readable {
 		mounts = append(mounts, stage.Mount{Kind: stage.MountBind, Target: path, Source: path})

@@ -42,8 +42,11 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 		}
 		ownNetwork = false
 	}
-	p := &Process{ns: s.namespaces(number, ownNetwork), done: make(chan struct{}), group: &group{}}
-	group, err := s.groups.create(number, limits)
+	p := &Process{ns: s.namespaces(number, ownNetwork), done: make(chan struct{}), group: &group{}, unwatched: spec.forkServer}
+	if spec.forkServer {
+		p.ns.serveForks(s.config.UID)
+	}
+	group, err := s.groups.create(number, limits, stage.Threads)
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +68,8 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	job := &stage.Job{
 		Argv: spec.Argv, Env: spec.Env, Dir: home, Files: len(spec.Files),
 		OwnPIDs: p.ns.ownPIDs(), MapSelf: p.ns.mapSelf, Step: p.ns.step, Listen: ownNetwork,
-		HideCgroups: s.config.Mode != ModeOff,
-		Limits:      limits.rlimits(p.group.memory != "", p.group.pids != "", otherProcesses(p.ns)),
+		HideCgroups: s.config.Mode != ModeOff, ForkServer: spec.forkServer,
+		Limits: limits.rlimits(p.group.memory != "", p.group.pids != "", otherProcesses(p.ns)),
 	}
 	p.job = job
 	real, links, err := s.tree.resolve(spec.Readable)
@@ -75,7 +78,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	}
 	own := s.holds(stage.LayerFileSystem) && p.ns.isolated
 	if own {
-		job.Mounts = append(s.tree.build(real, p.ns.stepID(), limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc)), links...)
+		job.Mounts = append(s.tree.build(real, p.ns.stepID(), limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc), spec.forkServer), links...)
 	} else if err := p.makeScratch(); err != nil {
 		return err
 	}
@@ -112,12 +115,11 @@ func (p *Process) makeScratch() error {
 
 // open gets the stage's descriptors together: standard ones, its end of the control socket, the program's.
 func (p *Process) open(spec Spec) error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	control, theirs, err := controlPair()
 	if err != nil {
-		return fmt.Errorf("make the control socket: %w", err)
+		return err
 	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control")
-	defer ours.Close()
+	p.control = control
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return errors.Join(err, theirs.Close())
@@ -138,12 +140,22 @@ func (p *Process) open(spec Spec) error {
 			p.inherits = append(p.inherits, copied)
 		}
 	}
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		return fmt.Errorf("open the control socket: %w", err)
-	}
-	p.control = conn.(*net.UnixConn)
 	return nil
+}
+
+// controlPair returns both ends of a control socket.
+func controlPair() (ours *net.UnixConn, theirs *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the control socket: %w", err)
+	}
+	file, theirs := os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control")
+	defer func() { _ = file.Close() }()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open the control socket: %w", err), theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
 }
 
 func duplicate(file *os.File) (*os.File, error) {
@@ -179,22 +191,26 @@ func (p *Process) spawn(t *thread) error {
 	}
 	err := p.group.enter(attr.Sys)
 	if err == nil {
-		p.stage, err = os.StartProcess("/proc/self/exe", []string{"kizen-sandbox"}, attr)
-		if err != nil {
+		var process *os.Process
+		if process, err = os.StartProcess("/proc/self/exe", []string{"kizen-sandbox"}, attr); err == nil {
+			p.leader = spawned{process}
+		} else {
 			err = &layerError{err: fmt.Errorf("start its first process: %w", err)}
 		}
 	}
 	if back := p.group.leave(); back != nil {
 		t.astray = true
 	}
+	p.closeInherited()
+	return err
+}
+
+// closeInherited closes what the first process has now.
+func (p *Process) closeInherited() {
 	for _, file := range p.inherits {
 		_ = file.Close()
 	}
 	p.inherits = nil
-	if p.stage != nil {
-		p.monitor.stage = p.stage.Pid
-	}
-	return err
 }
 
 // handOver sends the job and waits until the program runs.
@@ -209,7 +225,15 @@ func (p *Process) handOver() error {
 	if _, err := p.control.Write(packet); err != nil {
 		return &layerError{err: fmt.Errorf("send the job: %w", err)}
 	}
-	for _, want := range []stage.EventKind{stage.Ready, stage.Started} {
+	if len(p.job.Argv) == 0 {
+		return p.await(stage.Ready)
+	}
+	return p.await(stage.Ready, stage.Started)
+}
+
+// await waits until the first process has said how far it is.
+func (p *Process) await(wanted ...stage.EventKind) error {
+	for _, want := range wanted {
 		event, err := p.receive()
 		switch {
 		case err != nil:
@@ -221,51 +245,51 @@ func (p *Process) handOver() error {
 		case event.Kind != want:
 			return fmt.Errorf("the first process is %q, not %q", event.Kind, want)
 		}
-		if len(p.job.Argv) == 0 {
-			break
-		}
 	}
 	return nil
 }
 
 // receive reads an event, and takes the listener that may come with it.
 func (p *Process) receive() (stage.Event, error) {
-	packet, rights := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
-	n, rightsLen, _, _, err := p.control.ReadMsgUnix(packet, rights)
-	if err == nil && n == 0 {
-		err = io.EOF
-	}
+	packet, descriptors, err := receivePacket(p.control)
 	if err != nil {
 		return stage.Event{}, err
 	}
-	if rightsLen > 0 {
-		if err := p.takeListener(rights[:rightsLen]); err != nil {
-			return stage.Event{}, err
+	for _, fd := range descriptors {
+		file := os.NewFile(uintptr(fd), "listener")
+		p.listener, err = net.FileListener(file)
+		if err := errors.Join(err, file.Close()); err != nil {
+			return stage.Event{}, fmt.Errorf("open the listener: %w", err)
 		}
 	}
 	var event stage.Event
-	if err := json.Unmarshal(packet[:n], &event); err != nil {
+	if err := json.Unmarshal(packet, &event); err != nil {
 		return stage.Event{}, fmt.Errorf("decode the stage's event: %w", err)
 	}
 	return event, nil
 }
 
-func (p *Process) takeListener(rights []byte) error {
-	messages, err := unix.ParseSocketControlMessage(rights)
+// receivePacket reads a packet and the descriptor that may come with it; io.EOF when the other side is gone.
+func receivePacket(conn *net.UnixConn) (packet []byte, descriptors []int, err error) {
+	packet, rights := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
+	n, rightsLen, _, _, err := conn.ReadMsgUnix(packet, rights)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err != nil || rightsLen == 0 {
+		return packet[:n], nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:rightsLen])
 	if err != nil {
-		return fmt.Errorf("take the listener: %w", err)
+		return nil, nil, fmt.Errorf("take a descriptor: %w", err)
 	}
 	for _, message := range messages {
-		fds, err := unix.ParseUnixRights(&message)
-		if err != nil || len(fds) != 1 {
-			return fmt.Errorf("take the listener: %d descriptors: %w", len(fds), err)
-		}
-		unix.CloseOnExec(fds[0])
-		file := os.NewFile(uintptr(fds[0]), "listener")
-		p.listener, err = net.FileListener(file)
-		if err := errors.Join(err, file.Close()); err != nil {
-			return fmt.Errorf("open the listener: %w", err)
+		if descriptors, err = unix.ParseUnixRights(&message); err != nil {
+			return nil, nil, fmt.Errorf("take a descriptor: %w", err)
 		}
 	}
-	return nil
+	for _, fd := range descriptors {
+		unix.CloseOnExec(fd)
+	}
+	return packet[:n], descriptors, nil
 }

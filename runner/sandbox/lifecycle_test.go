@@ -108,7 +108,7 @@ func TestKillReachesEverything(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer out.Close()
-				process, err := s.Start(ctx, Spec{
+				process, stop, err := start(ctx, t, s, Spec{
 					Argv:   []string{python, "-I", "-S", "-c", survivors + "print('up', flush=True)\nwhile True: pass", marker},
 					Stdout: printed, Stderr: printed,
 				})
@@ -116,6 +116,7 @@ func TestKillReachesEverything(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				defer stop()
 				if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
 					t.Errorf("got %q, %v", line, err)
 				}

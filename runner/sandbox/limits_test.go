@@ -166,7 +166,7 @@ try:
     for i in range(100): open(f"/dev/shm/{i}", "wb").write(bytes(4 << 20))
 except OSError as e: print(errno.errorcode[e.errno], i)`},
 	}
-	each(t, []string{"everything", "no user namespaces", "no cgroups"}, func(t *testing.T, s *Sandbox) {
+	each(t, []string{"forks", "everything", "no user namespaces", "no cgroups"}, func(t *testing.T, s *Sandbox) {
 		for _, program := range programs {
 			t.Run(program.name, func(t *testing.T) {
 				r := run(t, s, program.code, func(spec *Spec) { spec.Limits.Tmp = 16 * mib })

@@ -25,20 +25,28 @@ type usage struct {
 	cpu                      time.Duration
 }
 
-// monitor watches the processes below a stage.
+// monitor watches the processes below a first process.
 type monitor struct {
-	stage  int
 	limits Limits
 	// counted says that a cgroup enforces the memory limit.
 	counted bool
 	group   *group
 
-	mu   sync.Mutex
-	used usage
+	mu sync.Mutex
+	// leader is the first process; 0 until there is one.
+	leader int
+	used   usage
 	// before is the processor time that does not count, see Process.LimitCPU.
 	before time.Duration
 	// over is the limit that was exceeded; the program has been killed for it.
 	memoryOver, cpuOver bool
+}
+
+// follow tells which first process to look at.
+func (m *monitor) follow(leader int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leader = leader
 }
 
 // watch looks until done is closed, and calls kill once a limit is exceeded.
@@ -82,7 +90,13 @@ func (m *monitor) counts(cpu time.Duration) time.Duration {
 
 // look takes one sample and reports whether a limit is exceeded.
 func (m *monitor) look() bool {
-	tree := descendants(m.stage)
+	m.mu.Lock()
+	leader := m.leader
+	m.mu.Unlock()
+	if leader <= 0 {
+		return false
+	}
+	tree := descendants(leader)
 	var now usage
 	for _, pid := range tree {
 		stat, ok := readStat(pid)
@@ -93,7 +107,7 @@ func (m *monitor) look() bool {
 		now.memory += stat.memory
 		now.cpu += stat.own + stat.waited
 	}
-	if stat, ok := readStat(m.stage); ok {
+	if stat, ok := readStat(leader); ok {
 		// Of the orphans that it has reaped.
 		now.cpu += stat.waited
 	}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
 	"syscall"
 
@@ -55,7 +56,7 @@ func (s *Sandbox) namespaces(n uint32, ownNetwork bool) namespaces {
 	}
 	ns.isolated = ns.attr.Cloneflags != 0
 	if user {
-		ns.addUser(root, host)
+		ns.addUser(root, host, 1)
 	}
 	if ns.attr.Cloneflags&unix.CLONE_NEWPID == 0 {
 		// The stage has to outlive the sidecar for as long as it takes to kill the rest.
@@ -65,17 +66,39 @@ func (s *Sandbox) namespaces(n uint32, ownNetwork bool) namespaces {
 }
 
 // addUser adds a user namespace. Root maps two users, so that the stage and the step differ and neither is root outside
-// its own namespaces; an ordinary user can map only itself.
-func (ns *namespaces) addUser(root bool, host int) {
+// its own namespaces, or as many users as a fork server's forks take; an ordinary user can map only itself.
+func (ns *namespaces) addUser(root bool, host, users int) {
 	ns.attr.Cloneflags |= unix.CLONE_NEWUSER
 	if root {
-		ns.attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: insideID, HostID: host, Size: 1}}
+		ns.attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: insideID, HostID: host, Size: users}}
 		ns.attr.GidMappings = ns.attr.UidMappings
 		ns.attr.GidMappingsEnableSetgroups = true
 		return
 	}
 	ns.attr.AmbientCaps = stageCapabilities
 	ns.mapSelf = &stage.IDMap{UID: insideID, HostUID: os.Geteuid(), GID: insideID, HostGID: os.Getegid()}
+}
+
+// serveForks makes them those of a fork server, which hands out all of the sandbox's users.
+func (ns *namespaces) serveForks(first int) {
+	if ns.attr.UidMappings != nil {
+		ns.addUser(true, first, uidRange)
+	}
+}
+
+// forkRequest asks for a fork with these namespaces of a server that hands out users from first on. In a user namespace
+// within the server's, ids are those that the server sees.
+func (ns namespaces) forkRequest(first int) stage.ForkRequest {
+	request := stage.ForkRequest{Step: ns.step}
+	switch {
+	case ns.mapSelf != nil:
+		request.UIDMap = fmt.Sprintf("%d %d 1", insideID, insideID)
+		request.DenySetgroups = true
+	case ns.attr.UidMappings != nil:
+		request.UIDMap = fmt.Sprintf("0 0 1\n%d %d 1", insideID, insideID+ns.attr.UidMappings[1].HostID-first)
+	}
+	request.GIDMap = request.UIDMap
+	return request
 }
 
 // stepID is the user id that the step sees itself as.

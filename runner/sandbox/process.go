@@ -46,12 +46,14 @@ type Process struct {
 	job      *stage.Job
 	ns       namespaces
 	group    *group
-	scratch  string      // the private directory where there is no private file system
-	inherits []*os.File  // the stage's descriptors, until it has been started
-	stage    *os.Process // set by supervise before it reports
+	scratch  string     // the private directory where there is no private file system
+	inherits []*os.File // the first process's descriptors, until it has been started
+	leader   leader     // set before Start returns
 	control  *net.UnixConn
 	listener net.Listener
 	monitor  monitor
+	// unwatched: only the kernel keeps its limits.
+	unwatched bool
 
 	done chan struct{}
 	exit Exit
@@ -80,7 +82,7 @@ func (p *Process) Kill() { p.end(true) }
 func (p *Process) end(ordered bool) {
 	p.killed.Do(func() { p.ordered = ordered })
 	if p.job.OwnPIDs {
-		_ = p.stage.Kill()
+		p.leader.kill()
 		return
 	}
 	// The stage kills the rest when it sees the end of the socket.
@@ -119,25 +121,30 @@ func (s *Sandbox) attempt(ctx context.Context, spec Spec) (*Process, error) {
 		return nil, err
 	}
 	started := make(chan error, 1)
-	go p.supervise(ctx, started)
+	go p.launch(ctx, started)
 	if err := <-started; err != nil {
 		<-p.done
 		return nil, err
 	}
 	if err := p.handOver(); err != nil {
-		p.end(false)
-		<-p.done
-		if p.listener != nil {
-			_ = p.listener.Close()
-		}
+		p.abandon()
 		return nil, errors.Join(ctx.Err(), err)
 	}
 	return p, nil
 }
 
-// supervise is the whole life of the stage, on one thread of the operating system: the parent-death signal is sent when
-// the thread that started the stage ends, not when the process does.
-func (p *Process) supervise(ctx context.Context, started chan<- error) {
+// abandon ends a program that did not get as far as being executed.
+func (p *Process) abandon() {
+	p.end(false)
+	<-p.done
+	if p.listener != nil {
+		_ = p.listener.Close()
+	}
+}
+
+// launch is the whole life of the stage, on one thread of the operating system: the parent-death signal is sent when the
+// thread that started the stage ends, not when the process does.
+func (p *Process) launch(ctx context.Context, started chan<- error) {
 	defer close(p.done)
 	thread := lockThread()
 	err := p.spawn(thread)
@@ -146,20 +153,28 @@ func (p *Process) supervise(ctx context.Context, started chan<- error) {
 		p.clean()
 		return
 	}
+	p.supervise(ctx)
+	thread.unlock()
+}
+
+// supervise watches a program until nothing of it is left.
+func (p *Process) supervise(ctx context.Context) {
 	defer context.AfterFunc(ctx, p.Kill)()
 	watching := make(chan struct{})
 	var watcher sync.WaitGroup
-	watcher.Go(func() { p.monitor.watch(watching, func() { p.end(false) }) })
-	state, err := p.stage.Wait()
+	if !p.unwatched {
+		p.monitor.follow(p.leader.pid())
+		watcher.Go(func() { p.monitor.watch(watching, func() { p.end(false) }) })
+	}
+	cpu, err := p.leader.wait()
 	close(watching)
 	watcher.Wait()
-	thread.unlock()
-	p.exit = p.outcome(state, err)
+	p.exit = p.outcome(cpu, err)
 	p.clean()
 }
 
 // outcome puts together what the stage said at its end, what the monitor saw and what the kernel counted.
-func (p *Process) outcome(state *os.ProcessState, err error) Exit {
+func (p *Process) outcome(cpu time.Duration, err error) Exit {
 	m := &p.monitor
 	used, memoryOver, cpuOver := m.seen()
 	exit := Exit{Code: -1, OOMKilled: memoryOver || p.group.outOfMemory(), CPUExceeded: cpuOver,
@@ -184,9 +199,7 @@ func (p *Process) outcome(state *os.ProcessState, err error) Exit {
 		exit.PeakMemory = max(exit.PeakMemory, event.MaxRSS)
 	case exit.Killed || exit.OOMKilled || exit.CPUExceeded:
 		exit.Signal = syscall.SIGKILL
-		if state != nil {
-			exit.CPU = max(exit.CPU, state.UserTime()+state.SystemTime())
-		}
+		exit.CPU = max(exit.CPU, cpu)
 	case exit.Err == nil:
 		exit.Err = errors.New("the sandbox's first process died")
 		if event.Error != "" {
@@ -199,9 +212,7 @@ func (p *Process) outcome(state *os.ProcessState, err error) Exit {
 
 // clean removes what the kernel does not remove by itself.
 func (p *Process) clean() {
-	for _, file := range p.inherits {
-		_ = file.Close()
-	}
+	p.closeInherited()
 	if p.control != nil {
 		_ = p.control.Close()
 	}

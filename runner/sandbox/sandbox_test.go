@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,9 @@ const ordinaryUID = 12345
 
 // helperVariable makes the test binary play another part, see helpers.
 const helperVariable = "KIZEN_TEST_HELPER"
+
+// outside is where tests make directories that programs shall see: their own /tmp would hide those in /tmp from forks.
+const outside = "/var/tmp"
 
 // projectVariable holds where the project lives, which the tests' programs must not see.
 const projectVariable = "KIZEN_TEST_PROJECT"
@@ -54,6 +58,14 @@ func TestMain(m *testing.M) {
 		}
 		os.Setenv(projectVariable, project)
 	}
+	if os.Getenv(forkServerVariable) == "" {
+		source, err := os.ReadFile("../python/kizen_runtime/forkserver.py")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Setenv(forkServerVariable, string(source))
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -69,7 +81,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 	command := exec.CommandContext(t.Context(), "/proc/self/exe", arguments...)
 	command.Dir = "/"
 	command.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "KIZEN_TEST_REQUIRE=" + os.Getenv("KIZEN_TEST_REQUIRE"),
-		projectVariable + "=" + os.Getenv(projectVariable)}
+		projectVariable + "=" + os.Getenv(projectVariable), forkServerVariable + "=" + os.Getenv(forkServerVariable)}
 	command.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: ordinaryUID, Gid: ordinaryUID}, Pdeathsig: syscall.SIGKILL,
 	}
@@ -107,7 +119,11 @@ var environments = map[string]Config{
 	"no user namespaces": {without: []string{"user namespace"}},
 	"no cgroups":         {without: accounting},
 	"no namespaces":      {without: bare},
+	"forks":              {},
 }
+
+// forking are the sandboxes whose programs are forks of a server's.
+var forking sync.Map
 
 // each runs a test on those of the named machines that can be pretended here.
 func each(t *testing.T, names []string, test func(t *testing.T, s *Sandbox)) {
@@ -116,7 +132,11 @@ func each(t *testing.T, names []string, test func(t *testing.T, s *Sandbox)) {
 			if name == "no user namespaces" && os.Geteuid() != 0 {
 				t.Skip("takes root")
 			}
-			test(t, newSandbox(t, environments[name]))
+			s := newSandbox(t, environments[name])
+			if name == "forks" {
+				forking.Store(s, true)
+			}
+			test(t, s)
 		})
 	}
 }
@@ -159,11 +179,12 @@ func run(t *testing.T, s *Sandbox, code string, change func(*Spec)) result {
 	spec.Stdout, spec.Stderr = w, w
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	process, err := s.Start(ctx, spec)
+	process, stop, err := start(ctx, t, s, spec)
 	w.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer stop()
 	out, _ := io.ReadAll(r)
 	exit := process.Wait()
 	if exit.Err != nil {

@@ -35,6 +35,9 @@ type Spec struct {
 	// Readable are absolute paths of files and directories that the program sees, read-only, under the same path, beside
 	// what any Python needs. "/usr" stands for that alone.
 	Readable []string
+
+	// forkServer: it is one, see StartForkServer.
+	forkServer bool
 }
 
 func (spec Spec) validate() error {

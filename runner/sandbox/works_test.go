@@ -91,7 +91,7 @@ print("ok")`, false},
 }
 
 func TestOrdinaryProgramsWork(t *testing.T) {
-	each(t, []string{"everything", "no user namespaces", "no cgroups", "no namespaces"}, func(t *testing.T, s *Sandbox) {
+	each(t, []string{"forks", "everything", "no user namespaces", "no cgroups", "no namespaces"}, func(t *testing.T, s *Sandbox) {
 		for _, use := range uses {
 			t.Run(use.name, func(t *testing.T) {
 				if use.own && !s.holds(stage.LayerFileSystem) {
@@ -106,7 +106,7 @@ func TestOrdinaryProgramsWork(t *testing.T) {
 }
 
 func TestReadablePathsAreSeenUnderTheirNamesAndNotWritten(t *testing.T) {
-	dir, err := os.MkdirTemp("", "kizen-readable-")
+	dir, err := os.MkdirTemp(outside, "kizen-readable-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestReadablePathsAreSeenUnderTheirNamesAndNotWritten(t *testing.T) {
 import sys
 try: open(sys.argv[1] + "/below/new", "w")
 except OSError: print(open(sys.argv[1] + "/below/f").read())`
-	each(t, []string{"everything", "no namespaces"}, func(t *testing.T, s *Sandbox) {
+	each(t, []string{"forks", "everything", "no namespaces"}, func(t *testing.T, s *Sandbox) {
 		r := run(t, s, code, func(spec *Spec) {
 			spec.Argv = append(spec.Argv, filepath.Join(dir, "link"))
 			spec.Readable = []string{filepath.Join(dir, "link"), filepath.Join(dir, "real", "below"), "/usr", "/usr/lib/python3.11"}
@@ -162,7 +162,7 @@ func TestUnusableSpecsAreRefused(t *testing.T) {
 }
 
 func TestFilesBecomeDescriptorsFromThreeOn(t *testing.T) {
-	each(t, []string{"everything", "no namespaces"}, func(t *testing.T, s *Sandbox) {
+	each(t, []string{"forks", "everything", "no namespaces"}, func(t *testing.T, s *Sandbox) {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)

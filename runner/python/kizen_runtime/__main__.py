@@ -10,16 +10,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+FORK_SERVER_DESCRIPTOR = 3
 CHANNEL_LOST = 74  # the exit code of a process that could not send its result
 
 
 def main(fd: int, mode: str = "") -> "NoReturn":
-    """Runs one job from the socket `fd`; in mode `warm` everything is loaded before the sidecar hears `ready`."""
+    """Runs one job from the socket `fd`. In mode `warm` everything is loaded before the sidecar hears `ready`; in mode
+    `forkserver` that is where it ends, and jobs are run in forks, see `forkserver`."""
     lazy_site.install()
-    if mode == "warm":
+    if mode:
         from . import warm
 
         warm.preload()
+    if mode == "forkserver":
+        from . import forkserver
+
+        protocol.Channel(fd).send("ready")
+        posix.close(fd)
+        (fd,) = forkserver.serve(FORK_SERVER_DESCRIPTOR)
     run_one(fd)
 
 

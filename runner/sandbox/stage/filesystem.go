@@ -88,6 +88,12 @@ func openSources(mounts []Mount) ([]int, error) {
 	return sources, nil
 }
 
+// The flags of the file systems that each program has anew.
+const (
+	tmpfsFlags = unix.MS_NOSUID | unix.MS_NODEV
+	procFlags  = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+)
+
 // apply carries out one mount below the current directory.
 func (m Mount) apply(source int) error {
 	target := "." + m.Target
@@ -102,9 +108,13 @@ func (m Mount) apply(source int) error {
 	case MountFile:
 		return os.WriteFile(target, []byte(m.Source), 0o444)
 	case MountTmpfs:
-		return mountOn(target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.Source)
+		return mountOn(target, "tmpfs", tmpfsFlags, m.Source)
 	case MountProc:
-		return mountOn(target, "proc", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, m.Source)
+		flags := uintptr(procFlags)
+		if m.Writable {
+			flags &^= unix.MS_RDONLY
+		}
+		return mountOn(target, "proc", flags, m.Source)
 	case MountBind, MountDevice:
 		return bindOn(target, source)
 	}

@@ -46,6 +46,9 @@ type Job struct {
 	Hostname string `json:"hostname,omitempty"`
 	// HideCgroups gives the step a cgroup namespace, so that it does not learn where on the host it lives.
 	HideCgroups bool `json:"hide_cgroups,omitempty"`
+	// ForkServer says that the program is one: it keeps the stage's privileges and applies identity, Landlock, seccomp and
+	// the limit on processes to each of its forks, see ForkPlan.
+	ForkServer bool `json:"fork_server,omitempty"`
 }
 
 // IDMap maps one user and one group: inside the namespace to outside.
@@ -93,6 +96,8 @@ type Mount struct {
 	Kind   MountKind `json:"k"`
 	Target string    `json:"t"`
 	Source string    `json:"s,omitempty"`
+	// Writable leaves a MountProc writable.
+	Writable bool `json:"w,omitempty"`
 }
 
 // EventKind says how far the stage is.

@@ -31,7 +31,7 @@ func (s *step) start() error {
 		files = append(files, uintptr(ControlFD+1+i))
 	}
 	attr := &syscall.ProcAttr{Env: s.job.Env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
-	if id := s.job.Step; id != nil {
+	if id := s.job.Step; id != nil && !s.job.ForkServer {
 		attr.Sys.Credential = &syscall.Credential{Uid: id.UID, Gid: id.GID}
 	}
 	pid, err := syscall.ForkExec(s.job.Argv[0], s.job.Argv, attr)
@@ -54,7 +54,7 @@ func (s *step) start() error {
 // reserveThreads lowers the step's limit on processes below the stage's own, where both count for the same user. The
 // step has just been executed; the sidecar has not been told yet, and has sent it nothing to run.
 func (s *step) reserveThreads() error {
-	if s.job.Step != nil {
+	if s.job.Step != nil || s.job.ForkServer {
 		return nil
 	}
 	var limit unix.Rlimit

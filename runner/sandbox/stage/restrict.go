@@ -53,13 +53,7 @@ func restrictPaths(job *Job) error {
 		return fmt.Errorf("create a ruleset: %w", err)
 	}
 	defer unix.Close(ruleset)
-	for _, rule := range []struct {
-		paths  []string
-		access uint64
-	}{
-		{job.Landlock.ReadDirs, readDir}, {job.Landlock.ReadFiles, readFile},
-		{job.Landlock.WriteDirs, writeDir}, {job.Landlock.WriteFiles, writeFile},
-	} {
+	for _, rule := range job.Landlock.rules() {
 		for _, path := range rule.paths {
 			if err := allow(ruleset, path, rule.access&attr.HandledAccessFS); err != nil {
 				return fmt.Errorf("allow %q: %w", path, err)
@@ -67,6 +61,18 @@ func restrictPaths(job *Job) error {
 		}
 	}
 	return landlock.LandlockRestrictSelf(ruleset, 0)
+}
+
+// landlockRule allows the same below several paths.
+type landlockRule struct {
+	paths  []string
+	access uint64
+}
+
+func (l *Landlock) rules() []landlockRule {
+	return []landlockRule{
+		{l.ReadDirs, readDir}, {l.ReadFiles, readFile}, {l.WriteDirs, writeDir}, {l.WriteFiles, writeFile},
+	}
 }
 
 // allow adds a rule for what is below a path. A path that does not exist needs none.

@@ -62,17 +62,22 @@ func run() error {
 	for _, layer := range []struct {
 		name string
 		set  func(*Job) error
+		// fork: a fork server applies it to its forks.
+		fork bool
 	}{
-		{LayerUser, mapIdentity},
-		{LayerUTS, settle},
-		{LayerFileSystem, buildRoot},
-		{LayerNetwork, step.listen},
-		{LayerLimits, setLimits},
-		{LayerIdentity, dropCapabilities},
-		{LayerNoNewPrivs, forbidNewPrivileges},
-		{LayerLandlock, restrictPaths},
-		{LayerSeccomp, installFilter},
+		{LayerUser, mapIdentity, false},
+		{LayerUTS, settle, false},
+		{LayerFileSystem, buildRoot, false},
+		{LayerNetwork, step.listen, false},
+		{LayerLimits, setLimits, false},
+		{LayerIdentity, dropCapabilities, true},
+		{LayerNoNewPrivs, forbidNewPrivileges, false},
+		{LayerLandlock, restrictPaths, true},
+		{LayerSeccomp, installFilter, true},
 	} {
+		if layer.fork && job.ForkServer {
+			continue
+		}
 		if err := layer.set(job); err != nil {
 			if _, ok := errors.AsType[*layerError](err); ok {
 				return err

@@ -1,0 +1,319 @@
+"""A fork server: this Python, with everything loaded, forks programs, each into a sandbox of its own.
+
+What is done, in which order and with which arguments is the sidecar's decision; see package stage, whose ForkPlan,
+ForkRequest, ForkReply and Event are the packets here. This module needs no other of the harness.
+"""
+
+import ctypes
+import fcntl
+import gc
+import json
+import posix
+import resource
+import signal
+import socket
+import struct
+from base64 import b64decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_PACKET_BYTES = 160 << 10
+_MAX_DESCRIPTORS = 32
+
+_CLONE_NEWCGROUP = 0x02000000
+_CLONE_NEWUSER = 0x10000000
+_CLONE_PARENT = 0x00008000
+_CLONE_PIDFD = 0x00001000
+_CLONE_INTO_CGROUP = 0x200000000
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
+_CAPABILITY_VERSION_3 = 0x20080522
+_LANDLOCK_RULE_PATH_BENEATH = 1
+_SECCOMP_SET_MODE_FILTER = 1
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+_O_PATH = 0o10000000
+
+# With PyDLL the lock of the interpreter is not let go during a call: in a process that clone3 made there is nobody to
+# take it back from.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+_libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+
+
+class LayerError(Exception):
+    """A layer of a fork's sandbox could not be set up."""
+
+    def __init__(self, layer: str, error: OSError) -> None:
+        super().__init__(str(error))
+        self.layer = layer
+
+
+def serve(fd: int) -> "list[int]":
+    """Answers the requests on the socket `fd` until the sidecar hangs up, which ends the process.
+
+    Returns in each fork's program: its descriptors, as the request had them. Standard output and error are in place, and no
+    other descriptor is open.
+    """
+    control = socket.socket(fileno=fd)
+    plan = json.loads(control.recv(_PACKET_BYTES))
+    while True:
+        packet, descriptors, _, _ = socket.recv_fds(control, _PACKET_BYTES, _MAX_DESCRIPTORS)
+        if not packet:
+            posix._exit(0)
+        fork = _Fork(plan, json.loads(packet), descriptors)
+        try:
+            pidfd = fork.begin()
+            if pidfd is None:
+                control.detach()
+                return fork.enter()
+            socket.send_fds(control, [b"{}"], [pidfd])
+            posix.close(pidfd)
+        except OSError as error:
+            control.send(json.dumps({"error": str(error)}).encode())
+        fork.forget()
+
+
+class _Fork:
+    """One fork on its way."""
+
+    def __init__(self, plan: "dict[str, Any]", request: "dict[str, Any]", descriptors: "list[int]") -> None:
+        self._plan = plan
+        self._request = request
+        self._events, self._stdout, self._stderr = descriptors[:3]
+        files = 3 + request["files"]
+        self._files = descriptors[3:files]
+        self._groups = descriptors[files:]
+        self._begun, self._begin = posix.pipe()
+
+    def begin(self) -> "int | None":
+        """Makes the first process: returns its pidfd in the server, and None in the process itself."""
+        pid, pidfd = self._clone()
+        if pid == 0:
+            return None
+        try:
+            self._map_users(pid)
+            posix.write(self._begin, b"\0")
+        except OSError:
+            posix.close(pidfd)
+            raise
+        return pidfd
+
+    def forget(self) -> None:
+        """Closes the server's descriptors. A first process that was not told to begin ends."""
+        for descriptor in (self._begun, self._begin, self._events, self._stdout, self._stderr, *self._files, *self._groups):
+            posix.close(descriptor)
+
+    def _clone(self) -> "tuple[int, int]":
+        flags = self._plan["namespaces"] | _CLONE_PIDFD | _CLONE_PARENT
+        into = 0
+        if self._request["into"]:
+            flags, into = flags | _CLONE_INTO_CGROUP, self._groups[-1]
+        pidfd = ctypes.c_int(-1)
+        arguments = (ctypes.c_uint64 * 11)(flags, ctypes.addressof(pidfd), *[0] * 8, into)
+        tasks = self._groups[: 2 * self._request["groups"]]
+        try:
+            for descriptor in tasks[::2]:
+                posix.write(descriptor, b"0")
+            pid = _call(self._plan["calls"]["clone3"], ctypes.byref(arguments), ctypes.sizeof(arguments))
+        except OSError:
+            _leave(tasks[1::2])
+            raise
+        if pid != 0:
+            _leave(tasks[1::2])
+        return pid, pidfd.value
+
+    def _map_users(self, pid: int) -> None:
+        if not self._plan["namespaces"] & _CLONE_NEWUSER:
+            return
+        if self._request["deny_setgroups"]:
+            _write(f"/proc/{pid}/setgroups", "deny")
+        _write(f"/proc/{pid}/gid_map", self._request["gid_map"])
+        _write(f"/proc/{pid}/uid_map", self._request["uid_map"])
+
+    def enter(self) -> "list[int]":
+        """Goes on in the first process, which never returns from here, and in the program, which does."""
+        try:
+            posix.close(self._begin)
+            if not posix.read(self._begun, 1):
+                posix._exit(1)
+            self._build()
+            main = posix.fork()
+            if main == 0:
+                return self._become_program()
+        except BaseException as error:
+            self._report([], kind="failed", layer=getattr(error, "layer", ""), error=str(error))
+            posix._exit(1)
+        self._reap(main)
+
+    def _build(self) -> None:
+        gc.disable()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self._plan["hide_cgroups"]:
+            _libc.unshare(_CLONE_NEWCGROUP)  # a courtesy, as in the stage
+        for mount in self._plan["mounts"]:
+            with _layer("own /proc" if mount["type"] == "proc" else "private file system"):
+                kind, target, options = (mount[name].encode() for name in ("type", "target", "options"))
+                _check(_libc.mount(kind, target, kind, mount["flags"], options))
+        posix.chdir(self._plan["dir"])
+        _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
+        if self._plan["listen"]:
+            with _layer("network namespace"), _listen() as listener:
+                self._report([listener.fileno()], kind="ready")
+        else:
+            self._report([], kind="ready")
+
+    def _become_program(self) -> "list[int]":
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        gc.enable()
+        posix.setsid()
+        for limit in self._plan["limits"]:
+            with _layer("resource limits"):
+                resource.setrlimit(limit["Resource"], (limit["Value"], limit["Value"]))
+        with _layer("unprivileged identity"):
+            self._drop_privileges()
+        with _layer("landlock"):
+            self._restrict_paths()
+        with _layer("seccomp"):
+            self._install_filter()
+        posix.dup2(self._stdout, 1)
+        posix.dup2(self._stderr, 2)
+        self._report([], kind="started")
+        _close_all_but(self._files)
+        return self._files
+
+    def _drop_privileges(self) -> None:
+        for capability in range(64):
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for those that the kernel does not know
+        step = self._request["step"]
+        if step:
+            posix.setgroups([])
+            posix.setresgid(step["GID"], step["GID"], step["GID"])
+            posix.setresuid(step["UID"], step["UID"], step["UID"])
+        if self._plan["capabilities"]:
+            header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+            _call(self._plan["calls"]["capset"], ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
+        # What executing a program would have done: the step may look at itself.
+        _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
+
+    def _restrict_paths(self) -> None:
+        rules, calls = self._plan["landlock"], self._plan["calls"]
+        if not rules:
+            return
+        attr = b64decode(rules["attr"])
+        ruleset = _call(calls["landlock_create_ruleset"], attr, len(attr), 0)
+        for rule in rules["paths"]:
+            try:
+                path = posix.open(rule["path"], _O_PATH)
+            except FileNotFoundError:  # needs no rule
+                continue
+            beneath = struct.pack("=Qi", rule["access"], path)
+            _call(calls["landlock_add_rule"], ruleset, _LANDLOCK_RULE_PATH_BENEATH, beneath, 0)
+            posix.close(path)
+        _call(calls["landlock_restrict_self"], ruleset, 0)
+
+    def _install_filter(self) -> None:
+        if not self._plan["filter"]:
+            return
+        code = ctypes.create_string_buffer(b64decode(self._plan["filter"]))
+        program = struct.pack("@HP", (len(code) - 1) // 8, ctypes.addressof(code))
+        _call(self._plan["calls"]["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, program)
+
+    def _reap(self, main: int) -> "NoReturn":
+        """The rest of the first process's life: what the stage does beside a program that it has executed."""
+        for standard in (1, 2):
+            posix.dup2(0, standard)
+        _close_all_but([self._events])
+        status, ended = 0, 0
+        while ended != main:
+            ended, status = posix.waitpid(-1, 0)
+        survivors = _kill_all()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = int((used.ru_utime + used.ru_stime) * 1e9)
+        self._report([], kind="ended", status=status, survivors=survivors, cpu=cpu, max_rss=used.ru_maxrss << 10)
+        posix._exit(0)
+
+    def _report(self, rights: "list[int]", **event: "Any") -> None:
+        events = socket.socket(fileno=self._events)
+        try:
+            socket.send_fds(events, [json.dumps(event).encode()], rights)
+        except OSError:  # the sidecar has gone, and so will this be
+            pass
+        finally:
+            events.detach()
+
+
+class _layer:
+    """Says of a failure inside which layer it was."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise LayerError(self._name, error) from None
+
+
+def _call(number: int, *arguments: "Any") -> int:
+    widened = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
+    return _check(_libc.syscall(ctypes.c_long(number), *widened))
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, posix.strerror(number))
+    return result
+
+
+def _write(path: str, content: str) -> None:
+    fd = posix.open(path, posix.O_WRONLY)
+    try:
+        posix.write(fd, content.encode())
+    finally:
+        posix.close(fd)
+
+
+def _leave(tasks: "list[int]") -> None:
+    """Goes back to the server's own cgroups. A server that cannot is of no use: the next fork would count for this one."""
+    try:
+        for descriptor in tasks:
+            posix.write(descriptor, b"0")
+    except OSError:
+        posix._exit(1)
+
+
+def _listen() -> socket.socket:
+    listener = socket.socket()
+    fcntl.ioctl(listener, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(512)
+    return listener
+
+
+def _close_all_but(kept: "list[int]") -> None:
+    end = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    first = 3
+    for descriptor in sorted(kept):
+        posix.closerange(first, descriptor)
+        first = descriptor + 1
+    posix.closerange(first, max(first, end))
+
+
+def _kill_all() -> int:
+    """Kills and reaps what the program left behind. Those that have already ended are no survivors."""
+    survivors = 0
+    try:
+        while posix.waitpid(-1, posix.WNOHANG)[0]:
+            pass
+        while True:
+            posix.kill(-1, signal.SIGKILL)
+            posix.waitpid(-1, 0)
+            survivors += 1
+    except (ChildProcessError, ProcessLookupError):
+        return survivors

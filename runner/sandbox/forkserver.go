@@ -1,0 +1,241 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
+)
+
+// ErrCannotFork says that this machine withholds what the forks of a fork server need to be kept apart: namespaces of
+// users, files and processes.
+var ErrCannotFork = errors.New("the sandbox cannot fork here")
+
+// forkLayers are those without which forks would share files or processes with each other.
+var forkLayers = []string{stage.LayerFileSystem, layerPID, stage.LayerProc, layerIPC}
+
+// A ForkServer is a program that forks programs, each into a sandbox of its own as good as the one that Start makes, in the
+// time of a fork. The server itself is trusted: it builds those sandboxes, and never runs anything of a program's. It may be
+// used by several goroutines at once.
+type ForkServer struct {
+	sandbox *Sandbox
+	process *Process
+	spec    Spec
+
+	mu      sync.Mutex // one request at a time
+	control *net.UnixConn
+}
+
+// StartForkServer starts a program that serves forks on its descriptor 3; spec.Files follow. The limits of spec are those of
+// the server and of each fork. The error is ErrCannotFork where the forks could not be kept apart.
+func (s *Sandbox) StartForkServer(ctx context.Context, spec Spec) (*ForkServer, error) {
+	s.probe()
+	for _, layer := range forkLayers {
+		if !s.holds(layer) {
+			return nil, fmt.Errorf("%w: there is no %s", ErrCannotFork, layer)
+		}
+	}
+	for _, path := range spec.Readable {
+		if hidden(path) {
+			return nil, fmt.Errorf("%w: the forks' own directories would hide %s", ErrCannotFork, path)
+		}
+	}
+	control, theirs, err := controlPair()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = theirs.Close() }()
+	f := &ForkServer{sandbox: s, spec: spec, control: control}
+	own := spec
+	own.Files = append([]*os.File{theirs}, spec.Files...)
+	own.Network = NetworkHost
+	own.forkServer = true
+	if f.process, err = s.Start(ctx, own); err == nil {
+		err = f.sendPlan()
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// hidden reports whether a path lies in a directory that each fork has anew.
+func hidden(path string) bool {
+	real, err := filepath.EvalSymlinks(path)
+	return err == nil && slices.ContainsFunc([]string{home, shm}, func(fresh string) bool {
+		return strings.HasPrefix(real+"/", fresh+"/") || strings.HasPrefix(path+"/", fresh+"/")
+	})
+}
+
+// Done is closed when nothing of the server is left, nor of its forks.
+func (f *ForkServer) Done() <-chan struct{} { return f.process.Done() }
+
+// Close ends the server and all its forks, and returns how the server ended.
+func (f *ForkServer) Close() Exit {
+	_ = f.control.Close()
+	if f.process == nil {
+		return Exit{}
+	}
+	f.process.Kill()
+	return f.process.Wait()
+}
+
+// sendPlan tells the server how to build a fork's sandbox.
+func (f *ForkServer) sendPlan() error {
+	s, job := f.sandbox, f.process.job
+	plan := stage.ForkPlan{
+		Calls:      stage.ForkCalls,
+		Namespaces: uint64(f.process.ns.attr.Cloneflags),
+		Dir:        job.Dir, HideCgroups: job.HideCgroups,
+		Listen:       f.spec.Network == NetworkKizenOnly,
+		Limits:       forkLimits(f.spec.Limits.withDefaults(), f.process),
+		Capabilities: job.Step == nil,
+		Filter:       job.Filter,
+	}
+	if plan.Listen {
+		if !s.holds(stage.LayerNetwork) {
+			return fmt.Errorf("%w: there is no %s", ErrCannotFork, stage.LayerNetwork)
+		}
+		plan.Namespaces |= unix.CLONE_NEWNET
+	}
+	for _, mount := range job.Mounts {
+		if fresh, ok := stage.PlanFork(mount); ok {
+			plan.Mounts = append(plan.Mounts, fresh)
+		}
+	}
+	if job.Landlock != nil {
+		var err error
+		if plan.Landlock, err = job.Landlock.Plan(); err != nil {
+			return err
+		}
+	}
+	packet, err := json.Marshal(plan)
+	if err != nil {
+		return fmt.Errorf("encode the plan of forks: %w", err)
+	}
+	if _, err := f.control.Write(packet); err != nil {
+		return fmt.Errorf("tell the fork server: %w", err)
+	}
+	return nil
+}
+
+// forkLimits are the limits that a fork sets itself: those that count what belongs to one user, as all forks may.
+func forkLimits(limits Limits, server *Process) []stage.Limit {
+	var own []stage.Limit
+	others := 0
+	if server.ns.step == nil {
+		others = 1 // the fork's first process is the same user
+	}
+	for _, limit := range limits.rlimits(server.group.memory != "", server.group.pids != "", others) {
+		if limit.Resource == unix.RLIMIT_NPROC {
+			own = append(own, limit)
+		}
+	}
+	return own
+}
+
+// Fork makes a program. Of spec only Files, Stdout, Stderr, and of its limits Memory, Processes and CPU are heeded; all else
+// is the server's. When it returns, the program runs; when ctx ends, it is killed.
+func (f *ForkServer) Fork(ctx context.Context, spec Spec) (*Process, error) {
+	p, err := f.prepareFork(spec)
+	if err != nil {
+		return nil, err
+	}
+	pidfd, err := f.request(p)
+	if err != nil {
+		p.clean()
+		return nil, err
+	}
+	p.leader, err = newForked(pidfd)
+	if err != nil {
+		p.clean()
+		return nil, err
+	}
+	go func() {
+		defer close(p.done)
+		p.supervise(ctx)
+	}()
+	if err := p.await(stage.Ready, stage.Started); err != nil {
+		p.abandon()
+		return nil, errors.Join(ctx.Err(), err)
+	}
+	return p, nil
+}
+
+// prepareFork makes what the sidecar holds of a fork.
+func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
+	s := f.sandbox
+	number := s.started.Add(1)
+	limits := spec.Limits.withDefaults()
+	p := &Process{job: f.process.job, ns: s.namespaces(number, false), done: make(chan struct{}), group: &group{}}
+	var err error
+	if p.group, err = s.groups.create(number, limits, 1); err != nil {
+		return nil, err
+	}
+	p.monitor = monitor{limits: limits, counted: p.group.memory != "", group: p.group}
+	if err := p.open(spec); err != nil {
+		p.clean()
+		return nil, err
+	}
+	return p, nil
+}
+
+// request has the server make the fork's first process, and returns its pidfd.
+func (f *ForkServer) request(p *Process) (int, error) {
+	request := p.ns.forkRequest(f.sandbox.config.UID)
+	request.Files = len(p.inherits) - stage.ControlFD - 1
+	groups, into, err := p.group.members(f.process.group)
+	for _, file := range groups {
+		defer func() { _ = file.Close() }()
+	}
+	if err != nil {
+		return -1, err
+	}
+	if request.Into = into; !into {
+		request.Groups = len(groups) / 2
+	}
+	packet, err := json.Marshal(request)
+	if err != nil {
+		return -1, fmt.Errorf("encode the request of a fork: %w", err)
+	}
+	// Its control socket, standard output and error, and its files.
+	passed := append([]*os.File{p.inherits[stage.ControlFD]}, p.inherits[1:stage.ControlFD]...)
+	passed = append(append(passed, p.inherits[stage.ControlFD+1:]...), groups...)
+	rights := make([]int, len(passed))
+	for i, file := range passed {
+		rights[i] = int(file.Fd())
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	defer p.closeInherited()
+	if _, _, err := f.control.WriteMsgUnix(packet, unix.UnixRights(rights...), nil); err != nil {
+		return -1, fmt.Errorf("ask the fork server: %w", err)
+	}
+	return f.reply()
+}
+
+func (f *ForkServer) reply() (int, error) {
+	packet, descriptors, err := receivePacket(f.control)
+	if err != nil {
+		return -1, fmt.Errorf("the fork server died: %w", err)
+	}
+	var reply stage.ForkReply
+	if err := json.Unmarshal(packet, &reply); err != nil {
+		return -1, fmt.Errorf("decode the fork server's reply: %w", err)
+	}
+	if reply.Error != "" || len(descriptors) != 1 {
+		return -1, fmt.Errorf("the fork server could not fork: %s", reply.Error)
+	}
+	return descriptors[0], nil
+}

@@ -1,0 +1,105 @@
+package sandbox
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// leader is the first process of a program's sandbox: with it ends all the rest, where there is a PID namespace.
+type leader interface {
+	// pid is its id in the sidecar's PID namespace.
+	pid() int
+	kill()
+	// wait returns once it has ended, with the processor time that it and what it waited for took, as far as is known.
+	wait() (time.Duration, error)
+}
+
+// spawned is a leader that is the sidecar's child.
+type spawned struct{ process *os.Process }
+
+func (s spawned) pid() int { return s.process.Pid }
+
+func (s spawned) kill() { _ = s.process.Kill() }
+
+func (s spawned) wait() (time.Duration, error) {
+	state, err := s.process.Wait()
+	if state == nil {
+		return 0, err
+	}
+	return state.UserTime() + state.SystemTime(), err
+}
+
+// forked is a leader that a fork server made.
+type forked struct {
+	pidfd *os.File
+	id    int
+}
+
+// newForked takes a pidfd over.
+func newForked(fd int) (forked, error) {
+	// Not blocking, so that to wait for it takes no thread.
+	err := unix.SetNonblock(fd, true)
+	file := os.NewFile(uintptr(fd), "pidfd")
+	if err != nil {
+		return forked{}, errors.Join(fmt.Errorf("watch a fork: %w", err), file.Close())
+	}
+	id, err := pidOf(fd)
+	if err != nil {
+		return forked{}, errors.Join(err, file.Close())
+	}
+	return forked{file, id}, nil
+}
+
+// pidOf reads which process a pidfd stands for.
+func pidOf(fd int) (int, error) {
+	info, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return 0, fmt.Errorf("find a fork's process: %w", err)
+	}
+	defer func() { _ = info.Close() }()
+	for lines := bufio.NewScanner(info); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), "Pid:"); ok {
+			return strconv.Atoi(strings.TrimSpace(value))
+		}
+	}
+	return 0, errors.New("find a fork's process: it is not in /proc")
+}
+
+func (f forked) pid() int { return f.id }
+
+func (f forked) kill() {
+	connection, err := f.pidfd.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = connection.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
+}
+
+func (f forked) wait() (time.Duration, error) {
+	defer func() { _ = f.pidfd.Close() }()
+	connection, err := f.pidfd.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("wait for a fork: %w", err)
+	}
+	var ended bool
+	err = connection.Read(func(fd uintptr) bool {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 0)
+		ended = err == nil && n == 1
+		return ended || err != nil && !errors.Is(err, unix.EINTR)
+	})
+	if err == nil && !ended {
+		err = errors.New("it cannot be waited for")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("wait for a fork: %w", err)
+	}
+	return 0, nil
+}
