@@ -50,44 +50,70 @@ func (r *Runner) PrepareWarm(ctx context.Context, runtime Runtime, limits Limits
 	if err != nil {
 		return nil, err
 	}
-	_ = p.conn.SetReadDeadline(p.begun.Add(startupLimit))
+	if err := p.awaitReady(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// awaitReady returns when the harness is loaded; an interpreter in which it fails is gone.
+func (p *Prepared) awaitReady(ctx context.Context) error {
+	_ = p.conn.SetReadDeadline(time.Now().Add(startupLimit))
 	reader := &frameReader{from: p.conn, limit: frameOverhead}
 	message, reading := reader.next()
 	if reading == nil && message.Kind == kindReady {
-		return p, nil
+		return nil
 	}
 	p.process.Kill()
 	exit := p.process.Wait()
 	_, stderr := p.Discard()
-	return nil, errors.Join(ctx.Err(), fmt.Errorf("%w: %s", ErrHarness, startFailure(reading, exit, stderr)))
+	return errors.Join(ctx.Err(), fmt.Errorf("%w: %s", ErrHarness, startFailure(reading, exit, stderr)))
 }
 
 func (r *Runner) prepare(ctx context.Context, runtime Runtime, limits Limits, warm bool) (*Prepared, error) {
+	p, err := r.choose(runtime, limits)
+	if err != nil {
+		return nil, err
+	}
+	p.warm = warm
+	bundle := r.bundles.get(ctx, p.interpreter.Path)
+	err = p.start(func(spec sandbox.Spec) (process, error) {
+		spec.Argv = loader(p.interpreter, "3")
+		if warm {
+			spec.Argv = append(spec.Argv, "warm")
+		}
+		spec.Env, spec.Readable, spec.Network = environment, p.interpreter.readable(), r.config.Network
+		return startProcess(ctx, r.sandbox, spec)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: start %s: %w", ErrHarness, p.interpreter.Path, err)
+	}
+	p.layers = r.layers()
+	p.load(bundle)
+	return p, nil
+}
+
+// choose returns an interpreter for runtime that has not been started.
+func (r *Runner) choose(runtime Runtime, limits Limits) (*Prepared, error) {
 	chosen, err := r.interpreter(runtime)
 	if err != nil {
 		return nil, err
 	}
-	bundle := r.bundles.get(ctx, chosen.interpreter.Path)
-	p := &Prepared{interpreter: chosen.interpreter, limits: limits, begun: time.Now(), warm: warm}
+	p := &Prepared{interpreter: chosen.interpreter, limits: limits, begun: time.Now()}
 	if chosen.warning != "" {
 		p.notes = append(p.notes, chosen.warning)
 	}
-	if err := p.start(ctx, r.sandbox, r.config.Network); err != nil {
-		return nil, fmt.Errorf("%w: start %s: %w", ErrHarness, chosen.interpreter.Path, err)
-	}
-	report := r.sandbox.Report()
-	p.layers = Layers{Held: report.InForce(r.config.Network), Missing: report.Withheld()}
-	// The harness is smaller than a socket's buffer as a rule; where it is not, the harness reads while this writes.
-	_ = p.conn.SetWriteDeadline(p.begun.Add(startupLimit))
-	if err := writeFrame(p.conn, bundle); err != nil {
-		// It is gone already, and says why when it is waited for.
-		return p, nil
-	}
-	_ = p.conn.SetWriteDeadline(time.Time{})
 	return p, nil
 }
 
-func (p *Prepared) start(ctx context.Context, box *sandbox.Sandbox, network sandbox.Network) error {
+// layers are those of the sandbox that whatever has been started is in.
+func (r *Runner) layers() Layers {
+	report := r.sandbox.Report()
+	return Layers{Held: report.InForce(r.config.Network), Missing: report.Withheld()}
+}
+
+// start opens the job's socket and the pipes for what is printed, and has launch start a process that gets the other ends.
+func (p *Prepared) start(launch func(spec sandbox.Spec) (process, error)) error {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return err
@@ -98,21 +124,13 @@ func (p *Prepared) start(ctx context.Context, box *sandbox.Sandbox, network sand
 		p.stderr, err = newDrain()
 	}
 	if err == nil {
-		argv := []string{p.interpreter.Path, "-I", "-S", "-c", loaderSource, "3"}
-		if p.warm {
-			argv = append(argv, "warm")
-		}
-		p.process, err = startProcess(ctx, box, sandbox.Spec{
-			Argv:   argv,
-			Env:    environment,
+		p.process, err = launch(sandbox.Spec{
 			Files:  []*os.File{theirs},
 			Stdout: p.stdout.write, Stderr: p.stderr.write,
 			Limits: sandbox.Limits{
 				Memory: p.limits.Memory, Tmp: p.limits.TmpSize, FileSize: p.limits.FileSize,
 				Processes: int(p.limits.Processes), OpenFiles: int(p.limits.OpenFiles), CPU: p.limits.CPU,
 			},
-			Network:  network,
-			Readable: p.interpreter.readable(),
 		})
 	}
 	if err != nil {
@@ -122,6 +140,20 @@ func (p *Prepared) start(ctx context.Context, box *sandbox.Sandbox, network sand
 	_, _ = p.stdout.write.Close(), p.stderr.write.Close()
 	p.spawned = time.Now()
 	return nil
+}
+
+// load hands the harness over. An interpreter that does not take it is gone already, and says why when it is waited for.
+func (p *Prepared) load(bundle []byte) {
+	// The harness is smaller than a socket's buffer as a rule; where it is not, the harness reads while this writes.
+	_ = p.conn.SetWriteDeadline(p.begun.Add(startupLimit))
+	if writeFrame(p.conn, bundle) == nil {
+		_ = p.conn.SetWriteDeadline(time.Time{})
+	}
+}
+
+// loader is the command line of an interpreter that takes the harness from a descriptor.
+func loader(interpreter Interpreter, descriptor string) []string {
+	return []string{interpreter.Path, "-I", "-S", "-c", loaderSource, descriptor}
 }
 
 // startProcess keeps a nil *sandbox.Process out of the interface.

@@ -1,8 +1,9 @@
-// Package pool keeps sandboxed interpreters warm: started, everything that most steps use imported, waiting for one job.
+// Package pool keeps sandboxed interpreters warm: forked from a Python that has imported what most steps use, waiting for
+// one job each.
 //
-// Each is used once and ends with its execution, so that no execution can see anything of another. A process of its own for
-// each, rather than forks of one that is loaded, also gives each its own hash seed and address space layout. What waits was
-// executed anew and has been given nothing: no secret and no key has ever been in it.
+// Each is used once and ends with its execution, so that no execution can see anything of another. What they are forked from
+// was executed anew, never runs anything of a step, and has been given nothing: no secret and no key has ever been in it.
+// Where the machine does not let forks be kept apart, each is an interpreter that was started and loaded for itself.
 package pool
 
 import (
@@ -22,6 +23,8 @@ type Source interface {
 	Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error)
 	// PrepareWarm starts one that has loaded everything when it returns.
 	PrepareWarm(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error)
+	// StartForkServer starts one that forks such interpreters; sandbox.ErrCannotFork where that cannot be.
+	StartForkServer(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.ForkServer, error)
 }
 
 // Config of a Pool.
@@ -31,8 +34,8 @@ type Config struct {
 	Size int
 	// Limits are those that interpreters are started with.
 	Limits runner.Limits
-	// MaxAge is how long one may wait before another takes its place, so that it does not see an old resolv.conf; 0 is five
-	// minutes.
+	// MaxAge is how long one, and what it was forked from, may be there before another takes its place, so that it does not
+	// see an old resolv.conf; 0 is five minutes.
 	MaxAge time.Duration
 	// Log is told when no interpreter can be started; nil: nobody is.
 	Log *slog.Logger
@@ -50,7 +53,7 @@ type Pool struct {
 
 	mu     sync.Mutex
 	closed bool
-	warm   map[runner.Runtime]chan *runner.Prepared
+	stocks map[runner.Runtime]*stock
 }
 
 // New returns a pool that has started nothing. Close it.
@@ -62,7 +65,7 @@ func New(config Config) *Pool {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
 	config.Limits = config.Limits.WithDefaults()
-	p := &Pool{config: config, loading: make(chan struct{}, goruntime.NumCPU()), warm: map[runner.Runtime]chan *runner.Prepared{}}
+	p := &Pool{config: config, loading: make(chan struct{}, goruntime.NumCPU()), stocks: map[runner.Runtime]*stock{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -71,114 +74,50 @@ func New(config Config) *Pool {
 func (p *Pool) Ready() int { return int(p.ready.Load()) }
 
 // Close ends the interpreters that wait, and returns when nothing is left of them. Those that were given away belong to
-// whoever took them.
+// whoever took them, and Close waits until they have ended.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
 	p.cancel()
 	p.keepers.Wait()
+	for _, s := range p.stocks {
+		s.close()
+	}
 }
 
 // Prepare gives a warm interpreter, or starts one where none waits or none fits. The first call for a runtime makes the pool
 // keep some for it.
 func (p *Pool) Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error) {
 	limits = limits.WithDefaults()
-	if !limits.ShareProcess(p.config.Limits) {
-		return p.config.Source.Prepare(ctx, runtime, limits)
-	}
 	if runtime == "" {
 		runtime = runner.DefaultRuntime
 	}
-	for {
-		select {
-		case prepared := <-p.waiting(runtime):
-			if !ended(prepared) {
-				prepared.Relimit(limits)
-				return prepared, nil
-			}
-			prepared.Discard()
-		default:
-			return p.config.Source.Prepare(ctx, runtime, limits)
+	if s := p.stock(runtime); s != nil && limits.ShareProcess(p.config.Limits) {
+		if prepared := s.take(ctx); prepared != nil {
+			prepared.Relimit(limits)
+			return prepared, nil
 		}
 	}
+	return p.config.Source.Prepare(ctx, runtime, limits)
 }
 
-// ended reports whether an interpreter died while it waited, as the first of its kind would when the machine runs out of
-// memory.
-func ended(prepared *runner.Prepared) bool {
-	select {
-	case <-prepared.Done():
-		return true
-	default:
-		return false
-	}
-}
-
-// waiting is where the interpreters of a runtime are handed out; nobody does on a channel that is nil.
-func (p *Pool) waiting(runtime runner.Runtime) <-chan *runner.Prepared {
+// stock is where the interpreters of a runtime are; nil once the pool is closed, or keeps none.
+func (p *Pool) stock(runtime runner.Runtime) *stock {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.closed || p.config.Size == 0 {
 		return nil
 	}
-	warm, ok := p.warm[runtime]
+	s, ok := p.stocks[runtime]
 	if !ok {
-		// Not buffered: an interpreter belongs to its keeper until somebody takes it.
-		warm = make(chan *runner.Prepared)
-		p.warm[runtime] = warm
+		s = &stock{pool: p, runtime: runtime, waiting: make(chan *runner.Prepared)}
+		p.stocks[runtime] = s
 		for range p.config.Size {
-			p.keepers.Go(func() { p.keep(runtime, warm) })
+			p.keepers.Go(s.keep)
 		}
 	}
-	return warm
-}
-
-// retry is how long a keeper waits after an interpreter that could not be started.
-const retry = 5 * time.Second
-
-// keep has one interpreter of a runtime wait, and starts the next when it is taken, until the pool is closed.
-func (p *Pool) keep(runtime runner.Runtime, warm chan<- *runner.Prepared) {
-	for p.ctx.Err() == nil {
-		prepared, err := p.load(runtime)
-		if err != nil {
-			if p.ctx.Err() == nil {
-				p.config.Log.Warn("no warm interpreter; executions start their own", "runtime", runtime, "error", err)
-			}
-			p.sleep(retry)
-			continue
-		}
-		p.offer(prepared, warm)
-	}
-}
-
-// load starts an interpreter. Those given away outlive the pool's context.
-func (p *Pool) load(runtime runner.Runtime) (*runner.Prepared, error) {
-	select {
-	case p.loading <- struct{}{}:
-		defer func() { <-p.loading }()
-	case <-p.ctx.Done():
-		return nil, p.ctx.Err()
-	}
-	return p.config.Source.PrepareWarm(context.WithoutCancel(p.ctx), runtime, p.config.Limits)
-}
-
-// offer returns when the interpreter was taken, has died, is old, or is not needed any more.
-func (p *Pool) offer(prepared *runner.Prepared, warm chan<- *runner.Prepared) {
-	age := time.NewTimer(p.config.MaxAge)
-	defer age.Stop()
-	p.ready.Add(1)
-	defer p.ready.Add(-1)
-	select {
-	case warm <- prepared:
-		return
-	case <-prepared.Done():
-		p.config.Log.Warn("a warm interpreter died before it was used")
-		p.sleep(retry)
-	case <-age.C:
-	case <-p.ctx.Done():
-	}
-	prepared.Discard()
+	return s
 }
 
 func (p *Pool) sleep(d time.Duration) {

@@ -43,7 +43,7 @@ func newPool(t testing.TB, size int, config runner.Config) *Pool {
 func take(t testing.TB, p *Pool) *runner.Prepared {
 	t.Helper()
 	select {
-	case prepared := <-p.waiting(runner.DefaultRuntime):
+	case prepared := <-p.stock(runner.DefaultRuntime).waiting:
 		return prepared
 	case <-time.After(30 * time.Second):
 		t.Fatal("no interpreter got warm")
@@ -140,7 +140,7 @@ func TestRandomStatesDiffer(t *testing.T) {
 	p := newPool(t, 2, runner.Config{})
 	seen := map[any]bool{}
 	for range 4 {
-		result := run(t, p, "import random, uuid, tempfile\noutputs.x = f'{random.random()} {random.SystemRandom().random()}'\noutputs.y = f'{hash(\"x\")} {uuid.uuid4()}'", nil)
+		result := run(t, p, "import random, uuid, tempfile\noutputs.x = f'{random.random()} {random.SystemRandom().random()}'\noutputs.y = f'{uuid.uuid4()} {next(tempfile._get_candidate_names())}'", nil)
 		for _, value := range result.Values {
 			for part := range strings.FieldsSeq(value.Value.V.(string)) {
 				if seen[part] {
@@ -185,10 +185,7 @@ func TestWhatWaitsIsLoadedAndItsTimeIsNotTheExecutions(t *testing.T) {
 }
 
 func TestThePoolGivesWhatItHasAndStartsWhatItHasNot(t *testing.T) {
-	p := newPool(t, 1, runner.Config{})
-	if p.config.Size = 0; len(p.waiting(runner.DefaultRuntime)) != 0 {
-		t.Fatal("an empty pool has something")
-	}
+	p := newPool(t, 0, runner.Config{})
 	for name, asked := range map[string]runner.Limits{"nothing waits": limits, "other limits": {Memory: 256 << 20}} {
 		prepared, err := p.Prepare(context.Background(), "", asked)
 		if err != nil {
@@ -238,13 +235,26 @@ func TestAWarmInterpreterHasANetworkOfItsOwn(t *testing.T) {
 func TestAnOldOrDeadInterpreterIsReplaced(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	p.config.MaxAge = time.Nanosecond
-	prepared, err := p.load(runner.DefaultRuntime)
-	if err != nil {
-		t.Fatal(err)
+	s := &stock{pool: p, runtime: runner.DefaultRuntime}
+	t.Cleanup(s.close)
+	var servers []*runner.ForkServer
+	for range 2 {
+		prepared, err := s.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.offer(prepared)
+		if !ended(prepared.Done()) {
+			t.Error("an old interpreter still waits")
+		}
+		servers = append(servers, s.server)
 	}
-	p.offer(prepared, make(chan *runner.Prepared))
-	if !ended(prepared) {
-		t.Error("an old interpreter still waits")
+	if servers[0] == servers[1] {
+		t.Error("what they are forked from is not replaced")
+	}
+	s.retired.Wait()
+	if !ended(servers[0].Done()) {
+		t.Error("what nothing is forked from any more is still there")
 	}
 }
 
@@ -253,6 +263,10 @@ type failing struct{ asked chan struct{} }
 
 func (failing) Prepare(context.Context, runner.Runtime, runner.Limits) (*runner.Prepared, error) {
 	return nil, runner.ErrNoPython
+}
+
+func (failing) StartForkServer(context.Context, runner.Runtime, runner.Limits) (*runner.ForkServer, error) {
+	return nil, sandbox.ErrCannotFork
 }
 
 func (f failing) PrepareWarm(context.Context, runner.Runtime, runner.Limits) (*runner.Prepared, error) {

@@ -27,13 +27,15 @@ var forkLayers = []string{stage.LayerFileSystem, layerPID, stage.LayerProc, laye
 // A ForkServer is a program that forks programs, each into a sandbox of its own as good as the one that Start makes, in the
 // time of a fork. The server itself is trusted: it builds those sandboxes, and never runs anything of a program's. It may be
 // used by several goroutines at once.
+//
+// As a Process it is the server's own; when that ends, so do all forks.
 type ForkServer struct {
+	*Process
 	sandbox *Sandbox
-	process *Process
 	spec    Spec
 
-	mu      sync.Mutex // one request at a time
-	control *net.UnixConn
+	mu       sync.Mutex // one request at a time
+	requests *net.UnixConn
 }
 
 // StartForkServer starts a program that serves forks on its descriptor 3; spec.Files follow. The limits of spec are those of
@@ -55,16 +57,17 @@ func (s *Sandbox) StartForkServer(ctx context.Context, spec Spec) (*ForkServer, 
 		return nil, err
 	}
 	defer func() { _ = theirs.Close() }()
-	f := &ForkServer{sandbox: s, spec: spec, control: control}
+	f := &ForkServer{sandbox: s, spec: spec, requests: control}
 	own := spec
 	own.Files = append([]*os.File{theirs}, spec.Files...)
 	own.Network = NetworkHost
 	own.forkServer = true
-	if f.process, err = s.Start(ctx, own); err == nil {
-		err = f.sendPlan()
+	if f.Process, err = s.Start(ctx, own); err != nil {
+		return nil, errors.Join(err, control.Close())
 	}
-	if err != nil {
-		f.Close()
+	if err := f.sendPlan(); err != nil {
+		f.Kill()
+		f.Wait()
 		return nil, err
 	}
 	return f, nil
@@ -78,28 +81,21 @@ func hidden(path string) bool {
 	})
 }
 
-// Done is closed when nothing of the server is left, nor of its forks.
-func (f *ForkServer) Done() <-chan struct{} { return f.process.Done() }
-
-// Close ends the server and all its forks, and returns how the server ended.
-func (f *ForkServer) Close() Exit {
-	_ = f.control.Close()
-	if f.process == nil {
-		return Exit{}
-	}
-	f.process.Kill()
-	return f.process.Wait()
+// Kill ends the server and all its forks, at once. It does not wait.
+func (f *ForkServer) Kill() {
+	_ = f.requests.Close()
+	f.Process.Kill()
 }
 
 // sendPlan tells the server how to build a fork's sandbox.
 func (f *ForkServer) sendPlan() error {
-	s, job := f.sandbox, f.process.job
+	s, job := f.sandbox, f.job
 	plan := stage.ForkPlan{
 		Calls:      stage.ForkCalls,
-		Namespaces: uint64(f.process.ns.attr.Cloneflags),
+		Namespaces: uint64(f.ns.attr.Cloneflags),
 		Dir:        job.Dir, HideCgroups: job.HideCgroups,
 		Listen:       f.spec.Network == NetworkKizenOnly,
-		Limits:       forkLimits(f.spec.Limits.withDefaults(), f.process),
+		Limits:       forkLimits(f.spec.Limits.withDefaults(), f.Process),
 		Capabilities: job.Step == nil,
 		Filter:       job.Filter,
 	}
@@ -124,7 +120,7 @@ func (f *ForkServer) sendPlan() error {
 	if err != nil {
 		return fmt.Errorf("encode the plan of forks: %w", err)
 	}
-	if _, err := f.control.Write(packet); err != nil {
+	if _, err := f.requests.Write(packet); err != nil {
 		return fmt.Errorf("tell the fork server: %w", err)
 	}
 	return nil
@@ -178,7 +174,7 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 	s := f.sandbox
 	number := s.started.Add(1)
 	limits := spec.Limits.withDefaults()
-	p := &Process{job: f.process.job, ns: s.namespaces(number, false), done: make(chan struct{}), group: &group{}}
+	p := &Process{job: f.job, ns: s.namespaces(number, false), done: make(chan struct{}), group: &group{}}
 	var err error
 	if p.group, err = s.groups.create(number, limits, 1); err != nil {
 		return nil, err
@@ -195,7 +191,7 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 func (f *ForkServer) request(p *Process) (int, error) {
 	request := p.ns.forkRequest(f.sandbox.config.UID)
 	request.Files = len(p.inherits) - stage.ControlFD - 1
-	groups, into, err := p.group.members(f.process.group)
+	groups, into, err := p.group.members(f.group)
 	for _, file := range groups {
 		defer func() { _ = file.Close() }()
 	}
@@ -219,14 +215,14 @@ func (f *ForkServer) request(p *Process) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	defer p.closeInherited()
-	if _, _, err := f.control.WriteMsgUnix(packet, unix.UnixRights(rights...), nil); err != nil {
+	if _, _, err := f.requests.WriteMsgUnix(packet, unix.UnixRights(rights...), nil); err != nil {
 		return -1, fmt.Errorf("ask the fork server: %w", err)
 	}
 	return f.reply()
 }
 
 func (f *ForkServer) reply() (int, error) {
-	packet, descriptors, err := receivePacket(f.control)
+	packet, descriptors, err := receivePacket(f.requests)
 	if err != nil {
 		return -1, fmt.Errorf("the fork server died: %w", err)
 	}

@@ -49,7 +49,8 @@ func start(ctx context.Context, t *testing.T, s *Sandbox, spec Spec) (process *P
 	}
 	spec.Files = append(slices.Clone(spec.Files), told)
 	if process, err = f.Fork(ctx, spec); err != nil {
-		f.Close()
+		f.Kill()
+		f.Wait()
 	}
-	return process, func() { f.Close() }, err
+	return process, func() { f.Kill(); f.Wait() }, err
 }

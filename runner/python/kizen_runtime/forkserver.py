@@ -151,6 +151,7 @@ class _Fork:
     def _build(self) -> None:
         gc.disable()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _write("/proc/self/oom_score_adj", "1000")
         if self._plan["hide_cgroups"]:
             _libc.unshare(_CLONE_NEWCGROUP)  # a courtesy, as in the stage
         for mount in self._plan["mounts"]:

@@ -30,8 +30,11 @@ func mapIdentity(job *Job) error {
 // settle makes the step the first to go when the machine runs out of memory, which has to be said while the host's /proc
 // is there, and takes from it the names of the place it runs in. The step inherits all of it.
 func settle(job *Job) error {
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
-		return fmt.Errorf("raise the out-of-memory score: %w", err)
+	// A fork server shall outlive its forks, which say so themselves.
+	if !job.ForkServer {
+		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
+			return fmt.Errorf("raise the out-of-memory score: %w", err)
+		}
 	}
 	if job.HideCgroups {
 		// A courtesy: kernels without cgroup namespaces show the step a path, no more.
