@@ -198,6 +198,54 @@ func TestThePoolGivesWhatItHasAndStartsWhatItHasNot(t *testing.T) {
 	}
 }
 
+func TestWhatIsTakenBeforeAnyWaitsIsForkedOnDemand(t *testing.T) {
+	p := newPool(t, 1, runner.Config{})
+	first := take(t, p)
+	defer first.Discard()
+	if p.stocks[runner.DefaultRuntime].server == nil {
+		t.Skip("there are no forks here")
+	}
+	for range 5 {
+		prepared, err := p.Prepare(context.Background(), "", limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := prepared.Run(context.Background(), runner.Execution{ID: "demand", Script: []byte("import sys\nassert 'requests' in sys.modules")})
+		if err != nil || result.Outcome != runner.OK {
+			t.Errorf("%v %+v", err, result.Error)
+		}
+	}
+}
+
+func TestWithoutForksEachInterpreterIsLoaded(t *testing.T) {
+	p := newPool(t, 1, runner.Config{Sandbox: sandbox.ModeOff})
+	run(t, p, "import sys\nassert 'requests' in sys.modules", nil)
+	if p.stocks[runner.DefaultRuntime].server != nil {
+		t.Error("a sandbox that is off forks")
+	}
+}
+
+func TestAServerThatDiedIsReplaced(t *testing.T) {
+	p := newPool(t, 0, runner.Config{})
+	s := &stock{pool: p, runtime: runner.DefaultRuntime}
+	t.Cleanup(s.close)
+	for range 2 {
+		prepared, err := s.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.server == nil {
+			prepared.Discard()
+			t.Skip("there are no forks here")
+		}
+		result, err := prepared.Run(context.Background(), runner.Execution{ID: "again", Script: []byte("pass")})
+		if err != nil || result.Outcome != runner.OK {
+			t.Errorf("%v %+v", err, result.Error)
+		}
+		s.server.Close()
+	}
+}
+
 func TestLimitsOfTheExecutionHoldInAWarmInterpreter(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	for _, c := range []struct {

@@ -42,35 +42,60 @@ type ForkServer struct {
 // the server and of each fork. The error is ErrCannotFork where the forks could not be kept apart.
 func (s *Sandbox) StartForkServer(ctx context.Context, spec Spec) (*ForkServer, error) {
 	s.probe()
-	for _, layer := range forkLayers {
-		if !s.holds(layer) {
-			return nil, fmt.Errorf("%w: there is no %s", ErrCannotFork, layer)
-		}
+	if err := s.canFork(spec); err != nil {
+		return nil, err
 	}
-	for _, path := range spec.Readable {
-		if hidden(path) {
-			return nil, fmt.Errorf("%w: the forks' own directories would hide %s", ErrCannotFork, path)
-		}
-	}
-	control, theirs, err := controlPair()
+	f, err := s.launchForkServer(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = theirs.Close() }()
-	f := &ForkServer{sandbox: s, spec: spec, requests: control}
-	own := spec
-	own.Files = append([]*os.File{theirs}, spec.Files...)
-	own.Network = NetworkHost
-	own.forkServer = true
-	if f.Process, err = s.Start(ctx, own); err != nil {
-		return nil, errors.Join(err, control.Close())
+	plan, err := f.plan()
+	if err == nil {
+		err = f.tell(plan)
 	}
-	if err := f.sendPlan(); err != nil {
+	if err != nil {
 		f.Kill()
 		f.Wait()
 		return nil, err
 	}
 	return f, nil
+}
+
+// canFork returns an ErrCannotFork if this machine, or what the forks are to see, does not let them be kept apart.
+func (s *Sandbox) canFork(spec Spec) error {
+	needed := forkLayers
+	if spec.Network == NetworkKizenOnly {
+		needed = append(slices.Clone(needed), stage.LayerNetwork)
+	}
+	for _, layer := range needed {
+		if !s.holds(layer) {
+			return fmt.Errorf("%w: there is no %s", ErrCannotFork, layer)
+		}
+	}
+	for _, path := range spec.Readable {
+		if hidden(path) {
+			return fmt.Errorf("%w: the forks' own directories would hide %s", ErrCannotFork, path)
+		}
+	}
+	return nil
+}
+
+// launchForkServer starts a server that waits for its plan.
+func (s *Sandbox) launchForkServer(ctx context.Context, spec Spec) (*ForkServer, error) {
+	requests, theirs, err := controlPair()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = theirs.Close() }()
+	own := spec
+	own.Files = append([]*os.File{theirs}, spec.Files...)
+	own.Network = NetworkHost
+	own.forkServer = true
+	process, err := s.Start(ctx, own)
+	if err != nil {
+		return nil, errors.Join(err, requests.Close())
+	}
+	return &ForkServer{Process: process, sandbox: s, spec: spec, requests: requests}, nil
 }
 
 // hidden reports whether a path lies in a directory that each fork has anew.
@@ -87,35 +112,35 @@ func (f *ForkServer) Kill() {
 	f.Process.Kill()
 }
 
-// sendPlan tells the server how to build a fork's sandbox.
-func (f *ForkServer) sendPlan() error {
-	s, job := f.sandbox, f.job
+// plan says how a fork's sandbox is built.
+func (f *ForkServer) plan() (stage.ForkPlan, error) {
 	plan := stage.ForkPlan{
 		Calls:      stage.ForkCalls,
 		Namespaces: uint64(f.ns.attr.Cloneflags),
-		Dir:        job.Dir, HideCgroups: job.HideCgroups,
+		Dir:        f.job.Dir, HideCgroups: f.job.HideCgroups,
 		Listen:       f.spec.Network == NetworkKizenOnly,
 		Limits:       forkLimits(f.spec.Limits.withDefaults(), f.Process),
-		Capabilities: job.Step == nil,
-		Filter:       job.Filter,
+		Capabilities: f.job.Step == nil,
+		Filter:       f.job.Filter,
 	}
 	if plan.Listen {
-		if !s.holds(stage.LayerNetwork) {
-			return fmt.Errorf("%w: there is no %s", ErrCannotFork, stage.LayerNetwork)
-		}
 		plan.Namespaces |= unix.CLONE_NEWNET
 	}
-	for _, mount := range job.Mounts {
+	for _, mount := range f.job.Mounts {
 		if fresh, ok := stage.PlanFork(mount); ok {
 			plan.Mounts = append(plan.Mounts, fresh)
 		}
 	}
-	if job.Landlock != nil {
-		var err error
-		if plan.Landlock, err = job.Landlock.Plan(); err != nil {
-			return err
-		}
+	if f.job.Landlock == nil {
+		return plan, nil
 	}
+	var err error
+	plan.Landlock, err = f.job.Landlock.Plan()
+	return plan, err
+}
+
+// tell gives the server its plan.
+func (f *ForkServer) tell(plan stage.ForkPlan) error {
 	packet, err := json.Marshal(plan)
 	if err != nil {
 		return fmt.Errorf("encode the plan of forks: %w", err)

@@ -108,7 +108,7 @@ func TestKillReachesEverything(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer out.Close()
-				process, stop, err := start(ctx, t, s, Spec{
+				process, stop, err := start(ctx, s, Spec{
 					Argv:   []string{python, "-I", "-S", "-c", survivors + "print('up', flush=True)\nwhile True: pass", marker},
 					Stdout: printed, Stderr: printed,
 				})
@@ -139,7 +139,7 @@ func TestKillReachesEverything(t *testing.T) {
 }
 
 func TestTheStepDiesWithTheSidecar(t *testing.T) {
-	for _, kind := range []string{"full", "bare"} {
+	for _, kind := range []string{"full", "forks", "bare"} {
 		t.Run(kind, func(t *testing.T) {
 			marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
 			code := survivors + "print('up', flush=True)\nwhile True: pass"

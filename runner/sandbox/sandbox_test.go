@@ -100,8 +100,11 @@ func sidecarHelper() int {
 	}
 	s, err := New(mode)
 	if err == nil {
+		if os.Args[1] == "forks" {
+			forking.Store(s, true)
+		}
 		var process *Process
-		process, err = s.Start(context.Background(), Spec{Argv: os.Args[2:], Stdout: os.Stdout, Stderr: os.Stderr})
+		process, _, err = start(context.Background(), s, Spec{Argv: os.Args[2:], Stdout: os.Stdout, Stderr: os.Stderr})
 		if err == nil {
 			process.Wait()
 		}
@@ -179,7 +182,7 @@ func run(t *testing.T, s *Sandbox, code string, change func(*Spec)) result {
 	spec.Stdout, spec.Stderr = w, w
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	process, stop, err := start(ctx, t, s, spec)
+	process, stop, err := start(ctx, s, spec)
 	w.Close()
 	if err != nil {
 		t.Fatal(err)

@@ -46,7 +46,7 @@ _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctype
 class LayerError(Exception):
     """A layer of a fork's sandbox could not be set up."""
 
-    def __init__(self, layer: str, error: OSError) -> None:
+    def __init__(self, layer: str, error: Exception) -> None:
         super().__init__(str(error))
         self.layer = layer
 
@@ -256,7 +256,7 @@ class _layer:
         pass
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, OSError):
+        if isinstance(error, Exception):
             raise LayerError(self._name, error) from None
 
 
