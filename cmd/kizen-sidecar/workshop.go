@@ -63,7 +63,6 @@ type workshop struct {
 	limits    runner.Limits
 	secrets   request.SecretsByBusiness
 	steps     *runner.Runner
-	source    *warmSource
 	warm      *pool.Pool
 	callback  *callbacks
 	telemetry *telemetry.Telemetry
@@ -82,8 +81,7 @@ func (f *workshopFlags) open(ctx context.Context, app *app) (*workshop, error) {
 	if w.telemetry, w.flush, err = app.observe(ctx, f.AdminListen != "", false); err != nil {
 		return nil, err
 	}
-	w.source = &warmSource{Runner: w.steps}
-	w.warm = pool.New(pool.Config{Source: w.source, Size: f.Warm, Limits: w.limits, Log: app.log})
+	w.warm = pool.New(pool.Config{Source: w.steps, Size: f.Warm, Limits: w.limits, Log: app.log})
 	w.granted.telemetry = w.telemetry
 	if w.station, err = w.granted.open(w.warm); err != nil {
 		w.flush()
@@ -145,7 +143,7 @@ func (s shift) servers() (all []*server) {
 // work runs a shift until ctx ends or a listener fails.
 func (w *workshop) work(ctx context.Context, s shift) error {
 	defer reloadKeys(ctx, w.granted.keys, w.log)()
-	defer w.warmUp()()
+	w.warm.Keep(runner.DefaultRuntime)
 	servers := s.servers()
 	failed := make(chan error, len(servers))
 	for _, running := range servers {
@@ -219,7 +217,7 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 		"accepting": func(context.Context) error { return accepting() },
 	}
 	if w.flags.Warm > 0 {
-		checks["warm"] = func(context.Context) error { return w.warmReady() }
+		checks["warm"] = func(context.Context) error { return w.warm.Check(runner.DefaultRuntime) }
 	}
 	return bind("--admin-listen", w.flags.AdminListen, &http.Server{
 		Handler: admin.Handler(admin.Config{

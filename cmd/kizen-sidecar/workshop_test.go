@@ -13,7 +13,6 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/fleet"
-	"github.com/kizen/kizen-sidecar/runner"
 )
 
 // check is what /readyz says of one thing.
@@ -120,43 +119,6 @@ func TestReadyAllTheWhileInterpretersAreUsedUp(t *testing.T) {
 		if status, body := s.Readiness(); status != 200 {
 			t.Errorf("ready: %d %s", status, body)
 		}
-	}
-}
-
-func TestReadinessFollowsTheLastInterpreterOfTheDefaultRuntime(t *testing.T) {
-	working, err := runner.New(runner.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	broken, err := runner.New(runner.Config{Python: "/no/such/python"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	source := &warmSource{Runner: working}
-	load := func(from *runner.Runner, runtime runner.Runtime) {
-		source.Runner = from
-		if prepared, err := source.PrepareWarm(t.Context(), runtime, runner.Limits{}.WithDefaults()); err == nil {
-			prepared.Discard()
-		}
-	}
-	if err := source.state(); err == nil || !strings.Contains(err.Error(), "is loading") {
-		t.Errorf("before the first: %v", err)
-	}
-	load(working, runner.DefaultRuntime)
-	if err := source.state(); err != nil {
-		t.Errorf("after the first: %v", err)
-	}
-	load(broken, runner.Python313)
-	if err := source.state(); err != nil {
-		t.Errorf("another runtime is missing: %v", err)
-	}
-	load(broken, runner.DefaultRuntime)
-	if err := source.state(); err == nil {
-		t.Error("ready when the pool cannot be filled any more")
-	}
-	load(working, runner.DefaultRuntime)
-	if err := source.state(); err != nil {
-		t.Errorf("when it can be filled again: %v", err)
 	}
 }
 

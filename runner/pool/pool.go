@@ -8,6 +8,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	goruntime "runtime"
 	"sync"
@@ -73,6 +74,24 @@ func New(config Config) *Pool {
 // Ready is how many interpreters wait now.
 func (p *Pool) Ready() int { return int(p.ready.Load()) }
 
+// Keep has the pool keep interpreters of a runtime before anybody has asked for one.
+func (p *Pool) Keep(runtime runner.Runtime) { p.stock(runtime) }
+
+// errLoading is what Check says before the first interpreter.
+var errLoading = errors.New("the first warm interpreter is loading")
+
+// Check says why no interpreter of a runtime that the pool keeps can be had warm, or not yet. It is nil as long as the pool
+// can be filled: under load no interpreter may be waiting at the moment of the question, which is what they are for.
+func (p *Pool) Check(runtime runner.Runtime) error {
+	p.mu.Lock()
+	s := p.stocks[runtime]
+	p.mu.Unlock()
+	if s == nil {
+		return errLoading
+	}
+	return s.check()
+}
+
 // Close ends the interpreters that wait, and returns when nothing is left of them. Those that were given away belong to
 // whoever took them, and Close waits until they have ended.
 func (p *Pool) Close() {
@@ -111,7 +130,7 @@ func (p *Pool) stock(runtime runner.Runtime) *stock {
 	}
 	s, ok := p.stocks[runtime]
 	if !ok {
-		s = &stock{pool: p, runtime: runtime, waiting: make(chan *runner.Prepared)}
+		s = newStock(p, runtime)
 		p.stocks[runtime] = s
 		for range p.config.Size {
 			p.keepers.Go(s.keep)

@@ -227,7 +227,7 @@ func TestWithoutForksEachInterpreterIsLoaded(t *testing.T) {
 
 func TestAServerThatDiedIsReplaced(t *testing.T) {
 	p := newPool(t, 0, runner.Config{})
-	s := &stock{pool: p, runtime: runner.DefaultRuntime}
+	s := newStock(p, runner.DefaultRuntime)
 	t.Cleanup(s.close)
 	for range 2 {
 		prepared, err := s.load()
@@ -283,7 +283,7 @@ func TestAWarmInterpreterHasANetworkOfItsOwn(t *testing.T) {
 func TestAnOldOrDeadInterpreterIsReplaced(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	p.config.MaxAge = time.Nanosecond
-	s := &stock{pool: p, runtime: runner.DefaultRuntime}
+	s := newStock(p, runner.DefaultRuntime)
 	t.Cleanup(s.close)
 	var servers []*runner.ForkServer
 	for range 2 {
@@ -320,6 +320,66 @@ func (failing) StartForkServer(context.Context, runner.Runtime, runner.Limits) (
 func (f failing) PrepareWarm(context.Context, runner.Runtime, runner.Limits) (*runner.Prepared, error) {
 	f.asked <- struct{}{}
 	return nil, runner.ErrNoPython
+}
+
+// replaceable is a source that can be exchanged.
+type replaceable struct{ atomic.Pointer[runner.Runner] }
+
+func (r *replaceable) Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error) {
+	return r.Load().Prepare(ctx, runtime, limits)
+}
+
+func (r *replaceable) PrepareWarm(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error) {
+	return r.Load().PrepareWarm(ctx, runtime, limits)
+}
+
+func (r *replaceable) StartForkServer(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.ForkServer, error) {
+	return r.Load().StartForkServer(ctx, runtime, limits)
+}
+
+func TestThePoolIsWellAsLongAsItCanBeFilled(t *testing.T) {
+	p := newPool(t, 1, runner.Config{})
+	working, err := runner.New(runner.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken, err := runner.New(runner.Config{Python: "/no/such/python"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := &replaceable{}
+	source.Store(working)
+	p.config.Source = source
+	if err := p.Check(runner.DefaultRuntime); err == nil || !strings.Contains(err.Error(), "is loading") {
+		t.Errorf("before the first: %v", err)
+	}
+	taken := take(t, p)
+	if err := p.Check(runner.DefaultRuntime); err != nil {
+		t.Errorf("with the first given away: %v", err)
+	}
+	taken.Discard()
+	waitFor(t, "the next interpreter", func() bool { return p.Ready() == 1 })
+	source.Store(broken)
+	p.Keep(runner.Python313)
+	waitFor(t, "the other runtime to fail", func() bool {
+		err := p.Check(runner.Python313)
+		return err != nil && strings.Contains(err.Error(), "no warm interpreter")
+	})
+	if err := p.Check(runner.DefaultRuntime); err != nil {
+		t.Errorf("another runtime is missing: %v", err)
+	}
+}
+
+// waitFor waits until a condition holds.
+func waitFor(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !holds(); <-ticker.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
 }
 
 func TestASourceThatFailsFailsTheExecutionAndNotThePool(t *testing.T) {

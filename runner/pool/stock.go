@@ -3,7 +3,9 @@ package pool
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/runner"
@@ -22,6 +24,25 @@ type stock struct {
 	mu       sync.RWMutex       // held while something is forked, and to change the server
 	server   *runner.ForkServer // what interpreters are forked from, if any
 	retired  sync.WaitGroup     // servers that wait for the last of their forks
+
+	loaded atomic.Pointer[outcome] // how the last attempt went
+}
+
+// outcome is how an attempt to have an interpreter wait went.
+type outcome struct{ err error }
+
+func newStock(pool *Pool, runtime runner.Runtime) *stock {
+	s := &stock{pool: pool, runtime: runtime, waiting: make(chan *runner.Prepared)}
+	s.loaded.Store(&outcome{errLoading})
+	return s
+}
+
+func (s *stock) check() error {
+	err := s.loaded.Load().err
+	if err != nil && err != errLoading {
+		return fmt.Errorf("no warm interpreter can be started: %w", err)
+	}
+	return err
 }
 
 // take gives an interpreter that waits or, where none does, a fork; nil where that cannot be had.
@@ -61,6 +82,7 @@ const retry = 5 * time.Second
 func (s *stock) keep() {
 	for s.pool.ctx.Err() == nil {
 		prepared, err := s.load()
+		s.loaded.Store(&outcome{err})
 		if err != nil {
 			if s.pool.ctx.Err() == nil {
 				s.pool.config.Log.Warn("no warm interpreter; executions start their own", "runtime", s.runtime, "error", err)
