@@ -36,8 +36,9 @@ const description = `The reference platform: checks the keys that kizen-sidecar 
 Examples:
   kizen-platform
       Listen on 127.0.0.1:8080 with an embedded store, which only this process can use.
-  kizen-platform --listen 127.0.0.1:0 --ready-file ready.json
-      Take a free port; ready.json holds the api_root and redis_url that a sidecar needs.
+  kizen-platform --env-file platform.env &
+  export $(cat platform.env) && kizen-sidecar run examples/count_custom_objects
+      Let a sidecar on this machine use that store.
   kizen-platform --redis-url redis://127.0.0.1:6379
       Check keys that a sidecar on the same Redis mints.
 
@@ -46,13 +47,14 @@ Exit codes: 0 stopped when asked to, 2 wrong usage, 3 the platform could not do 
 // commandLine is everything that can be typed after kizen-platform.
 type commandLine struct {
 	Listen       string           `help:"Address to listen on; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	RedisURL     string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
+	RedisURL     string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --env-file and --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
 	RedisTimeout time.Duration    `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION"`
 	RedisCA      string           `name:"redis-ca" help:"PEM file of the certificate authority that Redis's certificate is verified with. Default: the system's." placeholder:"FILE"`
 	RedisCert    string           `help:"PEM file of a client certificate for Redis." placeholder:"FILE"`
 	RedisKey     string           `help:"PEM file of the client certificate's key." placeholder:"FILE"`
 	Keys         string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages. Default: the keys in KIZEN_SIGNING_KEYS, or those that sidecars publish in Redis, and stored keys that die with this process." placeholder:"FILE|DIR"`
 	ReadyFile    string           `help:"Write a JSON object with api_root and redis_url here once the platform listens. Readable by its owner alone: the URL may hold a password." placeholder:"FILE"`
+	EnvFile      string           `help:"Write KIZEN_API_ROOT and REDIS_URL here once the platform listens, for the environment of a sidecar. Readable by its owner alone." placeholder:"FILE"`
 	LogLevel     string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL"`
 	LogFormat    string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT"`
 	Version      kong.VersionFlag `help:"Print the version and exit." env:"-"`
@@ -143,7 +145,7 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 		}
 		defer embedded.Close()
 		line.RedisURL = embedded.URL()
-		log.Info("using the embedded store; a sidecar reaches it with the redis_url of --ready-file, which has the password",
+		log.Info("using the embedded store; a sidecar reaches it with the REDIS_URL of --env-file, which has the password",
 			"redis_url", "redis://"+embedded.Addr())
 	}
 	client, err := line.connect()
@@ -171,7 +173,7 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 		return fmt.Errorf("listen on %q: %w; choose another --listen", line.Listen, err)
 	}
 	return platform.serve(ctx, listener, func(root string) error {
-		if err := writeReady(line.ReadyFile, ready{APIRoot: root, RedisURL: line.RedisURL}); err != nil {
+		if err := line.announce(ready{APIRoot: root, RedisURL: line.RedisURL}); err != nil {
 			return err
 		}
 		log.Info("listening", "api_root", root)
@@ -238,26 +240,39 @@ type ready struct {
 	RedisURL string `json:"redis_url"`
 }
 
-// writeReady puts the file in place whole, so that whoever waits for it never reads half of it.
-func writeReady(path string, content ready) error {
-	if path == "" {
-		return nil
-	}
-	data, err := json.MarshalIndent(content, "", "  ")
+// announce writes the files that say where the platform is.
+func (line commandLine) announce(content ready) error {
+	document, err := json.MarshalIndent(content, "", "  ")
 	if err != nil {
-		return fmt.Errorf("write --ready-file %q: %w", path, err)
+		return fmt.Errorf("write --ready-file: %w", err)
 	}
+	environment := fmt.Sprintf("KIZEN_API_ROOT=%s\nREDIS_URL=%s", content.APIRoot, content.RedisURL)
+	for _, file := range []struct{ flag, path, text string }{
+		{"--ready-file", line.ReadyFile, string(document)}, {"--env-file", line.EnvFile, environment},
+	} {
+		if file.path == "" {
+			continue
+		}
+		if err := writeWhole(file.path, file.text+"\n"); err != nil {
+			return fmt.Errorf("write %s %q: %w", file.flag, file.path, err)
+		}
+	}
+	return nil
+}
+
+// writeWhole puts a file in place whole, so that whoever waits for it never reads half of it.
+func writeWhole(path, text string) error {
 	file, err := os.CreateTemp(filepath.Dir(path), ".ready-*")
 	if err != nil {
-		return fmt.Errorf("write --ready-file %q: %w", path, err)
+		return err
 	}
-	_, err = file.Write(append(data, '\n'))
+	_, err = file.WriteString(text)
 	err = errors.Join(err, file.Close())
 	if err == nil {
 		err = os.Rename(file.Name(), path)
 	}
 	if err != nil {
-		return fmt.Errorf("write --ready-file %q: %w", path, errors.Join(err, os.Remove(file.Name())))
+		return errors.Join(err, os.Remove(file.Name()))
 	}
 	return nil
 }

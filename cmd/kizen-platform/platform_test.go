@@ -306,6 +306,7 @@ func TestWrongUsageEndsWithTwoAndOneLine(t *testing.T) {
 		"unknown log level":        {[]string{"--log-level", "loud"}, exitUsage, `unknown log level "loud"`},
 		"port taken":               {[]string{"--listen", taken.Addr().String()}, exitPlatform, "choose another --listen"},
 		"ready file nowhere":       {[]string{"--listen", "127.0.0.1:0", "--ready-file", "/nowhere/ready"}, exitPlatform, `--ready-file "/nowhere/ready"`},
+		"env file nowhere":         {[]string{"--listen", "127.0.0.1:0", "--env-file", "/nowhere/env"}, exitPlatform, `--env-file "/nowhere/env"`},
 		"secret in a bad url":      {[]string{"--redis-url", "htp://u:pa55word@h"}, exitUsage, "redis"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -327,7 +328,7 @@ func TestHelpShowsExamplesAndEveryEnvironmentVariable(t *testing.T) {
 	if code := run(t.Context(), []string{"--help"}, &out, &log); code != exitOK || log.Len() > 0 {
 		t.Fatalf("exit %d, log %q", code, log.String())
 	}
-	for _, want := range []string{"kizen-platform --listen 127.0.0.1:0 --ready-file ready.json",
+	for _, want := range []string{"kizen-platform --env-file platform.env",
 		"$KIZEN_LISTEN", "$KIZEN_REDIS_URL", "$REDIS_URL", "$KIZEN_REDIS_TIMEOUT", "$KIZEN_READY_FILE", "$KIZEN_LOG", "$KIZEN_LOG_FORMAT"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the help lacks %q", want)
@@ -342,6 +343,21 @@ func TestEnvironmentSetsTheRedisURL(t *testing.T) {
 	t.Setenv("REDIS_URL", store.URL())
 	if at, _ := startPlatform(t); at.RedisURL != store.URL() {
 		t.Errorf("redis_url is %s", at.RedisURL)
+	}
+}
+
+func TestTheEnvFileIsWhatASidecarNeedsAndItsOwnersAlone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "env")
+	at, _ := startPlatform(t, "--env-file", file)
+	text, err := os.ReadFile(file)
+	must(t, err)
+	if want := "KIZEN_API_ROOT=" + at.APIRoot + "\nREDIS_URL=" + at.RedisURL + "\n"; string(text) != want || !strings.Contains(want, "@") {
+		t.Errorf("%q, want %q, a password in it", text, want)
+	}
+	about, err := os.Stat(file)
+	must(t, err)
+	if about.Mode() != 0o600 {
+		t.Errorf("its mode is %v", about.Mode())
 	}
 }
 
