@@ -1,0 +1,316 @@
+package main
+
+import (
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/docstest"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+)
+
+// documentation is every page, by its path in the project.
+func documentation(t *testing.T) (pages []docstest.Page) {
+	t.Helper()
+	for _, pattern := range []string{"README.md", "docs/*.md", "docs/*/*.md"} {
+		files, err := filepath.Glob(filepath.Join(projectRoot, pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no pages are %s (%v)", pattern, err)
+		}
+		for _, file := range files {
+			page, err := docstest.Read(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			page.Name = strings.TrimPrefix(file, projectRoot+"/")
+			pages = append(pages, page)
+		}
+	}
+	return pages
+}
+
+// TestEveryPageDoesWhatItSays runs the commands of each page, in order, in a
+// folder where bin and examples are, and compares what they print with what
+// the page shows.
+func TestEveryPageDoesWhatItSays(t *testing.T) {
+	for _, program := range []string{"bash", "curl", "redis-server"} {
+		requireProgram(t, program)
+	}
+	python := pythonWithRequests(t)
+	for _, page := range documentation(t) {
+		t.Run(page.Name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for link, target := range map[string]string{
+				"bin": sidecartest.Program(""), "examples": filepath.Join(projectRoot, "examples"),
+			} {
+				symlink(t, target, filepath.Join(dir, link))
+			}
+			environment := []string{
+				"PATH=" + strings.Join([]string{dir + "/bin", filepath.Dir(python), os.Getenv("PATH")}, ":"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + filepath.Join(dir, "tmp"),
+			}
+			if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			stage := docstest.Stage{Environment: environment, Patience: 30 * time.Second}
+			err := stage.Run(t.Context(), page, dir)
+			if errors.Is(err, docstest.ErrNoNetwork) && os.Getenv("KIZEN_TEST_REQUIRE") == "" {
+				t.Skipf("SKIPPED: %v", err)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			if left, err := os.ReadDir(filepath.Join(dir, "tmp")); err != nil || len(left) > 0 {
+				t.Errorf("left in the temporary folder: %v (%v)", left, err)
+			}
+		})
+	}
+}
+
+func symlink(t *testing.T, target, link string) {
+	t.Helper()
+	absolute, err := filepath.Abs(target)
+	if err == nil {
+		err = os.Symlink(absolute, link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reasons are why commands of a page may not be run by a test, with the
+// programs that the reason holds for.
+var reasons = map[string][]string{
+	"build":     {"make", "go", "run", "python"}, // they build or test this project, which a test must not
+	"docker":    {"docker"},                      // a Docker engine
+	"cluster":   {"kubectl"},                     // a Kubernetes cluster
+	"elsewhere": {"curl"},                        // hosts and files of an operator's own
+	"example":   nil,                             // of a command's own help, in the reference
+}
+
+func TestCommandsThatAreNotRunNameOnlyWhatExists(t *testing.T) {
+	for _, page := range documentation(t) {
+		for _, block := range page.Blocks {
+			if block.NoRun == "" {
+				continue
+			}
+			programs, known := reasons[block.NoRun]
+			if !known || (block.NoRun == "example") != strings.HasPrefix(page.Name, "docs/reference/") {
+				t.Errorf("%s:%d: %q is no reason here", page.Name, block.Line, block.NoRun)
+			}
+			commands, err := docstest.Commands(block.Text)
+			if err != nil {
+				t.Errorf("%s:%d: %v", page.Name, block.Line, err)
+			}
+			for _, command := range commands {
+				ours := strings.HasPrefix(command.Program, "kizen-")
+				if !ours && block.NoRun != "example" && !slices.Contains(programs, command.Program) {
+					t.Errorf("%s:%d: %s can be run", page.Name, block.Line, command.Program)
+				}
+				if err := checkCommand(t, command); err != nil {
+					t.Errorf("%s:%d: %s %s: %v", page.Name, block.Line, command.Program, strings.Join(command.Arguments, " "), err)
+				}
+			}
+		}
+	}
+}
+
+// checkCommand says what a command names that does not exist.
+func checkCommand(t *testing.T, command docstest.Command) error {
+	switch command.Program {
+	case "kizen-sidecar":
+		if slices.Contains(command.Arguments, "--help") {
+			return nil
+		}
+		arguments := slices.Clone(command.Arguments)
+		if at := slices.Index(arguments, "--config"); at >= 0 {
+			arguments = slices.Delete(arguments, at, at+2) // it would be read
+		}
+		_, err := grammar(t).Parse(arguments)
+		return err
+	case "kizen-platform":
+		requireKnown(t, append([]string{command.Program}, command.Arguments...))
+	case "make":
+		return checkTargets(t, command.Arguments)
+	case "go":
+		return checkGo(t, command.Arguments)
+	case "kubectl", "docker":
+		return checkFiles(command.Arguments)
+	}
+	return nil
+}
+
+// checkTargets finds arguments of make that are no targets.
+func checkTargets(t *testing.T, arguments []string) error {
+	makefile := readText(t, "Makefile")
+	for _, target := range arguments {
+		if !strings.Contains(target, "=") && !strings.Contains(makefile, "\n"+target+": ") {
+			return errors.New("no such target")
+		}
+	}
+	return nil
+}
+
+// checkFiles finds arguments that look like files and are none.
+func checkFiles(arguments []string) error {
+	for _, argument := range arguments {
+		if ext := path.Ext(argument); ext == ".yaml" || ext == ".json" {
+			if _, err := os.Stat(filepath.Join(projectRoot, argument)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkGo finds packages that do not exist, and patterns of tests that match
+// none in them.
+func checkGo(t *testing.T, arguments []string) error {
+	var names []string
+	for _, argument := range arguments {
+		if folder, ok := strings.CutPrefix(argument, "./"); ok {
+			names = append(names, testsIn(t, folder)...)
+		}
+	}
+	for i, argument := range arguments[:max(0, len(arguments)-1)] {
+		pattern := strings.Trim(arguments[i+1], "'")
+		if !slices.Contains([]string{"-run", "-bench", "-fuzz"}, argument) || pattern == "^$" {
+			continue
+		}
+		matches, err := regexp.Compile(pattern)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(names, matches.MatchString) {
+			return errors.New("no test is " + pattern)
+		}
+	}
+	return nil
+}
+
+// testsIn are the names of the tests of a folder, and of those below it where
+// it ends in "...".
+func testsIn(t *testing.T, folder string) (names []string) {
+	t.Helper()
+	root, all := strings.CutSuffix(folder, "...")
+	found := false
+	err := filepath.WalkDir(filepath.Join(projectRoot, root), func(file string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && !all && file != filepath.Join(projectRoot, root) {
+			return filepath.SkipDir
+		}
+		found = found || strings.HasSuffix(file, ".go")
+		if !strings.HasSuffix(file, "_test.go") {
+			return nil
+		}
+		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, declaration := range tree.Decls {
+			if function, ok := declaration.(*ast.FuncDecl); ok {
+				names = append(names, function.Name.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil || !found {
+		t.Errorf("there is no package in %s (%v)", folder, err)
+	}
+	return names
+}
+
+// TestNoCommandOfThePagesEscapes finds commands outside the blocks that are run
+// or checked, and flags and variables in the text that do not exist.
+func TestNoCommandOfThePagesEscapes(t *testing.T) {
+	known := grammar(t).Model
+	flags, variables := map[string]bool{}, readText(t, "docs/reference/kizen-sidecar.md")+readText(t, "docs/reference/kizen-platform.md")
+	for _, flag := range regexp.MustCompile("`--[a-z-]+").FindAllString(variables, -1) {
+		flags[strings.Trim(flag, "`")] = true
+	}
+	command := regexp.MustCompile(`(?m)^ *\$? ?(bin/)?kizen-(sidecar|platform)( |$)`)
+	flag, variable := regexp.MustCompile(`(^|\s)--[a-z][a-z-]+`), regexp.MustCompile(`\bKIZEN_[A-Z_]+[A-Z]\b`)
+	for _, page := range documentation(t) {
+		for _, block := range page.Blocks {
+			if block.Language != "sh" && command.MatchString(block.Text) {
+				t.Errorf("%s:%d: commands of ours in a block of %s; write ```sh", page.Name, block.Line, block.Language)
+			}
+		}
+		if indented := regexp.MustCompile(`(?m)^( {4,}|\t)\S.*$`).FindString(page.Prose); indented != "" {
+			t.Errorf("%s: a block without marks: %q; write ```sh or ```text around it", page.Name, indented)
+		}
+		for _, span := range page.Spans {
+			for _, name := range flag.FindAllString(span.Text, -1) {
+				if name = strings.TrimSpace(name); !flags[name] && !foreign[name] {
+					t.Errorf("%s:%d: there is no flag %s", page.Name, span.Line, name)
+				}
+			}
+			for _, name := range variable.FindAllString(span.Text, -1) {
+				if !strings.Contains(variables, "`"+name+"`") && !foreign[name] {
+					t.Errorf("%s:%d: there is no variable %s", page.Name, span.Line, name)
+				}
+			}
+			words := strings.Fields(span.Text)
+			if len(words) > 1 && words[0] == "kizen-sidecar" && !strings.HasPrefix(words[1], "-") &&
+				!slices.ContainsFunc(known.Children, func(n *kong.Node) bool { return n.Name == words[1] }) {
+				t.Errorf("%s:%d: there is no command %s", page.Name, span.Line, words[1])
+			}
+		}
+	}
+}
+
+// foreign are flags and variables that pages name and that are no command's of ours.
+var foreign = map[string]bool{"--help": true, "KIZEN_TEST_REQUIRE": true}
+
+var link = regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]*)?\)`)
+
+func TestLinksOfThePagesLeadSomewhere(t *testing.T) {
+	headings := regexp.MustCompile(`(?m)^#+ (.*)$`)
+	anchors := func(page string) (found []string) {
+		for _, heading := range headings.FindAllStringSubmatch(readText(t, page), -1) {
+			plain := regexp.MustCompile("[^a-z0-9 _-]").ReplaceAllString(strings.ToLower(heading[1]), "")
+			found = append(found, "#"+strings.ReplaceAll(plain, " ", "-"))
+		}
+		return found
+	}
+	linked := map[string]bool{}
+	for _, page := range documentation(t) {
+		for _, match := range link.FindAllStringSubmatch(readText(t, page.Name), -1) {
+			target := page.Name
+			if strings.Contains(match[1], "://") {
+				continue
+			}
+			if match[1] != "" {
+				target = path.Join(path.Dir(page.Name), match[1])
+			}
+			if _, err := os.Stat(filepath.Join(projectRoot, target)); err != nil {
+				t.Errorf("%s links %s: %v", page.Name, match[0], err)
+				continue
+			}
+			if match[2] != "" && !slices.Contains(anchors(target), match[2]) {
+				t.Errorf("%s links %s, where there is no such heading", page.Name, match[0])
+			}
+			if page.Name == "README.md" {
+				linked[target] = true
+			}
+		}
+	}
+	for _, page := range documentation(t) {
+		if page.Name != "README.md" && !linked[page.Name] {
+			t.Errorf("README.md does not link %s", page.Name)
+		}
+	}
+}
