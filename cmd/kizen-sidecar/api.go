@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"net/url"
-	"os"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -59,18 +58,6 @@ func (f apiFlags) certificates() (*x509.CertPool, error) {
 		return nil, usagef("CA file %q holds no PEM certificate", f.APICA)
 	}
 	return pool, nil
-}
-
-// openAudit opens the audit file, nil when there is to be none.
-func (f apiFlags) openAudit() (*os.File, error) {
-	if f.AuditFile == "" {
-		return nil, nil
-	}
-	file, err := os.OpenFile(f.AuditFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, usagef("cannot write --audit-file %q: %w", f.AuditFile, unwrapPath(err))
-	}
-	return file, nil
 }
 
 func parseAPIRoot(text string) (*url.URL, error) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"log/slog"
-	"os"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -50,7 +49,7 @@ func (f authorityFlags) check(log *slog.Logger) (granted, error) {
 type station struct {
 	*execution.Host
 	store *store
-	audit *os.File
+	audit *audit
 	log   *slog.Logger
 }
 

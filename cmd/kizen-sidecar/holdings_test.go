@@ -1,0 +1,238 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+)
+
+// tried is a serve that a fault is tried on: what it holds before, it may hold
+// afterwards, and nothing more.
+type tried struct {
+	*served
+	store  *redis.Client
+	disk   string // its temporary directory, and its cache's
+	before holdings
+}
+
+// holdings are what a process holds that could leak.
+type holdings struct {
+	goroutines int
+	files      []string // open ones, but for connections to Redis, which are pooled
+	pooled     int      // connections to Redis
+	processes  []int    // that descend from it
+	disk       []string // files and directories of its temporary directory
+	keys       []string // in its Redis, which nobody else uses
+}
+
+// redisPool is how many connections go-redis keeps at most.
+const redisPool = 64
+
+// try starts a serve with a Redis and a disk of its own, and has it run steps
+// until it holds what it holds when it is idle.
+func try(t *testing.T, redisURL, disk string, arguments ...string) *tried {
+	t.Helper()
+	options, err := redis.ParseURL(redisURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := redis.NewClient(options)
+	t.Cleanup(func() { _ = store.Close() })
+	arguments = append([]string{"serve", "--listen", "127.0.0.1:0", "--redis-url", redisURL}, arguments...)
+	s := &served{sidecartest.StartService(t, []string{"TMPDIR=" + disk, "XDG_CACHE_HOME=" + disk}, arguments...), t}
+	return &tried{served: s, store: store, disk: disk}
+}
+
+// settle notes what the serve holds, once steps have run in every slot.
+func (s *tried) settle(slots int) *tried {
+	s.t.Helper()
+	var all sync.WaitGroup
+	for range slots {
+		all.Go(func() {
+			if got, err := s.try(s.t.Context(), "b-1", "POST", "/api/coderunner/run", script("kizen.api.get('/x')")); err != nil || got.status != 200 {
+				s.t.Errorf("before the fault: %+v, %v", got, err)
+			}
+		})
+	}
+	all.Wait()
+	s.before = s.steady()
+	return s
+}
+
+// steady is what it holds when that has not changed for a while.
+func (s *tried) steady() holdings {
+	s.t.Helper()
+	http.DefaultClient.CloseIdleConnections() // each is a goroutine and a descriptor of the server's
+	var last string
+	var same int
+	var now holdings
+	waitFor(s.t, func() bool {
+		now = s.holdings()
+		if said := fmt.Sprint(now); said != last {
+			last, same = said, 0
+		}
+		same++
+		return same == 20
+	})
+	return now
+}
+
+// requireWell checks that a fault has left nothing, and that the next
+// executions go well.
+func (s *tried) requireWell() {
+	s.t.Helper()
+	if got := s.ask("POST", "/api/coderunner/run", script("outputs.log(1)")); got.status != 200 {
+		s.t.Errorf("after the fault: %d %s", got.status, got.body)
+	}
+	s.requireNothingLeft()
+}
+
+// requireNothingLeft waits until it holds no more than before.
+func (s *tried) requireNothingLeft() {
+	s.t.Helper()
+	http.DefaultClient.CloseIdleConnections()
+	var left []string
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		if left = s.holdings().beyond(s.before); len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+			return
+		}
+	}
+}
+
+// beyond says what h has that before had not.
+func (h holdings) beyond(before holdings) (more []string) {
+	if h.goroutines > before.goroutines {
+		more = append(more, fmt.Sprintf("%d goroutines, and %d before", h.goroutines, before.goroutines))
+	}
+	if h.pooled > redisPool {
+		more = append(more, fmt.Sprintf("%d connections to redis", h.pooled))
+	}
+	if len(h.files) > len(before.files) {
+		more = append(more, fmt.Sprintf("open files %q, and %q before", h.files, before.files))
+	}
+	if len(h.processes) > len(before.processes) {
+		more = append(more, fmt.Sprintf("processes %v, and %v before", h.processes, before.processes))
+	}
+	for what, pair := range map[string][2][]string{"file": {h.disk, before.disk}, "redis key": {h.keys, before.keys}} {
+		for _, name := range pair[0] {
+			if !slices.Contains(pair[1], name) {
+				more = append(more, what+" "+name)
+			}
+		}
+	}
+	return more
+}
+
+func (s *tried) holdings() holdings {
+	s.t.Helper()
+	h := holdings{processes: descendants(s.Process.Pid)}
+	goroutines, _ := s.metric("go_goroutines")
+	h.goroutines = int(goroutines)
+	h.files, h.pooled = s.openFiles()
+	_ = filepath.WalkDir(s.disk, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && path != s.disk {
+			h.disk = append(h.disk, path)
+		}
+		return nil // what vanishes meanwhile is no leak
+	})
+	keys, err := s.store.Keys(s.t.Context(), "*").Result()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	slices.Sort(keys)
+	h.keys = keys
+	return h
+}
+
+// openFiles are the descriptors of the process, and how many connections to its
+// Redis it has beside them.
+func (s *tried) openFiles() (files []string, pooled int) {
+	s.t.Helper()
+	directory := fmt.Sprintf("/proc/%d/fd", s.Process.Pid)
+	entries, err := os.ReadDir(directory)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(s.store.Options().Addr)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	toRedis := socketsTo(s.t, s.Process.Pid, port)
+	for _, entry := range entries {
+		target, err := os.Readlink(filepath.Join(directory, entry.Name()))
+		switch {
+		case err != nil: // closed meanwhile
+		case toRedis[target]:
+			pooled++
+		default:
+			files = append(files, target)
+		}
+	}
+	slices.Sort(files)
+	return files, pooled
+}
+
+// socketsTo are the sockets of a process's network that are connected to a port.
+func socketsTo(t *testing.T, pid int, port string) map[string]bool {
+	t.Helper()
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sockets := map[string]bool{}
+	for line := range strings.Lines(string(table)) {
+		if fields := strings.Fields(line); len(fields) > 9 && strings.HasSuffix(fields[2], fmt.Sprintf(":%04X", number)) {
+			sockets["socket:["+fields[9]+"]"] = true
+		}
+	}
+	return sockets
+}
+
+// parent is that of a process, from its /proc/PID/stat, whose second field can
+// hold anything.
+var parent = regexp.MustCompile(`\) \S (\d+) `)
+
+// descendants are the processes that come from one, zombies among them.
+func descendants(pid int) (all []int) {
+	parents := map[int]int{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		if found := parent.FindSubmatch(text); err == nil && found != nil {
+			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
+			parents[child], _ = strconv.Atoi(string(found[1]))
+		}
+	}
+	for child := range parents {
+		for at := child; at != 0; at = parents[at] {
+			if parents[at] == pid {
+				all = append(all, child)
+				break
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
