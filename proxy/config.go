@@ -89,6 +89,9 @@ type Config struct {
 
 	// Audit receives one JSON line for each call, see [Call]; nil: none. Writes are serialised.
 	Audit io.Writer
+	// Mask gives a call back without what must not be recorded, before Audit and OnCall are told of it; nil: only the
+	// values of parameters that are named like secrets are left out.
+	Mask func(Call) Call
 	// OnCall is told of each call after its answer and its line in Audit, on the goroutine that served it: by several
 	// at once, and it must not block.
 	OnCall func(Call)

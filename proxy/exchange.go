@@ -141,7 +141,7 @@ func (x *exchange) identify() *refusal {
 	x.path = path
 	x.call.Method, x.call.Path = methodString(c.req.Method), string(path)
 	if len(x.query) > 0 {
-		x.call.Query = redactQuery(string(x.query[1:]))
+		x.call.Query = string(x.query[1:])
 	}
 	if len(path) == 0 {
 		return nil

@@ -187,6 +187,13 @@ func (p *Proxy) record(call Call) {
 	p.statsMu.Lock()
 	p.stats[call.Outcome]++
 	p.statsMu.Unlock()
+	if p.cfg.Audit == nil && p.cfg.OnCall == nil {
+		return
+	}
+	if p.cfg.Mask != nil {
+		call = p.cfg.Mask(call)
+	}
+	call.Query = redactQuery(call.Query)
 	if p.cfg.Audit != nil {
 		if err := p.audit(call); err != nil {
 			p.cfg.Logger.Error("could not write the audit", "error", err)

@@ -73,13 +73,13 @@ func (c *collector) addEntry(index int, e HTTPEntry) {
 	if index >= maxRequests {
 		return
 	}
-	e.Method = cutString(e.Method, 32)
+	e.Method = cutString(c.redact.text(e.Method), 32)
 	e.URL = cutString(c.redact.text(e.URL), maxRequestBody)
 	e.Headers = c.cutHeaders(e.Headers)
 	e.ResponseHeaders = c.cutHeaders(e.ResponseHeaders)
 	e.Body = cutPointer(c.redact.pointer(e.Body), maxRequestBody)
 	e.ResponseBody = cutPointer(c.redact.pointer(e.ResponseBody), maxResponseBody)
-	e.RequestErrorType = cutPointer(e.RequestErrorType, 256)
+	e.RequestErrorType = cutPointer(c.redact.pointer(e.RequestErrorType), 256)
 	e.RequestSubmittedAt = cutString(e.RequestSubmittedAt, 64)
 	before := c.entries[index]
 	c.entries[index] = e
@@ -112,11 +112,7 @@ func cutPointer(s *string, n int) *string {
 
 // fill writes what the step was given, its logs and the HTTP record into a result.
 func (c *collector) fill(result *Result) {
-	result.Source = c.redact.text(string(c.execution.Script))
-	result.Inputs = make(Inputs, len(c.execution.Inputs))
-	for name, value := range c.execution.Inputs {
-		result.Inputs[name] = c.redact.shown(value)
-	}
+	result.Source, result.Inputs = c.execution.Shown()
 	result.Logs, result.LogTimes = c.logs, c.logTimes
 	result.Dropped = Dropped{Messages: c.dropped.Messages + c.droppedBy, Bytes: c.dropped.Bytes}
 	record := &HTTPRecord{Requests: []HTTPEntry{}}

@@ -4,47 +4,43 @@ import (
 	"encoding/json"
 	"net/url"
 	"sort"
-	"strconv"
 	"strings"
+
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// redactor takes what must not be seen out of text: the execution's secrets in the spellings they travel in, and the
-// address of its local proxy.
+// redactor takes what must not be seen out of text: the execution's secrets however they are written, and the address of
+// its local proxy.
 type redactor struct {
-	replacer *strings.Replacer
+	secrets *telemetry.Mask
+	address *strings.Replacer
 }
 
 func newRedactor(secrets map[string]Secret, apiURL, apiRoot string) redactor {
-	replacements := map[string]string{}
+	var values, pairs []string
 	for _, secret := range secrets {
-		for _, spelling := range spellings(secret.Reveal()) {
-			replacements[spelling] = Redacted
+		values = append(values, secret.Reveal())
+	}
+	address := proxyAddress(apiURL, apiRoot)
+	// At one place the first pair that fits wins, so the longest stands first.
+	parts := sortedKeys(address)
+	sort.SliceStable(parts, func(i, j int) bool { return len(parts[i]) > len(parts[j]) })
+	for _, part := range parts {
+		if part != "" {
+			pairs = append(pairs, part, address[part])
 		}
 	}
-	for from, to := range proxyAddress(apiURL, apiRoot) {
-		replacements[from] = to
-	}
-	// At one place the first pair that fits wins, so the longest stands first: a secret that starts with another one
-	// is replaced whole.
-	targets := sortedKeys(replacements)
-	sort.SliceStable(targets, func(i, j int) bool { return len(targets[i]) > len(targets[j]) })
-	var pairs []string
-	for _, target := range targets {
-		if target != "" {
-			pairs = append(pairs, target, replacements[target])
-		}
-	}
-	return redactor{replacer: strings.NewReplacer(pairs...)}
+	return redactor{secrets: telemetry.NewMask(values...), address: strings.NewReplacer(pairs...)}
 }
 
-// spellings returns value as it appears plain, in JSON, in Python's repr and percent-encoded.
-func spellings(value string) []string {
-	ascii := strconv.QuoteToASCII(value)
-	all := []string{value, ascii[1 : len(ascii)-1], url.QueryEscape(value), url.PathEscape(value)}
-	if quoted, err := marshal(value); err == nil {
-		all = append(all, string(quoted[1:len(quoted)-1]))
+// Shown is what a step was given, for people to read: its source and its inputs, without its secrets.
+func (e Execution) Shown() (source string, inputs Inputs) {
+	redact := newRedactor(e.Secrets, e.APIURL, e.APIRoot)
+	inputs = make(Inputs, len(e.Inputs))
+	for name, value := range e.Inputs {
+		inputs[name] = redact.shown(value)
 	}
-	return append(all, strings.NewReplacer(`\`, `\\`, `'`, `\'`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(value))
+	return redact.text(string(e.Script)), inputs
 }
 
 // proxyAddress maps the parts of the local proxy's base that tell where it is to what stands there instead.
@@ -66,7 +62,7 @@ func proxyAddress(apiURL, apiRoot string) map[string]string {
 	return parts
 }
 
-func (r redactor) text(s string) string { return r.replacer.Replace(s) }
+func (r redactor) text(s string) string { return r.secrets.Text(r.address.Replace(s)) }
 
 // value redacts the text of v. Numbers, booleans, dates and identifiers stay as they are: they are not text, and a
 // secret "2" must not break them.
@@ -139,10 +135,12 @@ func (r redactor) pointer(s *string) *string {
 }
 
 func (r redactor) headers(headers map[string]string) map[string]string {
-	for name, value := range headers {
-		if redacted := r.text(value); redacted != value {
-			headers[name] = redacted
-		}
+	if headers == nil {
+		return nil
 	}
-	return headers
+	redacted := make(map[string]string, len(headers))
+	for name, value := range headers {
+		redacted[r.text(name)] = r.text(value)
+	}
+	return redacted
 }

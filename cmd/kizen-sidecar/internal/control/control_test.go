@@ -53,7 +53,8 @@ func (w *world) run(ctx context.Context, r execution.Request, watch executions.W
 	w.mu.Unlock()
 	result := runner.Result{RequestID: r.Identity.ExecutionID, Outcome: runner.OK}
 	watch.Log("began")
-	switch string(r.Job.Script) {
+	what, _, _ := strings.Cut(string(r.Job.Script), " ")
+	switch what {
 	case "raise":
 		result.Outcome, result.Error = runner.Exception, &runner.StepError{Message: "ValueError: no <luck>"}
 	case "redis":
@@ -97,7 +98,7 @@ func start(t *testing.T, callers *Callers, slots, depth int) *world {
 		t.Fatal(err)
 	}
 	server := NewServer(Config{
-		Executions: service, Queue: q, Callers: callers, Secrets: secrets, MaxBody: 64 << 10,
+		Executions: service, Queue: q, Callers: callers, Secrets: secrets, MaxBody: 64 << 10, UI: true,
 		CheckIdentity: func(id minter.Identity) error {
 			if id.AccountType != "service_automation" {
 				return errors.New("unknown account type")
@@ -248,6 +249,33 @@ func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
 	}
 	if list := w.call("GET", "/executions?outcome=timeout", "", asB1); !strings.Contains(list.body, `"count":0`) {
 		t.Errorf("list %s", list.body)
+	}
+}
+
+func TestARecordShowsWhatAStepWasGivenWhileItRunsAndWhenItHasEnded(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	body := `{"user_script": "wait # hunter2hunter2", "execution_id": "e1", "name": "sync", "secrets": ["MY_KEY"],
+		"inputs": {"n": {"t": "n", "v": "21"}, "s": {"t": "s", "v": "hunter2hunter2"}}, "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}`
+	if got := w.call("POST", "/executions", body, asB1); got.status != 202 {
+		t.Fatalf("submitted: %d %s", got.status, got.body)
+	}
+	running := w.call("GET", "/executions/e1/record", "", asB1)
+	for _, want := range []string{
+		`"source":"wait # [REDACTED]"`, `"n":{"t":"n","v":"21"}`, `"s":{"t":"s","v":"[REDACTED]"}`, `"name":"sync"`, `"result":null`,
+		`"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"`,
+	} {
+		if !strings.Contains(running.body, want) {
+			t.Errorf("running: no %s in %s", want, running.body)
+		}
+	}
+	close(w.release)
+	w.call("GET", "/executions/e1/events", "", asB1)
+	ended := w.call("GET", "/executions/e1/record", "", asB1)
+	if !strings.Contains(ended.body, `"state":"finished"`) || !strings.Contains(ended.body, `"request_id":"e1"`) || strings.Contains(ended.body, "hunter2") {
+		t.Errorf("ended: %s", ended.body)
+	}
+	if foreign := w.call("GET", "/executions/e1/record", "", http.Header{"X-Business-Id": {"b2"}}); foreign.status != 404 {
+		t.Errorf("another business: %d %s", foreign.status, foreign.body)
 	}
 }
 

@@ -72,7 +72,7 @@ type route struct {
 }
 
 func (s *Server) routes() []route {
-	return []route{
+	routes := []route{
 		{http.MethodPost, "/api/coderunner/run", s.run},
 		{http.MethodPost, "/executions", s.submit},
 		{http.MethodGet, "/executions", s.list},
@@ -80,6 +80,10 @@ func (s *Server) routes() []route {
 		{http.MethodGet, "/executions/:id/events", s.events},
 		{http.MethodDelete, "/executions/:id", s.cancel},
 	}
+	if s.config.UI {
+		routes = append(routes, route{http.MethodGet, "/executions/:id/record", s.record})
+	}
+	return routes
 }
 
 // Handler serves the API.

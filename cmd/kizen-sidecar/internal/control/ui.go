@@ -12,12 +12,11 @@ import (
 // uiPrefix is where the page is.
 const uiPrefix = "/ui/"
 
-// serveUI adds the page, for those who may call alone, and what it reads besides the API.
+// serveUI adds the page, for those who may call alone.
 func (s *Server) serveUI(api *gin.RouterGroup) {
 	assets := ui.Handler(uiPrefix)
 	api.GET("/ui", func(c *gin.Context) { c.Redirect(http.StatusFound, uiPrefix) })
 	api.GET(uiPrefix+"*file", func(c *gin.Context) { assets.ServeHTTP(c.Writer, c.Request) })
-	api.GET("/executions/:id/record", s.record)
 }
 
 // record is GET /executions/{id}/record: an execution as the page draws it.
@@ -37,5 +36,7 @@ func (s *Server) record(c *gin.Context) {
 	if snapshot.Result != nil {
 		outcome, _ = e.Outcome() // there is a result: it is no failure
 	}
-	c.JSON(http.StatusOK, ui.NewRecord(about, outcome, snapshot.Result))
+	record := ui.NewRecord(about, outcome, snapshot.Result)
+	record.Source, record.Inputs = e.Shown()
+	c.JSON(http.StatusOK, record)
 }

@@ -38,6 +38,8 @@ type Outcome struct {
 	Result runner.Result
 	// Mint is how long the key took, Teardown how long it took to take everything back after the step.
 	Mint, Teardown time.Duration
+	// Traceparent is the W3C trace context of the step, empty where it has none.
+	Traceparent string
 	// MintBegan is when the key was asked for, RevokeBegan when it began to be taken back.
 	MintBegan, RevokeBegan time.Time
 }
@@ -79,6 +81,7 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Outcome, err 
 	r.Job.ID, r.Job.APIURL, r.Job.APIRoot = r.Identity.ExecutionID, authority.URL(), h.config.Proxy.APIRoot.String()
 	r.Job.Timeout = limits.Wall
 	r.Job.Traceparent, _ = w.StepContext()
+	done.Traceparent = r.Job.Traceparent
 	if r.Starting != nil {
 		if err := r.Starting(ctx); err != nil {
 			prepared.Discard()

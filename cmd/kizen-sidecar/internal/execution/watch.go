@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/url"
 	"strings"
 	"time"
 
@@ -31,18 +30,13 @@ type watch struct {
 	log     *slog.Logger // names the execution and its trace
 	metrics *telemetry.Metrics
 	tracing bool
-	secrets []string // what the step was granted, never told
+	mask    *telemetry.Mask // of what the step was granted
 }
 
 // watch begins telling of an execution, as a child of whoever asked for it.
 func (h *Host) watch(ctx context.Context, r Request) *watch {
 	t := h.config.Telemetry
-	w := &watch{metrics: t.Metrics(), tracing: t.Tracing()}
-	for _, secret := range r.Job.Secrets {
-		if value := secret.Reveal(); value != "" {
-			w.secrets = append(w.secrets, value)
-		}
-	}
+	w := &watch{metrics: t.Metrics(), tracing: t.Tracing(), mask: maskOf(r.Job.Secrets)}
 	w.ctx, w.Execution = t.Execution(ctx, telemetry.ExecutionInfo{
 		ID: r.Identity.ExecutionID, Business: r.Identity.BusinessID, AccountType: r.Identity.AccountType, Step: r.Name,
 		Runtime: string(r.Job.Runtime), API: h.config.Proxy.APIRoot, Traceparent: r.Job.Traceparent, Tracestate: r.Tracestate,
@@ -52,12 +46,28 @@ func (h *Host) watch(ctx context.Context, r Request) *watch {
 	return w
 }
 
+// maskOf takes the secrets that a step was granted out of what is told of it.
+func maskOf(granted map[string]runner.Secret) *telemetry.Mask {
+	var values []string
+	for _, secret := range granted {
+		values = append(values, secret.Reveal())
+	}
+	return telemetry.NewMask(values...)
+}
+
 // hook has the proxy tell of each call. A proxy that nobody traces is left as it is.
 func (w *watch) hook(config *proxy.Config) {
 	config.Logger = w.log
+	config.Mask = func(call proxy.Call) proxy.Call {
+		call.Path, call.Query = w.mask.Target(call.Path, call.Query)
+		if config.Audit != nil { // the others redact what they tell
+			call.Path, call.Query = telemetry.Redact(call.Path), telemetry.Redact(call.Query)
+		}
+		call.Method, call.Detail = w.mask.Text(call.Method), w.mask.Text(call.Detail)
+		return call
+	}
 	config.OnCall = func(call proxy.Call) {
 		span, _ := call.Span.(*telemetry.Call)
-		call.Path, call.Query, call.Detail = w.clean(call.Path), w.clean(call.Query), w.clean(call.Detail)
 		w.EndCall(span, callEnd(call))
 		if w.log.Enabled(w.ctx, slog.LevelDebug) {
 			w.log.DebugContext(w.ctx, "call", "method", call.Method, "path", call.Path, "status", call.Status, "outcome", call.Outcome,
@@ -68,22 +78,12 @@ func (w *watch) hook(config *proxy.Config) {
 		return
 	}
 	config.Trace = func(method, _, traceparent, tracestate string) proxy.Span {
-		call := w.StartCall(method, traceparent, tracestate)
+		if w.mask.Text(traceparent+tracestate) != traceparent+tracestate {
+			traceparent, tracestate = "", "" // a link would tell it
+		}
+		call := w.StartCall(w.mask.Text(method), traceparent, tracestate)
 		return proxy.Span{Traceparent: call.Traceparent, Tracestate: call.Tracestate, Data: call}
 	}
-}
-
-// clean takes the step's secrets out of what a call says, written as they are or percent-encoded.
-func (w *watch) clean(text string) string {
-	for _, secret := range w.secrets {
-		if text = strings.ReplaceAll(text, secret, telemetry.Redacted); !strings.Contains(text, "%") {
-			continue
-		}
-		if decoded, err := url.PathUnescape(text); err == nil && strings.Contains(decoded, secret) {
-			text = strings.ReplaceAll(decoded, secret, telemetry.Redacted)
-		}
-	}
-	return text
 }
 
 func callEnd(call proxy.Call) telemetry.CallEnd {

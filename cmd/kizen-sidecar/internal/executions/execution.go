@@ -104,6 +104,16 @@ func (e *Execution) Traceparent() string {
 	return e.request.Job.Traceparent
 }
 
+// Shown is the source and the inputs that its step was given, without its secrets.
+func (e *Execution) Shown() (source string, inputs runner.Inputs) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.state == Finished {
+		return e.outcome.Result.Source, e.outcome.Result.Inputs
+	}
+	return e.request.Job.Shown()
+}
+
 // BusinessID is the business it runs in.
 func (e *Execution) BusinessID() string { return e.request.Identity.BusinessID }
 

@@ -15,7 +15,7 @@ type About struct {
 	BusinessID, AccountID, AccountType string
 	// APIRoot is taken off the URLs of the step's calls; empty: they are shown whole.
 	APIRoot string
-	// Traceparent is the W3C trace context that the execution belongs to, if any.
+	// Traceparent is the W3C trace context that the execution was asked for in, if any.
 	Traceparent string
 	// State is queued, running or finished.
 	State string
@@ -62,10 +62,13 @@ type Phase struct {
 
 // NewRecord is the record of an execution. Its document is done.Result's, already marshalled; nil while there is none.
 func NewRecord(about About, done execution.Outcome, document json.RawMessage) Record {
-	result := done.Result
+	result, traceparent := done.Result, about.Traceparent
+	if done.Traceparent != "" {
+		traceparent = done.Traceparent
+	}
 	r := Record{
 		ID: about.ID, Name: about.Name, Runtime: about.Runtime, BusinessID: about.BusinessID, AccountID: about.AccountID,
-		AccountType: about.AccountType, APIRoot: about.APIRoot, TraceID: traceID(about.Traceparent), State: about.State,
+		AccountType: about.AccountType, APIRoot: about.APIRoot, TraceID: traceID(traceparent), State: about.State,
 		Outcome: string(result.Outcome), Failure: about.Failure, Origin: about.Queued, Result: document,
 		Phases: []Phase{}, LogTimes: []float64{}, Source: result.Source, Inputs: result.Inputs,
 		DroppedMessages: result.Dropped.Messages, DroppedBytes: result.Dropped.Bytes,

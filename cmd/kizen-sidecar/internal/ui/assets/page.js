@@ -25,7 +25,9 @@ export function drawPage(root, record, view, actions = []) {
     logs(record, result),
     printed(record),
     !result.error && record.source && h("details", { class: "fold" }, h("summary", {}, "Source"), sourceView(record.source, [])));
-  const opened = [...root.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent);
+  // The source of a step that runs is there to follow it by; elsewhere it is one click away.
+  const opened = root.querySelector(".page") ? [...root.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent)
+    : record.state !== "finished" ? ["Source"] : [];
   for (const summary of page.querySelectorAll("details > summary")) summary.parentElement.open = opened.includes(summary.textContent);
   root.replaceChildren(page);
   if (view.scrolled) [...root.querySelectorAll(".scroll")].forEach((element, i) => { element.scrollTop = places[i] ?? 0; });
@@ -98,7 +100,7 @@ function values(record, result) {
 
 function inputs(record) {
   const names = Object.keys(record.inputs ?? {}).sort();
-  return table("Inputs", "inputs", names.map((name) => [name, record.inputs[name]]), record.state === "finished" ? "none supplied" : "shown when it has ended");
+  return table("Inputs", "inputs", names.map((name) => [name, record.inputs[name]]), "none supplied");
 }
 
 function table(title, id, rows, none) {

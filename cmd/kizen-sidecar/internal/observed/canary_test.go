@@ -1,0 +1,434 @@
+package observed
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+// Canaries: secrets that the sidecar is given, each with a text of its own to look for.
+const (
+	stepSecret    = `canary-Zx81 value/ä?k=%+&"end'`
+	tokenSecret   = "canaryTokenQ7mW2vR9"                        // may stand where a blank may not
+	halfSecret    = "canaryHalfPq4Lw8Tn6BcYe3Hd"                 // is told in two halves
+	hexSecret     = "deadbeefcafe4711deadbeefcafe4711"           // looks like the id of a trace
+	bearerToken   = "canaryBearer-2f6c8d1b7e"                    // of the caller of serve
+	redisPassword = "canaryRedis8h5Kx2"                          //
+	webhookSecret = "whsec_Y2FuYXJ5V2ViaG9va0J5dGVzMDEyMzQ1Njc4" // canaryWebhookBytes012345678
+	clientSecret  = "canary-client-71Dk"                         // a neighbour of proxy sends it where credentials stand
+)
+
+// leakyStep puts its secrets wherever a step can put them.
+const leakyStep = `
+import base64, http.client, os, sys, requests
+from urllib.parse import quote, quote_plus, urlsplit
+s, token, half, trace = secrets["ACME"], secrets["TOKEN"], secrets["HALF"], secrets["HEX"]
+base = os.environ["KIZEN_API_URL"]
+kizen.api.post("/env", data=base)
+raw = s.encode()
+spellings = [quote(s, safe=""), quote(s), quote_plus(s), "".join("%%%02x" % b for b in raw), quote(quote(quote(s, safe=""), safe=""), safe="")]
+for pad in (b"", b"a", b"ab"):
+    spellings.append(base64.urlsafe_b64encode(pad + raw).decode())
+    spellings.append(quote(base64.b64encode(pad + raw + b"tail"), safe=""))
+for spelled in spellings:
+    kizen.api.get("/in/the/path/" + spelled)
+    kizen.api.get("/in/the/query?" + spelled + "&q=" + spelled)
+kizen.api.get("/split/" + half[:13] + "?q=" + half[13:])
+kizen.api.post("/business-config/import/" + quote(s, safe=""))
+kizen.api.get("/x", headers={"x-acme": token, "Authorization": "Bearer " + token, "Cookie": "a=" + token, "tracestate": "acme=" + token})
+kizen.api.get("/x", headers={"traceparent": "00-%s-00f067aa0ba902b7-01" % trace})
+kizen.api.post("/x", data=raw)
+requests.request(token, base + "/method")
+parts = urlsplit(base)
+connection = http.client.HTTPConnection(parts.netloc)
+connection.putrequest("GET", parts.path + "/raw/" + token + "/../.." + token)
+connection.endheaders()
+connection.getresponse().read()
+outputs.log(s); outputs.log(token); print(s); print(token, file=sys.stderr)
+raise type("E" + token, (Exception,), {})(s)
+`
+
+// canaries are values by what they are.
+type canaries map[string]string
+
+// forms are the texts that would tell a value.
+func (c canaries) forms() map[string]string {
+	forms := map[string]string{}
+	for name, value := range c {
+		forms[name] = value
+		quoted, _ := json.Marshal(value) // a string always marshals
+		forms[name+" in JSON"] = strings.Trim(string(quoted), `"`)
+		for shift := range 3 {
+			padded := []byte("ab"[:min(shift, 2)] + value)
+			for kind, encoding := range map[string]*base64.Encoding{"": base64.RawStdEncoding, " for URLs": base64.RawURLEncoding} {
+				text := encoding.EncodeToString(padded)
+				forms[fmt.Sprintf("%s in base64%s, shifted by %d", name, kind, shift)] = text[(shift*8+5)/6 : len(padded)*8/6]
+			}
+		}
+	}
+	return forms
+}
+
+// told is everything that was emitted, by where it went.
+type told map[string]string
+
+// requireSilence looks for canaries, however often what holds them is percent-encoded.
+func (where told) requireSilence(t *testing.T, c canaries) {
+	t.Helper()
+	forms := c.forms()
+	for place, text := range where {
+		for plainer := unescaped(text); ; text, plainer = plainer, unescaped(plainer) {
+			for form, value := range forms {
+				if at := strings.Index(text, value); at >= 0 {
+					t.Errorf("%s tells the %s: %q", place, form, text[max(0, at-80):min(len(text), at+len(value)+20)])
+				}
+			}
+			if plainer == text {
+				break
+			}
+		}
+	}
+}
+
+var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+
+// unescaped percent-decodes what can be decoded of a text.
+func unescaped(text string) string {
+	return escape.ReplaceAllStringFunc(text, func(code string) string {
+		char, _ := strconv.ParseUint(code[1:], 16, 8) // two hexadecimal digits
+		return string([]byte{byte(char)})
+	})
+}
+
+// requireTold fails where what should be searched is not there at all.
+func (where told) requireTold(t *testing.T, place string, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(where[place], text) {
+			t.Errorf("%s does not tell %q: %.2000s", place, text, where[place])
+		}
+	}
+}
+
+// echoingAPI answers with what it was sent, and keeps the keys and capabilities that it saw.
+type echoingAPI struct {
+	*httptest.Server
+	mu   sync.Mutex
+	seen canaries
+	sent int
+}
+
+func startEchoingAPI(t *testing.T) *echoingAPI {
+	a := &echoingAPI{seen: canaries{}}
+	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		key := r.Header.Get("X-API-KEY")
+		a.mu.Lock()
+		a.sent++
+		if key != "" {
+			a.seen["signed key "+strconv.Itoa(len(a.seen))] = key
+		}
+		if base, err := url.Parse(string(body)); err == nil && r.URL.Path == "/api/env" && len(base.Path) > 1 {
+			a.seen["capability"] = strings.Trim(base.Path, "/")
+		}
+		a.mu.Unlock()
+		w.Header().Set("X-Echo", key)
+		w.Header().Set("X-Echo-Target", r.RequestURI)
+		_, _ = fmt.Fprintf(w, "%s %s %v %s", r.Method, r.RequestURI, r.Header, body) // the caller may have gone
+	}))
+	t.Cleanup(a.Close)
+	return a
+}
+
+// and adds more canaries to what the API saw.
+func (a *echoingAPI) and(more canaries) canaries {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.seen.with(more)
+}
+
+// signingKeys is a directory of keys, and the private part of one.
+func signingKeys(t *testing.T) (dir, private string) {
+	t.Helper()
+	out, err := sidecartest.Command(t.Context(), nil, "keys", "generate").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var key struct{ D string }
+	if err := json.Unmarshal(out, &key); err != nil || key.D == "" {
+		t.Fatalf("%v: no private key in what was generated", err)
+	}
+	dir = t.TempDir()
+	sidecartest.WriteFile(t, dir, "key.jwk", string(out))
+	return dir, key.D
+}
+
+// eachLog runs a test at every level of the log, in both of its formats.
+func eachLog(t *testing.T, test func(t *testing.T, level string, environment []string)) {
+	for _, level := range []string{"debug", "info", "warn", "error"} {
+		for _, format := range []string{"json", "text"} {
+			t.Run(level+" "+format, func(t *testing.T) {
+				test(t, level, []string{"KIZEN_LOG=" + level, "KIZEN_LOG_FORMAT=" + format})
+			})
+		}
+	}
+}
+
+func (c *collector) received() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return string(c.raw)
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func exporting(c *collector) []string {
+	return []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + c.grpc, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}
+}
+
+// requireMasked holds a call's record, wherever it is kept, to what is left of the leaky step's targets.
+func requireMasked(t *testing.T, where told, level string) {
+	t.Helper()
+	where.requireTold(t, "audit", `"path":"/in/the/path/[REDACTED]"`, `"query":"[REDACTED]`, `"path":"/split/[REDACTED]"`, `"method":"[REDACTED]"`,
+		`"path":"/business-config/import/[REDACTED]"`, `"outcome":"bad_path"`, `/raw/[REDACTED]`)
+	where.requireTold(t, "collector", "/in/the/path/[REDACTED]", "/split/[REDACTED]?q=REDACTED", "kizen.execution.duration")
+	if level == "debug" {
+		where.requireTold(t, "log", "/in/the/path/[REDACTED]", "/split/[REDACTED]")
+	}
+}
+
+var stepCanaries = canaries{"step's secret": stepSecret, "step's token": tokenSecret, "step's hexadecimal secret": hexSecret}
+
+func TestServeTellsNobodyASecret(t *testing.T) {
+	redisURL := "redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", redisPassword).Addr + "/0"
+	keys, private := signingKeys(t)
+	dir := t.TempDir()
+	secrets, err := json.Marshal(map[string]any{"b-1": map[string]string{"ACME": stepSecret, "TOKEN": tokenSecret, "HALF": halfSecret, "HEX": hexSecret}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := sidecartest.WriteFile(t, dir, "token", bearerToken)
+	arguments := []string{
+		"--ui", "--redis-url", redisURL, "--keys", keys, "--webhook-allow", "127.0.0.0/8",
+		"--secrets-file", sidecartest.WriteFile(t, dir, "secrets.json", string(secrets)),
+		"--webhook-secret-file", sidecartest.WriteFile(t, dir, "webhook", webhookSecret),
+		"--callers", sidecartest.WriteFile(t, dir, "callers.yaml", fmt.Sprintf("- {name: c, token_file: %q, business_id: b-1, user_id: u-1}\n", token)),
+	}
+	eachLog(t, func(t *testing.T, level string, environment []string) {
+		c, upstream := startCollector(t), startEchoingAPI(t)
+		called := make(chan string, 1)
+		receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			called <- fmt.Sprint(r.Header, string(body))
+		}))
+		defer receiver.Close()
+		audit := filepath.Join(t.TempDir(), "audit")
+		s := serve(t, append(environment, exporting(c)...), append(arguments, "--audit-file", audit, "--api-root", upstream.URL+"/api")...)
+		body := script(leakyStep)
+		body["execution_id"], body["callback_url"], body["secrets"] = "e-1", receiver.URL, []string{"ACME", "TOKEN", "HALF", "HEX"}
+		where := told{
+			"submission": s.asCaller(http.MethodPost, "/executions", body),
+			"stream":     s.asCaller(http.MethodGet, "/executions/e-1/events", nil), // to its end
+			"callback":   <-called,
+		}
+		delete(body, "execution_id")
+		delete(body, "callback_url")
+		where["answer"] = s.asCaller(http.MethodPost, "/api/coderunner/run", body)
+		for _, path := range []string{"/executions", "/executions/e-1", "/executions/e-1/record", "/ui/", "/openapi.json"} {
+			where[path] = s.asCaller(http.MethodGet, path, nil)
+		}
+		where["metrics"] = s.Metrics()
+		_, where["readiness"] = s.Readiness()
+		s.stop()
+		where["log"], where["audit"], where["collector"] = s.Log.String(), read(t, audit), c.received()
+
+		requireMasked(t, where, level)
+		where.requireTold(t, "stream", "event:finished", "[REDACTED]")
+		where.requireTold(t, "callback", "e-1")
+		where.requireTold(t, "/executions/e-1/record", "secrets[", "[REDACTED]")
+		where.requireTold(t, "answer", `"count":`, "[REDACTED]")
+		where.requireTold(t, "metrics", "kizen_execution_duration_seconds")
+		all := upstream.and(stepCanaries).with(canaries{
+			"bearer token": bearerToken, "password of redis": redisPassword, "webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"), "signing key": private,
+		})
+		where.requireSilence(t, all)
+		// The step's own record of its requests, which its owner is answered with, knows whole secrets alone.
+		told{"audit": where["audit"], "log": where["log"], "collector": where["collector"], "metrics": where["metrics"]}.
+			requireSilence(t, canaries{"first half": halfSecret[:13], "second half": halfSecret[13:]})
+	})
+}
+
+func TestRunTellsNobodyASecret(t *testing.T) {
+	redisURL := "redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", redisPassword).Addr + "/0"
+	keys, private := signingKeys(t)
+	file := sidecartest.WriteFile(t, t.TempDir(), "script.py", leakyStep)
+	eachLog(t, func(t *testing.T, level string, environment []string) {
+		for _, flag := range []string{"-v", "--verbose", "--json"} {
+			if flag == "--json" && level != "info" {
+				continue // the log's level does not change the document
+			}
+			c, upstream := startCollector(t), startEchoingAPI(t)
+			audit, report := filepath.Join(t.TempDir(), "audit"), filepath.Join(t.TempDir(), "out.html")
+			environment := append(environment, exporting(c)...)
+			environment = append(environment, "ACME="+stepSecret, "TOKEN="+tokenSecret, "HALF="+halfSecret, "HEX="+hexSecret, "REDIS_URL="+redisURL)
+			ran := sidecartest.Command(t.Context(), environment, []string{"run", flag, "--script", file, "--secret", "ACME", "--secret", "TOKEN", "--secret", "HALF",
+				"--secret", "HEX", "--keys", keys, "--api-root", upstream.URL + "/api", "--audit-file", audit, "--report", report}...)
+			var log strings.Builder
+			ran.Stderr = &log
+			page, err := ran.Output()
+			if ran.ProcessState == nil || ran.ProcessState.ExitCode() != 1 {
+				t.Fatalf("%s: %v\n%s%s", flag, err, page, &log)
+			}
+			where := told{"page": string(page), "log": log.String(), "audit": read(t, audit), "report": read(t, report), "collector": c.received()}
+			if flag == "--verbose" {
+				requireMasked(t, where, "debug")
+			} else {
+				requireMasked(t, where, level)
+			}
+			where.requireTold(t, "report", "[REDACTED]", "/in/the/path/")
+			where.requireTold(t, "page", "[REDACTED]")
+			where.requireSilence(t, upstream.and(stepCanaries).with(canaries{"password of redis": redisPassword, "signing key": private}))
+			told{"audit": where["audit"], "log": where["log"], "collector": where["collector"]}.
+				requireSilence(t, canaries{"first half": halfSecret[:13], "second half": halfSecret[13:]})
+		}
+	})
+}
+
+func TestProxyTellsNobodyASecret(t *testing.T) {
+	server := redistest.Start(t, "--requirepass", redisPassword)
+	keys, private := signingKeys(t)
+	eachLog(t, func(t *testing.T, level string, environment []string) {
+		c, upstream := startCollector(t), startEchoingAPI(t)
+		audit := filepath.Join(t.TempDir(), "audit")
+		p := sidecartest.StartProxy(t, append(environment, exporting(c)...),
+			"--api-root", upstream.URL+"/api", "--audit-file", audit, "--keys", keys, "--redis-url", "redis://:"+redisPassword+"@"+server.Addr+"/0")
+		base, err := url.Parse(p.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		where := told{}
+		for i, target := range []string{
+			p.URL + "/x?access_token=" + clientSecret + "&q=1", p.URL + "/x?u=ghp_" + strings.Repeat("k9", 18), p.URL + "/x/eyJhbGciOiJFZERTQSJ9.e30.c2ln",
+			p.URL + "/..%2fx", "http://" + base.Host + "/x", p.URL + "/business-config/import?password=" + clientSecret,
+		} {
+			method := http.MethodGet
+			if strings.Contains(target, "import") {
+				method = http.MethodPost
+			}
+			request, err := http.NewRequestWithContext(t.Context(), method, target, strings.NewReader("body "+clientSecret))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"Authorization", "Cookie", "X-API-KEY", "X-Acme", "Proxy-Authorization"} {
+				request.Header.Set(name, clientSecret)
+			}
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := io.ReadAll(response.Body)
+			_ = response.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			where["answer "+strconv.Itoa(i)] = fmt.Sprint(response.Header, string(text))
+		}
+		if code := p.Stop(t, syscall.SIGTERM); code != 0 {
+			t.Errorf("the proxy ended with %d", code)
+		}
+		record := told{"log": p.Log.String(), "audit": read(t, audit), "collector": c.received()}
+		record.requireTold(t, "audit", `access_token=[REDACTED]\u0026q=1`, "u=[REDACTED]", `"path":"/x/[REDACTED]"`, `"outcome":"bad_path"`, `"outcome":"forbidden"`, `"decision":"deny"`)
+		record.requireTold(t, "collector", "url.full", "kizen.policy.id")
+		if level == "debug" {
+			record.requireTold(t, "log", "/x/[REDACTED]")
+		}
+		capability := strings.Trim(base.Path, "/")
+		if capability == "" {
+			t.Fatal("the proxy's address has no capability")
+		}
+		secrets := upstream.and(canaries{"password of redis": redisPassword, "signing key": private, "capability": capability})
+		where.requireSilence(t, secrets)
+		record.requireSilence(t, secrets.with(canaries{
+			"client's secret": clientSecret, "token of a shape": "ghp_k9k9", "token of another": "eyJhbGciOiJFZERTQSJ9",
+		}))
+	})
+}
+
+func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
+	server := redistest.Start(t, "--requirepass", "another")
+	for _, redisURL := range []string{
+		"redis://:" + redisPassword + "@" + server.Addr + "/0",
+		"redis://:" + redisPassword + "@" + sidecartest.FreeAddress(t) + "/0",
+		"redis://:" + redisPassword + "@127.0.0.1:port/0",
+		"redis://" + redisPassword + "@" + server.Addr + "/none",
+	} {
+		for _, command := range []string{"run", "proxy", "serve"} {
+			arguments := map[string][]string{"run": {"--script", os.DevNull}, "serve": {"--listen", "127.0.0.1:0"}}[command]
+			arguments = append([]string{command, "--redis-timeout", "1s"}, arguments...)
+			failed := sidecartest.Command(t.Context(), []string{"KIZEN_LOG=debug", "REDIS_URL=" + redisURL}, arguments...)
+			output, err := failed.CombinedOutput()
+			if err == nil || !strings.Contains(string(output), "redis") {
+				t.Errorf("%s: %v: %s", command, err, output)
+			}
+			told{command: string(output)}.requireSilence(t, canaries{"password of redis": redisPassword})
+		}
+	}
+}
+
+// with are canaries and more of them.
+func (c canaries) with(more canaries) canaries {
+	all := maps.Clone(c)
+	maps.Copy(all, more)
+	return all
+}
+
+// asCaller asks serve with the caller's token, and returns headers and body of the answer.
+func (s *served) asCaller(method, path string, body any) string {
+	s.t.Helper()
+	var sent io.Reader = http.NoBody
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		sent = strings.NewReader(string(text))
+	}
+	request, err := http.NewRequestWithContext(s.t.Context(), method, s.URL+path, sent)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+bearerToken)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode >= 500 {
+		s.t.Fatalf("%s %s: %d %v\n%s", method, path, response.StatusCode, err, text)
+	}
+	return fmt.Sprint(response.Header, string(text))
+}
