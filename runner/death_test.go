@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,10 +177,12 @@ func TestTheLimitsOfAnExecutionAreChecked(t *testing.T) {
 
 func TestAnInterpreterThatDoesNotStartIsTheSidecarsFailure(t *testing.T) {
 	for python, want := range map[string]error{
-		"/nonexistent/python3": runner.ErrNoPython,
-		"/bin/true":            runner.ErrHarness,
-		"/bin/false":           runner.ErrHarness,
-		"/etc/passwd":          runner.ErrNoPython,
+		"/nonexistent/python3":   runner.ErrNoPython,
+		"/bin/true":              runner.ErrNoPython,
+		"/bin/false":             runner.ErrNoPython,
+		calledPython(t, "true"):  runner.ErrHarness,
+		calledPython(t, "false"): runner.ErrHarness,
+		"/etc/passwd":            runner.ErrNoPython,
 	} {
 		r, err := runner.New(runner.Config{Python: python})
 		if err != nil {
@@ -188,6 +192,20 @@ func TestAnInterpreterThatDoesNotStartIsTheSidecarsFailure(t *testing.T) {
 			t.Errorf("%s gave %v, want %v", python, err, want)
 		}
 	}
+}
+
+// calledPython is a program that only its name makes a Python.
+func calledPython(t *testing.T, program string) string {
+	t.Helper()
+	binary, err := os.ReadFile("/bin/" + program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "python3.13")
+	if err := os.WriteFile(path, binary, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func ExampleOutcome() {

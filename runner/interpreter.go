@@ -28,10 +28,10 @@ type Interpreter struct {
 // oldestMinor is the oldest 3.x the harness runs on.
 const oldestMinor = 11
 
-// FindInterpreter picks the Python for runtime, by looking at files and without running any: explicit when it is given,
-// the runtime's own version otherwise, and failing that the newest Python from 3.11 on, which warning then says. With
-// strict there is no such replacement. An interpreter that lacks requests is taken only when none has it. The error
-// wraps ErrNoPython.
+// FindInterpreter picks the Python for runtime, by looking at files and without running any where those tell: explicit
+// when it is given, the runtime's own version otherwise, and failing that the newest Python from 3.11 on, which warning
+// then says. With strict there is no such replacement. An interpreter that lacks requests is taken only when none has
+// it. The error wraps ErrNoPython.
 func FindInterpreter(runtime Runtime, explicit string, strict bool) (found Interpreter, warning string, err error) {
 	if explicit != "" {
 		return explicitInterpreter(explicit, runtime)
@@ -65,14 +65,36 @@ func explicitInterpreter(path string, runtime Runtime) (Interpreter, string, err
 		return Interpreter{}, "", fmt.Errorf("%w: %w", ErrNoPython, err)
 	}
 	found := inspect(resolveShim(resolved))
+	if found.Version == "" {
+		if found.Version, err = askVersion(found.Path); err != nil {
+			return Interpreter{}, "", fmt.Errorf("%w: %q does not answer as a python3 would", ErrNoPython, path)
+		}
+	}
 	if found.Version != "" && found.Version != runtime.Version() {
 		return found, fmt.Sprintf("%s asks for python %s; running on %s (%s) as told", runtime, runtime.Version(), found.Path, found.Version), nil
 	}
 	return found, "", nil
 }
 
-// shimTimeout bounds the one start of a shim.
-const shimTimeout = 10 * time.Second
+// startTimeout bounds the one start of what may be a Python.
+const startTimeout = 10 * time.Second
+
+// askVersion starts a Python whose path does not tell its version.
+func askVersion(path string) (string, error) {
+	answer, err := ask(path, "import sys; print('%d.%d' % sys.version_info[:2])")
+	if err == nil && minor(answer) == 0 {
+		err = fmt.Errorf("%q is no version of python 3", answer)
+	}
+	return answer, err
+}
+
+// ask has a Python run a line of code, and returns what that prints.
+func ask(path, code string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	answer, err := exec.CommandContext(ctx, path, "-I", "-S", "-c", code).Output()
+	return strings.TrimSpace(string(answer)), err
+}
 
 // resolveShim asks the shell script of a version manager, which takes long and would not be found inside the sandbox, once
 // which Python it stands for. Whatever does not answer is left as it is.
@@ -80,10 +102,7 @@ func resolveShim(path string) string {
 	if isBinary(path) {
 		return path
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), shimTimeout)
-	defer cancel()
-	answer, err := exec.CommandContext(ctx, path, "-I", "-S", "-c", "import sys; print(sys.executable)").Output()
-	if real := strings.TrimSpace(string(answer)); err == nil && filepath.IsAbs(real) && isBinary(real) {
+	if real, err := ask(path, "import sys; print(sys.executable)"); err == nil && filepath.IsAbs(real) && isBinary(real) {
 		return real
 	}
 	return path
@@ -220,6 +239,9 @@ func inspect(path string) Interpreter {
 	venv, systemPackages := readVenv(i.Prefix)
 	if !venv {
 		i.Prefix = i.Base
+		if !strings.HasPrefix(path, i.Base+"/") {
+			i.Path = real // a link from elsewhere, which is not there inside the sandbox
+		}
 	}
 	i.HasRequests = hasRequests(i.Prefix, i.Version) || (!venv || systemPackages) && hasRequests(i.Base, i.Version)
 	return i
