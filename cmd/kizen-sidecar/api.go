@@ -3,11 +3,13 @@ package main
 import (
 	"crypto/x509"
 	"log/slog"
+	"net"
 	"net/url"
 	"time"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/control"
 	"github.com/kizen/kizen-sidecar/proxy"
 )
 
@@ -36,6 +38,9 @@ func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 	root, err := parseAPIRoot(f.APIRoot)
 	if err != nil {
 		return proxy.Config{}, err
+	}
+	if root.Scheme == "http" && !f.InsecureAPI && !control.OnLoopback(net.JoinHostPort(root.Hostname(), "80")) {
+		return proxy.Config{}, usagef("--api-root %s is plain http to another machine; use https, or allow it with --insecure-api", root)
 	}
 	certificates, err := f.certificates()
 	return proxy.Config{

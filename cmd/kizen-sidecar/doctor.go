@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -135,10 +136,10 @@ func (d diagnosis) problem(required bool) error {
 		usable = usable || python.OK
 	}
 	if !usable {
-		return fmt.Errorf("%w: %s", runner.ErrNoPython, d.Pythons[0].Note)
+		return errors.New(d.Pythons[0].Note)
 	}
 	if !d.Redis.OK {
-		return fmt.Errorf("%s", d.Redis.Note)
+		return errors.New(d.Redis.Note)
 	}
 	return nil
 }

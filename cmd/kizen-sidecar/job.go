@@ -70,6 +70,8 @@ func (f jobFlags) step(stdin io.Reader) (step runner.Step, declared bool, err er
 	switch {
 	case f.Step != "" && f.Script != "":
 		return step, false, usagef("give either the step's folder or --script, not both")
+	case f.Step != "" && isFile(f.Step):
+		return step, false, usagef("%q is a file; run it with --script, or name the folder of a step", f.Step)
 	case f.Step != "":
 		step, err = runner.LoadStep(f.Step)
 		if err != nil {
@@ -92,6 +94,11 @@ func (f jobFlags) step(stdin io.Reader) (step runner.Step, declared bool, err er
 		return step, false, usagef("script %s: %w", f.Script, err)
 	}
 	return step, false, nil
+}
+
+func isFile(path string) bool {
+	about, err := os.Stat(path)
+	return err == nil && about.Mode().IsRegular()
 }
 
 func readScript(name string, stdin io.Reader) ([]byte, error) {

@@ -59,15 +59,6 @@ func (f keySetFlags) open(log *slog.Logger) (*minter.KeySet, error) {
 	return minter.GenerateKeySet()
 }
 
-// require is configured, for commands that need a key set to work on.
-func (f keySetFlags) require() (*minter.KeySet, error) {
-	keys, err := f.configured()
-	if keys == nil && err == nil {
-		return nil, usagef("no keys given; name their file or directory with --keys")
-	}
-	return keys, err
-}
-
 // reloadKeys reloads a key set when its files change and on SIGHUP, until the
 // function it returns is called, which waits for the end of it.
 func reloadKeys(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop func()) {
@@ -185,15 +176,37 @@ func (c *keysRotateCommand) Run(app *app) error {
 	return err
 }
 
+// givenKeys is a key set that has to be there.
+type givenKeys struct {
+	Keys string `help:"File or directory of keys (PEM or JWK). Default: the keys in KIZEN_SIGNING_KEYS." placeholder:"PATH"`
+}
+
+// read reads it.
+func (f givenKeys) read() (*minter.KeySet, error) {
+	keys, err := keySetFlags(f).configured()
+	if keys == nil && err == nil {
+		return nil, usagef("no keys given; name their file or directory with --keys")
+	}
+	return keys, err
+}
+
 // keysListCommand is kizen-sidecar keys list.
 type keysListCommand struct {
-	keySetFlags
+	givenKeys
 	JSON bool `help:"Print a JSON array."`
+}
+
+// Help is the long text of kizen-sidecar keys list --help.
+func (keysListCommand) Help() string {
+	return `Shows of every key what it is for, since when, and until when it verifies; no private part of any.
+
+Examples:
+  kizen-sidecar keys list --keys /etc/kizen/keys`
 }
 
 // Run is called by kong.
 func (c *keysListCommand) Run(app *app) error {
-	keys, err := c.require()
+	keys, err := c.read()
 	if err != nil {
 		return err
 	}
@@ -221,12 +234,20 @@ func formatTime(t time.Time) string {
 
 // keysJWKSCommand is kizen-sidecar keys jwks.
 type keysJWKSCommand struct {
-	keySetFlags
+	givenKeys
+}
+
+// Help is the long text of kizen-sidecar keys jwks --help.
+func (keysJWKSCommand) Help() string {
+	return `Prints what a verifier needs, as the platform serves it at /.well-known/jwks.json (RFC 7517). Sealing keys are not in it.
+
+Examples:
+  kizen-sidecar keys jwks --keys /etc/kizen/keys >jwks.json`
 }
 
 // Run is called by kong.
 func (c *keysJWKSCommand) Run(app *app) error {
-	keys, err := c.require()
+	keys, err := c.read()
 	if err != nil {
 		return err
 	}

@@ -11,8 +11,10 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -99,6 +101,7 @@ func (line *commandLine) parser(std streams) (*kong.Kong, error) {
 		kong.UsageOnError(),
 		kong.Configuration(loadConfig),
 		kong.ValueFormatter(helpText),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(readDuration)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
 }
@@ -113,7 +116,7 @@ func run(ctx context.Context, arguments []string, std streams) int {
 	}
 	command, err := parser.Parse(arguments)
 	if err != nil {
-		return fail(std, usagef("%w; see kizen-sidecar --help", err))
+		return fail(std, misread(err))
 	}
 	if line.Run.Verbose {
 		line.LogLevel = "debug"
@@ -125,6 +128,30 @@ func run(ctx context.Context, arguments []string, std streams) int {
 	command.BindTo(ctx, (*context.Context)(nil))
 	command.Bind(command)
 	return fail(std, command.Run(&app{streams: std, log: logger}))
+}
+
+// misread is a mistake in the arguments, with where to read on.
+func misread(err error) error {
+	about := "kizen-sidecar"
+	var parsing *kong.ParseError
+	if errors.As(err, &parsing) && parsing.Context.Selected() != nil {
+		about = parsing.Context.Selected().FullPath()
+	}
+	return usagef("%w; see %s --help", err, about)
+}
+
+// readDuration reads the value of a flag. It is kong's mapper.
+func readDuration(from *kong.DecodeContext, into reflect.Value) error {
+	var text string
+	if err := from.Scan.PopValueInto("duration", &text); err != nil {
+		return err
+	}
+	duration, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("%q is not a duration; write it like 30s or 5m", text)
+	}
+	into.SetInt(int64(duration))
+	return nil
 }
 
 // fail reports err on standard error, in one line, and returns its exit code.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
@@ -32,6 +34,15 @@ type policyCommand struct {
 // policyCheckCommand is kizen-sidecar policy check.
 type policyCheckCommand struct {
 	Paths []string `arg:"" name:"path" help:"Cedar files, and directories of *.cedar files." placeholder:"FILE|DIR"`
+}
+
+// Help is the long text of kizen-sidecar policy check --help.
+func (policyCheckCommand) Help() string {
+	return `Reports every mistake with its file, line and rule, and exits with 2.
+
+Examples:
+  kizen-sidecar policy check rules/
+  kizen-sidecar policy check own.cedar team.cedar`
 }
 
 // Run is called by kong.
@@ -81,6 +92,9 @@ func (c *policyExplainCommand) Run(ctx context.Context, app *app) error {
 	engine, err := c.engine()
 	if err != nil {
 		return err
+	}
+	if !httpguts.ValidHeaderFieldName(c.Method) { // a method is a token, as a field's name is
+		return usagef("%q is no HTTP method", c.Method)
 	}
 	account := policy.Account{ID: c.UserID, Type: c.AccountType, BusinessID: c.BusinessID}
 	if account.ID == "" {

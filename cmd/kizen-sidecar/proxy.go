@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/control"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/proxy"
@@ -123,6 +124,12 @@ func (c *proxyCommand) withdraw(app *app) {
 }
 
 func (c *proxyCommand) validate() (fs.FileMode, error) {
+	if err := checkAddress("--listen", c.Listen); err != nil {
+		return 0, err
+	}
+	if !control.OnLoopback(c.Listen) {
+		return 0, usagef("--listen %s can be reached from other machines; use 127.0.0.1", c.Listen)
+	}
 	mode, err := strconv.ParseUint(c.EnvFileMode, 8, 9)
 	if err != nil {
 		return 0, usagef("--env-file-mode %q is not an octal mode; write it like 0600", c.EnvFileMode)

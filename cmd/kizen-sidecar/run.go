@@ -97,6 +97,21 @@ func (c *runCommand) report(done executed) error {
 	return nil
 }
 
+// checkReport refuses a place that no report can be written to, before
+// anything has run for it.
+func (c *runCommand) checkReport() error {
+	if c.Report == "" {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Dir(c.Report)); err != nil {
+		return usagef("--report %q: no such folder; make it first", c.Report)
+	}
+	if about, err := os.Stat(c.Report); err == nil && about.IsDir() {
+		return usagef("--report %q is a folder; name a file", c.Report)
+	}
+	return nil
+}
+
 // executed is an execution and what became of it.
 type executed struct {
 	execution.Outcome
@@ -113,10 +128,8 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	if done.target, err = c.resolve(app.log); err != nil {
 		return done, err
 	}
-	if folder := filepath.Dir(c.Report); c.Report != "" {
-		if _, err := os.Stat(folder); err != nil {
-			return done, usagef("--report %q: no such folder; make it first", c.Report)
-		}
+	if err := c.checkReport(); err != nil {
+		return done, err
 	}
 	granted, err := c.check(app.log)
 	if err != nil {

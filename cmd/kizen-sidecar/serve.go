@@ -179,6 +179,9 @@ func (s *service) serve(ctx context.Context) error {
 // callers are those who may call. Everybody may, where nobody else can.
 func (c *serveCommand) callers(app *app) (*control.Callers, error) {
 	if c.Callers == "" {
+		if err := checkAddress("--listen", c.Listen); err != nil {
+			return nil, err
+		}
 		if !control.OnLoopback(c.Listen) {
 			return nil, usagef("--listen %s can be reached from other machines; say who may call with --callers, or listen on 127.0.0.1", c.Listen)
 		}

@@ -192,7 +192,7 @@ func (w *workshop) begin(s shift) error {
 }
 
 func (w *workshop) drain(ctx context.Context, s shift) {
-	w.log.Info("draining", "running", s.running(), "drain_timeout", w.flags.DrainTimeout)
+	w.log.Info("draining", "running", s.running(), "drain_timeout", w.flags.DrainTimeout.String())
 	limited, cancel := context.WithTimeout(ctx, w.flags.DrainTimeout)
 	defer cancel()
 	s.drain(limited)
