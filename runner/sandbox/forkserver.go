@@ -187,7 +187,9 @@ func (f *ForkServer) Fork(ctx context.Context, spec Spec) (*Process, error) {
 		defer close(p.done)
 		p.supervise(ctx)
 	}()
-	if err := p.await(stage.Ready, stage.Started); err != nil {
+	err = p.await(stage.Ready, stage.Started)
+	close(p.handedOver)
+	if err != nil {
 		p.abandon()
 		return nil, errors.Join(ctx.Err(), err)
 	}
@@ -199,7 +201,7 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 	s := f.sandbox
 	number := s.started.Add(1)
 	limits := spec.Limits.withDefaults()
-	p := &Process{job: f.job, ns: s.namespaces(number, false), done: make(chan struct{}), group: &group{}}
+	p := &Process{job: f.job, ns: s.namespaces(number, false), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
 	var err error
 	if p.group, err = s.groups.create(number, limits, 1); err != nil {
 		return nil, err

@@ -42,7 +42,7 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 		}
 		ownNetwork = false
 	}
-	p := &Process{ns: s.namespaces(number, ownNetwork), done: make(chan struct{}), group: &group{}, unwatched: spec.forkServer}
+	p := &Process{ns: s.namespaces(number, ownNetwork), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}, unwatched: spec.forkServer}
 	if spec.forkServer {
 		p.ns.serveForks(s.config.UID)
 	}

@@ -12,8 +12,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -237,47 +240,103 @@ func leftovers(t *testing.T, s *Sandbox) map[string]string {
 	return left
 }
 
+// namesNamespaces prints which namespaces a program is in.
+const namesNamespaces = "import os\nfor n in os.listdir('/proc/self/ns'): print(os.readlink('/proc/self/ns/' + n), flush=True)\n"
+
+// kindsOfExecutions end in every way that there is, and try to leave something behind.
+var kindsOfExecutions = []struct {
+	name, code string
+	change     func(*Spec)
+}{
+	{"falls off the end", "pass", nil},
+	{"raises", "raise ValueError", nil},
+	{"exits", "raise SystemExit(3)", nil},
+	{"exits at once", "os._exit(7)", nil},
+	{"cannot be parsed", "x = = 1", nil},
+	{"kills itself", "os.kill(os.getpid(), 9)", nil},
+	{"kills its group", "os.killpg(0, 9)", nil},
+	{"kills what it can", "os.kill(-1, 9)", nil},
+	{"crashes", "import ctypes; ctypes.string_at(0)", nil},
+	{"overflows the stack", "import sys; sys.setrecursionlimit(10**9)\nclass A:\n def __repr__(self): return repr(self)\nrepr(A())", nil},
+	{"closes every descriptor", "os.closerange(0, 1024); os._exit(5)", nil},
+	{"opens descriptors until there are no more", "while True: os.dup(0)", func(spec *Spec) { spec.Limits.OpenFiles = 64 }},
+	{"leaves a thread", "import threading, time\nthreading.Thread(target=time.sleep, args=(999,)).start(); os._exit(4)", nil},
+	{"leaves daemons", survivors, nil},
+	{"leaves processes that are stopped", "import signal\nfor _ in range(3):\n if os.fork() == 0: os.setsid(); os.kill(os.getpid(), signal.SIGSTOP)", nil},
+	{"leaves files", "for d in (os.environ['HOME'], '/dev/shm'): open(d + '/kizen-step-x', 'w').write('x')", nil},
+	{"leaves shared memory", "import multiprocessing.shared_memory as m\nm.SharedMemory('kizen-step-x', True, 4096)\nos._exit(0)", nil},
+	{"leaves a queue", "import multiprocessing as m; m.Queue(); os._exit(0)", nil},
+	{"leaves sockets", "import socket\na = socket.create_server(('127.0.0.1', 0)); b = socket.socket(socket.AF_UNIX); b.bind(os.environ['HOME'] + '/s'); os._exit(0)", nil},
+	{"takes too much memory", "x = bytearray(os.urandom(1 << 20) * 99)\nwhile True: x += x", func(spec *Spec) { spec.Limits.Memory = 64 * mib }},
+	{"takes too much time", "while True: pass", func(spec *Spec) { spec.Limits.CPU = 20 * time.Millisecond }},
+	{"prints without end", "while True: os.write(1, bytes(65536))", func(spec *Spec) { spec.Stdout, spec.Limits.CPU = nil, 20*time.Millisecond }},
+	{"forks without end", "while True: os.fork()", func(spec *Spec) { spec.Limits.CPU, spec.Limits.Processes = 20*time.Millisecond, 16 }},
+	{"forks daemons without end", "while True:\n try:\n  if os.fork() == 0: os.setsid()\n except OSError: pass", func(spec *Spec) { spec.Limits.CPU, spec.Limits.Processes = 20*time.Millisecond, 16 }},
+}
+
+// executionsVariable asks for so many executions of each kind, in place of a few hundred of all kinds.
+const executionsVariable = "KIZEN_TEST_EXECUTIONS"
+
 func TestNothingIsLeftAfterManyExecutions(t *testing.T) {
-	kinds := []struct {
-		code   string
-		change func(*Spec)
-	}{
-		{"open('/tmp/kizen-step-x', 'w').write('x')", nil},
-		{"open('/dev/shm/kizen-step-x', 'w').write('x')", nil},
-		{survivors, nil},
-		{"import os; os.kill(os.getpid(), 9)", nil},
-		{"import multiprocessing as m; m.Queue(); m.shared_memory", nil},
-		{"x = bytearray(200 << 20)", func(spec *Spec) { spec.Limits.Memory = 64 * mib }},
-		{"import socket; socket.create_server(('127.0.0.1', 0))", nil},
-		{"import os\nwhile True: os.fork()", func(spec *Spec) { spec.Limits.CPU = 1 }},
+	kinds, executions := kindsOfExecutions, 500
+	if each, err := strconv.Atoi(os.Getenv(executionsVariable)); err == nil {
+		executions = each * len(kinds)
 	}
 	each(t, all, func(t *testing.T, s *Sandbox) {
 		run(t, s, "pass", nil)
 		before := leftovers(t, s)
-		namespaces := make(map[string]bool)
-		for i := range 40 {
-			kind := kinds[i%len(kinds)]
-			run(t, s, kind.code, kind.change)
-			r := run(t, s, "import os\nfor n in os.listdir('/proc/self/ns'): print(os.readlink('/proc/self/ns/' + n))", nil)
-			if s.holds(layerPID) {
-				for _, name := range strings.Fields(r.out) {
-					namespaces[name] = true
-				}
+		start, stop := starts(s), func() {}
+		if _, forks := forking.Load(s); forks {
+			server := newForkServer(t, Spec{})
+			start = func(ctx context.Context, spec Spec) (*Process, func(), error) {
+				process, err := execute(ctx, server, spec)
+				return process, func() {}, err
 			}
+			stop = func() { server.Kill(); server.Wait() }
 		}
+		own := ownNamespaces(t, "/proc/self/ns/*")
+		var (
+			numbers atomic.Int64
+			running sync.WaitGroup
+			mu      sync.Mutex
+			foreign = make(map[string]bool)
+		)
+		for range slots(s) {
+			running.Go(func() {
+				for i := int(numbers.Add(1)) - 1; i < executions; i = int(numbers.Add(1)) - 1 {
+					kind := kinds[i%len(kinds)]
+					r, err := try(t.Context(), start, namesNamespaces+kind.code, kind.change)
+					if err != nil || r.Err != nil {
+						t.Errorf("%s: %v, %v", kind.name, err, r.Err)
+					}
+					mu.Lock()
+					for name := range strings.FieldsSeq(r.out) {
+						if !own[name] {
+							foreign[name] = true
+						}
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		running.Wait()
+		stop()
 		for what, now := range leftovers(t, s) {
 			if now != before[what] {
 				t.Errorf("%s: before %s, after %s", what, before[what], now)
 			}
 		}
-		own := ownNamespaces(t, "/proc/self/ns/*")
 		for _, pid := range ours(t) {
 			for name := range ownNamespaces(t, "/proc/"+pid+"/ns/*") {
-				if namespaces[name] && !own[name] {
+				if foreign[name] {
 					t.Errorf("namespace %s is still in use by process %s", name, pid)
 				}
 			}
 		}
+		if s.holds(layerPID) && len(foreign) == 0 {
+			t.Error("no program had a namespace of its own")
+		}
+		t.Logf("%d executions of %d kinds, in %d namespaces of their own", executions, len(kinds), len(foreign))
 	})
 }
 

@@ -39,16 +39,15 @@ func (l Limits) rlimits(memoryCounted, processesCounted bool, others int) []stag
 }
 
 // otherProcesses estimates how many processes and threads that are none of the program's its RLIMIT_NPROC counts: none for
-// a user of its own, the stage's in a user namespace (twice, since it keeps as much in reserve), and without one all of the
-// sidecar's user.
+// a user of its own, the stage's in a user namespace, and without one all of the sidecar's user.
 func otherProcesses(ns namespaces) int {
 	switch {
 	case ns.step != nil:
 		return 0
 	case ns.mapSelf != nil:
-		return 2 * stage.Threads
+		return stage.Threads
 	}
-	count := 2 * stage.Threads
+	count := stage.Threads
 	entries, _ := filepath.Glob("/proc/[0-9]*")
 	for _, entry := range entries {
 		info, err := os.Stat(entry)

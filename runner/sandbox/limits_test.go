@@ -5,6 +5,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,20 +91,20 @@ print(n)`, func(spec *Spec) { spec.Limits.Processes = 40 })
 	})
 }
 
-func TestAForkBombIsContained(t *testing.T) {
-	bombs := []struct{ name, code string }{
-		{"that fills its limit", `
+// bombs fork for as long as they are let.
+var bombs = []struct{ name, code string }{
+	{"that fills its limit", `
 import os
 while True:
     try: os.fork()
     except OSError: pass`},
-		{"in sessions of their own", `
+	{"in sessions of their own", `
 import os
 while True:
     try:
         if os.fork() == 0: os.setsid()
     except OSError: pass`},
-		{"that hops from id to id", `
+	{"that hops from id to id", `
 import os
 for _ in range(8): os.fork()
 while True:
@@ -111,7 +113,9 @@ while True:
         os.setsid()
         for _ in range(10000): pass
     except OSError: pass`},
-	}
+}
+
+func TestAForkBombIsContained(t *testing.T) {
 	each(t, all, func(t *testing.T, s *Sandbox) {
 		for _, bomb := range bombs {
 			t.Run(bomb.name, func(t *testing.T) {
@@ -127,6 +131,32 @@ while True:
 				}
 			})
 		}
+	})
+}
+
+// TestAFullProcessTableLeavesTheFirstProcessAlive fills the limit at once, many times and side by side: whatever the first
+// process still has to start then, it cannot.
+func TestAFullProcessTableLeavesTheFirstProcessAlive(t *testing.T) {
+	const bomb = `
+import os
+while True:
+    try: os.fork()
+    except OSError:
+        if os.getsid(0) == os.getpid(): os._exit(9)`
+	each(t, all, func(t *testing.T, s *Sandbox) {
+		var numbers atomic.Int64
+		var running sync.WaitGroup
+		for range slots(s) {
+			running.Go(func() {
+				for numbers.Add(1) <= 50 {
+					r, err := try(t.Context(), starts(s), bomb, func(spec *Spec) { spec.Limits.Processes = 16 })
+					if err != nil || r.Err != nil || r.Code != 9 || s.holds(layerPidsCgroup) && !r.ProcessesRefused {
+						t.Errorf("got %+v, %v", r, err)
+					}
+				}
+			})
+		}
+		running.Wait()
 	})
 }
 

@@ -101,6 +101,9 @@ func (ns namespaces) forkRequest(first int) stage.ForkRequest {
 	return request
 }
 
+// shared reports whether a program runs as the sidecar's own user, among the sidecar's own processes.
+func (ns namespaces) shared() bool { return !ns.ownPIDs() && ns.step == nil }
+
 // stepID is the user id that the step sees itself as.
 func (ns namespaces) stepID() int {
 	switch {

@@ -55,8 +55,10 @@ type Process struct {
 	// unwatched: only the kernel keeps its limits.
 	unwatched bool
 
-	done chan struct{}
-	exit Exit
+	// handedOver is closed when nobody else reads events any more.
+	handedOver chan struct{}
+	done       chan struct{}
+	exit       Exit
 
 	killed  sync.Once
 	ordered bool // Kill was called; guarded by killed
@@ -126,7 +128,9 @@ func (s *Sandbox) attempt(ctx context.Context, spec Spec) (*Process, error) {
 		<-p.done
 		return nil, err
 	}
-	if err := p.handOver(); err != nil {
+	err = p.handOver()
+	close(p.handedOver)
+	if err != nil {
 		p.abandon()
 		return nil, errors.Join(ctx.Err(), err)
 	}
@@ -167,6 +171,8 @@ func (p *Process) supervise(ctx context.Context) {
 		watcher.Go(func() { p.monitor.watch(watching, func() { p.end(false) }) })
 	}
 	cpu, err := p.leader.wait()
+	// A program may be quicker to end than the events that it began are read.
+	<-p.handedOver
 	close(watching)
 	watcher.Wait()
 	p.exit = p.outcome(cpu, err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -158,6 +159,14 @@ func newSandbox(t *testing.T, config Config) *Sandbox {
 	return s
 }
 
+// slots is how many programs may run side by side, each with all the processes that it may have.
+func slots(s *Sandbox) int {
+	if ns := s.namespaces(0, false); ns.shared() {
+		return 1 // they are all of one user, which is what the kernel counts for
+	}
+	return 2 * runtime.NumCPU()
+}
+
 // result is what a program printed and how it ended.
 type result struct {
 	Exit
@@ -167,31 +176,44 @@ type result struct {
 // run starts Python code in a sandbox and waits for it.
 func run(t *testing.T, s *Sandbox, code string, change func(*Spec)) result {
 	t.Helper()
+	r, err := try(t.Context(), starts(s), code, change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Err != nil {
+		t.Errorf("the sandbox failed: %v", r.Err)
+	}
+	return r
+}
+
+// starter starts a program; stop ends what was started for it alone.
+type starter func(ctx context.Context, spec Spec) (process *Process, stop func(), err error)
+
+func starts(s *Sandbox) starter {
+	return func(ctx context.Context, spec Spec) (*Process, func(), error) { return start(ctx, s, spec) }
+}
+
+func try(ctx context.Context, start starter, code string, change func(*Spec)) (result, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return result{}, err
+	}
+	defer r.Close()
 	spec := Spec{
 		Argv: []string{python, "-I", "-S", "-c", code},
-		Env:  []string{"PATH=/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"},
+		Env:  []string{"PATH=/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"}, Stdout: w, Stderr: w,
 	}
 	if change != nil {
 		change(&spec)
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	spec.Stdout, spec.Stderr = w, w
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	process, stop, err := start(ctx, s, spec)
+	process, stop, err := start(ctx, spec)
 	w.Close()
 	if err != nil {
-		t.Fatal(err)
+		return result{}, err
 	}
 	defer stop()
 	out, _ := io.ReadAll(r)
-	exit := process.Wait()
-	if exit.Err != nil {
-		t.Errorf("the sandbox failed: %v", exit.Err)
-	}
-	return result{exit, strings.TrimSpace(string(out))}
+	return result{process.Wait(), strings.TrimSpace(string(out))}, nil
 }

@@ -13,8 +13,7 @@ const ControlFD = 3
 // MaxPacket is the size in bytes of the largest Job or Event.
 const MaxPacket = 160 << 10
 
-// Threads is how many threads the stage has, at most. Where it runs as the step's user they count as the step's do, and
-// the stage keeps that much room for itself: a process in Go that cannot start a thread dies.
+// Threads is how many threads the stage has, at most. They count as the step's do where one limit holds for both.
 const Threads = 8
 
 // A Job tells the stage what to build and what to start in it. It comes from the sidecar alone.

@@ -39,33 +39,11 @@ func (s *step) start() error {
 		return fmt.Errorf("execute %q: %w", s.job.Argv[0], err)
 	}
 	s.pid = pid
-	if err := s.reserveThreads(); err != nil {
-		_ = unix.Kill(pid, unix.SIGKILL)
-		return err
-	}
 	resetSignals()
 	for _, fd := range files[1:] {
 		_ = unix.Dup2(0, int(fd))
 	}
 	go s.endWithSidecar()
-	return nil
-}
-
-// reserveThreads lowers the step's limit on processes below the stage's own, where both count for the same user. The
-// step has just been executed; the sidecar has not been told yet, and has sent it nothing to run.
-func (s *step) reserveThreads() error {
-	if s.job.Step != nil || s.job.ForkServer {
-		return nil
-	}
-	var limit unix.Rlimit
-	if err := unix.Prlimit(s.pid, unix.RLIMIT_NPROC, nil, &limit); err != nil {
-		return fmt.Errorf("read the step's limit on processes: %w", err)
-	}
-	limit.Cur = max(limit.Cur, Threads) - Threads
-	limit.Max = limit.Cur
-	if err := unix.Prlimit(s.pid, unix.RLIMIT_NPROC, &limit, nil); err != nil {
-		return fmt.Errorf("set the step's limit on processes: %w", err)
-	}
 	return nil
 }
 

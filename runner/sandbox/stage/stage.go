@@ -54,6 +54,7 @@ func run() error {
 	if err := unix.CloseRange(ControlFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
 	}
+	startThreads()
 	job, err := receive()
 	if err != nil {
 		return err
