@@ -8,8 +8,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -79,7 +77,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	own := s.holds(stage.LayerFileSystem) && p.ns.isolated
 	if own {
 		job.Mounts = append(s.tree.build(real, p.ns.stepID(), limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc), spec.forkServer), links...)
-	} else if err := p.makeScratch(); err != nil {
+	} else if err := s.giveScratch(p); err != nil {
 		return err
 	}
 	if s.holds(stage.LayerUTS) {
@@ -91,25 +89,6 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	if s.holds(stage.LayerSeccomp) {
 		job.Filter = s.filter
 	}
-	return nil
-}
-
-// makeScratch gives the program a directory in place of /tmp where it cannot have a file system of its own.
-func (p *Process) makeScratch() error {
-	dir, err := os.MkdirTemp("", fmt.Sprintf("kizen-step-%d-", os.Getpid()))
-	if err != nil {
-		return fmt.Errorf("make a private directory: %w", err)
-	}
-	p.scratch, p.job.Dir = dir, dir
-	if id := p.job.Step; id != nil {
-		if err := os.Chown(dir, int(id.UID), int(id.GID)); err != nil {
-			return fmt.Errorf("hand over the private directory: %w", err)
-		}
-	}
-	p.job.Env = slices.DeleteFunc(slices.Clone(p.job.Env), func(variable string) bool {
-		return strings.HasPrefix(variable, "HOME=") || strings.HasPrefix(variable, "TMPDIR=")
-	})
-	p.job.Env = append(p.job.Env, "HOME="+dir, "TMPDIR="+dir)
 	return nil
 }
 
@@ -215,6 +194,9 @@ func (p *Process) closeInherited() {
 
 // handOver sends the job and waits until the program runs.
 func (p *Process) handOver() error {
+	if err := p.guard(); err != nil {
+		return err
+	}
 	packet, err := json.Marshal(p.job)
 	if err != nil {
 		return fmt.Errorf("encode the stage's job: %w", err)

@@ -146,18 +146,7 @@ func TestTheStepDiesWithTheSidecar(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
 			code := survivors + "print('up', flush=True)\nwhile True: pass"
-			sidecar := exec.Command("/proc/self/exe", kind, python, "-I", "-S", "-c", code, marker)
-			sidecar.Env = append(os.Environ(), helperVariable+"=sidecar")
-			out, err := sidecar.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := sidecar.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
-				t.Errorf("got %q, %v", line, err)
-			}
+			sidecar := sidecarWith(t, kind, code, marker)
 			// Handles taken before the death of what they stand for cannot be confused with anything later.
 			var handles []unix.PollFd
 			for _, pid := range processesWith(marker) {

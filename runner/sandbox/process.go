@@ -46,7 +46,7 @@ type Process struct {
 	job      *stage.Job
 	ns       namespaces
 	group    *group
-	scratch  string     // the private directory where there is no private file system
+	scratch  *scratch   // nil where there is a private file system
 	inherits []*os.File // the first process's descriptors, until it has been started
 	leader   leader     // set before Start returns
 	control  *net.UnixConn
@@ -223,8 +223,8 @@ func (p *Process) clean() {
 		_ = p.control.Close()
 	}
 	p.group.remove()
-	if p.scratch != "" {
-		_ = os.RemoveAll(p.scratch)
+	if p.scratch != nil {
+		p.scratch.remove()
 	}
 }
 

@@ -20,7 +20,8 @@ const (
 	ModeAuto Mode = "auto"
 	// ModeRequired refuses to start anything unless every layer of isolation holds.
 	ModeRequired Mode = "required"
-	// ModeOff keeps the resource limits and the certainty that nothing survives, and isolates nothing.
+	// ModeOff keeps the resource limits and kills what a program leaves behind, and isolates nothing: a program that means to
+	// can kill the first process, and stay.
 	ModeOff Mode = "off"
 )
 
@@ -53,6 +54,8 @@ type Sandbox struct {
 
 	started atomic.Uint32 // numbers the programs
 	probed  sync.Once
+
+	sweepScratch sync.Once
 
 	mu      sync.Mutex
 	missing map[string]string // layer: why

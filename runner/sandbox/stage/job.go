@@ -41,6 +41,8 @@ type Job struct {
 	Landlock *Landlock `json:"landlock,omitempty"`
 	// Filter is a seccomp program, an array of struct sock_filter; empty applies none.
 	Filter []byte `json:"filter,omitempty"`
+	// Guard is a second such program.
+	Guard []byte `json:"guard,omitempty"`
 	// Hostname replaces the host's; empty where the stage has no UTS namespace.
 	Hostname string `json:"hostname,omitempty"`
 	// HideCgroups gives the step a cgroup namespace, so that it does not learn where on the host it lives.

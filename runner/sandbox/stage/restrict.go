@@ -88,19 +88,21 @@ func allow(ruleset int, path string, access uint64) error {
 	return landlock.LandlockAddPathBeneathRule(ruleset, &landlock.PathBeneathAttr{AllowedAccess: access, ParentFd: fd}, 0)
 }
 
-// installFilter applies the seccomp program to this thread, the one that will start the step. It is the last thing done
-// before that, since it denies most of what came before.
-func installFilter(job *Job) error {
-	if len(job.Filter) == 0 {
-		return nil
-	}
-	program := unix.SockFprog{
-		Len:    uint16(len(job.Filter) / unix.SizeofSockFilter),
-		Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(job.Filter))),
-	}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
-	if errno != 0 {
-		return fmt.Errorf("install the filter: %w", errno)
+// installFilters applies the seccomp programs to this thread, the one that will start the step. It is the last thing done
+// before that, since they deny most of what came before.
+func installFilters(job *Job) error {
+	for _, filter := range [][]byte{job.Guard, job.Filter} {
+		if len(filter) == 0 {
+			continue
+		}
+		program := unix.SockFprog{
+			Len:    uint16(len(filter) / unix.SizeofSockFilter),
+			Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(filter))),
+		}
+		_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
+		if errno != 0 {
+			return fmt.Errorf("install a filter: %w", errno)
+		}
 	}
 	return nil
 }

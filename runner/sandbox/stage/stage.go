@@ -74,7 +74,7 @@ func run() error {
 		{LayerIdentity, dropCapabilities, true},
 		{LayerNoNewPrivs, forbidNewPrivileges, false},
 		{LayerLandlock, restrictPaths, true},
-		{LayerSeccomp, installFilter, true},
+		{LayerSeccomp, installFilters, true},
 	} {
 		if layer.fork && job.ForkServer {
 			continue

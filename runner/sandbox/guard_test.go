@@ -1,0 +1,193 @@
+package sandbox
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// againstTheFirstProcess tries all ways to end, limit or slow down what must outlive the step. No attempt does harm where it
+// succeeds: signal 0 only asks, and limits are only read.
+const againstTheFirstProcess = `
+SYS = {"x86_64": (62, 234, 129, 297, 200, 424, 302, 203, 144, 142, 314, 251),
+       "aarch64": (129, 131, 138, 240, 130, 424, 261, 122, 119, 118, 274, 30)}[os.uname().machine]
+kill, tgkill, sigqueue, tgsigqueue, tkill, pidfd, prlimit, affinity, scheduler, parameters, attributes, ioprio = SYS
+stage, zeroes = os.getppid(), ctypes.create_string_buffer(128)
+for target in (stage, SIDECAR, -stage, -SIDECAR, -GROUP, -1):
+    sys_refused(f"kill {target}", kill, target, 0)
+    sys_refused(f"kill {target} with the upper half set", kill, target | 1 << 40, 0)
+    sys_refused(f"rt_sigqueueinfo {target}", sigqueue, target, 0, zeroes)
+for target in (stage, SIDECAR):
+    sys_refused("tgkill", tgkill, target, target, 0)
+    sys_refused("rt_tgsigqueueinfo", tgsigqueue, target, target, 0, zeroes)
+    sys_refused("tkill", tkill, target, 0)
+    sys_refused("prlimit", prlimit, target, 0, 0, zeroes)
+    sys_refused("sched_setaffinity", affinity, target, 0, 0)
+    sys_refused("sched_setscheduler", scheduler, target, -1, 0)
+    sys_refused("sched_setparam", parameters, target, 0)
+    sys_refused("sched_setattr", attributes, target, 0, 0)
+    sys_refused("ioprio_set", ioprio, 1, target, -1)
+    refused("setpriority", lambda: os.setpriority(os.PRIO_PROCESS, target, 0), errno.EPERM)
+    sys_refused("pidfd_send_signal", pidfd, os.pidfd_open(target), 0, 0, 0)
+refused("setpriority of the user", lambda: os.setpriority(os.PRIO_USER, 0, 0), errno.EPERM)
+import fcntl
+a, b = socket.socketpair()
+refused("F_SETOWN", lambda: fcntl.fcntl(a, fcntl.F_SETOWN, stage), errno.EPERM)
+refused("F_SETOWN_EX", lambda: fcntl.fcntl(a, 15, struct.pack("ii", 1, stage)), errno.EPERM)
+for command in (0x8901, 0x8902): refused("owner of a socket", lambda: fcntl.ioctl(a, command, struct.pack("i", stage)), errno.EPERM)
+`
+
+// stillAllowed is what programs do to themselves and their children.
+const stillAllowed = `
+import resource, signal, threading
+child = os.fork()
+if child == 0: signal.pause()
+os.kill(child, 0); os.kill(child, signal.SIGTERM); os.waitpid(child, 0)
+group = os.fork()
+if group == 0: os.setpgid(0, 0); signal.pause()
+while os.getpgid(group) != group: pass
+os.killpg(group, signal.SIGKILL); os.waitpid(group, 0)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.raise_signal(signal.SIGUSR1); signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+resource.getrlimit(resource.RLIMIT_CPU); os.nice(1); os.sched_setaffinity(0, os.sched_getaffinity(0))
+os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0))
+`
+
+// TestTheFirstProcessCannotBeKilledByItsOwnUser is for the machine that offers the least: a step of the sidecar's own user
+// that sees all of its processes.
+func TestTheFirstProcessCannotBeKilledByItsOwnUser(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("as an ordinary user")
+	}
+	names := fmt.Sprintf("SIDECAR, GROUP = %d, %d\n", os.Getpid(), syscall.Getpgrp())
+	for name, without := range map[string][]string{"with Landlock": bare, "without": slices.Concat(bare, []string{"landlock"})} {
+		t.Run(name, func(t *testing.T) {
+			s := newSandbox(t, Config{without: without})
+			if r := run(t, s, prelude+names+againstTheFirstProcess, nil); r.out != "" || r.Code != 0 {
+				t.Errorf("%+v:\n%s", r.Exit, r.out)
+			}
+			if r := run(t, s, prelude+stillAllowed, nil); r.out != "" || r.Code != 0 {
+				t.Errorf("%+v:\n%s", r.Exit, r.out)
+			}
+		})
+	}
+}
+
+// sidecarWith starts a sidecar in a process of its own, and returns when its program has printed a line.
+func sidecarWith(t *testing.T, kind, code, marker string) *exec.Cmd {
+	t.Helper()
+	sidecar := exec.Command("/proc/self/exe", kind, python, "-I", "-S", "-c", code, marker)
+	sidecar.Env = append(os.Environ(), helperVariable+"=sidecar")
+	out, err := sidecar.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sidecar.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = sidecar.Process.Kill()
+		_ = sidecar.Wait() // killed
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	return sidecar
+}
+
+// eventually waits for something that must come about.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after 30 s it still does not hold that %s", what)
+		}
+	}
+}
+
+func TestAForkBombDiesWithTheSidecar(t *testing.T) {
+	for _, kind := range []string{"full", "forks", "bare"} {
+		for _, bomb := range bombs {
+			t.Run(kind+" "+bomb.name, func(t *testing.T) {
+				marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
+				sidecar := sidecarWith(t, kind, "import os, time\nprint('up', flush=True)\nif os.fork(): time.sleep(600)\n"+bomb.code, marker)
+				eventually(t, "the bomb has grown", func() bool { return len(processesWith(marker)) > 10 })
+				if err := sidecar.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "nothing of it is left", func() bool { return len(processesWith(marker)) == 0 })
+			})
+		}
+	}
+}
+
+func TestDirectoriesOfDeadSidecarsAreRemoved(t *testing.T) {
+	tmp := t.TempDir()
+	for _, dir := range []string{tmp, filepath.Dir(tmp)} {
+		if err := os.Chmod(dir, 0o755); err != nil { // programs have users of their own
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("TMPDIR", tmp)
+	directories := func() []string {
+		found, err := filepath.Glob(filepath.Join(tmp, scratchPrefix+"*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	const code = "import os, time; os.makedirs(os.environ['HOME'] + '/a/b'); print('up', flush=True); time.sleep(600)"
+	dead := sidecarWith(t, "bare", code, "")
+	if len(directories()) != 1 {
+		t.Fatalf("found %q", directories())
+	}
+	stale := directories()[0]
+	_ = dead.Process.Kill()
+	_ = dead.Wait() // killed
+	// Nothing of the step holds on to it.
+	eventually(t, "its first process has ended", func() bool { return len(processesIn(stale)) == 0 })
+	if _, err := os.Stat(stale + "/a/b"); err != nil {
+		t.Fatalf("the dead sidecar's directory went by itself: %v", err)
+	}
+	// Of somebody who lives, of somebody else, and what only looks like one.
+	sidecarWith(t, "bare", code, "")
+	living := directories()
+	other := filepath.Join(tmp, scratchPrefix+"1-file")
+	if err := os.WriteFile(other, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(tmp, scratchPrefix+"1-link")
+	if err := os.Symlink(t.TempDir(), link); err != nil {
+		t.Fatal(err)
+	}
+	if r := run(t, newSandbox(t, environments["no namespaces"]), "print('ok')", nil); r.out != "ok" {
+		t.Errorf("got %q", r.out)
+	}
+	if slices.Contains(living, stale) || len(living) != 1 {
+		t.Errorf("another sidecar left %q of %q", living, stale)
+	}
+	want := append(living, other, link)
+	slices.Sort(want)
+	if got := directories(); !slices.Equal(got, want) {
+		t.Errorf("left %q, want %q", got, want)
+	}
+}
+
+// processesIn lists the processes whose working directory is in a directory.
+func processesIn(dir string) []string {
+	var found []string
+	links, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil && strings.HasPrefix(target, dir) {
+			found = append(found, link)
+		}
+	}
+	return found
+}
