@@ -159,6 +159,21 @@ func TestAServerThatDiesTakesItsForksAlong(t *testing.T) {
 	}
 }
 
+func TestAServerThatDiesOverARequestFailsTheFork(t *testing.T) {
+	// What was not read turns the end of the socket into a reset connection.
+	f, err := newSandbox(t, Config{}).launchForkServer(t.Context(), Spec{Argv: []string{python, "-I", "-S", "-c",
+		"import socket; socket.socket(fileno=3).recv(1, socket.MSG_PEEK)"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err := execute(t.Context(), f, Spec{Argv: []string{"/bin/true"}})
+	if err == nil {
+		t.Errorf("got %v", process)
+	}
+	f.Kill()
+	f.Wait()
+}
+
 func TestALayerThatAForkCannotSetUpFailsTheForkAndNotTheServer(t *testing.T) {
 	for _, broken := range []struct {
 		layer  string

@@ -258,8 +258,11 @@ func receivePacket(conn *net.UnixConn) (packet []byte, descriptors []int, err er
 	if err == nil && n == 0 {
 		err = io.EOF
 	}
-	if err != nil || rightsLen == 0 {
-		return packet[:n], nil, err
+	if err != nil {
+		return nil, nil, err
+	}
+	if rightsLen == 0 {
+		return packet[:n], nil, nil
 	}
 	messages, err := unix.ParseSocketControlMessage(rights[:rightsLen])
 	if err != nil {

@@ -168,7 +168,11 @@ func TestTheStepDiesWithTheSidecar(t *testing.T) {
 			}
 			_ = sidecar.Wait()
 			for i := range handles {
-				if n, err := unix.Poll(handles[i:i+1], 1000); n != 1 {
+				n, err := unix.Poll(handles[i:i+1], 1000)
+				for err == unix.EINTR {
+					n, err = unix.Poll(handles[i:i+1], 1000)
+				}
+				if n != 1 {
 					t.Errorf("a process outlives the sidecar by more than a second: %v", err)
 				}
 			}

@@ -105,9 +105,11 @@ func sidecarHelper() int {
 			forking.Store(s, true)
 		}
 		var process *Process
-		process, _, err = start(context.Background(), s, Spec{Argv: os.Args[2:], Stdout: os.Stdout, Stderr: os.Stderr})
+		var stop func()
+		process, stop, err = start(context.Background(), s, Spec{Argv: os.Args[2:], Stdout: os.Stdout, Stderr: os.Stderr})
 		if err == nil {
 			process.Wait()
+			stop() // not before: a fork server that nobody holds ends
 		}
 	}
 	fmt.Fprintln(os.Stderr, err)
