@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/alecthomas/kong"
@@ -37,6 +38,14 @@ func grammar(t *testing.T) *kong.Kong {
 
 func TestReferenceIsWhatTheCommandLineSays(t *testing.T) {
 	reference.Check(t, "../../docs/reference/kizen-sidecar.md", grammar(t).Model, besides)
+}
+
+func TestEveryCommandsHelpHasExamples(t *testing.T) {
+	for _, command := range grammar(t).Model.Leaves(true) {
+		if !strings.Contains(command.Detail, "Examples:\n  "+command.FullPath()) {
+			t.Errorf("the help of %s has no example", command.FullPath())
+		}
+	}
 }
 
 func TestReferenceTellsOfEveryVariableThatIsLookedUp(t *testing.T) {
