@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/emulation"
 	cdplog "github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
@@ -66,6 +67,10 @@ func newTab(t *testing.T, browser context.Context) *tab {
 		switch event := event.(type) {
 		case *network.EventRequestWillBeSent:
 			seen.requests = append(seen.requests, event.Request.URL)
+		case *network.EventWebSocketCreated:
+			seen.requests = append(seen.requests, event.URL)
+		case *cdppage.EventJavascriptDialogOpening:
+			seen.said = append(seen.said, "a dialog: "+event.Message)
 		case *runtime.EventExceptionThrown:
 			seen.said = append(seen.said, event.ExceptionDetails.Error())
 		case *cdplog.EventEntryAdded:
@@ -173,6 +178,17 @@ func (b *tab) shot(name string) {
 	for _, problem := range eval[[]string](b, accessible) {
 		b.t.Errorf("%s: %s", name, problem)
 	}
+}
+
+// copied clicks a button that copies, and returns what is on the clipboard then.
+func (b *tab) copied(button string) string {
+	b.t.Helper()
+	b.do(browser.GrantPermissions([]browser.PermissionType{browser.PermissionTypeClipboardReadWrite, browser.PermissionTypeClipboardSanitizedWrite}),
+		cdppage.BringToFront(), chromedp.Click(button))
+	b.until(fmt.Sprintf(`document.querySelector(%q).textContent === "copied"`, button))
+	var text string
+	b.do(chromedp.Evaluate(`navigator.clipboard.readText()`, &text, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	return text
 }
 
 // clean checks that the page asked nobody but origin, that nothing was blocked and nothing failed.

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -111,6 +112,9 @@ func submitUI(t *testing.T, base string, wait bool, body map[string]any) string 
 
 func wireInput(t, v string) map[string]string { return map[string]string{"t": t, "v": v} }
 
+// strict is what every policy of the page ends with.
+const strict = "; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+
 func TestThePageIsThereOnlyWhenAskedForAndForCallersAlone(t *testing.T) {
 	get := func(url, token string) *http.Response {
 		request, err := http.NewRequest(http.MethodGet, url, nil)
@@ -141,7 +145,7 @@ func TestThePageIsThereOnlyWhenAskedForAndForCallersAlone(t *testing.T) {
 	}
 	page := get(base+"/ui/", "a-token-of-the-tests")
 	policy := page.Header.Get("Content-Security-Policy")
-	if page.StatusCode != http.StatusOK || !strings.HasPrefix(policy, "default-src 'none';") || strings.Contains(policy, "unsafe") {
+	if want := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'" + strict + "; frame-ancestors 'none'"; page.StatusCode != http.StatusOK || policy != want {
 		t.Errorf("%d with the policy %q", page.StatusCode, policy)
 	}
 }
@@ -186,6 +190,9 @@ func TestThePageInABrowser(t *testing.T) {
 		}
 		b.do(chromedp.Click("#scale-all"))
 		b.shot("good")
+		if got := b.copied("#copy-trace"); got != "4bf92f3577b34da6a3ce929d0e0e4736" {
+			t.Errorf("the clipboard holds %q", got)
+		}
 		b.clean(base)
 	})
 
@@ -221,13 +228,19 @@ func TestThePageInABrowser(t *testing.T) {
 	t.Run("watch one run", func(t *testing.T) {
 		b := newTab(t, browser)
 		id := submitUI(t, base, false, map[string]any{
-			"name": "Sync invoices", "runtime": "python-3-13",
+			"name": "Sync invoices", "runtime": "python-3-13", "inputs": map[string]any{"since": wireInput("d", "2026-01-31")},
 			"user_script": "outputs.log('before')\nkizen.api.get('/custom-objects')\nkizen.api.get('/slow')\nkizen.api.get('/custom-objects?page=2')\noutputs.log('after')\n",
 		})
 		b.do(chromedp.Navigate(base + "/ui/#/executions/" + id))
 		b.until(`!!document.querySelector(".page.live") && document.querySelector(".logs").innerText.includes("before") && !!document.querySelector("#call-0")`)
 		if strings.Contains(b.text(".logs"), "after") {
 			t.Error("the step has gone on")
+		}
+		if source := b.text("details[open] .source"); !strings.Contains(source, "kizen.api.get('/slow')") {
+			t.Errorf("the source cannot be followed: %q", source)
+		}
+		if inputs := b.text("[aria-labelledby=inputs-title]"); !strings.Contains(inputs, "since") || !strings.Contains(inputs, "2026-01-31") {
+			t.Errorf("the inputs are %q", inputs)
 		}
 		if !strings.Contains(b.text(".waterfall"), "running") {
 			t.Error("no bar of the time that it has been running")
@@ -298,7 +311,8 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 	dir := t.TempDir()
 	const secret = "hunter2-and-more"
 	report := filepath.Join(dir, "out.html")
-	got := sidecar(t, evilScript+"# "+secret+"\n", []string{"ACME_KEY=" + secret}, "run", "--script", "-", "--api-root", api.URL+"/api", "--report", report,
+	const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+	got := sidecar(t, evilScript+"# "+secret+"\n", []string{"ACME_KEY=" + secret, "TRACEPARENT=00-" + trace + "-00f067aa0ba902b7-01"}, "run", "--script", "-", "--api-root", api.URL+"/api", "--report", report,
 		"--input", "evil="+markup+":string", "--input", "held=my "+secret+":string", "--secret", "ACME_KEY")
 	if got.code != exitStepFailed {
 		t.Fatalf("exit code %d\n%s", got.code, got.stderr)
@@ -316,11 +330,22 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 	b := newTab(t, browser)
 	b.do(chromedp.Navigate(fileURL(report)))
 	b.until(`!!document.querySelector(".page.bad")`)
+	if outcome := b.text(".outcome"); !strings.HasPrefix(outcome, "exception") {
+		t.Errorf("the outcome is %q", outcome)
+	}
+	if got := b.copied("#copy-trace"); got != trace {
+		t.Errorf("the trace on the clipboard is %q", got)
+	}
 	b.do(chromedp.Click("#call-0"))
-	for _, want := range []string{"failed", "evil", "step", "revoke", "my [REDACTED]", "<img src=x"} {
-		if !strings.Contains(b.text("main")+" failed", want) {
+	for _, want := range []string{"evil", "step", "revoke", "my [REDACTED]", "<img src=x", trace} {
+		if !strings.Contains(b.text("main"), want) {
 			t.Errorf("the report does not show %q:\n%s", want, b.text("main"))
 		}
+	}
+	digest := `'sha256-[A-Za-z0-9+/]{43}='`
+	policy := regexp.MustCompile("^default-src 'none'; script-src " + digest + "; style-src " + digest + regexp.QuoteMeta(strict) + "$")
+	if got := eval[string](b, `document.querySelector("meta[http-equiv=Content-Security-Policy]").content`); !policy.MatchString(got) {
+		t.Errorf("the policy is %q", got)
 	}
 	if n := eval[int](b, `document.querySelectorAll("img, svg, iframe").length + document.scripts.length`); n != 2 {
 		t.Errorf("%d elements, want the two scripts of the report alone", n)

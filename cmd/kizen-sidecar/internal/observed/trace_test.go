@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -274,6 +275,21 @@ func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
 	}
 	if strings.Contains(string(c.raw), "4711") {
 		t.Error("what a step raised arrived")
+	}
+}
+
+func TestTheReportNamesTheTraceThatWasSent(t *testing.T) {
+	c := startCollector(t)
+	report := filepath.Join(t.TempDir(), "out.html")
+	ran := sidecartest.Command(t.Context(), exporting(c), "run", "--script", "-", "--report", report)
+	ran.Stdin = strings.NewReader("pass")
+	if out, err := ran.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.spans) == 0 || !strings.Contains(read(t, report), `"trace_id":"`+c.spans[0].TraceID().String()+`"`) {
+		t.Errorf("%d spans arrived, and the report names another trace", len(c.spans))
 	}
 }
 
