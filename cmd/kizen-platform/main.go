@@ -52,7 +52,7 @@ type commandLine struct {
 	RedisCA      string           `name:"redis-ca" help:"PEM file of the certificate authority that Redis's certificate is verified with. Default: the system's." placeholder:"FILE"`
 	RedisCert    string           `help:"PEM file of a client certificate for Redis." placeholder:"FILE"`
 	RedisKey     string           `help:"PEM file of the client certificate's key." placeholder:"FILE"`
-	Keys         string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages. Default: the keys in KIZEN_SIGNING_KEYS, or those that sidecars publish in Redis, and stored keys that die with this process." placeholder:"FILE|DIR"`
+	Keys         string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages, with a key that signs and one that seals. Default: the keys in KIZEN_SIGNING_KEYS, or those that sidecars publish in Redis, and stored keys that die with this process." placeholder:"FILE|DIR"`
 	ReadyFile    string           `help:"Write a JSON object with api_root and redis_url here once the platform listens. Readable by its owner alone: the URL may hold a password." placeholder:"FILE"`
 	EnvFile      string           `help:"Write KIZEN_API_ROOT and REDIS_URL here once the platform listens, for the environment of a sidecar. Readable by its owner alone." placeholder:"FILE"`
 	LogLevel     string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL"`

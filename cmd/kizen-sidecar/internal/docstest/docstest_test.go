@@ -171,6 +171,7 @@ func TestAPageThatIsNotTrueIsToldOf(t *testing.T) {
 		"one of a pipe fails":      {"'''sh\nfalse | cat\n'''", "a command failed"},
 		"another status":           {"'''sh exit=2\n(exit 1)\n'''", "the status is 1, not 2"},
 		"other output":             {"'''sh\necho one\n'''\n'''text output\ntwo\n'''", "it does not print what the page shows, but\none"},
+		"a server that ends":       {"'''sh\nkizen-nothing &\n'''", "what it starts in the background has ended"},
 		"a process is left":        {"'''sh\nsetsid sh -c 'echo up; exec sleep 300' &\ndisown\nuntil grep -q up .blocks/1.out; do :; done\n'''", `left running: ["sleep 300 "]`},
 		"a job that does not stop": {"'''sh\nbash -c 'trap \"exit 7\" TERM; echo up; while :; do read -rt 1 <> <(:); done' &\nuntil grep -q up .blocks/1.out; do :; done\n'''", " 7\n"},
 	} {

@@ -212,6 +212,9 @@ func (s *shell) await(name string, commands []Command) error {
 		if len(ready.FindAllString(s.printed(name), -1)) >= ours && (!redis || redisListens.Match(listening)) {
 			return nil
 		}
+		if children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", s.command.Process.Pid)); err == nil && len(children) == 0 && (ours > 0 || redis) {
+			return fmt.Errorf("what it starts in the background has ended\n%s", s.printed(name))
+		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("what it starts is not ready after %s\n%s", limit, s.printed(name))
 		}
