@@ -275,6 +275,20 @@ func TestNoCommandOfThePagesEscapes(t *testing.T) {
 // foreign are flags and variables that pages name and that are no command's of ours.
 var foreign = map[string]bool{"--help": true, "KIZEN_TEST_REQUIRE": true}
 
+func TestFilesThatThePagesNameExist(t *testing.T) {
+	ours := regexp.MustCompile(`^(cmd|docs|examples|minter|policy|proxy|runner|telemetry|\.ci)/[A-Za-z0-9_.*/-]*$`)
+	for _, page := range documentation(t) {
+		for _, span := range page.Spans {
+			if !ours.MatchString(span.Text) {
+				continue
+			}
+			if found, err := filepath.Glob(filepath.Join(projectRoot, span.Text)); err != nil || len(found) == 0 {
+				t.Errorf("%s:%d: there is no %s (%v)", page.Name, span.Line, span.Text, err)
+			}
+		}
+	}
+}
+
 var link = regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]*)?\)`)
 
 func TestLinksOfThePagesLeadSomewhere(t *testing.T) {
