@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
 // forking is a Python that has loaded requests and, for each line it reads, forks, runs nothing and waits; it answers with
@@ -28,8 +29,8 @@ for _ in sys.stdin:
     print(time.perf_counter_ns() - began, flush=True)
 `
 
-// BenchmarkExecution runs an empty step in turn warm and cold, beside its baselines: a fork of a loaded Python, and a Python
-// that imports requests. The metrics are medians in milliseconds.
+// BenchmarkExecution runs an empty step in turn in an interpreter that waits, in one that is forked for it, and cold, beside
+// its baselines: a bare fork of a loaded Python, and a Python that imports requests. The metrics are medians in milliseconds.
 func BenchmarkExecution(b *testing.B) {
 	p := newPool(b, 1, runner.Config{})
 	python, _, err := runner.FindInterpreter(runner.DefaultRuntime, "", false)
@@ -39,9 +40,16 @@ func BenchmarkExecution(b *testing.B) {
 	fork := startForking(b, python.Path)
 	times := map[string][]time.Duration{}
 	for b.Loop() {
-		times["fork"] = append(times["fork"], fork())
+		times["bare-fork"] = append(times["bare-fork"], fork())
 		times["warm"] = append(times["warm"], timed(b, take(b, p)))
 		began := time.Now()
+		forked, err := p.stock(runner.DefaultRuntime).fork(b.Context())
+		if forked == nil {
+			b.Skip("there are no forks here: ", err)
+		}
+		timed(b, forked)
+		times["forked"] = append(times["forked"], time.Since(began))
+		began = time.Now()
 		prepared, err := p.config.Source.Prepare(b.Context(), runner.DefaultRuntime, limits)
 		if err != nil {
 			b.Fatal(err)
@@ -60,33 +68,60 @@ func BenchmarkExecution(b *testing.B) {
 	}
 }
 
-// BenchmarkThroughput runs empty steps as fast as a full pool lets it.
+// loading is a runner that cannot fork: each interpreter of its pool is loaded for itself.
+type loading struct{ *runner.Runner }
+
+func (loading) StartForkServer(context.Context, runner.Runtime, runner.Limits) (*runner.ForkServer, error) {
+	return nil, sandbox.ErrCannotFork
+}
+
+// BenchmarkThroughput runs empty steps as fast as a pool lets four callers at once: without warm interpreters, with those
+// that were loaded one by one, and with forks.
 func BenchmarkThroughput(b *testing.B) {
 	for _, size := range []int{0, 2, 8} {
-		b.Run(fmt.Sprintf("warm=%d", size), func(b *testing.B) {
-			p := newPool(b, size, runner.Config{})
-			var running sync.WaitGroup
-			work := make(chan struct{})
-			for range 4 {
-				running.Go(func() {
-					for range work {
-						prepared, err := p.Prepare(context.Background(), runner.DefaultRuntime, limits)
-						if err != nil {
-							b.Error(err)
-							continue
-						}
-						timed(b, prepared)
-					}
-				})
+		for _, how := range []string{"loaded", "forked"} {
+			name := fmt.Sprintf("%s=%d", how, size)
+			if size == 0 {
+				if how == "forked" {
+					continue
+				}
+				name = "cold"
 			}
-			for b.Loop() {
-				work <- struct{}{}
+			b.Run(name, func(b *testing.B) {
+				p := newPool(b, size, runner.Config{})
+				if how == "loaded" {
+					p.config.Source = loading{p.config.Source.(*runner.Runner)}
+				}
+				if size > 0 {
+					take(b, p).Discard()
+				}
+				throughput(b, p)
+			})
+		}
+	}
+}
+
+func throughput(b *testing.B, p *Pool) {
+	var running sync.WaitGroup
+	work := make(chan struct{})
+	for range 4 {
+		running.Go(func() {
+			for range work {
+				prepared, err := p.Prepare(context.Background(), runner.DefaultRuntime, limits)
+				if err != nil {
+					b.Error(err)
+					continue
+				}
+				timed(b, prepared)
 			}
-			close(work)
-			running.Wait()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "executions/s")
 		})
 	}
+	for b.Loop() {
+		work <- struct{}{}
+	}
+	close(work)
+	running.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "executions/s")
 }
 
 // timed runs an empty step from the moment it is known until nothing of it is left.
