@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -43,6 +44,9 @@ func (f keySetFlags) configured() (*minter.KeySet, error) {
 		return nil, nil
 	}
 	keys, err := minter.LoadKeySet(config)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, usagef("there are no keys at %q; make one with kizen-sidecar keys generate --keys %[1]s", config.Path)
+	}
 	if err != nil {
 		return nil, usageError{err}
 	}
