@@ -16,6 +16,18 @@ import (
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
+func TestREADMETellsOfEveryExample(t *testing.T) {
+	examples, err := os.ReadDir(filepath.Join(projectRoot, "examples"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, example := range examples {
+		if !strings.Contains(readText(t, "README.md"), "| `examples/"+example.Name()+"` |") {
+			t.Errorf("README.md does not tell of examples/%s", example.Name())
+		}
+	}
+}
+
 func TestTheDemoShowsThePageOfItsStepAndLeavesNothing(t *testing.T) {
 	dir, temporary := t.TempDir(), t.TempDir()
 	symlink(t, sidecartest.Program(""), filepath.Join(dir, "bin"))
