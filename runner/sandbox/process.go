@@ -168,7 +168,13 @@ func (p *Process) supervise(ctx context.Context) {
 	var watcher sync.WaitGroup
 	if !p.unwatched {
 		p.monitor.follow(p.leader.pid())
-		watcher.Go(func() { p.monitor.watch(watching, func() { p.end(false) }) })
+		watcher.Go(func() {
+			p.monitor.watch(watching, func() {
+				// Whoever starts a program is told that it runs before it is told that it ran too long.
+				<-p.handedOver
+				p.end(false)
+			})
+		})
 	}
 	cpu, err := p.leader.wait()
 	// A program may be quicker to end than the events that it began are read.
