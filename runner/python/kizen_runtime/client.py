@@ -222,9 +222,17 @@ class _Connection(HTTPConnection):
         """Writes the request line."""
         return super().putrequest(method, _target.exact, *args, **kwargs)
 
+    def __str__(self) -> str:
+        """What urllib3 begins its errors with; where the sidecar listens is nobody's business."""
+        return "<kizen.api>"
+
 
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _Connection
+
+    def __str__(self) -> str:
+        """As a connection's."""
+        return "<kizen.api>"
 
 
 _target = threading.local()  # the target of the request that this thread is sending

@@ -55,6 +55,8 @@ class Job:
     def run(self) -> None:
         """Compiles and runs the step and sends its result. OSError when the sidecar cannot be told."""
         import_hook.after_import("requests", self._record_http)
+        if sys.version_info >= (3, 14):
+            import_hook.after_import("multiprocessing.context", _fork_by_default)
         code = self._compile()
         if code is None:
             return
@@ -134,6 +136,11 @@ class Job:
         if not self._channel.send("result", limit, **fields):
             message = f"the result is larger than {limit} bytes"
             self._channel.send("result", ok=False, kind="output_limit", error=message, detail=message)
+
+
+def _fork_by_default(context: "Any") -> None:
+    """Starts processes as Python did until 3.14: other ways read the program's file again, and a step has none."""
+    context._default_context._default_context = context._concrete_contexts["fork"]
 
 
 def _set_environment(**variables: str) -> None:
