@@ -4,17 +4,22 @@ The first frame on FD is the bundle: a four-byte header (this interpreter's pyc 
 each module its name and its content (marshalled code, or source), every field behind a four-byte big-endian length.
 Nothing of the harness touches the file system, where a step could find or alter it.
 """
-import _frozen_importlib
-import _frozen_importlib_external
+import _frozen_importlib  # type: ignore[import]
+import _frozen_importlib_external  # type: ignore[import]
 import marshal
 import posix
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import CodeType, ModuleType
 
 
 class Bundle:
     """The importer of the modules in one bundle; each is unmarshalled when it is first imported."""
 
-    def __init__(self, data):
+    def __init__(self, data: bytes) -> None:
         self.compiled = data[:4] != b"src\n"
         if self.compiled and data[:4] != _frozen_importlib_external.MAGIC_NUMBER:
             posix.write(2, b"the harness was compiled for another python; compile it again\n")
@@ -26,34 +31,37 @@ class Bundle:
             at = end
         self.files = {name.decode(): content for name, content in zip(fields[::2], fields[1::2])}
 
-    def path(self, name):
+    def path(self, name: str) -> "str | None":
+        """The file of a module, if it is in the bundle."""
         stem = name.replace(".", "/")
         return next((path for path in (stem + ".py", stem + "/__init__.py") if path in self.files), None)
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
         """Finds a module of the bundle."""
         file = self.path(name)
         if file is None:
             return None
-        spec = _frozen_importlib.ModuleSpec(name, self, origin=file, is_package=file.endswith("__init__.py"))
+        spec: "ModuleSpec" = _frozen_importlib.ModuleSpec(name, self, origin=file, is_package=file.endswith("__init__.py"))
         spec.has_location = True
         return spec
 
-    def create_module(self, spec):
+    def create_module(self, spec: "ModuleSpec") -> None:
         """Leaves the making of the module to the import system."""
 
-    def exec_module(self, module):
+    def exec_module(self, module: "ModuleType") -> None:
         """Runs the module's body."""
         exec(self.get_code(module.__name__), module.__dict__)
 
-    def get_code(self, name):
-        """The code object of a module."""
-        file = self.path(name)
+    def get_code(self, name: str) -> "CodeType":
+        """The code object of a module; KeyError when it is not in the bundle."""
+        file = self.path(name) or name
         content = self.files[file]
-        return marshal.loads(content) if self.compiled else compile(content, file, "exec", dont_inherit=True)
+        code: "CodeType" = marshal.loads(content) if self.compiled else compile(content, file, "exec", dont_inherit=True)
+        return code
 
 
-def receive(fd, size):
+def receive(fd: int, size: int) -> bytes:
+    """Reads so many bytes; the process ends when there are not as many."""
     data = bytearray()
     while len(data) < size:
         chunk = posix.read(fd, size - len(data))
