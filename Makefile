@@ -18,7 +18,8 @@ demo: ## Run the example step against the reference platform and show its page
 test: ## Set up what the tests need, then run every test
 	@.ci/setup test
 	$(GO) test -race ./...
-	@.ci/python -m pytest -q runner/python/tests
+	@.ci/python -m mypy --config-file runner/python/pyproject.toml runner/python/kizen_runtime runner/python/*.py
+	@.ci/pythons
 
 lint: ## Check formatting, vet, staticcheck and a tidy go.mod
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted; run gofmt -w"; exit 1; fi

@@ -39,7 +39,7 @@ var deaths = []struct {
 	{name: "abort", script: "import os; os.abort()", outcome: runner.KilledBySignal, says: "SIGABRT", code: -1, signal: syscall.SIGABRT},
 	{name: "segmentation fault", script: "import ctypes; ctypes.string_at(0)", outcome: runner.KilledBySignal, says: "SIGSEGV", code: -1, signal: syscall.SIGSEGV},
 	{name: "recursion", script: "def f(): f()\nf()", outcome: runner.Exception, says: "RecursionError"},
-	{name: "stack overflow", script: "import sys; sys.setrecursionlimit(10**9)\nclass A:\n  def __getattr__(self, n): return getattr(self, n)\nA().x", outcome: runner.KilledBySignal, says: "SIGSEGV", code: -1, signal: syscall.SIGSEGV},
+	{name: "stack overflow", script: "import faulthandler; faulthandler._stack_overflow()", outcome: runner.KilledBySignal, says: "SIGSEGV", code: -1, signal: syscall.SIGSEGV},
 	{name: "infinite loop", script: "while True: pass", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "timeout: the step was still running at its limit of 1s"},
 	{name: "infinite loop in C", script: "sum(iter(int, 1))", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},
 	{name: "deadlock", script: "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},

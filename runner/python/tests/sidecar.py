@@ -79,7 +79,7 @@ def job(script: str, **fields: Any) -> dict[str, Any]:
 def run(script: str, *, python: str = sys.executable, timeout: float = 60, env: dict[str, str] | None = None, **fields: Any) -> Result:
     ours, theirs = socket.socketpair()
     environment = {"PATH": os.environ["PATH"], "HOME": "/tmp", "LANG": "C.UTF-8", **(env or {})}
-    command = [python, "-I", "-S", "-c", (PYTHON / "loader.py").read_text(), str(theirs.fileno())]
+    command = [python, "-I", "-S", *(f"-W{option}" for option in sys.warnoptions), "-c", (PYTHON / "loader.py").read_text(), str(theirs.fileno())]
     process = subprocess.Popen(
         command, pass_fds=[theirs.fileno()], env=environment, cwd="/tmp", text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
