@@ -1,0 +1,508 @@
+package fleet
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// queue is what every test of this file calls its queue.
+const queue = "q"
+
+// line is a way to Redis that can be cut, as a network between a worker and
+// its Redis can.
+type line struct {
+	net.Listener
+	to string
+
+	mu   sync.Mutex
+	cut  bool
+	open map[net.Conn]bool
+	all  sync.WaitGroup
+}
+
+func newLine(t *testing.T, to string) *line {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &line{Listener: listener, to: to, open: map[net.Conn]bool{}}
+	l.all.Go(l.serve)
+	t.Cleanup(func() {
+		_ = listener.Close()
+		l.part()
+		l.all.Wait()
+	})
+	return l
+}
+
+func (l *line) serve() {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		upstream, err := net.Dial("tcp", l.to)
+		l.mu.Lock()
+		if err != nil || l.cut {
+			l.mu.Unlock()
+			_ = conn.Close()
+			if err == nil {
+				_ = upstream.Close()
+			}
+			continue
+		}
+		l.open[conn], l.open[upstream] = true, true
+		l.mu.Unlock()
+		for _, pair := range [][2]net.Conn{{conn, upstream}, {upstream, conn}} {
+			l.all.Go(func() {
+				_, _ = io.Copy(pair[0], pair[1]) // it ends when either side does
+				_ = pair[0].Close()
+			})
+		}
+	}
+}
+
+// part cuts the line until mend.
+func (l *line) part() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = true
+	for conn := range l.open {
+		_ = conn.Close()
+	}
+	clear(l.open)
+}
+
+func (l *line) mend() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = false
+}
+
+// fleetOf is a Redis and what tests look at in it.
+type fleetOf struct {
+	t       *testing.T
+	server  *redistest.Server
+	store   *redis.Client
+	records records
+	sender  *webhook.Sender
+	// ran counts the starts of each execution's code.
+	mu  sync.Mutex
+	ran map[string]int
+}
+
+func newFleet(t *testing.T) *fleetOf {
+	t.Helper()
+	server := redistest.Start(t)
+	store := redis.NewClient(&redis.Options{Addr: server.Addr})
+	t.Cleanup(func() { _ = store.Close() })
+	return &fleetOf{t: t, server: server, store: store, records: records{store}, ran: map[string]int{}}
+}
+
+// step is what a worker of a test does with an execution. start says that its
+// code is about to begin, as [execution.Request.Starting].
+type step func(ctx context.Context, start func() error) (execution.Outcome, error)
+
+// fine is a step that ends well.
+func fine(_ context.Context, start func() error) (execution.Outcome, error) {
+	if err := start(); err != nil {
+		return execution.Outcome{}, err
+	}
+	return execution.Outcome{Result: runner.Result{Outcome: runner.OK}}, nil
+}
+
+// worker starts one that reaches Redis at address, and stops it with the test.
+func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
+	f.t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: address, MaxRetries: -1, DialTimeout: time.Second})
+	w := NewWorker(Config{
+		Redis: client, Queue: queue, Slots: 2, Lease: 200 * time.Millisecond, Attempts: attempts, Keep: time.Hour, Sender: f.sender,
+		Prepare: func(b request.Body) (execution.Request, error) {
+			return execution.Request{Identity: minter.Identity{BusinessID: b.BusinessID, ExecutionID: b.ExecutionID}}, nil
+		},
+		Run: func(ctx context.Context, r execution.Request) (execution.Outcome, error) {
+			return do(ctx, func() error {
+				err := r.Starting(ctx)
+				if err == nil {
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					f.ran[r.Identity.ExecutionID]++
+				}
+				return err
+			})
+		},
+		Log: slog.New(slog.DiscardHandler),
+	})
+	if err := w.Start(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		w.Shutdown(ctx)
+		_ = client.Close()
+	})
+	return w
+}
+
+func (f *fleetOf) enqueue(id, callback string) {
+	f.t.Helper()
+	payload, err := json.Marshal(request.Body{
+		Runtime: "python-3-13", UserScript: "pass", ExecutionID: id, BusinessID: "b", UserID: "u", CallbackURL: callback,
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	_, err = asynq.NewClientFromRedisClient(f.store).EnqueueContext(f.t.Context(), asynq.NewTask(ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fleetOf) await(what string, done func() bool) {
+	f.t.Helper()
+	redistest.Await(f.t, what, done)
+}
+
+// ends waits for the outcome of an execution.
+func (f *fleetOf) ends(id string) entry {
+	f.t.Helper()
+	var known entry
+	f.await("the end of "+id, func() bool {
+		var err error
+		known, err = f.records.read(f.t.Context(), "b", id)
+		return err == nil && known.state == Finished
+	})
+	return known
+}
+
+func (f *fleetOf) requireRan(id string, times int) {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ran[id] != times {
+		f.t.Errorf("%s ran %d times, want %d", id, f.ran[id], times)
+	}
+}
+
+// gate holds a step until it is opened.
+type gate struct {
+	reached, opened chan struct{}
+}
+
+func newGate() gate { return gate{make(chan struct{}, 8), make(chan struct{})} }
+
+func (g gate) pass(ctx context.Context) {
+	g.reached <- struct{}{}
+	select {
+	case <-g.opened:
+	case <-ctx.Done():
+	}
+}
+
+func TestAWorkerThatLosesRedisBeforeTheCodeStartsDoesNotStartIt(t *testing.T) {
+	f, g := newFleet(t), newGate()
+	way := newLine(t, f.server.Addr)
+	returned := make(chan error, 1)
+	f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+		g.pass(ctx)
+		done, err := fine(ctx, start)
+		returned <- err
+		return done, err
+	})
+	f.enqueue("e", "")
+	<-g.reached
+	way.part()
+	close(g.opened)
+	if err := <-returned; err == nil {
+		t.Fatal("the code started without Redis")
+	}
+	f.worker(f.server.Addr, 5, fine)
+	if known := f.ends("e"); known.outcome != string(runner.OK) {
+		t.Errorf("ended %s", known.outcome)
+	}
+	f.requireRan("e", 1)
+	way.mend()
+	f.await("the queue to be empty", f.idle)
+	if known := f.ends("e"); known.outcome != string(runner.OK) {
+		t.Errorf("ended %s once the other was back", known.outcome)
+	}
+	f.requireRan("e", 1)
+}
+
+// TestAWorkerThatComesBackTooLateFindsItsExecutionTaken: it had claimed, and
+// another one took over what it had not started.
+func TestAWorkerThatComesBackTooLateFindsItsExecutionTaken(t *testing.T) {
+	f, g := newFleet(t), newGate()
+	way := newLine(t, f.server.Addr)
+	returned := make(chan error, 1)
+	f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+		g.pass(ctx)
+		done, err := fine(ctx, start)
+		returned <- err
+		return done, err
+	})
+	f.enqueue("e", "")
+	<-g.reached
+	way.part()
+	f.worker(f.server.Addr, 5, fine)
+	if known := f.ends("e"); known.outcome != string(runner.OK) {
+		t.Errorf("ended %s", known.outcome)
+	}
+	way.mend()
+	close(g.opened)
+	if err := <-returned; !errors.Is(err, errTakenOver) {
+		t.Errorf("the late one: %v", err)
+	}
+	f.requireRan("e", 1)
+}
+
+// TestTheResultOfAWorkerThatWasTakenForDeadIsDropped: its code ran, once, and
+// what the fleet has said of it stands.
+func TestTheResultOfAWorkerThatWasTakenForDeadIsDropped(t *testing.T) {
+	receiver := newReceiver(t, 0)
+	f, g := newFleet(t), newGate()
+	f.sender = receiver.sender
+	way := newLine(t, f.server.Addr)
+	late := f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+		done, err := fine(ctx, start)
+		g.pass(ctx)
+		return done, err
+	})
+	f.enqueue("e", receiver.URL)
+	<-g.reached
+	way.part()
+	f.worker(f.server.Addr, 5, fine)
+	if known := f.ends("e"); known.outcome != Lost {
+		t.Errorf("ended %s", known.outcome)
+	}
+	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
+	way.mend()
+	close(g.opened)
+	f.await("the late one to be done", func() bool { running, _ := late.Load(); return running == 0 })
+	if known := f.ends("e"); known.outcome != Lost {
+		t.Errorf("ended %s once it was back", known.outcome)
+	}
+	f.await("the queue to be empty", f.idle)
+	f.requireRan("e", 1)
+	if told := receiver.outcomes(); len(told) != 1 || told[0] != Lost {
+		t.Errorf("told %v", told)
+	}
+}
+
+// TestRedisAwayWhileTheStepRunsLosesNothing: the result waits for it.
+func TestRedisAwayWhileTheStepRunsLosesNothing(t *testing.T) {
+	f, g := newFleet(t), newGate()
+	way := newLine(t, f.server.Addr)
+	f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+		done, err := fine(ctx, start)
+		g.pass(ctx)
+		return done, err
+	})
+	f.enqueue("e", "")
+	<-g.reached
+	way.part()
+	close(g.opened)
+	f.requireRan("e", 1)
+	way.mend()
+	if known := f.ends("e"); known.outcome != string(runner.OK) {
+		t.Errorf("ended %s", known.outcome)
+	}
+	f.requireRan("e", 1)
+}
+
+// TestALeaseThatRunsOutByTheClockStartsNothingTwice makes asynq's lease of a
+// task look as it does to a worker whose clock is an hour ahead.
+func TestALeaseThatRunsOutByTheClockStartsNothingTwice(t *testing.T) {
+	f, g := newFleet(t), newGate()
+	f.worker(f.server.Addr, 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+		done, err := fine(ctx, start)
+		g.pass(ctx)
+		return done, err
+	})
+	f.enqueue("e", "")
+	<-g.reached
+	ahead := redis.Z{Score: float64(time.Now().Add(-time.Hour).Unix()), Member: "e"}
+	if err := f.store.ZAddXX(t.Context(), "asynq:{"+queue+"}:lease", ahead).Err(); err != nil {
+		t.Fatal(err)
+	}
+	f.worker(f.server.Addr, 5, fine) // looks for such leases as it starts
+	inspector := asynq.NewInspectorFromRedisClient(f.store)
+	f.await("the second delivery", func() bool {
+		task, err := inspector.GetTaskInfo(queue, "e")
+		return err == nil && strings.Contains(task.LastErr, "runs elsewhere")
+	})
+	f.requireRan("e", 1)
+	close(g.opened)
+	if known := f.ends("e"); known.outcome != string(runner.OK) {
+		t.Errorf("ended %s", known.outcome)
+	}
+	f.await("the queue to be empty", f.idle)
+	f.requireRan("e", 1)
+}
+
+func TestOnlyWhatHasNotStartedIsTriedAgain(t *testing.T) {
+	broken := errors.New("the sidecar broke")
+	for name, c := range map[string]struct {
+		started  bool
+		outcome  string
+		attempts int
+	}{
+		"before the code": {false, string(runner.OK), 3},
+		"after the code":  {true, string(runner.Internal), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t)
+			var mu sync.Mutex
+			attempts := 0
+			f.worker(f.server.Addr, 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+				mu.Lock()
+				attempts++
+				last := attempts == 3
+				mu.Unlock()
+				if c.started || last {
+					if done, err := fine(ctx, start); last || err != nil {
+						return done, err
+					}
+				}
+				return execution.Outcome{}, broken
+			})
+			f.enqueue("e", "")
+			if known := f.ends("e"); known.outcome != c.outcome {
+				t.Errorf("ended %s: %s", known.outcome, known.result)
+			}
+			f.await("the queue to be empty", f.idle)
+			mu.Lock()
+			defer mu.Unlock()
+			if attempts != c.attempts {
+				t.Errorf("%d attempts", attempts)
+			}
+			f.requireRan("e", 1)
+		})
+	}
+}
+
+func TestWhatIsGivenUpIsKeptAndTold(t *testing.T) {
+	receiver := newReceiver(t, 0)
+	f := newFleet(t)
+	f.sender = receiver.sender
+	w := f.worker(f.server.Addr, 2, func(context.Context, func() error) (execution.Outcome, error) {
+		return execution.Outcome{}, errors.New("no python anywhere")
+	})
+	f.enqueue("e", receiver.URL)
+	if known := f.ends("e"); known.outcome != NotStarted || !strings.Contains(string(known.result), "given up after 2 attempts: no python anywhere") {
+		t.Errorf("ended %s: %s", known.outcome, known.result)
+	}
+	f.await("the dead letter", func() bool {
+		backlog, err := w.Backlog(t.Context())
+		return err == nil && backlog.DeadLetters == 1 && backlog.Depth == 0
+	})
+	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
+	f.requireRan("e", 0)
+}
+
+func TestACallbackIsSentUntilItIsTakenWithOneID(t *testing.T) {
+	receiver := newReceiver(t, 2)
+	f := newFleet(t)
+	f.sender = receiver.sender
+	f.worker(f.server.Addr, 5, fine)
+	f.enqueue("e", receiver.URL)
+	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
+	f.await("the record to be settled", func() bool {
+		known, err := f.records.read(t.Context(), "b", "e")
+		return err == nil && known.settled
+	})
+	receiver.mu.Lock()
+	defer receiver.mu.Unlock()
+	if receiver.refused != 2 || len(receiver.ids) != 1 {
+		t.Errorf("refused %d times, ids %v", receiver.refused, receiver.ids)
+	}
+}
+
+// idle reports whether asynq has nothing to do any more.
+func (f *fleetOf) idle() bool {
+	info, err := asynq.NewInspectorFromRedisClient(f.store).GetQueueInfo(queue)
+	return err == nil && info.Pending+info.Active+info.Retry+info.Scheduled == 0
+}
+
+// receiver takes callbacks after it has refused some, and verifies each.
+type receiver struct {
+	*httptest.Server
+	sender *webhook.Sender
+
+	mu      sync.Mutex
+	refuse  int
+	refused int
+	ids     map[string]bool
+	told    []string
+}
+
+func newReceiver(t *testing.T, refuse int) *receiver {
+	t.Helper()
+	secret := "whsec_" + base64.StdEncoding.EncodeToString([]byte("a-secret-of-thirty-two-bytes-000"))
+	verifier, err := standardwebhooks.NewWebhook(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets, err := webhook.ParseSecrets([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &receiver{refuse: refuse, ids: map[string]bool{}}
+	if r.sender, err = webhook.New(webhook.Config{Secrets: secrets, Allowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}); err != nil {
+		t.Fatal(err)
+	}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		body, _ := io.ReadAll(request.Body)
+		if err := verifier.Verify(body, request.Header); err != nil {
+			t.Errorf("not signed: %v", err)
+		}
+		var message struct{ Data struct{ Outcome string } }
+		if err := json.Unmarshal(body, &message); err != nil {
+			t.Errorf("no message: %v", err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.ids[request.Header.Get("webhook-id")] = true
+		if r.refused < r.refuse {
+			r.refused++
+			http.Error(w, fmt.Sprint("not yet: ", r.refused), http.StatusInternalServerError)
+			return
+		}
+		r.told = append(r.told, message.Data.Outcome)
+	}))
+	t.Cleanup(r.Close)
+	t.Cleanup(r.sender.Close)
+	return r
+}
+
+func (r *receiver) outcomes() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]string(nil), r.told...)
+}
