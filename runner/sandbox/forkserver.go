@@ -159,12 +159,15 @@ func forkLimits(limits Limits, server *Process) []stage.Limit {
 		others = 1 // the fork's first process is the same user
 	}
 	for _, limit := range limits.rlimits(server.group.memory != "", server.group.pids != "", others) {
-		if limit.Resource == unix.RLIMIT_NPROC {
+		if countsProcesses(limit) {
 			own = append(own, limit)
 		}
 	}
 	return own
 }
+
+// countsProcesses reports whether a limit counts the processes of a user.
+func countsProcesses(limit stage.Limit) bool { return limit.Resource == unix.RLIMIT_NPROC }
 
 // Fork makes a program. Of spec only Files, Stdout, Stderr, and of its limits Memory, Processes and CPU are heeded; all else
 // is the server's. When it returns, the program runs; when ctx ends, it is killed.

@@ -142,6 +142,37 @@ func TestForksOfOneServerAreDifferentUsersOfTheHost(t *testing.T) {
 	}
 }
 
+func TestAForkThatUsesUpItsProcessesLeavesTheOthersTheirs(t *testing.T) {
+	limits := Limits{Processes: 16}
+	f := newForkServer(t, Spec{Limits: limits})
+	const greedy = `
+import os, time
+while True:
+    try:
+        if os.fork() == 0: time.sleep(999)
+    except OSError: break
+print("full", flush=True)
+time.sleep(999)`
+	for range 4 {
+		out, printed, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		_, err = execute(t.Context(), f, Spec{Argv: []string{python, "-I", "-S", "-c", greedy}, Stdout: printed, Stderr: printed, Limits: limits})
+		printed.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(out).ReadString('\n'); line != "full\n" {
+			t.Fatalf("got %q, %v", line, err)
+		}
+	}
+	if got := output(t, f, "import os\nfor _ in range(8):\n  if os.fork() == 0: os._exit(0)\nprint('fine')"); got != "fine" {
+		t.Errorf("beside them: %q", got)
+	}
+}
+
 func TestAServerThatDiesTakesItsForksAlong(t *testing.T) {
 	f := newForkServer(t, Spec{})
 	process, err := execute(t.Context(), f, Spec{Argv: []string{"/bin/sleep", "999"}})

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -68,6 +69,10 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 		OwnPIDs: p.ns.ownPIDs(), MapSelf: p.ns.mapSelf, Step: p.ns.step, Listen: ownNetwork,
 		HideCgroups: s.config.Mode != ModeOff, ForkServer: spec.forkServer,
 		Limits: limits.rlimits(p.group.memory != "", p.group.pids != "", otherProcesses(p.ns)),
+	}
+	if spec.forkServer {
+		// A user namespace is bounded by the limit of who made it: the server's would bound all its forks together. Each sets its own.
+		job.Limits = slices.DeleteFunc(job.Limits, countsProcesses)
 	}
 	p.job = job
 	real, links, err := s.tree.resolve(spec.Readable)
