@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,40 +18,54 @@ import (
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 )
 
+// openRate is how many requests a second an open load sends, whatever becomes
+// of those before.
+const openRate = 10
+
 // BenchmarkServe drives the built binary with 1, 8 and 64 callers that each
 // wait for their answer (closed load), and at a fixed rate (open load): steps
-// without, with one and with ten API calls. Its baseline starts python3 for
-// every request from a plain handler. ns/op is of no interest; the metrics are.
+// without, with one and with ten API calls, by how many interpreters wait warm.
+// Its baseline starts python3 for every request from a plain handler. ns/op is
+// of no interest; the metrics are.
 func BenchmarkServe(b *testing.B) {
-	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
-	defer api.Close()
 	python := pythonWithRequests(b)
-	baseline := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := exec.CommandContext(r.Context(), python, "-c", "import requests").Run(); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-		}
-	}))
-	defer baseline.Close()
-	url := startBenchmarked(b, "--api-root", api.URL+"/api", "--python", python, "--queue-timeout", "2m").URL
-	for _, c := range []struct {
-		name, url, source string
-	}{
-		{"python3", baseline.URL, ""},
-		{"empty", url + "/api/coderunner/run", "pass"},
-		{"1call", url + "/api/coderunner/run", "kizen.api.get('/x')"},
-		{"10calls", url + "/api/coderunner/run", "for _ in range(10): kizen.api.get('/x')"},
-	} {
-		for _, callers := range []uint64{1, 8, 64} {
-			b.Run(fmt.Sprintf("closed/%s/%d", c.name, callers), func(b *testing.B) { attack(b, c.url, c.source, callers, 0) })
-		}
-		b.Run("open/"+c.name+"/2persecond", func(b *testing.B) { attack(b, c.url, c.source, 64, 2) })
+	b.Run("python3", func(b *testing.B) {
+		baseline := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if err := exec.CommandContext(r.Context(), python, "-c", "import requests").Run(); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+			}
+		}))
+		defer baseline.Close()
+		attacks(b, baseline.URL, "")
+	})
+	for _, warm := range []int{0, 2, 8} {
+		b.Run(fmt.Sprintf("warm=%d", warm), func(b *testing.B) {
+			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+			defer api.Close()
+			s := startBenchmarked(b, "--api-root", api.URL+"/api", "--python", python, "--queue-timeout", "2m", "--warm", strconv.Itoa(warm))
+			for _, c := range []struct{ name, source string }{
+				{"empty", "pass"},
+				{"1call", "kizen.api.get('/x')"},
+				{"10calls", "for _ in range(10): kizen.api.get('/x')"},
+			} {
+				b.Run(c.name, func(b *testing.B) { attacks(b, s.URL+"/api/coderunner/run", c.source) })
+			}
+		})
 	}
+}
+
+// attacks measures an address under each kind of load.
+func attacks(b *testing.B, url, source string) {
+	for _, callers := range []uint64{1, 8, 64} {
+		b.Run(fmt.Sprintf("closed=%d", callers), func(b *testing.B) { attack(b, url, source, callers, 0) })
+	}
+	b.Run(fmt.Sprintf("open=%dpersecond", openRate), func(b *testing.B) { attack(b, url, source, 64, openRate) })
 }
 
 // attack sends requests for five seconds: at a rate, or as fast as callers get
 // their answers.
 func attack(b *testing.B, url, source string, callers uint64, rate int) {
-	body, err := json.Marshal(script(source))
+	body, err := json.Marshal(step{"runtime": "python-3-12", "user_script": source})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -69,33 +86,68 @@ func attack(b *testing.B, url, source string, callers uint64, rate int) {
 	}
 }
 
-// BenchmarkServeMemory reads the resident memory while callers wait for slots
-// that are all taken.
+// BenchmarkServeMemory reads memory while steps hold every slot and callers
+// wait for one, each in a request of its own: that of the sidecar, what each
+// waiting caller adds to it, and that of the steps.
 func BenchmarkServeMemory(b *testing.B) {
-	for _, callers := range []int{64, 512} {
-		b.Run(fmt.Sprint(callers), func(b *testing.B) {
-			for b.Loop() {
-				server := startBenchmarked(b, "--slots", "2", "--queue-depth", "1024")
-				post := func(id int) {
-					text, _ := json.Marshal(script("import time\ntime.sleep(20)").with("execution_id", fmt.Sprintf("e-%d", id)))
-					response, err := http.Post(server.URL+"/executions", "application/json", strings.NewReader(string(text)))
-					if err != nil || response.StatusCode != http.StatusAccepted {
-						b.Fatalf("%v, %v", response, err)
-					}
-					_ = response.Body.Close()
+	for _, slots := range []int{4, 16} {
+		for _, callers := range []int{64, 512} {
+			b.Run(fmt.Sprintf("slots=%d/waiting=%d", slots, callers), func(b *testing.B) {
+				for b.Loop() {
+					waitingMemory(b, slots, callers)
 				}
-				for i := range callers + 2 {
-					post(i)
-				}
-				b.ReportMetric(residentMiB(b, server.Process.Pid), "resident-MiB")
-				_ = server.Process.Kill()
-				<-server.Ended
-			}
-		})
+			})
+		}
 	}
 }
 
+func waitingMemory(b *testing.B, slots, callers int) {
+	api := newGateAPI(b)
+	s := startBenchmarked(b, "--api-root", api.root(), "--slots", strconv.Itoa(slots), "--queue-depth", "1024", "--queue-timeout", "5m", "--warm", "0")
+	call := func() {
+		response, err := http.Post(s.URL+"/api/coderunner/run", "application/json", strings.NewReader(`{"runtime": "python-3-12", "user_script": "kizen.api.get('/gate')"}`))
+		if err == nil { // otherwise the sidecar has been killed
+			_ = response.Body.Close()
+		}
+	}
+	for range slots {
+		go call()
+	}
+	waitFor(b, func() bool { return api.waiting.Load() == int64(slots) })
+	before := residentMiB(b, s.Process.Pid)
+	for range callers {
+		go call()
+	}
+	waitFor(b, func() bool {
+		return strings.Contains(s.Metrics(), fmt.Sprintf("\nkizen_execution_queue_length %d\n", callers))
+	})
+	resident := residentMiB(b, s.Process.Pid)
+	b.ReportMetric(resident, "resident-MiB")
+	b.ReportMetric((resident-before)*1024/float64(callers), "KiB/caller")
+	steps := 0.0
+	for _, pid := range descendants(s.Process.Pid) {
+		steps += proportionalMiB(pid)
+	}
+	b.ReportMetric(steps, "steps-MiB")
+	_ = s.Process.Kill()
+	<-s.Ended
+}
+
+// proportionalSize is the memory of a process, with its share of what it shares.
+var proportionalSize = regexp.MustCompile(`(?m)^Pss:\s+(\d+) kB`)
+
+func proportionalMiB(pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	found := proportionalSize.FindSubmatch(text)
+	if err != nil || found == nil {
+		return 0 // it has ended
+	}
+	kib, _ := strconv.Atoi(string(found[1]))
+	return float64(kib) / 1024
+}
+
+// startBenchmarked starts a serve that ends with the benchmark.
 func startBenchmarked(b *testing.B, arguments ...string) *sidecartest.Service {
 	b.Helper()
-	return sidecartest.StartService(b, nil, append([]string{"serve", "--listen", "127.0.0.1:0"}, arguments...)...)
+	return sidecartest.StartService(b, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--log-level", "error"}, arguments...)...)
 }

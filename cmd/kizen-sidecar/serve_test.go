@@ -116,7 +116,7 @@ type gateAPI struct {
 	calls   atomic.Int64
 }
 
-func newGateAPI(t *testing.T) *gateAPI {
+func newGateAPI(t testing.TB) *gateAPI {
 	t.Helper()
 	api := &gateAPI{gate: make(chan struct{})}
 	api.open = sync.OnceFunc(func() { close(api.gate) })
