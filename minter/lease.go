@@ -26,12 +26,22 @@ type Lease struct {
 	hurry   chan struct{} // asks for a renewal now
 
 	mu      sync.Mutex
-	key     Key
-	old     []Key         // renewed since, not yet expired: calls in flight may still carry them
+	key     leased
+	old     []leased      // renewed since, not yet over: calls in flight may still carry them
 	err     error         // why the last renewal failed; nil after one that did not
 	renewed chan struct{} // closed and replaced when a renewal ends, either way
 	closed  bool
 }
+
+// leased is a key and when it came, by the monotonic clock.
+type leased struct {
+	Key
+	came time.Time
+}
+
+// over reports whether the key's lifetime has passed. Unlike its expiry that does not follow the wall clock, after whose jump
+// the record is in Redis for as long as ever.
+func (k leased) over() bool { return time.Since(k.came) >= k.ExpiresAt.Sub(k.IssuedAt) }
 
 // UnavailableError says that there is no valid key to use: it expired and could not be renewed, it is known to be revoked, or
 // the lease is closed.
@@ -69,10 +79,12 @@ func (m *Minter) Lease(ctx context.Context, id Identity, lifetime time.Duration)
 	return l, nil
 }
 
-func (l *Lease) start(ctx context.Context) (err error) {
-	if l.key, err = l.mint(ctx, nil); err != nil {
+func (l *Lease) start(ctx context.Context) error {
+	key, err := l.mint(ctx, nil)
+	if err != nil {
 		return err
 	}
+	l.key = leased{key, time.Now()}
 	l.stopped, l.hurry, l.renewed = make(chan struct{}), make(chan struct{}, 1), make(chan struct{})
 	// The lease outlives the context of the request that opened it, and ends with Close.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -131,7 +143,11 @@ func (l *Lease) Close(ctx context.Context) error {
 	}
 	l.stop()
 	<-l.stopped
-	return l.revoke(ctx, append(l.old, l.key)...)
+	var keys []Key
+	for _, k := range append(l.old, l.key) {
+		keys = append(keys, k.Key)
+	}
+	return l.revoke(ctx, keys...)
 }
 
 func (l *Lease) run(ctx context.Context) {
@@ -146,7 +162,7 @@ func (l *Lease) run(ctx context.Context) {
 		case <-timer.C:
 		case <-l.hurry:
 		}
-		key, err := l.mint(ctx, &l.key)
+		key, err := l.mint(ctx, &l.key.Key)
 		l.settle(key, err)
 		switch {
 		case err == nil:
@@ -168,8 +184,8 @@ func (l *Lease) settle(key Key, err error) {
 	case errors.Is(err, ErrSuspended), errors.Is(err, ErrRevoked):
 		l.key.ExpiresAt = l.now() // it is dead already: better to say so than to send it
 	case err == nil:
-		l.old = slices.DeleteFunc(append(l.old, l.key), func(k Key) bool { return !l.now().Before(k.ExpiresAt) })
-		l.key = key
+		l.old = slices.DeleteFunc(append(l.old, l.key), leased.over)
+		l.key = leased{key, time.Now()}
 		select {
 		case <-l.hurry: // what it asked for has just happened
 		default:

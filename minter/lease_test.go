@@ -250,3 +250,17 @@ func TestLeaseIsNotOpenedWithoutAKey(t *testing.T) {
 		t.Fatal("a lease opened although nothing was minted")
 	}
 }
+
+func TestLeaseRevokesAKeyThatAJumpOfTheClockMadeOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := openFakeLease(t, 60*time.Second)
+		f.set(func() { f.jumped = time.Hour })
+		f.want(t, "key-2") // by the clock, the first has expired
+		if err := f.lease.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(f.revoked, []string{"key-1", "key-2"}) {
+			t.Errorf("revoked %v", f.revoked)
+		}
+	})
+}
