@@ -27,9 +27,16 @@ type Service struct {
 // StartService starts a command that writes a ready file and returns once it has. It is killed with the test.
 func StartService(t testing.TB, environment []string, arguments ...string) *Service {
 	t.Helper()
+	return StartCommand(t, Command(context.Background(), environment, arguments...))
+}
+
+// StartCommand is StartService for a command that is kizen-sidecar in the end. It adds the flags that it needs.
+func StartCommand(t testing.TB, command *exec.Cmd) *Service {
+	t.Helper()
 	ready := filepath.Join(t.TempDir(), "ready.json")
-	arguments = append(arguments, "--ready-file", ready, "--admin-listen", "127.0.0.1:0")
-	s := &Service{t: t, Cmd: Command(context.Background(), environment, arguments...), Log: &Buffer{}, Ended: make(chan struct{})}
+	command.Args = append(command.Args, "--ready-file", ready, "--admin-listen", "127.0.0.1:0")
+	arguments := command.Args[1:]
+	s := &Service{t: t, Cmd: command, Log: &Buffer{}, Ended: make(chan struct{})}
 	s.Stderr = s.Log
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
