@@ -25,6 +25,9 @@ type Config struct {
 	Run func(ctx context.Context, request execution.Request, watch Watcher) (execution.Outcome, error)
 	// QueueTimeout is how long an execution may wait for a slot; default 30 s.
 	QueueTimeout time.Duration
+	// WaitingBytes is how much the requests of executions may take that wait for a slot; default 64 MiB. A business that others
+	// crowd out has its share of it beside that.
+	WaitingBytes int64
 	// Keep is how many finished executions are kept, and KeepBytes how much of them; default 1000 and 64 MiB.
 	Keep      int
 	KeepBytes int64
@@ -54,6 +57,7 @@ type Service struct {
 	byID     map[key]*Execution
 	finished []*Execution // oldest first
 	bytes    int64
+	waiting  waiting
 }
 
 type key struct{ business, id string }
@@ -62,6 +66,9 @@ type key struct{ business, id string }
 func NewService(config Config) *Service {
 	if config.QueueTimeout == 0 {
 		config.QueueTimeout = 30 * time.Second
+	}
+	if config.WaitingBytes == 0 {
+		config.WaitingBytes = 64 << 20
 	}
 	if config.Keep == 0 {
 		config.Keep = 1000
@@ -72,7 +79,7 @@ func NewService(config Config) *Service {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{config: config, byID: map[key]*Execution{}}
+	s := &Service{config: config, byID: map[key]*Execution{}, waiting: waiting{limit: config.WaitingBytes, held: map[string]int64{}}}
 	s.ctx, s.cut = context.WithCancelCause(context.Background())
 	return s
 }
@@ -104,6 +111,14 @@ func (s *Service) Submit(sub Submission) (*Execution, error) {
 	if err != nil {
 		return nil, err
 	}
+	size := int64(0)
+	if place.Waits() {
+		size = int64(len(sub.Body))
+		if !s.waiting.enter(id.BusinessID, size) {
+			place.Leave()
+			return nil, queue.ErrFull
+		}
+	}
 	now := time.Now()
 	sub.Request.Name, sub.Request.Asked = sub.Name, now
 	e := &Execution{
@@ -114,14 +129,14 @@ func (s *Service) Submit(sub Submission) (*Execution, error) {
 	ctx, e.cancelled = context.WithCancelCause(s.ctx)
 	e.append("queued", []byte(`{}`))
 	s.byID[key{id.BusinessID, id.ExecutionID}] = e
-	s.all.Go(func() { s.follow(ctx, e, place) })
+	s.all.Go(func() { s.follow(ctx, e, place, size) })
 	return e, nil
 }
 
-// follow takes an execution from the queue to its end.
-func (s *Service) follow(ctx context.Context, e *Execution, place *queue.Place) {
+// follow takes an execution, of which size bytes wait, from the queue to its end.
+func (s *Service) follow(ctx context.Context, e *Execution, place *queue.Place, size int64) {
 	defer e.cancelled(nil)
-	outcome, err := s.run(ctx, e, place)
+	outcome, err := s.run(ctx, e, place, size)
 	e.finish(outcome, err)
 	s.keep(e)
 	if s.config.Finished != nil {
@@ -129,10 +144,13 @@ func (s *Service) follow(ctx context.Context, e *Execution, place *queue.Place) 
 	}
 }
 
-func (s *Service) run(ctx context.Context, e *Execution, place *queue.Place) (execution.Outcome, error) {
+func (s *Service) run(ctx context.Context, e *Execution, place *queue.Place, size int64) (execution.Outcome, error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, s.config.QueueTimeout, ErrQueueTimeout)
 	release, err := place.Wait(waiting)
 	cancel()
+	s.mu.Lock()
+	s.waiting.leave(e.BusinessID(), size)
+	s.mu.Unlock()
 	if err != nil {
 		if s.config.Abandoned != nil {
 			s.config.Abandoned(e.request, err)

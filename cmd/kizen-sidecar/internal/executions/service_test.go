@@ -180,6 +180,49 @@ func TestAFullQueueRefusesAtOnce(t *testing.T) {
 	})
 }
 
+func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, stub := newTestService(t, 1, 100, Config{WaitingBytes: 1000})
+		try := func(business, id string, size int) error {
+			sub := submission(business, id)
+			sub.Body = make([]byte, size)
+			_, err := service.Submit(sub)
+			return err
+		}
+		if err := try("greedy", "runs", 5000); err != nil {
+			t.Fatalf("what need not wait: %v", err)
+		}
+		synctest.Wait()
+		for _, c := range []struct {
+			business, id string
+			size         int
+			want         error
+		}{
+			{"greedy", "1", 600, nil},
+			{"greedy", "2", 400, nil}, // while nobody else waits, everything is its
+			{"greedy", "3", 1, queue.ErrFull},
+			{"modest", "1", 500, nil}, // its share of two
+			{"modest", "2", 1, queue.ErrFull},
+			{"third", "1", 334, queue.ErrFull},
+			{"third", "2", 333, nil},
+		} {
+			if err := try(c.business, c.id, c.size); !errors.Is(err, c.want) {
+				t.Errorf("%s %s: %v, want %v", c.business, c.id, err, c.want)
+			}
+		}
+		if waits := service.config.Queue.Stats().Waiting; waits != 4 {
+			t.Errorf("%d wait", waits)
+		}
+		for range 5 { // the one that runs, and those that wait
+			stub.end <- runner.Result{Outcome: runner.OK}
+			synctest.Wait()
+		}
+		if service.waiting.total != 0 || len(service.waiting.held) != 0 {
+			t.Errorf("nothing waits, and %+v is counted", service.waiting)
+		}
+	})
+}
+
 func TestWhatIsKeptIsBoundedInNumberAndBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, stub := newTestService(t, 1, 10, Config{Keep: 3, KeepBytes: 64 << 10})

@@ -56,7 +56,7 @@ func New(slots, depth int) (*Queue, error) {
 	return &Queue{slots: slots, depth: depth, tenants: map[string]*tenant{}, idle: make(chan struct{})}, nil
 }
 
-// Place is a slot, or a place in the queue for one. It must be waited for, once.
+// Place is a slot, or a place in the queue for one. It must be waited for, or left, once.
 type Place struct {
 	queue    *Queue
 	business string
@@ -82,6 +82,18 @@ func (p *Place) Wait(ctx context.Context) (release func(), err error) {
 	}
 	began := time.Now()
 	return sync.OnceFunc(func() { p.queue.release(p.business, time.Since(began)) }), nil
+}
+
+// Waits reports whether there was no slot at once.
+func (p *Place) Waits() bool { return p.waiter != nil }
+
+// Leave gives the place up. It does not wait.
+func (p *Place) Leave() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if release, err := p.Wait(ctx); err == nil {
+		release()
+	}
 }
 
 // enter takes a free slot, or a place in the queue, which it returns.
