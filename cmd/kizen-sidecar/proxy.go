@@ -82,15 +82,15 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	}
 	defer func() {
 		authority.Close(ctx, c.ShutdownGrace)
-		app.log.Info("stopped", "execution_id", target.executionID, counted(authority.Calls()))
+		authority.Log().Info("stopped", counted(authority.Calls()))
 	}()
 	if err := c.announce(app, authority, mode); err != nil {
 		return err
 	}
 	defer c.withdraw(app)
-	app.log.Info("serving", "execution_id", target.executionID, "business_id", target.businessID, "api_root", granted.proxy.APIRoot.String())
+	authority.Log().Info("serving", "api_root", granted.proxy.APIRoot.String())
 	c.wait(ctx)
-	app.log.Info("stopping", "execution_id", target.executionID)
+	authority.Log().Info("stopping")
 	return nil
 }
 

@@ -47,6 +47,18 @@ func TestATerminalGetsColoursUnlessNoColorIsSet(t *testing.T) {
 	}
 }
 
+func TestTheLogIsTextOnATerminalAndJSONElsewhere(t *testing.T) {
+	if seen := onTerminal(t, "pass", "KIZEN_LOG=debug"); !strings.Contains(seen, `level=INFO msg="execution ended"`) {
+		t.Errorf("no line of text in %q", seen)
+	}
+	if got := sidecar(t, "pass", nil, "run", "--script", "-"); !strings.Contains(got.stderr, `"level":"INFO","msg":"execution ended"`) {
+		t.Errorf("no line of JSON in %q", got.stderr)
+	}
+	if got := sidecar(t, "pass", []string{"KIZEN_LOG_FORMAT=text"}, "run", "--script", "-"); !strings.Contains(got.stderr, `level=INFO msg="execution ended"`) {
+		t.Errorf("no line of text, which was asked for, in %q", got.stderr)
+	}
+}
+
 func TestATerminalSeesThatALongStepRunsAndForHowLong(t *testing.T) {
 	if seen := onTerminal(t, "import time; time.sleep(1.5)"); !strings.Contains(seen, "running standard input 1.") {
 		t.Errorf("no spinner in %q", seen)

@@ -3,6 +3,7 @@ package execution
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -105,6 +106,9 @@ func (a *Authority) URL() string { return a.proxy.URL() }
 
 // StepContext names the span that the step's calls belong to; empty where there is none.
 func (a *Authority) StepContext() (traceparent, tracestate string) { return a.watch.StepContext() }
+
+// Log is a logger that names the execution and its trace.
+func (a *Authority) Log() *slog.Logger { return a.watch.log }
 
 // Probe asks the proxy's listener for an answer, as a health check does.
 func (a *Authority) Probe(ctx context.Context) error { return a.proxy.Probe(ctx) }

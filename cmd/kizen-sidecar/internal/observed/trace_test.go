@@ -2,16 +2,14 @@ package observed
 
 import (
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
@@ -244,8 +242,11 @@ func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
 		}
 	}
 	// The caller says not to sample: nothing arrives.
-	if status, _ := s.run("00-"+otherTrace+"-"+otherSpan+"-00", script("pass")); status != http.StatusOK {
+	if status, _ := s.run("00-"+otherTrace+"-"+otherSpan+"-00", script(`kizen.api.get("/unsampled")`)); status != http.StatusOK {
 		t.Errorf("unsampled: %d", status)
+	}
+	if sent := upstream.header("/api/unsampled", "traceparent"); !strings.HasPrefix(sent, "00-"+otherTrace+"-") || !strings.HasSuffix(sent, "-00") {
+		t.Errorf("the API was sent %q of an unsampled trace", sent)
 	}
 	s.stop()
 	if spans := c.of(otherTrace); len(spans) != 0 {
@@ -293,83 +294,6 @@ func TestTheReportNamesTheTraceThatWasSent(t *testing.T) {
 	}
 }
 
-// silentCollector accepts connections and never answers; the channel is closed when it was first told something.
-func silentCollector(t *testing.T) (address string, told <-chan struct{}) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	first, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		var open []net.Conn
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				break
-			}
-			if open = append(open, conn); len(open) == 1 {
-				_, _ = io.ReadFull(conn, make([]byte, 1)) // that it was sent something is all there is to know
-				close(first)
-			}
-		}
-		for _, conn := range open {
-			_ = conn.Close() // nobody reads what it sent
-		}
-	}()
-	t.Cleanup(func() {
-		_ = listener.Close()
-		<-done
-	})
-	return listener.Addr().String(), first
-}
-
-func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
-	silent, told := silentCollector(t)
-	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
-	defer erroring.Close()
-	for name, address := range map[string]string{
-		"down": sidecartest.FreeAddress(t), "slow": silent, "erroring": strings.TrimPrefix(erroring.URL, "http://"),
-	} {
-		t.Run(name, func(t *testing.T) {
-			upstream := startAPI(t)
-			s := serve(t, []string{
-				"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address, "OTEL_BSP_MAX_QUEUE_SIZE=16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=8",
-				"OTEL_BSP_SCHEDULE_DELAY=20",
-			}, "--api-root", upstream.URL+"/api")
-			body := script(`for _ in range(20): kizen.api.get("/custom-objects")`)
-			if status, answer := s.run("", body); status != http.StatusOK {
-				t.Fatalf("%d: %s", status, answer)
-			}
-			if name == "slow" {
-				<-told // from here on an export is under way that does not end
-			}
-			for range 4 {
-				if status, answer := s.run("", body); status != http.StatusOK {
-					t.Fatalf("%d: %s", status, answer)
-				}
-			}
-			lost := 0.0
-			for _, line := range regexp.MustCompile(`(?m)^otel_sdk_(?:processor_span_processed|exporter_span_exported)_total\{(.*)\} (\S+)$`).FindAllStringSubmatch(s.Metrics(), -1) {
-				count, err := strconv.ParseFloat(line[2], 64)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if strings.Contains(line[1], "error_type=") {
-					lost += count
-				} else if strings.Contains(line[0], "exported") && count != 0 {
-					t.Errorf("%v spans are said to have arrived", count)
-				}
-			}
-			// Five executions have 27 spans each; the queue and one batch may hold 24.
-			if lost < 5*27-16-8 {
-				t.Errorf("%v spans were given up; the others wait in a queue that is longer than it may be", lost)
-			}
-			s.stop()
-		})
-	}
-}
-
 func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
 	upstream := startAPI(t)
 	s := serve(t, []string{"KIZEN_LOG=debug", "OTEL_EXPORTER_OTLP_ENDPOINT=http://" + startCollector(t).http}, "--api-root", upstream.URL+"/api")
@@ -391,5 +315,75 @@ func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
 	}
 	if infos != 1 {
 		t.Errorf("%d lines at info for one execution", infos)
+	}
+}
+
+func TestEveryLineOfAProxyNamesItsExecutionAndItsTrace(t *testing.T) {
+	p := sidecartest.StartProxy(t, append(exporting(startCollector(t)), "KIZEN_LOG=debug", "TRACEPARENT=00-"+callerTrace+"-"+callerSpan+"-01"),
+		"--api-root", startAPI(t).URL+"/api", "--execution-id", "e-1")
+	call(t, p.URL+"/custom-objects")
+	if code := p.Stop(t, syscall.SIGTERM); code != 0 {
+		t.Errorf("it ended with %d", code)
+	}
+	lines := map[string]bool{}
+	for line := range strings.Lines(p.Log.String()) {
+		_, message, _ := strings.Cut(line, `"msg":"`)
+		message, _, _ = strings.Cut(message, `"`)
+		if lines[message] = true; lines["serving"] && (!strings.Contains(line, `"trace_id":"`+callerTrace+`"`) || !strings.Contains(line, `"execution_id":"e-1"`)) {
+			t.Errorf("a line names too little: %s", line)
+		}
+	}
+	for _, message := range []string{"serving", "call", "execution ended", "stopped"} {
+		if !lines[message] {
+			t.Errorf("there is no line %q in %s", message, p.Log)
+		}
+	}
+}
+
+// call asks for a URL, which must be there.
+func call(t *testing.T, address string) {
+	t.Helper()
+	response, err := http.Get(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Fatalf("answered with %d", response.StatusCode)
+	}
+}
+
+func TestKeysAreCountedHoweverTheyFare(t *testing.T) {
+	c, upstream := startCollector(t), startAPI(t)
+	p := sidecartest.StartProxy(t, exporting(c), "--api-root", upstream.URL+"/api", "--key-lifetime", "1s")
+	first := ""
+	sidecartest.WaitFor(t, func() bool { // another key than the first
+		call(t, p.URL+"/custom-objects")
+		upstream.mu.Lock()
+		defer upstream.mu.Unlock()
+		key := upstream.sent[len(upstream.sent)-1].Header.Get("X-API-KEY")
+		if first == "" {
+			first = key
+		}
+		return key != first
+	})
+	if code := p.Stop(t, syscall.SIGTERM); code != 0 {
+		t.Errorf("it ended with %d", code)
+	}
+	got := c.counts(t, "kizen.key.operation.duration", "kizen.key.operation")
+	if got["mint"] != 1 || got["renew"] == 0 || got["revoke"] != 1 {
+		t.Errorf("keys were counted as %v", got)
+	}
+
+	c = startCollector(t)
+	failed := sidecartest.Command(t.Context(), append(exporting(c), "REDIS_URL=redis://"+sidecartest.FreeAddress(t)), "run", "--script", os.DevNull)
+	if out, err := failed.CombinedOutput(); err == nil {
+		t.Fatalf("a run without its redis succeeded: %s", out)
+	}
+	if got := c.counts(t, "kizen.key.operation.duration", "error.type"); got["_OTHER"] != 1 {
+		t.Errorf("a key that could not be minted was counted as %v", got)
+	}
+	if got := c.counts(t, "kizen.execution.duration", "kizen.execution.outcome"); got["internal"] != 1 {
+		t.Errorf("the execution was counted as %v", got)
 	}
 }

@@ -1,0 +1,163 @@
+package observed
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+)
+
+// silentCollector accepts connections and never answers; the channel is closed when it was first told something.
+func silentCollector(t *testing.T) (address string, told <-chan struct{}) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		var open []net.Conn
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				break
+			}
+			if open = append(open, conn); len(open) == 1 {
+				_, _ = io.ReadFull(conn, make([]byte, 1)) // that it was sent something is all there is to know
+				close(first)
+			}
+		}
+		for _, conn := range open {
+			_ = conn.Close() // nobody reads what it sent
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-done
+	})
+	return listener.Addr().String(), first
+}
+
+func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
+	silent, told := silentCollector(t)
+	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
+	defer erroring.Close()
+	for name, address := range map[string]string{
+		"down": sidecartest.FreeAddress(t), "slow": silent, "erroring": strings.TrimPrefix(erroring.URL, "http://"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			upstream := startAPI(t)
+			s := serve(t, []string{
+				"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address, "OTEL_BSP_MAX_QUEUE_SIZE=16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE=8",
+				"OTEL_BSP_SCHEDULE_DELAY=20",
+			}, "--api-root", upstream.URL+"/api")
+			body := script(`for _ in range(20): kizen.api.get("/custom-objects")`)
+			if status, answer := s.run("", body); status != http.StatusOK {
+				t.Fatalf("%d: %s", status, answer)
+			}
+			if name == "slow" {
+				<-told // from here on an export is under way that does not end
+			}
+			for range 4 {
+				if status, answer := s.run("", body); status != http.StatusOK {
+					t.Fatalf("%d: %s", status, answer)
+				}
+			}
+			lost := 0.0
+			for _, line := range regexp.MustCompile(`(?m)^otel_sdk_(?:processor_span_processed|exporter_span_exported)_total\{(.*)\} (\S+)$`).FindAllStringSubmatch(s.Metrics(), -1) {
+				count, err := strconv.ParseFloat(line[2], 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(line[1], "error_type=") {
+					lost += count
+				} else if strings.Contains(line[0], "exported") && count != 0 {
+					t.Errorf("%v spans are said to have arrived", count)
+				}
+			}
+			// Five executions have 27 spans each; the queue and one batch may hold 24.
+			if lost < 5*27-16-8 {
+				t.Errorf("%v spans were given up; the others wait in a queue that is longer than it may be", lost)
+			}
+			s.stop()
+		})
+	}
+}
+
+// brokenCollectors are addresses that take nothing, by what is wrong with them.
+func brokenCollectors(t *testing.T) map[string]string {
+	t.Helper()
+	silent, _ := silentCollector(t)
+	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
+	t.Cleanup(erroring.Close)
+	return map[string]string{"down": sidecartest.FreeAddress(t), "slow": silent, "erroring": strings.TrimPrefix(erroring.URL, "http://")}
+}
+
+func TestARunIsTheSameWhateverItsCollectorDoes(t *testing.T) {
+	for name, address := range brokenCollectors(t) {
+		for _, protocol := range []string{"grpc", "http/protobuf"} {
+			ran := sidecartest.Command(t.Context(), []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address, "OTEL_EXPORTER_OTLP_PROTOCOL=" + protocol},
+				"run", "--script", "-", "--json", "--declare-output", "n:number")
+			ran.Stdin = strings.NewReader("outputs.n = 42")
+			if out, err := ran.Output(); err != nil || !strings.Contains(string(out), `"v": "42"`) {
+				t.Errorf("%s, %s: %v: %s", name, protocol, err, out)
+			}
+		}
+	}
+}
+
+func TestABrokenCollectorCostsAProxyNoMemory(t *testing.T) {
+	const calls, limit = 20_000, 8 << 10 // a queue without a bound would hold the paths alone in 20 MB
+	long := "/" + strings.Repeat("x", 1000)
+	for name, address := range brokenCollectors(t) {
+		t.Run(name, func(t *testing.T) {
+			p := sidecartest.StartProxy(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address, "OTEL_BSP_MAX_QUEUE_SIZE=256", "GOGC=20"},
+				"--api-root", startForgetfulAPI(t)+"/api", "--log-level", "error")
+			flood := func(calls int) {
+				var callers sync.WaitGroup
+				for range 8 {
+					callers.Go(func() {
+						for range calls / 8 {
+							call(t, p.URL+long)
+						}
+					})
+				}
+				callers.Wait()
+			}
+			flood(calls / 4)
+			before := residentKiB(t, p.Process.Pid)
+			flood(calls)
+			if grown := residentKiB(t, p.Process.Pid) - before; grown > limit {
+				t.Errorf("%d calls made it grow by %d KiB", calls, grown)
+			}
+			if code := p.Stop(t, syscall.SIGTERM); code != 0 {
+				t.Errorf("it ended with %d\n%s", code, p.Log)
+			}
+		})
+	}
+}
+
+// startForgetfulAPI keeps nothing of what it is sent.
+func startForgetfulAPI(t *testing.T) string {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func residentKiB(t *testing.T, pid int) int {
+	t.Helper()
+	kib, err := strconv.Atoi(regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindStringSubmatch(read(t, fmt.Sprintf("/proc/%d/status", pid)))[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib
+}
