@@ -398,6 +398,29 @@ func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 	}
 }
 
+func TestAProxyOnTheWayIsReportedWithoutItsPassword(t *testing.T) {
+	c, audit := startCollector(t), filepath.Join(t.TempDir(), "audit")
+	way := "http://user:" + clientSecret + "@" + sidecartest.FreeAddress(t)
+	p := sidecartest.StartProxy(t, append(exporting(c), "KIZEN_LOG=debug", "HTTP_PROXY="+way, "NO_PROXY=127.0.0.1"),
+		"--api-root", "http://api.example/api", "--insecure-api", "--prewarm", "1", "--audit-file", audit)
+	response, err := http.Get(p.URL + "/custom-objects")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusBadGateway {
+		t.Fatalf("%d, %v: %s", response.StatusCode, err, answer)
+	}
+	if code := p.Stop(t, syscall.SIGTERM); code != 0 {
+		t.Errorf("the proxy ended with %d", code)
+	}
+	where := told{"answer": string(answer), "log": p.Log.String(), "audit": read(t, audit), "collector": c.received()}
+	where.requireTold(t, "audit", "api_unreachable", "refused")
+	where.requireTold(t, "log", "ahead of time", `"msg":"call"`)
+	where.requireSilence(t, canaries{"password of the proxy on the way": clientSecret})
+}
+
 // with are canaries and more of them.
 func (c canaries) with(more canaries) canaries {
 	all := maps.Clone(c)

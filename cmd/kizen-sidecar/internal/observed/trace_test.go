@@ -386,4 +386,7 @@ func TestKeysAreCountedHoweverTheyFare(t *testing.T) {
 	if got := c.counts(t, "kizen.execution.duration", "kizen.execution.outcome"); got["internal"] != 1 {
 		t.Errorf("the execution was counted as %v", got)
 	}
+	if got := tree(c.spans); got["execution > mint (Internal, Error)"] != 1 || got[" > execution (Internal, Error)"] != 1 {
+		t.Errorf("the spans are %v", got)
+	}
 }
