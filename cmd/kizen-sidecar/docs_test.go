@@ -44,7 +44,7 @@ func documentation(t *testing.T) (pages []docstest.Page) {
 // folder where bin and examples are, and compares what they print with what
 // the page shows.
 func TestEveryPageDoesWhatItSays(t *testing.T) {
-	for _, program := range []string{"bash", "curl", "redis-server"} {
+	for _, program := range []string{"bash", "curl", "openssl", "redis-server"} {
 		requireProgram(t, program)
 	}
 	python := pythonWithRequests(t)
