@@ -16,6 +16,10 @@ const (
 	partAtLeast, partAtMost = 8, 32
 	// decodings is how often a target may be percent-encoded upon itself.
 	decodings = 4
+	// encodedSize is what a byte becomes at most when it is encoded that often: % turns into %25 each time.
+	encodedSize = 1 + 2*decodings
+	// window is how much of a text is decoded at once: a decoded byte takes nine times its size.
+	window = 64 << 10
 )
 
 // spellings are the texts in which a secret travels: plain, in JSON, in Python's repr, percent-encoded, in base64, and as it
@@ -55,6 +59,7 @@ func recoded(secret string) []string {
 type Mask struct {
 	secrets []string
 	forms   []string // of which no text may hold one, decoded
+	longest int      // of the forms, in bytes
 	text    *strings.Replacer
 }
 
@@ -72,6 +77,9 @@ func NewMask(secrets ...string) *Mask {
 	}
 	if m.secrets == nil {
 		return nil
+	}
+	for _, form := range m.forms {
+		m.longest = max(m.longest, len(form))
 	}
 	// At one place the first that fits wins: a secret that starts with another one is replaced whole.
 	slices.SortStableFunc(all, func(a, b string) int { return len(b) - len(a) })
@@ -119,8 +127,13 @@ type stretch struct{ from, to int }
 // stretches are where find finds something in target, decoded as often as it can be, in order and apart.
 func (m *Mask) stretches(target string, find func(*Mask, view) []stretch) (merged []stretch) {
 	var found []stretch
-	for v, changed := (view{text: target}), true; changed; v, changed = v.decoded() {
-		found = append(found, find(m, v)...)
+	for base := 0; base < len(target); base += window {
+		end := min(base+window+m.longest*encodedSize, len(target)) // what begins in a window goes on behind it
+		for v, changed := (view{text: target[base:end]}), true; changed; v, changed = v.decoded() {
+			for _, s := range find(m, v) {
+				found = append(found, stretch{base + s.from, base + s.to})
+			}
+		}
 	}
 	slices.SortFunc(found, func(a, b stretch) int { return a.from - b.from })
 	for _, s := range found {

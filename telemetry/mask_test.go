@@ -73,6 +73,17 @@ func decodedOften(text string) string {
 	return text
 }
 
+func TestALongTextIsMaskedWhereverInItASecretStands(t *testing.T) {
+	const secret = "hunter2 is/ä"
+	encoded := url.PathEscape(url.PathEscape(secret))
+	for at := window - len(encoded) - 2; at < window+2; at++ {
+		text := strings.Repeat("x", at) + encoded + strings.Repeat("y", window)
+		if got := NewMask(secret).Text(text); got != strings.Repeat("x", at)+Redacted+strings.Repeat("y", window) {
+			t.Fatalf("at %d: %q", at, strings.Trim(got, "xy"))
+		}
+	}
+}
+
 func TestAMaskOfNothingChangesNothing(t *testing.T) {
 	m := NewMask("", "")
 	if path, query := m.Target("/a", "b=c"); m != nil || path != "/a" || query != "b=c" || m.Text("text") != "text" {
