@@ -92,14 +92,14 @@ func symlink(t *testing.T, target, link string) {
 // reasons are why commands of a page may not be run by a test, with the
 // programs that the reason holds for.
 var reasons = map[string][]string{
-	"build":     {"make", "go", "run", "python"}, // they build or test this project, which a test must not
-	"docker":    {"docker"},                      // a Docker engine
-	"cluster":   {"kubectl"},                     // a Kubernetes cluster
-	"elsewhere": {"curl"},                        // hosts and files of an operator's own
-	"example":   nil,                             // of a command's own help, in the reference
+	"build":   {"make", "go", "run", "python"}, // they build or test this project, which a test must not
+	"docker":  {"docker"},                      // a Docker engine
+	"cluster": {"kubectl"},                     // a Kubernetes cluster
+	"example": nil,                             // of a command's own help, in the reference
 }
 
 func TestCommandsThatAreNotRunNameOnlyWhatExists(t *testing.T) {
+	used := map[string]bool{}
 	for _, page := range documentation(t) {
 		for _, block := range page.Blocks {
 			if block.NoRun == "" {
@@ -109,6 +109,7 @@ func TestCommandsThatAreNotRunNameOnlyWhatExists(t *testing.T) {
 			if !known || (block.NoRun == "example") != strings.HasPrefix(page.Name, "docs/reference/") {
 				t.Errorf("%s:%d: %q is no reason here", page.Name, block.Line, block.NoRun)
 			}
+			used[block.NoRun] = true
 			commands, err := docstest.Commands(block.Text)
 			if err != nil {
 				t.Errorf("%s:%d: %v", page.Name, block.Line, err)
@@ -122,6 +123,11 @@ func TestCommandsThatAreNotRunNameOnlyWhatExists(t *testing.T) {
 					t.Errorf("%s:%d: %s %s: %v", page.Name, block.Line, command.Program, strings.Join(command.Arguments, " "), err)
 				}
 			}
+		}
+	}
+	for reason := range reasons {
+		if !used[reason] {
+			t.Errorf("%q is the reason of nothing", reason)
 		}
 	}
 }
@@ -245,6 +251,9 @@ func TestNoCommandOfThePagesEscapes(t *testing.T) {
 	flag, variable := regexp.MustCompile(`(^|\s)--[a-z][a-z-]+`), regexp.MustCompile(`\bKIZEN_[A-Z_]+[A-Z]\b`)
 	for _, page := range documentation(t) {
 		for _, block := range page.Blocks {
+			if block.File != "" && !strings.Contains(page.Prose, "`"+block.File+"`") {
+				t.Errorf("%s:%d: the text does not say that this goes into %s", page.Name, block.Line, block.File)
+			}
 			if block.Language != "sh" && command.MatchString(block.Text) {
 				t.Errorf("%s:%d: commands of ours in a block of %s; write ```sh", page.Name, block.Line, block.Language)
 			}
