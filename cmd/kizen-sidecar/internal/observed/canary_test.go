@@ -17,7 +17,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/fleet"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
@@ -226,33 +231,24 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 	redisURL := "redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", redisPassword).Addr + "/0"
 	keys, private := signingKeys(t)
 	dir := t.TempDir()
-	secrets, err := json.Marshal(map[string]any{"b-1": map[string]string{"ACME": stepSecret, "TOKEN": tokenSecret, "HALF": halfSecret, "HEX": hexSecret}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	token := sidecartest.WriteFile(t, dir, "token", bearerToken)
 	arguments := []string{
 		"--ui", "--redis-url", redisURL, "--keys", keys, "--webhook-allow", "127.0.0.0/8",
-		"--secrets-file", sidecartest.WriteFile(t, dir, "secrets.json", string(secrets)),
+		"--secrets-file", stepSecretsFile(t),
 		"--webhook-secret-file", sidecartest.WriteFile(t, dir, "webhook", webhookSecret),
 		"--callers", sidecartest.WriteFile(t, dir, "callers.yaml", fmt.Sprintf("- {name: c, token_file: %q, business_id: b-1, user_id: u-1}\n", token)),
 	}
 	eachLog(t, func(t *testing.T, level string, environment []string) {
 		c, upstream := startCollector(t), startEchoingAPI(t)
-		called := make(chan string, 1)
-		receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			body, _ := io.ReadAll(r.Body)
-			called <- fmt.Sprint(r.Header, string(body))
-		}))
-		defer receiver.Close()
+		receiver, callback := startReceiver(t)
 		audit := filepath.Join(t.TempDir(), "audit")
 		s := serve(t, append(environment, exporting(c)...), append(arguments, "--audit-file", audit, "--api-root", upstream.URL+"/api")...)
 		body := script(leakyStep)
-		body["execution_id"], body["callback_url"], body["secrets"] = "e-1", receiver.URL, []string{"ACME", "TOKEN", "HALF", "HEX"}
+		body["execution_id"], body["callback_url"], body["secrets"] = "e-1", receiver, []string{"ACME", "TOKEN", "HALF", "HEX"}
 		where := told{
 			"submission": s.asCaller(http.MethodPost, "/executions", body),
 			"stream":     s.asCaller(http.MethodGet, "/executions/e-1/events", nil), // to its end
-			"callback":   <-called,
+			"callback":   callback(),
 		}
 		delete(body, "execution_id")
 		delete(body, "callback_url")
@@ -375,6 +371,100 @@ func TestProxyTellsNobodyASecret(t *testing.T) {
 			"client's secret": clientSecret, "token of a shape": "ghp_k9k9", "token of another": "eyJhbGciOiJFZERTQSJ9",
 		}))
 	})
+}
+
+// startReceiver is where executions call back; callback waits for the first of them.
+func startReceiver(t *testing.T) (address string, callback func() string) {
+	called := make(chan string, 1)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		select {
+		case called <- fmt.Sprint(r.Header, string(body)):
+		default: // sent again
+		}
+	}))
+	t.Cleanup(receiver.Close)
+	return receiver.URL, func() string {
+		t.Helper()
+		select {
+		case text := <-called:
+			return text
+		case <-time.After(time.Minute):
+			t.Fatal("nobody called back")
+			return ""
+		}
+	}
+}
+
+// storedIn is everything that a Redis holds.
+func storedIn(t *testing.T, client *redis.Client) string {
+	t.Helper()
+	var all strings.Builder
+	for _, key := range client.Keys(t.Context(), "*").Val() {
+		var held any
+		switch client.Type(t.Context(), key).Val() {
+		case "string":
+			held = client.Get(t.Context(), key).Val()
+		case "hash":
+			held = client.HGetAll(t.Context(), key).Val()
+		case "list":
+			held = client.LRange(t.Context(), key, 0, -1).Val()
+		case "set":
+			held = client.SMembers(t.Context(), key).Val()
+		case "zset":
+			held = client.ZRange(t.Context(), key, 0, -1).Val()
+		case "stream":
+			held = client.XRange(t.Context(), key, "-", "+").Val()
+		}
+		fmt.Fprintln(&all, key, held)
+	}
+	return all.String()
+}
+
+func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {
+	server := redistest.Start(t, "--requirepass", redisPassword)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Password: redisPassword})
+	defer func() { _ = client.Close() }()
+	keys, private := signingKeys(t)
+	c, upstream := startCollector(t), startEchoingAPI(t)
+	receiver, callback := startReceiver(t)
+	payload, err := json.Marshal(map[string]any{
+		"runtime": "python-3-13", "user_script": leakyStep, "execution_id": "e-1", "business_id": "b-1", "user_id": "u-1", "callback_url": receiver,
+		"secrets": []string{"ACME", "TOKEN", "HALF", "HEX"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := asynq.NewClientFromRedisClient(client).EnqueueContext(t.Context(), asynq.NewTask(fleet.ExecutionTask, payload), asynq.Queue("kizen")); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	audit := filepath.Join(dir, "audit")
+	w := sidecartest.StartService(t, append(exporting(c), "KIZEN_LOG=debug"), "worker", "--redis-url", "redis://:"+redisPassword+"@"+server.Addr+"/0", "--keys", keys,
+		"--api-root", upstream.URL+"/api", "--audit-file", audit, "--webhook-allow", "127.0.0.0/8", "--webhook-secret-file", sidecartest.WriteFile(t, dir, "webhook", webhookSecret),
+		"--secrets-file", stepSecretsFile(t))
+	where := told{"callback": callback(), "metrics": w.Metrics()}
+	where["redis"] = storedIn(t, client)
+	if code := w.Stop(); code != 0 {
+		t.Errorf("the worker ended with %d", code)
+	}
+	where["log"], where["audit"], where["collector"] = w.Log.String(), read(t, audit), c.received()
+	requireMasked(t, where, "debug")
+	where.requireTold(t, "callback", "e-1")
+	where.requireTold(t, "redis", "e-1", "/in/the/path/")
+	where.requireSilence(t, upstream.and(stepCanaries).with(canaries{
+		"password of redis": redisPassword, "webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"), "signing key": private,
+	}))
+}
+
+// stepSecretsFile is the file of what the leaky step is granted.
+func stepSecretsFile(t *testing.T) string {
+	t.Helper()
+	secrets, err := json.Marshal(map[string]any{"b-1": map[string]string{"ACME": stepSecret, "TOKEN": tokenSecret, "HALF": halfSecret, "HEX": hexSecret}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sidecartest.WriteFile(t, t.TempDir(), "secrets.json", string(secrets))
 }
 
 func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
