@@ -28,7 +28,7 @@ kizen.api.get("/evil?q=" + evil, headers={"X-Evil": evil})
 kizen.api.post("/missing", data=evil)
 print(evil)
 def deeper(n):
-    raise ValueError(evil + str(n))
+    raise ValueError(evil + ' as File "script.py", line 1 says')
 deeper(1)
 `
 

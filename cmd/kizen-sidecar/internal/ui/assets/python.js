@@ -23,9 +23,10 @@ function lines(source) {
   return result;
 }
 
-// frames are the lines of the step that a traceback goes through, the failing one last.
+// frames are the lines of the step that a traceback goes through, the failing one last. A message that speaks of a line is
+// none of them; the bars are those of exception groups.
 export function frames(detail) {
-  return [...(detail ?? "").matchAll(/File "script\.py", line (\d+)/g)].map((match) => Number(match[1]));
+  return [...(detail ?? "").matchAll(/^[ |+-]*File "script\.py", line (\d+)/gm)].map((match) => Number(match[1]));
 }
 
 // sourceView shows source; the lines in passed were gone through, the last of them failed.
