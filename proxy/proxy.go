@@ -176,7 +176,7 @@ func (p *Proxy) prewarm(ctx context.Context) {
 		return
 	}
 	if err != nil {
-		p.cfg.Logger.Warn("could not open a connection to the api ahead of time", "error", err)
+		p.cfg.Logger.Debug("could not open a connection to the api ahead of time", "error", err)
 		return
 	}
 	p.pool.put(a)

@@ -20,7 +20,7 @@ import (
 
 // proxyCommand is kizen-sidecar proxy.
 type proxyCommand struct {
-	targetFlags
+	executionFlags
 	authorityFlags
 	Listen        string        `help:"Loopback address to listen on; port 0 takes a free one." default:"127.0.0.1:0" placeholder:"ADDRESS" group:"Proxy"`
 	EnvFile       string        `help:"File to write KIZEN_API_URL to once requests are served, and to remove at the end." placeholder:"FILE" group:"Proxy"`

@@ -21,7 +21,7 @@ type runCommand struct {
 	jobFlags
 	sandboxFlags
 	limitFlags
-	targetFlags
+	executionFlags
 	authorityFlags
 	JSON       bool   `help:"Print the result as one JSON document." group:"Output"`
 	Report     string `help:"Also write the page of the execution into this file: one HTML document that needs nothing else." placeholder:"FILE" group:"Output"`

@@ -16,44 +16,55 @@ const (
 	developmentUser     = "00000000-0000-4000-8000-00000000c0de"
 )
 
-// targetFlags say for whom an execution calls the API.
+// targetFlags say for whom executions call the API.
 type targetFlags struct {
 	BusinessID  string `help:"Business that the step runs in. Default: a development id." placeholder:"ID" group:"Platform"`
 	UserID      string `help:"Code Account of the business. Default: a development id." placeholder:"ID" group:"Platform"`
 	AccountType string `help:"Type of that account." default:"service_automation" placeholder:"TYPE" group:"Platform"`
+}
+
+// executionFlags are those of a command that has one execution.
+type executionFlags struct {
+	targetFlags
 	ExecutionID string `help:"Id of this execution. Default: a new UUID." placeholder:"ID" group:"Platform"`
 }
 
-// target is what targetFlags mean, checked.
+// target is what these flags mean, checked.
 type target struct {
 	businessID, userID, accountType, executionID string
 }
 
 // resolve checks the flags and fills in what was left out. The log says once
 // when development ids stand in.
-func (f targetFlags) resolve(log *slog.Logger) (target, error) {
-	resolved := target{businessID: f.BusinessID, userID: f.UserID, accountType: f.AccountType, executionID: f.ExecutionID}
+func (f targetFlags) resolve(log *slog.Logger) (resolved target, err error) {
 	if f.BusinessID == "" || f.UserID == "" {
 		log.Info("using development ids; set --business-id and --user-id for a real platform")
 	}
-	for _, id := range []struct {
-		flag     string
-		value    *string
-		fallback func() string
-	}{
-		{"--business-id", &resolved.businessID, func() string { return developmentBusiness }},
-		{"--user-id", &resolved.userID, func() string { return developmentUser }},
-		{"--execution-id", &resolved.executionID, uuid.NewString},
-	} {
-		*id.value = strings.TrimSpace(*id.value)
-		if *id.value == "" {
-			*id.value = id.fallback()
-		}
-		if !request.ValidID(*id.value) {
-			return resolved, usagef("%s %q is not an id; use letters, digits, '.', '_', ':' and '-', 128 at most", id.flag, *id.value)
-		}
+	resolved.accountType = f.AccountType
+	if resolved.businessID, err = resolveID("--business-id", f.BusinessID, developmentBusiness); err == nil {
+		resolved.userID, err = resolveID("--user-id", f.UserID, developmentUser)
 	}
-	return resolved, nil
+	return resolved, err
+}
+
+func (f executionFlags) resolve(log *slog.Logger) (target, error) {
+	resolved, err := f.targetFlags.resolve(log)
+	if err == nil {
+		resolved.executionID, err = resolveID("--execution-id", f.ExecutionID, uuid.NewString())
+	}
+	return resolved, err
+}
+
+// resolveID is the id that a flag was given, or what stands in for none.
+func resolveID(flag, given, fallback string) (string, error) {
+	id := strings.TrimSpace(given)
+	if id == "" {
+		return fallback, nil
+	}
+	if !request.ValidID(id) {
+		return "", usagef("%s %q is not an id; use letters, digits, '.', '_', ':' and '-', 128 at most", flag, id)
+	}
+	return id, nil
 }
 
 // identity is whom the execution's key speaks for.
