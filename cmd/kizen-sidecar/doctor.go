@@ -158,18 +158,21 @@ func (d diagnosis) print(out io.Writer) error {
 	}
 	fmt.Fprintln(table)
 	for _, python := range d.Pythons {
-		note := python.Path
+		sign, note := mark(python.OK), python.Path
 		if python.Note != "" {
 			note = python.Note
+			if python.OK {
+				sign = warnStyle.Render("!")
+			}
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", mark(python.OK), python.Runtime, note)
+		fmt.Fprintf(table, "%s\t%s\t%s\n", sign, python.Runtime, note)
 	}
 	fmt.Fprintf(table, "%s\t%s\t%s\n", mark(d.Redis.OK), "redis", d.Redis.Note)
 	return table.Flush()
 }
 
-// mark is as wide styled as it is plain: a tabwriter counts bytes, and both
-// marks carry the same number of them.
+// mark is as wide styled as it is plain: a tabwriter counts the characters of
+// styles as well, of which all marks carry the same number.
 func mark(good bool) string {
 	if good {
 		return goodStyle.Render("✓")

@@ -28,6 +28,7 @@ import (
 
 var (
 	goodStyle  = lipgloss.NewStyle().Foreground(lipgloss.Green).Bold(true)
+	warnStyle  = lipgloss.NewStyle().Foreground(lipgloss.Yellow).Bold(true)
 	badStyle   = lipgloss.NewStyle().Foreground(lipgloss.Red).Bold(true)
 	titleStyle = lipgloss.NewStyle().Bold(true)
 	faintStyle = lipgloss.NewStyle().Faint(true)
