@@ -101,13 +101,16 @@ func residentMiB(b testing.TB, pid int) float64 {
 // durations are times of one kind.
 type durations []time.Duration
 
-// add runs a command to its end and keeps how long it took.
-func (d *durations) add(b *testing.B, command *exec.Cmd) {
+// add runs a command to its end, keeps how long it took and returns what it
+// printed.
+func (d *durations) add(b *testing.B, command *exec.Cmd) string {
 	began := time.Now()
-	if out, err := command.CombinedOutput(); err != nil {
+	out, err := command.CombinedOutput()
+	*d = append(*d, time.Since(began))
+	if err != nil {
 		b.Fatalf("%s: %v\n%s", command, err, out)
 	}
-	*d = append(*d, time.Since(began))
+	return string(out)
 }
 
 func (d durations) median() time.Duration {

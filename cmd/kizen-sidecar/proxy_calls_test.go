@@ -222,7 +222,7 @@ func TestProxyCutsCallsAfterTheGraceAndAtItsDeadline(t *testing.T) {
 
 // tlsAPI is an API behind TLS, its authority in a file, that counts its
 // connections. Its certificate is for example.com and 127.0.0.1.
-func tlsAPI(t *testing.T) (api *httptest.Server, ca string, connections *atomic.Int64) {
+func tlsAPI(t testing.TB) (api *httptest.Server, ca string, connections *atomic.Int64) {
 	t.Helper()
 	connections = new(atomic.Int64)
 	api = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
