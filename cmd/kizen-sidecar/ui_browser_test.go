@@ -150,6 +150,15 @@ func (b *tab) tabTo(id string) {
 	b.t.Fatalf("the keyboard does not reach #%s", id)
 }
 
+// fits makes the window as wide as asked for, and checks that the page is not wider.
+func (b *tab) fits(width int64) {
+	b.t.Helper()
+	b.size(width)
+	if got := eval[int64](b, `document.documentElement.scrollWidth`); got > width {
+		b.t.Errorf("at %d px the page is %d px wide: %s", width, got, eval[string](b, widest))
+	}
+}
+
 // shot keeps a picture of the whole page in both widths and both schemes, and checks what must hold in each of them.
 func (b *tab) shot(name string) {
 	b.t.Helper()
@@ -157,10 +166,7 @@ func (b *tab) shot(name string) {
 		b.t.Fatal(err)
 	}
 	for _, width := range []int64{1280, 360} {
-		b.size(width)
-		if got := eval[int64](b, `document.documentElement.scrollWidth`); got > width {
-			b.t.Errorf("%s at %d px is %d px wide: %s", name, width, got, eval[string](b, widest))
-		}
+		b.fits(width)
 		for _, scheme := range []string{"light", "dark"} {
 			b.scheme(scheme)
 			for _, poor := range eval[[]string](b, contrast) {

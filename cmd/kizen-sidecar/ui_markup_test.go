@@ -19,9 +19,9 @@ import (
 )
 
 // markupAt is what must stand on the page as it is: it says where it came from, so that a page that leaves it out, or a
-// browser that obeys it, tells which way it came.
+// browser that obeys it, tells which way it came. It begins with a word that is wider than a telephone.
 func markupAt(place string) string {
-	return fmt.Sprintf(`'"></script><script>window.pwned=%q</script><img src=x onerror="window.pwned='%[1]s'"><a href="javascript:window.pwned='%[1]s'" onmouseover="window.pwned='%[1]s'">`, place)
+	return strings.Repeat("W", 80) + fmt.Sprintf(`'"></script><script>window.pwned=%q</script><img src=x onerror="window.pwned='%[1]s'"><a href="javascript:window.pwned='%[1]s'" onmouseover="window.pwned='%[1]s'">`, place)
 }
 
 // writingStep writes markup wherever a step can, then waits, then succeeds or fails.
@@ -128,9 +128,12 @@ const intruders = `(() => {
   return found;
 })()`
 
-// unharmed checks that nothing that was written became an element, an attribute or code, and that nobody else was asked.
+// unharmed checks that nothing that was written became an element, an attribute or code, that it does not burst the page, and
+// that nobody else was asked.
 func (b *tab) unharmed(origin string) {
 	b.t.Helper()
+	b.fits(360)
+	b.fits(1280)
 	for _, element := range eval[[]string](b, intruders) {
 		b.t.Errorf("what a step wrote became %s", element)
 	}
