@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -142,8 +142,8 @@ func (c *jumpyClock) tell(asked notification) error {
 	return err
 }
 
-// startUnderClock starts a serve whose clock the test moves.
-func startUnderClock(t *testing.T, arguments ...string) (*served, *jumpyClock) {
+// tryUnderClock is try with a clock that the test moves.
+func tryUnderClock(t *testing.T, redisURL, disk string, arguments ...string) (*tried, *jumpyClock) {
 	t.Helper()
 	if runtime.GOARCH != "amd64" || os.Geteuid() != 0 {
 		t.Skip("SKIPPED: only root can put a clock under another process, and only on amd64")
@@ -157,7 +157,8 @@ func startUnderClock(t *testing.T, arguments ...string) (*served, *jumpyClock) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	command := sidecartest.Command(context.Background(), []string{clockProgram + "=" + withoutVDSO(t)}, append([]string{"serve", "--listen", "127.0.0.1:0"}, arguments...)...)
+	command := tryCommand(redisURL, disk, arguments...)
+	command.Env = append(command.Env, clockProgram+"="+withoutVDSO(t))
 	command.Path, command.ExtraFiles = executable, []*os.File{theirs}
 	clock := &jumpyClock{}
 	var answering sync.WaitGroup
@@ -172,7 +173,7 @@ func startUnderClock(t *testing.T, arguments ...string) (*served, *jumpyClock) {
 		clock.answer(listener)
 	})
 	t.Cleanup(answering.Wait) // after the process has been killed
-	s := &served{sidecartest.StartCommand(t, command), t}
+	s := tryWith(t, redisURL, disk, command)
 	_ = theirs.Close()
 	return s, clock
 }
@@ -212,12 +213,13 @@ func withoutVDSO(t *testing.T) string {
 	return copied
 }
 
-// keyedGateAPI is a gateAPI that keeps the keys that it is shown.
+// keyedGateAPI is a gateAPI that keeps the keys that it is shown, and for whom.
 type keyedGateAPI struct {
 	*gateAPI
 	front *httptest.Server
 	mu    sync.Mutex
 	keys  map[string]bool
+	whose []string // BUSINESS/USER of each call
 }
 
 func newKeyedGateAPI(t *testing.T) *keyedGateAPI {
@@ -225,6 +227,7 @@ func newKeyedGateAPI(t *testing.T) *keyedGateAPI {
 	api.front = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		api.mu.Lock()
 		api.keys[r.Header.Get("X-API-KEY")] = true
+		api.whose = append(api.whose, r.Header.Get("X-BUSINESS-ID")+"/"+r.Header.Get("X-USER-ID"))
 		api.mu.Unlock()
 		api.Config.Handler.ServeHTTP(w, r)
 	}))
@@ -234,6 +237,13 @@ func newKeyedGateAPI(t *testing.T) *keyedGateAPI {
 }
 
 func (a *keyedGateAPI) root() string { return a.front.URL + apiRootPath }
+
+// businesses says for whom each call was made, as BUSINESS/USER.
+func (a *keyedGateAPI) businesses() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.whose)
+}
 
 // requireLifetimes checks that no key is valid for longer than a time.
 func (a *keyedGateAPI) requireLifetimes(t *testing.T, longest time.Duration) {
@@ -259,7 +269,8 @@ func TestServeOutlivesJumpsOfItsClock(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			redisURL := startRedisServer(t)
 			api := newKeyedGateAPI(t)
-			s, clock := startUnderClock(t, "--api-root", api.root(), "--redis-url", redisURL, "--warm", "0", "--slots", "2", "--queue-timeout", "50s", "--timeout", "50s")
+			s, clock := tryUnderClock(t, redisURL, t.TempDir(), "--api-root", api.root(), "--warm", "0", "--slots", "2", "--queue-timeout", "50s", "--timeout", "50s")
+			s.settle(2)
 			submit := func(id string, body step) answer {
 				t.Helper()
 				got := s.ask("POST", "/executions", body.with("execution_id", id))
@@ -300,7 +311,7 @@ func TestServeOutlivesJumpsOfItsClock(t *testing.T) {
 			}
 			requireJumped(t, s.ask("GET", "/executions/later", nil).body, jump)
 			api.requireLifetimes(t, 66*time.Second) // a step's limit, the grace of its key, and what rounding adds
-			requireNoRecords(t, redisURL)
+			s.requireWell()
 			if status, body := s.Readiness(); status != 200 {
 				t.Errorf("ready: %d %s", status, body)
 			}

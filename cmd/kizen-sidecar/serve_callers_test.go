@@ -1,0 +1,194 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+// caller is somebody who asks a serve over TLS.
+type caller struct {
+	client   *http.Client
+	token    string
+	business string // of the header
+}
+
+// newCaller trusts ca, and shows the certificate of another authority's file, if
+// one is named.
+func newCaller(t *testing.T, ca, issuer *redistest.Authority, certificate, token, business string) caller {
+	t.Helper()
+	pem, err := os.ReadFile(ca.File("ca.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &tls.Config{RootCAs: x509.NewCertPool()}
+	config.RootCAs.AppendCertsFromPEM(pem)
+	if certificate != "" {
+		pair, err := tls.LoadX509KeyPair(issuer.File(certificate+".crt"), issuer.File(certificate+".key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+	return caller{client, token, business}
+}
+
+// run has a step run; the status is 0 where no answer comes.
+func (c caller) run(t *testing.T, url string, body step) (status int, answer string) {
+	t.Helper()
+	text, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), "POST", url+"/api/coderunner/run", strings.NewReader(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	if c.business != "" {
+		r.Header.Set("X-BUSINESS-ID", c.business)
+		r.Header.Set("X-USER-ID", "u-of-header")
+	}
+	response, err := c.client.Do(r)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer response.Body.Close()
+	said, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(said)
+}
+
+func TestServeKnowsItsCallersByTokenOrCertificate(t *testing.T) {
+	const trusted, acme = "token-of-the-platform", "token-of-acme-and-only-acme"
+	ours, foreign := redistest.NewAuthority(t), redistest.NewAuthority(t)
+	ours.Issue(t, "server", x509.ExtKeyUsageServerAuth)
+	ours.Issue(t, "orchestrator", x509.ExtKeyUsageClientAuth)
+	ours.Issue(t, "stranger", x509.ExtKeyUsageClientAuth)
+	foreign.Issue(t, "orchestrator", x509.ExtKeyUsageClientAuth)
+	dir := t.TempDir()
+	list := writeFile(t, dir, "callers.yaml", fmt.Sprintf(`
+- {name: platform, token_file: %q, trusted: true}
+- {name: acme, token_file: %q, business_id: b-acme, user_id: u-acme}
+- {name: mesh, certificate: orchestrator, trusted: true}
+`, writeFile(t, dir, "trusted", trusted), writeFile(t, dir, "acme", acme)))
+	api := newKeyedGateAPI(t)
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--callers", list, "--tls-cert", ours.File("server.crt"), "--tls-key", ours.File("server.key"), "--client-ca", ours.File("ca.crt"))
+	if !strings.HasPrefix(s.URL, "https://") {
+		t.Fatalf("it serves at %s", s.URL)
+	}
+	calls := script("kizen.api.get('/x')")
+	for _, c := range []struct {
+		name           string
+		by             caller
+		body           step
+		status         int
+		business, user string // for whom the API is called
+	}{
+		{"nobody", newCaller(t, ours, nil, "", "", "b-1"), calls, 401, "", ""},
+		{"a wrong token", newCaller(t, ours, nil, "", trusted+"x", "b-1"), calls, 401, "", ""},
+		{"a certificate that nobody knows", newCaller(t, ours, ours, "stranger", "", "b-1"), calls, 401, "", ""},
+		{"a certificate of a foreign authority", newCaller(t, ours, foreign, "orchestrator", "", "b-1"), calls, 0, "", ""},
+		{"a trusted token", newCaller(t, ours, nil, "", trusted, "b-1"), calls, 200, "b-1", "u-of-header"},
+		{"a trusted certificate", newCaller(t, ours, ours, "orchestrator", "", "b-2"), calls, 200, "b-2", "u-of-header"},
+		{"a business's token", newCaller(t, ours, nil, "", acme, ""), calls, 200, "b-acme", "u-acme"},
+		{"a business's token for another", newCaller(t, ours, nil, "", acme, "b-1"), calls, 403, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := len(api.businesses())
+			status, answer := c.by.run(t, s.URL, c.body)
+			if status != c.status {
+				t.Errorf("%d %s", status, answer)
+			}
+			called := api.businesses()[before:]
+			if want := c.business + "/" + c.user; c.status == 200 && (len(called) != 1 || called[0] != want) || c.status != 200 && len(called) != 0 {
+				t.Errorf("the API was called for %q, want %q", called, want)
+			}
+		})
+	}
+	if response, err := http.Get("http" + strings.TrimPrefix(s.URL, "https") + "/openapi.json"); err == nil {
+		_ = response.Body.Close()
+		if response.StatusCode == 200 {
+			t.Error("it answers in plain too")
+		}
+	}
+	if log := s.Log.String(); strings.Contains(log, trusted) || strings.Contains(log, acme) {
+		t.Error("the log tells a token")
+	}
+}
+
+func TestServeListensElsewhereOnlyForCallersItKnows(t *testing.T) {
+	got := sidecar(t, "", nil, "serve", "--listen", "0.0.0.0:0")
+	if got.code != exitUsage || !strings.Contains(got.stderr, "--callers") {
+		t.Errorf("%d %s", got.code, got.stderr)
+	}
+}
+
+func TestServeLetsNoBusinessStarveAnother(t *testing.T) {
+	api := newGateAPI(t)
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--slots", "1", "--queue-depth", "8")
+	submit := func(business, id string, body step) answer {
+		t.Helper()
+		return s.askFor(business, "POST", "/executions", body.with("execution_id", id))
+	}
+	submit("b-greedy", "runs", gated(newMarker()))
+	waitFor(t, func() bool { return api.waiting.Load() == 1 })
+	for i := range 8 {
+		if got := submit("b-greedy", fmt.Sprint("e-", i), script("pass")); got.status != 202 {
+			t.Fatalf("%d %s", got.status, got.body)
+		}
+	}
+	if got := submit("b-greedy", "one-too-many", script("pass")); got.status != 429 {
+		t.Errorf("beyond the queue: %d %s", got.status, got.body)
+	}
+	if got := submit("b-modest", "e", script("pass")); got.status != 202 { // it takes the place of the greedy one's youngest
+		t.Fatalf("the modest one: %d %s", got.status, got.body)
+	}
+	api.open()
+	started := func(business, id string) time.Time {
+		t.Helper()
+		var e struct {
+			State   string    `json:"state"`
+			Started time.Time `json:"started_at"`
+		}
+		waitFor(t, func() bool {
+			got := s.askFor(business, "GET", "/executions/"+id, nil)
+			return json.Unmarshal([]byte(got.body), &e) == nil && e.State == "finished"
+		})
+		return e.Started
+	}
+	modest := started("b-modest", "e")
+	for i := range 7 {
+		if greedy := started("b-greedy", fmt.Sprint("e-", i)); greedy.Before(modest) {
+			t.Errorf("number %d of the greedy one started first", i)
+		}
+	}
+	if got := s.askFor("b-greedy", "GET", "/executions/e-7", nil); !strings.Contains(got.body, "the queue is full") {
+		t.Errorf("the youngest of the greedy one: %s", got.body)
+	}
+}
+
+func TestServeTellsWhoWaitsTooLongToComeBack(t *testing.T) {
+	api := newGateAPI(t)
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--slots", "1", "--queue-timeout", "100ms")
+	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))
+	waitFor(t, func() bool { return api.waiting.Load() == 1 })
+	got := s.ask("POST", "/api/coderunner/run", script("pass"))
+	if got.status != 429 || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "no slot became free in time") {
+		t.Errorf("%d %v %s", got.status, got.header, got.body)
+	}
+}
