@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -84,23 +85,26 @@ func (s *tried) settle(slots int) *tried {
 }
 
 // steady is what it holds when that has not changed for a while. Of the
-// goroutines that is the least: those that answer /metrics count themselves.
+// goroutines that is the least from then on: those that answer /metrics count
+// themselves, one time more than another.
 func (s *tried) steady() holdings {
 	s.t.Helper()
 	http.DefaultClient.CloseIdleConnections() // each is a goroutine and a descriptor of the server's
-	var now, last holdings
-	same := 0
+	var last holdings
+	same, fewest := 0, math.MaxInt
 	waitFor(s.t, func() bool {
-		now = s.holdings()
-		fewest := min(now.goroutines, last.goroutines)
-		if now.goroutines = last.goroutines; !reflect.DeepEqual(now, last) {
-			last, same = s.holdings(), 0
+		now := s.holdings()
+		counted := now.goroutines
+		if now.goroutines = 0; !reflect.DeepEqual(now, last) {
+			last, same, fewest = now, 0, math.MaxInt
 			return false
 		}
-		last.goroutines = fewest
-		same++
-		return same == 20
+		if same++; same > 20 {
+			fewest = min(fewest, counted)
+		}
+		return same == 40
 	})
+	last.goroutines = fewest
 	return last
 }
 
