@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +53,7 @@ var deaths = []struct {
 	{name: "CPU time of children", script: "import os, time\nfor _ in range(3):\n  if os.fork() == 0:\n    while True: pass\ntime.sleep(15)", limits: runner.Limits{CPU: time.Second}, outcome: runner.CPULimit, says: "1s"},
 	{name: "memory", script: "x = []\nwhile True: x.append(bytearray(b'x' * 1048576))", limits: runner.Limits{Memory: 128 * mib}, outcome: runner.MemoryLimit, says: "128 MiB"},
 	{name: "memory of four children", script: "import os, time\nfor _ in range(4):\n  if os.fork() == 0:\n    x = bytearray(b'x' * (60 << 20)); time.sleep(30)\ntime.sleep(15)", limits: runner.Limits{Memory: 160 * mib}, outcome: runner.MemoryLimit, says: "160 MiB"},
+	{name: "memory of four children of 300 MB", script: "import os, time\nfor _ in range(4):\n  if os.fork() == 0:\n    x = bytearray(b'x' * (300 << 20)); time.sleep(30)\ntime.sleep(15)", outcome: runner.MemoryLimit, says: "1 GiB"},
 	{name: "processes", script: "import os, time\nfor _ in range(99):\n  if os.fork() == 0: time.sleep(30)", limits: runner.Limits{Processes: 16}, outcome: runner.ProcessLimit, says: "16 processes"},
 	{name: "threads", script: "import threading, time\nfor _ in range(99): threading.Thread(target=time.sleep, args=(30,), daemon=True).start()", limits: runner.Limits{Processes: 16}, outcome: runner.ProcessLimit, says: "16 processes"},
 	{name: "open files", script: "x = [open('/dev/null') for _ in range(999)]", limits: runner.Limits{OpenFiles: 128}, outcome: runner.Exception, says: "128 open files"},
@@ -101,10 +106,75 @@ func TestEveryWayToDieHasItsWords(t *testing.T) {
 				if result.Evidence.Wall < d.limits.Wall {
 					t.Errorf("stopped after %s, before its limit", result.Evidence.Wall)
 				}
-				t.Logf("answered %s after the limit", time.Since(begun)-d.limits.Wall)
+				late := time.Since(begun) - d.limits.Wall
+				if late > 30*time.Second {
+					t.Errorf("answered %s after its limit: what ignores signals or holds the pipe was waited for", late)
+				}
+				t.Logf("answered %s after the limit", late)
 			}
 		})
 	}
+}
+
+func TestEveryOutcomeHasAWayToDie(t *testing.T) {
+	known := []runner.Outcome{runner.OK, runner.Cancelled, runner.Internal} // no way to die; stopped from outside; ours
+	for _, d := range deaths {
+		known = append(known, d.outcome)
+	}
+	for _, outcome := range runner.Outcomes {
+		if !slices.Contains(known, outcome) {
+			t.Errorf("no step dies of %s", outcome)
+		}
+	}
+}
+
+// TestNothingIsLeftAfterManyDeaths counts what steps of every kind leave in the process that ran them. What they leave on
+// the machine is counted by the sandbox's own test.
+func TestNothingIsLeftAfterManyDeaths(t *testing.T) {
+	r := newRunner(t, runner.Config{})
+	scripts := []string{"outputs.x = 'done'", "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()"}
+	for _, d := range deaths {
+		if d.limits.Wall == 0 && d.limits.CPU == 0 && d.outcome != runner.MemoryLimit {
+			scripts = append(scripts, d.script)
+		}
+	}
+	run(t, r, "pass")
+	before := held(t)
+	var numbers atomic.Int64
+	var running sync.WaitGroup
+	for range 2 * goruntime.NumCPU() {
+		running.Go(func() {
+			for i := int(numbers.Add(1)) - 1; i < 500; i = int(numbers.Add(1)) - 1 {
+				execution := runner.Execution{
+					ID: "many", Script: []byte(scripts[i%len(scripts)]), Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "n", Type: "n"}},
+				}
+				if _, err := r.Run(context.Background(), execution); err != nil {
+					t.Errorf("%s: %v", execution.Script, err)
+				}
+			}
+		})
+	}
+	running.Wait()
+	if after := held(t); after != before {
+		t.Errorf("before %s, after %s", before, after)
+	}
+	t.Logf("500 executions of %d kinds", len(scripts))
+}
+
+// held is what this process holds: descriptors and children.
+func held(t *testing.T) string {
+	t.Helper()
+	descriptors, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var children []byte
+	lists, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, path := range lists {
+		list, _ := os.ReadFile(path) // of a thread that may have ended
+		children = append(children, list...)
+	}
+	return fmt.Sprintf("%d descriptors, children %q", len(descriptors), children)
 }
 
 func limitsWith(l runner.Limits) runner.Limits {
