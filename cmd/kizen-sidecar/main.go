@@ -33,9 +33,7 @@ const (
 
 // commandLine is everything that can be typed after kizen-sidecar.
 type commandLine struct {
-	LogLevel  string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL" group:"Logging"`
-	LogFormat string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT" group:"Logging"`
-	Version   kong.VersionFlag `help:"Print the version and exit." env:"-"`
+	commonFlags
 
 	Run    runCommand    `cmd:"" help:"Run one Code Step and print its result."`
 	Serve  serveCommand  `cmd:"" help:"Run steps for an orchestrator, over HTTP."`
@@ -46,6 +44,21 @@ type commandLine struct {
 	Doctor doctorCommand `cmd:"" help:"Say what this machine offers steps: layers of the sandbox, Pythons, Redis."`
 	Client clientCommand `cmd:"" help:"Write the kizen client module for Python in a neighbouring container."`
 	Health healthCommand `cmd:"" help:"Check that a proxy serves, for container health checks."`
+}
+
+// runLine is the part of commandLine that "run" needs. To read the definition
+// of all commands takes a tenth of a short run.
+type runLine struct {
+	commonFlags
+
+	Run runCommand `cmd:"" help:"Run one Code Step and print its result."`
+}
+
+// commonFlags are those of every command.
+type commonFlags struct {
+	LogLevel  string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL" group:"Logging"`
+	LogFormat string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT" group:"Logging"`
+	Version   kong.VersionFlag `help:"Print the version and exit." env:"-"`
 }
 
 // streams are the process's standard streams.
@@ -90,8 +103,8 @@ func start() int {
 	return run(ctx, os.Args[1:], std)
 }
 
-// parser is what reads arguments into line.
-func (line *commandLine) parser(std streams) (*kong.Kong, error) {
+// newParser is what reads arguments into line, a commandLine or a runLine.
+func newParser(line any, std streams) (*kong.Kong, error) {
 	return kong.New(line,
 		kong.Name("kizen-sidecar"),
 		kong.Description("The runtime beside every Kizen Code Step.\n\nExit codes: 0 success, 1 the step failed, 2 wrong usage or a refused request, 3 the sidecar could not do its work."),
@@ -109,8 +122,14 @@ func (line *commandLine) parser(std streams) (*kong.Kong, error) {
 // run parses the arguments, runs the command they name, and returns the exit
 // code.
 func run(ctx context.Context, arguments []string, std streams) int {
-	var line commandLine
-	parser, err := line.parser(std)
+	var all commandLine
+	var only runLine
+	var line any = &all
+	common, running := &all.commonFlags, &all.Run
+	if len(arguments) > 0 && arguments[0] == "run" {
+		line, common, running = &only, &only.commonFlags, &only.Run
+	}
+	parser, err := newParser(line, std)
 	if err != nil {
 		return fail(std, fmt.Errorf("read the command line's own definition: %w", err))
 	}
@@ -118,10 +137,10 @@ func run(ctx context.Context, arguments []string, std streams) int {
 	if err != nil {
 		return fail(std, misread(err))
 	}
-	if line.Run.Verbose {
-		line.LogLevel = "debug"
+	if running.Verbose {
+		common.LogLevel = "debug"
 	}
-	logger, err := telemetry.NewLogger(std.stderr, telemetry.LogConfig{Level: line.LogLevel, Format: line.LogFormat})
+	logger, err := telemetry.NewLogger(std.stderr, telemetry.LogConfig{Level: common.LogLevel, Format: common.LogFormat})
 	if err != nil {
 		return fail(std, usageError{err})
 	}

@@ -29,7 +29,7 @@ var besides = []reference.Variable{
 // grammar is the definition of the command line.
 func grammar(t *testing.T) *kong.Kong {
 	t.Helper()
-	parser, err := new(commandLine).parser(streams{stdout: io.Discard, stderr: io.Discard})
+	parser, err := newParser(new(commandLine), streams{stdout: io.Discard, stderr: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}
