@@ -468,15 +468,13 @@ func stepSecretsFile(t *testing.T) string {
 }
 
 func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
-	server := redistest.Start(t, "--requirepass", "another")
-	for _, redisURL := range []string{
-		"redis://:" + redisPassword + "@" + server.Addr + "/0",
-		"redis://:" + redisPassword + "@" + sidecartest.FreeAddress(t) + "/0",
-		"redis://:" + redisPassword + "@127.0.0.1:port/0",
-		"redis://" + redisPassword + "@" + server.Addr + "/none",
-	} {
-		for _, command := range []string{"run", "proxy", "serve"} {
-			arguments := map[string][]string{"run": {"--script", os.DevNull}, "serve": {"--listen", "127.0.0.1:0"}}[command]
+	refusing := []string{
+		"redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", "another").Addr + "/0", "redis://:" + redisPassword + "@" + sidecartest.FreeAddress(t) + "/0",
+	}
+	wrong := []string{"redis://:" + redisPassword + "@127.0.0.1:port/0", "redis://" + redisPassword + "@127.0.0.1:1/none"}
+	for _, redisURL := range append(wrong, refusing...) {
+		for _, command := range []string{"run", "proxy"} {
+			arguments := map[string][]string{"run": {"--script", os.DevNull}}[command]
 			arguments = append([]string{command, "--redis-timeout", "1s"}, arguments...)
 			failed := sidecartest.Command(t.Context(), []string{"KIZEN_LOG=debug", "REDIS_URL=" + redisURL}, arguments...)
 			output, err := failed.CombinedOutput()
@@ -485,6 +483,16 @@ func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 			}
 			told{command: string(output)}.requireSilence(t, canaries{"password of redis": redisPassword})
 		}
+	}
+	for _, redisURL := range refusing { // serve waits for its Redis, and says so
+		s := serve(t, []string{"KIZEN_LOG=debug"}, "--redis-timeout", "1s", "--redis-url", redisURL)
+		status, readiness := s.Readiness()
+		if status != http.StatusServiceUnavailable || !strings.Contains(readiness, "redis") {
+			t.Errorf("readiness is %d %s", status, readiness)
+		}
+		_, answer := s.run("", script("pass"))
+		s.stop()
+		told{"readiness": readiness, "answer": answer, "log": s.Log.String()}.requireSilence(t, canaries{"password of redis": redisPassword})
 	}
 }
 
