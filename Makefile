@@ -17,7 +17,7 @@ demo: ## Run the example step against the reference platform and show its page
 
 test: ## Set up what the tests need, then run every test
 	@.ci/setup test
-	$(GO) test -race ./...
+	$(GO) test -race -timeout 30m ./...
 	@.ci/python -m mypy --config-file runner/python/pyproject.toml runner/python/kizen_runtime runner/python/*.py
 	@.ci/pythons
 

@@ -91,7 +91,7 @@ func TestMistakesWithKeysAreOneLine(t *testing.T) {
 		"rotate nothing":      {[]string{"rotate", "--keys", other}, "holds no such key yet; use kizen-sidecar keys generate"},
 		"list nothing":        {[]string{"list"}, "no keys given"},
 		"list an empty place": {[]string{"list", "--keys", other}, "there is no key in it"},
-		"list no place":       {[]string{"list", "--keys", filepath.Join(other, "none")}, "no such file"},
+		"list no place":       {[]string{"list", "--keys", filepath.Join(other, "none")}, "there are no keys at"},
 		"revoke nothing":      {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1"}, "--execution"},
 		"revoke two things":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--key", "a", "--execution", "b"}, "--execution"},
 		"revoke without id":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--execution", "a}b"}, "execution id"},
