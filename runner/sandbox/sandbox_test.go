@@ -20,8 +20,9 @@ import (
 
 const python = "/usr/bin/python3"
 
-// ordinaryUID is somebody without privileges or an account.
-const ordinaryUID = 12345
+// ordinaryUID is somebody without privileges or an account, and another one for each run of the tests: the kernel counts
+// processes by user, and fork bombs of one run would be those of another.
+var ordinaryUID = uint32(20000 + os.Getpid()%20000)
 
 // helperVariable makes the test binary play another part, see helpers.
 const helperVariable = "KIZEN_TEST_HELPER"
