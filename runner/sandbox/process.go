@@ -27,7 +27,7 @@ type Exit struct {
 	// Killed: Kill was called, or the context ended.
 	Killed bool
 	// ProcessesRefused: the limit on processes was reached, and more were asked for. Without a cgroup it is inferred from
-	// PeakProcesses.
+	// PeakProcesses and Survivors.
 	ProcessesRefused bool
 	// PeakMemory is the most resident memory in bytes seen of all processes together, at least that of the largest.
 	PeakMemory int64
@@ -191,7 +191,6 @@ func (p *Process) outcome(cpu time.Duration, err error) Exit {
 	used, memoryOver, cpuOver := m.seen()
 	exit := Exit{Code: -1, OOMKilled: memoryOver || p.group.outOfMemory(), CPUExceeded: cpuOver,
 		PeakMemory: used.peakMemory, PeakProcesses: used.peakProcesses, CPU: used.cpu, Err: err}
-	exit.ProcessesRefused = p.group.refused() || (p.group.pids == "" && exit.PeakProcesses >= m.limits.Processes)
 	p.killed.Do(func() {})
 	exit.Killed = p.ordered
 	if exit.OOMKilled && m.counted {
@@ -219,6 +218,10 @@ func (p *Process) outcome(cpu time.Duration, err error) Exit {
 		}
 	}
 	exit.CPU = m.counts(exit.CPU)
+	// The last of the looks may have come before the last of the processes; the survivors and the main process were there
+	// together.
+	most := max(exit.PeakProcesses, exit.Survivors+1)
+	exit.ProcessesRefused = p.group.refused() || p.group.pids == "" && most >= m.limits.Processes
 	return exit
 }
 
