@@ -87,6 +87,13 @@ var _ sdktrace.IDGenerator = spanIDs{}
 // executionID is the context key of an execution's id.
 type executionID struct{}
 
+// WithTrace names the trace that the context belongs to by a W3C traceparent.
+// Records that are logged with it carry trace_id; they do not where the
+// traceparent names none.
+func WithTrace(ctx context.Context, traceparent string) context.Context {
+	return trace.ContextWithRemoteSpanContext(ctx, headers{traceparent: traceparent}.parse())
+}
+
 // WithExecution names the execution that the context belongs to. Records that
 // are logged with it carry execution_id.
 func WithExecution(ctx context.Context, id string) context.Context {

@@ -174,13 +174,19 @@ func TestServeCallsBackOnlyWhereItMay(t *testing.T) {
 	})
 	t.Run("a private address", func(t *testing.T) {
 		s := startServe(t, "--warm", "0", "--api-root", api.root(), "--webhook-secret-file", secrets)
-		if got := s.ask("POST", "/executions", body); got.status != 202 {
+		const traceID = "0af7651916cd43dd8448eb211c80319c"
+		traced := body.with("traceparent", "00-"+traceID+"-b7ad6b7169203331-01")
+		if got := s.ask("POST", "/executions", traced); got.status != 202 {
 			t.Errorf("%d %s", got.status, got.body)
 		}
 		if ended := s.events("e").until("finished"); !strings.Contains(ended, `"outcome":"ok"`) {
 			t.Errorf("finished with %s", ended)
 		}
 		waitFor(t, func() bool { return strings.Contains(s.Log.String(), "a callback was not delivered") })
+		line, _, _ := strings.Cut(s.Log.String()[strings.Index(s.Log.String(), "a callback was not delivered"):], "\n")
+		if !strings.Contains(line, traceID) || !strings.Contains(line, `"execution_id":"e"`) {
+			t.Errorf("the line does not say which execution: %s", line)
+		}
 	})
 	if told := box.of(t, "e"); told != nil {
 		t.Errorf("told %v", told)

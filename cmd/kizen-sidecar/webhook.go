@@ -9,6 +9,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // webhookFlags say how callbacks are sent.
@@ -76,6 +77,7 @@ func (c *callbacks) finished(e *executions.Execution) {
 	if c == nil || e.Callback() == "" {
 		return
 	}
+	ctx := telemetry.WithExecution(telemetry.WithTrace(c.ctx, e.Traceparent()), e.ID())
 	snapshot := e.Snapshot()
 	ended := webhook.Finished{ExecutionID: e.ID(), BusinessID: e.BusinessID(), Outcome: snapshot.Outcome, Result: snapshot.Result}
 	if snapshot.Failure != "" {
@@ -83,7 +85,7 @@ func (c *callbacks) finished(e *executions.Execution) {
 	}
 	message, err := ended.Message(e.Callback(), snapshot.FinishedAt)
 	if err != nil {
-		c.log.Error("a callback could not be written", "execution_id", e.ID(), "error", err)
+		c.log.ErrorContext(ctx, "a callback could not be written", "error", err)
 		return
 	}
 	c.all.Go(func() {
@@ -95,7 +97,7 @@ func (c *callbacks) finished(e *executions.Execution) {
 			err = c.ctx.Err()
 		}
 		if err != nil {
-			c.log.Error("a callback was not delivered", "execution_id", e.ID(), "error", err)
+			c.log.ErrorContext(ctx, "a callback was not delivered", "error", err)
 		}
 	})
 }
