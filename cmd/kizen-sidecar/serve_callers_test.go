@@ -192,3 +192,20 @@ func TestServeTellsWhoWaitsTooLongToComeBack(t *testing.T) {
 		t.Errorf("%d %v %s", got.status, got.header, got.body)
 	}
 }
+
+func TestTheWaitForASlotIsNotTheStepsTime(t *testing.T) {
+	api := newGateAPI(t)
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--slots", "1")
+	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))
+	waitFor(t, func() bool { return api.waiting.Load() == 1 })
+	const limit = 2 * time.Second
+	body := script("pass").with("execution_id", "waits").with("timeout_ms", limit.Milliseconds())
+	if got := s.ask("POST", "/executions", body); got.status != 202 {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	<-time.After(limit + limit/10) // it has waited for longer than it may run
+	api.open()
+	if ended := s.events("waits").until("finished"); !strings.Contains(ended, `"outcome":"ok"`) {
+		t.Errorf("finished with %s", ended)
+	}
+}
