@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,15 +10,21 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
+// executionHeader says which execution a callback is about, for the log.
+const executionHeader = "execution_id"
+
 // enqueueCallback queues a message once.
-func (w *Worker) enqueueCallback(ctx context.Context, m webhook.Message) error {
+func (a *attempt) enqueueCallback(ctx context.Context, m webhook.Message) error {
 	payload, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("write the callback: %w", err)
 	}
-	_, err = w.client.EnqueueContext(ctx, asynq.NewTask(CallbackTask, payload), callbackOptions(w.config.Queue, m.ID)...)
+	headers := map[string]string{executionHeader: a.id, "traceparent": cmp.Or(a.body.Traceparent, a.headers["traceparent"])}
+	task := asynq.NewTaskWithHeaders(CallbackTask, payload, headers)
+	_, err = a.client.EnqueueContext(ctx, task, callbackOptions(a.config.Queue, m.ID)...)
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
 		return nil
 	}
@@ -34,7 +41,9 @@ func (w *Worker) callback(ctx context.Context, task *asynq.Task) error {
 	if err == nil {
 		return nil
 	}
-	w.config.Log.Warn("a callback was not delivered", "message_id", message.ID, "error", err)
+	about := telemetry.WithTrace(ctx, task.Headers()["traceparent"])
+	about = telemetry.WithExecution(about, task.Headers()[executionHeader])
+	w.config.Log.WarnContext(about, "a callback was not delivered", "message_id", message.ID, "error", err)
 	if webhook.Final(err) {
 		return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -23,10 +22,12 @@ import (
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/minter/redistest"
 	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // queue is what every test of this file calls its queue.
@@ -111,6 +112,7 @@ type fleetOf struct {
 	store   *redis.Client
 	records records
 	sender  *webhook.Sender
+	log     sidecartest.Buffer
 	// ran counts the starts of each execution's code.
 	mu  sync.Mutex
 	ran map[string]int
@@ -140,6 +142,10 @@ func fine(_ context.Context, start func() error) (execution.Outcome, error) {
 func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 	f.t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: address, MaxRetries: -1, DialTimeout: time.Second})
+	log, err := telemetry.NewLogger(&f.log, telemetry.LogConfig{Format: "json"})
+	if err != nil {
+		f.t.Fatal(err)
+	}
 	w := NewWorker(Config{
 		Redis: client, Queue: queue, Slots: 2, Lease: 200 * time.Millisecond, Attempts: attempts, Keep: time.Hour, Sender: f.sender,
 		Prepare: func(b request.Body) (execution.Request, error) {
@@ -156,7 +162,7 @@ func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 				return err
 			})
 		},
-		Log: slog.New(slog.DiscardHandler),
+		Log: log,
 	})
 	if err := w.Start(f.t.Context()); err != nil {
 		f.t.Fatal(err)
@@ -170,10 +176,14 @@ func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 	return w
 }
 
+// traceID is the trace that executions belong to.
+const traceID = "0af7651916cd43dd8448eb211c80319c"
+
 func (f *fleetOf) enqueue(id, callback string) {
 	f.t.Helper()
 	payload, err := json.Marshal(request.Body{
 		Runtime: "python-3-13", UserScript: "pass", ExecutionID: id, BusinessID: "b", UserID: "u", CallbackURL: callback,
+		Traceparent: "00-" + traceID + "-b7ad6b7169203331-01",
 	})
 	if err != nil {
 		f.t.Fatal(err)
@@ -441,6 +451,18 @@ func TestACallbackIsSentUntilItIsTakenWithOneID(t *testing.T) {
 	defer receiver.mu.Unlock()
 	if receiver.refused != 2 || len(receiver.ids) != 1 {
 		t.Errorf("refused %d times, ids %v", receiver.refused, receiver.ids)
+	}
+	told := 0
+	for line := range strings.Lines(f.log.String()) {
+		if strings.Contains(line, "a callback was not delivered") {
+			told++
+			if !strings.Contains(line, `"execution_id":"e"`) || !strings.Contains(line, `"trace_id":"`+traceID+`"`) {
+				t.Errorf("the line does not say which execution: %s", line)
+			}
+		}
+	}
+	if told != 2 {
+		t.Errorf("the log tells of %d attempts that failed", told)
 	}
 }
 
