@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"os"
@@ -67,12 +66,7 @@ func documented(t *testing.T) map[string][]string {
 }
 
 func TestThePageOfMetricsHasEveryOneWithItsUnitAndLabels(t *testing.T) {
-	environment(t, map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_OTLP_ENDPOINT": failing(t, 400)})
-	telemetry, _ := started(t, Config{})
-	defer telemetry.Shutdown(context.Background())
-	defer telemetry.Metrics().Watch(func() State { return State{} })()
-	defer telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) { return Backlog{}, nil })()
-	execute(telemetry)
+	telemetry := watched(t)
 	telemetry.Metrics().Redis(t.Context(), "GET", 1, errors.New("gone"))
 
 	got, want := measured(scrape(t, telemetry)), documented(t)

@@ -64,7 +64,7 @@ func exposed(page string) (series, labels map[string]bool) {
 }
 
 func TestMetricsAreNamedAsPrometheusSpellsTheConventions(t *testing.T) {
-	telemetry := measuring(t)
+	telemetry := watched(t)
 	stop := telemetry.Metrics().Watch(func() State { return State{Queue: 3, SlotsUsed: 2, SlotsTotal: 4, Ready: 1} })
 	defer stop()
 	execute(telemetry)
@@ -100,7 +100,7 @@ func TestMetricsAreNamedAsPrometheusSpellsTheConventions(t *testing.T) {
 }
 
 func TestLabelsAreBoundedWhateverIsMeasured(t *testing.T) {
-	telemetry := measuring(t)
+	telemetry := watched(t)
 	ctx, execution := telemetry.Execution(context.Background(), info())
 	metrics := telemetry.Metrics()
 	for i := range 2000 {
@@ -129,7 +129,7 @@ func TestLabelsAreBoundedWhateverIsMeasured(t *testing.T) {
 }
 
 func TestBuiltInPoliciesKeepTheirNamesBesideAnyNumberOfOthers(t *testing.T) {
-	telemetry := measuring(t)
+	telemetry := watched(t)
 	_, execution := telemetry.Execution(context.Background(), info())
 	for i := range 500 {
 		execution.EndCall(nil, CallEnd{Method: "GET", Status: 403, Denied: true, Policy: fmt.Sprintf("team.%d", i)})
@@ -148,13 +148,20 @@ var promQL = []string{
 	"sum", "max", "by", "rate", "histogram_quantile", "label_replace", "label_values", "vector", "or", "le", "job", "instance", "class",
 }
 
-func TestEveryMetricOfTheDashboardExists(t *testing.T) {
+// watched has measured an execution, and watches a service and a fleet.
+func watched(t *testing.T) *Telemetry {
+	t.Helper()
 	environment(t, map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_OTLP_ENDPOINT": failing(t, 400)})
 	telemetry, _ := started(t, Config{})
-	defer telemetry.Shutdown(context.Background())
-	defer telemetry.Metrics().Watch(func() State { return State{} })()
-	defer telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) { return Backlog{}, nil })()
+	t.Cleanup(func() { telemetry.Shutdown(context.Background()) })
+	t.Cleanup(telemetry.Metrics().Watch(func() State { return State{} }))
+	t.Cleanup(telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) { return Backlog{}, nil }))
 	execute(telemetry)
+	return telemetry
+}
+
+func TestEveryMetricOfTheDashboardExists(t *testing.T) {
+	telemetry := watched(t)
 	series, labels := exposed(scrape(t, telemetry))
 
 	data, err := os.ReadFile("../examples/grafana/dashboard.json")
@@ -242,7 +249,7 @@ func TestMeasuringCostsNoAllocationWhenItIsOff(t *testing.T) {
 }
 
 func TestABacklogThatCannotBeSeenIsNotSaidToBeEmpty(t *testing.T) {
-	telemetry := measuring(t)
+	telemetry := watched(t)
 	var down error
 	stop := telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) {
 		return Backlog{Depth: 7, Oldest: 1500 * time.Millisecond, DeadLetters: 2}, down

@@ -445,24 +445,31 @@ func TestServeDrains(t *testing.T) {
 func TestServePrintsAConfigurationThatItReads(t *testing.T) {
 	dir := t.TempDir()
 	file := writeFile(t, dir, "serve.yaml", "slots: 3\nredis-url: redis://user:hunter2hunter2@127.0.0.1:1/0\nqueue-depth: 5\ndrain-timeout: 7s\n")
-	environment := []string{"KIZEN_QUEUE_DEPTH=6"}
-	first := sidecar(t, "", environment, "serve", "--config", file, "--drain-timeout", "8s", "--print-config")
-	for _, want := range []string{"slots: \"3\"", "queue-depth: \"6\"", "drain-timeout: 8s", "[REDACTED]"} {
-		if first.code != exitOK || !strings.Contains(first.stdout, want) {
-			t.Errorf("no %q in %d\n%s%s", want, first.code, first.stdout, first.stderr)
-		}
-	}
-	if strings.Contains(first.stdout, "hunter2") {
-		t.Errorf("a secret is shown:\n%s", first.stdout)
-	}
-	printed := writeFile(t, dir, "printed.yaml", first.stdout)
-	if again := sidecar(t, "", nil, "serve", "--config", printed, "--print-config"); again.stdout != first.stdout {
-		t.Errorf("read back:\n%s\n%s", again.stdout, again.stderr)
-	}
+	requirePrintedIsRead(t, []string{"KIZEN_QUEUE_DEPTH=6"}, []string{"serve", "--config", file, "--drain-timeout", "8s"},
+		`slots: "3"`, `queue-depth: "6"`, "drain-timeout: 8s")
 	for text, want := range map[string]string{"slotz: 3\ntimeoot: 1s\n": `"slotz", "timeoot"`, "- a\n": "not YAML of names", "slots: many\n": "slots"} {
 		got := sidecar(t, "", nil, "serve", "--config", writeFile(t, dir, "wrong.yaml", text))
 		if got.code != exitUsage || !strings.Contains(got.stderr, want) {
 			t.Errorf("%q: %d %s", text, got.code, got.stderr)
 		}
+	}
+}
+
+// requirePrintedIsRead has a command print its configuration, in which the
+// wanted lines stand and no secret, and read what it has printed.
+func requirePrintedIsRead(t *testing.T, environment, arguments []string, want ...string) {
+	t.Helper()
+	first := sidecar(t, "", environment, append(arguments, "--print-config")...)
+	for _, line := range append(want, "[REDACTED]") {
+		if first.code != exitOK || !strings.Contains(first.stdout, line) {
+			t.Errorf("no %q in %d\n%s%s", line, first.code, first.stdout, first.stderr)
+		}
+	}
+	if strings.Contains(first.stdout, "hunter2") {
+		t.Errorf("a secret is shown:\n%s", first.stdout)
+	}
+	printed := writeFile(t, t.TempDir(), "printed.yaml", first.stdout)
+	if again := sidecar(t, "", nil, arguments[0], "--config", printed, "--print-config"); again.stdout != first.stdout {
+		t.Errorf("read back:\n%s\n%s", again.stdout, again.stderr)
 	}
 }

@@ -235,16 +235,28 @@ func (g gate) pass(ctx context.Context) {
 	}
 }
 
-func TestAWorkerThatLosesRedisBeforeTheCodeStartsDoesNotStartIt(t *testing.T) {
-	f, g := newFleet(t), newGate()
-	way := newLine(t, f.server.Addr)
-	returned := make(chan error, 1)
-	f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+// before is a step that waits at the gate, and tells how its start went then.
+func (g gate) before(returned chan<- error) step {
+	return func(ctx context.Context, start func() error) (execution.Outcome, error) {
 		g.pass(ctx)
 		done, err := fine(ctx, start)
 		returned <- err
 		return done, err
-	})
+	}
+}
+
+// after is a step that waits at the gate once its code has run.
+func (g gate) after(ctx context.Context, start func() error) (execution.Outcome, error) {
+	done, err := fine(ctx, start)
+	g.pass(ctx)
+	return done, err
+}
+
+func TestAWorkerThatLosesRedisBeforeTheCodeStartsDoesNotStartIt(t *testing.T) {
+	f, g := newFleet(t), newGate()
+	way := newLine(t, f.server.Addr)
+	returned := make(chan error, 1)
+	f.worker(way.Addr().String(), 5, g.before(returned))
 	f.enqueue("e", "")
 	<-g.reached
 	way.part()
@@ -271,12 +283,7 @@ func TestAWorkerThatComesBackTooLateFindsItsExecutionTaken(t *testing.T) {
 	f, g := newFleet(t), newGate()
 	way := newLine(t, f.server.Addr)
 	returned := make(chan error, 1)
-	f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
-		g.pass(ctx)
-		done, err := fine(ctx, start)
-		returned <- err
-		return done, err
-	})
+	f.worker(way.Addr().String(), 5, g.before(returned))
 	f.enqueue("e", "")
 	<-g.reached
 	way.part()
@@ -299,11 +306,7 @@ func TestTheResultOfAWorkerThatWasTakenForDeadIsDropped(t *testing.T) {
 	f, g := newFleet(t), newGate()
 	f.sender = receiver.sender
 	way := newLine(t, f.server.Addr)
-	late := f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
-		done, err := fine(ctx, start)
-		g.pass(ctx)
-		return done, err
-	})
+	late := f.worker(way.Addr().String(), 5, g.after)
 	f.enqueue("e", receiver.URL)
 	<-g.reached
 	way.part()
@@ -329,11 +332,7 @@ func TestTheResultOfAWorkerThatWasTakenForDeadIsDropped(t *testing.T) {
 func TestRedisAwayWhileTheStepRunsLosesNothing(t *testing.T) {
 	f, g := newFleet(t), newGate()
 	way := newLine(t, f.server.Addr)
-	f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
-		done, err := fine(ctx, start)
-		g.pass(ctx)
-		return done, err
-	})
+	f.worker(way.Addr().String(), 5, g.after)
 	f.enqueue("e", "")
 	<-g.reached
 	way.part()
@@ -350,11 +349,7 @@ func TestRedisAwayWhileTheStepRunsLosesNothing(t *testing.T) {
 // task look as it does to a worker whose clock is an hour ahead.
 func TestALeaseThatRunsOutByTheClockStartsNothingTwice(t *testing.T) {
 	f, g := newFleet(t), newGate()
-	f.worker(f.server.Addr, 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
-		done, err := fine(ctx, start)
-		g.pass(ctx)
-		return done, err
-	})
+	f.worker(f.server.Addr, 5, g.after)
 	f.enqueue("e", "")
 	<-g.reached
 	ahead := redis.Z{Score: float64(time.Now().Add(-time.Hour).Unix()), Member: "e"}
