@@ -64,7 +64,7 @@ func exposed(page string) (series, labels map[string]bool) {
 }
 
 func TestMetricsAreNamedAsPrometheusSpellsTheConventions(t *testing.T) {
-	telemetry := watched(t)
+	telemetry := measuring(t)
 	stop := telemetry.Metrics().Watch(func() State { return State{Queue: 3, SlotsUsed: 2, SlotsTotal: 4, Ready: 1} })
 	defer stop()
 	execute(telemetry)
@@ -100,7 +100,7 @@ func TestMetricsAreNamedAsPrometheusSpellsTheConventions(t *testing.T) {
 }
 
 func TestLabelsAreBoundedWhateverIsMeasured(t *testing.T) {
-	telemetry := watched(t)
+	telemetry := measuring(t)
 	ctx, execution := telemetry.Execution(context.Background(), info())
 	metrics := telemetry.Metrics()
 	for i := range 2000 {
@@ -129,7 +129,7 @@ func TestLabelsAreBoundedWhateverIsMeasured(t *testing.T) {
 }
 
 func TestBuiltInPoliciesKeepTheirNamesBesideAnyNumberOfOthers(t *testing.T) {
-	telemetry := watched(t)
+	telemetry := measuring(t)
 	_, execution := telemetry.Execution(context.Background(), info())
 	for i := range 500 {
 		execution.EndCall(nil, CallEnd{Method: "GET", Status: 403, Denied: true, Policy: fmt.Sprintf("team.%d", i)})
@@ -249,7 +249,7 @@ func TestMeasuringCostsNoAllocationWhenItIsOff(t *testing.T) {
 }
 
 func TestABacklogThatCannotBeSeenIsNotSaidToBeEmpty(t *testing.T) {
-	telemetry := watched(t)
+	telemetry := measuring(t)
 	var down error
 	stop := telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) {
 		return Backlog{Depth: 7, Oldest: 1500 * time.Millisecond, DeadLetters: 2}, down
