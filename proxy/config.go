@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -29,6 +28,14 @@ type Authorizer interface {
 	Authorize(ctx context.Context, method, path string) Decision
 }
 
+// Audit keeps a record of calls. It is used by several goroutines at once.
+type Audit interface {
+	// Ready says why no call can be recorded now. It is asked before each call, which does not go to the API then.
+	Ready() error
+	// Write takes one line, what a [Call] tells and whose call it was, as JSON.
+	Write(line []byte) (int, error)
+}
+
 // Decision is what an [Authorizer] says about one call.
 type Decision struct {
 	Allowed bool
@@ -44,6 +51,8 @@ type Config struct {
 	BusinessID string    // X-BUSINESS-ID
 	UserID     string    // X-USER-ID
 	Keys       KeySource // X-API-KEY
+	// ExecutionID names the execution in Audit. It is not sent.
+	ExecutionID string
 
 	Authorizer Authorizer // nil: every call is allowed
 
@@ -87,8 +96,8 @@ type Config struct {
 	// read. The API may be silent within an answer (server-sent events) until Deadline. Default 60s.
 	StallTimeout time.Duration
 
-	// Audit receives one JSON line for each call, see [Call]; nil: none. Writes are serialised.
-	Audit io.Writer
+	// Audit keeps one JSON line of each call; nil: none is kept.
+	Audit Audit
 	// Mask gives a call back without what must not be recorded, before Audit and OnCall are told of it; nil: only the
 	// values of parameters that are named like secrets are left out.
 	Mask func(Call) Call

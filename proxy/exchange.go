@@ -86,6 +86,11 @@ func (x *exchange) serve() *refusal {
 	if p.ctx.Err() != nil {
 		return x.ended(context.Cause(p.ctx))
 	}
+	if p.cfg.Audit != nil {
+		if err := p.cfg.Audit.Ready(); err != nil {
+			return refuse(NoAudit, "the call cannot be recorded, and is not sent without")
+		}
+	}
 	if r := x.authorize(); r != nil {
 		return r
 	}

@@ -42,7 +42,6 @@ type Proxy struct {
 
 	statsMu sync.Mutex
 	stats   map[Outcome]uint64
-	auditMu sync.Mutex
 }
 
 var (
@@ -195,7 +194,8 @@ func (p *Proxy) record(call Call) {
 	}
 	call.Query = redactQuery(call.Query)
 	if p.cfg.Audit != nil {
-		if err := p.audit(call); err != nil {
+		// What is refused because the audit cannot be written need not say so once more.
+		if err := p.audit(call); err != nil && call.Outcome != NoAudit {
 			p.cfg.Logger.Error("could not write the audit", "error", err)
 		}
 	}
@@ -205,12 +205,10 @@ func (p *Proxy) record(call Call) {
 }
 
 func (p *Proxy) audit(call Call) error {
-	line, err := json.Marshal(call)
+	line, err := json.Marshal(auditLine{p.cfg.ExecutionID, p.cfg.BusinessID, p.cfg.UserID, call})
 	if err != nil {
 		return err
 	}
-	p.auditMu.Lock()
-	defer p.auditMu.Unlock()
 	_, err = p.cfg.Audit.Write(append(line, '\n'))
 	return err
 }

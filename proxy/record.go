@@ -25,14 +25,23 @@ type Call struct {
 	Span     any    // Span.Data of Config.Trace
 }
 
-// MarshalJSON writes the audit line of a call.
-func (c Call) MarshalJSON() ([]byte, error) {
-	decision := "deny"
+// auditLine is what the audit keeps of a call: whose it was, and what became of it.
+type auditLine struct {
+	executionID, businessID, userID string
+	call                            Call
+}
+
+// MarshalJSON writes the line without its end.
+func (l auditLine) MarshalJSON() ([]byte, error) {
+	c, decision := l.call, "deny"
 	if c.Allowed {
 		decision = "allow"
 	}
 	return json.Marshal(struct {
 		Time     string  `json:"time"`
+		ID       string  `json:"execution_id,omitempty"`
+		Business string  `json:"business_id"`
+		User     string  `json:"user_id"`
 		Method   string  `json:"method"`
 		Path     string  `json:"path"`
 		Query    string  `json:"query,omitempty"`
@@ -46,7 +55,7 @@ func (c Call) MarshalJSON() ([]byte, error) {
 		Policy   string  `json:"policy,omitempty"`
 		Retried  bool    `json:"retried,omitempty"`
 	}{
-		c.Start.UTC().Format(time.RFC3339Nano), c.Method, c.Path, c.Query, c.Status, c.Sent, c.Received,
+		c.Start.UTC().Format(time.RFC3339Nano), l.executionID, l.businessID, l.userID, c.Method, c.Path, c.Query, c.Status, c.Sent, c.Received,
 		float64(c.Duration.Microseconds()) / 1000, c.Outcome, c.Detail, decision, c.Policy, c.Retried,
 	})
 }

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -19,10 +21,10 @@ func TestEveryCallIsRecorded(t *testing.T) {
 		w.WriteHeader(201)
 		io.WriteString(w, "0123456789")
 	})
-	var audit bytes.Buffer
+	var audit memoryAudit
 	var log callLog
 	p := start(t, root, func(c *Config) {
-		c.Audit, c.OnCall = &audit, log.add
+		c.Audit, c.OnCall, c.ExecutionID = &audit, log.add, "execution-1"
 		c.Authorizer = authorizerFunc(func(method, path string) Decision {
 			return Decision{Allowed: method != "DELETE", Policy: "policy-" + method, Reason: "not this"}
 		})
@@ -57,7 +59,10 @@ func TestEveryCallIsRecorded(t *testing.T) {
 		if err != nil || at.Before(began.Add(-time.Second)) || at.After(time.Now()) || calls[i].Duration <= 0 {
 			t.Errorf("time %v, duration %v", fields["time"], calls[i].Duration)
 		}
-		_, rest, _ := strings.Cut(line, ",")
+		if fields["execution_id"] != "execution-1" || fields["business_id"] != p.cfg.BusinessID || fields["user_id"] != p.cfg.UserID {
+			t.Errorf("line %s does not say whose call it was", line)
+		}
+		_, rest, _ := strings.Cut(line, `"user_id":"`+p.cfg.UserID+`",`)
 		ms, _ := json.Marshal(fields["ms"])
 		rest = strings.Replace(rest, `"ms":`+string(ms), `"ms":0`, 1)
 		if rest != sent[i].line+"}" {
@@ -147,24 +152,83 @@ func TestTraceContextReachesTheAPI(t *testing.T) {
 	}
 }
 
-func TestFailingAuditIsSaidAndDoesNotHarm(t *testing.T) {
+func TestNoCallReachesTheAPIWhileItCannotBeRecorded(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	var log bytes.Buffer
+	var audit memoryAudit
+	var calls callLog
 	p := start(t, api.root(), func(c *Config) {
-		c.Audit, c.Logger = failingWriter{}, slog.New(slog.NewTextHandler(&log, nil))
+		c.Audit, c.Logger, c.OnCall = &audit, slog.New(slog.NewTextHandler(&log, nil)), calls.add
 	})
+	audit.fail(io.ErrShortWrite) // as it has told whoever wrote the last line
+	answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
+	if !strings.HasPrefix(answer, "HTTP/1.1 503 ") || !strings.Contains(answer, `"code":"audit_unavailable"`) {
+		t.Errorf("answer %q", answer)
+	}
+	if seen := api.seen(); len(seen) > 0 {
+		t.Errorf("the api saw %q", seen)
+	}
+	calls.wait(t, 1)
+	audit.fail(nil)
+	if answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n")); !strings.HasPrefix(answer, "HTTP/1.1 204 ") {
+		t.Errorf("afterwards: answer %q", answer)
+	}
+	p.Shutdown(context.Background())
+	if log.Len() > 0 || p.Stats()[NoAudit] != 1 {
+		t.Errorf("stats %v, log %q", p.Stats(), log.String())
+	}
+}
+
+func TestALineThatTheAuditDoesNotTakeIsSaid(t *testing.T) {
+	var log bytes.Buffer
+	var audit memoryAudit
+	api := startRawAPI(t, func(conn net.Conn, r recorded) bool {
+		audit.fail(io.ErrShortWrite) // too late to refuse the call
+		return answerWith(ok204)(conn, r)
+	})
+	p := start(t, api.root(), func(c *Config) { c.Audit, c.Logger = &audit, slog.New(slog.NewTextHandler(&log, nil)) })
 	if answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n")); !strings.HasPrefix(answer, "HTTP/1.1 204 ") {
 		t.Errorf("answer %q", answer)
 	}
 	p.Shutdown(context.Background())
-	if !strings.Contains(log.String(), "could not write the audit") {
+	if !strings.Contains(log.String(), `msg="could not write the audit" error="short write"`) {
 		t.Errorf("log %q", log.String())
 	}
 }
 
-type failingWriter struct{}
+// memoryAudit keeps lines until it is told to fail.
+type memoryAudit struct {
+	mu     sync.Mutex
+	lines  strings.Builder
+	broken error
+}
 
-func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+func (a *memoryAudit) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.broken = err
+}
+
+func (a *memoryAudit) Ready() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.broken
+}
+
+func (a *memoryAudit) Write(line []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.broken != nil {
+		return 0, a.broken
+	}
+	return a.lines.Write(line)
+}
+
+func (a *memoryAudit) String() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lines.String()
+}
 
 func TestProbeAsksTheListenerItself(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
@@ -179,7 +243,8 @@ func TestProbeAsksTheListenerItself(t *testing.T) {
 }
 
 func TestKeyIsNowhereButOnTheWayToTheAPI(t *testing.T) {
-	var log, audit bytes.Buffer
+	var log bytes.Buffer
+	var audit memoryAudit
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
 	echo := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Echo", r.Header.Get("X-Api-Key"))

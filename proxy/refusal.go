@@ -24,6 +24,7 @@ const (
 	APIUnreachable Outcome = "api_unreachable"     // 502: no connection, or no answer on it
 	BadAnswer      Outcome = "api_protocol_error"  // 502: the API's answer was malformed
 	NoKey          Outcome = "key_unavailable"     // 503
+	NoAudit        Outcome = "audit_unavailable"   // 503: the call could not be recorded
 	ShuttingDown   Outcome = "shutting_down"       // 503
 	APITooSlow     Outcome = "api_timeout"         // 504
 	PastDeadline   Outcome = "deadline_exceeded"   // 504: Config.Deadline
@@ -33,8 +34,8 @@ const (
 
 var statusOf = map[Outcome]int{
 	BadRequest: 400, BadHost: 400, BadPath: 400, Forbidden: 403, Denied: 403, ClientTooSlow: 408, BodyTooLarge: 413,
-	TooMany: 429, HeaderTooLarge: 431, APIUnreachable: 502, BadAnswer: 502, NoKey: 503, ShuttingDown: 503,
-	APITooSlow: 504, PastDeadline: 504,
+	TooMany: 429, HeaderTooLarge: 431, APIUnreachable: 502, BadAnswer: 502, NoKey: 503, NoAudit: 503,
+	ShuttingDown: 503, APITooSlow: 504, PastDeadline: 504,
 }
 
 // refusal is an answer of our own, or the reason why there is none.

@@ -1,16 +1,26 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 )
 
+// maxUnwritten bounds, in bytes, what is kept of calls that were under way when
+// the audit's disk filled up.
+const maxUnwritten = 4 << 20
+
 // audit is the file that every call is written to, for all executions of this
-// process.
+// process. Other processes may append to it too.
 type audit struct {
-	*os.File
-	mu   sync.Mutex
-	torn bool // the last line was written in part, as on a full disk
+	file *os.File
+
+	mu        sync.Mutex
+	unwritten []byte // whole lines that the file did not take
+	torn      bool   // the file ends in the midst of a line, as on a full disk
+	dropped   int    // lines that were not even kept here
 }
 
 // openAudit opens the audit file, nil when there is to be none.
@@ -22,19 +32,58 @@ func (f apiFlags) openAudit() (*audit, error) {
 	if err != nil {
 		return nil, usagef("cannot write --audit-file %q: %w", f.AuditFile, unwrapPath(err))
 	}
-	return &audit{File: file}, nil
+	return &audit{file: file}, nil
 }
 
-// Write appends a line. Half a line before it does not spoil it.
+// Ready tries what the file has not taken yet, and says why it still does not.
+func (a *audit) Ready() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.flush()
+}
+
+// Write appends a line. One that the file does not take follows when it does.
 func (a *audit) Write(line []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.torn {
-		if _, err := a.File.Write([]byte{'\n'}); err != nil {
-			return 0, err
-		}
+	if len(a.unwritten)+len(line) > maxUnwritten {
+		a.dropped++
+		return 0, fmt.Errorf("%d lines are lost: more than %d bytes wait to be written", a.dropped, maxUnwritten)
 	}
-	n, err := a.File.Write(line)
-	a.torn = n > 0 && n < len(line)
-	return n, err
+	a.unwritten = append(a.unwritten, line...)
+	if err := a.flush(); err != nil {
+		return 0, err
+	}
+	return len(line), nil
+}
+
+// flush writes the lines that are left. Half a line is ended and written again
+// as a whole, for another process may have appended to it.
+func (a *audit) flush() error {
+	if len(a.unwritten) == 0 {
+		return nil
+	}
+	if a.torn {
+		if _, err := a.file.Write([]byte{'\n'}); err != nil {
+			return unwrapPath(err)
+		}
+		a.torn = false
+	}
+	n, err := a.file.Write(a.unwritten)
+	whole := bytes.LastIndexByte(a.unwritten[:n], '\n') + 1
+	a.torn = n > whole
+	a.unwritten = append(a.unwritten[:0], a.unwritten[whole:]...)
+	return unwrapPath(err)
+}
+
+// close gives the file back. That something is missing in it is logged.
+func (a *audit) close(log *slog.Logger) {
+	err := a.Ready()
+	if closing := a.file.Close(); err == nil {
+		err = unwrapPath(closing)
+	}
+	lost := bytes.Count(a.unwritten, []byte{'\n'}) + a.dropped
+	if err != nil || lost > 0 {
+		log.Error("the audit is incomplete", "file", a.file.Name(), "lines_lost", lost, "error", err)
+	}
 }

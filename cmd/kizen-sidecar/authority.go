@@ -87,9 +87,7 @@ func (s *station) close() {
 		s.store.close()
 	}
 	if s.audit != nil {
-		if err := s.audit.Close(); err != nil {
-			s.log.Error("the audit may be incomplete", "file", s.audit.Name(), "error", unwrapPath(err))
-		}
+		s.audit.close(s.log)
 	}
 }
 

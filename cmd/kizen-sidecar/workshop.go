@@ -216,6 +216,9 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 		"sandbox":   func(context.Context) error { return sandboxReady(w.steps, w.flags.Sandbox) },
 		"accepting": func(context.Context) error { return accepting() },
 	}
+	if w.audit != nil {
+		checks["audit"] = func(context.Context) error { return w.audit.Ready() }
+	}
 	if w.flags.Warm > 0 {
 		checks["warm"] = func(context.Context) error { return w.warm.Check(runner.DefaultRuntime) }
 	}

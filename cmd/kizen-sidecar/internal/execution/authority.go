@@ -85,7 +85,7 @@ func (a *Authority) serve(h *Host, id minter.Identity, s Serving, keys *lateKeys
 		return err
 	}
 	config := h.config.Proxy
-	config.BusinessID, config.UserID = id.BusinessID, id.AccountID
+	config.ExecutionID, config.BusinessID, config.UserID = id.ExecutionID, id.BusinessID, id.AccountID
 	config.Keys, config.Authorizer, config.Audit = keys, authorizer{principal}, h.config.Audit
 	config.Listen, config.Listener, config.Open = s.Address, s.Listener, s.Listener != nil
 	config.Deadline = s.Deadline

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 
 	"github.com/redis/go-redis/v9"
@@ -30,8 +29,8 @@ type Config struct {
 	Proxy proxy.Config
 	// Interpreters is not needed by a Host that only opens standing proxies.
 	Interpreters Interpreters
-	// Audit gets a JSON line for every call; nil: none.
-	Audit io.Writer
+	// Audit keeps a JSON line of every call; nil: none is kept.
+	Audit proxy.Audit
 	// Telemetry traces and measures every execution; nil: nothing does.
 	Telemetry *telemetry.Telemetry
 	// Log is told of each execution, and what an operator must act on; nil: nobody is.
