@@ -61,6 +61,7 @@ func TestRedisFailureNamesTheServerAndWhatToDo(t *testing.T) {
 		"silent sentinel": {"redis+sentinel://" + silent + "/main", `redis master "main" of the sentinels at ` + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
 		"silent cluster":  {"redis+cluster://" + silent, "redis at " + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
 		"hangs up":        {"redis://" + closing, "redis at " + closing, "closed the connection; check whether it wants TLS (rediss://) and its log"},
+		"hangs up on TLS": {"rediss://" + closing, "redis at " + closing, "closed the connection; if it refused our client certificate, check the certificate and key files, and its log"},
 		"plain":           {"rediss://" + locked.Addr, "redis at " + locked.Addr, "did not answer within 300ms; check that it is up, reachable and speaks TLS, or raise --redis-timeout"},
 		"no TLS":          {"rediss://" + loud, "redis at " + loud, "does not speak TLS; write redis:// for rediss://, or enable TLS there"},
 		"no sentinel":     {"redis+sentinel://" + free + "/main", `redis master "main" of the sentinels at ` + free, "cannot be found: no sentinel answers for it; check the redis url and the sentinels"},

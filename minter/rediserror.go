@@ -115,7 +115,10 @@ func (b boundary) reason(err error) string {
 			return fmt.Sprintf("did not answer within %s; check that it is up, reachable and speaks TLS, or raise --redis-timeout", b.timeout)
 		}
 		return fmt.Sprintf("did not answer within %s; check that it is up and reachable, or raise --redis-timeout", b.timeout)
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		if b.tls { // TLS 1.3 refuses a client after its handshake, and what was sent meanwhile can keep the reason from arriving
+			return "closed the connection; if it refused our client certificate, check the certificate and key files, and its log"
+		}
 		return "closed the connection; check whether it wants TLS (rediss://) and its log"
 	case errors.As(err, &answer):
 		for _, row := range replies {
