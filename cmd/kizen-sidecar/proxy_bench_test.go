@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,11 +18,13 @@ import (
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // BenchmarkProxyCommand drives the built proxy command, whose built-in policies decide every call: once without telemetry,
-// once with a span of every call on its way to a collector. Each turn calls the API directly too, and what is reported of
-// 1,000 requests a second is the difference. ns/op is of no interest; the metrics are.
+// once with a span of every call on its way to a collector; and nginx, which adds the same three headers and does no more.
+// Each turn calls the API directly too, and what is reported of 1,000 requests a second is the difference. ns/op is of no
+// interest; the metrics are.
 func BenchmarkProxyCommand(b *testing.B) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -39,25 +44,83 @@ func BenchmarkProxyCommand(b *testing.B) {
 	} {
 		b.Run(way.name, func(b *testing.B) {
 			p := sidecartest.StartProxy(b, way.environment, "--api-root", api.URL+apiRootPath, "--log-level", "error")
-			for b.Loop() {
-				direct, through := paced(b, api.URL+apiRootPath), paced(b, p.URL)
-				b.ReportMetric(milliseconds(direct.Latencies.P50), "direct-p50-ms")
-				b.ReportMetric(milliseconds(direct.Latencies.P99), "direct-p99-ms")
-				b.ReportMetric(milliseconds(through.Latencies.P50-direct.Latencies.P50), "added-p50-ms")
-				b.ReportMetric(milliseconds(through.Latencies.P99-direct.Latencies.P99), "added-p99-ms")
-				b.ReportMetric(residentMiB(b, p.Process.Pid), "resident-MiB")
-				before := processorTime(b, p.Process.Pid)
-				flooded := load(b, p.URL, vegeta.Rate{}, 8)
-				b.ReportMetric(float64(flooded.Requests)/(processorTime(b, p.Process.Pid)-before).Seconds(), "req/core-s")
-				b.ReportMetric(flooded.Rate, "req/s")
-				b.ReportMetric(0, "ns/op")
-			}
+			driveProxy(b, api.URL+apiRootPath, p.URL, p.Process.Pid)
 			if code := p.Stop(b, syscall.SIGTERM); code != exitOK {
 				b.Errorf("exit code %d\n%s", code, p.Log)
 			}
 		})
 	}
+	b.Run("nginx", func(b *testing.B) {
+		base, worker := startNginx(b, api.Listener.Addr().String())
+		driveProxy(b, api.URL+apiRootPath, base+apiRootPath, worker)
+	})
 }
+
+// driveProxy measures what calls through a process cost beside direct ones.
+func driveProxy(b *testing.B, api, base string, pid int) {
+	for b.Loop() {
+		direct, through := paced(b, api), paced(b, base)
+		b.ReportMetric(milliseconds(direct.Latencies.P50), "direct-p50-ms")
+		b.ReportMetric(milliseconds(direct.Latencies.P99), "direct-p99-ms")
+		b.ReportMetric(milliseconds(through.Latencies.P50-direct.Latencies.P50), "added-p50-ms")
+		b.ReportMetric(milliseconds(through.Latencies.P99-direct.Latencies.P99), "added-p99-ms")
+		b.ReportMetric(residentMiB(b, pid), "resident-MiB")
+		before := processorTime(b, pid)
+		flooded := load(b, base, vegeta.Rate{}, 8)
+		b.ReportMetric(float64(flooded.Requests)/(processorTime(b, pid)-before).Seconds(), "req/core-s")
+		b.ReportMetric(flooded.Rate, "req/s")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// startNginx starts an nginx of one worker in front of an API.
+func startNginx(b *testing.B, api string) (base string, worker int) {
+	b.Helper()
+	listen, dir := fmt.Sprintf("127.0.0.1:%d", redistest.FreePort(b)), b.TempDir()
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)); err != nil { // its worker is another user
+		b.Fatal(err)
+	}
+	config := filepath.Join(dir, "nginx.conf")
+	text := strings.NewReplacer("DIR", dir, "API", api, "LISTEN", listen).Replace(nginxConfig)
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	command := exec.Command(redistest.Require(b, "nginx"), "-p", dir, "-c", config, "-e", "stderr")
+	redistest.Run(b, "start worker process ", command, syscall.SIGTERM)
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", command.Process.Pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := fmt.Sscan(string(children), &worker); err != nil {
+		b.Fatal(err)
+	}
+	return "http://" + listen, worker
+}
+
+const nginxConfig = `
+daemon off;
+pid DIR/pid;
+error_log stderr notice;
+worker_processes 1;
+events {}
+http {
+	access_log off;
+	client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/f; uwsgi_temp_path DIR/u; scgi_temp_path DIR/s;
+	keepalive_requests 100000000;
+	upstream api { server API; keepalive 64; keepalive_requests 100000000; }
+	server {
+		listen LISTEN;
+		location / {
+			proxy_pass http://api;
+			proxy_http_version 1.1;
+			proxy_set_header Connection "";
+			proxy_set_header X-API-KEY "canary";
+			proxy_set_header X-BUSINESS-ID "b-1";
+			proxy_set_header X-USER-ID "u-1";
+		}
+	}
+}
+`
 
 // paced sends 1,000 requests a second, whatever becomes of those before.
 func paced(b *testing.B, base string) vegeta.Metrics {
