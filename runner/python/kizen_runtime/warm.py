@@ -1,6 +1,7 @@
 """What a warm interpreter has done before its job arrives: nothing here, and nothing it loads, belongs to an execution."""
 
 import gc
+import posix
 import sys
 
 from . import lazy_site
@@ -28,6 +29,9 @@ def renew() -> None:
         module = sys.modules.get(name)
         if module is not None:
             module.seed()
+    openssl = sys.modules.get("_ssl")
+    if openssl is not None:  # it renews itself by the process's id alone, and forks in namespaces of their own may share that
+        openssl.RAND_add(posix.urandom(32), 32.0)
 
 
 def _import(name: str) -> None:
