@@ -224,6 +224,20 @@ func TestPrintingDisturbsNothing(t *testing.T) {
 	}
 }
 
+func TestASecretThatIsCutIsNotPrinted(t *testing.T) {
+	secret := "s3cret-4711-" + strings.Repeat("z", 20)
+	r := newRunner(t, runner.Config{})
+	// Wherever the end of what is kept begins, no part of the secret stands there.
+	for _, after := range []int{8<<10 - 5, 8 << 10, 16<<10 - 30, 16<<10 - 5, 16 << 10} {
+		result := run(t, r, fmt.Sprintf("print(secrets['k'] + 'x' * %d, end='')", after), func(e *runner.Execution) {
+			e.Secrets = map[string]runner.Secret{"k": runner.NewSecret(secret)}
+		})
+		if strings.Contains(result.Stdout, "z") || !strings.HasSuffix(result.Stdout, strings.Repeat("x", 8000)) || len(result.Stdout) > 8<<10 {
+			t.Errorf("%d behind the secret: %d bytes, %.40q", after, len(result.Stdout), result.Stdout)
+		}
+	}
+}
+
 func TestLogsAreCappedAndCounted(t *testing.T) {
 	result := run(t, newRunner(t, runner.Config{}), "outputs.log('é' * 5000)\nfor i in range(300): outputs.log('x' * 1000)")
 	total := 0

@@ -125,7 +125,7 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 		}
 	}
 	a.collector.fill(&result)
-	result.Stdout, result.Stderr = a.collector.redact.text(stdout), a.collector.redact.text(stderr)
+	result.Stdout, result.Stderr = a.collector.redact.printed(stdout), a.collector.redact.printed(stderr)
 	result.Begun, result.Started = a.begun, a.started
 	result.Phases = Phases{Spawn: a.spawned.Sub(a.begun), Teardown: finished.Sub(a.ended)}
 	if a.started.IsZero() {

@@ -21,7 +21,7 @@ func socketPair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "job"), os.NewFile(uintptr(fds[1]), "job"), nil
 }
 
-// drain reads a pipe to its end and keeps the last maxTail bytes: what a step prints never fills a pipe nor memory.
+// drain reads a pipe to its end and keeps the last keptTail bytes: what a step prints never fills a pipe nor memory.
 type drain struct {
 	write *os.File
 	read  *os.File
@@ -29,8 +29,12 @@ type drain struct {
 	done  chan struct{}
 }
 
-// maxTail is how much of what a step prints is kept.
-const maxTail = 8 << 10
+const (
+	// maxTail is how much of what a step prints is shown.
+	maxTail = 8 << 10
+	// keptTail is how much is kept until the secrets are taken out of it: the first that it holds may be cut in half.
+	keptTail = 2 * maxTail
+)
 
 func newDrain() (*drain, error) {
 	read, write, err := os.Pipe()
@@ -47,8 +51,8 @@ func (d *drain) run() {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := d.read.Read(buffer)
-		d.tail = append(d.tail, buffer[max(0, n-maxTail):n]...)
-		d.tail = d.tail[max(0, len(d.tail)-maxTail):]
+		d.tail = append(d.tail, buffer[max(0, n-keptTail):n]...)
+		d.tail = d.tail[max(0, len(d.tail)-keptTail):]
 		if err != nil {
 			return
 		}

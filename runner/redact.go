@@ -64,6 +64,16 @@ func proxyAddress(apiURL, apiRoot string) map[string]string {
 
 func (r redactor) text(s string) string { return r.secrets.Text(r.address.Replace(s)) }
 
+// printed is the end of what a drain kept. Where it kept all it can, the text may begin in the middle of a secret, and as much
+// as one may be long is left out.
+func (r redactor) printed(kept string) string {
+	text, size := r.text(kept), maxTail
+	if len(kept) == keptTail {
+		size = min(size, max(0, len(text)-(keptTail-maxTail)))
+	}
+	return lastBytes(text, size)
+}
+
 // value redacts the text of v. Numbers, booleans, dates and identifiers stay as they are: they are not text, and a
 // secret "2" must not break them.
 func (r redactor) value(v Value) Value {
