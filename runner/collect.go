@@ -56,12 +56,14 @@ func (c *collector) addLog(text string, alreadyCut int64) {
 	text = c.redact.text(text)
 	kept := cutString(text, maxLogMessage)
 	c.dropped.Bytes += alreadyCut + int64(len(text)-len(kept))
-	if c.logBytes+len(kept) > maxLogTotal {
+	// An empty message takes room as well.
+	size := max(1, len(kept))
+	if c.logBytes+size > maxLogTotal {
 		c.dropped.Messages++
 		c.dropped.Bytes += int64(len(kept))
 		return
 	}
-	c.logBytes += len(kept)
+	c.logBytes += size
 	c.logs, c.logTimes = append(c.logs, kept), append(c.logTimes, time.Now())
 	if c.execution.Observer != nil {
 		c.execution.Observer.Log(kept)

@@ -238,6 +238,27 @@ func TestASecretThatIsCutIsNotPrinted(t *testing.T) {
 	}
 }
 
+func TestAnEmptyMessageCountsAsOneByte(t *testing.T) {
+	result := run(t, newRunner(t, runner.Config{}), ownFrames+"for _ in range(120): send({'k': 'log', 'm': ''}, 1000)\n")
+	if result.Outcome != runner.OK || len(result.Logs) != 100<<10 || result.Dropped.Messages != 120000-100<<10 {
+		t.Errorf("%d messages were kept, dropped %+v, %s: %+v", len(result.Logs), result.Dropped, result.Outcome, result.Error)
+	}
+}
+
+// ownFrames is a step that has read the nonce out of the harness and speaks in its place.
+const ownFrames = `
+import json, posix, sys
+frame = sys._getframe()
+while not hasattr(frame.f_locals.get("self"), "_channel"):
+    frame = frame.f_back
+channel = frame.f_locals["self"]._channel
+def send(fields, times):
+    body = json.dumps({"n": channel._nonce, **fields}).encode()
+    rest = memoryview((len(body).to_bytes(4, "big") + body) * times)
+    while rest:
+        rest = rest[posix.write(channel._fd, rest):]
+`
+
 func TestLogsAreCappedAndCounted(t *testing.T) {
 	result := run(t, newRunner(t, runner.Config{}), "outputs.log('é' * 5000)\nfor i in range(300): outputs.log('x' * 1000)")
 	total := 0
