@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -258,6 +260,27 @@ def send(fields, times):
     while rest:
         rest = rest[posix.write(channel._fd, rest):]
 `
+
+func TestCallsWithTheLargestHeadersAreRecordedUnderASmallLimitOnResults(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for i := range 60 {
+			w.Header().Set(fmt.Sprintf("X-%d", i), strings.Repeat(`"`, 2048))
+		}
+	}))
+	t.Cleanup(server.Close)
+	prepared, err := newRunner(t, runner.Config{}).Prepare(t.Context(), runner.DefaultRuntime, limitsWith(runner.Limits{Result: 1 << 10}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("import requests; requests.get(%q)", server.URL)
+	result, err := prepared.Run(t.Context(), runner.Execution{ID: "headers", Script: []byte(script)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Outcome != runner.OK || len(result.HTTP.Requests) != 1 {
+		t.Errorf("%s: %+v, %d calls", result.Outcome, result.Error, len(result.HTTP.Requests))
+	}
+}
 
 func TestLogsAreCappedAndCounted(t *testing.T) {
 	result := run(t, newRunner(t, runner.Config{}), "outputs.log('é' * 5000)\nfor i in range(300): outputs.log('x' * 1000)")

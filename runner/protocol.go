@@ -100,8 +100,9 @@ type message struct {
 
 type rawMessage = json.RawMessage
 
-// frameOverhead is what a frame may be larger than the result it carries.
-const frameOverhead = 64 << 10
+// frameOverhead is what a frame may be larger than the result it carries, and more than any other frame has: the largest are
+// HTTP entries with all the headers that the harness keeps, every character escaped.
+const frameOverhead = 2 << 20
 
 // errNotAFrame is bytes on the socket that the harness did not write: it keeps its results within the limit itself.
 var errNotAFrame = errors.New("not a frame of the harness")
