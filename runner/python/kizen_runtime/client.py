@@ -54,7 +54,7 @@ class Api:
         self._root = root
         self._session: _Session | None = None
         self._pid = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def get(self, path: str, params: Any = None, **kwargs: Any) -> Response:
         """GET `path`, relative to the API root."""

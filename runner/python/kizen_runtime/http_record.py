@@ -38,7 +38,7 @@ class HttpRecord:
         self._request_bytes = limits["request_body"]
         self._response_bytes = limits["response_body"]
         self._count = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def begin(self, method: str | None, url: str | None, headers: Mapping[Any, Any], body: Any, session: bool) -> Entry | None:
         """Opens an entry for a request that is about to leave; None when no more are kept, or in a forked child."""

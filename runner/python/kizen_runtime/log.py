@@ -1,6 +1,6 @@
 """`outputs.log`: the messages of an execution, within its limits."""
 
-from _thread import allocate_lock
+from _thread import RLock  # type: ignore[attr-defined]
 
 from .protocol import Channel
 from .redact import Redactor
@@ -34,7 +34,7 @@ class Log:
         self._redactor = redactor
         self._message_bytes = message_bytes
         self._left = total_bytes
-        self._lock = allocate_lock()
+        self._lock = RLock()  # a signal handler may log in the middle of this
         self.dropped = Counter(channel, "logs_dropped")
 
     def __call__(self, message: str) -> None:

@@ -6,7 +6,7 @@ are decoded as the text they were written as, so that no digit is lost before th
 
 import posix
 from _json import encode_basestring, encode_basestring_ascii, make_scanner  # type: ignore[attr-defined]
-from _thread import allocate_lock
+from _thread import RLock  # type: ignore[attr-defined]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ class Channel:
         self._fd = fd
         self._nonce = nonce
         self._pid = posix.getpid()
-        self._lock = allocate_lock()
+        self._lock = RLock()
+        self._waiting: "list[bytes]" = []
+        self._sending = False
 
     def send(self, kind: str, limit: "int | None" = None, /, **fields: "Any") -> bool:
         """Sends one frame, and says so; sends nothing when its body has more bytes than `limit`, or in a forked child.
@@ -110,11 +112,22 @@ class Channel:
         body = dumps(frame).encode("utf-8", "backslashreplace")
         if limit is not None and len(body) > limit:
             return False
-        rest = memoryview(len(body).to_bytes(4, "big") + body)
         with self._lock:
-            while rest:
-                rest = rest[posix.write(self._fd, rest) :]
+            self._waiting.append(len(body).to_bytes(4, "big") + body)
+            if not self._sending:
+                self._send_waiting()
+            # Otherwise a signal handler or a finaliser is at work in the middle of another frame, and this one goes behind it.
         return True
+
+    def _send_waiting(self) -> None:
+        self._sending = True
+        try:
+            while self._waiting:
+                rest = memoryview(self._waiting.pop(0))
+                while rest:
+                    rest = rest[posix.write(self._fd, rest) :]
+        finally:
+            self._sending = False
 
     @property
     def owned(self) -> bool:

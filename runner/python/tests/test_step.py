@@ -135,6 +135,30 @@ def test_messages_of_threads_arrive_whole() -> None:
     assert sorted(result.logs) == sorted(f"{n}:{i}" + "x" * 500 for n in range(8) for i in range(50))
 
 
+def test_a_message_may_be_logged_in_the_middle_of_another() -> None:
+    result = step(
+        """
+        import posix
+        class Message(str):
+            def __str__(self): return self
+            def __getitem__(self, index):  # the harness cuts the message, its lock held
+                outputs.log("as a finaliser would")
+                return str.__getitem__(self, index)
+        outputs.log(Message("first"))
+        write = posix.write
+        def interrupted(fd, data):
+            posix.write = write
+            written = write(fd, data[:5])
+            outputs.log("as a signal handler would")
+            return written
+        posix.write = interrupted
+        outputs.log("second")
+        """,
+        timeout=10,
+    )
+    assert result.logs[0] == "as a finaliser would" and result.logs[-3:] == ["first", "second", "as a signal handler would"]
+
+
 def test_a_lone_surrogate_can_be_logged() -> None:
     assert step(r"outputs.log('\ud800')").logs == ["\\ud800"]
 
