@@ -90,12 +90,11 @@ type message struct {
 	Index int        `json:"i"`
 	Entry *HTTPEntry `json:"e"`
 
-	OK       bool                  `json:"ok"`
-	Values   map[string]rawMessage `json:"values"`
-	Failure  string                `json:"kind"`
-	Error    string                `json:"error"`
-	Detail   string                `json:"detail"`
-	ExitCode int                   `json:"exit_code"`
+	OK      bool                  `json:"ok"`
+	Values  map[string]rawMessage `json:"values"`
+	Failure string                `json:"kind"`
+	Error   string                `json:"error"`
+	Detail  string                `json:"detail"`
 }
 
 type rawMessage = json.RawMessage

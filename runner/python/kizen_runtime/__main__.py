@@ -43,11 +43,15 @@ def run_one(fd: int) -> "NoReturn":
         from . import warm
 
         warm.renew()
+    job = Job(protocol.Channel(fd, frame["nonce"]), frame)
     try:
-        Job(protocol.Channel(fd, frame["nonce"]), frame).run()
+        status = job.run()
     except OSError:  # the step closed the socket, or the sidecar has gone
-        leave(CHANNEL_LOST)
-    leave(0)
+        status = CHANNEL_LOST
+    except BaseException as error:  # the step broke what the harness is made of
+        sys.__excepthook__(type(error), error, error.__traceback__)
+        status = CHANNEL_LOST
+    leave(status)
 
 
 def leave(code: int) -> "NoReturn":

@@ -1,5 +1,6 @@
 """One job: the step is run as the module `__main__`, and what comes of it is sent to the sidecar."""
 
+import _signal  # type: ignore[import]
 import posix
 import sys
 from types import ModuleType
@@ -52,26 +53,30 @@ class Job:
         self._kizen = Kizen(url, root)
         self._globals = {"inputs": Inputs(inputs), "outputs": self._outputs, "secrets": dict(secrets), "kizen": self._kizen}
 
-    def run(self) -> None:
-        """Compiles and runs the step and sends its result. OSError when the sidecar cannot be told."""
+    def run(self) -> int:
+        """Compiles and runs the step and sends its result. Returns what the process is to exit with, 0 after a success alone.
+
+        OSError when the sidecar cannot be told.
+        """
         import_hook.after_import("requests", self._record_http)
         if sys.version_info >= (3, 14):
             import_hook.after_import("multiprocessing.context", _fork_by_default)
         code = self._compile()
         if code is None:
-            return
+            return 1
         module = self._module()
         self._channel.send("started")
         try:
             exec(code, module.__dict__)
         except SystemExit as end:
+            _ignore_signals()
             if end.code not in (None, 0):
-                self._fail("exited", end, exit_code=end.code if isinstance(end.code, int) else 1)
-                return
+                return self._fail("exited", end, _status(end.code))
         except BaseException as error:
-            self._fail("exception", error)
-            return
-        self._succeed()
+            _ignore_signals()
+            return self._fail("exception", error)
+        _ignore_signals()
+        return self._succeed()
 
     def _record_http(self, requests: "Any") -> None:
         from .http_record import HttpRecord, install
@@ -96,46 +101,81 @@ class Job:
         sys.argv[:] = [self._filename]
         return module
 
-    def _succeed(self) -> None:
+    def _succeed(self) -> int:
         written = {}
         assigned = self._outputs._values
         for name in [name for name in self._types if name in assigned]:
             try:
-                written[name] = values.encode(self._types[name], assigned[name], self._redactor)
-            except Exception as error:
-                self._refuse(name, error)
-                return
-        self._send_result(ok=True, values=written)
+                written[name] = values.encode(self._types[name], assigned[name], self._exact)
+            except BaseException as error:  # whatever the methods of a step's own class raise
+                return self._refuse(name, error)
+        return 0 if self._send_result(ok=True, values=written) else 1
 
-    def _refuse(self, name: str, error: Exception) -> None:
-        from .failure import unwritable
+    def _exact(self, text: str) -> str:
+        text.encode()  # raises for half a surrogate pair, which no text on the wire can hold
+        return self._redactor(text)
 
-        message = f'{type(error).__name__}: output "{name}" cannot be written as {self._types[name]!r}: {error}'
-        detail = unwritable(self._outputs._lines.get(name), self._filename, self._source, message)
+    def _refuse(self, name: str, error: BaseException) -> int:
+        message, detail = f'output "{name}" cannot be written as {self._types[name]!r}', ""
+        try:
+            from .failure import unwritable
+
+            message = f"{_class_name(error)}: {message}: {error}"
+            detail = unwritable(self._outputs._lines.get(name), self._filename, self._source, message)
+        except BaseException:  # as in _fail
+            pass
         self._send_failure("result_not_serialisable", message, detail)
+        return 1
 
-    def _fail(self, kind: str, error: BaseException, **more: int) -> None:
+    def _fail(self, kind: str, error: BaseException, status: int = 1) -> int:
         if not self._channel.owned:  # a forked child: what a child of any program does
             sys.excepthook(type(error), error, error.__traceback__)
-            posix._exit(more.get("exit_code", 1))
-        from .failure import explain, summarise
+            posix._exit(status)
+        message, detail = _class_name(error), ""
+        try:
+            from .failure import explain, summarise
 
-        self._send_failure(kind, summarise(error), explain(error, self._filename, self._source), **more)
+            message, detail = summarise(error), explain(error, self._filename, self._source)
+        except BaseException:  # the step has broken what this is made with
+            pass
+        self._send_failure(kind, message, detail)
+        return status
 
-    def _send_failure(self, kind: str, error: str, detail: str, **more: int) -> None:
+    def _send_failure(self, kind: str, error: str, detail: str) -> None:
         # Redacted before it is cut, or half a secret would stay at the cut.
         error, detail = self._redactor.cut(error, _ERROR_BYTES), tail(self._redactor(detail), _DETAIL_BYTES)
-        self._send_result(ok=False, kind=kind, error=error, detail=detail, **more)
+        self._send_result(ok=False, kind=kind, error=error, detail=detail)
 
-    def _send_result(self, **fields: "Any") -> None:
+    def _send_result(self, *, ok: bool, **fields: "Any") -> bool:
+        """Sends the last frame, or nothing in a forked child; False when it is too large, which is sent in its place."""
         if not self._channel.owned:
-            return
+            return True
         self._log.dropped.send()
         self._http_dropped.send()
         limit = self._limits["result"]
-        if not self._channel.send("result", limit, **fields):
-            message = f"the result is larger than {limit} bytes"
-            self._channel.send("result", ok=False, kind="output_limit", error=message, detail=message)
+        if self._channel.send("result", limit if ok else None, ok=ok, **fields):
+            return True
+        message = f"the result is larger than {limit} bytes"
+        self._channel.send("result", ok=False, kind="output_limit", error=message, detail=message)
+        return False
+
+
+def _ignore_signals() -> None:
+    """Takes the step's signal handlers away: one that raises would end the harness in the middle of a sentence."""
+    for number in range(1, _signal.NSIG):
+        if callable(_signal.getsignal(number)):
+            _signal.signal(number, _signal.SIG_IGN)
+
+
+def _status(code: object) -> int:
+    """What a process exits with that is left with `sys.exit(code)`; never 0, since this is no success."""
+    return int.__and__(code, 255) or 1 if isinstance(code, int) else 1
+
+
+def _class_name(error: BaseException) -> str:
+    """The name of the exception's class, whatever its metaclass says."""
+    name: str = vars(type)["__name__"].__get__(type(error))
+    return name
 
 
 def _fork_by_default(context: "Any") -> None:

@@ -376,12 +376,15 @@ def test_leaving_with_zero_is_success(script: str) -> None:
         ("import sys; sys.exit(3)", "SystemExit: 3", 3),
         ("import sys; sys.exit('no luck')", "SystemExit: no luck", 1),
         ("exit(True)", "SystemExit: True", 1),
-        ("raise SystemExit(-1)", "SystemExit: -1", -1),
+        ("raise SystemExit(-1)", "SystemExit: -1", 255),
+        ("raise SystemExit(256)", "SystemExit: 256", 1),
+        ("raise SystemExit(10 ** 5000)", "SystemExit: <exception str() failed>", 1),
     ],
 )
 def test_leaving_with_anything_else_is_a_failure(script: str, error: str, code: int) -> None:
-    failure = step(script).result
-    assert (failure["kind"], failure["error"], failure["exit_code"]) == ("exited", error, code)
+    result = step(script)
+    failure = result.result
+    assert (failure["kind"], failure["error"], result.returncode) == ("exited", error, code)
     assert 'File "script.py", line 1' in failure["detail"]
 
 
