@@ -70,6 +70,11 @@ for n in range(1, 65):
     try: os.kill(1, n)
     except PermissionError: pass
 os.getppid() == 1 or broken("orphaned")`},
+	{"nobody else's limits can be changed", false, false, `
+import resource
+same = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+refused("prlimit", lambda: resource.prlimit(os.getppid(), resource.RLIMIT_MEMLOCK, same), errno.EPERM)
+sys_refused("prlimit with the upper half set", 302, os.getppid() | 1 << 32, resource.RLIMIT_MEMLOCK, struct.pack("QQ", *same), 0)`},
 	{"files of the host cannot be read", false, false, `
 for path in ("/etc/shadow", "/etc/gshadow", "/root", "/home", "/var/lib", "/var/log", "/run", "/boot", "/srv", "/mnt", "/sys/kernel", SECRET, PROJECT,
              "/root/.bashrc", "/root/.ssh", "/etc/sudoers", "/etc/ssl/private", "/etc/kizen", "/proc/kcore", "/proc/1/root/etc/shadow"):

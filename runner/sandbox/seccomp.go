@@ -60,6 +60,9 @@ func newFilter() (filter, error) {
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCSTI)},
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCLINUX)},
 			{Name: "prctl", Conditions: equal32(0, unix.PR_SET_MM)},
+			// Limits of somebody else: one on processor time would kill the first process, which no signal from inside can.
+			{Name: "prlimit64", Conditions: seccomp.ArgumentConditions{
+				{Argument: 0, Operation: seccomp.NotEqual, Value: 0}, {Argument: 2, Operation: seccomp.NotEqual, Value: 0}}},
 			{Name: "socket", Conditions: otherFamilies},
 			{Name: "socketpair", Conditions: otherFamilies},
 		}},

@@ -96,7 +96,7 @@ os.kill(pid, signal.SIGTERM)
 print("ok" if os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGTERM else "wrong")`, false},
 	{"a limit on its own child", `
 import os, resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); os.nice(1); os.sched_getaffinity(0); os.cpu_count()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); resource.prlimit(0, resource.RLIMIT_NOFILE, (63, 63)); os.nice(1); os.sched_getaffinity(0); os.cpu_count()
 print("ok")`, false},
 }
 
