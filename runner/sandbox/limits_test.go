@@ -91,6 +91,20 @@ print(n)`, func(spec *Spec) { spec.Limits.Processes = 40 })
 	})
 }
 
+func TestProcessesCountUntilTheyAreWaitedFor(t *testing.T) {
+	each(t, all, func(t *testing.T, s *Sandbox) {
+		r := run(t, s, `
+import os
+while True:
+    try:
+        if os.fork() == 0: os._exit(0)
+    except BlockingIOError: break`, func(spec *Spec) { spec.Limits.Processes = 40 })
+		if !r.ProcessesRefused {
+			t.Errorf("got %+v", r.Exit)
+		}
+	})
+}
+
 // bombs fork for as long as they are let.
 var bombs = []struct{ name, code string }{
 	{"that fills its limit", `

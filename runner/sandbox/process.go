@@ -27,7 +27,7 @@ type Exit struct {
 	// Killed: Kill was called, or the context ended.
 	Killed bool
 	// ProcessesRefused: the limit on processes was reached, and more were asked for. Without a cgroup it is inferred from
-	// PeakProcesses and Survivors.
+	// how many have been seen, and how many were left at the end.
 	ProcessesRefused bool
 	// PeakMemory is the most resident memory in bytes seen of all processes together, at least that of the largest.
 	PeakMemory int64
@@ -218,9 +218,9 @@ func (p *Process) outcome(cpu time.Duration, err error) Exit {
 		}
 	}
 	exit.CPU = m.counts(exit.CPU)
-	// The last of the looks may have come before the last of the processes; the survivors and the main process were there
-	// together.
-	most := max(exit.PeakProcesses, exit.Survivors+1)
+	// The last of the looks may have come before the last of the processes; what was left of them and the main process were
+	// there together.
+	most := max(exit.PeakProcesses, exit.Survivors+event.Unreaped+1)
 	exit.ProcessesRefused = p.group.refused() || p.group.pids == "" && most >= m.limits.Processes
 	return exit
 }

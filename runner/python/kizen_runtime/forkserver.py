@@ -230,10 +230,10 @@ class _Fork:
         status, ended = 0, 0
         while ended != main:
             ended, status = posix.waitpid(-1, 0)
-        survivors = _kill_all()
+        unreaped, survivors = _kill_all()
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = int((used.ru_utime + used.ru_stime) * 1e9)
-        self._report([], kind="ended", status=status, survivors=survivors, cpu=cpu, max_rss=used.ru_maxrss << 10)
+        self._report([], kind="ended", status=status, survivors=survivors, unreaped=unreaped, cpu=cpu, max_rss=used.ru_maxrss << 10)
         posix._exit(0)
 
     def _report(self, rights: "list[int]", **event: "Any") -> None:
@@ -306,15 +306,15 @@ def _close_all_but(kept: "list[int]") -> None:
     posix.closerange(first, max(first, end))
 
 
-def _kill_all() -> int:
-    """Kills and reaps what the program left behind. Those that have already ended are no survivors."""
-    survivors = 0
+def _kill_all() -> "tuple[int, int]":
+    """Kills and reaps what the program left behind: how many had already ended, and how many had not."""
+    ended = killed = 0
     try:
         while posix.waitpid(-1, posix.WNOHANG)[0]:
-            pass
+            ended += 1
         while True:
             posix.kill(-1, signal.SIGKILL)
             posix.waitpid(-1, 0)
-            survivors += 1
+            killed += 1
     except (ChildProcessError, ProcessLookupError):
-        return survivors
+        return ended, killed

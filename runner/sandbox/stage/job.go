@@ -120,9 +120,11 @@ type Event struct {
 	Kind  EventKind `json:"kind"`
 	Layer string    `json:"layer,omitempty"`
 	Error string    `json:"error,omitempty"`
-	// Status is the main process's wait status; Survivors counts the processes that outlived it and were killed.
+	// Status is the main process's wait status; Survivors counts the processes that outlived it and were killed, Unreaped
+	// those that had ended and that it had not waited for.
 	Status    uint32 `json:"status,omitempty"`
 	Survivors int    `json:"survivors,omitempty"`
+	Unreaped  int    `json:"unreaped,omitempty"`
 	// CPU is the processor time in nanoseconds, MaxRSS the largest process in bytes, of all that has been waited for.
 	CPU    int64 `json:"cpu,omitempty"`
 	MaxRSS int64 `json:"max_rss,omitempty"`

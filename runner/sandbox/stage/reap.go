@@ -84,7 +84,7 @@ func (s *step) wait() Event {
 			break
 		}
 	}
-	event.Survivors = s.killAll()
+	event.Unreaped, event.Survivors = s.killAll()
 	var usage unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &usage); err == nil {
 		event.CPU = usage.Utime.Nano() + usage.Stime.Nano()
@@ -93,19 +93,19 @@ func (s *step) wait() Event {
 	return event
 }
 
-// killAll kills what is left of the step and reaps it. It counts the processes that were still alive.
-func (s *step) killAll() int {
-	// Those that have already ended are no survivors.
+// killAll kills what is left of the step and reaps it. It counts the processes that had already ended, which are no
+// survivors, and those that were still alive.
+func (s *step) killAll() (ended, killed int) {
 	for {
 		if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != nil || pid <= 0 {
 			break
 		}
+		ended++
 	}
-	killed := 0
 	for {
 		s.killOnce()
 		if _, err := ignoreEINTR(func() (int, error) { return unix.Wait4(-1, nil, 0, nil) }); errors.Is(err, unix.ECHILD) {
-			return killed
+			return ended, killed
 		}
 		killed++
 	}
