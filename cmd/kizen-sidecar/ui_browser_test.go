@@ -233,6 +233,8 @@ const (
   for (const id of new Set(ids)) if (ids.filter((i) => i === id).length > 1) problems.push("id twice: " + id);
   for (const e of document.querySelectorAll("[aria-controls][aria-expanded=true]"))
     if (!document.getElementById(e.getAttribute("aria-controls"))) problems.push("controls nothing: " + e.id);
+  for (const e of document.querySelectorAll("button, select, input"))
+    if (e.offsetHeight < 24 || e.offsetWidth < 24) problems.push("smaller than 24 px: " + e.outerHTML.slice(0, 120)); // WCAG 2.2, 2.5.8
   if (document.querySelectorAll("h1").length !== 1) problems.push("not one h1");
   let level = 0;
   for (const h of document.querySelectorAll("h1, h2, h3")) {
@@ -244,7 +246,8 @@ const (
   return problems;
 })()`
 
-	// contrast lists text that has less than 4.5:1 against what is behind it (WCAG 2.2, 1.4.3).
+	// contrast lists text that has less than 4.5:1 against what is behind it (WCAG 2.2, 1.4.3), and fields whose edge has less
+	// than 3:1 (1.4.11).
 	contrast = `(() => {
   const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
   const rgb = (colours) => {
@@ -256,12 +259,19 @@ const (
   const poor = new Set();
   for (const e of document.querySelectorAll("body *")) {
     const style = getComputedStyle(e);
-    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || style.visibility === "hidden" || e.getClientRects().length === 0 || e.closest(".sr, .skip, .over, noscript") || e.disabled) continue;
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || style.visibility === "hidden" || e.getClientRects().length === 0 || e.closest(".sr, .skip, noscript") || e.disabled) continue;
     const behind = [];
     for (let p = e; p; p = p.parentElement) behind.unshift(getComputedStyle(p).backgroundColor);
     const a = light(rgb(behind)), b = light(rgb([...behind, style.color]));
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     if (ratio < 4.5) poor.add("contrast " + ratio.toFixed(2) + ": " + e.className + " " + e.textContent.slice(0, 30));
+  }
+  for (const e of document.querySelectorAll("input, select, .editor, .parameters textarea")) {
+    const behind = [];
+    for (let p = e.parentElement; p; p = p.parentElement) behind.unshift(getComputedStyle(p).backgroundColor);
+    const a = light(rgb(behind)), b = light(rgb([getComputedStyle(e).borderTopColor]));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 3) poor.add("edge " + ratio.toFixed(2) + ": " + e.id + e.className);
   }
   return [...poor].slice(0, 8);
 })()`

@@ -306,7 +306,7 @@ func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 			b.do(chromedp.Navigate(server.URL + "/ui/" + path))
 			b.until(`!!document.querySelector(".page, .list tbody tr")`)
 			if strings.Contains(path, "running") {
-				b.until(`!!document.querySelector("#call-0") && document.querySelectorAll(".logs li").length === 1`)
+				b.until(`!!document.querySelector("#call-0") && document.querySelector(".logs").textContent.includes("message of an event")`)
 			}
 			b.openAll()
 			b.requireText(places...)

@@ -50,7 +50,7 @@ func uiAPI(t *testing.T) (api *httptest.Server, release chan struct{}) {
 		switch r.URL.Path {
 		case "/api/custom-objects":
 			w.Header().Set("Content-Type", "application/json")
-			_, _ = io.WriteString(w, `{"count": 14, "next": null, "results": [{"name": "Deals", "object_type": "pipeline"}, {"name": "Contacts", "object_type": "standard"}]}`)
+			_, _ = io.WriteString(w, `{"count": 14, "next": null, "cursor": 12345678901234567890, "none": {}, "results": [{"name": "Deals", "object_type": "pipeline"}, {"name": "Contacts", "object_type": "standard"}]}`)
 		case "/api/evil":
 			w.Header().Set("X-Evil", markup)
 			w.Header().Set("Content-Type", "text/html")
@@ -176,7 +176,8 @@ func TestThePageInABrowser(t *testing.T) {
 			}
 		}
 		b.do(chromedp.Click("#call-1"))
-		if detail := b.text("#call-1-detail"); !strings.Contains(detail, "User-Agent") || !strings.Contains(detail, `"object_type": "pipeline"`) {
+		if detail := b.text("#call-1-detail"); !strings.Contains(detail, "User-Agent") || !strings.Contains(detail, "\n      \"object_type\": \"pipeline\"") ||
+			!strings.Contains(detail, `"cursor": 12345678901234567890`) || !strings.Contains(detail, `"none": {}`) {
 			t.Errorf("the call does not open to headers and body: %q", detail)
 		}
 		// A call lies inside the step on the axis of time, and so do the marks of logs.
@@ -246,6 +247,16 @@ func TestThePageInABrowser(t *testing.T) {
 			t.Error("no bar of the time that it has been running")
 		}
 		b.shot("live")
+		b.scheme("light")
+		if got := eval[string](b, `getComputedStyle(document.querySelector(".head .dot")).animationName`); got != "none" {
+			t.Errorf("the dot moves (%s) for one who wants less motion", got)
+		}
+		// A reader who selects a message, or scrolls the source by the keyboard, is not disturbed by the clock.
+		eval[any](b, `(() => { getSelection().selectAllChildren(document.querySelector(".lines .text")); document.querySelector("details .source").focus(); window.was = document.querySelector(".time").innerText; return null })()`)
+		b.until(`document.querySelector(".time").innerText !== was`)
+		if !eval[bool](b, `document.activeElement.classList.contains("source") && getSelection().toString() === "before"`) {
+			t.Error("the page took the focus or the selection away")
+		}
 		close(release)
 		b.until(`!!document.querySelector(".page.good") && document.querySelector(".logs").innerText.includes("after")`)
 		b.clean(base)

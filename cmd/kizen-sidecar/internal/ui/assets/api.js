@@ -26,6 +26,11 @@ export class Refused extends Error {
   }
 }
 
+// reason is what a person is told of an error.
+export function reason(error) {
+  return error instanceof Refused ? error.message : "The server does not answer.";
+}
+
 export async function ask(method, path, body, signal) {
   const response = await fetch(path, {
     method, signal, headers: headers(body ? { "Content-Type": "application/json" } : {}), body: body && JSON.stringify(body),
@@ -35,21 +40,23 @@ export async function ask(method, path, body, signal) {
   return answer;
 }
 
-// follow reads the server-sent events of an execution, once more after a broken connection, until the last of them. An
-// EventSource could not say for whom it acts.
-export async function follow(id, onEvent, signal) {
+// follow reads the server-sent events of an execution, once more after a broken connection, until the last of them.
+// onBroken hears what broke it, and null when it is back. An EventSource could not say for whom it acts.
+export async function follow(id, onEvent, onBroken, signal) {
   let last = 0;
   while (!signal.aborted) {
     try {
       const response = await fetch(`/executions/${encodeURIComponent(id)}/events`, { signal, headers: headers({ "Last-Event-ID": String(last) }) });
       if (!response.ok) throw new Refused(response.status, await response.json().catch(() => null));
+      onBroken(null);
       for await (const event of events(response.body)) {
         last = event.id || last;
         onEvent(event);
         if (event.type === "finished") return;
       }
     } catch (error) {
-      if (signal.aborted || error instanceof Refused) return;
+      if (signal.aborted || error instanceof Refused && error.status < 500) return;
+      onBroken(error);
     }
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }

@@ -1,5 +1,5 @@
 // Which view is shown: the list at #/, the scratch pad at #/new, an execution at #/executions/ID.
-import { Refused } from "./api.js";
+import { reason } from "./api.js";
 import { h } from "./dom.js";
 import { showExecution } from "./live.js";
 import { showList } from "./list.js";
@@ -25,7 +25,7 @@ async function show() {
     else await showList(main, signal);
   } catch (error) {
     if (signal.aborted) return;
-    main.replaceChildren(h("p", { class: "message", role: "alert" }, error instanceof Refused ? error.message : "The server does not answer."));
+    main.replaceChildren(h("p", { class: "message", role: "alert" }, reason(error)));
   }
 }
 

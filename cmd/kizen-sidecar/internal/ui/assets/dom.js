@@ -33,6 +33,25 @@ export function printable(text) {
     c < " " ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : "\ufffd");
 }
 
+// renew makes old what fresh is and leaves alone what is the same: focus, selection and scrolling, and what a screen reader
+// has read. Whatever listens has an id, or is built alike each time.
+export function renew(old, fresh) {
+  if (old.isEqualNode(fresh) || old.dataset?.kept) return;
+  if (old.nodeType !== Node.ELEMENT_NODE || old.localName !== fresh.localName || old.id !== fresh.id) {
+    old.replaceWith(fresh);
+    return;
+  }
+  for (const name of old.getAttributeNames()) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) {
+    if (name === "style") old.style.cssText = value; // as an attribute the policy of the page would refuse it
+    else if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  const were = [...old.childNodes];
+  const are = [...fresh.childNodes];
+  are.forEach((child, i) => { i < were.length ? renew(were[i], child) : old.append(child); });
+  were.slice(are.length).forEach((child) => child.remove());
+}
+
 // place puts an element from left to right on the track it is in, in parts of one.
 export function place(element, left, right) {
   element.style.left = `${(left * 100).toFixed(3)}%`;

@@ -14,12 +14,25 @@ export function count(n, noun) {
   return `${n} ${noun}${n === 1 ? "" : "s"}`;
 }
 
+const two = (n) => String(n).padStart(2, "0");
+
 // clock is a moment of the day, to the millisecond.
 export function clock(time) {
   const t = new Date(time);
   if (Number.isNaN(t.getTime())) return "";
-  const two = (n) => String(n).padStart(2, "0");
   return `${two(t.getHours())}:${two(t.getMinutes())}:${two(t.getSeconds())}.${String(t.getMilliseconds()).padStart(3, "0")}`;
+}
+
+// day is the date of a moment, where the reader is.
+export function day(time) {
+  const t = new Date(time);
+  return Number.isNaN(t.getTime()) ? "" : `${t.getFullYear()}-${two(t.getMonth() + 1)}-${two(t.getDate())}`;
+}
+
+// instant is a moment in milliseconds, with the fraction that a Date leaves out.
+export function instant(time) {
+  const [, seconds, fraction, zone] = /^(.*?:\d\d)(\.\d+)?([^.]*)$/.exec(time) ?? [];
+  return Date.parse(seconds + zone) + Number(fraction ?? 0) * 1000;
 }
 
 const typeNames = {
@@ -44,6 +57,7 @@ export function valueText(v) {
 export function outcomeText(record) {
   if (record.state === "queued") return "waiting";
   if (record.state === "running") return "running";
+  if (record.state === "lost") return "not known any more";
   if (record.outcome === "ok") return "succeeded";
   if (!record.outcome) return "did not run";
   return record.outcome.replaceAll("_", " ");
@@ -51,6 +65,7 @@ export function outcomeText(record) {
 
 // tone is the class that colours it.
 export function tone(record) {
+  if (record.state === "lost") return "warn";
   if (record.state !== "finished") return "live";
   if (record.outcome === "ok") return "good";
   return record.outcome === "cancelled" ? "warn" : "bad";
@@ -65,19 +80,33 @@ export function callPath(call, root) {
 export function callTone(call) {
   const status = call.responseStatusCode;
   if (call.requestErrorType || status >= 500) return "bad";
-  if (status >= 400) return "warn";
-  return status ? "good" : "live";
+  return !status || status >= 400 ? "warn" : "good";
 }
 
 export function callStatus(call) {
-  return call.requestErrorType ?? call.responseStatusCode ?? "…";
+  return call.requestErrorType ?? call.responseStatusCode ?? "no answer";
 }
 
-// pretty indents a body that is whole JSON.
+// pretty indents a body that is whole JSON. Its parts stay as they were written, numbers to the last digit.
 export function pretty(body) {
   try {
-    return JSON.stringify(JSON.parse(body), null, 2);
+    JSON.parse(body);
   } catch {
     return body;
   }
+  let depth = 0;
+  const line = () => `\n${"  ".repeat(depth)}`;
+  const parts = body.match(/"(?:\\.|[^"\\])*"|[{[]\s*[}\]]|[{}[\],:]|[^\s{}[\],:"]+/g);
+  return parts.map((part) => {
+    if (part === "{" || part === "[") {
+      depth++;
+      return part + line();
+    }
+    if (part === "}" || part === "]") {
+      depth--;
+      return line() + part;
+    }
+    if (part === ",") return part + line();
+    return part === ":" ? ": " : part;
+  }).join("");
 }

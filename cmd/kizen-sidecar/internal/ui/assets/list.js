@@ -1,7 +1,7 @@
 // The recent executions of a business.
-import { acting, ask } from "./api.js";
-import { h } from "./dom.js";
-import { clock, duration, outcomeText, tone } from "./format.js";
+import { acting, ask, reason } from "./api.js";
+import { h, renew } from "./dom.js";
+import { clock, day, duration, outcomeText, tone } from "./format.js";
 
 const outcomes = [
   "ok", "exception", "syntax_error", "timeout", "cpu_limit", "memory_limit", "process_limit", "output_limit", "killed_by_signal", "exited",
@@ -19,20 +19,24 @@ export async function showList(root, signal) {
     const shown = all.filter((e) => (!chosen.state || e.state === chosen.state) && (!chosen.outcome || e.outcome === chosen.outcome)
       && (!text || `${e.name ?? ""} ${e.execution_id}`.toLowerCase().includes(text)));
     const focused = document.activeElement?.id;
-    body.replaceChildren(...shown.map(row));
+    renew(body, h("tbody", {}, shown.map(row)));
     if (focused?.startsWith("go-")) document.getElementById(focused)?.focus({ preventScroll: true });
     status.textContent = shown.length > 0 ? "" : all.length === 0 ? "No executions yet. The scratch pad runs one." : "No execution is like that.";
   };
   const refresh = async () => {
-    all = (await ask("GET", "/executions", null, signal)).results;
-    draw();
+    try {
+      all = (await ask("GET", "/executions", null, signal)).results;
+      draw();
+    } catch (error) {
+      status.textContent = signal.aborted ? "" : reason(error);
+    }
   };
   root.replaceChildren(h("h1", { class: "sr" }, "Executions"), filters(draw), actingFor(refresh),
     h("table", { class: "list" },
       h("thead", {}, h("tr", {}, ["Step", "Outcome", "Runtime", "Began", "Took"].map((name) => h("th", { scope: "col" }, name)))), body), status);
   await refresh();
   const timer = setInterval(() => {
-    if (!document.hidden) refresh().catch(() => { status.textContent = "The server does not answer."; });
+    if (!document.hidden) refresh();
   }, 2000);
   signal.addEventListener("abort", () => clearInterval(timer));
 }
@@ -44,7 +48,7 @@ function row(e) {
       h("span", { class: "id" }, e.execution_id)),
     h("td", { class: "outcome" }, h("span", { class: "dot", "aria-hidden": "true" }), outcomeText({ ...e, outcome: e.outcome ?? "" })),
     h("td", { class: "runtime" }, e.runtime),
-    h("td", { class: "began" }, clock(e.queued_at)),
+    h("td", { class: "began" }, day(e.queued_at) === day(new Date()) ? clock(e.queued_at) : `${day(e.queued_at)} ${clock(e.queued_at)}`),
     h("td", { class: "took" }, duration(took)));
 }
 
@@ -74,7 +78,7 @@ function actingFor(refresh) {
       submit: (event) => {
         event.preventDefault();
         acting.set(businessInput.value.trim(), userInput.value.trim());
-        refresh().catch(() => {});
+        refresh();
       },
     }, business, user, h("button", { class: "button" }, "Use")));
 }

@@ -1,5 +1,5 @@
 // One execution: as it was, or as it goes.
-import { ask, follow } from "./api.js";
+import { ask, follow, reason } from "./api.js";
 import { h } from "./dom.js";
 import { drawPage, newView } from "./page.js";
 import { refill } from "./pad.js";
@@ -17,7 +17,7 @@ export async function showExecution(root, id, signal) {
       ];
     }
     document.title = `${record.name || id} · ${record.state === "finished" ? record.outcome || "did not run" : record.state}`;
-    drawPage(root, record, view, actions(record, path));
+    drawPage(root, record, view, actions(record, path, draw));
   };
   draw();
   if (record.state === "finished") return;
@@ -27,10 +27,19 @@ export async function showExecution(root, id, signal) {
   await follow(id, (event) => {
     hear(record, event);
     draw();
+  }, (error) => {
+    record.trouble = error && `${reason(error)} Trying again.`;
+    draw();
   }, signal);
   clearInterval(clock);
   if (signal.aborted) return;
-  record = await load();
+  try {
+    record = await load();
+  } catch (error) { // what was seen of it stays to be read
+    if (signal.aborted) return;
+    record.state = "lost";
+    record.trouble = reason(error);
+  }
   draw();
 }
 
@@ -48,9 +57,13 @@ function hear(record, event) {
   }
 }
 
-function actions(record, path) {
-  if (record.state !== "finished") {
-    return [h("button", { type: "button", class: "button", id: "cancel", click: () => ask("DELETE", path) }, "Cancel")];
+function actions(record, path, draw) {
+  if (record.state === "queued" || record.state === "running") {
+    const cancel = () => ask("DELETE", path).catch((error) => {
+      record.trouble = `Not cancelled: ${reason(error)}`;
+      draw();
+    });
+    return [h("button", { type: "button", class: "button", id: "cancel", click: cancel }, "Cancel")];
   }
   if (!record.source) return [];
   return [h("button", {

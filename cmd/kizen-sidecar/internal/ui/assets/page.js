@@ -1,6 +1,6 @@
 // The page of one execution.
-import { h } from "./dom.js";
-import { clock, count, duration, outcomeText, tone, typeName, valueText } from "./format.js";
+import { h, renew } from "./dom.js";
+import { clock, count, day, duration, outcomeText, tone, typeName, valueText } from "./format.js";
 import { frames, showFailing, sourceView } from "./python.js";
 import { waterfall } from "./waterfall.js";
 
@@ -11,15 +11,15 @@ export function newView() {
 
 // drawPage draws record into root. actions are elements of the header.
 export function drawPage(root, record, view, actions = []) {
-  const redraw = () => drawPage(root, record, view, actions);
+  view.redraw = () => drawPage(root, record, view, actions);
   const focused = document.activeElement?.id;
   const result = record.result ?? {};
   const calls = result.http_requests?.requests ?? [];
   const places = [...root.querySelectorAll(".scroll")].map((element) => element.scrollTop);
-  const page = h("article", { class: `page ${tone(record)}` },
+  const page = h("article", { class: `page ${tone(record)}`, "data-state": record.state },
     header(record, result, actions),
     failure(record, result),
-    waterfall(record, calls, view, redraw),
+    waterfall(record, calls, view),
     result.http_requests?.not_logged > 0 && h("p", { class: "note" }, `${count(result.http_requests.not_logged, "more call")} not recorded`),
     h("div", { class: "columns" }, values(record, result), inputs(record)),
     logs(record, result),
@@ -29,7 +29,9 @@ export function drawPage(root, record, view, actions = []) {
   const opened = root.querySelector(".page") ? [...root.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent)
     : record.state !== "finished" ? ["Source"] : [];
   for (const summary of page.querySelectorAll("details > summary")) summary.parentElement.open = opened.includes(summary.textContent);
-  root.replaceChildren(page);
+  const old = root.querySelector(".page");
+  if (old?.dataset.state === record.state) renew(old, page);
+  else root.replaceChildren(page);
   if (view.scrolled) [...root.querySelectorAll(".scroll")].forEach((element, i) => { element.scrollTop = places[i] ?? 0; });
   if (!view.scrolled && result.error) {
     showFailing(root);
@@ -44,17 +46,18 @@ function header(record, result, actions) {
   return h("header", { class: "head" },
     h("div", { class: "title" },
       h("h1", {}, record.name || "unnamed step"),
-      h("p", { class: "outcome", role: "status" }, h("span", { class: "dot", "aria-hidden": "true" }), outcomeText(record), h("span", { class: "time" }, spent)),
+      h("p", { class: "outcome" }, h("span", { class: "dot", "aria-hidden": "true" }), h("span", { role: "status" }, outcomeText(record)), h("span", { class: "time" }, spent)),
       actions.length > 0 && h("div", { class: "actions" }, actions)),
     h("dl", { class: "facts" },
       fact("runtime", record.runtime),
       fact("account", record.account_type, record.account_id),
       fact("business", record.business_id),
-      fact("began", clock(record.origin), record.origin),
+      fact("began", `${day(record.origin)} ${clock(record.origin).slice(0, 8)}`, record.origin),
       result.error?.evidence?.peak_memory_bytes > 0 && fact("memory", `${Math.round(result.error.evidence.peak_memory_bytes / 2 ** 20)} MB`),
       copyable("execution", record.execution_id),
       record.trace_id && copyable("trace", record.trace_id)),
-    (record.notes ?? []).map((note) => h("p", { class: "note" }, note)));
+    (record.notes ?? []).map((note) => h("p", { class: "note" }, note)),
+    record.trouble && h("p", { class: "message", role: "alert" }, record.trouble));
 }
 
 // copyable is an id with a button that copies it; where the browser does not let it, the id is selected.
@@ -63,14 +66,19 @@ function copyable(name, value) {
   const button = h("button", {
     type: "button", class: "copy", id: `copy-${name}`, "aria-label": `Copy ${name} id`,
     click: async () => {
+      let said = "copied";
       try {
         await navigator.clipboard.writeText(value);
-        button.textContent = "copied";
       } catch {
         getSelection().selectAllChildren(text);
-        button.textContent = "selected";
+        said = "selected";
       }
-      setTimeout(() => { button.textContent = "copy"; }, 1500);
+      button.textContent = said;
+      button.dataset.kept = "true";
+      setTimeout(() => {
+        button.textContent = "copy";
+        delete button.dataset.kept;
+      }, 1500);
     },
   }, "copy");
   return h("div", { class: "wide" }, h("dt", {}, name), h("dd", {}, text, button));
@@ -108,7 +116,7 @@ function table(title, id, rows, none) {
     rows.length === 0 ? h("p", { class: "none" }, none)
       : h("dl", { class: "values" }, rows.map(([name, value]) => [
         h("dt", {}, name, h("span", { class: "type" }, typeName(value.t))),
-        h("dd", { class: value.v === null ? "null" : "" }, valueText(value.v))])));
+        h("dd", { class: value.v === null || value.v === "" ? "null" : "", dir: "auto" }, value.v === "" ? "empty" : valueText(value.v))])));
 }
 
 function logs(record, result) {
@@ -116,7 +124,7 @@ function logs(record, result) {
   const step = record.phases.find((phase) => phase.name === "step");
   const origin = step?.start_ms ?? 0;
   const dropped = record.dropped_messages > 0 || record.dropped_bytes > 0
-    ? `${count(record.dropped_messages, "message")} and ${count(record.dropped_bytes, "byte")} dropped` : "";
+    ? `${count(record.dropped_messages, "message")} dropped, ${count(record.dropped_bytes, "byte")} of text` : "";
   return h("section", { class: "logs", "aria-labelledby": "logs-title" },
     h("div", { class: "bar-title" }, h("h2", { id: "logs-title" }, "Logs"), h("span", { class: "note" }, dropped || (lines.length > 0 && count(lines.length, "message")))),
     lines.length === 0 ? h("p", { class: "none" }, record.state === "finished" ? "none; outputs.log(…) writes here, print does not" : "none yet")

@@ -1,6 +1,6 @@
 // Phases and calls on one axis of time.
 import { h, place } from "./dom.js";
-import { callPath, callStatus, callTone, duration, pretty } from "./format.js";
+import { callPath, callStatus, callTone, duration, instant, pretty } from "./format.js";
 
 const phaseTitles = {
   queue: "Waiting for a slot", mint: "Minting the execution's key", spawn: "Starting a sandboxed Python",
@@ -10,26 +10,28 @@ const phaseTitles = {
 
 // callStart is when a call left, in milliseconds after the record's origin.
 function callStart(record, call) {
-  const start = Date.parse(call.requestSubmittedAt) - Date.parse(record.origin);
+  const start = instant(call.requestSubmittedAt) - instant(record.origin);
   return Number.isFinite(start) ? Math.max(start, 0) : 0;
 }
 
 // extent is the time that a record covers.
 function extent(record, calls, now) {
-  const ends = record.phases.map((phase) => phase.start_ms + phase.spent_ms);
-  for (const call of calls) ends.push(callStart(record, call) + (call.duration ?? 0));
-  for (const time of record.log_times) ends.push(time);
-  if (record.state !== "finished") ends.push(now);
-  return Math.max(...ends, 0.001);
+  let end = 0.001;
+  const reach = (time) => { end = Math.max(end, time); };
+  for (const phase of record.phases) reach(phase.start_ms + phase.spent_ms);
+  for (const call of calls) reach(callStart(record, call) + (call.duration ?? 0));
+  record.log_times.forEach(reach);
+  if (record.state !== "finished") reach(now);
+  return end;
 }
 
-// ticks are round times inside a window, about as many as wanted.
-function ticks(from, to, wanted) {
-  const rough = (to - from) / wanted;
+// ticks are round times up to one, about as many as wanted.
+function ticks(to, wanted) {
+  const rough = to / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
   const result = [];
-  for (let at = Math.ceil(from / step) * step; at < to; at += step) result.push(at);
+  for (let at = 0; at < to; at += step) result.push(at);
   return result;
 }
 
@@ -38,8 +40,18 @@ function tickText(ms) {
   return ms >= 1000 ? `${+(ms / 1000).toPrecision(4)} s` : `${+ms.toPrecision(4)} ms`;
 }
 
+// logMarks are where messages stand on a bar, once where many fall on one place.
+function logMarks(times, part) {
+  const places = new Set(times.map((time) => (part(time) * 100).toFixed(1)));
+  return [...places].map((left) => {
+    const mark = h("i", { class: "logmark", "aria-hidden": "true" });
+    mark.style.left = `${left}%`;
+    return mark;
+  });
+}
+
 // waterfall draws a record. view keeps what the reader chose: the scale, and which calls are open.
-export function waterfall(record, calls, view, redraw) {
+export function waterfall(record, calls, view) {
   const now = Date.now() - Date.parse(record.origin);
   const step = record.phases.find((phase) => phase.name === "step");
   let from = 0;
@@ -53,20 +65,23 @@ export function waterfall(record, calls, view, redraw) {
     const left = part(start);
     const right = part(start + spent);
     const element = place(h("span", { class: `bar ${name}` }), left, right);
-    const label = h("span", { class: `spent ${right > 0.82 ? "inside" : ""}` }, text);
-    if (right > 0.82) label.style.right = `${((1 - left) * 100).toFixed(3)}%`;
-    else label.style.left = `${(right * 100).toFixed(3)}%`;
-    if (right > 0.82 && left < 0.18) label.classList.add("over");
+    const label = h("span", { class: "spent" }, text);
+    if (right <= 0.82) label.style.left = `${(right * 100).toFixed(3)}%`;
+    else if (left >= 0.18) label.style.right = `${((1 - left) * 100).toFixed(3)}%`;
+    else { // no room beside the bar
+      label.classList.add("over");
+      label.style.right = `${((1 - right) * 100).toFixed(3)}%`;
+    }
     return [element, label];
   };
-  const marks = ticks(from, to, 5);
+  const marks = ticks(to - from, 5).map((at) => at + from);
   const grid = () => marks.map((at) => {
     const line = h("i", { class: "grid" });
     line.style.left = `${(part(at) * 100).toFixed(3)}%`;
     return line;
   });
   const axis = h("div", { class: "axis", "aria-hidden": "true" }, h("span", {}), h("div", { class: "track" }, marks.map((at) => {
-    const mark = h("span", { class: "tick" }, tickText(at));
+    const mark = h("span", { class: "tick" }, tickText(at - from));
     mark.style.left = `${(part(at) * 100).toFixed(3)}%`;
     if (part(at) > 0.9) mark.classList.add("last");
     return mark;
@@ -77,11 +92,7 @@ export function waterfall(record, calls, view, redraw) {
     .map((phase) => h("li", { class: "row", title: phaseTitles[phase.name] },
       h("span", { class: "label" }, phase.name),
       h("div", { class: "track" }, grid(), bar(phase.start_ms, phase.spent_ms, `phase-${phase.name}`, duration(phase.spent_ms)),
-        phase.name === "step" && record.log_times.map((time) => {
-          const dot = h("i", { class: "logmark", "aria-hidden": "true" });
-          dot.style.left = `${(part(time) * 100).toFixed(3)}%`;
-          return dot;
-        })))));
+        phase.name === "step" && logMarks(record.log_times, part)))));
 
   const rows = h("ul", { class: "rows calls", "aria-label": "HTTP calls" }, calls.map((call, i) => {
     const open = view.open.has(i);
@@ -93,7 +104,7 @@ export function waterfall(record, calls, view, redraw) {
         "aria-label": `${call.method} ${path}, ${callStatus(call)}, ${duration(call.duration)}`,
         click: () => {
           if (!view.open.delete(i)) view.open.add(i);
-          redraw();
+          view.redraw();
         },
       },
         h("span", { class: "label" }, h("span", { class: "method" }, call.method), h("span", { class: "path", title: call.url }, path),
@@ -103,7 +114,7 @@ export function waterfall(record, calls, view, redraw) {
   }));
 
   const choose = (scale, text) => h("button", {
-    type: "button", id: `scale-${scale}`, class: "choice", "aria-pressed": String(view.scale === scale), click: () => { view.scale = scale; redraw(); },
+    type: "button", id: `scale-${scale}`, class: "choice", "aria-pressed": String(view.scale === scale), click: () => { view.scale = scale; view.redraw(); },
   }, text);
   return h("section", { class: "waterfall", "aria-labelledby": "time-title" },
     h("div", { class: "bar-title" }, h("h2", { id: "time-title" }, "Time"),
