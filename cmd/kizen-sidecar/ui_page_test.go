@@ -143,6 +143,54 @@ func TestTheScratchPadSaysWhyNothingRan(t *testing.T) {
 	b.clean(base)
 }
 
+func TestEditAndRunAgainAsksForTheSame(t *testing.T) {
+	browser := openBrowser(t)
+	dir := t.TempDir()
+	secrets := writeFile(t, dir, "secrets.json", `{"00000000-0000-4000-8000-00000000b001": {"ACME_KEY": "hunter2-and-more"}}`)
+	base := startUI(t, "--ui", "--secrets-file", secrets)
+	body := map[string]any{
+		"name": "Failing", "runtime": "python-3-12", "user_script": "outputs.total = 1\nraise ValueError(secrets['ACME_KEY'])\n", "secrets": []string{"ACME_KEY"}, "timeout_ms": 2500,
+		"inputs": map[string]any{
+			"nothing": map[string]any{"t": "n", "v": nil}, "text": wireInput("s", "two\nlines"),
+			"list": map[string]any{"t": "a[s]", "v": []any{"x"}},
+		},
+		"output_types": map[string]string{"total": "n", "names": "a[s]"},
+	}
+	id := submitUI(t, base, true, body)
+	b := newTab(t, browser)
+	b.do(chromedp.Navigate(base + "/ui/#/executions/" + id))
+	b.until(`!!document.querySelector("#again")`)
+	eval[any](b, `(() => { const real = fetch; window.fetch = (path, init) => { if (init?.method === "POST") window.sent = init.body; return real(path, init) }; return null })()`)
+	b.do(chromedp.Click("#again"))
+	b.until(`!!document.querySelector("#run")`)
+	b.shot("again")
+	b.do(chromedp.Click("#run"))
+	b.until(`!!document.querySelector(".page.bad")`)
+	var sent map[string]any
+	if err := json.Unmarshal([]byte(eval[string](b, "window.sent")), &sent); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := canonical(t, sent), canonical(t, body); got != want {
+		t.Errorf("asked for\n%s\nfirst it was\n%s", got, want)
+	}
+	b.clean(base)
+}
+
+// canonical is a document as text that is the same for the same.
+func canonical(t *testing.T, document any) string {
+	t.Helper()
+	text, err := json.Marshal(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain any
+	if err := json.Unmarshal(text, &plain); err != nil {
+		t.Fatal(err)
+	}
+	text, _ = json.Marshal(plain) // it came from JSON
+	return string(text)
+}
+
 // shortReport shows an execution of one millisecond with one call in it and as many messages as fit.
 func shortReport(t *testing.T) string {
 	t.Helper()

@@ -38,5 +38,7 @@ func (s *Server) record(c *gin.Context) {
 	}
 	record := ui.NewRecord(about, outcome, snapshot.Result)
 	record.Source, record.Inputs = e.Shown()
+	asked := e.Asked()
+	record.OutputTypes, record.Secrets, record.TimeoutMS = ui.OutputTypes(asked.Outputs), asked.Secrets, asked.Limit.Milliseconds()
 	c.JSON(http.StatusOK, record)
 }

@@ -44,6 +44,7 @@ type Event struct {
 type Execution struct {
 	// request is what was asked for; its job is dropped when it has run.
 	request   execution.Request
+	asked     Asked
 	name      string
 	callback  string
 	digest    [32]byte
@@ -113,6 +114,16 @@ func (e *Execution) Shown() (source string, inputs runner.Inputs) {
 	}
 	return e.request.Job.Shown()
 }
+
+// Asked is what a step was to run with, besides what [Execution.Shown] tells of it.
+type Asked struct {
+	Outputs runner.Outputs
+	Secrets []string // the names of those that were granted
+	Limit   time.Duration
+}
+
+// Asked is what its step was to run with; it outlives the step.
+func (e *Execution) Asked() Asked { return e.asked }
 
 // BusinessID is the business it runs in.
 func (e *Execution) BusinessID() string { return e.request.Identity.BusinessID }

@@ -122,7 +122,7 @@ func (s *Service) Submit(sub Submission) (*Execution, error) {
 	now := time.Now()
 	sub.Request.Name, sub.Request.Asked = sub.Name, now
 	e := &Execution{
-		request: sub.Request, name: sub.Name, callback: sub.Callback, digest: digest, state: Queued, queued: now,
+		request: sub.Request, asked: askedOf(sub.Request), name: sub.Name, callback: sub.Callback, digest: digest, state: Queued, queued: now,
 		done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	var ctx context.Context
@@ -131,6 +131,10 @@ func (s *Service) Submit(sub Submission) (*Execution, error) {
 	s.byID[key{id.BusinessID, id.ExecutionID}] = e
 	s.all.Go(func() { s.follow(ctx, e, place, size) })
 	return e, nil
+}
+
+func askedOf(r execution.Request) Asked {
+	return Asked{Outputs: r.Job.Outputs, Secrets: runner.SecretNames(r.Job.Secrets), Limit: r.Limits.Wall}
 }
 
 // follow takes an execution, of which size bytes wait, from the queue to its end.

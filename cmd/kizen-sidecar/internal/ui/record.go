@@ -48,9 +48,13 @@ type Record struct {
 	DroppedBytes    int64         `json:"dropped_bytes"`
 	Source          string        `json:"source"`
 	Inputs          runner.Inputs `json:"inputs"`
-	Stdout          string        `json:"stdout"`
-	Stderr          string        `json:"stderr"`
-	Notes           []string      `json:"notes"`
+	// What the scratch pad needs besides to ask for the same again; a report has none of it.
+	OutputTypes map[string]runner.Type `json:"output_types,omitempty"`
+	Secrets     []string               `json:"secrets,omitempty"`    // names alone
+	TimeoutMS   int64                  `json:"timeout_ms,omitempty"` // zero: the server's own limit
+	Stdout      string                 `json:"stdout"`
+	Stderr      string                 `json:"stderr"`
+	Notes       []string               `json:"notes"`
 }
 
 // Phase is a part of the execution's time.
@@ -92,6 +96,15 @@ func NewRecord(about About, done execution.Outcome, document json.RawMessage) Re
 		r.add("revoke", done.RevokeBegan, done.Teardown)
 	}
 	return r
+}
+
+// OutputTypes are the types of declared outputs, by name.
+func OutputTypes(declared runner.Outputs) map[string]runner.Type {
+	types := make(map[string]runner.Type, len(declared))
+	for _, output := range declared {
+		types[output.Name] = output.Type
+	}
+	return types
 }
 
 // add appends a phase, unless it never was. What a warm interpreter did before anybody asked is no time of this execution.

@@ -1,7 +1,6 @@
 // The scratch pad: a script, what it is given, and a button that runs it.
-import { ask, Refused } from "./api.js";
+import { ask, reason, Refused } from "./api.js";
 import { h } from "./dom.js";
-import { valueText } from "./format.js";
 
 const types = [
   ["s", "text"], ["n", "number"], ["b", "boolean"], ["d", "date"], ["dt", "datetime"], ["em", "email"], ["p", "phone"], ["u", "uuid"],
@@ -13,14 +12,15 @@ const draft = {
   inputs: [{ name: "who", type: "s", value: "world" }], outputs: [{ name: "greeting", type: "s" }],
 };
 
-// refill makes an execution that has been the draft.
+// refill makes an execution that has been the draft. An input that was null stays it until somebody writes into its field.
 export function refill(record) {
   draft.name = record.name || "scratch";
   draft.runtime = record.runtime;
   draft.script = record.source;
-  draft.inputs = Object.entries(record.inputs ?? {}).map(([name, { t, v }]) => ({ name, type: t, value: v === null ? "" : valueText(v) }));
-  const values = record.result?.values;
-  if (values) draft.outputs = Object.entries(values).map(([name, { t }]) => ({ name, type: t }));
+  draft.inputs = Object.entries(record.inputs ?? {}).map(([name, { t, v }]) => ({ name, type: t, value: v === null || typeof v === "string" ? v : JSON.stringify(v) }));
+  draft.outputs = Object.entries(record.output_types ?? {}).map(([name, type]) => ({ name, type }));
+  draft.secrets = (record.secrets ?? []).join(", ");
+  draft.timeout = record.timeout_ms ? String(record.timeout_ms / 1000) : "";
 }
 
 // body is the request that the draft asks for.
@@ -37,7 +37,7 @@ function body() {
 
 // wire is a text as a value of the wire. What is no JSON where JSON is needed goes as text, and is refused by name.
 function wire(type, text) {
-  if (!/^[aflo]/.test(type)) return text;
+  if (text === null || !/^[aflo]/.test(type)) return text;
   try {
     return JSON.parse(text);
   } catch {
@@ -123,15 +123,18 @@ function rows(title, kind, list, valued) {
   const box = h("fieldset", { class: "parameters" });
   const draw = () => box.replaceChildren(h("legend", {}, title), ...list.map((item, i) => {
     const cell = (name, attributes) => {
-      const input = h("input", { id: `${kind}-${i}-${name}`, "aria-label": `${title.slice(0, -1)} ${i + 1}: ${name}`, placeholder: name, autocomplete: "off", input: (event) => { item[name] = event.target.value; }, ...attributes });
-      input.value = item[name];
-      return input;
+      const field = h(attributes?.rows ? "textarea" : "input", {
+        id: `${kind}-${i}-${name}`, "aria-label": `${title.slice(0, -1)} ${i + 1}: ${name}`, placeholder: item[name] === null ? "null" : name, autocomplete: "off",
+        input: (event) => { item[name] = event.target.value; }, ...attributes,
+      });
+      field.value = item[name] ?? "";
+      return field;
     };
     const known = types.some(([code]) => code === item.type) ? types : [...types, [item.type, item.type]];
     return h("div", { class: "parameter" }, cell("name"),
       h("select", { id: `${kind}-${i}-type`, "aria-label": `${title.slice(0, -1)} ${i + 1}: type`, change: (event) => { item.type = event.target.value; } },
         known.map(([code, name]) => h("option", { value: code, selected: item.type === code }, name))),
-      valued && cell("value"),
+      valued && cell("value", { rows: "1" }), // an area: an input would lose line breaks
       h("button", { type: "button", class: "copy", "aria-label": `Remove ${kind} ${i + 1}`, click: () => { list.splice(i, 1); draw(); add.focus(); } }, "×"));
   }), add);
   const add = h("button", {
@@ -148,7 +151,7 @@ function rows(title, kind, list, valued) {
 
 // complaints are the messages of a refusal, each after the place that it is about.
 function complaints(error) {
-  if (!(error instanceof Refused)) return ["The server does not answer."];
+  if (!(error instanceof Refused)) return [reason(error)];
   if (error.body?.detail) return [error.body.detail];
   const found = [];
   const walk = (value, place) => {
