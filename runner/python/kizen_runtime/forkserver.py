@@ -179,6 +179,7 @@ class _Fork:
             self._restrict_paths()
         with _layer("seccomp"):
             self._install_filter()
+        posix.dup2(posix.open("/dev/null", posix.O_RDWR), 0)  # the server's has flags and locks that all forks would share
         posix.dup2(self._stdout, 1)
         posix.dup2(self._stderr, 2)
         self._report([], kind="started")
