@@ -382,6 +382,53 @@ func ownNamespaces(t *testing.T, pattern string) map[string]bool {
 	return found
 }
 
+// TestDirectoriesAreRemovedWhateverIsInThem is for the machine without a private file system.
+func TestDirectoriesAreRemovedWhateverIsInThem(t *testing.T) {
+	s := newSandbox(t, environments["no namespaces"])
+	for _, left := range []struct{ name, code string }{
+		{"closed directories", "os.makedirs('a/b/c'); open('a/b/f', 'w'); os.chmod('a/b', 0); os.chmod('a', 0); os.chmod('.', 0)"},
+		{"directories deeper than there are descriptors", "for _ in range(3000): os.mkdir('d'); os.chdir('d')"},
+		{"names that are no text", "os.mkdir(b'\\xff\\n'); open(b'\\xff\\n/\\xfe', 'w')"},
+		{"links out of it", "os.symlink('/', 'root'); os.symlink('..', 'up'); os.mkfifo('f')"},
+		{"many files", "os.mkdir('a')\nfor i in range(3000): open('a/%d' % i, 'w').close()"},
+	} {
+		t.Run(left.name, func(t *testing.T) {
+			tmp := t.TempDir()
+			for dir := tmp; dir != os.TempDir(); dir = filepath.Dir(dir) {
+				if err := os.Chmod(dir, 0o755); err != nil { // programs have users of their own
+					t.Fatal(err)
+				}
+			}
+			t.Setenv("TMPDIR", tmp)
+			fewDescriptors(t, 500)
+			if r := run(t, s, "import os\nos.chdir(os.environ['HOME'])\n"+left.code, nil); r.out != "" || r.Code != 0 {
+				t.Fatalf("%+v: %s", r.Exit, r.out)
+			}
+			found, err := os.ReadDir(tmp)
+			if err != nil || len(found) != 0 {
+				t.Errorf("left %v, %v", found, err)
+			}
+		})
+	}
+}
+
+// fewDescriptors lets this process open no more than so many until the test ends.
+func fewDescriptors(t *testing.T, n uint64) {
+	t.Helper()
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestStaleCgroupsAreRemoved(t *testing.T) {
 	s := newSandbox(t, Config{})
 	if s.groups.memory == "" {

@@ -1,8 +1,10 @@
 package sandbox
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -78,10 +80,74 @@ func lockScratch(path string) (*scratch, error) {
 	return &scratch{path, dir}, nil
 }
 
-// remove removes the directory, and lets go of it then.
+// remove removes the directory, whatever the program made of it, and lets go of it then.
 func (s *scratch) remove() {
-	_ = os.RemoveAll(s.path)
+	_ = empty(s.lock)
+	_ = os.Remove(s.path)
 	_ = s.lock.Close()
+}
+
+// empty removes what is in a directory. Unlike os.RemoveAll it takes two descriptors however deep directories are nested, and
+// opens those that their owner has closed.
+func empty(dir *os.File) error {
+	for {
+		if err := dir.Chmod(0o700); err != nil {
+			return err
+		}
+		if _, err := dir.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		names, err := dir.Readdirnames(-1)
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		for _, name := range names {
+			if err := removeEntry(dir, name); err != nil {
+				return fmt.Errorf("remove %q: %w", name, err)
+			}
+		}
+	}
+}
+
+// removeEntry removes a file, or a directory once the directories in it have been moved up to dir.
+func removeEntry(dir *os.File, name string) error {
+	if unix.Unlinkat(int(dir.Fd()), name, 0) == nil {
+		return nil
+	}
+	if err := unlock(int(dir.Fd()), name); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	below := os.NewFile(uintptr(fd), name)
+	defer func() { _ = below.Close() }()
+	names, err := below.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, inner := range names {
+		if unix.Unlinkat(fd, inner, 0) == nil {
+			continue
+		}
+		// A directory that is moved elsewhere is written to.
+		if err := unlock(fd, inner); err != nil {
+			return err
+		}
+		if err := unix.Renameat(fd, inner, int(dir.Fd()), rand.Text()); err != nil {
+			return err
+		}
+	}
+	return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
+}
+
+// unlock lets its owner into a directory. Root needs no permission, and shall not follow a link that is put there meanwhile.
+func unlock(dir int, name string) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return unix.Fchmodat(dir, name, 0o700, 0)
 }
 
 // removeStaleScratch removes the directories of ours that nobody uses.
@@ -95,6 +161,7 @@ func (s *Sandbox) removeStaleScratch(dir string) {
 		if err != nil || !info.IsDir() || !s.owns(info) {
 			continue
 		}
+		_ = unlock(unix.AT_FDCWD, path) // its program may have closed it
 		if stale, err := lockScratch(path); err == nil {
 			stale.remove()
 		}
