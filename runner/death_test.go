@@ -65,6 +65,8 @@ var deaths = []struct {
 	{name: "open files", script: "x = [open('/dev/null') for _ in range(999)]", limits: runner.Limits{OpenFiles: 128}, outcome: runner.Exception, says: "128 open files"},
 	{name: "file size", script: "open('/tmp/x', 'wb').write(b'x' * (3 << 20))", limits: runner.Limits{FileSize: 2 * mib}, outcome: runner.OutputLimit, says: "2 MiB"},
 	{name: "size of /tmp", script: "for i in range(9): open(f'/tmp/{i}', 'wb').write(b'x' * (1 << 20))", limits: runner.Limits{TmpSize: 4 * mib}, outcome: runner.OutputLimit, says: "4 MiB"},
+	{name: "files in /tmp", script: "for i in range(1 << 17): open(f'/tmp/{i}', 'w').close()", outcome: runner.OutputLimit, says: "in 65536 files"},
+	{name: "size of /dev/shm", script: "open('/dev/shm/x', 'wb').write(bytes(70 << 20))", outcome: runner.OutputLimit, says: "/dev/shm 64 MiB"},
 	{name: "result size", script: "outputs.x = 'x' * (2 << 20)", limits: runner.Limits{Result: mib}, outcome: runner.OutputLimit, says: "output limit: the result is larger than 1 MiB"},
 	{name: "syntax error", script: "x = = 1", outcome: runner.SyntaxError, says: "SyntaxError"},
 	{name: "result that cannot be written", script: "outputs.n = object()", outcome: runner.ResultNotSerialisable, says: `"n"`},

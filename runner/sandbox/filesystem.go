@@ -16,8 +16,11 @@ const home = "/tmp"
 // shm is where multiprocessing makes its locks and queues.
 const shm = "/dev/shm"
 
-// shmSize is the size of /dev/shm, which multiprocessing needs for its locks and queues.
-const shmSize = 64 * mib
+// ShmSize is the size in bytes of /dev/shm, which multiprocessing needs for its locks and queues.
+const ShmSize = 64 * mib
+
+// MaxFiles is how many files and directories /tmp and /dev/shm may each hold: each takes a kilobyte of the kernel's memory.
+const MaxFiles = 1 << 16
 
 // systemDirs are what any Python may need: programs and shared libraries, certificates, time zones. A directory of the
 // host that is a symbolic link, as /lib is on most, stays one.
@@ -105,7 +108,7 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 		mounts = append(mounts, stage.Mount{Kind: stage.MountProc, Target: "/proc", Source: "hidepid=2", Writable: forkServer})
 	}
 	mounts = append(mounts,
-		stage.Mount{Kind: stage.MountTmpfs, Target: shm, Source: tmpfsOptions(shmSize)},
+		stage.Mount{Kind: stage.MountTmpfs, Target: shm, Source: tmpfsOptions(ShmSize)},
 		stage.Mount{Kind: stage.MountTmpfs, Target: home, Source: tmpfsOptions(tmpSize)})
 	for _, path := range readable {
 		mounts = append(mounts, stage.Mount{Kind: stage.MountBind, Target: path, Source: path})
@@ -113,8 +116,9 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 	return mounts
 }
 
-// tmpfsOptions bounds the number of files as well: each takes a kilobyte of the kernel's memory.
-func tmpfsOptions(size int64) string { return fmt.Sprintf("mode=1777,size=%d,nr_inodes=65536", size) }
+func tmpfsOptions(size int64) string {
+	return fmt.Sprintf("mode=1777,size=%d,nr_inodes=%d", size, MaxFiles)
+}
 
 // resolve turns the paths that a program asks for into real ones, and the links that lead to them; "/usr" and whatever
 // every program sees is left out.
