@@ -60,7 +60,7 @@ var consequences = map[string]string{
 	stage.LayerNoNewPrivs: "set-user-ID programs work",
 	stage.LayerLandlock:   "one layer fewer between the step and the files it should not see",
 	stage.LayerSeccomp:    "the whole of the kernel's interface is exposed",
-	layerMemoryCgroup:     "resident memory is added up every 25 ms instead, and RLIMIT_DATA bounds what happens in between",
+	layerMemoryCgroup:     "resident memory is added up every 25 ms instead, and RLIMIT_DATA bounds what happens in between; what no process maps is not counted",
 	layerPidsCgroup:       "RLIMIT_NPROC counts the processes of the step's user instead",
 }
 
