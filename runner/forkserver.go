@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
@@ -19,6 +20,7 @@ type ForkServer struct {
 	server *sandbox.ForkServer
 	begun  time.Time
 	forks  sync.WaitGroup
+	forked atomic.Int64
 }
 
 // StartForkServer starts one for runtime; limits are those of its forks. The error is [sandbox.ErrCannotFork] where forks
@@ -55,6 +57,9 @@ func (r *Runner) StartForkServer(ctx context.Context, runtime Runtime, limits Li
 // Begun is when the server was started.
 func (f *ForkServer) Begun() time.Time { return f.begun }
 
+// Forked is how many interpreters have been forked from it.
+func (f *ForkServer) Forked() int { return int(f.forked.Load()) }
+
 // Done is closed when the server has ended, and with it all its forks.
 func (f *ForkServer) Done() <-chan struct{} { return f.server.Done() }
 
@@ -74,6 +79,7 @@ func (f *ForkServer) Prepare(ctx context.Context) (*Prepared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: fork %s: %w", ErrHarness, p.interpreter.Path, err)
 	}
+	f.forked.Add(1)
 	f.forks.Go(func() { <-p.process.Done() })
 	if err := p.awaitReady(ctx); err != nil {
 		return nil, err

@@ -38,6 +38,9 @@ type Config struct {
 	// MaxAge is how long one, and what it was forked from, may be there before another takes its place, so that it does not
 	// see an old resolv.conf; 0 is five minutes.
 	MaxAge time.Duration
+	// MaxForks is how many are forked from one Python, whose hash seed and memory layout they share, before another takes its
+	// place; 0 is 2000. To load another takes about as long as thirty executions.
+	MaxForks int
 	// Log is told when no interpreter can be started; nil: nobody is.
 	Log *slog.Logger
 }
@@ -61,6 +64,9 @@ type Pool struct {
 func New(config Config) *Pool {
 	if config.MaxAge == 0 {
 		config.MaxAge = 5 * time.Minute
+	}
+	if config.MaxForks == 0 {
+		config.MaxForks = 2000
 	}
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)

@@ -3,10 +3,12 @@ package pool
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -305,6 +307,31 @@ func TestAnOldOrDeadInterpreterIsReplaced(t *testing.T) {
 	s.retired.Wait()
 	if !ended(servers[0].Done()) {
 		t.Error("what nothing is forked from any more is still there")
+	}
+}
+
+func TestForksShareAHashSeedForACertainNumberOnly(t *testing.T) {
+	p := newPool(t, 1, runner.Config{})
+	p.config.MaxForks = 3
+	s := newStock(p, runner.DefaultRuntime)
+	t.Cleanup(s.close)
+	seeds := map[any]int{}
+	for range 7 {
+		prepared, err := s.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		prepared.Relimit(limits)
+		result, err := prepared.Run(t.Context(), runner.Execution{
+			ID: "seed", Script: []byte("outputs.x = str(hash('seed'))"), Outputs: runner.Outputs{{Name: "x", Type: "s"}},
+		})
+		if err != nil || result.Outcome != runner.OK {
+			t.Fatalf("%s: %+v, %v", result.Outcome, result.Error, err)
+		}
+		seeds[result.Values[0].Value.V]++
+	}
+	if got := slices.Sorted(maps.Values(seeds)); !slices.Equal(got, []int{1, 3, 3}) {
+		t.Errorf("interpreters with the same seed: %v", got)
 	}
 }
 

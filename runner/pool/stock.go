@@ -122,13 +122,13 @@ func (s *stock) fork(ctx context.Context) (*runner.Prepared, error) {
 	return s.server.Prepare(ctx)
 }
 
-// renew sees to it that there is a server to fork from, and none that is old or dead, where there can be one at all.
+// renew sees to it that there is a server to fork from, and none that is used up or dead, where there can be one at all.
 // Meanwhile the old one serves.
 func (s *stock) renew(ctx context.Context) error {
 	s.renewing.Lock()
 	defer s.renewing.Unlock()
 	old := s.server // which nobody else changes
-	if s.loadsOwn || old != nil && !ended(old.Done()) && time.Since(old.Begun()) < s.pool.config.MaxAge {
+	if s.loadsOwn || s.serves(old) {
 		return nil
 	}
 	server, err := s.pool.config.Source.StartForkServer(ctx, s.runtime, s.pool.config.Limits)
@@ -145,6 +145,12 @@ func (s *stock) renew(ctx context.Context) error {
 		s.retired.Go(old.Close)
 	}
 	return nil
+}
+
+// serves reports whether a server is good for another fork.
+func (s *stock) serves(server *runner.ForkServer) bool {
+	config := s.pool.config
+	return server != nil && !ended(server.Done()) && time.Since(server.Begun()) < config.MaxAge && server.Forked() < config.MaxForks
 }
 
 // replace changes the server while nobody forks.
