@@ -36,6 +36,7 @@ var deaths = []struct {
 	signal       syscall.Signal
 }{
 	{name: "raise", script: "raise ValueError('no')", outcome: runner.Exception, says: "ValueError: no", detail: `File "script.py", line 3, in <module>`, code: 1},
+	{name: "somebody else's full disk", script: "raise RuntimeError('the server says: [Errno 28] No space left on device')", outcome: runner.Exception, says: "left on device"},
 	{name: "base exception", script: "raise KeyboardInterrupt", outcome: runner.Exception, says: "KeyboardInterrupt"},
 	{name: "sys.exit", script: "import sys; sys.exit(7)", outcome: runner.Exited, says: "SystemExit: 7", code: 7},
 	{name: "sys.exit of a text", script: "import sys; sys.exit('no luck')", outcome: runner.Exited, says: "SystemExit: no luck", code: 1},
