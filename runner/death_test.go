@@ -75,6 +75,7 @@ var deaths = []struct {
 	{name: "result that leaves as if all were well", script: "class N:\n  def __index__(self): raise SystemExit(0)\noutputs.n = N()", outcome: runner.ResultNotSerialisable, says: `SystemExit: output "n"`},
 	{name: "half a surrogate pair", script: "outputs.x = 'a\\ud800'", outcome: runner.ResultNotSerialisable, says: `output "x"`, detail: "line 3"},
 	{name: "raise under a small limit on results", script: "raise ValueError('no' * 999)", limits: runner.Limits{Result: 1 << 10}, outcome: runner.Exception, says: "ValueError: nono"},
+	{name: "raise without a descriptor left", script: "x = []\ntry:\n  while True: x.append(open('/dev/null'))\nexcept OSError: pass\nraise ValueError('really')", limits: runner.Limits{OpenFiles: 64}, outcome: runner.Exception, says: "ValueError: really", detail: "line 7"},
 	{name: "raise without modules", script: "import sys; sys.modules.clear(); raise ValueError('no')", outcome: runner.Exception, says: "ValueError"},
 	{name: "raise without imports", script: "import builtins; builtins.__import__ = None; raise ValueError('no')", outcome: runner.Exception, says: "ValueError"},
 	{name: "raise at the bottom of the stack", script: "import sys; sys.setrecursionlimit(30); raise ValueError('no')", outcome: runner.Exception, says: "ValueError"},

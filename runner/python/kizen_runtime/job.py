@@ -69,13 +69,13 @@ class Job:
         try:
             exec(code, module.__dict__)
         except SystemExit as end:
-            _ignore_signals()
+            _take_over()
             if end.code not in (None, 0):
                 return self._fail("exited", end, _status(end.code))
         except BaseException as error:
-            _ignore_signals()
+            _take_over()
             return self._fail("exception", error)
-        _ignore_signals()
+        _take_over()
         return self._succeed()
 
     def _record_http(self, requests: "Any") -> None:
@@ -160,11 +160,16 @@ class Job:
         return False
 
 
-def _ignore_signals() -> None:
-    """Takes the step's signal handlers away: one that raises would end the harness in the middle of a sentence."""
+def _take_over() -> None:
+    """Makes the process the harness's own when the step's body has ended.
+
+    A signal handler of the step's that raises would end the harness in the middle of a sentence, and a step that holds every
+    descriptor leaves none to import with.
+    """
     for number in range(1, _signal.NSIG):
         if callable(_signal.getsignal(number)):
             _signal.signal(number, _signal.SIG_IGN)
+    posix.closerange(0, 1)
 
 
 def _status(code: object) -> int:
