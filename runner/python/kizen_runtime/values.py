@@ -189,8 +189,7 @@ def _decode_file(code: str, value: "Any") -> "Any":
 def _encode_file(code: str, value: "Any", text: "Text") -> "dict[str, Any]":
     if not _is("kizen_runtime.datatypes", "KizenFile", value):
         raise _refuse("a KizenFile", value)
-    fields = {field: getattr(value, field) for field in ("id", "url", "name", "size", "content_type")}
-    return {field: text(item) if isinstance(item, str) else item for field, item in fields.items() if item is not None}
+    return _encode_fields({field: getattr(value, field) for field in ("id", "url", "name", "size", "content_type")}, text)
 
 
 def _decode_option(code: str, value: "Any") -> "Any":
@@ -211,8 +210,29 @@ def _decode_option(code: str, value: "Any") -> "Any":
 def _encode_option(code: str, value: "Any", text: "Text") -> "str | dict[str, Any]":
     if not _is("kizen_runtime.datatypes", "FieldOption", value):
         return _encode_uuid(code, value, text)
-    fields = {field: text(item) if isinstance(item, str) else item for field, item in value.as_dict().items()}
-    return {"id": str(value), **{field: item for field, item in fields.items() if item is not None}}
+    return {"id": str(value), **_encode_fields(value.as_dict(), text)}
+
+
+def _encode_fields(fields: "dict[str, Any]", text: "Text") -> "dict[str, Any]":
+    """The fields of a file or an option that have a value."""
+    encoded = {}
+    for field, item in fields.items():
+        if item is not None:
+            try:
+                encoded[field] = text(str(item)) if isinstance(item, str) else _json_number(item)
+            except (TypeError, ValueError) as error:
+                raise _at(field, error) from None
+    return encoded
+
+
+def _json_number(value: "Any") -> "int | float":
+    """A number as JSON has it, of no other class than int or float."""
+    value = _plain(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _refuse("text or a number", value)
+    number: "int | float" = float.__float__(_finite(value, value)) if isinstance(value, float) else int.__int__(value)
+    repr(number)  # raises for more digits than Python writes
+    return number
 
 
 def _decode_list(code: str, value: "Any") -> "list[Any]":
@@ -239,8 +259,13 @@ def _each(value: "Any", convert: "Callable[[Any], Any]") -> "list[Any]":
         try:
             converted.append(convert(item))
         except (TypeError, ValueError) as error:
-            raise type(error)(f"element {index}: {error}") from None
+            raise _at(f"element {index}", error) from None
     return converted
+
+
+def _at(place: str, error: Exception) -> Exception:
+    """The error with the place that it is about; its own class may take more than a message."""
+    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{place}: {error}")
 
 
 def _infer(value: "Any") -> str:

@@ -145,6 +145,12 @@ def test_encodes(code: str, value: object, expected: object) -> None:
         ("l", "text"),
         ("l", [{"a": 1}]),
         ("a[n]", [1, "x"]),
+        ("f", KizenFile("u", size=float("nan"))),
+        ("f", KizenFile("u", size=True)),
+        ("f", KizenFile("u", size=10**5000)),
+        ("f", KizenFile("u", name=b"n")),  # type: ignore[arg-type]
+        (OPTION, FieldOption(ID, order=float("inf"))),
+        (OPTION, FieldOption(ID, order=object())),
     ],
 )
 def test_refuses_to_encode(code: str, value: object) -> None:
@@ -155,6 +161,21 @@ def test_refuses_to_encode(code: str, value: object) -> None:
 def test_an_error_inside_a_list_names_the_element() -> None:
     with pytest.raises(ValueError, match="element 1: element 0"):
         values.encode("a[a[n]]", [[1], ["x"]])
+
+
+def test_an_error_of_any_class_names_its_place() -> None:
+    with pytest.raises(ValueError, match="element 1: 'utf-8' codec can't encode"):
+        values.encode("l", ["x", "\ud800"], lambda text: text.encode().decode())
+    with pytest.raises(TypeError, match="size: expected text or a number, got object"):
+        values.encode("f", KizenFile("u", size=object()))  # type: ignore[arg-type]
+
+
+def test_a_number_of_any_class_is_one_in_json() -> None:
+    class Size(int):
+        __repr__ = object.__repr__
+
+    file = values.encode("f", KizenFile("u", size=Size(5)))
+    assert type(file["v"]["size"]) is int and protocol.dumps(file) == '{"t":"f","v":{"url":"u","size":5}}'
 
 
 def test_a_large_number_leaves_pythons_limit_of_digits_as_it_was() -> None:
