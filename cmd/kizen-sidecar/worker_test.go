@@ -197,8 +197,8 @@ func TestKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 	}
 	t.Logf("outcomes: %v", outcomes)
 	// The first victim ran as many as it has slots; the second may have been caught with any number up to that.
-	if lost := outcomes["lost"]; lost < slots || lost > 2*slots || outcomes["ok"] != total-lost {
-		t.Errorf("outcomes %v, want %d to %d lost and all others ok", outcomes, slots, 2*slots)
+	if died := outcomes["worker_died"]; died < slots || died > 2*slots || outcomes["ok"] != total-died {
+		t.Errorf("outcomes %v, want %d to %d whose worker died and all others ok", outcomes, slots, 2*slots)
 	}
 	if code := workers[2].Stop(); code != exitOK {
 		t.Errorf("exit code %d", code)

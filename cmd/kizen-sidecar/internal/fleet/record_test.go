@@ -79,12 +79,12 @@ func TestTheFirstEndStands(t *testing.T) {
 	r, _ := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
 	mustClaim(t, r, owner)
-	for _, outcome := range []string{"lost", "ok"} { // somebody took it for dead, and it comes back
+	for _, outcome := range []string{"worker_died", "ok"} { // somebody took it for dead, and it comes back
 		if ours, err := r.finish(t.Context(), owner, ended(outcome), time.Hour); !ours || err != nil {
 			t.Fatalf("%s: %v, %v", outcome, ours, err)
 		}
 	}
-	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.outcome != "lost" {
+	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.outcome != "worker_died" {
 		t.Errorf("known %+v, %v", known, err)
 	}
 }

@@ -29,8 +29,8 @@ const (
 	Refused = "refused"
 	// NotStarted: it was attempted as often as it may be, and never came to the step's code.
 	NotStarted = "not_started"
-	// Lost: its worker died while the step's code ran. How far the code came is not known, so it is not run again.
-	Lost = "lost"
+	// WorkerDied: its worker died after the step's code had started. How far the code came is not known, so it is not run again.
+	WorkerDied = "worker_died"
 )
 
 // callbacksAtOnce bounds the callbacks that one worker delivers at a time.
@@ -83,6 +83,9 @@ var errDraining = errors.New("the worker shuts down")
 
 // errTakenOver ends an attempt whose execution somebody else has claimed.
 var errTakenOver = errors.New("another worker has taken the execution over")
+
+// errWorkerDied is the message of an execution that ends as [WorkerDied].
+var errWorkerDied = errors.New("the worker died after the step's code had started; how far it came is not known, so it is not run again")
 
 // NewWorker returns a worker that takes nothing yet.
 func NewWorker(config Config) *Worker {
@@ -227,7 +230,7 @@ func (a *attempt) inherit(ctx context.Context, owner string) error {
 	}
 	a.config.Log.Error("the worker of an execution died while its step ran", "execution_id", a.id, "worker", holder.worker())
 	a.ticket = holder
-	return a.finish(ctx, a.failed(Lost, errors.New("the worker died while the step ran; how far it came is not known")))
+	return a.finish(ctx, a.failed(WorkerDied, errWorkerDied))
 }
 
 // giveUp ends an execution that could not be started, and keeps it as a dead letter.

@@ -311,19 +311,20 @@ func TestTheResultOfAWorkerThatWasTakenForDeadIsDropped(t *testing.T) {
 	<-g.reached
 	way.part()
 	f.worker(f.server.Addr, 5, fine)
-	if known := f.ends("e"); known.outcome != Lost {
-		t.Errorf("ended %s", known.outcome)
+	known := f.ends("e")
+	if known.outcome != WorkerDied || !strings.Contains(string(known.result), "had started") || !strings.Contains(string(known.result), "not run again") {
+		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
 	way.mend()
 	close(g.opened)
 	f.await("the late one to be done", func() bool { running, _ := late.Load(); return running == 0 })
-	if known := f.ends("e"); known.outcome != Lost {
+	if known := f.ends("e"); known.outcome != WorkerDied {
 		t.Errorf("ended %s once it was back", known.outcome)
 	}
 	f.await("the queue to be empty", f.idle)
 	f.requireRan("e", 1)
-	if told := receiver.outcomes(); len(told) != 1 || told[0] != Lost {
+	if told := receiver.outcomes(); len(told) != 1 || told[0] != WorkerDied {
 		t.Errorf("told %v", told)
 	}
 }

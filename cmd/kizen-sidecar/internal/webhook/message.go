@@ -15,7 +15,7 @@ const finishedType = "execution.finished"
 type Finished struct {
 	ExecutionID string `json:"execution_id"`
 	BusinessID  string `json:"business_id"`
-	// Outcome is how it ended: an outcome of the runner, or "refused".
+	// Outcome is how it ended: an outcome of the runner, "refused", "not_started" or "worker_died".
 	Outcome string `json:"outcome"`
 	// Result is the document that POST /api/coderunner/run answers with.
 	Result json.RawMessage `json:"result"`
