@@ -12,30 +12,55 @@ import (
 	"regexp"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
 // Body is a request as it is sent. Fields that a plain run does not have are empty there.
 type Body struct {
-	Runtime     string          `json:"runtime"`
-	UserScript  string          `json:"user_script"`
-	Inputs      json.RawMessage `json:"inputs,omitempty"`       // {"n": {"t": "n", "v": "21"}}, or null
-	OutputTypes json.RawMessage `json:"output_types,omitempty"` // {"doubled": "n"}, or null
-	Secrets     []string        `json:"secrets,omitempty"`      // names of those the step is granted
+	Runtime     string
+	UserScript  string
+	Inputs      object   // {"n": {"t": "n", "v": "21"}}, or null
+	OutputTypes object   // {"doubled": "n"}, or null
+	Secrets     []string // names of those the step is granted
 
-	ExecutionID string `json:"execution_id,omitempty"`
-	BusinessID  string `json:"business_id,omitempty"`
-	UserID      string `json:"user_id,omitempty"`
-	AccountType string `json:"account_type,omitempty"`
+	ExecutionID string
+	BusinessID  string
+	UserID      string
+	AccountType string
 	// Name is what people call the step.
-	Name string `json:"name,omitempty"`
-	// TimeoutMS replaces the default limit of the step's time, in milliseconds.
-	TimeoutMS int64 `json:"timeout_ms,omitempty"`
+	Name string
+	// TimeoutMS replaces the default limit of the step's time, in milliseconds; nil: it stays.
+	TimeoutMS *int64
 	// CallbackURL is told the result.
-	CallbackURL string `json:"callback_url,omitempty"`
+	CallbackURL string
 	// Traceparent is the W3C trace context that the execution belongs to.
-	Traceparent string `json:"traceparent,omitempty"`
+	Traceparent string
+}
+
+// fields are where the fields of a request go, by their names.
+func (b *Body) fields() map[string]any {
+	return map[string]any{
+		"runtime": &b.Runtime, "user_script": &b.UserScript, "inputs": &b.Inputs, "output_types": &b.OutputTypes, "secrets": &b.Secrets,
+		"execution_id": &b.ExecutionID, "business_id": &b.BusinessID, "user_id": &b.UserID, "account_type": &b.AccountType,
+		"name": &b.Name, "timeout_ms": &b.TimeoutMS, "callback_url": &b.CallbackURL, "traceparent": &b.Traceparent,
+	}
+}
+
+// object is a JSON object that is read later; nil: null, or none.
+type object json.RawMessage
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (o *object) UnmarshalJSON(data []byte) error {
+	switch data[0] {
+	case '{':
+		*o = bytes.Clone(data)
+		return nil
+	case 'n':
+		return nil
+	}
+	return errors.New("no object")
 }
 
 // identifier is what an id may look like: it travels in a header, in a claim and in the name of a Redis key.
@@ -44,28 +69,75 @@ var identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
 // ValidID reports whether an id can be one.
 func ValidID(id string) bool { return identifier.MatchString(id) }
 
-// Decode reads a body, refusing fields that there are not. Mistakes are *runner.FieldErrors.
+// Decode reads a body. Fields that there are not are refused, those that are given twice, and values of a wrong kind.
+// Mistakes are *runner.FieldErrors, all together; what could be read is returned beside them.
 func Decode(data []byte) (Body, error) {
 	var body Body
 	var refused runner.FieldErrors
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	err := decoder.Decode(&body)
-	if err == nil {
-		if _, more := decoder.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("there is more after the first JSON document")
+	into, given := body.fields(), map[string]bool{}
+	err := eachField(data, func(name string, value json.RawMessage) {
+		target, known := into[name]
+		switch {
+		case !known:
+			refused.Add("there is no such field", name)
+		case given[name]:
+			refused.Add("is given twice", name)
+		case json.Unmarshal(value, target) != nil:
+			refused.Add("must be "+kindOf(target), name)
 		}
-	}
-	var mistyped *json.UnmarshalTypeError
+		given[name] = true
+	})
 	switch {
-	case errors.As(err, &mistyped) && mistyped.Field != "":
-		refused.Add(fmt.Sprintf("must be a %s, not %s", mistyped.Type, mistyped.Value), mistyped.Field)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		refused.Add("the body is empty or cut off; send one JSON object")
 	case err != nil:
 		refused.Add("the body is not the JSON object that is expected: " + err.Error())
 	}
 	return body, refused.Err()
+}
+
+// kindOf is what the value of a field has to be.
+func kindOf(target any) string {
+	switch target.(type) {
+	case *string:
+		return "a string"
+	case *[]string:
+		return "a list of strings"
+	case *object:
+		return "an object, or null"
+	}
+	return "a whole number"
+}
+
+// eachField reads one JSON object, and nothing after it.
+func eachField(data []byte, field func(name string, value json.RawMessage)) error {
+	if !utf8.Valid(data) {
+		return errors.New("it is not UTF-8")
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	if first, err := decoder.Token(); err != nil {
+		return err
+	} else if first != json.Delim('{') {
+		return errors.New("it is something else")
+	}
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil {
+			return err
+		}
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return err
+		}
+		field(name.(string), value) // the names of an object are strings
+	}
+	if _, err := decoder.Token(); err != nil {
+		return err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more after it")
+	}
+	return nil
 }
 
 // Secrets gives the secrets of a business.
@@ -86,34 +158,30 @@ func (b Body) Job(businessID string, secrets Secrets, defaults runner.Limits) (r
 	}
 	job.Script, err = runner.NormaliseScript([]byte(b.UserScript))
 	refused.Merge(err, "user_script")
-	if given(b.Inputs) {
+	if b.Inputs != nil {
 		job.Inputs, err = runner.DecodeWireInputs(b.Inputs)
 		refused.Merge(err)
 	}
-	if given(b.OutputTypes) {
+	if b.OutputTypes != nil {
 		job.Outputs, err = runner.DecodeOutputs(b.OutputTypes)
 		refused.Merge(err)
 	}
 	job.Secrets = b.grant(businessID, secrets, &refused)
 	job.Traceparent = b.Traceparent
 	limits := defaults
-	if b.TimeoutMS != 0 {
-		limits.Wall, limits.CPU = b.timeout(&refused), 0
+	if b.TimeoutMS != nil {
+		limits.Wall, limits.CPU = timeout(*b.TimeoutMS, &refused), 0
 	}
 	refused.Merge(b.checkCallback(), "callback_url")
 	return job, limits, refused.Err()
 }
 
-func given(value json.RawMessage) bool {
-	return len(value) > 0 && !bytes.Equal(bytes.TrimSpace(value), []byte("null"))
-}
-
-func (b Body) timeout(refused *runner.FieldErrors) time.Duration {
-	timeout := time.Duration(b.TimeoutMS) * time.Millisecond
-	if b.TimeoutMS < 0 || b.TimeoutMS > runner.MaxWall.Milliseconds() {
+// timeout is the limit that a body names in milliseconds.
+func timeout(ms int64, refused *runner.FieldErrors) time.Duration {
+	if ms < 1 || ms > runner.MaxWall.Milliseconds() {
 		refused.Add(fmt.Sprintf("must be from 1 to %d", runner.MaxWall.Milliseconds()), "timeout_ms")
 	}
-	return timeout
+	return time.Duration(ms) * time.Millisecond
 }
 
 // grant gives the step what it asks for by name.

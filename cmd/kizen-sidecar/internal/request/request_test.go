@@ -37,13 +37,14 @@ func TestNullAndAbsentMeanNone(t *testing.T) {
 	for _, text := range []string{
 		`{"runtime": "python-3-13", "user_script": "pass", "inputs": null, "output_types": null}`,
 		`{"user_script": "pass"}`,
+		`{"user_script": "pass", "runtime": null, "secrets": null, "timeout_ms": null, "callback_url": null}`,
 	} {
 		body, err := Decode([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if job, _, err := body.Job("b1", noSecrets, runner.Limits{}); err != nil || len(job.Inputs) != 0 || len(job.Outputs) != 0 {
-			t.Errorf("%s: %+v, %v", text, job, err)
+		if job, limits, err := body.Job("b1", noSecrets, runner.Limits{Wall: time.Second}); err != nil || len(job.Inputs) != 0 || len(job.Outputs) != 0 || limits.Wall != time.Second {
+			t.Errorf("%s: %+v, %v, %v", text, job, limits, err)
 		}
 	}
 }
@@ -54,8 +55,17 @@ func TestRefusedRequestsAreKeyedByField(t *testing.T) {
 		"unknown runtime":  {`{"runtime": "python-2-7", "user_script": "pass"}`, `{"runtime":["unknown runtime`},
 		"unknown secret":   {`{"user_script": "pass", "secrets": ["NOPE"]}`, `{"secrets":["secret \"NOPE\" does not exist"]}`},
 		"no script":        {`{"runtime": "python-3-13"}`, `{"user_script":["This field is required."]}`},
-		"mistyped field":   {`{"runtime": 3, "user_script": "pass"}`, `{"runtime":["must be a string, not number"]}`},
-		"unknown field":    {`{"user_script": "pass", "frobnicate": 1}`, `{"non_field_errors":["the body is not`},
+		"mistyped field":   {`{"runtime": 3, "user_script": "pass"}`, `{"runtime":["must be a string"]}`},
+		"mistyped fields":  {`{"user_script": [], "inputs": 7, "output_types": "n", "secrets": "A", "timeout_ms": 1.5}`, `{"inputs":["must be an object, or null"],"output_types":["must be an object, or null"],"secrets":["must be a list of strings"],"timeout_ms":["must be a whole number"],"user_script":["must be a string"]}`},
+		"unknown field":    {`{"user_script": "pass", "frobnicate": 1}`, `{"frobnicate":["there is no such field"]}`},
+		"another case":     {`{"user_script": "pass", "Business_ID": "b2"}`, `{"Business_ID":["there is no such field"]}`},
+		"a field twice":    {`{"user_script": "pass", "business_id": "b1", "business_id": "b2"}`, `{"business_id":["is given twice"]}`},
+		"an array":         {`[]`, `{"non_field_errors":["the body is not the JSON object that is expected: it is something else"]}`},
+		"null":             {`null`, `{"non_field_errors":["the body is not`},
+		"cut off":          {`{"user_script": "pass"`, `{"non_field_errors":["the body is empty or cut off`},
+		"not UTF-8":        {"{\"user_script\": \"x = '\xff'\"}", `{"non_field_errors":["the body is not the JSON object that is expected: it is not UTF-8"]}`},
+		"too deep":         {`{"inputs": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`, `{"non_field_errors":[`},
+		"zero time":        {`{"user_script": "pass", "timeout_ms": 0}`, `{"timeout_ms":["must be from 1 to 55000"]}`},
 		"not JSON":         {`nonsense`, `{"non_field_errors":[`},
 		"empty":            {``, `{"non_field_errors":["the body is empty`},
 		"two documents":    {`{"user_script": "pass"} {}`, `{"non_field_errors":[`},
