@@ -88,7 +88,7 @@ func NewService(config Config) *Service {
 type Submission struct {
 	Request execution.Request
 	Name    string
-	// Body is what the request was read from: the same id with another body is a conflict.
+	// Body is what the request was read from: the same id with another body, or for another account, is a conflict.
 	Body []byte
 	// Callback is the URL that is told the end; empty: none.
 	Callback string
@@ -102,7 +102,7 @@ func (s *Service) Submit(sub Submission) (*Execution, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if known, ok := s.byID[key{id.BusinessID, id.ExecutionID}]; ok {
-		if known.digest != digest {
+		if known.digest != digest || known.request.Identity != id {
 			return nil, ErrConflict
 		}
 		return known, nil
