@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -68,8 +69,13 @@ func LoadCallers(data []byte) (*Callers, error) {
 		return nil, errors.New("names no caller")
 	}
 	var errs []error
+	known := map[string]string{}
 	for i := range list {
-		if err := list[i].load(); err != nil {
+		err := list[i].load()
+		if err == nil {
+			err = list[i].unlike(known)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("caller %d %q: %w", i+1, list[i].Name, err))
 		}
 	}
@@ -106,6 +112,19 @@ func (c *Caller) load() error {
 	return nil
 }
 
+// unlike refuses a caller that could not be told from one before it; known has the names of those by what they show.
+func (c *Caller) unlike(known map[string]string) error {
+	what, shown := "certificate", c.Certificate
+	if c.TokenFile != "" {
+		what, shown = "token", string(c.token[:])
+	}
+	if other, taken := known[what+shown]; taken {
+		return fmt.Errorf("shows the same %s as caller %q; give each one of its own", what, other)
+	}
+	known[what+shown] = c.Name
+	return nil
+}
+
 // errUnknownCaller is all that a stranger is told.
 var errUnknownCaller = errors.New("unknown caller; show a bearer token or a client certificate that this sidecar knows")
 
@@ -114,7 +133,8 @@ func (c *Callers) identify(r *http.Request) (*Caller, error) {
 	if c.open != nil {
 		return c.open, nil
 	}
-	shown, hasToken := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	scheme, shown, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	hasToken := strings.EqualFold(scheme, "Bearer") // in any case: RFC 9110, section 11.1
 	digest := sha256.Sum256([]byte(shown))
 	var found *Caller
 	for i := range c.list {
@@ -159,19 +179,21 @@ func (e forbiddenError) Error() string { return e.reason }
 func (c *Caller) identity(header http.Header, body request.Body) (minter.Identity, error) {
 	id := minter.Identity{BusinessID: c.BusinessID, AccountID: c.UserID, AccountType: c.AccountType, ExecutionID: body.ExecutionID}
 	for _, field := range []struct {
-		name, header, body string
-		into               *string
+		name    string
+		headers []string
+		body    string
+		into    *string
 	}{
-		{"business", header.Get(headerBusiness), body.BusinessID, &id.BusinessID},
-		{"user", header.Get(headerUser), body.UserID, &id.AccountID},
-		{"account type", "", body.AccountType, &id.AccountType},
+		{"business", header.Values(headerBusiness), body.BusinessID, &id.BusinessID},
+		{"user", header.Values(headerUser), body.UserID, &id.AccountID},
+		{"account type", nil, body.AccountType, &id.AccountType},
 	} {
-		if field.header != "" && field.body != "" && field.header != field.body {
-			return id, forbiddenError{fmt.Sprintf("the %s of the header and that of the body differ", field.name)}
-		}
-		named := field.header
-		if named == "" {
-			named = field.body
+		named := field.body
+		for _, value := range field.headers {
+			if named != "" && value != "" && named != value {
+				return id, forbiddenError{fmt.Sprintf("the request names more than one %s, in its headers or its body", field.name)}
+			}
+			named = cmp.Or(named, value)
 		}
 		if named == "" || named == *field.into {
 			continue

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -42,9 +43,14 @@ type world struct {
 	http *httptest.Server
 	mu   sync.Mutex
 	ran  []execution.Request
-	// release ends executions whose script is "wait".
+	// release ends executions whose script is "wait" or "talk".
 	release chan struct{}
+	// cut is told of connections that the server has closed.
+	cut chan struct{}
 }
+
+// talk is how many bytes a script says that talks.
+const talk = 32 << 20
 
 // run is the stand-in for a host: the script names what becomes of it.
 func (w *world) run(ctx context.Context, r execution.Request, watch executions.Watcher) (execution.Outcome, error) {
@@ -65,6 +71,11 @@ func (w *world) run(ctx context.Context, r execution.Request, watch executions.W
 		return execution.Outcome{}, minter.ErrSuspended
 	case "broken":
 		return execution.Outcome{}, errors.New("a secret inside")
+	case "talk":
+		message := strings.Repeat("x", talk)
+		watch.Log(message)
+		result.Logs = []string{message}
+		<-w.release
 	case "wait":
 		select {
 		case <-w.release:
@@ -84,7 +95,7 @@ func (w *world) requests() []execution.Request {
 // start serves with callers, or to everybody on loopback.
 func start(t *testing.T, callers *Callers, slots, depth int) *world {
 	t.Helper()
-	w := &world{t: t, release: make(chan struct{})}
+	w := &world{t: t, release: make(chan struct{}), cut: make(chan struct{}, 1)}
 	q, err := queue.New(slots, depth)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +109,7 @@ func start(t *testing.T, callers *Callers, slots, depth int) *world {
 		t.Fatal(err)
 	}
 	server := NewServer(Config{
-		Executions: service, Queue: q, Callers: callers, Secrets: secrets, MaxBody: 64 << 10, UI: true,
+		Executions: service, Queue: q, Callers: callers, Secrets: secrets, MaxBody: 64 << 10, UI: true, WriteTimeout: time.Second,
 		CheckIdentity: func(id minter.Identity) error {
 			if id.AccountType != "service_automation" {
 				return errors.New("unknown account type")
@@ -106,7 +117,16 @@ func start(t *testing.T, callers *Callers, slots, depth int) *world {
 			return nil
 		},
 	})
-	w.http = httptest.NewServer(server.Handler())
+	w.http = httptest.NewUnstartedServer(server.Handler())
+	w.http.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			select {
+			case w.cut <- struct{}{}:
+			default:
+			}
+		}
+	}
+	w.http.Start()
 	t.Cleanup(func() {
 		w.http.Close()
 		ctx, cancel := context.WithCancel(context.Background())
@@ -176,6 +196,7 @@ func TestRunAnswersAsExistingClientsExpect(t *testing.T) {
 		"redis is down":   {script("redis"), 503, `"code":"store_unavailable"`},
 		"no python":       {script("python"), 503, `"code":"runner_unavailable"`},
 		"suspended":       {script("suspended"), 403, `"code":"suspended"`},
+		"a callback":      {`{"user_script": "x", "callback_url": "https://example.com/"}`, 400, `{"callback_url":["is for POST /executions; leave it out here"]}`},
 		"a fault of ours": {script("broken"), 500, `"code":"internal"`},
 		"a bad business":  {`{"user_script": "x", "business_id": "a b"}`, 400, `{"business_id":[`},
 		"a bad type":      {`{"user_script": "x", "account_type": "robot"}`, 400, `{"account_type":["unknown account type"]}`},
@@ -226,9 +247,16 @@ func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
 			t.Errorf("no %s in %s", kind, events.body)
 		}
 	}
-	last := w.call("GET", "/executions/e1/events", "", http.Header{"X-Business-Id": {"b1"}, "Last-Event-Id": {"3"}})
-	if strings.Count(last.body, "event:") != 1 || !strings.Contains(last.body, "event:finished") {
-		t.Errorf("after the third event: %s", last.body)
+	for after, want := range map[string]string{"3": "id:4", "0": "id:1", "-1": "id:1", "x": "id:1"} {
+		rest := w.call("GET", "/executions/e1/events", "", http.Header{"X-Business-Id": {"b1"}, "Last-Event-Id": {after}})
+		if !strings.HasPrefix(rest.body, want+"\n") || !strings.Contains(rest.body, "event:finished") {
+			t.Errorf("after event %q: %s", after, rest.body)
+		}
+	}
+	for _, after := range []string{"4", "999"} {
+		if rest := w.call("GET", "/executions/e1/events", "", http.Header{"X-Business-Id": {"b1"}, "Last-Event-Id": {after}}); rest.status != 204 {
+			t.Errorf("after event %s of four: %d %s", after, rest.status, rest.body)
+		}
 	}
 	shown := w.call("GET", "/executions/e1", "", asB1)
 	var snapshot executions.Snapshot
@@ -240,6 +268,9 @@ func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
 	}
 	if other := w.call("POST", "/executions", `{"user_script": "fine", "execution_id": "e1"}`, asB1); other.status != 409 {
 		t.Errorf("the id for something else: %d %s", other.status, other.body)
+	}
+	if other := w.call("POST", "/executions", body, http.Header{"X-Business-Id": {"b1"}, "X-User-Id": {"u2"}}); other.status != 409 {
+		t.Errorf("the id for another user: %d %s", other.status, other.body)
 	}
 	if foreign := w.call("GET", "/executions/e1", "", http.Header{"X-Business-Id": {"b2"}}); foreign.status != 404 {
 		t.Errorf("another business: %d %s", foreign.status, foreign.body)
@@ -301,6 +332,38 @@ func TestEventsArriveWhileAnExecutionRuns(t *testing.T) {
 	close(w.release)
 	if rest, err := io.ReadAll(response.Body); err != nil || !strings.Contains(string(rest), "finished") {
 		t.Errorf("%q, %v", rest, err)
+	}
+}
+
+// TestACallerThatReadsNothingIsCutOff: more is written than any socket holds.
+func TestACallerThatReadsNothingIsCutOff(t *testing.T) {
+	for name, ask := range map[string]string{"an answer": "GET /executions/big", "a stream": "GET /executions/big/events"} {
+		t.Run(name, func(t *testing.T) {
+			w := start(t, nil, 1, 1)
+			w.call("POST", "/executions", `{"user_script": "talk", "execution_id": "big"}`, asB1)
+			w.release <- struct{}{}
+			for strings.Contains(w.call("GET", "/executions?state=finished", "", asB1).body, `"count":0`) {
+				time.Sleep(time.Millisecond)
+			}
+			connection, err := net.Dial("tcp", w.http.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer connection.Close()
+			fmt.Fprintf(connection, "%s HTTP/1.1\r\nHost: 127.0.0.1\r\nX-BUSINESS-ID: b1\r\n\r\n", ask)
+			<-w.cut // the server has ended the connection
+			if read, err := io.Copy(io.Discard, connection); read >= talk {
+				t.Errorf("%d bytes arrived, %v", read, err)
+			}
+		})
+	}
+}
+
+func TestABodyThatIsCompressedIsRefused(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	got := w.call("POST", "/api/coderunner/run", script("fine"), http.Header{"Content-Encoding": {"gzip"}})
+	if got.status != 415 || got.header.Get("Accept-Encoding") != "identity" {
+		t.Errorf("%d %v %s", got.status, got.header, got.body)
 	}
 }
 
@@ -415,6 +478,7 @@ func TestOnlyKnownCallersGetIn(t *testing.T) {
 		"an empty token": bearer(""),
 		"no scheme":      {"Authorization": {"platform-token-0123456789"}},
 		"basic":          {"Authorization": {"Basic platform-token-0123456789"}},
+		"only a scheme":  {"Authorization": {"Bearer"}},
 		"only headers":   asB1,
 	} {
 		got := w.call("POST", "/api/coderunner/run", script("fine"), header)
@@ -447,6 +511,8 @@ func TestACallerActsOnlyForWhomItMay(t *testing.T) {
 		"another type by body":    {bearer(acme), `{"user_script": "fine", "account_type": "service_integration"}`, 403, ""},
 		"trusted, by header":      {bearer("platform-token-0123456789", "X-Business-Id", "b7", "X-User-Id", "u7"), script("fine"), 200, "b7/u7"},
 		"trusted, by body":        {bearer("platform-token-0123456789"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 200, "b8/u8"},
+		"a scheme in lower case":  {http.Header{"Authorization": {"bearer " + acme}}, script("fine"), 200, "b-acme/u-acme"},
+		"trusted, named twice":    {http.Header{"Authorization": {"Bearer platform-token-0123456789"}, "X-User-Id": {"u7"}, "X-Business-Id": {"b7", "b8"}}, script("fine"), 403, ""},
 		"trusted, naming nobody":  {bearer("platform-token-0123456789"), script("fine"), 400, ""},
 		"trusted, with two minds": {bearer("platform-token-0123456789", "X-Business-Id", "b7"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 403, ""},
 	} {
@@ -554,14 +620,23 @@ func TestMistakesInTheListOfCallersAreAllReported(t *testing.T) {
 	if err := os.WriteFile(short, []byte("tiny"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	long := filepath.Join(filepath.Dir(short), "long")
+	if err := os.WriteFile(long, []byte("a-token-0123456789"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	_, err := LoadCallers([]byte(`
 - {name: a, token_file: ` + short + `, trusted: true}
 - {name: b, trusted: true}
 - {name: c, certificate: x}
 - {name: d, certificate: x, trusted: true, business_id: b1}
 - {certificate: x, trusted: true}
+- {name: first, certificate: y, trusted: true}
+- {name: second, certificate: y, business_id: b1, user_id: u1}
+- {name: third, token_file: ` + long + `, trusted: true}
+- {name: fourth, token_file: ` + long + `, business_id: b1, user_id: u1}
 `))
-	for _, want := range []string{"shorter than 16 bytes", "either token_file or certificate", "give business_id and user_id", "leave business_id and user_id out", "has no name"} {
+	for _, want := range []string{"shorter than 16 bytes", "either token_file or certificate", "give business_id and user_id", "leave business_id and user_id out", "has no name",
+		`"second": shows the same certificate as caller "first"`, `"fourth": shows the same token as caller "third"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)
 		}

@@ -15,7 +15,8 @@ import (
 const keepAlive = 15 * time.Second
 
 // events is GET /executions/{id}/events: server-sent events from the first one on, or after the one that Last-Event-ID
-// names, until the execution has finished.
+// names, until the execution has finished. Where nothing is left to come the answer is 204, at which an EventSource stops
+// connecting again.
 func (s *Server) events(c *gin.Context) {
 	e, ok := s.find(c)
 	if !ok {
@@ -24,6 +25,10 @@ func (s *Server) events(c *gin.Context) {
 	after, err := strconv.Atoi(c.GetHeader("Last-Event-ID"))
 	if err != nil || after < 0 {
 		after = 0
+	}
+	if events, _ := e.Events(after); len(events) == 0 && e.Snapshot().State == executions.Finished {
+		c.Status(http.StatusNoContent)
+		return
 	}
 	c.Header("Content-Type", sse.ContentType)
 	c.Header("Cache-Control", "no-store")
@@ -35,14 +40,17 @@ func (s *Server) events(c *gin.Context) {
 		events, more := e.Events(after)
 		for _, event := range events {
 			after = event.Number
+			s.answering(c)
 			if send(c, event) != nil || event.Type == "finished" {
 				return
 			}
 		}
 		c.Writer.Flush()
+		s.waiting(c)
 		select {
 		case <-more:
 		case <-ticker.C:
+			s.answering(c)
 			if _, err := c.Writer.WriteString(": still here\n\n"); err != nil {
 				return
 			}

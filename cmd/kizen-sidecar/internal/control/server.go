@@ -37,9 +37,10 @@ type Config struct {
 	APIRoot string
 	// MaxBody is the largest request in bytes; default 8 MiB.
 	MaxBody int64
-	// HeaderTimeout and BodyTimeout bound the arrival of a request; default 10 s and 30 s.
-	HeaderTimeout, BodyTimeout time.Duration
-	Log                        *slog.Logger
+	// BodyTimeout bounds the arrival of a request's body, WriteTimeout how long a caller may take to read an answer, or one
+	// event of a stream; default 30 s each.
+	BodyTimeout, WriteTimeout time.Duration
+	Log                       *slog.Logger
 }
 
 // Server answers orchestrators.
@@ -50,11 +51,11 @@ func NewServer(config Config) *Server {
 	if config.MaxBody == 0 {
 		config.MaxBody = 8 << 20
 	}
-	if config.HeaderTimeout == 0 {
-		config.HeaderTimeout = 10 * time.Second
-	}
 	if config.BodyTimeout == 0 {
 		config.BodyTimeout = 30 * time.Second
+	}
+	if config.WriteTimeout == 0 {
+		config.WriteTimeout = 30 * time.Second
 	}
 	if config.Secrets == nil {
 		config.Secrets = request.SecretsByBusiness(nil)
@@ -91,7 +92,7 @@ func (s *Server) Handler() http.Handler {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
-	engine.Use(gin.CustomRecoveryWithWriter(nil, s.recovered))
+	engine.Use(gin.CustomRecoveryWithWriter(nil, s.recovered), s.answering)
 	engine.NoRoute(func(c *gin.Context) { refuse(c, http.StatusNotFound, "not_found", "there is nothing here") })
 	engine.NoMethod(func(c *gin.Context) {
 		refuse(c, http.StatusMethodNotAllowed, "method_not_allowed", "use "+c.Writer.Header().Get("Allow"))
@@ -105,6 +106,16 @@ func (s *Server) Handler() http.Handler {
 		s.serveUI(api)
 	}
 	return engine
+}
+
+// answering gives the caller, from now on, the time to read what is written.
+func (s *Server) answering(c *gin.Context) {
+	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(s.config.WriteTimeout))
+}
+
+// waiting lets an answer take as long as it takes to begin.
+func (s *Server) waiting(c *gin.Context) {
+	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Time{})
 }
 
 // callerKey is where guard leaves the caller for the handlers.
@@ -134,8 +145,14 @@ func (s *Server) run(c *gin.Context) {
 	if !ok {
 		return
 	}
-	if body.ExecutionID != "" || body.CallbackURL != "" {
-		refuseFields(c, "execution_id", "is for POST /executions; leave it out here")
+	var refused runner.FieldErrors
+	for name, value := range map[string]string{"execution_id": body.ExecutionID, "callback_url": body.CallbackURL} {
+		if value != "" {
+			refused.Add("is for POST /executions; leave it out here", name)
+		}
+	}
+	if err := refused.Err(); err != nil {
+		refuseRequest(c, err)
 		return
 	}
 	sub.Request.Identity.ExecutionID = uuid.NewString()
@@ -144,8 +161,10 @@ func (s *Server) run(c *gin.Context) {
 		s.refuseSubmission(c, err)
 		return
 	}
+	s.waiting(c)
 	select {
 	case <-e.Done():
+		s.answering(c)
 	case <-c.Request.Context().Done():
 		e.Cancel()
 		return // nobody listens
@@ -186,6 +205,11 @@ func (s *Server) submit(c *gin.Context) {
 
 // read takes a request apart, and refuses it where it is wrong.
 func (s *Server) read(c *gin.Context) (sub executions.Submission, body request.Body, ok bool) {
+	if coding := c.GetHeader("Content-Encoding"); coding != "" && coding != "identity" {
+		c.Header("Accept-Encoding", "identity") // RFC 9110, section 12.5.3
+		refuse(c, http.StatusUnsupportedMediaType, "encoded", "send the body without a Content-Encoding")
+		return sub, body, false
+	}
 	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(s.config.BodyTimeout))
 	data, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, s.config.MaxBody))
 	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Time{})
