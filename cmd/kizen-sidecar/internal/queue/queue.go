@@ -32,7 +32,7 @@ type Queue struct {
 	tenants  map[string]*tenant
 	used     int
 	waiting  int
-	turn     uint64 // counts grants, to tell who has gone without the longest
+	turn     uint64 // counts grants in twos, to tell who has gone without the longest
 	draining bool
 	idle     chan struct{} // closed while draining and no slot is used
 	held     time.Duration // moving average of how long a slot is held
@@ -42,7 +42,7 @@ type Queue struct {
 type tenant struct {
 	name    string
 	running int
-	served  uint64 // the turn of its last grant
+	served  uint64 // the turn of its last grant; of a newcomer, the one just before the last grant of all
 	waiters []*waiter
 }
 
@@ -105,7 +105,8 @@ func (q *Queue) enter(business string) (*waiter, error) {
 	}
 	t := q.tenants[business]
 	if t == nil {
-		t = &tenant{name: business}
+		// A newcomer comes before who was served last, and after all who have waited since before that.
+		t = &tenant{name: business, served: max(q.turn, 1) - 1}
 	}
 	if q.used < q.slots {
 		q.tenants[business] = t
@@ -167,7 +168,7 @@ func (q *Queue) wait(ctx context.Context, business string, w *waiter) error {
 }
 
 func (q *Queue) grant(t *tenant) {
-	q.turn++
+	q.turn += 2
 	t.served = q.turn
 	t.running++
 	q.used++

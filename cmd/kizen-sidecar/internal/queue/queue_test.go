@@ -139,6 +139,32 @@ func TestABusinessThatHoldsFewerSlotsComesFirst(t *testing.T) {
 	})
 }
 
+// TestBusinessesThatComeAndGoDoNotPassOneThatWaits: each comes anew as soon as its one execution is done, so that it is
+// forgotten in between.
+func TestBusinessesThatComeAndGoDoNotPassOneThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, 1, 100)
+		first := acquire(t, q, "patient")
+		l := newLine(t, q)
+		l.join(t.Context(), "come0", "come0")
+		l.join(t.Context(), "patient", "patient")
+		first()
+		synctest.Wait()
+		for i := range 3 {
+			next := fmt.Sprint("come", i+1)
+			l.join(t.Context(), next, next)
+			if release := l.hold[fmt.Sprint("come", i)]; release != nil {
+				release()
+			}
+			synctest.Wait()
+		}
+		l.drainOneByOne()
+		if want := []string{"come0", "patient"}; !slices.Equal(l.served[:2], want) || len(l.served) != 5 {
+			t.Errorf("served %v, want %v first", l.served, want)
+		}
+	})
+}
+
 func TestAFullQueueRefusesWhoWaitsTheMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 3)
