@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -15,22 +17,39 @@ import (
 
 // configFlags let the flags of a command be written into a file.
 type configFlags struct {
-	Config      kong.ConfigFlag `help:"YAML file of flags: their names without dashes, and their values. The command line wins over the environment, which wins over the file." placeholder:"FILE" group:"Configuration"`
-	PrintConfig bool            `help:"Print the effective configuration, secrets masked, and exit." group:"Configuration" env:"-"`
+	Config      configPath `help:"YAML file of flags: their names without dashes, and their values. The command line wins over the environment, which wins over the file." placeholder:"FILE" group:"Configuration"`
+	PrintConfig bool       `help:"Print the effective configuration, secrets masked, and exit." group:"Configuration" env:"-"`
+}
+
+// configPath names a file of flags.
+type configPath string
+
+// BeforeResolve is called by kong: what is in the file stands in for flags
+// that are given nowhere else.
+func (configPath) BeforeResolve(command *kong.Context, trace *kong.Path) error {
+	name := command.FlagValue(trace.Flag).(configPath)
+	data, err := readFile("file", string(name))
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	file, err := loadConfig(data)
+	if err == nil {
+		err = file.check(command.Flags())
+	}
+	if err != nil {
+		return fmt.Errorf("--config %q: %w", name, err)
+	}
+	command.AddResolver(file)
+	return nil
 }
 
 // configFile is a file of flags, as kong asks it.
 type configFile struct{ values map[string]any }
 
-// loadConfig reads a file of flags. It is kong's ConfigurationLoader.
-func loadConfig(r io.Reader) (kong.Resolver, error) {
-	data, err := io.ReadAll(r)
-	if err != nil {
-		return nil, err
-	}
+func loadConfig(data []byte) (configFile, error) {
 	file := configFile{}
 	if err := yaml.Unmarshal(data, &file.values); err != nil {
-		return nil, fmt.Errorf("the configuration is not YAML of names and values: %s", telemetry.Redact(firstLine(err.Error())))
+		return file, fmt.Errorf("it is not YAML of names and values: %s", telemetry.Redact(firstLine(err.Error())))
 	}
 	return file, nil
 }
@@ -40,28 +59,59 @@ func firstLine(text string) string {
 	return line
 }
 
-// Validate refuses names that no flag has: a misspelt limit must not be
-// ignored. Every unknown name is reported.
-func (f configFile) Validate(app *kong.Application) error {
-	known := map[string]bool{}
-	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
-		if flag, ok := node.(*kong.Flag); ok {
-			known[flag.Name] = true
+// unlisted are flags that no file has.
+var unlisted = []string{"config", "print-config", "help", "version"}
+
+// check refuses names that the command has no flag of, because a misspelt
+// limit must not be ignored, and values that no flag can have. Everything
+// that is wrong is reported.
+func (f configFile) check(flags []*kong.Flag) error {
+	known := map[string]*kong.Flag{}
+	for _, flag := range flags {
+		if !slices.Contains(unlisted, flag.Name) {
+			known[flag.Name] = flag
 		}
-		return next(nil)
-	})
-	var unknown []string
-	for name := range f.values {
-		if !known[name] || slices.Contains([]string{"config", "print-config", "help", "version"}, name) {
+	}
+	var unknown, wrong []string
+	for _, name := range slices.Sorted(maps.Keys(f.values)) {
+		flag, ok := known[name]
+		if !ok {
 			unknown = append(unknown, fmt.Sprintf("%q", name))
+		} else if _, ok := flagValue(f.values[name], flag.IsSlice()); !ok {
+			wrong = append(wrong, fmt.Sprintf("%q has no value that the flag could have", name))
 		}
 	}
 	if len(unknown) > 0 {
-		slices.Sort(unknown)
-		return fmt.Errorf("the configuration file has unknown keys: %s; use the names of flags", strings.Join(unknown, ", "))
+		wrong = append(wrong, fmt.Sprintf("unknown keys: %s; use the names of the command's flags", strings.Join(unknown, ", ")))
+	}
+	if len(wrong) > 0 {
+		return errors.New(strings.Join(wrong, "; "))
 	}
 	return nil
 }
+
+// flagValue is a value of a file as kong takes it: a text, or a list of them
+// where the flag is repeatable.
+func flagValue(value any, repeatable bool) (any, bool) {
+	switch value := value.(type) {
+	case string, bool, int64, uint64, float64:
+		return fmt.Sprint(value), true
+	case []any:
+		texts := make([]any, len(value))
+		for i, item := range value {
+			text, ok := flagValue(item, false)
+			if !ok {
+				return nil, false
+			}
+			texts[i] = text
+		}
+		return texts, repeatable
+	}
+	return nil, false
+}
+
+// Validate implements kong.Resolver.
+func (f configFile) Validate(*kong.Application) error { return nil }
 
 // Resolve gives a flag its value from the file, unless the environment has one.
 func (f configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
@@ -70,18 +120,10 @@ func (f configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any
 			return nil, nil
 		}
 	}
-	value, ok := f.values[flag.Name]
-	if !ok {
-		return nil, nil
+	if value, ok := flagValue(f.values[flag.Name], flag.IsSlice()); ok {
+		return value, nil
 	}
-	if list, ok := value.([]any); ok {
-		texts := make([]any, len(list)) // kong takes this for a list, and nothing else
-		for i, item := range list {
-			texts[i] = fmt.Sprint(item)
-		}
-		return texts, nil
-	}
-	return fmt.Sprint(value), nil
+	return nil, nil
 }
 
 // printConfig writes the effective value of every flag of a command, in a form
@@ -89,14 +131,19 @@ func (f configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any
 func printConfig(w io.Writer, command *kong.Context) error {
 	var values yaml.MapSlice
 	for _, flag := range command.Flags() {
-		if slices.Contains([]string{"help", "version", "config", "print-config"}, flag.Name) {
+		if slices.Contains(unlisted, flag.Name) {
 			continue
 		}
-		value := any(fmt.Sprint(command.FlagValue(flag)))
-		if list, ok := command.FlagValue(flag).([]string); ok {
-			value = list
+		var shown any
+		switch value := flag.Target.Interface().(type) {
+		case []string:
+			shown = value
+		case string:
+			shown = maskURL(value)
+		default:
+			shown = fmt.Sprint(value)
 		}
-		values = append(values, yaml.MapItem{Key: flag.Name, Value: value})
+		values = append(values, yaml.MapItem{Key: flag.Name, Value: shown})
 	}
 	text, err := yaml.Marshal(values)
 	if err != nil {
@@ -104,4 +151,19 @@ func printConfig(w io.Writer, command *kong.Context) error {
 	}
 	_, err = io.WriteString(w, telemetry.Redact(string(text)))
 	return err
+}
+
+// maskURL takes the password out of a URL, whatever characters it is of: up to
+// the last @ all may be of it.
+func maskURL(text string) string {
+	scheme, rest, found := strings.Cut(text, "://")
+	end := strings.LastIndex(rest, "@")
+	if !found || end < 0 {
+		return text
+	}
+	user, _, named := strings.Cut(rest[:end], ":")
+	if !named {
+		return scheme + "://[REDACTED]" + rest[end:]
+	}
+	return scheme + "://" + user + ":[REDACTED]" + rest[end:]
 }

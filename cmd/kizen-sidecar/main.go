@@ -119,7 +119,6 @@ func newParser(line any, std streams) (*kong.Kong, error) {
 		kong.Writers(std.stdout, std.stderr),
 		kong.Vars{"version": version(), "max_timeout": runner.MaxWall.String()},
 		kong.UsageOnError(),
-		kong.Configuration(loadConfig),
 		kong.ValueFormatter(helpText),
 		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(readDuration)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),

@@ -41,19 +41,18 @@ type queueFlags struct {
 	QueueTimeout time.Duration `help:"Time that an execution may wait for a slot." default:"30s" placeholder:"DURATION" group:"Serve"`
 }
 
-// queue is the flags, checked and filled in.
-func (f queueFlags) queue(slots int) (*queue.Queue, error) {
+// fill puts in what was left out, and checks the rest.
+func (f *queueFlags) fill(slots int) error {
 	if f.QueueDepth == -1 {
 		f.QueueDepth = 16 * slots
 	}
-	if f.QueueTimeout <= 0 {
-		return nil, usagef("--queue-timeout must be positive")
+	switch {
+	case f.QueueDepth < 0:
+		return usagef("--queue-depth must not be negative")
+	case f.QueueTimeout <= 0:
+		return usagef("--queue-timeout must be positive")
 	}
-	q, err := queue.New(slots, f.QueueDepth)
-	if err != nil {
-		return nil, usagef("--slots and --queue-depth: %w", err)
-	}
-	return q, nil
+	return nil
 }
 
 // Help is the long text of kizen-sidecar serve --help.
@@ -73,6 +72,9 @@ SIGTERM drains: nothing new is started, running steps finish within --drain-time
 
 // Run is called by kong.
 func (c *serveCommand) Run(ctx context.Context, app *app, command *kong.Context) error {
+	if err := c.fill(); err != nil {
+		return err
+	}
 	if c.PrintConfig {
 		return printConfig(app.stdout, command)
 	}
@@ -82,6 +84,14 @@ func (c *serveCommand) Run(ctx context.Context, app *app, command *kong.Context)
 	}
 	defer s.close()
 	return s.serve(ctx)
+}
+
+// fill puts in what was left out of the load, and checks the rest.
+func (c *serveCommand) fill() error {
+	if err := c.operationFlags.fill(); err != nil {
+		return err
+	}
+	return c.queueFlags.fill(c.Slots)
 }
 
 // service is what serve runs.
@@ -103,10 +113,7 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := c.fill(); err != nil {
-		return nil, err
-	}
-	waiting, err := c.queue(c.Slots)
+	waiting, err := queue.New(c.Slots, c.QueueDepth)
 	if err != nil {
 		return nil, err
 	}

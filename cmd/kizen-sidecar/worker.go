@@ -62,6 +62,9 @@ SIGTERM drains: nothing new is taken, running steps finish within --drain-timeou
 
 // Run is called by kong.
 func (c *workerCommand) Run(ctx context.Context, app *app, command *kong.Context) error {
+	if err := c.fill(); err != nil {
+		return err
+	}
 	if c.PrintConfig {
 		return printConfig(app.stdout, command)
 	}
@@ -85,9 +88,6 @@ type workerService struct {
 // prepare checks everything that the flags name.
 func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, error) {
 	if err := c.validate(); err != nil {
-		return nil, err
-	}
-	if err := c.fill(); err != nil {
 		return nil, err
 	}
 	if c.RedisURL == "" {
