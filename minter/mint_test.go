@@ -271,7 +271,7 @@ func TestMintAndVerifyFailClosedWithoutRedis(t *testing.T) {
 	key := f.mint(t, someone)
 	server.Stop()
 
-	want := "redis at " + server.Addr + " refused the connection; start one, or leave --redis-url out to use the embedded store"
+	want := "redis at " + server.Addr + " refused the connection; start one there, or correct the redis url"
 	var failed *minter.RedisError
 	unminted, err := f.minter.Mint(t.Context(), someone, time.Minute)
 	if !errors.As(err, &failed) || failed.Error() != want || unminted.Token.Reveal() != "" {

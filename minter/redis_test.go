@@ -51,7 +51,7 @@ func TestRedisFailureNamesTheServerAndWhatToDo(t *testing.T) {
 	for name, row := range map[string]struct{ url, server, want string }{
 		"nobody listens": {
 			"redis://" + free, "redis at " + free,
-			"refused the connection; start one, or leave --redis-url out to use the embedded store",
+			"refused the connection; start one there, or correct the redis url",
 		},
 		"no password": {locked.URL(), "redis at " + locked.Addr, "wants a password; put user and password into the redis url"},
 		"wrong password": {
@@ -65,7 +65,7 @@ func TestRedisFailureNamesTheServerAndWhatToDo(t *testing.T) {
 		"plain":           {"rediss://" + locked.Addr, "redis at " + locked.Addr, "did not answer within 300ms; check that it is up, reachable and speaks TLS, or raise --redis-timeout"},
 		"no TLS":          {"rediss://" + loud, "redis at " + loud, "does not speak TLS; write redis:// for rediss://, or enable TLS there"},
 		"no sentinel":     {"redis+sentinel://" + free + "/main", `redis master "main" of the sentinels at ` + free, "cannot be found: no sentinel answers for it; check the redis url and the sentinels"},
-		"no cluster":      {"redis+cluster://" + free, "redis at " + free, "refused the connection; start one, or leave --redis-url out to use the embedded store"},
+		"no cluster":      {"redis+cluster://" + free, "redis at " + free, "refused the connection; start one there, or correct the redis url"},
 		"no name":         {"redis://no-such-host.invalid", "redis at no-such-host.invalid:6379", `cannot be found: no address for "no-such-host.invalid"; check the redis url`},
 	} {
 		t.Run(name, func(t *testing.T) {

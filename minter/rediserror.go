@@ -101,7 +101,7 @@ func (b boundary) reason(err error) string {
 	case !silent && strings.Contains(err.Error(), "all sentinels specified in configuration are unreachable"):
 		return "cannot be found: no sentinel answers for it; check the redis url and the sentinels"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "refused the connection; start one, or leave --redis-url out to use the embedded store"
+		return "refused the connection; start one there, or correct the redis url"
 	case errors.As(err, &dns):
 		return fmt.Sprintf("cannot be found: no address for %q; check the redis url", dns.Name)
 	case errors.As(err, &certificate):

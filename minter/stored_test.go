@@ -314,7 +314,7 @@ func TestStoredKeysSayWhichRedisFailed(t *testing.T) {
 			"Delete": v.stored.Delete(t.Context(), "business-1", "account-7"),
 		} {
 			var failed *minter.RedisError
-			if !errors.As(err, &failed) || failed.Error() != "redis at "+nodes[0].Addr+" refused the connection; start one, or leave --redis-url out to use the embedded store" {
+			if !errors.As(err, &failed) || failed.Error() != "redis at "+nodes[0].Addr+" refused the connection; start one there, or correct the redis url" {
 				t.Errorf("%s%s: %v", scheme, what, err)
 			}
 		}

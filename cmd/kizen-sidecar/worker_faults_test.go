@@ -69,3 +69,15 @@ func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 }
+
+func TestWorkerWithoutItsRedisSaysWhichAndEnds(t *testing.T) {
+	got := sidecar(t, "", nil, "worker", "--redis-url", "redis://127.0.0.1:1/0", "--admin-listen", "", "--warm", "0")
+	if got.code != exitSidecar || !strings.Contains(got.stderr, `kizen-sidecar: join the fleet of queue "kizen": redis at 127.0.0.1:1 refused the connection`) {
+		t.Errorf("%d %s", got.code, got.stderr)
+	}
+	for _, senseless := range []string{"embedded", "could not say that it leaves"} {
+		if strings.Contains(got.stderr, senseless) {
+			t.Errorf("%q in %s", senseless, got.stderr)
+		}
+	}
+}

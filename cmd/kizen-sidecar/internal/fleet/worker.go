@@ -167,9 +167,10 @@ func (w *Worker) Shutdown(ctx context.Context) {
 	w.all.Wait()
 	stop()
 	w.cut(nil)
-	if w.leaving != nil {
-		w.leaving()
+	if w.leaving == nil {
+		return // it never joined
 	}
+	w.leaving()
 	w.keeping.Wait()
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
