@@ -39,14 +39,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a server whose executions do what their script says.
 type world struct {
-	t    *testing.T
-	http *httptest.Server
-	mu   sync.Mutex
-	ran  []execution.Request
+	t      *testing.T
+	server *Server
+	http   *httptest.Server
+	mu     sync.Mutex
+	ran    []execution.Request
 	// release ends executions whose script is "wait" or "talk".
 	release chan struct{}
-	// cut is told of connections that the server has closed.
-	cut chan struct{}
+	// cut is told whose connections the server has closed.
+	cut chan string
 }
 
 // talk is how many bytes a script says that talks.
@@ -93,9 +94,9 @@ func (w *world) requests() []execution.Request {
 }
 
 // start serves with callers, or to everybody on loopback.
-func start(t *testing.T, callers *Callers, slots, depth int) *world {
+func start(t *testing.T, callers *Callers, slots, depth int, change ...func(*Config)) *world {
 	t.Helper()
-	w := &world{t: t, release: make(chan struct{}), cut: make(chan struct{}, 1)}
+	w := &world{t: t, release: make(chan struct{}), cut: make(chan string, 64)}
 	q, err := queue.New(slots, depth)
 	if err != nil {
 		t.Fatal(err)
@@ -108,20 +109,24 @@ func start(t *testing.T, callers *Callers, slots, depth int) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := NewServer(Config{
-		Executions: service, Queue: q, Callers: callers, Secrets: secrets, MaxBody: 64 << 10, UI: true, WriteTimeout: time.Second,
+	config := Config{
+		Executions: service, Queue: q, Callers: callers, Secrets: secrets, MaxBody: 80 << 10, ArrivingBytes: 160 << 10, UI: true,
 		CheckIdentity: func(id minter.Identity) error {
 			if id.AccountType != "service_automation" {
 				return errors.New("unknown account type")
 			}
 			return nil
 		},
-	})
-	w.http = httptest.NewUnstartedServer(server.Handler())
-	w.http.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+	}
+	for _, f := range change {
+		f(&config)
+	}
+	w.server = NewServer(config)
+	w.http = httptest.NewUnstartedServer(w.server.Handler())
+	w.http.Config.ConnState = func(connection net.Conn, state http.ConnState) {
 		if state == http.StateClosed {
 			select {
-			case w.cut <- struct{}{}:
+			case w.cut <- connection.RemoteAddr().String():
 			default:
 			}
 		}
@@ -192,7 +197,7 @@ func TestRunAnswersAsExistingClientsExpect(t *testing.T) {
 		"unknown secret":  {`{"runtime": "python-3-13", "user_script": "x", "secrets": ["NOPE"]}`, 400, `{"secrets":[`},
 		"not JSON":        {`{`, 400, `{"non_field_errors":[`},
 		"an id":           {`{"runtime": "python-3-13", "user_script": "x", "execution_id": "e1"}`, 400, `{"execution_id":[`},
-		"too large":       {script(strings.Repeat("x", 70<<10)), 413, `"code":"too_large"`},
+		"too large":       {script(strings.Repeat("x", 90<<10)), 413, `"code":"too_large"`},
 		"redis is down":   {script("redis"), 503, `"code":"store_unavailable"`},
 		"no python":       {script("python"), 503, `"code":"runner_unavailable"`},
 		"suspended":       {script("suspended"), 403, `"code":"suspended"`},
@@ -339,7 +344,7 @@ func TestEventsArriveWhileAnExecutionRuns(t *testing.T) {
 func TestACallerThatReadsNothingIsCutOff(t *testing.T) {
 	for name, ask := range map[string]string{"an answer": "GET /executions/big", "a stream": "GET /executions/big/events"} {
 		t.Run(name, func(t *testing.T) {
-			w := start(t, nil, 1, 1)
+			w := start(t, nil, 1, 1, func(c *Config) { c.WriteTimeout = time.Second })
 			w.call("POST", "/executions", `{"user_script": "talk", "execution_id": "big"}`, asB1)
 			w.release <- struct{}{}
 			for strings.Contains(w.call("GET", "/executions?state=finished", "", asB1).body, `"count":0`) {
@@ -351,11 +356,82 @@ func TestACallerThatReadsNothingIsCutOff(t *testing.T) {
 			}
 			defer connection.Close()
 			fmt.Fprintf(connection, "%s HTTP/1.1\r\nHost: 127.0.0.1\r\nX-BUSINESS-ID: b1\r\n\r\n", ask)
-			<-w.cut // the server has ended the connection
+			for <-w.cut != connection.LocalAddr().String() { // until the server has ended the connection
+			}
 			if read, err := io.Copy(io.Discard, connection); read >= talk {
 				t.Errorf("%d bytes arrived, %v", read, err)
 			}
 		})
+	}
+}
+
+// TestLargeBodiesThatArriveAreBounded: each business has its share, and small ones are always read.
+func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
+	w := start(t, nil, 4, 4)
+	large := script("fine " + strings.Repeat("x", 50<<10) + strings.Repeat(" ", 14<<10)) // more than is small, and no more than may be
+	type arriving struct {
+		body   *io.PipeWriter
+		status chan int
+	}
+	begin := func(business string) arriving {
+		read, write := io.Pipe()
+		r, err := http.NewRequestWithContext(t.Context(), "POST", w.http.URL+"/api/coderunner/run", read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ContentLength, r.Header = int64(len(large)), http.Header{"X-Business-Id": {business}}
+		a := arriving{write, make(chan int, 1)}
+		go func() {
+			response, err := w.http.Client().Do(r)
+			if err != nil {
+				a.status <- 0
+				return
+			}
+			_ = response.Body.Close()
+			a.status <- response.StatusCode
+		}()
+		_, _ = io.WriteString(write, large[:len(large)-1]) // who is refused does not read it
+		return a
+	}
+	one, two := begin("greedy"), begin("greedy")
+	for w.server.bodies.Taken() < int64(2*len(large)) {
+		time.Sleep(time.Millisecond)
+	}
+	three := begin("greedy")
+	if status := <-three.status; status != 429 {
+		t.Errorf("the third of a business: %d", status)
+	}
+	_ = three.body.Close()
+	if got := w.call("POST", "/api/coderunner/run", script("fine"), http.Header{"X-Business-Id": {"greedy"}}); got.status != 200 {
+		t.Errorf("a small one: %d %s", got.status, got.body)
+	}
+	modest := begin("modest")
+	for _, a := range []arriving{one, two, modest} {
+		_, _ = io.WriteString(a.body, large[len(large)-1:])
+		_ = a.body.Close()
+		if status := <-a.status; status != 200 {
+			t.Errorf("one that fits: %d", status)
+		}
+	}
+	if taken := w.server.bodies.Taken(); taken != 0 {
+		t.Errorf("nothing arrives, and %d bytes are counted", taken)
+	}
+}
+
+// TestABodyThatDoesNotComeIsNotWaitedFor, nor is that of a stranger.
+func TestABodyThatDoesNotComeIsNotWaitedFor(t *testing.T) {
+	for status, callers := range map[int]*Callers{408: nil, 401: tokens(t)} {
+		w := start(t, callers, 1, 1, func(c *Config) { c.BodyTimeout = 50 * time.Millisecond })
+		connection, err := net.Dial("tcp", w.http.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer connection.Close()
+		_, _ = io.WriteString(connection, "POST /api/coderunner/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{") // it is not read
+		answer, err := io.ReadAll(connection)
+		if err != nil || !strings.HasPrefix(string(answer), fmt.Sprintf("HTTP/1.1 %d ", status)) {
+			t.Errorf("%s, %v; want %d", answer, err, status)
+		}
 	}
 }
 

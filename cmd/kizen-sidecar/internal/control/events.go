@@ -30,6 +30,7 @@ func (s *Server) events(c *gin.Context) {
 		c.Status(http.StatusNoContent)
 		return
 	}
+	s.waiting(c)
 	c.Header("Content-Type", sse.ContentType)
 	c.Header("Cache-Control", "no-store")
 	c.Header("X-Accel-Buffering", "no")

@@ -1,11 +1,8 @@
 package control
 
 import (
-	"errors"
-	"io"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -37,6 +34,9 @@ type Config struct {
 	APIRoot string
 	// MaxBody is the largest request in bytes; default 8 MiB.
 	MaxBody int64
+	// ArrivingBytes is how much the large bodies may take that arrive at a time; default 64 MiB. A business that others crowd
+	// out has its share of it beside that.
+	ArrivingBytes int64
 	// BodyTimeout bounds the arrival of a request's body, WriteTimeout how long a caller may take to read an answer, or one
 	// event of a stream; default 30 s each.
 	BodyTimeout, WriteTimeout time.Duration
@@ -44,12 +44,18 @@ type Config struct {
 }
 
 // Server answers orchestrators.
-type Server struct{ config Config }
+type Server struct {
+	config Config
+	bodies *queue.Budget // of those that arrive and are large
+}
 
 // NewServer returns a server for config.
 func NewServer(config Config) *Server {
 	if config.MaxBody == 0 {
 		config.MaxBody = 8 << 20
+	}
+	if config.ArrivingBytes == 0 {
+		config.ArrivingBytes = 64 << 20
 	}
 	if config.BodyTimeout == 0 {
 		config.BodyTimeout = 30 * time.Second
@@ -63,7 +69,7 @@ func NewServer(config Config) *Server {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{config}
+	return &Server{config, queue.NewBudget(config.ArrivingBytes)}
 }
 
 // route is one endpoint: what is served, and what openapi.json has to describe.
@@ -92,7 +98,7 @@ func (s *Server) Handler() http.Handler {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
-	engine.Use(gin.CustomRecoveryWithWriter(nil, s.recovered), s.answering)
+	engine.Use(gin.CustomRecoveryWithWriter(nil, s.recovered), s.arriving, s.answering)
 	engine.NoRoute(func(c *gin.Context) { refuse(c, http.StatusNotFound, "not_found", "there is nothing here") })
 	engine.NoMethod(func(c *gin.Context) {
 		refuse(c, http.StatusMethodNotAllowed, "method_not_allowed", "use "+c.Writer.Header().Get("Allow"))
@@ -108,14 +114,20 @@ func (s *Server) Handler() http.Handler {
 	return engine
 }
 
+// arriving gives the body, which is read to its end even where it is refused, the time to come.
+func (s *Server) arriving(c *gin.Context) {
+	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(s.config.BodyTimeout))
+}
+
 // answering gives the caller, from now on, the time to read what is written.
 func (s *Server) answering(c *gin.Context) {
 	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(s.config.WriteTimeout))
 }
 
-// waiting lets an answer take as long as it takes to begin.
+// waiting lets an answer to a request that has arrived take as long as it takes to begin.
 func (s *Server) waiting(c *gin.Context) {
-	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Time{})
+	controller := http.NewResponseController(c.Writer)
+	_, _ = controller.SetReadDeadline(time.Time{}), controller.SetWriteDeadline(time.Time{})
 }
 
 // callerKey is where guard leaves the caller for the handlers.
@@ -205,21 +217,10 @@ func (s *Server) submit(c *gin.Context) {
 
 // read takes a request apart, and refuses it where it is wrong.
 func (s *Server) read(c *gin.Context) (sub executions.Submission, body request.Body, ok bool) {
-	if coding := c.GetHeader("Content-Encoding"); coding != "" && coding != "identity" {
-		c.Header("Accept-Encoding", "identity") // RFC 9110, section 12.5.3
-		refuse(c, http.StatusUnsupportedMediaType, "encoded", "send the body without a Content-Encoding")
-		return sub, body, false
-	}
-	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(s.config.BodyTimeout))
-	data, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, s.config.MaxBody))
-	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Time{})
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		refuse(c, http.StatusRequestEntityTooLarge, "too_large", "the request is larger than "+strconv.FormatInt(s.config.MaxBody, 10)+" bytes")
-		return sub, body, false
-	case err != nil:
-		refuse(c, http.StatusRequestTimeout, "too_slow", "the request did not arrive")
+	data, release, err := s.readBody(c)
+	defer release()
+	if err != nil {
+		s.refuseBody(c, err)
 		return sub, body, false
 	}
 	if body, err = request.Decode(data); err != nil {

@@ -48,16 +48,16 @@ type Watcher interface {
 
 // Service follows executions. It is safe for concurrent use.
 type Service struct {
-	config Config
-	ctx    context.Context // ends when everything that runs is to be cut off
-	cut    context.CancelCauseFunc
-	all    sync.WaitGroup
+	config  Config
+	waiting *queue.Budget   // of requests that wait for a slot
+	ctx     context.Context // ends when everything that runs is to be cut off
+	cut     context.CancelCauseFunc
+	all     sync.WaitGroup
 
 	mu       sync.Mutex
 	byID     map[key]*Execution
 	finished []*Execution // oldest first
 	bytes    int64
-	waiting  waiting
 }
 
 type key struct{ business, id string }
@@ -79,7 +79,7 @@ func NewService(config Config) *Service {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{config: config, byID: map[key]*Execution{}, waiting: waiting{limit: config.WaitingBytes, held: map[string]int64{}}}
+	s := &Service{config: config, byID: map[key]*Execution{}, waiting: queue.NewBudget(config.WaitingBytes)}
 	s.ctx, s.cut = context.WithCancelCause(context.Background())
 	return s
 }
@@ -114,7 +114,7 @@ func (s *Service) Submit(sub Submission) (*Execution, error) {
 	size := int64(0)
 	if place.Waits() {
 		size = int64(len(sub.Body))
-		if !s.waiting.enter(id.BusinessID, size) {
+		if !s.waiting.Take(id.BusinessID, size) {
 			place.Leave()
 			return nil, queue.ErrFull
 		}
@@ -152,9 +152,7 @@ func (s *Service) run(ctx context.Context, e *Execution, place *queue.Place, siz
 	waiting, cancel := context.WithTimeoutCause(ctx, s.config.QueueTimeout, ErrQueueTimeout)
 	release, err := place.Wait(waiting)
 	cancel()
-	s.mu.Lock()
-	s.waiting.leave(e.BusinessID(), size)
-	s.mu.Unlock()
+	s.waiting.Give(e.BusinessID(), size)
 	if err != nil {
 		if s.config.Abandoned != nil {
 			s.config.Abandoned(e.request, err)

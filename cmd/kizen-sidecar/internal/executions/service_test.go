@@ -217,8 +217,8 @@ func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
 			stub.end <- runner.Result{Outcome: runner.OK}
 			synctest.Wait()
 		}
-		if service.waiting.total != 0 || len(service.waiting.held) != 0 {
-			t.Errorf("nothing waits, and %+v is counted", service.waiting)
+		if taken := service.waiting.Taken(); taken != 0 {
+			t.Errorf("nothing waits, and %d bytes are counted", taken)
 		}
 	})
 }
