@@ -21,6 +21,14 @@ const (
 	Finished State = "finished"
 )
 
+// Outcomes of executions whose step did not run, beside [runner.Cancelled].
+const (
+	// Refused: the request cannot be run as it is.
+	Refused = "refused"
+	// NotStarted: there was no slot, no key, or no Python for it.
+	NotStarted = "not_started"
+)
+
 // Errors that end an execution before its step ran, as causes.
 var (
 	// ErrCancelled: somebody asked for it.
@@ -157,7 +165,7 @@ func (e *Execution) Snapshot() Snapshot {
 		return s
 	}
 	if e.err != nil {
-		s.Failure = e.err.Error()
+		s.Outcome, s.Failure = outcomeOf(e.err), e.err.Error()
 		return s
 	}
 	result := e.outcome.Result
@@ -230,12 +238,24 @@ func (e *Execution) finish(outcome execution.Outcome, err error) {
 	e.size += int64(len(document)+len(outcome.Result.Stdout)+len(outcome.Result.Stderr)+len(outcome.Result.Source)) + sizeOf(outcome.Result.Inputs)
 	summary := map[string]any{"outcome": outcome.Result.Outcome, "duration_ms": milliseconds(outcome.Result.Duration)}
 	if err != nil {
-		summary = map[string]any{"failure": err.Error()}
+		summary = map[string]any{"outcome": outcomeOf(err), "failure": err.Error()}
 	}
 	if body, err := json.Marshal(summary); err == nil {
 		e.append("finished", body)
 	}
 	close(e.done)
+}
+
+// outcomeOf is how an execution ended whose step did not run.
+func outcomeOf(err error) string {
+	var fields *runner.FieldErrors
+	switch {
+	case errors.Is(err, ErrCancelled), errors.Is(err, context.Canceled):
+		return string(runner.Cancelled)
+	case errors.As(err, &fields):
+		return Refused
+	}
+	return NotStarted
 }
 
 // sizeOf is about how many bytes inputs take.

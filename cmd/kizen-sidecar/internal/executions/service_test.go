@@ -143,7 +143,7 @@ func TestCancellingEndsWhatWaitsAndWhatRuns(t *testing.T) {
 		synctest.Wait()
 		waiting.Cancel()
 		<-waiting.Done()
-		if _, err := waiting.Outcome(); !errors.Is(err, ErrCancelled) || waiting.Snapshot().Failure == "" {
+		if _, err := waiting.Outcome(); !errors.Is(err, ErrCancelled) || waiting.Snapshot().Failure == "" || waiting.Snapshot().Outcome != "cancelled" {
 			t.Errorf("what waited ended with %v", err)
 		}
 		running.Cancel()
@@ -160,8 +160,11 @@ func TestWhoWaitsTooLongIsToldSo(t *testing.T) {
 		submit(t, service, "b", "e1")
 		waiting := submit(t, service, "b", "e2")
 		<-waiting.Done()
-		if _, err := waiting.Outcome(); !errors.Is(err, ErrQueueTimeout) {
-			t.Errorf("ended with %v", err)
+		if _, err := waiting.Outcome(); !errors.Is(err, ErrQueueTimeout) || waiting.Snapshot().Outcome != NotStarted {
+			t.Errorf("ended with %v as %+v", err, waiting.Snapshot())
+		}
+		if events, _ := waiting.Events(0); !strings.Contains(string(events[len(events)-1].Data), `"outcome":"not_started"`) {
+			t.Errorf("finished with %s", events[len(events)-1].Data)
 		}
 	})
 }

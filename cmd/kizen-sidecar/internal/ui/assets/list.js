@@ -5,7 +5,7 @@ import { clock, day, duration, outcomeText, tone } from "./format.js";
 
 const outcomes = [
   "ok", "exception", "syntax_error", "timeout", "cpu_limit", "memory_limit", "process_limit", "output_limit", "killed_by_signal", "exited",
-  "result_missing", "result_not_serialisable", "cancelled", "internal",
+  "result_missing", "result_not_serialisable", "cancelled", "internal", "not_started", "refused",
 ];
 const chosen = { text: "", state: "", outcome: "" };
 
