@@ -79,17 +79,18 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return min(max(wait, 0), longestDelay)
 }
 
-// Deliver tries until the message is taken, the attempts are used up, another one is pointless or ctx ends.
-func (s *Sender) Deliver(ctx context.Context, m Message) error {
+// Deliver has a message tried until it is taken, the attempts are used up, another one is pointless or ctx ends. Each attempt
+// is made by try: [Sender.Try], and what it has to wait for before.
+func (s *Sender) Deliver(ctx context.Context, m Message, try func(context.Context, Message) error) error {
 	for attempt := 1; ; attempt++ {
-		err := s.Try(ctx, m)
+		err := try(ctx, m)
 		if err == nil || Final(err) || ctx.Err() != nil {
 			return err
 		}
 		if attempt == s.config.Attempts {
 			return fmt.Errorf("given up after %d attempts: %w", attempt, err)
 		}
-		timer := time.NewTimer(Delay(attempt, err))
+		timer := time.NewTimer(min(Delay(attempt, err), s.config.LongestDelay))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

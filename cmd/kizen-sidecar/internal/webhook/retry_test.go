@@ -46,7 +46,7 @@ func TestDeliveryIsTriedAgainUntilItIsTaken(t *testing.T) {
 				sender := newSender(t)
 				var asked []time.Time
 				answering(sender, &asked, test.statuses...)
-				err := sender.Deliver(t.Context(), finished(t, "https://example.com"))
+				err := sender.Deliver(t.Context(), finished(t, "https://example.com"), sender.Try)
 				if (err == nil) != test.taken || len(asked) != test.attempts {
 					t.Errorf("%d attempts, %v; want %d", len(asked), err, test.attempts)
 				}
@@ -58,6 +58,18 @@ func TestDeliveryIsTriedAgainUntilItIsTaken(t *testing.T) {
 	}
 }
 
+func TestAReceiverDoesNotPutOffForLongerThanMayBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sender := newSender(t)
+		sender.config.LongestDelay = time.Minute
+		var asked []time.Time
+		answering(sender, &asked, 429, 200)
+		if err := sender.Deliver(t.Context(), finished(t, "https://example.com"), sender.Try); err != nil || asked[1].Sub(asked[0]) != time.Minute {
+			t.Errorf("came back after %s, %v", asked[1].Sub(asked[0]), err)
+		}
+	})
+}
+
 func TestDeliveryEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sender := newSender(t)
@@ -65,7 +77,7 @@ func TestDeliveryEndsWithItsContext(t *testing.T) {
 		answering(sender, &asked, 500)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		if err := sender.Deliver(ctx, finished(t, "https://example.com")); err == nil || len(asked) > 10 {
+		if err := sender.Deliver(ctx, finished(t, "https://example.com"), sender.Try); err == nil || len(asked) > 10 {
 			t.Errorf("%d attempts, %v", len(asked), err)
 		}
 	})

@@ -34,8 +34,10 @@ type Config struct {
 	Allowed []netip.Prefix
 	// Timeout bounds one attempt; default 15 s.
 	Timeout time.Duration
-	// Attempts bounds [Sender.Deliver]; default [DefaultAttempts].
-	Attempts int
+	// Attempts bounds [Sender.Deliver], and LongestDelay the time between two of them, whatever the receiver wants; default
+	// [DefaultAttempts] and an hour.
+	Attempts     int
+	LongestDelay time.Duration
 	// CA is what servers' certificates are verified with; nil: the system's roots.
 	CA *x509.CertPool
 }
@@ -65,6 +67,9 @@ func New(config Config) (*Sender, error) {
 	}
 	if config.Attempts == 0 {
 		config.Attempts = DefaultAttempts
+	}
+	if config.LongestDelay == 0 {
+		config.LongestDelay = longestDelay
 	}
 	s := &Sender{config: config, client: &http.Client{
 		Transport:     transport(config),

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/runner"
+)
+
+// ends finishes executions that want to be called back.
+type ends struct {
+	t       *testing.T
+	service *executions.Service
+	log     *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(data []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(data)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// newEnds has executions end with err, and c tell their callbacks.
+func newEnds(t *testing.T, err error, change func(*callbacks)) *ends {
+	t.Helper()
+	secret := writeFile(t, t.TempDir(), "webhook.secret", webhookSecret)
+	log := &lockedBuffer{}
+	c, opened := webhookFlags{WebhookSecretFile: secret, WebhookAllow: []string{"127.0.0.0/8"}}.callbacks(slog.New(slog.NewTextHandler(log, nil)))
+	if opened != nil {
+		t.Fatal(opened)
+	}
+	change(c)
+	slots, opened := queue.New(4, 1000)
+	if opened != nil {
+		t.Fatal(opened)
+	}
+	service := executions.NewService(executions.Config{Queue: slots, Finished: c.finished, Run: func(context.Context, execution.Request, executions.Watcher) (execution.Outcome, error) {
+		return execution.Outcome{Result: runner.Result{Outcome: runner.OK}}, err
+	}})
+	t.Cleanup(func() {
+		if err := service.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		c.close(0)
+	})
+	return &ends{t, service, log}
+}
+
+func (e *ends) submit(business, id, callback string) {
+	e.t.Helper()
+	_, err := e.service.Submit(executions.Submission{
+		Request:  execution.Request{Identity: minter.Identity{BusinessID: business, ExecutionID: id}},
+		Callback: callback,
+	})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// TestReceiversThatHangHoldUpNoOtherBusiness: one attempt that ends is enough
+// for the other business to have its turn.
+func TestReceiversThatHangHoldUpNoOtherBusiness(t *testing.T) {
+	release, told := make(chan struct{}), make(chan struct{})
+	var hanging atomic.Int64
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/told" {
+			close(told)
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body) // until then nobody sees that the sender has gone
+		hanging.Add(1)
+		select {
+		case <-release:
+			w.WriteHeader(http.StatusInternalServerError)
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(receiver.Close)
+	e := newEnds(t, nil, func(*callbacks) {})
+	for i := range 2 * callbacksAtOnce {
+		e.submit("greedy", fmt.Sprint(i), receiver.URL+"/hangs")
+	}
+	waitFor(t, func() bool { return hanging.Load() == callbacksAtOnce })
+	e.submit("modest", "e", receiver.URL+"/told")
+	release <- struct{}{}
+	<-told
+}
+
+func TestCallbacksThatWaitAreBounded(t *testing.T) {
+	e := newEnds(t, nil, func(c *callbacks) { c.memory = queue.NewBudget(1) })
+	e.submit("b", "e", "https://example.com/")
+	waitFor(t, func() bool { return strings.Contains(e.log.String(), "too many callbacks wait") })
+}
+
+func TestACallbackSaysWhyAStepDidNotRun(t *testing.T) {
+	box := newMailbox(t)
+	e := newEnds(t, fmt.Errorf("no python: %w", runner.ErrNoPython), func(*callbacks) {})
+	e.submit("b", "e", box.URL)
+	waitFor(t, func() bool { return len(box.of(t, "e")) > 0 })
+	if m := box.of(t, "e")[0].message(t); m.Data.Outcome != "not_started" || !strings.Contains(string(m.Data.Result), "no python") {
+		t.Errorf("told %s: %s", m.Data.Outcome, m.Data.Result)
+	}
+}
