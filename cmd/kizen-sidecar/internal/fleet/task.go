@@ -63,16 +63,15 @@ func callbackOptions(queue, id string) []asynq.Option {
 	}
 }
 
-// readExecution reads a payload. Every error is final: the payload stays what it is.
-func readExecution(payload []byte) (request.Body, error) {
-	body, err := request.Decode(payload)
-	if err == nil && !(request.ValidID(body.ExecutionID) && request.ValidID(body.BusinessID)) {
-		err = errors.New("the payload names no execution and business")
+// readExecution reads a payload. Where it names an execution and a business, what is wrong with the rest is refused, and that
+// is how the execution ends; elsewhere there is none, and the error is final.
+func readExecution(payload []byte) (body request.Body, refused, err error) {
+	body, refused = request.Decode(payload)
+	if !request.ValidID(body.ExecutionID) || !request.ValidID(body.BusinessID) {
+		err := errors.Join(errors.New("the payload names no execution and business"), refused)
+		return body, nil, fmt.Errorf("%w: %w", err, asynq.SkipRetry)
 	}
-	if err != nil {
-		return body, fmt.Errorf("%w: %w", err, asynq.SkipRetry)
-	}
-	return body, nil
+	return body, refused, nil
 }
 
 func readCallback(payload []byte) (webhook.Message, error) {

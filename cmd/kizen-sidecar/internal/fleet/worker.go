@@ -184,6 +184,7 @@ type attempt struct {
 	*Worker
 	ticket
 	body    request.Body
+	refused error // what is wrong with the body
 	headers map[string]string
 	// asked is when it was put into the queue.
 	asked time.Time
@@ -195,13 +196,13 @@ type attempt struct {
 func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 	w.all.Add(1)
 	defer w.all.Done()
-	body, err := readExecution(task.Payload())
+	body, refused, err := readExecution(task.Payload())
 	if err != nil {
 		w.config.Log.Error("what was delivered is no execution; it is kept as a dead letter", "error", err)
 		return err
 	}
 	a := &attempt{
-		Worker: w, ticket: newTicket(body.BusinessID, body.ExecutionID, w.name), body: body,
+		Worker: w, ticket: newTicket(body.BusinessID, body.ExecutionID, w.name), body: body, refused: refused,
 		headers: task.Headers(), asked: enqueuedAt(task.Headers(), time.Now()),
 	}
 	digest := sha256.Sum256(task.Payload())
@@ -295,6 +296,9 @@ func (a *attempt) run(ctx context.Context) error {
 }
 
 func (a *attempt) prepare() (execution.Request, error) {
+	if a.refused != nil {
+		return execution.Request{}, a.refused
+	}
 	if a.body.CallbackURL != "" && a.config.Sender == nil {
 		var refused runner.FieldErrors
 		refused.Add("callbacks are not configured; start workers with --webhook-secret-file", "callback_url")
@@ -400,10 +404,7 @@ func (w *Worker) copyActive(
 	ctx context.Context, queue, dead string, options func(queue, id string) []asynq.Option,
 	orphaned func(context.Context, *asynq.TaskInfo, string) (bool, error),
 ) error {
-	active, err := w.inspector.ListActiveTasks(queue, asynq.PageSize(1000))
-	if errors.Is(err, asynq.ErrQueueNotFound) {
-		return nil
-	}
+	active, err := w.active(queue, 1000)
 	var errs []error
 	for _, task := range active {
 		copied, err := orphaned(ctx, task, dead)
@@ -417,9 +418,23 @@ func (w *Worker) copyActive(
 	return errors.Join(append(errs, err)...)
 }
 
+// active are the tasks of a queue that workers have, read so many at a time. One that comes or goes meanwhile may be missed,
+// and is asynq's to find.
+func (w *Worker) active(queue string, atOnce int) (all []*asynq.TaskInfo, err error) {
+	for page := 1; ; page++ {
+		tasks, err := w.inspector.ListActiveTasks(queue, asynq.PageSize(atOnce), asynq.Page(page))
+		if errors.Is(err, asynq.ErrQueueNotFound) {
+			return nil, nil
+		}
+		if all = append(all, tasks...); err != nil || len(tasks) < atOnce {
+			return all, err
+		}
+	}
+}
+
 // orphaned reports whether no living worker has claimed a task.
 func (w *Worker) orphaned(ctx context.Context, task *asynq.TaskInfo, dead string) (bool, error) {
-	body, err := readExecution(task.Payload)
+	body, _, err := readExecution(task.Payload)
 	if err != nil {
 		return false, nil // whoever has it makes a dead letter of it
 	}

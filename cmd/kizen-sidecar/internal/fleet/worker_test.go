@@ -181,10 +181,15 @@ const traceID = "0af7651916cd43dd8448eb211c80319c"
 
 func (f *fleetOf) enqueue(id, callback string) {
 	f.t.Helper()
-	payload, err := json.Marshal(request.Body{
-		Runtime: "python-3-13", UserScript: "pass", ExecutionID: id, BusinessID: "b", UserID: "u", CallbackURL: callback,
-		Traceparent: "00-" + traceID + "-b7ad6b7169203331-01",
+	f.enqueueBody(id, map[string]string{
+		"runtime": "python-3-13", "user_script": "pass", "execution_id": id, "business_id": "b", "user_id": "u", "callback_url": callback,
+		"traceparent": "00-" + traceID + "-b7ad6b7169203331-01",
 	})
+}
+
+func (f *fleetOf) enqueueBody(id string, body any) {
+	f.t.Helper()
+	payload, err := json.Marshal(body)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -411,6 +416,42 @@ func TestOnlyWhatHasNotStartedIsTriedAgain(t *testing.T) {
 			f.requireRan("e", 1)
 		})
 	}
+}
+
+// TestABodyThatIsWrongEndsItsExecution: whoever waits for it is told, though parts of it cannot be read.
+func TestABodyThatIsWrongEndsItsExecution(t *testing.T) {
+	receiver := newReceiver(t, 0)
+	f := newFleet(t)
+	f.sender = receiver.sender
+	f.worker(f.server.Addr, 2, fine)
+	f.enqueueBody("e", map[string]any{"execution_id": "e", "business_id": "b", "user_script": 7, "callback_url": receiver.URL, "frobnicate": 1})
+	known := f.ends("e")
+	if known.outcome != Refused || !strings.Contains(string(known.result), "user_script: must be a string") || !strings.Contains(string(known.result), "frobnicate: there is no such field") {
+		t.Errorf("ended %s: %s", known.outcome, known.result)
+	}
+	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
+	f.requireRan("e", 0)
+}
+
+// TestAllThatIsUnderWayIsFound, however many there are at once.
+func TestAllThatIsUnderWayIsFound(t *testing.T) {
+	f, g := newFleet(t), newGate()
+	w := f.worker(f.server.Addr, 2, g.after)
+	f.enqueue("e1", "")
+	f.enqueue("e2", "")
+	for range 2 {
+		<-g.reached
+	}
+	for _, atOnce := range []int{1, 2, 3} {
+		if tasks, err := w.active(queue, atOnce); err != nil || len(tasks) != 2 {
+			t.Errorf("%d at once: %d tasks, %v", atOnce, len(tasks), err)
+		}
+	}
+	if tasks, err := w.active("nobody", 1); err != nil || len(tasks) != 0 {
+		t.Errorf("a queue that there is not: %d tasks, %v", len(tasks), err)
+	}
+	close(g.opened)
+	f.await("the queue to be empty", f.idle)
 }
 
 func TestWhatIsGivenUpIsKeptAndTold(t *testing.T) {
