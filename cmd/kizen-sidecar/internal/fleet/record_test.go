@@ -44,8 +44,8 @@ func TestWhoClaimedLastHasTheExecution(t *testing.T) {
 	if err := r.release(t.Context(), first, "late", true); err != nil {
 		t.Error(err)
 	}
-	if ours, err := r.finish(t.Context(), first, ended("ok"), time.Hour); ours || err != nil {
-		t.Errorf("the first finishes: %v, %v", ours, err)
+	if stands, err := r.finish(t.Context(), first, ended("ok"), time.Hour); stands != "" || err != nil {
+		t.Errorf("the first finishes: %q, %v", stands, err)
 	}
 	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.state != Claimed || known.owner != last.owner {
 		t.Errorf("known %+v, %v", known, err)
@@ -67,8 +67,8 @@ func TestWhatHasStartedIsNeverClaimedAgain(t *testing.T) {
 			t.Errorf("claim: %+v", c)
 		}
 	}
-	if ours, err := r.finish(t.Context(), owner, ended("ok"), time.Hour); !ours || err != nil {
-		t.Fatalf("finish: %v, %v", ours, err)
+	if stands, err := r.finish(t.Context(), owner, ended("ok"), time.Hour); stands != "ok" || err != nil {
+		t.Fatalf("finish: %q, %v", stands, err)
 	}
 	if c := mustClaim(t, r, newTicket("b", "e", "w-2")); c.state != Finished {
 		t.Errorf("claim of what has finished: %+v", c)
@@ -80,8 +80,8 @@ func TestTheFirstEndStands(t *testing.T) {
 	owner := newTicket("b", "e", "w-1")
 	mustClaim(t, r, owner)
 	for _, outcome := range []string{"worker_died", "ok"} { // somebody took it for dead, and it comes back
-		if ours, err := r.finish(t.Context(), owner, ended(outcome), time.Hour); !ours || err != nil {
-			t.Fatalf("%s: %v, %v", outcome, ours, err)
+		if stands, err := r.finish(t.Context(), owner, ended(outcome), time.Hour); stands != "worker_died" || err != nil {
+			t.Fatalf("%s: %q, %v", outcome, stands, err)
 		}
 	}
 	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.outcome != "worker_died" {

@@ -335,17 +335,21 @@ func (a *attempt) giveBack(ctx context.Context, cause error, counted bool) error
 
 // finish writes the result down, and has the callback delivered.
 func (a *attempt) finish(ctx context.Context, e ending) error {
-	var ours bool
+	var stands string
 	err := a.insist(ctx, func(ctx context.Context) (err error) {
-		ours, err = a.records.finish(ctx, a.ticket, e, a.config.Keep)
+		stands, err = a.records.finish(ctx, a.ticket, e, a.config.Keep)
 		return err
 	})
 	if err != nil {
 		a.config.Log.Error("a result could not be kept", "execution_id", a.id, "error", err)
 		return &later{err, a.config.Lease}
 	}
-	if !ours {
+	if stands == "" {
 		return nil // whoever has ended it settles it
+	}
+	if stands != e.outcome {
+		a.config.Log.Warn("a result came too late and is dropped: the execution had been ended",
+			"execution_id", a.id, "outcome", stands, "dropped", e.outcome)
 	}
 	return a.settle(ctx)
 }

@@ -324,6 +324,9 @@ func TestTheResultOfAWorkerThatWasTakenForDeadIsDropped(t *testing.T) {
 	way.mend()
 	close(g.opened)
 	f.await("the late one to be done", func() bool { running, _ := late.Load(); return running == 0 })
+	if log := f.log.String(); !strings.Contains(log, `"msg":"a result came too late and is dropped: the execution had been ended","execution_id":"e","outcome":"worker_died","dropped":"ok"`) {
+		t.Errorf("nobody said that a result was dropped: %s", log)
+	}
 	if known := f.ends("e"); known.outcome != WorkerDied {
 		t.Errorf("ended %s once it was back", known.outcome)
 	}
