@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"os"
 	"runtime"
 	"slices"
 	"time"
@@ -35,7 +36,7 @@ type operationFlags struct {
 	Warm         int           `help:"Interpreters that wait for an execution, loaded, for each runtime that was asked for; each is used once. 0: none." default:"2" placeholder:"N" group:"Operation"`
 	DrainTimeout time.Duration `help:"Time that running steps get to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Operation"`
 	AdminListen  string        `help:"Address of /healthz, /readyz and /metrics; empty: none." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Operation"`
-	ReadyFile    string        `help:"Write a JSON object of the addresses, url and admin_url, here once executions are taken." placeholder:"FILE" group:"Operation"`
+	ReadyFile    string        `help:"Write a JSON object of the addresses, url and admin_url, here while executions are taken." placeholder:"FILE" group:"Operation"`
 	SecretsFile  string        `help:"JSON object of the secrets that steps may be granted: {\"BUSINESS\": {\"NAME\": \"value\"}}." placeholder:"FILE" group:"Operation"`
 }
 
@@ -156,6 +157,7 @@ func (w *workshop) work(ctx context.Context, s shift) error {
 		case err = <-failed:
 			failed <- nil
 		}
+		w.retract()
 	}
 	w.drain(context.WithoutCancel(ctx), s)
 	for range servers {
@@ -189,6 +191,16 @@ func (w *workshop) begin(s shift) error {
 	}
 	w.log.Info("serving", attributes...)
 	return nil
+}
+
+// retract takes away what says that executions are taken.
+func (w *workshop) retract() {
+	if w.flags.ReadyFile == "" {
+		return
+	}
+	if err := os.Remove(w.flags.ReadyFile); err != nil {
+		w.log.Warn("the ready file could not be removed", "error", err)
+	}
 }
 
 func (w *workshop) drain(ctx context.Context, s shift) {

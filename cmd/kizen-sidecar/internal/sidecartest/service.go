@@ -21,7 +21,8 @@ type Service struct {
 	Log   *Buffer       // standard error
 	Ended chan struct{} // closed when the process is gone
 
-	t testing.TB
+	t     testing.TB
+	ready string // the file, there while executions are taken
 }
 
 // StartService starts a command that writes a ready file and returns once it has. It is killed with the test.
@@ -36,7 +37,7 @@ func StartCommand(t testing.TB, command *exec.Cmd) *Service {
 	ready := filepath.Join(t.TempDir(), "ready.json")
 	command.Args = append(command.Args, "--ready-file", ready, "--admin-listen", "127.0.0.1:0")
 	arguments := command.Args[1:]
-	s := &Service{t: t, Cmd: command, Log: &Buffer{}, Ended: make(chan struct{})}
+	s := &Service{t: t, ready: ready, Cmd: command, Log: &Buffer{}, Ended: make(chan struct{})}
 	s.Stderr = s.Log
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
@@ -94,7 +95,11 @@ func (s *Service) ExitCode() int {
 	case <-time.After(time.Minute):
 		s.t.Fatal("it does not end")
 	}
-	return s.ProcessState.ExitCode()
+	code := s.ProcessState.ExitCode()
+	if _, err := os.Stat(s.ready); code == 0 && err == nil {
+		s.t.Error("its ready file is still there")
+	}
+	return code
 }
 
 // Readiness is what /readyz answers; the status is 0 where nobody does.
