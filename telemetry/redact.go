@@ -13,7 +13,7 @@ const Redacted = "[REDACTED]"
 
 // secretName is the end of what a parameter, header, field or variable that
 // holds a credential is called.
-const secretName = `(?:x-api-key|api[_-]?key|passw(?:or)?d|passphrase|secret|token|credentials?|auth_?key|access[_-]?key|private[_-]?key)`
+const secretName = `(?:x-api-key|api[_-]?key|passw(?:or)?d|pwd|passphrase|secret|token|credentials?|auth_?key|access[_-]?key|private[_-]?key|x-amz-signature)`
 
 // secretValue is what stands behind such a name and its separator: a string in
 // quotes, which may be escaped themselves, or everything up to the next blank.
@@ -27,7 +27,7 @@ type shape struct {
 	pattern string // keeps what stands in its first group
 }
 
-var nameHints = []string{"key", "pass", "secret", "token", "credential"}
+var nameHints = []string{"key", "pass", "pwd", "secret", "token", "credential", "x-amz-signature"}
 
 var shapes = []shape{
 	// A PEM block that holds a private key, whole or cut (RFC 7468). Its body
@@ -35,7 +35,7 @@ var shapes = []shape{
 	{[]string{"-----begin"}, `()(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----|\z)`},
 	// A JSON Web Token (RFC 7519), any other compact JWS, or any JSON object in
 	// base64, such as a JWK in a variable: they all start with an encoded brace.
-	{[]string{"eyj", "eya", "ewk", "ewo"}, `()\b(?:ey[AJ]|ew[ko])[A-Za-z0-9_+/-]{5,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?`},
+	{[]string{"eyj", "eya", "ewk", "ewo"}, `()\b(?:ey[AJ]|ew[ko])[A-Za-z0-9_+/-]{5,}(?:\.|%2[Ee])[A-Za-z0-9_-]*(?:(?:\.|%2[Ee])[A-Za-z0-9_-]*)?`},
 	{[]string{"eyj", "eya", "ewk", "ewo"}, `()\b(?:ey[AJ]|ew[ko])[A-Za-z0-9_+/-]{20,}={0,2}`},
 	// PEM, or the DER of a private key (RFC 5958), in base64.
 	{[]string{"ls0tls1crudjti", "mc4caqaw", "mii"}, `()\b(?:LS0tLS1CRUdJTi|MC4CAQAw|MII)[A-Za-z0-9_+/-]{30,}={0,2}`},
@@ -46,6 +46,10 @@ var shapes = []shape{
 		[]string{"kizen_", "whsec_", "whsk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "k_live_", "akia"},
 		`()(?:kizen_[0-9A-Za-z]{49}|(?:whsec_|whsk_|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|sk_live_|rk_live_|AKIA)[A-Za-z0-9_+/=-]{12,})`,
 	},
+	// Those, a token, and what follows a scheme, in base64; ours wherever they begin in it, and in hexadecimal.
+	{[]string{"zxlk", "qmvhcmvyi", "qmfzawmg"}, `()\b(?:ZXlK|QmVhcmVyI|QmFzaWMg)[A-Za-z0-9_+/-]{20,}={0,2}`},
+	{[]string{"a2l6zw5f", "tpemvux", "raxplbl"}, `()[A-Za-z0-9_+/-]*(?:a2l6ZW5f|tpemVuX|raXplbl)[A-Za-z0-9_+/-]{60,}={0,2}`},
+	{[]string{"6b697a656e5f"}, `(?i)()6b697a656e5f[0-9a-f]{98}`},
 	// Headers with credentials (RFC 9110, section 11.6.2; RFC 6265), as a line, in a map or in JSON.
 	{[]string{"authorization"}, `(?i)(\b(?:proxy-)?authorization\\*["']?\s*[:=]\s*\[?)(?:\\*"[^"\r\n]+|\\*'[^'\r\n]+|[^\s"'\[\]][^\r\n\]]*)`},
 	{[]string{"cookie"}, `(?i)(\b(?:set-)?cookie\\*["']?\s*[:=]\s*\[?\\*["']?)[^\s"'\]=]+=[^\r\n"'\]]*`},
@@ -56,7 +60,10 @@ var shapes = []shape{
 	{[]string{"://"}, `(?i)([a-z][a-z0-9+.-]*://)[^\s/:@"']{16,}@`},
 	// What is named for what it carries: a=b, "a": "b", A:b as Go prints a structure, and in prose where it is sure.
 	{nameHints, `(?i)(` + secretName + `(?:\\*["']\s*[:=]\s*|\s*=\s*|:))` + secretValue},
-	{nameHints, `(?i)((?:x-api-key|api[_-]?key|passw(?:or)?d|passphrase)\s*:\s+\[?)` + secretValue},
+	{nameHints, `(?i)((?:x-api-key|api[_-]?key|passw(?:or)?d|pwd|passphrase|client[_-]secret|(?:access|refresh|auth|bearer)[_-]token)\s*:\s+\[?)` + secretValue},
+	// The same within a URL; and the signature of a URL that is a credential itself.
+	{[]string{"%3d", "%3a"}, `(?i)(` + secretName + `(?:%5C)*(?:%2[27])?(?:%3D|%3A))[^\s"'&]+`},
+	{[]string{"sig="}, `(?i)([?&]sig=)[^\s"'&]+`},
 }
 
 // patterns are compiled when the first line is written: a process may live
@@ -89,9 +96,9 @@ func Redact(text string) string {
 }
 
 // secretNames are the parts of an attribute's name that make its value secret,
-// without dashes and underscores.
+// without dashes, underscores, dots and spaces.
 var secretNames = []string{
-	"password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "authkey", "privatekey",
+	"password", "passwd", "pwd", "passphrase", "secret", "token", "apikey", "accesskey", "authkey", "privatekey",
 	"authorization", "cookie", "credential",
 }
 
@@ -99,7 +106,7 @@ var secretNames = []string{
 // carries a credential.
 func NamesSecret(name string) bool {
 	name = strings.Map(func(r rune) rune {
-		if r == '-' || r == '_' || r == '.' {
+		if r == '-' || r == '_' || r == '.' || r == ' ' {
 			return -1
 		}
 		return unicode.ToLower(r)

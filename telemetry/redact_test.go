@@ -46,6 +46,11 @@ func encoded(encoding *base64.Encoding, layout string) string {
 	return encoding.EncodeToString(fmt.Appendf(nil, layout, jwkD))
 }
 
+// baseOf is what stands in base64 wherever text begins in it.
+func baseOf(text string) string {
+	return base64.StdEncoding.EncodeToString([]byte(text[3 : len(text)/3*3]))
+}
+
 func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 	pem := "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw" + jwkD + "\n-----END PRIVATE KEY-----"
 	message := func(text string) func(*slog.Logger) { return func(l *slog.Logger) { l.Info(text) } }
@@ -100,6 +105,14 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 		"PEM in base64":                  message(base64.StdEncoding.EncodeToString([]byte(pem))),
 		"DER in base64":                  message("MC4CAQAwBQYDK2VwBCIEI" + jwkD),
 
+		"stored key in base64":         message("sent " + base64.StdEncoding.EncodeToString([]byte(stored))),
+		"stored key in base64, second": message("sent " + base64.StdEncoding.EncodeToString([]byte("a"+stored))),
+		"stored key in base64, third":  message("sent " + base64.RawURLEncoding.EncodeToString([]byte("ab"+stored))),
+		"stored key in hexadecimal":    message(fmt.Sprintf("sent %X", stored)),
+		"token in base64":              message("sent " + base64.StdEncoding.EncodeToString([]byte(jwt))),
+		"bearer header in base64":      message("sent " + base64.StdEncoding.EncodeToString([]byte("Bearer "+plain+plain))),
+		"token, its dots encoded":      message("GET /x?t=" + strings.ReplaceAll(jwt, ".", "%2E")),
+
 		// Headers.
 		"bearer header":             message("Authorization: Bearer " + plain),
 		"basic header":              message("authorization: basic " + plain),
@@ -130,11 +143,18 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 		"URL pointer":                    value(&url.URL{Scheme: "redis", User: url.UserPassword("app", plain), Host: "h1"}),
 		"query parameter":                message("GET /x?api_key=" + plain + "&a=b"),
 		"query parameter, token":         message("GET /x?a=b&access_token=" + plain),
+		"query parameter within another": message("GET /x?next=" + url.QueryEscape("/y?api_key="+plain+"/"+plain)),
+		"header within a parameter":      message("GET /x?h=" + url.QueryEscape("X-API-KEY: "+plain)),
+		"JSON within a parameter":        message("GET /x?b=" + url.QueryEscape(`{"password":"`+plain+` `+plain+`"}`)),
+		"signature of S3":                message("GET https://h/x?X-Amz-Signature=" + plain),
+		"signature of Azure":             message("GET https://h/x?se=1&sig=" + plain + "%3D"),
 		"error of a client":              value(&url.Error{Op: "Get", URL: "https://u:" + plain + "@h/x", Err: errors.New("refused")}),
 
 		// By name.
 		"attribute by its name":     byName("client_secret", plain),
 		"attribute with dashes":     byName("Private-Key", plain),
+		"attribute with a space":    byName("API Key", plain),
+		"attribute in short":        byName("db_pwd", plain),
 		"attribute of a group":      func(l *slog.Logger) { l.Info("x", slog.Group("credentials", "value", plain)) },
 		"attribute under a group":   func(l *slog.Logger) { l.WithGroup("secrets").WithGroup("g").Info("x", "a", plain) },
 		"attribute bound there":     func(l *slog.Logger) { l.WithGroup("secrets").With("a", plain).Info("x") },
@@ -147,6 +167,9 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 		"variable in quotes":        message(`export ACME_SECRET="` + plain + ` ` + plain + `"`),
 		"password in prose":         message("password: " + plain),
 		"connection string":         message("host=h user=u password=" + plain + " sslmode=off"),
+		"connection string of ODBC": message("Driver=x;Uid=u;Pwd=" + plain + ";"),
+		"client secret in YAML":     message("client_secret: " + plain),
+		"access token in YAML":      message("access_token: " + plain),
 		"attribute from a log line": byName("client_token", stringer{plain}),
 	}
 	for name, write := range cases {
@@ -158,7 +181,7 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 					t.Fatal(err)
 				}
 				write(logger)
-				for _, secret := range []string{jwt, strings.Split(jwt, ".")[1], stored, stored[10:], webhook[6:], jwkD, plain} {
+				for _, secret := range []string{jwt, strings.Split(jwt, ".")[1], stored, stored[10:], webhook[6:], jwkD, plain, baseOf(stored), baseOf(jwt), baseOf(plain), fmt.Sprintf("%X", stored[10:])} {
 					if strings.Contains(out.String(), secret) {
 						t.Errorf("the log shows %q: %s", secret, out.String())
 					}
@@ -189,6 +212,7 @@ func TestOrdinaryTextIsLoggedAsItIs(t *testing.T) {
 		"cookies are dropped",
 		"traceparent 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 		"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+		"GET /x?design=1&signature=none", "a key: value pair", "https://h/x?next=%2Fy%3Fpage%3D2",
 		"task-runner-launcher stopped", "-----BEGIN PUBLIC KEY-----",
 	} {
 		if got := Redact(text); got != text {
