@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -24,6 +25,10 @@ type complaints struct {
 	log     *slog.Logger
 	secrets []string
 	now     func() time.Time
+
+	// quiet holds back the libraries' own words on settings that have been
+	// named already, which would also use up the interval's one line.
+	quiet atomic.Bool
 
 	mu         sync.Mutex
 	next       time.Time
@@ -80,7 +85,7 @@ func truncate(text string, limit int) string {
 
 // Handle implements otel.ErrorHandler.
 func (c *complaints) Handle(err error) {
-	if errors.Is(err, resource.ErrPartialResource) {
+	if errors.Is(err, resource.ErrPartialResource) || c.quiet.Load() {
 		return // describe has said so, without the value
 	}
 	c.say("opentelemetry reports an error", err)
@@ -96,6 +101,9 @@ type sdkLog struct{ c *complaints }
 func (sdkLog) Enabled(_ context.Context, level slog.Level) bool { return level >= -1 }
 
 func (l sdkLog) Handle(_ context.Context, record slog.Record) error {
+	if l.c.quiet.Load() {
+		return nil
+	}
 	l.c.say("opentelemetry has a problem with its settings; check the OTEL_ variables: "+record.Message, nil)
 	return nil
 }

@@ -1,8 +1,12 @@
 package telemetry
 
 import (
+	"crypto/x509"
 	"log/slog"
 	"net/url"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -13,6 +17,7 @@ type settings struct {
 	traces, metrics string // the protocol of OTLP; empty when off
 	prometheus      bool
 	secrets         []string // header values that must not be repeated
+	nonsense        bool     // a variable was warned of by its name
 }
 
 // The protocols of OTLP.
@@ -26,13 +31,14 @@ const (
 // name of its variable, and ignored.
 func readSettings(getenv func(string) string, log *slog.Logger) settings {
 	var s settings
+	s.nonsense = checkSetting(getenv, log, "OTEL_SDK_DISABLED", oneOf("true", "false"), "true or false")
 	if s.disabled = strings.EqualFold(strings.TrimSpace(getenv("OTEL_SDK_DISABLED")), "true"); s.disabled {
 		return s
 	}
 	for _, exporter := range exporters(getenv, "TRACES") {
 		switch exporter {
 		case "otlp":
-			s.traces = protocol(getenv, "TRACES", log)
+			s.traces = protocol(getenv, "TRACES")
 		case "none":
 		default:
 			log.Warn("traces are not exported there; set OTEL_TRACES_EXPORTER to otlp or none", "exporter", exporter)
@@ -41,7 +47,7 @@ func readSettings(getenv func(string) string, log *slog.Logger) settings {
 	for _, exporter := range exporters(getenv, "METRICS") {
 		switch exporter {
 		case "otlp":
-			s.metrics = protocol(getenv, "METRICS", log)
+			s.metrics = protocol(getenv, "METRICS")
 		case "prometheus":
 			s.prometheus = true
 		case "none":
@@ -51,6 +57,14 @@ func readSettings(getenv func(string) string, log *slog.Logger) settings {
 	}
 	for _, signal := range []string{"", "TRACES_", "METRICS_"} {
 		s.secrets = append(s.secrets, headerValues(getenv("OTEL_EXPORTER_OTLP_"+signal+"HEADERS"))...)
+	}
+	if s.traces == "" && s.metrics == "" {
+		return s // what follows is of OTLP
+	}
+	for _, c := range checks {
+		for _, name := range c.names {
+			s.nonsense = checkSetting(getenv, log, name, c.sense, c.write) || s.nonsense
+		}
 	}
 	return s
 }
@@ -67,21 +81,100 @@ func exporters(getenv func(string) string, signal string) []string {
 	return named
 }
 
-func protocol(getenv func(string) string, signal string, log *slog.Logger) string {
-	name := "OTEL_EXPORTER_OTLP_" + signal + "_PROTOCOL"
-	value := strings.TrimSpace(getenv(name))
+// protocol is that of a signal: http/protobuf where there is no such one.
+func protocol(getenv func(string) string, signal string) string {
+	value := strings.TrimSpace(getenv("OTEL_EXPORTER_OTLP_" + signal + "_PROTOCOL"))
 	if value == "" {
-		name = "OTEL_EXPORTER_OTLP_PROTOCOL"
-		value = strings.TrimSpace(getenv(name))
+		value = strings.TrimSpace(getenv("OTEL_EXPORTER_OTLP_PROTOCOL"))
 	}
 	switch value {
-	case protocolGRPC, protocolProtobuf, protocolJSON:
+	case protocolGRPC, protocolJSON:
 		return value
-	case "":
-	default:
-		log.Warn("no such protocol of OTLP, http/protobuf is used; set it to grpc, http/protobuf or http/json", "variable", name)
 	}
 	return protocolProtobuf
+}
+
+// checks are what the exporters and the SDK read by themselves. They ignore
+// what makes no sense, and do not say in which variable.
+var checks = []struct {
+	names []string
+	sense func(string) bool
+	write string
+}{
+	{ofOTLP("ENDPOINT"), isEndpoint, "http://host:port or https://host:port"},
+	{ofOTLP("PROTOCOL"), oneOf(protocolGRPC, protocolProtobuf, protocolJSON), "grpc, http/protobuf or http/json"},
+	{ofOTLP("HEADERS"), areHeaders, "name=value,name=value, percent-encoded"},
+	{ofOTLP("TIMEOUT"), isNumber, "milliseconds, such as 10000"},
+	{ofOTLP("COMPRESSION"), oneOf("gzip", "none"), "gzip or none"},
+	{ofOTLP("INSECURE"), oneOf("true", "false"), "true or false"},
+	{ofOTLP("CERTIFICATE"), holdsCertificates, "the path of a PEM file of certificates"},
+	{ofOTLP("CLIENT_CERTIFICATE"), holdsCertificates, "the path of a PEM file of certificates"},
+	{ofOTLP("CLIENT_KEY"), isReadable, "the path of a PEM file"},
+	{[]string{"OTEL_TRACES_SAMPLER"}, oneOf("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"),
+		"parentbased_traceidratio, say"},
+	{[]string{"OTEL_TRACES_SAMPLER_ARG"}, isRatio, "a number from 0 to 1"},
+	{[]string{
+		"OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT", "OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT",
+	}, isNumber, "milliseconds, such as 5000"},
+	{[]string{
+		"OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT",
+		"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT",
+		"OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+	}, isNumber, "a number"},
+}
+
+// checkSetting warns of a variable that makes no sense, by its name: the value
+// may be a secret.
+func checkSetting(getenv func(string) string, log *slog.Logger, name string, sense func(string) bool, write string) (nonsense bool) {
+	value := strings.TrimSpace(getenv(name))
+	if value == "" || sense(value) {
+		return false
+	}
+	log.Warn("what this variable says makes no sense and is not heeded; write "+write, "variable", name)
+	return true
+}
+
+func ofOTLP(what string) []string {
+	return []string{"OTEL_EXPORTER_OTLP_" + what, "OTEL_EXPORTER_OTLP_TRACES_" + what, "OTEL_EXPORTER_OTLP_METRICS_" + what}
+}
+
+func oneOf(words ...string) func(string) bool {
+	return func(value string) bool { return slices.Contains(words, strings.ToLower(value)) }
+}
+
+func isEndpoint(value string) bool {
+	endpoint, err := url.Parse(value)
+	return err == nil && (endpoint.Scheme == "http" || endpoint.Scheme == "https") && endpoint.Host != ""
+}
+
+func areHeaders(value string) bool {
+	for header := range strings.SplitSeq(value, ",") {
+		name, value, found := strings.Cut(header, "=")
+		if _, err := url.PathUnescape(value); err != nil || !found || strings.TrimSpace(name) == "" {
+			return false
+		}
+	}
+	return true
+}
+
+func isNumber(value string) bool {
+	_, err := strconv.Atoi(value)
+	return err == nil
+}
+
+func isRatio(value string) bool {
+	ratio, err := strconv.ParseFloat(value, 64)
+	return err == nil && ratio >= 0 && ratio <= 1
+}
+
+func isReadable(path string) bool {
+	_, err := os.ReadFile(path)
+	return err == nil
+}
+
+func holdsCertificates(path string) bool {
+	text, err := os.ReadFile(path)
+	return err == nil && x509.NewCertPool().AppendCertsFromPEM(text)
 }
 
 // headerValues are the values of key=value,key=value, as written and decoded.

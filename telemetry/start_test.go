@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -149,7 +150,8 @@ func TestEnvironmentChoosesExportersAndProtocols(t *testing.T) {
 		"exporter of metrics":     {map[string]string{"OTEL_METRICS_EXPORTER": "statsd"}, settings{}, "OTEL_METRICS_EXPORTER"},
 		"protocol that is not":    {map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "udp"}, settings{traces: "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL"},
 		"disabled":                {map[string]string{"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_EXPORTER": "otlp"}, settings{disabled: true}, ""},
-		"disabled by nonsense":    {map[string]string{"OTEL_SDK_DISABLED": "yes", "OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, ""},
+		"disabled by nonsense":    {map[string]string{"OTEL_SDK_DISABLED": "yes", "OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, "OTEL_SDK_DISABLED"},
+		"nonsense of what is off": {map[string]string{"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, settings{}, ""},
 		"blank is the same as no": {map[string]string{"OTEL_TRACES_EXPORTER": " ", "OTEL_EXPORTER_OTLP_ENDPOINT": " "}, settings{}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -303,6 +305,38 @@ func TestTracesArriveOverGRPC(t *testing.T) {
 	spans, _, _ := collector.received()
 	if spans["execution"] != 1 || spans["GET"] != 1 || len(collector.headers) == 0 || collector.headers[0] != "blue" {
 		t.Errorf("spans = %v, x-team = %q", spans, collector.headers)
+	}
+}
+
+func TestEverySettingThatMakesNoSenseIsNamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(&receiver{})
+	defer server.Close()
+	for name, value := range map[string]string{
+		"OTEL_SDK_DISABLED": "1", "OTEL_TRACES_SAMPLER": "sometimes", "OTEL_TRACES_SAMPLER_ARG": "1.5", "OTEL_BSP_SCHEDULE_DELAY": "5s", "OTEL_BSP_MAX_QUEUE_SIZE": "many",
+		"OTEL_METRIC_EXPORT_INTERVAL": "1m", "OTEL_SPAN_LINK_COUNT_LIMIT": "x", "OTEL_EXPORTER_OTLP_TIMEOUT": "10s", "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION": "zip",
+		"OTEL_EXPORTER_OTLP_TRACES_HEADERS": plain, "OTEL_EXPORTER_OTLP_HEADERS": "a=" + plain + "%zz", "OTEL_EXPORTER_OTLP_CERTIFICATE": file,
+		"OTEL_EXPORTER_OTLP_CLIENT_KEY": "/no/such/file", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "localhost:4318", "OTEL_EXPORTER_OTLP_INSECURE": "maybe",
+		"OTEL_EXPORTER_OTLP_PROTOCOL": "udp", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE": "/no/such/file",
+	} {
+		t.Run(name, func(t *testing.T) {
+			environment(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL, name: value, "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"})
+			telemetry, log := started(t, Config{})
+			execute(telemetry)
+			_ = telemetry.Shutdown(context.Background()) // not everything arrives
+			said := strings.Split(strings.TrimSpace(log.String()), "\n")
+			if !strings.Contains(said[0], `"variable":"`+name+`"`) || strings.Contains(log.String(), plain) {
+				t.Errorf("said of %s=%s: %s", name, value, log)
+			}
+			for _, line := range said[1:] {
+				if !strings.Contains(line, "not exported") {
+					t.Errorf("it is said twice: %s", line)
+				}
+			}
+		})
 	}
 }
 

@@ -61,8 +61,8 @@ type Telemetry struct {
 // OTEL_METRIC_EXPORT_*, OTEL_SPAN_*. It differs in one default: an exporter
 // that is not named is otlp only where an endpoint is, and none otherwise.
 //
-// A value that makes no sense is logged and ignored, as the specification
-// wants; an error means that this machine cannot export what it should. What
+// A variable whose value makes no sense is named in the log and ignored, as the
+// specification wants; an error means that this machine cannot export what it should. What
 // was started must be ended with [Telemetry.Shutdown]. The libraries' own
 // complaints are process-wide and go to the Logger of the last Start.
 func Start(ctx context.Context, config Config) (*Telemetry, error) {
@@ -75,6 +75,8 @@ func Start(ctx context.Context, config Config) (*Telemetry, error) {
 	if settings.traces == "" && settings.metrics == "" && !prometheus {
 		return t, nil
 	}
+	t.complaints.quiet.Store(settings.nonsense)
+	defer t.complaints.quiet.Store(false)
 	otel.SetErrorHandler(t.complaints)
 	otel.SetLogger(logr.FromSlogHandler(sdkLog{t.complaints}))
 	res := describe(ctx, config)
