@@ -70,14 +70,9 @@ func (f jobFlags) step(stdin io.Reader) (step runner.Step, declared bool, err er
 	switch {
 	case f.Step != "" && f.Script != "":
 		return step, false, usagef("give either the step's folder or --script, not both")
-	case f.Step != "" && isFile(f.Step):
-		return step, false, usagef("%q is a file; run it with --script, or name the folder of a step", f.Step)
 	case f.Step != "":
-		step, err = runner.LoadStep(f.Step)
-		if err != nil {
-			return step, false, usageError{err}
-		}
-		return step, true, nil
+		step, err = loadStep(f.Step)
+		return step, true, err
 	case f.Script == "":
 		return step, false, usagef("no step given; name its folder, or use --script FILE")
 	}
@@ -96,9 +91,22 @@ func (f jobFlags) step(stdin io.Reader) (step runner.Step, declared bool, err er
 	return step, false, nil
 }
 
-func isFile(path string) bool {
-	about, err := os.Stat(path)
-	return err == nil && about.Mode().IsRegular()
+func loadStep(dir string) (runner.Step, error) {
+	about, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return runner.Step{}, usagef("no such folder %q; check the path", dir)
+	case err == nil && about.Mode().IsRegular():
+		return runner.Step{}, usagef("%q is a file; run it with --script, or name the folder of a step", dir)
+	}
+	step, err := runner.LoadStep(dir)
+	if err != nil {
+		return runner.Step{}, usageError{err}
+	}
+	if path, err := filepath.Abs(dir); step.Name == "" && err == nil {
+		step.Name = filepath.Base(path)
+	}
+	return step, nil
 }
 
 func readScript(name string, stdin io.Reader) ([]byte, error) {
