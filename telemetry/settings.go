@@ -130,7 +130,7 @@ func checkSetting(getenv func(string) string, log *slog.Logger, name string, sen
 	if value == "" || sense(value) {
 		return false
 	}
-	log.Warn("what this variable says makes no sense and is not heeded; write "+write, "variable", name)
+	log.Warn("what this variable says makes no sense; write "+write, "variable", name)
 	return true
 }
 

@@ -44,7 +44,7 @@ func runningRecord() step {
 	}
 }
 
-func TestALivePageSurvivesItsServer(t *testing.T) {
+func TestThePageOfARunningExecutionSurvivesItsServer(t *testing.T) {
 	browser := openBrowser(t)
 	var connections, records atomic.Int32
 	away := make(chan struct{}) // closed when the server may come back
@@ -103,7 +103,7 @@ func TestALivePageSurvivesItsServer(t *testing.T) {
 	b.clean(base)
 }
 
-func TestTheScratchPadSaysWhyNothingRan(t *testing.T) {
+func TestThePageSaysWhyNothingRan(t *testing.T) {
 	browser := openBrowser(t)
 	refusals := []struct {
 		status int
@@ -143,7 +143,7 @@ func TestTheScratchPadSaysWhyNothingRan(t *testing.T) {
 	b.clean(base)
 }
 
-func TestEditAndRunAgainAsksForTheSame(t *testing.T) {
+func TestThePageAsksForTheSameAgain(t *testing.T) {
 	browser := openBrowser(t)
 	dir := t.TempDir()
 	secrets := writeFile(t, dir, "secrets.json", `{"00000000-0000-4000-8000-00000000b001": {"ACME_KEY": "hunter2-and-more"}}`)
@@ -225,7 +225,7 @@ func reportOf(t *testing.T, record any) string {
 	return writeFile(t, t.TempDir(), "out.html", head+`id="record">`+string(text)+"</script>"+tail)
 }
 
-func TestAShortExecutionWithManyMessagesIsDrawnToScale(t *testing.T) {
+func TestThePageDrawsAShortExecutionWithManyMessagesToScale(t *testing.T) {
 	b := newTab(t, openBrowser(t))
 	b.do(chromedp.Navigate(fileURL(shortReport(t))))
 	b.until(`!!document.querySelector(".page.good")`)
@@ -250,7 +250,7 @@ func TestAShortExecutionWithManyMessagesIsDrawnToScale(t *testing.T) {
 	}
 }
 
-func TestAMessageAsLongAsAPageLeavesRoomForTheRest(t *testing.T) {
+func TestThePageOfALongMessageHasRoomForTheRest(t *testing.T) {
 	dir := t.TempDir()
 	report := filepath.Join(dir, "out.html")
 	got := sidecar(t, `raise ValueError("much " * 1000)`, nil, "run", "--script", "-", "--report", report)

@@ -128,7 +128,7 @@ function logs(record, result) {
   return h("section", { class: "logs", "aria-labelledby": "logs-title" },
     h("div", { class: "bar-title" }, h("h2", { id: "logs-title" }, "Logs"), h("span", { class: "note" }, dropped || (lines.length > 0 && count(lines.length, "message")))),
     lines.length === 0 ? h("p", { class: "none" }, record.state === "finished" ? "none; outputs.log(…) writes here, print does not" : "none yet")
-      : h("ol", { class: "lines", role: "log", "aria-live": record.state === "finished" ? "off" : "polite" }, lines.map((line, i) => {
+      : h("ol", { class: lines.length > 1000 ? "lines many" : "lines", role: "log", "aria-live": record.state === "finished" ? "off" : "polite" }, lines.map((line, i) => {
         const at = record.log_times[i];
         return h("li", {}, h("time", { title: at === undefined ? null : clock(Date.parse(record.origin) + at) },
           at === undefined ? "" : `+${duration(Math.max(at - origin, 0))}`), h("span", { class: "text" }, line));
