@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -123,17 +124,25 @@ func (l *loader) addPath(path string) {
 		}
 	}
 	if err != nil {
-		l.errs = append(l.errs, fmt.Errorf("read policies from %q: %w", path, err))
+		l.unreadable(path, err)
 		return
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			l.errs = append(l.errs, fmt.Errorf("read policies: %w", err))
+			l.unreadable(file, err)
 			continue
 		}
 		l.add(file, text, false)
 	}
+}
+
+func (l *loader) unreadable(path string, err error) {
+	var cause *fs.PathError // its own text names the path a second time
+	if errors.As(err, &cause) {
+		err = cause.Err
+	}
+	l.errs = append(l.errs, fmt.Errorf("read policies from %q: %w", path, err))
 }
 
 func (l *loader) add(file string, text []byte, builtIn bool) {

@@ -22,11 +22,12 @@ type authorityFlags struct {
 // granted is what authorityFlags mean: all that the caller can get wrong has
 // been checked, and nothing is open.
 type granted struct {
-	flags  authorityFlags
-	keys   *minter.KeySet
-	engine *policy.Engine
-	proxy  proxy.Config
-	log    *slog.Logger
+	flags   authorityFlags
+	keys    *minter.KeySet
+	ownKeys bool // nothing is configured, and keys are of this process
+	engine  *policy.Engine
+	proxy   proxy.Config
+	log     *slog.Logger
 	// telemetry sees every execution; nil: nothing does.
 	telemetry *telemetry.Telemetry
 }
@@ -41,7 +42,7 @@ func (f authorityFlags) check(log *slog.Logger) (granted, error) {
 	if g.engine, err = f.engine(); err != nil {
 		return g, err
 	}
-	g.keys, err = f.keySetFlags.open(log)
+	g.keys, g.ownKeys, err = f.keySetFlags.open()
 	return g, err
 }
 
@@ -69,6 +70,9 @@ func (s *station) start(g granted, interpreters execution.Interpreters) (err err
 	}
 	if s.store, err = g.flags.redisFlags.open(g.log); err != nil {
 		return err
+	}
+	if g.ownKeys {
+		g.log.Info("no signing keys are configured: using a pair of this process, whose public half is published in redis; set --keys for a real platform")
 	}
 	config := execution.Config{
 		Redis: s.store, Keys: g.keys, Engine: g.engine, Proxy: g.proxy, Interpreters: interpreters, Telemetry: g.telemetry, Log: g.log,

@@ -53,14 +53,13 @@ func (f keySetFlags) configured() (*minter.KeySet, error) {
 	return keys, nil
 }
 
-// open is configured, with a pair of this process where nothing is.
-func (f keySetFlags) open(log *slog.Logger) (*minter.KeySet, error) {
-	keys, err := f.configured()
-	if keys != nil || err != nil {
-		return keys, err
+// open is configured, with a pair of this process where nothing is: own then.
+func (f keySetFlags) open() (keys *minter.KeySet, own bool, err error) {
+	if keys, err = f.configured(); keys != nil || err != nil {
+		return keys, false, err
 	}
-	log.Info("no signing keys are configured: using a pair of this process, whose public half is published in redis; set --keys for a real platform")
-	return minter.GenerateKeySet()
+	keys, err = minter.GenerateKeySet()
+	return keys, true, err
 }
 
 // reloadKeys reloads a key set when its files change and on SIGHUP, until the

@@ -46,7 +46,7 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if err != nil {
 		return err
 	}
-	target, err := c.resolve(app.log)
+	target, err := c.resolve()
 	if err != nil {
 		return err
 	}
@@ -68,6 +68,7 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 		return err
 	}
 	defer host.close()
+	target.announce(app.log)
 	defer reloadKeys(ctx, granted.keys, app.log)()
 	serving := execution.Serving{
 		Address: c.Listen, KeyLifetime: c.KeyLifetime,

@@ -125,7 +125,7 @@ type executed struct {
 // execute checks the request, then runs it. What it returns is as complete as
 // it got.
 func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.Telemetry) (done executed, err error) {
-	if done.target, err = c.resolve(app.log); err != nil {
+	if done.target, err = c.resolve(); err != nil {
 		return done, err
 	}
 	if err := c.checkReport(); err != nil {
@@ -157,6 +157,7 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 		return done, err
 	}
 	defer host.close()
+	done.target.announce(app.log)
 	defer startSpinner(app.stderr, done.name)()
 	done.began = time.Now()
 	job.execution.Traceparent = os.Getenv("TRACEPARENT")

@@ -192,8 +192,12 @@ func (c *serveCommand) callers(app *app) (*control.Callers, error) {
 		if !control.OnLoopback(c.Listen) {
 			return nil, usagef("--listen %s can be reached from other machines; say who may call with --callers, or listen on 127.0.0.1", c.Listen)
 		}
-		defaults, err := c.resolve(app.log)
-		return control.OpenCallers(defaults.identity()), err
+		defaults, err := c.resolve()
+		if err != nil {
+			return nil, err
+		}
+		defaults.announce(app.log)
+		return control.OpenCallers(defaults.identity()), nil
 	}
 	data, err := readFile("callers file", c.Callers)
 	if err != nil {

@@ -32,23 +32,27 @@ type executionFlags struct {
 // target is what these flags mean, checked.
 type target struct {
 	businessID, userID, accountType, executionID string
+	development                                  bool // an id stands in for one that was left out
 }
 
-// resolve checks the flags and fills in what was left out. The log says once
-// when development ids stand in.
-func (f targetFlags) resolve(log *slog.Logger) (resolved target, err error) {
-	if f.BusinessID == "" || f.UserID == "" {
+// announce says in the log that development ids stand in.
+func (t target) announce(log *slog.Logger) {
+	if t.development {
 		log.Info("using development ids; set --business-id and --user-id for a real platform")
 	}
-	resolved.accountType = f.AccountType
+}
+
+// resolve checks the flags and fills in what was left out.
+func (f targetFlags) resolve() (resolved target, err error) {
+	resolved.accountType, resolved.development = f.AccountType, f.BusinessID == "" || f.UserID == ""
 	if resolved.businessID, err = resolveID("--business-id", f.BusinessID, developmentBusiness); err == nil {
 		resolved.userID, err = resolveID("--user-id", f.UserID, developmentUser)
 	}
 	return resolved, err
 }
 
-func (f executionFlags) resolve(log *slog.Logger) (target, error) {
-	resolved, err := f.targetFlags.resolve(log)
+func (f executionFlags) resolve() (target, error) {
+	resolved, err := f.targetFlags.resolve()
 	if err == nil {
 		resolved.executionID, err = resolveID("--execution-id", f.ExecutionID, uuid.NewString())
 	}
