@@ -204,11 +204,14 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 	s := f.sandbox
 	number := s.started.Add(1)
 	limits := spec.Limits.withDefaults()
-	p := &Process{job: f.job, ns: s.namespaces(number, false), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
-	var err error
-	if p.group, err = s.groups.create(number, limits, 1); err != nil {
+	p := &Process{job: f.job, user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
+	p.ns = s.namespaces(p.user.id, false)
+	group, err := s.groups.create(number, limits, 1)
+	if err != nil {
+		p.clean()
 		return nil, err
 	}
+	p.group = group
 	p.monitor = monitor{limits: limits, counted: p.group.memory != "", group: p.group}
 	if err := p.open(spec); err != nil {
 		p.clean()
@@ -219,7 +222,7 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 
 // request has the server make the fork's first process, and returns its pidfd.
 func (f *ForkServer) request(p *Process) (int, error) {
-	request := p.ns.forkRequest(f.sandbox.config.UID)
+	request := p.ns.forkRequest()
 	request.Files = len(p.inherits) - stage.ControlFD - 1
 	groups, into, err := p.group.members(f.group)
 	for _, file := range groups {

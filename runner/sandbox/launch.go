@@ -41,12 +41,14 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 		}
 		ownNetwork = false
 	}
-	p := &Process{ns: s.namespaces(number, ownNetwork), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}, unwatched: spec.forkServer}
+	p := &Process{user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}, unwatched: spec.forkServer}
+	p.ns = s.namespaces(p.user.id, ownNetwork)
 	if spec.forkServer {
-		p.ns.serveForks(s.config.UID)
+		p.ns.serveForks()
 	}
 	group, err := s.groups.create(number, limits, stage.Threads)
 	if err != nil {
+		p.clean()
 		return nil, err
 	}
 	p.group = group

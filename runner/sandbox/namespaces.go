@@ -27,11 +27,10 @@ type namespaces struct {
 	isolated bool
 }
 
-// namespaces chooses how to start the n-th program: with a user namespace, where there is one; with the others alone,
-// where root may; or with none.
-func (s *Sandbox) namespaces(n uint32, ownNetwork bool) namespaces {
+// namespaces chooses how to start a program: with a user namespace, where there is one; with the others alone, where root
+// may; or with none. host is its user, where root gives it one.
+func (s *Sandbox) namespaces(host int, ownNetwork bool) namespaces {
 	root := os.Geteuid() == 0
-	host := s.config.UID + int(n%uidRange)
 	ns := namespaces{attr: syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
 	user := s.holds(stage.LayerUser)
 	if root && s.holds(stage.LayerIdentity) {
@@ -67,10 +66,10 @@ func (s *Sandbox) namespaces(n uint32, ownNetwork bool) namespaces {
 
 // addUser adds a user namespace. Root maps two users, so that the stage and the step differ and neither is root outside
 // its own namespaces, or as many users as a fork server's forks take; an ordinary user can map only itself.
-func (ns *namespaces) addUser(root bool, host, users int) {
+func (ns *namespaces) addUser(root bool, host, size int) {
 	ns.attr.Cloneflags |= unix.CLONE_NEWUSER
 	if root {
-		ns.attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: insideID, HostID: host, Size: users}}
+		ns.attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: insideID, HostID: host, Size: size}}
 		ns.attr.GidMappings = ns.attr.UidMappings
 		ns.attr.GidMappingsEnableSetgroups = true
 		return
@@ -79,23 +78,23 @@ func (ns *namespaces) addUser(root bool, host, users int) {
 	ns.mapSelf = &stage.IDMap{UID: insideID, HostUID: os.Geteuid(), GID: insideID, HostGID: os.Getegid()}
 }
 
-// serveForks makes them those of a fork server, which hands out all of the sandbox's users.
-func (ns *namespaces) serveForks(first int) {
+// serveForks makes them those of a fork server, whose forks are any of the users.
+func (ns *namespaces) serveForks() {
 	if ns.attr.UidMappings != nil {
-		ns.addUser(true, first, uidRange)
+		ns.addUser(true, firstUser, users)
 	}
 }
 
-// forkRequest asks for a fork with these namespaces of a server that hands out users from first on. In a user namespace
-// within the server's, ids are those that the server sees.
-func (ns namespaces) forkRequest(first int) stage.ForkRequest {
+// forkRequest asks for a fork with these namespaces. In a user namespace within the server's, ids are those that the server
+// sees.
+func (ns namespaces) forkRequest() stage.ForkRequest {
 	request := stage.ForkRequest{Step: ns.step}
 	switch {
 	case ns.mapSelf != nil:
 		request.UIDMap = fmt.Sprintf("%d %d 1", insideID, insideID)
 		request.DenySetgroups = true
 	case ns.attr.UidMappings != nil:
-		request.UIDMap = fmt.Sprintf("0 0 1\n%d %d 1", insideID, insideID+ns.attr.UidMappings[1].HostID-first)
+		request.UIDMap = fmt.Sprintf("0 0 1\n%d %d 1", insideID, insideID+ns.attr.UidMappings[1].HostID-firstUser)
 	}
 	request.GIDMap = request.UIDMap
 	return request

@@ -44,6 +44,7 @@ type Exit struct {
 // A Process is a program in the sandbox.
 type Process struct {
 	job      *stage.Job
+	user     user
 	ns       namespaces
 	group    *group
 	scratch  *scratch   // nil where there is a private file system
@@ -235,6 +236,7 @@ func (p *Process) clean() {
 	if p.scratch != nil {
 		p.scratch.remove()
 	}
+	p.user.release()
 }
 
 // ownPIDs reports whether the flags make a PID namespace.

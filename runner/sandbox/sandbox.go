@@ -25,19 +25,10 @@ const (
 	ModeOff Mode = "off"
 )
 
-// DefaultUID is the first of the host's user ids that programs get where the sidecar runs as root: the range that systemd
-// reserves for transient users, which no account of a person or service has.
-const DefaultUID = 61184
-
-// uidRange is how many user ids are used in turn, so that two programs at the same time do not share one.
-const uidRange = 256
-
 // Config of a Sandbox. The zero value is a good one.
 type Config struct {
 	// Mode; empty is ModeAuto.
 	Mode Mode
-	// UID is the first host user and group id for programs where the sidecar runs as root; 0 is DefaultUID.
-	UID int
 	// Logger is told once of each layer that is missing; nil is silent.
 	Logger *slog.Logger
 
@@ -53,6 +44,7 @@ type Sandbox struct {
 	groups *cgroups
 
 	started atomic.Uint32 // numbers the programs
+	users   userCounter
 	probed  sync.Once
 
 	sweepScratch sync.Once
@@ -78,13 +70,11 @@ func New(config Config) (*Sandbox, error) {
 	if !slices.Contains([]Mode{ModeAuto, ModeRequired, ModeOff}, config.Mode) {
 		return nil, fmt.Errorf("unknown sandbox mode %q; use auto, required or off", config.Mode)
 	}
-	if config.UID == 0 {
-		config.UID = DefaultUID
-	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Sandbox{config: config, missing: make(map[string]string)}
+	s.users.start()
 	if config.Mode == ModeOff {
 		for _, layer := range isolation {
 			if layer != stage.LayerNoNewPrivs {

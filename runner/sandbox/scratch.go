@@ -175,5 +175,5 @@ func (s *Sandbox) owns(info os.FileInfo) bool {
 		return false
 	}
 	owner := int(stat.Uid)
-	return owner == os.Geteuid() || os.Geteuid() == 0 && owner >= s.config.UID && owner < s.config.UID+uidRange
+	return owner == os.Geteuid() || os.Geteuid() == 0 && owner >= firstUser && owner < firstUser+users
 }
