@@ -68,7 +68,7 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 		return err
 	}
 	defer host.close()
-	target.announce(app.log)
+	c.targetFlags.announce(app.log)
 	defer reloadKeys(ctx, granted.keys, app.log)()
 	serving := execution.Serving{
 		Address: c.Listen, KeyLifetime: c.KeyLifetime,

@@ -157,7 +157,7 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 		return done, err
 	}
 	defer host.close()
-	done.target.announce(app.log)
+	c.announce(app.log)
 	defer startSpinner(app.stderr, done.name)()
 	done.began = time.Now()
 	job.execution.Traceparent = os.Getenv("TRACEPARENT")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -105,7 +106,7 @@ type service struct {
 
 // prepare checks everything that the flags name, and listens nowhere yet.
 func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) {
-	callers, err := c.callers(app)
+	callers, err := c.callers()
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +122,7 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 	if err != nil {
 		return nil, err
 	}
+	c.announceCallers(app.log)
 	s := &service{workshop: shared, command: c, queue: waiting}
 	s.telemetry.Metrics().Watch(s.state)
 	s.executions = executions.NewService(executions.Config{
@@ -184,7 +186,7 @@ func (s *service) serve(ctx context.Context) error {
 }
 
 // callers are those who may call. Everybody may, where nobody else can.
-func (c *serveCommand) callers(app *app) (*control.Callers, error) {
+func (c *serveCommand) callers() (*control.Callers, error) {
 	if c.Callers == "" {
 		if err := checkAddress("--listen", c.Listen); err != nil {
 			return nil, err
@@ -193,11 +195,7 @@ func (c *serveCommand) callers(app *app) (*control.Callers, error) {
 			return nil, usagef("--listen %s can be reached from other machines; say who may call with --callers, or listen on 127.0.0.1", c.Listen)
 		}
 		defaults, err := c.resolve()
-		if err != nil {
-			return nil, err
-		}
-		defaults.announce(app.log)
-		return control.OpenCallers(defaults.identity()), nil
+		return control.OpenCallers(defaults.identity()), err
 	}
 	data, err := readFile("callers file", c.Callers)
 	if err != nil {
@@ -207,10 +205,17 @@ func (c *serveCommand) callers(app *app) (*control.Callers, error) {
 	if err != nil {
 		return nil, usagef("callers file %q: %w", c.Callers, err)
 	}
-	if c.TLSCert == "" && !control.OnLoopback(c.Listen) {
-		app.log.Warn("tokens of callers travel without TLS; set --tls-cert, or end TLS in front of this")
-	}
 	return callers, nil
+}
+
+// announceCallers says in the log what is open about who may call.
+func (c *serveCommand) announceCallers(log *slog.Logger) {
+	switch {
+	case c.Callers == "":
+		c.announce(log)
+	case c.TLSCert == "" && !control.OnLoopback(c.Listen):
+		log.Warn("tokens of callers travel without TLS; set --tls-cert, or end TLS in front of this")
+	}
 }
 
 // tls is nil where the API is served in plain.

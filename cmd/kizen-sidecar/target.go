@@ -32,19 +32,18 @@ type executionFlags struct {
 // target is what these flags mean, checked.
 type target struct {
 	businessID, userID, accountType, executionID string
-	development                                  bool // an id stands in for one that was left out
 }
 
-// announce says in the log that development ids stand in.
-func (t target) announce(log *slog.Logger) {
-	if t.development {
+// announce says in the log that development ids stand in, if they do.
+func (f targetFlags) announce(log *slog.Logger) {
+	if f.BusinessID == "" || f.UserID == "" {
 		log.Info("using development ids; set --business-id and --user-id for a real platform")
 	}
 }
 
 // resolve checks the flags and fills in what was left out.
 func (f targetFlags) resolve() (resolved target, err error) {
-	resolved.accountType, resolved.development = f.AccountType, f.BusinessID == "" || f.UserID == ""
+	resolved.accountType = f.AccountType
 	if resolved.businessID, err = resolveID("--business-id", f.BusinessID, developmentBusiness); err == nil {
 		resolved.userID, err = resolveID("--user-id", f.UserID, developmentUser)
 	}

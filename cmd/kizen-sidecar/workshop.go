@@ -52,6 +52,8 @@ func (f *operationFlags) fill() error {
 		return usagef("--warm must not be negative")
 	case f.DrainTimeout < 0:
 		return usagef("--drain-timeout must not be negative")
+	case f.AdminListen != "":
+		return checkAddress("--admin-listen", f.AdminListen)
 	}
 	return nil
 }
