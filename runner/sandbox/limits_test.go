@@ -30,6 +30,13 @@ for _ in range(4):
     if os.fork() == 0: x = fill(75); time.sleep(600); os._exit(0)
 for _ in range(4): os.wait()
 print("survived", flush=True)`, true},
+		{"a process whose first thread has ended", fill + `
+import ctypes, threading
+def go_on(): x = fill(300); time.sleep(1); print("survived", flush=True); os._exit(0)
+if os.fork() == 0:
+    threading.Thread(target=go_on).start()
+    ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # exit(2), of the calling thread
+os.wait()`, true},
 		{"four processes that share what they have", fill + `
 x = fill(120)
 pids = []

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -165,7 +166,22 @@ type stat struct {
 }
 
 func readStat(pid int) (stat, bool) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	found, ok := readStatFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if !ok || found.memory > 0 || found.threads < 2 {
+		return found, ok
+	}
+	// The first thread has ended: the memory of the process is that of any other.
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range tasks {
+		if task, ok := readStatFile(path); ok {
+			found.memory = max(found.memory, task.memory)
+		}
+	}
+	return found, true
+}
+
+func readStatFile(path string) (stat, bool) {
+	content, err := os.ReadFile(path)
 	if err != nil {
 		return stat{}, false
 	}
