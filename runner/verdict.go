@@ -72,7 +72,7 @@ func (a *attempt) died(exit sandbox.Exit) verdict {
 	case exit.Signal != 0:
 		return verdict{outcome: KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.Signal)}
 	case exit.Code != 0 && exit.Code != exitChannelLost:
-		return verdict{outcome: Exited, message: fmt.Sprintf("exited: the step's process left with code %d before the step ended", exit.Code)}
+		return verdict{outcome: Exited, message: fmt.Sprintf("exited: the step's process left with code %d and did not hand over a result", exit.Code)}
 	}
 	return verdict{outcome: ResultMissing, message: "result missing: the step's process ended without handing over a result"}
 }
