@@ -25,7 +25,7 @@ const mib = 1 << 20
 // die logs something first: whatever happens then, that is in the result.
 const lastWords = "outputs.x = 'assigned'\noutputs.log('last words')\n"
 
-var deaths = []struct {
+type death struct {
 	name    string
 	script  string
 	limits  runner.Limits
@@ -34,7 +34,9 @@ var deaths = []struct {
 	says, detail string
 	code         int
 	signal       syscall.Signal
-}{
+}
+
+var deaths = []death{
 	{name: "raise", script: "raise ValueError('no')", outcome: runner.Exception, says: "ValueError: no", detail: `File "script.py", line 3, in <module>`, code: 1},
 	{name: "somebody else's full disk", script: "raise RuntimeError('the server says: [Errno 28] No space left on device')", outcome: runner.Exception, says: "left on device"},
 	{name: "base exception", script: "raise KeyboardInterrupt", outcome: runner.Exception, says: "KeyboardInterrupt"},
@@ -92,47 +94,72 @@ func TestEveryWayToDieHasItsWords(t *testing.T) {
 	r := newRunner(t, runner.Config{})
 	for _, d := range deaths {
 		t.Run(d.name, func(t *testing.T) {
-			script := lastWords + d.script
-			if d.outcome == runner.SyntaxError {
-				script = d.script
-			}
 			prepared, err := r.Prepare(context.Background(), runner.DefaultRuntime, limitsWith(d.limits))
 			if err != nil {
 				t.Fatal(err)
 			}
-			begun := time.Now()
-			result, err := prepared.Run(context.Background(), runner.Execution{
-				ID: d.name, Script: []byte(script), Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "n", Type: "n"}},
-			})
+			d.check(t, prepared)
+		})
+	}
+}
+
+func TestAForkDiesAsAnyInterpreterDoes(t *testing.T) {
+	f := newForkServer(t, runner.Config{})
+	defer f.Close()
+	for _, d := range deaths {
+		limits := limitsWith(d.limits)
+		if d.limits.Wall != 0 || d.limits.CPU != 0 || !limits.ShareProcess(runner.Limits{}.WithDefaults()) {
+			continue // as long as it takes, or of a server of its own
+		}
+		t.Run(d.name, func(t *testing.T) {
+			prepared, err := f.Prepare(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if result.Outcome != d.outcome || result.Error == nil {
-				t.Fatalf("got %s, want %s: %+v\nstderr: %s", result.Outcome, d.outcome, result.Error, result.Stderr)
-			}
-			if !strings.Contains(result.Error.Message, d.says) || !strings.Contains(result.Error.Detail, d.detail) {
-				t.Errorf("got %q, want it to say %q\ndetail %s", result.Error.Message, d.says, result.Error.Detail)
-			}
-			if result.Values != nil {
-				t.Errorf("outputs of a failed step were kept: %v", result.Values)
-			}
-			if len(result.Logs) != 1 && d.outcome != runner.SyntaxError {
-				t.Errorf("the logs are %q", result.Logs)
-			}
-			if d.signal != result.Evidence.Signal && d.signal != 0 || d.code != 0 && d.code != result.Evidence.ExitCode {
-				t.Errorf("the evidence is %+v", result.Evidence)
-			}
-			if d.outcome == runner.Timeout {
-				if result.Evidence.Wall < d.limits.Wall {
-					t.Errorf("stopped after %s, before its limit", result.Evidence.Wall)
-				}
-				late := time.Since(begun) - d.limits.Wall
-				if late > 30*time.Second {
-					t.Errorf("answered %s after its limit: what ignores signals or holds the pipe was waited for", late)
-				}
-				t.Logf("answered %s after the limit", late)
-			}
+			prepared.Relimit(limits)
+			d.check(t, prepared)
 		})
+	}
+}
+
+// check runs the step in an interpreter that has the limits already.
+func (d death) check(t *testing.T, prepared *runner.Prepared) {
+	t.Helper()
+	script := lastWords + d.script
+	if d.outcome == runner.SyntaxError {
+		script = d.script
+	}
+	begun := time.Now()
+	result, err := prepared.Run(context.Background(), runner.Execution{
+		ID: d.name, Script: []byte(script), Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "n", Type: "n"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Outcome != d.outcome || result.Error == nil {
+		t.Fatalf("got %s, want %s: %+v\nstderr: %s", result.Outcome, d.outcome, result.Error, result.Stderr)
+	}
+	if !strings.Contains(result.Error.Message, d.says) || !strings.Contains(result.Error.Detail, d.detail) {
+		t.Errorf("got %q, want it to say %q\ndetail %s", result.Error.Message, d.says, result.Error.Detail)
+	}
+	if result.Values != nil {
+		t.Errorf("outputs of a failed step were kept: %v", result.Values)
+	}
+	if len(result.Logs) != 1 && d.outcome != runner.SyntaxError {
+		t.Errorf("the logs are %q", result.Logs)
+	}
+	if d.signal != result.Evidence.Signal && d.signal != 0 || d.code != 0 && d.code != result.Evidence.ExitCode {
+		t.Errorf("the evidence is %+v", result.Evidence)
+	}
+	if d.outcome == runner.Timeout {
+		if result.Evidence.Wall < d.limits.Wall {
+			t.Errorf("stopped after %s, before its limit", result.Evidence.Wall)
+		}
+		late := time.Since(begun) - d.limits.Wall
+		if late > 30*time.Second {
+			t.Errorf("answered %s after its limit: what ignores signals or holds the pipe was waited for", late)
+		}
+		t.Logf("answered %s after the limit", late)
 	}
 }
 

@@ -31,31 +31,6 @@ func runForked(t *testing.T, f *runner.ForkServer, script string) (runner.Result
 	return prepared.Run(context.Background(), runner.Execution{ID: "fork", Script: []byte(script)})
 }
 
-func TestAForkEndsAsAnyInterpreterDoes(t *testing.T) {
-	f := newForkServer(t, runner.Config{})
-	defer f.Close()
-	for _, c := range []struct {
-		script string
-		want   runner.Outcome
-	}{
-		{"pass", runner.OK},
-		{"raise ValueError", runner.Exception},
-		{"import sys\nsys.exit(3)", runner.Exited},
-		{"import os\nos._exit(0)", runner.ResultMissing},
-		{"import os\nos.kill(os.getpid(), 9)", runner.KilledBySignal},
-		{"import os\nos.abort()", runner.KilledBySignal},
-		{"import ctypes\nctypes.string_at(0)", runner.KilledBySignal},
-		{"import os\nos.closerange(0, 200)", runner.ResultMissing},
-		{"syntax error", runner.SyntaxError},
-		{"x = [bytearray(1 << 20) for _ in range(1200)]\nimport time\ntime.sleep(9)", runner.MemoryLimit},
-	} {
-		result, err := runForked(t, f, c.script)
-		if err != nil || result.Outcome != c.want {
-			t.Errorf("%q: got %s %+v, %v; want %s", c.script, result.Outcome, result.Error, err, c.want)
-		}
-	}
-}
-
 func TestWhatAForkCanSeeOfItsServerSaysNothing(t *testing.T) {
 	f := newForkServer(t, runner.Config{})
 	defer f.Close()
