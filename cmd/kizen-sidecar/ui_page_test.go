@@ -268,3 +268,22 @@ func TestThePageOfALongMessageHasRoomForTheRest(t *testing.T) {
 	}
 	b.shot("long")
 }
+
+func TestThePageFollowsAStepThatLogsAsMuchAsItMay(t *testing.T) {
+	browser := openBrowser(t)
+	const messages = 5000
+	base := stagedServer(t, map[string]http.HandlerFunc{
+		"GET /executions/x/record": answering(http.StatusOK, runningRecord()),
+		"GET /executions/x/events": func(w http.ResponseWriter, r *http.Request) {
+			for i := range messages {
+				_, _ = fmt.Fprintf(w, "id:%d\nevent:log\ndata:{\"time\":\"2026-01-31T01:02:04Z\",\"data\":{\"message\":\"message %d\"}}\n\n", i+1, i+1)
+			}
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		},
+	})
+	b := newTab(t, browser)
+	b.do(chromedp.Navigate(base + "/ui/#/executions/x"))
+	b.until(fmt.Sprintf(`document.querySelectorAll(".lines li").length === %d`, messages))
+	b.clean(base)
+}

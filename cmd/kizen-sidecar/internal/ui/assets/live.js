@@ -22,12 +22,9 @@ export async function showExecution(root, id, signal) {
   draw();
   if (record.state === "finished") return;
   record.result = { logs: [], http_requests: { requests: [], not_logged: 0 } };
-  const clock = setInterval(draw, 250);
+  const clock = setInterval(draw, 250); // not with each event: there may be thousands a second
   signal.addEventListener("abort", () => clearInterval(clock));
-  await follow(id, (event) => {
-    hear(record, event);
-    draw();
-  }, (error) => {
+  await follow(id, (event) => hear(record, event), (error) => {
     record.trouble = error && `${reason(error)} Trying again.`;
     draw();
   }, signal);
