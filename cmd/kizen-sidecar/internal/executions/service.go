@@ -28,7 +28,8 @@ type Config struct {
 	// WaitingBytes is how much the requests of executions may take that wait for a slot; default 64 MiB. A business that others
 	// crowd out has its share of it beside that.
 	WaitingBytes int64
-	// Keep is how many finished executions are kept, and KeepBytes how much of them; default 1000 and 64 MiB.
+	// Keep is how many finished executions are kept, and KeepBytes how much of them; default 1000 and 64 MiB. Beyond that the
+	// business that has the most loses its oldest.
 	Keep      int
 	KeepBytes int64
 	// Abandoned is told of each execution that left the queue without a slot, and why; nil: nobody is.
@@ -56,7 +57,8 @@ type Service struct {
 
 	mu       sync.Mutex
 	byID     map[key]*Execution
-	finished []*Execution // oldest first
+	finished map[string]*kept // by business
+	kept     int              // of them all
 	bytes    int64
 }
 
@@ -79,7 +81,7 @@ func NewService(config Config) *Service {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{config: config, byID: map[key]*Execution{}, waiting: queue.NewBudget(config.WaitingBytes)}
+	s := &Service{config: config, byID: map[key]*Execution{}, finished: map[string]*kept{}, waiting: queue.NewBudget(config.WaitingBytes)}
 	s.ctx, s.cut = context.WithCancelCause(context.Background())
 	return s
 }
@@ -164,23 +166,59 @@ func (s *Service) run(ctx context.Context, e *Execution, place *queue.Place, siz
 	return s.config.Run(ctx, e.request, e)
 }
 
-// keep adds a finished execution to those that are kept, and lets go of the oldest.
+// keep adds a finished execution to those that are kept, and lets go of the oldest of the business that has most of what
+// there is too much of: who has much run does not have the answers of others forgotten.
 func (s *Service) keep(e *Execution) {
 	e.mu.Lock()
-	size := e.size
+	size := e.size // it grows no more
 	e.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.finished = append(s.finished, e)
-	s.bytes += size
-	for len(s.finished) > s.config.Keep || s.bytes > s.config.KeepBytes && len(s.finished) > 1 {
-		oldest := s.finished[0]
-		s.finished = slices.Delete(s.finished, 0, 1)
-		oldest.mu.Lock()
-		s.bytes -= oldest.size
-		oldest.mu.Unlock()
-		delete(s.byID, key{oldest.BusinessID(), oldest.ID()})
+	mine := s.finished[e.BusinessID()]
+	if mine == nil {
+		mine = &kept{}
+		s.finished[e.BusinessID()] = mine
 	}
+	mine.oldestFirst, mine.bytes = append(mine.oldestFirst, e), mine.bytes+size
+	s.kept, s.bytes = s.kept+1, s.bytes+size
+	for s.kept > 1 && s.kept > s.config.Keep {
+		s.forget(e, func(k *kept) int64 { return int64(len(k.oldestFirst)) })
+	}
+	for s.kept > 1 && s.bytes > s.config.KeepBytes {
+		s.forget(e, func(k *kept) int64 { return k.bytes })
+	}
+}
+
+// kept are the finished executions of a business that are kept.
+type kept struct {
+	oldestFirst []*Execution
+	bytes       int64
+}
+
+// forget lets go of the oldest execution of the business that has the most, but not of the youngest of all, which nobody
+// may have looked at yet.
+func (s *Service) forget(youngest *Execution, much func(*kept) int64) {
+	var of *kept
+	for _, k := range s.finished {
+		if k.oldestFirst[0] == youngest {
+			continue
+		}
+		if of == nil || much(k) > much(of) || much(k) == much(of) && k.oldestFirst[0].finished.Before(of.oldestFirst[0].finished) {
+			of = k
+		}
+	}
+	oldest := of.oldestFirst[0]
+	business := oldest.BusinessID()
+	of.oldestFirst = slices.Delete(of.oldestFirst, 0, 1)
+	oldest.mu.Lock()
+	size := oldest.size
+	oldest.mu.Unlock()
+	of.bytes -= size
+	s.kept, s.bytes = s.kept-1, s.bytes-size
+	if len(of.oldestFirst) == 0 {
+		delete(s.finished, business)
+	}
+	delete(s.byID, key{business, oldest.ID()})
 }
 
 // Get returns an execution of a business.

@@ -256,6 +256,70 @@ func TestWhatIsKeptIsBoundedInNumberAndBytes(t *testing.T) {
 	})
 }
 
+// TestWhoHasMuchRunDoesNotHaveOthersForgotten: neither their answers are lost, nor does the same id run again.
+func TestWhoHasMuchRunDoesNotHaveOthersForgotten(t *testing.T) {
+	for name, c := range map[string]struct {
+		config Config
+		log    int
+	}{"in number": {Config{Keep: 4}, 1}, "in bytes": {Config{KeepBytes: 64 << 10}, 20 << 10}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				service, stub := newTestService(t, 1, 10, c.config)
+				finish := func(business, id string, log int) {
+					e := submit(t, service, business, id)
+					stub.end <- runner.Result{Outcome: runner.OK, Logs: []string{strings.Repeat("x", log)}}
+					<-e.Done()
+					synctest.Wait()
+				}
+				finish("modest", "e", 1)
+				for i := range 20 {
+					finish("greedy", fmt.Sprint(i), c.log)
+				}
+				if _, ok := service.Get("modest", "e"); !ok {
+					t.Error("the other business's execution was forgotten")
+				}
+				if _, ok := service.Get("greedy", "19"); !ok {
+					t.Error("the youngest was forgotten")
+				}
+				if kept := len(service.Recent("greedy")); kept > 3 {
+					t.Errorf("%d are kept of who has the most", kept)
+				}
+			})
+		})
+	}
+}
+
+// TestAmongEqualsTheOldestGoesAndTheYoungestStays: whoever asked for it has not looked at it yet.
+func TestAmongEqualsTheOldestGoesAndTheYoungestStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		service, stub := newTestService(t, 1, 10, Config{Keep: 3, KeepBytes: 64 << 10})
+		finish := func(business string, log int) {
+			e := submit(t, service, business, "e")
+			stub.end <- runner.Result{Outcome: runner.OK, Logs: []string{strings.Repeat("x", log)}}
+			<-e.Done()
+			time.Sleep(time.Second)
+		}
+		requireKept := func(want ...string) {
+			t.Helper()
+			var kept []string
+			for _, business := range []string{"a", "b", "c", "d", "big"} {
+				if _, ok := service.Get(business, "e"); ok {
+					kept = append(kept, business)
+				}
+			}
+			if !slices.Equal(kept, want) {
+				t.Errorf("%v are kept, want %v", kept, want)
+			}
+		}
+		for _, business := range []string{"a", "b", "c", "d"} {
+			finish(business, 1)
+		}
+		requireKept("b", "c", "d")
+		finish("big", 80<<10)
+		requireKept("big")
+	})
+}
+
 func TestShutdownLetsWhatRunsFinishThenCutsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, stub := newTestService(t, 2, 10, Config{})
