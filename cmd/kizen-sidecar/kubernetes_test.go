@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -112,6 +113,10 @@ func TestKubernetesFleetDrainsAndScales(t *testing.T) {
 	if !slices.Contains(worker.Args, "--drain-timeout=60s") || *pod.TerminationGracePeriodSeconds <= 60+worker.Lifecycle.PreStop.Sleep.Seconds {
 		t.Error("the pod is killed before it has drained")
 	}
+	const slots = 8
+	if !slices.Contains(worker.Args, fmt.Sprintf("--slots=%d", slots)) || worker.Resources.Limits.Memory().Value() < (slots+1)<<30 {
+		t.Errorf("%s of memory are too few for %d steps of 1GiB and the worker", worker.Resources.Limits.Memory(), slots)
+	}
 	labels := deployment.Spec.Template.Labels
 	for kind, selector := range map[string]map[string]string{
 		"PodDisruptionBudget": found["PodDisruptionBudget"].(*policyv1.PodDisruptionBudget).Spec.Selector.MatchLabels,
@@ -125,6 +130,9 @@ func TestKubernetesFleetDrainsAndScales(t *testing.T) {
 		}
 	}
 	scaler := found["HorizontalPodAutoscaler"].(*autoscalingv2.HorizontalPodAutoscaler)
+	if deployment.Spec.Replicas != nil {
+		t.Error("to apply the manifest again would undo what the scaler did")
+	}
 	if scaler.Spec.ScaleTargetRef.Name != deployment.Name || scaler.Spec.Metrics[0].External.Metric.Name != "kizen_fleet_queue_depth" {
 		t.Errorf("scales %+v", scaler.Spec)
 	}
