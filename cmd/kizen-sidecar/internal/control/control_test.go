@@ -457,6 +457,27 @@ func TestCancellingEndsAnExecution(t *testing.T) {
 	}
 }
 
+func TestWhatIsCancelledWhileItWaitsNeverStarted(t *testing.T) {
+	w := start(t, nil, 1, 1)
+	for _, id := range []string{"runs", "waits"} {
+		w.call("POST", "/executions", `{"user_script": "wait", "execution_id": "`+id+`"}`, asB1)
+	}
+	for range 2 { // once more is no mistake
+		if got := w.call("DELETE", "/executions/waits", "", asB1); got.status != 202 {
+			t.Errorf("cancelled: %d %s", got.status, got.body)
+		}
+	}
+	if events := w.call("GET", "/executions/waits/events", "", asB1); strings.Contains(events.body, "event:started") || !strings.Contains(events.body, `"outcome":"cancelled"`) {
+		t.Errorf("events %s", events.body)
+	}
+	if shown := w.call("GET", "/executions/waits", "", asB1); strings.Contains(shown.body, "started_at") || !strings.Contains(shown.body, `"outcome":"cancelled"`) {
+		t.Errorf("shown %s", shown.body)
+	}
+	if record := w.call("GET", "/executions/waits/record", "", asB1); !strings.Contains(record.body, `"phases":[{"name":"queue"`) {
+		t.Errorf("record %s", record.body)
+	}
+}
+
 func TestACallerThatHangsUpCancelsItsRun(t *testing.T) {
 	w := start(t, nil, 1, 1)
 	ctx, hangUp := context.WithCancel(t.Context())

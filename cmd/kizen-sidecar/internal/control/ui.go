@@ -26,10 +26,14 @@ func (s *Server) record(c *gin.Context) {
 		return
 	}
 	snapshot := e.Snapshot()
+	dequeued := snapshot.StartedAt
+	if dequeued.IsZero() {
+		dequeued = snapshot.FinishedAt // it waited, and got no slot
+	}
 	about := ui.About{
 		ID: snapshot.ID, Name: snapshot.Name, Runtime: snapshot.Runtime, BusinessID: snapshot.BusinessID,
 		AccountID: e.AccountID(), AccountType: snapshot.AccountType, APIRoot: s.config.APIRoot, Traceparent: e.Traceparent(),
-		State: string(snapshot.State), Queued: snapshot.QueuedAt, Dequeued: snapshot.StartedAt,
+		State: string(snapshot.State), Queued: snapshot.QueuedAt, Dequeued: dequeued,
 		Failure: snapshot.Failure,
 	}
 	var outcome execution.Outcome

@@ -228,9 +228,6 @@ func (e *Execution) finish(outcome execution.Outcome, err error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.started.IsZero() {
-		e.started = time.Now()
-	}
 	e.state, e.finished, e.outcome, e.err, e.document = Finished, time.Now(), outcome, err, document
 	// What the page shows of them, redacted, is in the result.
 	e.request.Job = runner.Execution{Runtime: e.request.Job.Runtime, Traceparent: e.request.Job.Traceparent}

@@ -143,7 +143,7 @@ func TestCancellingEndsWhatWaitsAndWhatRuns(t *testing.T) {
 		synctest.Wait()
 		waiting.Cancel()
 		<-waiting.Done()
-		if _, err := waiting.Outcome(); !errors.Is(err, ErrCancelled) || waiting.Snapshot().Failure == "" || waiting.Snapshot().Outcome != "cancelled" {
+		if _, err := waiting.Outcome(); !errors.Is(err, ErrCancelled) || waiting.Snapshot().Failure == "" || waiting.Snapshot().Outcome != "cancelled" || !waiting.Snapshot().StartedAt.IsZero() {
 			t.Errorf("what waited ended with %v", err)
 		}
 		running.Cancel()
