@@ -123,14 +123,15 @@ func (r records) release(ctx context.Context, t ticket, reason string, counted b
 
 var finishScript = redis.NewScript(`
 local known = redis.call('HMGET', KEYS[1], 'state', 'owner')
-if not known[1] or known[2] ~= ARGV[1] then return '' end
+if known[1] and known[2] ~= ARGV[1] then return '' end
 if known[1] == 'finished' then return redis.call('HGET', KEYS[1], 'outcome') end
-redis.call('HSET', KEYS[1], 'state', 'finished', 'outcome', ARGV[2], 'result', ARGV[3], 'finished_at', ARGV[4])
+redis.call('HSET', KEYS[1], 'state', 'finished', 'owner', ARGV[1], 'outcome', ARGV[2], 'result', ARGV[3], 'finished_at', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return ARGV[2]`)
 
 // finish writes down how the execution of a ticket ended, and returns the outcome that stands: another where it was ended on
-// the ticket's behalf before, and none where somebody else has it.
+// the ticket's behalf before, and none where somebody else has it. A record that Redis has lost meanwhile is made anew: what has
+// run is not to run again.
 func (r records) finish(ctx context.Context, t ticket, e ending, keep time.Duration) (stands string, err error) {
 	return finishScript.Run(ctx, r.redis, t.keys(), t.owner, e.outcome, []byte(e.result), e.at.UnixMilli(), keep.Milliseconds()).Text()
 }

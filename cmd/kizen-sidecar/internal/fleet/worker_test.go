@@ -354,6 +354,27 @@ func TestRedisAwayWhileTheStepRunsLosesNothing(t *testing.T) {
 	f.requireRan("e", 1)
 }
 
+// TestARedisThatForgetsWhileTheStepRunsLosesNoResult, and who puts the execution into the queue again gets that one.
+func TestARedisThatForgetsWhileTheStepRunsLosesNoResult(t *testing.T) {
+	receiver := newReceiver(t, 0)
+	f, g := newFleet(t), newGate()
+	f.sender = receiver.sender
+	f.worker(f.server.Addr, 5, g.after)
+	f.enqueue("e", receiver.URL)
+	<-g.reached
+	if err := f.store.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	close(g.opened)
+	if known := f.ends("e"); known.outcome != "ok" {
+		t.Errorf("ended %s", known.outcome)
+	}
+	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
+	f.enqueue("e", receiver.URL)
+	f.await("the queue to be empty", f.idle)
+	f.requireRan("e", 1)
+}
+
 // TestALeaseThatRunsOutByTheClockStartsNothingTwice makes asynq's lease of a
 // task look as it does to a worker whose clock is an hour ahead.
 func TestALeaseThatRunsOutByTheClockStartsNothingTwice(t *testing.T) {
