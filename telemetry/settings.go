@@ -47,7 +47,10 @@ func readSettings(getenv func(string) string, log *slog.Logger) settings {
 	for _, exporter := range exporters(getenv, "METRICS") {
 		switch exporter {
 		case "otlp":
-			s.metrics = protocol(getenv, "METRICS")
+			if s.metrics = protocol(getenv, "METRICS"); s.metrics == protocolJSON {
+				s.metrics = protocolProtobuf // which every collector understands
+				log.Warn("metrics are sent as http/protobuf: their exporter has no http/json; set OTEL_EXPORTER_OTLP_METRICS_PROTOCOL to http/protobuf or grpc")
+			}
 		case "prometheus":
 			s.prometheus = true
 		case "none":

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/pem"
 	"io"
 	"log/slog"
 	"net"
@@ -143,8 +144,8 @@ func TestEnvironmentChoosesExportersAndProtocols(t *testing.T) {
 		"exporter alone":         {map[string]string{"OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, ""},
 		"exporter beats default": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRICS_EXPORTER": "none"}, settings{traces: "http/protobuf"}, ""},
 		"gRPC":                   {map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, settings{traces: "grpc"}, ""},
-		"protocol of a signal": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"},
-			settings{traces: "grpc", metrics: "http/json"}, ""},
+		"protocol of a signal": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+			settings{traces: "http/json", metrics: "grpc"}, ""},
 		"both ways":               {map[string]string{"OTEL_METRICS_EXPORTER": "otlp, prometheus"}, settings{metrics: "http/protobuf", prometheus: true}, ""},
 		"exporter that is not":    {map[string]string{"OTEL_TRACES_EXPORTER": "console"}, settings{}, "OTEL_TRACES_EXPORTER"},
 		"exporter of metrics":     {map[string]string{"OTEL_METRICS_EXPORTER": "statsd"}, settings{}, "OTEL_METRICS_EXPORTER"},
@@ -308,6 +309,40 @@ func TestTracesArriveOverGRPC(t *testing.T) {
 	}
 }
 
+func TestTracesArriveAsJSONOverTLSAndMetricsInTheProtocolThatTheyHave(t *testing.T) {
+	var mu sync.Mutex
+	arrived := map[string]string{}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		arrived[r.URL.Path] = r.Header.Get("Content-Type")
+		w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
+	}))
+	defer server.Close()
+	authority := filepath.Join(t.TempDir(), "ca.pem")
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(authority, certificate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	environment(t, map[string]string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL + "/base", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json", "OTEL_EXPORTER_OTLP_CERTIFICATE": authority,
+	})
+	telemetry, log := started(t, Config{})
+	execute(telemetry)
+	if err := telemetry.Shutdown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if arrived["/base/v1/traces"] != "application/json" || arrived["/base/v1/metrics"] != "application/x-protobuf" || len(arrived) != 2 {
+		t.Errorf("arrived: %v", arrived)
+	}
+	if strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") {
+		t.Errorf("log = %s", log)
+	}
+}
+
 func TestEverySettingThatMakesNoSenseIsNamed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "empty.pem")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -323,7 +358,7 @@ func TestEverySettingThatMakesNoSenseIsNamed(t *testing.T) {
 		"OTEL_EXPORTER_OTLP_PROTOCOL": "udp", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE": "/no/such/file",
 	} {
 		t.Run(name, func(t *testing.T) {
-			environment(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL, name: value, "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"})
+			environment(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL, name: value})
 			telemetry, log := started(t, Config{})
 			execute(telemetry)
 			_ = telemetry.Shutdown(context.Background()) // not everything arrives

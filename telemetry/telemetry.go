@@ -56,15 +56,16 @@ type Telemetry struct {
 // Start starts what the environment asks for, by the OpenTelemetry
 // specification's OTEL_* variables: OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER
 // (otlp, none), OTEL_METRICS_EXPORTER (otlp, prometheus, none),
-// OTEL_EXPORTER_OTLP_* (grpc, http/protobuf, http/json), OTEL_SERVICE_NAME,
-// OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*,
+// OTEL_EXPORTER_OTLP_* (grpc, http/protobuf, and http/json of traces),
+// OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*,
 // OTEL_METRIC_EXPORT_*, OTEL_SPAN_*. It differs in one default: an exporter
 // that is not named is otlp only where an endpoint is, and none otherwise.
 //
 // A variable whose value makes no sense is named in the log and ignored, as the
-// specification wants; an error means that this machine cannot export what it should. What
-// was started must be ended with [Telemetry.Shutdown]. The libraries' own
-// complaints are process-wide and go to the Logger of the last Start.
+// specification wants; an error means that this machine cannot export what it
+// should. What was started must be ended with [Telemetry.Shutdown]. The
+// libraries' own complaints are process-wide and go to the Logger of the last
+// Start.
 func Start(ctx context.Context, config Config) (*Telemetry, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

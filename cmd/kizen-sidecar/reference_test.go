@@ -17,7 +17,7 @@ var besides = []reference.Variable{
 	{Name: "TRACEPARENT TRACESTATE", Help: "Trace that run and proxy continue (W3C Trace Context)."},
 	{Name: "OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", Help: "Collector that traces and metrics are sent to; setting one of them switches OTLP on."},
 	{Name: "OTEL_TRACES_EXPORTER OTEL_METRICS_EXPORTER", Help: "otlp or none, for metrics prometheus too; they win over the endpoints."},
-	{Name: "OTEL_EXPORTER_OTLP_PROTOCOL OTEL_EXPORTER_OTLP_TRACES_PROTOCOL OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", Help: "http/protobuf (the default), http/json or grpc."},
+	{Name: "OTEL_EXPORTER_OTLP_PROTOCOL OTEL_EXPORTER_OTLP_TRACES_PROTOCOL OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", Help: "http/protobuf (the default), http/json (traces alone) or grpc."},
 	{Name: "OTEL_SDK_DISABLED", Help: "true: neither traces nor metrics, /metrics included."},
 	{Name: "OTEL_BSP_MAX_QUEUE_SIZE", Help: "Spans that may wait to be sent; what does not fit is dropped and counted."},
 	{Name: "OTEL_*", Help: "All others that the OpenTelemetry SDK for Go reads: service name, resource attributes, sampler, headers, certificates, time-outs, limits."},
