@@ -277,11 +277,17 @@ func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
 	if other := w.call("POST", "/executions", body, http.Header{"X-Business-Id": {"b1"}, "X-User-Id": {"u2"}}); other.status != 409 {
 		t.Errorf("the id for another user: %d %s", other.status, other.body)
 	}
+	if wrong := w.call("POST", "/executions", `{"user_script": "fine", "runtime": "ruby", "frobnicate": 1}`, asB1); wrong.status != 400 || !strings.Contains(wrong.body, `{"frobnicate":[`) {
+		t.Errorf("a wrong one: %d %s", wrong.status, wrong.body)
+	}
 	if foreign := w.call("GET", "/executions/e1", "", http.Header{"X-Business-Id": {"b2"}}); foreign.status != 404 {
 		t.Errorf("another business: %d %s", foreign.status, foreign.body)
 	}
 	if list := w.call("GET", "/executions?state=finished", "", asB1); !strings.Contains(list.body, `"count":1`) || strings.Contains(list.body, `"result":`) {
 		t.Errorf("list %s", list.body)
+	}
+	if list := w.call("GET", "/executions?state=done", "", asB1); list.status != 400 || !strings.Contains(list.body, `{"state":[`) {
+		t.Errorf("a state that there is not: %d %s", list.status, list.body)
 	}
 	if list := w.call("GET", "/executions?outcome=timeout", "", asB1); !strings.Contains(list.body, `"count":0`) {
 		t.Errorf("list %s", list.body)

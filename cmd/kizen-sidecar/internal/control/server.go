@@ -3,6 +3,7 @@ package control
 import (
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -272,8 +273,12 @@ func (s *Server) list(c *gin.Context) {
 	if !ok {
 		return
 	}
-	all := s.config.Executions.Recent(id)
 	state, outcome := c.Query("state"), c.Query("outcome")
+	if !slices.Contains([]executions.State{"", executions.Queued, executions.Running, executions.Finished}, executions.State(state)) {
+		refuseFields(c, "state", "must be queued, running or finished")
+		return
+	}
+	all := s.config.Executions.Recent(id)
 	results := []executions.Snapshot{}
 	for _, e := range all {
 		snapshot := e.Snapshot()
