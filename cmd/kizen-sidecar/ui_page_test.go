@@ -139,7 +139,7 @@ func TestThePageSaysWhyNothingRan(t *testing.T) {
 	b.do(chromedp.Navigate(base + "/ui/#/"))
 	b.until(`document.querySelector("main [role=status], main [role=alert]")?.innerText === "not for that business"`)
 	b.do(chromedp.Click("details.acting summary"), chromedp.SetValue("#acting-business", "other"), chromedp.Click("details.acting button"))
-	b.until(`sessionStorage.getItem("business") === "other" && document.querySelector("main [role=status]").innerText === "not for that business"`)
+	b.until(`document.querySelector(".acting summary").innerText === "Acting for other" && document.querySelector("main [role=status]").innerText === "not for that business"`)
 	b.clean(base)
 }
 

@@ -1,6 +1,6 @@
 // The recent executions of a business.
 import { acting, ask, reason } from "./api.js";
-import { h, renew } from "./dom.js";
+import { h, printable, renew } from "./dom.js";
 import { clock, day, duration, outcomeText, tone } from "./format.js";
 
 const outcomes = [
@@ -72,12 +72,15 @@ function actingFor(refresh) {
   };
   const [business, businessInput] = field("business", "Business id");
   const [user, userInput] = field("user", "Account id");
-  return h("details", { class: "fold acting" }, h("summary", {}, acting.business ? `Acting for ${acting.business}` : "Act for another business"),
+  const said = () => acting.business ? `Acting for ${acting.business}` : "Act for another business";
+  const summary = h("summary", {}, said());
+  return h("details", { class: "fold acting" }, summary,
     h("form", {
       class: "filters",
       submit: (event) => {
         event.preventDefault();
         acting.set(businessInput.value.trim(), userInput.value.trim());
+        summary.replaceChildren(printable(said()));
         refresh();
       },
     }, business, user, h("button", { class: "button" }, "Use")));
