@@ -7,6 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -227,6 +230,48 @@ func TestWorkerKeepsDeadLetters(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	requireNoRecords(t, redisURL)
+}
+
+// TestWorkerNeedsNoMoreThanItsDocumentedUser runs a worker, and has it take
+// over from one that died.
+func TestWorkerNeedsNoMoreThanItsDocumentedUser(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(projectRoot, "docs/fleet.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := regexp.MustCompile(`(?m)^user kizen-worker (.*)$`).FindSubmatch(page)
+	if rules == nil {
+		t.Fatal("the page has no user")
+	}
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	user := []any{"ACL", "SETUSER", "kizen-worker"}
+	for _, rule := range strings.Fields(string(rules[1])) {
+		user = append(user, rule)
+	}
+	if err := store.Do(t.Context(), user...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	api, callbacks := newTally(t, 0), newReceiver(t)
+	confined := strings.Replace(redisURL, "redis://", "redis://kizen-worker:PASSWORD@", 1)
+	victim := startWorker(t, confined, api.URL+"/api", "--slots", "1")
+	enqueue(t, store, forFleet("dies", "kizen.api.post('/ran/dies')").with("callback_url", callbacks.URL))
+	waitFor(t, func() bool { _, held := api.look(); return held == 1 })
+	_ = victim.Process.Signal(syscall.SIGKILL)
+	<-victim.Ended
+	close(api.release)
+	w := startWorker(t, confined, api.URL+"/api", "--slots", "1")
+	enqueue(t, store, forFleet("runs", "kizen.api.post('/ran/runs')").with("callback_url", callbacks.URL))
+	waitFor(t, func() bool { return callbacks.count() == 2 })
+	if ended := endings(t, store); ended["dies"] != "worker_died" || ended["runs"] != "ok" {
+		t.Errorf("ended %v", ended)
+	}
+	if code := w.Stop(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if denied := store.Do(t.Context(), "ACL", "LOG").Val(); fmt.Sprint(denied) != "[]" {
+		t.Errorf("redis denied %v", denied)
+	}
 }
 
 func TestWorkerDrains(t *testing.T) {
