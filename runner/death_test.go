@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
+	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
 const mib = 1 << 20
@@ -160,6 +162,19 @@ func (d death) check(t *testing.T, prepared *runner.Prepared) {
 			t.Errorf("answered %s after its limit: what ignores signals or holds the pipe was waited for", late)
 		}
 		t.Logf("answered %s after the limit", late)
+	}
+}
+
+func TestAFullDiskIsNoLimitWhereTheStepHasNoFileSystemOfItsOwn(t *testing.T) {
+	for mode, want := range map[sandbox.Mode]runner.Outcome{sandbox.ModeOff: runner.Exception, sandbox.ModeAuto: runner.OutputLimit} {
+		r := newRunner(t, runner.Config{Sandbox: mode})
+		if mode == sandbox.ModeAuto && slices.Contains(r.Sandbox().Withheld(), stage.LayerFileSystem) {
+			t.Skip("there is no private file system here")
+		}
+		result := run(t, r, "raise OSError(28, 'No space left on device')")
+		if result.Outcome != want || strings.Contains(result.Error.Message, "/tmp") != (want == runner.OutputLimit) {
+			t.Errorf("--sandbox=%s: got %s: %+v", mode, result.Outcome, result.Error)
+		}
 	}
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
+	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
 // verdict is what became of a step.
@@ -126,7 +128,7 @@ func (a *attempt) nameLimit(v *verdict, exit sandbox.Exit) {
 		{strings.HasPrefix(v.message, "MemoryError") && exit.PeakMemory > limits.Memory/2, MemoryLimit, "the step may use " + formatBytes(limits.Memory)},
 		{exit.ProcessesRefused && mentions(v.message, "start new thread", "Errno 11"), ProcessLimit, fmt.Sprintf("the step may have %d processes and threads", limits.Processes)},
 		{strings.HasPrefix(v.message, "OSError: [Errno 27]"), OutputLimit, "a file may have " + formatBytes(limits.FileSize)},
-		{strings.HasPrefix(v.message, "OSError: [Errno 28]"), OutputLimit, fmt.Sprintf("/tmp may hold %s in %d files, /dev/shm %s", formatBytes(limits.TmpSize), sandbox.MaxFiles, formatBytes(sandbox.ShmSize))},
+		{strings.HasPrefix(v.message, "OSError: [Errno 28]") && slices.Contains(a.layers.Held, stage.LayerFileSystem), OutputLimit, fmt.Sprintf("/tmp may hold %s in %d files, /dev/shm %s", formatBytes(limits.TmpSize), sandbox.MaxFiles, formatBytes(sandbox.ShmSize))},
 		{mentions(v.message, "[Errno 24]"), Exception, fmt.Sprintf("a process may have %d open files", limits.OpenFiles)},
 	} {
 		if known.applies {
