@@ -27,23 +27,34 @@ func Trim() error {
 // mapping is a range of addresses.
 type mapping struct{ start, end uintptr }
 
-// ofProgram are the mappings of the program's file that cannot be written, and so hold what the file does.
+// ofProgram are the mappings of the program's file that hold what the file does: that cannot be written, nor have been before
+// they were protected, as those of the dynamic linker are.
 func ofProgram() (all []mapping, err error) {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return nil, err
 	}
-	maps, err := os.ReadFile("/proc/self/maps")
+	maps, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {
 		return nil, err
 	}
+	var found bool // whether the mapping that is being read is the last of all
 	for line := range strings.Lines(string(maps)) {
+		name, value, _ := strings.Cut(line, " ")
+		if strings.HasSuffix(name, ":") { // proc_pid_smaps(5): of the mapping above
+			written := (name == "Anonymous:" || name == "Swap:") && strings.TrimSpace(value) != "0 kB"
+			if found && written {
+				all, found = all[:len(all)-1], false
+			}
+			continue
+		}
 		var m mapping
 		var permissions string // proc_pid_maps(5): address perms offset dev inode pathname
 		if _, err := fmt.Sscanf(line, "%x-%x %s", &m.start, &m.end, &permissions); err != nil {
-			return nil, fmt.Errorf("/proc/self/maps has the line %q: %w", line, err)
+			return nil, fmt.Errorf("/proc/self/smaps has the line %q: %w", line, err)
 		}
-		if !strings.Contains(permissions, "w") && strings.HasSuffix(line, " "+program+"\n") {
+		found = !strings.Contains(permissions, "w") && strings.HasSuffix(line, " "+program+"\n")
+		if found {
 			all = append(all, m)
 		}
 	}
