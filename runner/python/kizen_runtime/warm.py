@@ -8,9 +8,13 @@ from . import lazy_site
 
 _MODULES = ("requests", "json", "ssl", "datetime", "uuid", "decimal", "random", "tempfile", "traceback", "linecache")
 
+_loader = 0  # the id of the process that has loaded all this
+
 
 def preload() -> None:
     """Imports what most steps use and the whole harness. Opens no socket and starts no thread."""
+    global _loader
+    _loader = posix.getpid()
     lazy_site.enable()
     for name in _MODULES:
         _import(name)
@@ -30,7 +34,8 @@ def renew() -> None:
         if module is not None:
             module.seed()
     openssl = sys.modules.get("_ssl")
-    if openssl is not None:  # it renews itself by the process's id alone, and forks in namespaces of their own may share that
+    if openssl is not None and posix.getpid() == _loader:
+        # It renews itself in a process of another id. In a namespace of its own a fork may have the same, and this costs 2 ms.
         openssl.RAND_add(posix.urandom(32), 32.0)
 
 

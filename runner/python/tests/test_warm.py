@@ -27,6 +27,7 @@ def fork(*namespaces):
     return False
 
 if fork(new_user | new_pids):
+    warm.preload()
     ssl.RAND_bytes(1)
     for _ in range(2):
         if fork():
