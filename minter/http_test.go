@@ -10,10 +10,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -288,7 +286,6 @@ func TestVerifyEndpointGuardsAnAPIBehindEnvoy(t *testing.T) {
 // startNginx starts an nginx as docs/keys.md configures it, in front of api and with authority for /verify, and returns its address.
 func startNginx(t *testing.T, authority, api string) string {
 	t.Helper()
-	binary := redistest.Require(t, "nginx")
 	port := strconv.Itoa(redistest.FreePort(t))
 	dir := t.TempDir()
 	text, err := os.ReadFile("../docs/keys.md")
@@ -313,10 +310,6 @@ http {
     server {
         listen 127.0.0.1:PORT;
 `) + documented + "}}"
-	file := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	redistest.Run(t, "start worker process", exec.Command(binary, "-p", dir, "-c", file, "-e", "stderr"), syscall.SIGTERM)
+	redistest.StartNginx(t, dir, config)
 	return "http://127.0.0.1:" + port
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -80,14 +79,8 @@ func startNginx(b *testing.B, api string) (base string, worker int) {
 	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)); err != nil { // its worker is another user
 		b.Fatal(err)
 	}
-	config := filepath.Join(dir, "nginx.conf")
-	text := strings.NewReplacer("DIR", dir, "API", api, "LISTEN", listen).Replace(nginxConfig)
-	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
-		b.Fatal(err)
-	}
-	command := exec.Command(redistest.Require(b, "nginx"), "-p", dir, "-c", config, "-e", "stderr")
-	redistest.Run(b, "start worker process ", command, syscall.SIGTERM)
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", command.Process.Pid))
+	nginx := redistest.StartNginx(b, dir, strings.NewReplacer("DIR", dir, "API", api, "LISTEN", listen).Replace(nginxConfig))
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", nginx.Pid))
 	if err != nil {
 		b.Fatal(err)
 	}

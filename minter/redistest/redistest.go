@@ -1,4 +1,5 @@
-// Package redistest starts real Redis processes for tests, on free loopback ports, and stops them when the test ends.
+// Package redistest starts real Redis processes for tests, and an nginx before what they keep, on free loopback ports, and stops
+// them when the test ends.
 package redistest
 
 import (
