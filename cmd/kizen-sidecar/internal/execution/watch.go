@@ -17,11 +17,16 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// Outcomes of an execution that has no result.
+// Outcomes of executions whose step did not run, beside those of the runner.
 const (
-	outcomeRefused   = "refused"   // it could not be run as it was asked for
-	outcomeAbandoned = "abandoned" // no slot became free in time, or nothing new is started
+	// Refused: the request cannot be run as it is.
+	Refused = "refused"
+	// NotStarted: there was no slot, no key, or no Python for it, as often as it may be attempted.
+	NotStarted = "not_started"
 )
+
+// outcomeAbandoned is what telemetry and the log call an execution that got no slot in time, or while nothing new is started.
+const outcomeAbandoned = "abandoned"
 
 // watch is how one execution is told to telemetry and to the log.
 type watch struct {
@@ -127,7 +132,7 @@ func endingOf(ctx context.Context, result runner.Result, err error) telemetry.En
 	var fields *runner.FieldErrors
 	switch {
 	case errors.As(err, &fields):
-		return telemetry.Ending{Outcome: outcomeRefused, ExitCode: -1}
+		return telemetry.Ending{Outcome: Refused, ExitCode: -1}
 	case err != nil && ctx.Err() != nil:
 		return telemetry.Ending{Outcome: string(runner.Cancelled), ExitCode: -1}
 	case err != nil:

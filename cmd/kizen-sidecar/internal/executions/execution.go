@@ -21,14 +21,6 @@ const (
 	Finished State = "finished"
 )
 
-// Outcomes of executions whose step did not run, beside [runner.Cancelled].
-const (
-	// Refused: the request cannot be run as it is.
-	Refused = "refused"
-	// NotStarted: there was no slot, no key, or no Python for it.
-	NotStarted = "not_started"
-)
-
 // Errors that end an execution before its step ran, as causes.
 var (
 	// ErrCancelled: somebody asked for it.
@@ -250,9 +242,9 @@ func outcomeOf(err error) string {
 	case errors.Is(err, ErrCancelled), errors.Is(err, context.Canceled):
 		return string(runner.Cancelled)
 	case errors.As(err, &fields):
-		return Refused
+		return execution.Refused
 	}
-	return NotStarted
+	return execution.NotStarted
 }
 
 // sizeOf is about how many bytes inputs take.

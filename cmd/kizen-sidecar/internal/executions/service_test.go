@@ -160,7 +160,7 @@ func TestWhoWaitsTooLongIsToldSo(t *testing.T) {
 		submit(t, service, "b", "e1")
 		waiting := submit(t, service, "b", "e2")
 		<-waiting.Done()
-		if _, err := waiting.Outcome(); !errors.Is(err, ErrQueueTimeout) || waiting.Snapshot().Outcome != NotStarted {
+		if _, err := waiting.Outcome(); !errors.Is(err, ErrQueueTimeout) || waiting.Snapshot().Outcome != execution.NotStarted {
 			t.Errorf("ended with %v as %+v", err, waiting.Snapshot())
 		}
 		if events, _ := waiting.Events(0); !strings.Contains(string(events[len(events)-1].Data), `"outcome":"not_started"`) {

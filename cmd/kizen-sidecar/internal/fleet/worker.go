@@ -23,15 +23,9 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// Outcomes of executions beside those of the runner.
-const (
-	// Refused: the request cannot be run as it is.
-	Refused = "refused"
-	// NotStarted: it was attempted as often as it may be, and never came to the step's code.
-	NotStarted = "not_started"
-	// WorkerDied: its worker died after the step's code had started. How far the code came is not known, so it is not run again.
-	WorkerDied = "worker_died"
-)
+// WorkerDied is the outcome of an execution whose worker died after the step's code had started. How far the code came is not
+// known, so it is not run again.
+const WorkerDied = "worker_died"
 
 // callbacksAtOnce bounds the callbacks that one worker delivers at a time.
 const callbacksAtOnce = 16
@@ -239,7 +233,7 @@ func (a *attempt) inherit(ctx context.Context, owner string) error {
 func (a *attempt) giveUp(ctx context.Context, reason string) error {
 	err := fmt.Errorf("given up after %d attempts: %s", a.config.Attempts, reason)
 	a.config.Log.Error("an execution could not be started; it is kept as a dead letter", "execution_id", a.id, "error", err)
-	if err := a.finish(ctx, a.failed(NotStarted, err)); err != nil {
+	if err := a.finish(ctx, a.failed(execution.NotStarted, err)); err != nil {
 		return err
 	}
 	return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
@@ -274,7 +268,7 @@ func (a *attempt) run(ctx context.Context) error {
 	defer a.running.Add(-1)
 	job, err := a.prepare()
 	if err != nil {
-		return a.finish(ctx, a.failed(Refused, err))
+		return a.finish(ctx, a.failed(execution.Refused, err))
 	}
 	job.Starting, job.Asked, job.Delivered = a.starting, a.asked, true
 	if job.Job.Traceparent == "" {
@@ -288,7 +282,7 @@ func (a *attempt) run(ctx context.Context) error {
 	case a.begun:
 		return a.finish(ctx, a.failed(string(runner.Internal), err))
 	case errors.As(err, &fields):
-		return a.finish(ctx, a.failed(Refused, err))
+		return a.finish(ctx, a.failed(execution.Refused, err))
 	case errors.Is(err, errTakenOver):
 		return nil
 	}

@@ -450,7 +450,7 @@ func TestABodyThatIsWrongEndsItsExecution(t *testing.T) {
 	f.worker(f.server.Addr, 2, fine)
 	f.enqueueBody("e", map[string]any{"execution_id": "e", "business_id": "b", "user_script": 7, "callback_url": receiver.URL, "frobnicate": 1})
 	known := f.ends("e")
-	if known.outcome != Refused || !strings.Contains(string(known.result), "user_script: must be a string") || !strings.Contains(string(known.result), "frobnicate: there is no such field") {
+	if known.outcome != execution.Refused || !strings.Contains(string(known.result), "user_script: must be a string") || !strings.Contains(string(known.result), "frobnicate: there is no such field") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -486,7 +486,7 @@ func TestWhatIsGivenUpIsKeptAndTold(t *testing.T) {
 		return execution.Outcome{}, errors.New("no python anywhere")
 	})
 	f.enqueue("e", receiver.URL)
-	if known := f.ends("e"); known.outcome != NotStarted || !strings.Contains(string(known.result), "given up after 2 attempts: no python anywhere") {
+	if known := f.ends("e"); known.outcome != execution.NotStarted || !strings.Contains(string(known.result), "given up after 2 attempts: no python anywhere") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the dead letter", func() bool {
