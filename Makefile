@@ -2,7 +2,20 @@
 
 GO ?= go
 
-.PHONY: help build demo test lint bench bench-serve docs setup clean
+# Tests with this name fill the machine: fork bombs, thousands of executions, floods, a clock that jumps, full disks. They
+# would starve what runs beside them, so that make test leaves them out and make torture runs them one after the other.
+TORTURE := ^TestTorture
+TORTURED = $(sort $(dir $(shell grep -rlE 'func TestTorture' --include='*_test.go' .)))
+
+# The tests of these packages drive the built commands, which have no race detector. They are compiled as the commands are,
+# so that their dependencies are compiled once.
+DRIVEN = $(sort $(dir $(shell grep -rl 'sidecartest[.]Main' --include='*_test.go' .)))
+RACED = $(filter-out $(DRIVEN),$(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Module.Path)}}' ./...)))
+PLAINLY := CGO_ENABLED=0 $(GO) test -trimpath -vet=off
+# make lint vets.
+RACING := $(GO) test -race -vet=off
+
+.PHONY: help build demo test torture lint bench bench-serve docs setup clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -15,11 +28,18 @@ demo: ## Run the example step against the reference platform and show its page
 	@$(MAKE) --no-print-directory build
 	@examples/demo
 
-test: ## Set up what the tests need, then run every test
+test: build ## Set up what the tests need, then run every test but those of make torture
 	@.ci/setup test
-	$(GO) test -race -timeout 30m ./...
+	KIZEN_TEST_BIN=$(CURDIR)/bin $(PLAINLY) -timeout 30m -skip '$(TORTURE)' $(DRIVEN)
+	KIZEN_TEST_BIN=$(CURDIR)/bin $(RACING) -timeout 30m -skip '$(TORTURE)' $(RACED)
 	@.ci/python -m mypy --config-file runner/python/pyproject.toml runner/python/kizen_runtime runner/python/*.py
 	@.ci/pythons
+	@echo "left to make torture:"; grep -rhoE 'func TestTorture[A-Za-z]+' --include='*_test.go' . | sed 's/func /  /' | sort
+
+torture: build ## Run the tests that fill the machine, alone on it and one after the other
+	@.ci/setup test
+	KIZEN_TEST_BIN=$(CURDIR)/bin $(PLAINLY) -v -p 1 -timeout 60m -run '$(TORTURE)' $(filter $(DRIVEN),$(TORTURED))
+	KIZEN_TEST_BIN=$(CURDIR)/bin $(RACING) -v -p 1 -timeout 60m -run '$(TORTURE)' $(filter-out $(DRIVEN),$(TORTURED))
 
 lint: ## Check formatting, vet, staticcheck and a tidy go.mod
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted; run gofmt -w"; exit 1; fi

@@ -262,9 +262,9 @@ func (a *keyedGateAPI) requireLifetimes(t *testing.T, longest time.Duration) {
 	}
 }
 
-// TestServeOutlivesJumpsOfItsClock has the time of day jump by an hour while
+// TestTortureServeOutlivesJumpsOfItsClock has the time of day jump by an hour while
 // one step runs, one waits, and a third is about to exceed its limit.
-func TestServeOutlivesJumpsOfItsClock(t *testing.T) {
+func TestTortureServeOutlivesJumpsOfItsClock(t *testing.T) {
 	for name, jump := range map[string]time.Duration{"an hour ahead": time.Hour, "an hour back": -time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			redisURL := startRedisServer(t)

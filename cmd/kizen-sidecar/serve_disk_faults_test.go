@@ -60,7 +60,7 @@ func fill(t *testing.T, disk string) (free func()) {
 	}
 }
 
-func TestServeNeedsNoDiskWhereStepsHaveTheirOwn(t *testing.T) {
+func TestTortureServeNeedsNoDiskWhereStepsHaveTheirOwn(t *testing.T) {
 	disk := smallDisk(t)
 	api := newGateAPI(t)
 	s := try(t, startRedisServer(t), disk, "--warm", "0", "--slots", "4", "--api-root", api.root()).settle(4)
@@ -75,9 +75,9 @@ func TestServeNeedsNoDiskWhereStepsHaveTheirOwn(t *testing.T) {
 	s.requireWell()
 }
 
-// TestServeSaysThatItsDiskIsFull has steps use the sidecar's own disk, as they
+// TestTortureServeSaysThatItsDiskIsFull has steps use the sidecar's own disk, as they
 // do where the kernel gives them none.
-func TestServeSaysThatItsDiskIsFull(t *testing.T) {
+func TestTortureServeSaysThatItsDiskIsFull(t *testing.T) {
 	disk := smallDisk(t)
 	redisURL := startRedisServer(t)
 	api := newGateAPI(t)
@@ -93,9 +93,9 @@ func TestServeSaysThatItsDiskIsFull(t *testing.T) {
 	s.requireWell()
 }
 
-// TestNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards has
+// TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards has
 // the audit's disk fill up, in the middle of a line perhaps.
-func TestNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards(t *testing.T) {
+func TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards(t *testing.T) {
 	disk := smallDisk(t)
 	api := newGateAPI(t)
 	file := filepath.Join(disk, "audit.jsonl")

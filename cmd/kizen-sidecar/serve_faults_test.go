@@ -56,9 +56,9 @@ func TestServeOutlivesItsRedis(t *testing.T) {
 	s.requireWell()
 }
 
-// TestServeForgetsCallersThatHangUp has every caller go while its step runs or
+// TestTortureServeForgetsCallersThatHangUp has every caller go while its step runs or
 // waits.
-func TestServeForgetsCallersThatHangUp(t *testing.T) {
+func TestTortureServeForgetsCallersThatHangUp(t *testing.T) {
 	const callers = 1000
 	api := newGateAPI(t)
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--queue-depth", "2000", "--api-root", api.root()).settle(4)
@@ -127,7 +127,7 @@ while True:
     try: os.fork()
     except OSError: pass`
 
-func TestServeIsolatesHostileStepsFromEachOther(t *testing.T) {
+func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 	api := newGateAPI(t)
 	api.open()
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--queue-timeout", "5m", "--timeout", "3s",

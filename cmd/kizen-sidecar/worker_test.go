@@ -155,9 +155,9 @@ func startWorker(t *testing.T, redisURL, apiRoot string, more ...string) *served
 		"--webhook-secret-file", secret, "--webhook-allow", "127.0.0.0/8"}, more...)...)
 }
 
-// TestKilledWorkersLoseNothingAndRunNothingTwice kills one worker while every
+// TestTortureKilledWorkersLoseNothingAndRunNothingTwice kills one worker while every
 // slot of it holds a running step, and another one at any moment.
-func TestKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
+func TestTortureKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 	const total, slots = 200, 4
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)

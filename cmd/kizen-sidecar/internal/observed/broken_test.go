@@ -115,7 +115,7 @@ func TestARunIsTheSameWhateverItsCollectorDoes(t *testing.T) {
 	}
 }
 
-func TestABrokenCollectorCostsAProxyNoMemory(t *testing.T) {
+func TestTortureBrokenCollectorCostsAProxyNoMemory(t *testing.T) {
 	const calls, limit = 8_000, 8 << 10 // in KiB; a queue without a bound would take more than twice of it
 	long := "/" + strings.Repeat("x", 1000)
 	for name, address := range brokenCollectors(t) {

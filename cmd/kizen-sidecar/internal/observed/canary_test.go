@@ -389,7 +389,7 @@ func startReceiver(t *testing.T) (address string, callback func() string) {
 		select {
 		case text := <-called:
 			return text
-		case <-time.After(time.Minute):
+		case <-time.After(5 * time.Minute):
 			t.Fatal("nobody called back")
 			return ""
 		}

@@ -92,7 +92,7 @@ func (s *Service) ExitCode() int {
 	s.t.Helper()
 	select {
 	case <-s.Ended:
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		s.t.Fatal("it does not end")
 	}
 	code := s.ProcessState.ExitCode()
