@@ -165,7 +165,7 @@ func rawDial(t testing.TB, addr, send string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second)) // a hang is a failure, not a wait
+	conn.SetDeadline(time.Now().Add(5 * time.Minute)) // a hang is a failure, not a wait
 	if _, err := io.WriteString(conn, send); err != nil {
 		t.Fatal(err)
 	}

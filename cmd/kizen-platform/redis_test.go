@@ -92,7 +92,7 @@ func TestNoPasswordOfRedisIsEverLogged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "ready.json")
-			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer stop()
 			var log logBuffer
 			ended := make(chan int)

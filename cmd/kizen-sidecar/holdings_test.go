@@ -123,7 +123,7 @@ func (s *tried) requireNothingLeft() {
 	s.t.Helper()
 	http.DefaultClient.CloseIdleConnections()
 	var left []string
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if left = s.holdings().beyond(s.before); len(left) == 0 {
 			return
 		}

@@ -31,7 +31,7 @@ func TestAnInterruptedRunRevokesItsKeyAndKillsItsStep(t *testing.T) {
 			api := newRecordingAPI(t)
 			api.expect([]route{{Method: "POST", Path: "/started", Responses: []cannedResponse{{Status: 204}}}})
 			marker := fmt.Sprintf("86400.%d%d", os.Getpid(), i)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			command := sidecarCommand(ctx, nil, "run", "--script", "-", "--json", "--input", "marker="+marker,
 				"--api-root", api.root(), "--redis-url", redisURL)

@@ -35,7 +35,7 @@ type outcome struct {
 // one, so that nothing of the machine's own settings decides a test.
 func sidecar(t *testing.T, stdin string, environment []string, arguments ...string) outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	command := sidecarCommand(ctx, environment, arguments...)
 	command.Stdin = strings.NewReader(stdin)

@@ -89,7 +89,7 @@ func TestProxyRenewsItsKeyWithoutFailingARequest(t *testing.T) {
 	api.expect(customObjects)
 	p := startProxy(t, "--api-root", api.root(), "--key-lifetime", "1s")
 	keys := map[string]bool{}
-	for deadline := time.Now().Add(30 * time.Second); len(keys) < 3 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(5 * time.Minute); len(keys) < 3 && time.Now().Before(deadline); {
 		if status, body := get(t, p.URL+"/custom-objects"); status != 200 {
 			t.Fatalf("answer = %d %s", status, body)
 		}

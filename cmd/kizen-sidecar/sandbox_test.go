@@ -70,7 +70,7 @@ func TestAKilledSidecarTakesItsStepAlong(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect([]route{{Method: "POST", Path: "/started", Responses: []cannedResponse{{Status: 204}}}})
 	marker := fmt.Sprintf("86401.%d", os.Getpid())
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	command := sidecarCommand(ctx, nil, "run", "--script", "-", "--json", "--input", "marker="+marker, "--api-root", api.root())
 	command.Stdin = strings.NewReader(endlessStep)

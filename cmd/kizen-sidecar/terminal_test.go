@@ -19,7 +19,7 @@ func onTerminal(t *testing.T, script string, environment ...string) string {
 		t.Fatal(err)
 	}
 	defer terminal.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	command := sidecarCommand(ctx, append(environment, "TERM=xterm-256color"), "run", "--script", "-")
 	command.Stdin = strings.NewReader(script)
