@@ -29,6 +29,7 @@ type exchange struct {
 	guard
 
 	path, query []byte      // relative to the API root, as sent; query with its "?"
+	body        stepBody    // what of the body did not go with the head
 	upload      *upload     // sends the body over HTTP/1.1, nil when it went with the head
 	h2          *h2Exchange // what else there is to know over HTTP/2
 	sent        time.Time   // when the request had left, if nothing is uploaded
@@ -197,7 +198,8 @@ func (x *exchange) fetchKey() *refusal {
 	return nil
 }
 
-// forward sends the request and delivers the answer, trying a second connection where the first had died idle.
+// forward sends the request and delivers the answer. It tries again where that is safe: once where the connection had
+// died idle, and several times while the API says that it did not process the request.
 func (x *exchange) forward() *refusal {
 	c, p := x.c, x.c.p
 	c.out = x.appendRequest(c.out[:0])
@@ -208,34 +210,44 @@ func (x *exchange) forward() *refusal {
 		io.ReadFull(&c.body, c.out[head:]) // it is in memory
 		x.call.Sent = int64(n)
 	}
-	for second := false; ; second = true {
-		a, err := p.pool.get(p.ctx, second)
+	x.body.source = &c.body
+	for attempt, repeated := 1, false; ; attempt++ {
+		// A connection of its own is what a request gets that others were faster than too often.
+		a, err := p.pool.get(p.ctx, repeated || attempt > sharedAttempts)
 		if err != nil {
 			return x.noConnection(err)
 		}
-		var again bool
-		var r *refusal
-		x.call.Protocol = "1.1"
-		if a.h2 != nil {
-			x.call.Protocol = "2"
-			again, r = x.exchangeOverHTTP2(a, c.out[head:], whole)
-		} else {
-			a.wake = x.wake
-			c.api.Store(a)
-			again, r = x.exchangeOn(a, whole)
-			c.api.Store(nil)
-		}
-		if !again || second {
+		again, r := x.exchange(a, c.out[head:], whole)
+		if again == never || again == once && repeated || attempt == maxAttempts || !x.body.rewind() || !x.pause(attempt) {
 			return r
 		}
+		repeated = repeated || again == once
 		x.call.Retried = true
 	}
 }
 
-// mayRepeat reports whether a request that failed may be sent again: it was on a connection that had been idle, is
-// here as a whole, means the same twice whatever method the API takes it for, and the API has not said a byte about it.
-func (x *exchange) mayRepeat(a *apiConn, whole bool) bool {
-	return a.reused && whole && !x.heard && !slices.ContainsFunc(x.methods(), func(m string) bool { return !idempotent(m) })
+// exchange uses one connection, in the version of HTTP that it speaks. It says whether another may be tried.
+func (x *exchange) exchange(a *apiConn, body []byte, whole bool) (again repeat, r *refusal) {
+	x.upload, x.h2 = nil, nil
+	if a.h2 != nil {
+		x.call.Protocol = "2"
+		return x.exchangeOverHTTP2(a, body, whole)
+	}
+	x.call.Protocol = "1.1"
+	a.wake = x.wake
+	x.c.api.Store(a)
+	defer x.c.api.Store(nil)
+	return x.exchangeOn(a, whole)
+}
+
+// mayRepeat says whether a request that failed may be sent again although the API may have processed it: it was on a
+// connection that had been idle, means the same twice whatever method the API takes it for, and the API has not said a
+// byte about it.
+func (x *exchange) mayRepeat(a *apiConn) repeat {
+	if a.reused && !x.heard && !slices.ContainsFunc(x.methods(), func(m string) bool { return !idempotent(m) }) {
+		return once
+	}
+	return never
 }
 
 func (x *exchange) noConnection(err error) *refusal {
@@ -256,11 +268,12 @@ func (x *exchange) ended(cause error) *refusal {
 	return refuse(PastDeadline, errDeadline.Error())
 }
 
-// exchangeOn uses one connection. It says "again" when the request certainly had no effect, or may have it twice.
-func (x *exchange) exchangeOn(a *apiConn, whole bool) (again bool, r *refusal) {
+// exchangeOn uses one connection of HTTP/1.1.
+func (x *exchange) exchangeOn(a *apiConn, whole bool) (again repeat, r *refusal) {
 	c, p := x.c, x.c.p
 	a.SetWriteDeadline(time.Now().Add(p.cfg.StallTimeout))
-	_, err := a.Write(c.out)
+	n, err := a.Write(c.out)
+	unsent := n == 0 && err != nil && a.reused
 	x.sent = time.Now()
 	if !whole && err == nil {
 		x.upload = startUpload(x, a)
@@ -270,18 +283,24 @@ func (x *exchange) exchangeOn(a *apiConn, whole bool) (again bool, r *refusal) {
 		err = x.readAnswer(a)
 	}
 	clean := x.finishUpload(a)
-	if err == nil && clean && c.respBody.Done() && !c.resp.Close && a.rd.Buffered() == 0 {
+	if err == nil && clean && c.respBody.Done() && !c.resp.Close && a.rd.Buffered() == 0 && a.keepAlive(c.resp.Fields) {
 		p.pool.put(a)
-		return false, nil
+		return never, nil
 	}
 	a.Close()
 	if err == nil {
-		return false, nil
+		return never, nil
 	}
 	if r := x.uploadFault(); r != nil {
-		return false, r
+		return never, r
 	}
-	again = x.mayRepeat(a, whole) && a.rd.Buffered() == 0 && connectionDied(err)
+	switch {
+	case x.heard || a.rd.Buffered() > 0 || !connectionDied(err):
+	case unsent:
+		again = unprocessed
+	default:
+		again = x.mayRepeat(a)
+	}
 	return again, x.fault(err)
 }
 

@@ -86,7 +86,7 @@ type h2Exchange struct {
 }
 
 // exchangeOverHTTP2 is exchangeOn for a connection of HTTP/2. The body is what went into memory, when whole.
-func (x *exchange) exchangeOverHTTP2(a *apiConn, body []byte, whole bool) (again bool, r *refusal) {
+func (x *exchange) exchangeOverHTTP2(a *apiConn, body []byte, whole bool) (again repeat, r *refusal) {
 	ctx, cancel := context.WithCancelCause(x.c.p.ctx)
 	h := &h2Exchange{exchange: x, began: time.Now()}
 	x.h2 = h
@@ -106,13 +106,15 @@ func (x *exchange) exchangeOverHTTP2(a *apiConn, body []byte, whole bool) (again
 	<-watching
 	switch {
 	case err == nil:
-		return false, nil
+		return never, nil
 	case h.body != nil && h.body.refusal != nil:
-		return false, h.body.refusal
+		return never, h.body.refusal
 	case cause != nil:
-		return false, x.fault(cause)
+		return never, x.fault(cause)
+	case !x.heard && unprocessedOverHTTP2(err):
+		return unprocessed, x.faultOverHTTP2(err)
 	}
-	return x.mayRepeat(a, whole), x.faultOverHTTP2(err)
+	return x.mayRepeat(a), x.faultOverHTTP2(err)
 }
 
 // faultOverHTTP2 words an error of net/http, which quotes neither headers nor bodies.
@@ -191,7 +193,7 @@ func (h *h2Exchange) request(ctx context.Context, body []byte, whole bool) *http
 		if c.req.Framing == h1.Length {
 			req.ContentLength = c.req.Length
 		}
-		h.body = &h2Body{c: c, trailer: req.Trailer, moved: h.began}
+		h.body = &h2Body{x: h.exchange, trailer: req.Trailer, moved: h.began}
 		req.Body = h.body
 	}
 	return req.WithContext(httptrace.WithClientTrace(ctx, trace))
@@ -301,7 +303,7 @@ func (h *h2Exchange) watch(ctx context.Context, cancel context.CancelCauseFunc) 
 
 // h2Body is the step's body on its way into an HTTP/2 stream, read by net/http on a goroutine of its own.
 type h2Body struct {
-	c       *conn
+	x       *exchange
 	trailer http.Header
 	taken   atomic.Bool // all of it was read from the step
 
@@ -311,6 +313,7 @@ type h2Body struct {
 	refusal *refusal
 
 	mu    sync.Mutex
+	over  bool // the step's connection is no longer ours
 	ended bool
 	busy  bool      // the step is waited for
 	moved time.Time // when the API took something last
@@ -342,9 +345,9 @@ func (b *h2Body) Read(p []byte) (int, error) {
 	if b.stopped {
 		return 0, errHalted
 	}
-	c := b.c
+	c := b.x.c
 	b.note(true, false)
-	n, err := c.body.Read(p)
+	n, err := b.x.body.Read(p)
 	b.sent += int64(n)
 	limit := c.p.cfg.MaxBody
 	switch {
@@ -359,12 +362,12 @@ func (b *h2Body) Read(p []byte) (int, error) {
 	if c.body.Done() {
 		b.taken.Store(true)
 	}
-	b.note(false, err != nil || c.body.Done())
+	b.note(false, err != nil || b.x.body.Done())
 	return n, err
 }
 
 func (b *h2Body) fillTrailer() {
-	for _, f := range b.c.body.Trailer() {
+	for _, f := range b.x.c.body.Trailer() {
 		name := textproto.CanonicalMIMEHeaderKey(string(f.Name))
 		if _, announced := b.trailer[name]; announced {
 			b.trailer[name] = append(b.trailer[name], string(f.Value))
@@ -372,15 +375,23 @@ func (b *h2Body) fillTrailer() {
 	}
 }
 
-// Close implements io.Closer for net/http, which needs no more of the body.
+// Close implements io.Closer for net/http, which needs no more of the body, and waits for a Read that is under way.
 func (b *h2Body) Close() error {
 	b.note(false, true)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.over && !b.taken.Load() {
+		b.x.c.stopReading()
+	}
 	return nil
 }
 
 // stop ends reading from the step, and returns when nobody does. What was not read is left on the connection.
 func (b *h2Body) stop() {
-	c := b.c
+	c := b.x.c
+	b.mu.Lock()
+	b.over = true
+	b.mu.Unlock()
 	if !b.taken.Load() {
 		c.stopReading()
 	}

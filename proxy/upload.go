@@ -44,7 +44,7 @@ func (u *upload) copy(buf []byte) (*refusal, error) {
 	limit := c.p.cfg.MaxBody
 	chunked := c.req.Framing == h1.Chunked
 	for {
-		n, err := c.body.Read(buf[chunkPrefix : copySize-chunkSuffix])
+		n, err := u.x.body.Read(buf[chunkPrefix : copySize-chunkSuffix])
 		u.sent += int64(n)
 		if limit > 0 && u.sent > limit {
 			return tooLarge(limit), nil
@@ -66,7 +66,7 @@ func (u *upload) copy(buf []byte) (*refusal, error) {
 		if _, err := u.a.Write(piece); err != nil {
 			return nil, err
 		}
-		if err == io.EOF || c.body.Done() && !chunked {
+		if err == io.EOF || u.x.body.Done() && !chunked {
 			return nil, nil
 		}
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -13,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -27,7 +29,8 @@ type apiConn struct {
 	h2     *http.ClientConn // not nil: HTTP/2, and nothing else here is used but reused
 	rd     *h1.Reader
 	reused bool
-	since  time.Time // when it became idle
+	since  time.Time     // when it became idle
+	idle   time.Duration // for how long it may be; 0 leaves that to us
 
 	armed time.Time    // the read deadline that is set
 	wake  func() error // asked again and again while waiting for the API; an error ends the wait
@@ -57,6 +60,38 @@ func (a *apiConn) Read(p []byte) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// keepAlive notes for how long the API keeps the connection when it is idle, should it say so (RFC 2068 section 19.7.1.1).
+// Nearly at the end of that time a request could meet the close on its way, so half of it is left unused, one second at
+// most. It returns false when nothing is left.
+func (a *apiConn) keepAlive(fields []h1.Field) bool {
+	for _, f := range fields {
+		if len(f.Name) != len("keep-alive") || !h1.EqualFold(f.Name, "keep-alive") {
+			continue
+		}
+		for parameter := range h1.Tokens(f.Value) {
+			name, value, _ := bytes.Cut(parameter, []byte{'='})
+			seconds, err := strconv.ParseUint(string(bytes.Trim(value, "\" ")), 10, 31)
+			if err != nil || !bytes.EqualFold(bytes.TrimSpace(name), []byte("timeout")) {
+				continue
+			}
+			if seconds == 0 {
+				return false
+			}
+			timeout := time.Duration(seconds) * time.Second
+			a.idle = timeout - min(timeout/2, time.Second)
+		}
+	}
+	return true
+}
+
+// expired reports whether an idle connection is too old to be used.
+func (a *apiConn) expired(limit time.Duration) bool {
+	if a.idle > 0 {
+		limit = min(limit, a.idle)
+	}
+	return time.Since(a.since) >= limit
 }
 
 // stale reports whether the API closed the connection, or said something unasked, while it was idle.
@@ -90,6 +125,17 @@ func (a *apiConn) stale() bool {
 type pollingConn struct {
 	net.Conn
 	polling bool
+	// http2 leaves it to Read to find that the other side has closed the connection: before its end there may be a GOAWAY,
+	// which says what was not processed, and which net/http would not read after a failed Write.
+	http2 bool
+}
+
+func (c *pollingConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if c.http2 && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+		return len(p), nil
+	}
+	return n, err
 }
 
 func (c *pollingConn) Read(p []byte) (int, error) {
@@ -184,7 +230,7 @@ func (p *pool) get(ctx context.Context, fresh bool) (*apiConn, error) {
 		if a == nil {
 			break
 		}
-		if time.Since(a.since) < p.cfg.APIIdleTimeout && !a.stale() {
+		if !a.expired(p.cfg.APIIdleTimeout) && !a.stale() {
 			a.reused = true
 			return a, nil
 		}
@@ -259,12 +305,14 @@ func (p *pool) dial(ctx context.Context) (*apiConn, error) {
 		return nil, err
 	}
 	if p.tls != nil {
-		secure := tls.Client(&pollingConn{Conn: conn}, p.tls)
+		polled := &pollingConn{Conn: conn}
+		secure := tls.Client(polled, p.tls)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("tls to %s: %w", root.Host, err)
 		}
 		if secure.ConnectionState().NegotiatedProtocol == "h2" {
+			polled.http2 = true
 			return p.share(ctx, secure)
 		}
 		conn = secure

@@ -105,13 +105,55 @@ func TestOverriddenMethodIsNotRepeated(t *testing.T) {
 	}
 }
 
-func TestUploadIsNeverRepeated(t *testing.T) {
-	root, requests := dyingAPI(t, 1, "")
-	p := start(t, root, nil)
-	rawExchange(t, p.addr, request(p, "GET", "/first", "\r\n"))
-	answer := rawExchange(t, p.addr, request(p, "PUT", "/x", "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"))
-	if !strings.HasPrefix(answer, "HTTP/1.1 502 ") || requests.Load() != 2 {
-		t.Errorf("answer %q, %d requests", answer, requests.Load())
+func TestUploadIsRepeatedWhileItsBodyIsKept(t *testing.T) {
+	for _, tt := range []struct {
+		size, status int
+		requests     int64
+	}{{1, 204, 3}, {maxReplay, 204, 3}, {maxReplay + 1, 502, 2}} {
+		var n atomic.Int64
+		api := startRawAPI(t, func(conn net.Conn, r recorded) bool {
+			if n.Add(1) == 2 {
+				return false // the connection had died idle, as far as the proxy can see
+			}
+			_, err := io.WriteString(conn, ok204)
+			return err == nil
+		})
+		p := start(t, api.root(), nil)
+		rawExchange(t, p.addr, request(p, "GET", "/first", "\r\n"))
+		body := strings.Repeat("b", tt.size)
+		answer := rawExchange(t, p.addr, request(p, "PUT", "/x", fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nX-Sum: 7\r\n\r\n", tt.size, body)))
+		seen := api.seen()
+		last := seen[len(seen)-1]
+		if !strings.HasPrefix(answer, fmt.Sprintf("HTTP/1.1 %d ", tt.status)) || n.Load() != tt.requests || last.body != body || len(last.trailers) != 1 {
+			t.Errorf("%d bytes: answer %q, %d requests, the last of %d bytes, trailers %q", tt.size, answer, n.Load(), len(last.body), last.trailers)
+		}
+	}
+}
+
+func TestConnectionIsNotUsedWhenTheAPIIsAboutToCloseIt(t *testing.T) {
+	for _, tt := range []struct {
+		keepAlive   string
+		idle        time.Duration
+		connections int
+	}{
+		{"timeout=1", 400 * time.Millisecond, 1}, {"timeout=1", 600 * time.Millisecond, 2}, {"max=9, Timeout = 30", 28 * time.Second, 1},
+		{"timeout=30, max=9", 29 * time.Second, 2}, {"timeout=0", 0, 2}, {"timeout=3600", 54 * time.Second, 1}, {"timeout=3600", 56 * time.Second, 2},
+		{"timeout=-1", 54 * time.Second, 1}, {"nonsense", 54 * time.Second, 1},
+	} {
+		api := startRawAPI(t, answerWith("HTTP/1.1 204 No Content\r\nKeep-Alive: "+tt.keepAlive+"\r\n\r\n"))
+		p := start(t, api.root(), nil)
+		rawExchange(t, p.addr, request(p, "POST", "/x", "\r\n"))
+		p.pool.mu.Lock()
+		for _, a := range p.pool.idle {
+			a.since = a.since.Add(-tt.idle)
+		}
+		p.pool.mu.Unlock()
+		rawExchange(t, p.addr, request(p, "POST", "/x", "\r\n"))
+		api.mu.Lock()
+		if api.accepted != tt.connections {
+			t.Errorf("Keep-Alive: %s, idle for %s: %d connections, want %d", tt.keepAlive, tt.idle, api.accepted, tt.connections)
+		}
+		api.mu.Unlock()
 	}
 }
 

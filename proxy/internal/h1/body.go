@@ -18,6 +18,8 @@ type Body struct {
 	left     int64 // of the body, or of the current chunk
 	lenient  bool
 	begun    bool // a chunk was read before, whose CRLF comes first
+	trailing bool // the last chunk was read, and block is what came of the trailers
+	block    []byte
 	done     bool
 	trailers []Field
 }
@@ -73,7 +75,8 @@ func (b *Body) Available() bool {
 	return bytes.Contains(unread[max(end-1, 0):], []byte("\r\n\r\n"))
 }
 
-// Read implements io.Reader. A body cut short is io.ErrUnexpectedEOF.
+// Read implements io.Reader. A body cut short is io.ErrUnexpectedEOF. After an error of the connection that is no end,
+// such as a deadline, reading may go on.
 func (b *Body) Read(p []byte) (int, error) {
 	if b.done {
 		return 0, io.EOF
@@ -111,6 +114,9 @@ func eofIsUnexpected(err error) error {
 
 // nextChunk reads up to the next chunk's data, or to the end of the trailers (RFC 9112 section 7.1).
 func (b *Body) nextChunk() error {
+	if b.trailing {
+		return b.readTrailers()
+	}
 	if b.begun {
 		line, err := b.r.line(maxChunkLine, b.lenient)
 		if err != nil {
@@ -119,12 +125,13 @@ func (b *Body) nextChunk() error {
 		if len(line) > 0 {
 			return malformed("chunk is longer than its size")
 		}
+		b.begun = false
 	}
-	b.begun = true
 	line, err := b.r.line(maxChunkLine, b.lenient)
 	if err != nil {
 		return err
 	}
+	b.begun = true
 	if !ValidValue(line) {
 		return malformed("control character in a chunk's size")
 	}
@@ -135,22 +142,22 @@ func (b *Body) nextChunk() error {
 	if b.left, err = parseChunkSize(size); err != nil || b.left > 0 {
 		return err
 	}
+	b.trailing = true
 	return b.readTrailers()
 }
 
 func (b *Body) readTrailers() error {
-	var block []byte
 	for {
 		line, err := b.r.line(maxTrailerBytes, b.lenient)
 		if err != nil {
 			return err
 		}
-		if len(line) == 0 && block == nil {
+		if len(line) == 0 && b.block == nil {
 			b.done = true
 			return nil
 		}
-		block = append(append(block, line...), "\r\n"...)
-		if len(block) > maxTrailerBytes {
+		b.block = append(append(b.block, line...), "\r\n"...)
+		if len(b.block) > maxTrailerBytes {
 			return malformed("trailers are too large")
 		}
 		if len(line) == 0 {
@@ -158,7 +165,7 @@ func (b *Body) readTrailers() error {
 		}
 	}
 	h := Head{Fields: b.trailers}
-	if err := h.parseFields(block, maxTrailers, false); err != nil {
+	if err := h.parseFields(b.block, maxTrailers, false); err != nil {
 		return err
 	}
 	b.trailers, b.done = h.Fields, true

@@ -1,0 +1,112 @@
+package proxy
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
+)
+
+const (
+	// maxReplay is how much of a body is kept, in bytes, until the API answers: the 64 KiB that HTTP/2 lets a stream send at
+	// first (RFC 9113 section 6.9.2), and as much for what net/http reads ahead. A refused stream rarely took more.
+	maxReplay = 128 << 10
+	// maxAttempts bounds how often a request is sent whose streams the API refuses one after the other.
+	maxAttempts = 8
+	// sharedAttempts is how many of them may use a connection that other requests use too.
+	sharedAttempts = 3
+	// firstPause is the wait before the third attempt; each later one takes twice as long.
+	firstPause = 5 * time.Millisecond
+)
+
+// repeat says whether a request that failed may be sent again.
+type repeat uint8
+
+const (
+	never       repeat = iota
+	once               // it may have had an effect, and means the same twice
+	unprocessed        // it had none: the API said so, or nothing of it was sent
+)
+
+// stepBody is the body of the step's request on its way to the API. It keeps the beginning, for another attempt.
+type stepBody struct {
+	source *h1.Body
+	kept   []byte // what was read from source, unless lost
+	next   int    // how much of kept this attempt has read
+	lost   bool   // source gave more than is kept
+}
+
+// Read implements io.Reader.
+func (b *stepBody) Read(p []byte) (int, error) {
+	if b.next < len(b.kept) {
+		n := copy(p, b.kept[b.next:])
+		b.next += n
+		return n, nil
+	}
+	n, err := b.source.Read(p)
+	switch {
+	case b.lost:
+	case len(b.kept)+n > maxReplay:
+		b.kept, b.next, b.lost = nil, 0, true
+	default:
+		b.kept = append(b.kept, p[:n]...)
+		b.next = len(b.kept)
+	}
+	return n, err
+}
+
+// Done reports whether this attempt has read all of the body.
+func (b *stepBody) Done() bool { return b.next == len(b.kept) && b.source.Done() }
+
+// rewind begins another attempt. It reports whether all that was read can be read again.
+func (b *stepBody) rewind() bool {
+	b.next = 0
+	return !b.lost
+}
+
+// refusedStream has the shape of net/http's error for a stream that the API reset, which errors.As converts to it.
+type refusedStream struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+// Error implements error.
+func (refusedStream) Error() string { return "the api reset the stream" }
+
+// codeRefusedStream is RFC 9113's REFUSED_STREAM.
+const codeRefusedStream = 7
+
+// net/http's errors for a stream above the last one of a GOAWAY, and for a request for which the connection opened no
+// stream at all. It exports none of them; TestUnprocessedRequestsAreSentAgain notices a new wording.
+const (
+	goneAway       = "http2: Transport received " // and how it names the frame
+	unusable       = "http2: client conn not usable"
+	notEstablished = "http2: client conn could not be established"
+)
+
+// unprocessedOverHTTP2 reports whether err says that the API did not process the request (RFC 9113 section 8.7).
+func unprocessedOverHTTP2(err error) bool {
+	var reset refusedStream
+	if errors.As(err, &reset) {
+		return reset.Code == codeRefusedStream
+	}
+	said := err.Error()
+	return strings.HasPrefix(said, goneAway) || said == unusable || said == notEstablished
+}
+
+// pause waits before another attempt. It returns false when the proxy's time ended meanwhile.
+func (x *exchange) pause(attempt int) bool {
+	if attempt < 2 {
+		return x.c.p.ctx.Err() == nil
+	}
+	wait := time.NewTimer(firstPause << (attempt - 2))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return true
+	case <-x.c.p.ctx.Done():
+		return false
+	}
+}
