@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/term"
+
+	"github.com/kizen/kizen-sidecar/internal/terminal"
 )
 
 // LogConfig says how the log is written.
@@ -33,11 +35,11 @@ func NewLogger(w io.Writer, config LogConfig) (*slog.Logger, error) {
 	var handler slog.Handler
 	switch strings.ToLower(config.Format) {
 	case "json":
-		handler = slog.NewJSONHandler(w, options)
+		handler = slog.NewJSONHandler(terminal.NewJSONWriter(w), options)
 	case "text":
 		handler = textHandler(w, options)
 	case "", "auto":
-		handler = slog.NewJSONHandler(w, options)
+		handler = slog.NewJSONHandler(terminal.NewJSONWriter(w), options)
 		if IsTerminal(w) {
 			handler = textHandler(w, options)
 		}
@@ -47,9 +49,9 @@ func NewLogger(w io.Writer, config LogConfig) (*slog.Logger, error) {
 	return slog.New(redactingHandler{next: handler}), nil
 }
 
-// IsTerminal reports whether w is a terminal.
+// IsTerminal reports whether w is a terminal, or a terminal.Writer to one.
 func IsTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
+	file, ok := terminal.Unwrap(w).(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -116,9 +115,7 @@ func (c *policyExplainCommand) Run(ctx context.Context, app *app) error {
 		answer.Path = canonical
 	}
 	if c.JSON {
-		encoder := json.NewEncoder(app.stdout)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(answer)
+		return printJSON(app, answer)
 	}
 	answer.print(app)
 	return nil
