@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -151,13 +150,11 @@ func (c *collector) values() ([]NamedValue, error) {
 }
 
 func readOutput(output Parameter, raw json.RawMessage) (Value, error) {
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.UseNumber()
 	var object map[string]any
-	if err := decoder.Decode(&object); err != nil {
+	if err := decodeStrict(raw, &object); err != nil {
 		return Value{}, err
 	}
-	value, err := parseWire(object, 0)
+	value, err := new(reader).wire(object)
 	if err != nil {
 		return Value{}, err
 	}

@@ -75,9 +75,12 @@ var deaths = []death{
 	{name: "size of /dev/shm", script: "open('/dev/shm/x', 'wb').write(bytes(70 << 20))", outcome: runner.OutputLimit, says: "/dev/shm 64 MiB"},
 	{name: "result size", script: "outputs.x = 'x' * (2 << 20)", limits: runner.Limits{Result: mib}, outcome: runner.OutputLimit, says: "output limit: the result is larger than 1 MiB"},
 	{name: "syntax error", script: "x = = 1", outcome: runner.SyntaxError, says: "SyntaxError"},
-	{name: "result that cannot be written", script: "outputs.n = object()", outcome: runner.ResultNotSerialisable, says: `"n"`},
+	{name: "result that cannot be written", script: "outputs.n = object()", outcome: runner.ResultNotSerialisable, says: `TypeError: output "n" cannot be written as 'n': expected a number, got object`, detail: `File "script.py", line 3`},
+	{name: "number that is not finite", script: "from decimal import Decimal\ndef f(): outputs.n = Decimal('Infinity')\nf()", outcome: runner.ResultNotSerialisable, says: `TypeError: output "n" cannot be written as 'n': expected a finite number, got Decimal Decimal('Infinity')`, detail: "line 4, in f"},
+	{name: "list that holds itself", script: "l = []\nl.append(l)\noutputs.l = l", outcome: runner.ResultNotSerialisable, says: `lists nest deeper than 64`, detail: "line 5"},
+	{name: "list that changes behind its assignment", script: "l = []\noutputs.l = l\nl.append(object())", outcome: runner.ResultNotSerialisable, says: `TypeError: output "l" cannot be written as 'l': element 0: expected a value that has a Kizen type, got object`, detail: `File "script.py", line 4`},
 	{name: "result whose refusal cannot be told", script: "class E(Exception):\n  def __str__(self): raise self\nclass N:\n  def __index__(self): raise E\noutputs.n = N()", outcome: runner.ResultNotSerialisable, says: `"n"`},
-	{name: "result that leaves as if all were well", script: "class N:\n  def __index__(self): raise SystemExit(0)\noutputs.n = N()", outcome: runner.ResultNotSerialisable, says: `SystemExit: output "n"`},
+	{name: "result that leaves as if all were well", script: "class N:\n  def __index__(self): raise SystemExit(0)\noutputs.n = N()", outcome: runner.ResultNotSerialisable, says: `output "n"`, detail: "SystemExit"},
 	{name: "half a surrogate pair", script: "outputs.x = 'a\\ud800'", outcome: runner.ResultNotSerialisable, says: `output "x"`, detail: "line 3"},
 	{name: "raise under a small limit on results", script: "raise ValueError('no' * 999)", limits: runner.Limits{Result: 1 << 10}, outcome: runner.Exception, says: "ValueError: nono"},
 	{name: "raise without a descriptor left", script: "x = []\ntry:\n  while True: x.append(open('/dev/null'))\nexcept OSError: pass\nraise ValueError('really')", limits: runner.Limits{OpenFiles: 64}, outcome: runner.Exception, says: "ValueError: really", detail: "line 7"},
@@ -85,7 +88,7 @@ var deaths = []death{
 	{name: "raise without imports", script: "import builtins; builtins.__import__ = None; raise ValueError('no')", outcome: runner.Exception, says: "ValueError"},
 	{name: "raise at the bottom of the stack", script: "import sys; sys.setrecursionlimit(30); raise ValueError('no')", outcome: runner.Exception, says: "ValueError"},
 	{name: "no builtins", script: "import builtins; builtins.len = builtins.isinstance = None; raise ValueError('no')", outcome: runner.ResultMissing, says: "without handing over a result"},
-	{name: "signal handler that raises in the end", script: "import signal\ndef late(*_): raise KeyboardInterrupt\nsignal.signal(signal.SIGALRM, late)\nclass N:\n  def __index__(self): signal.raise_signal(signal.SIGALRM); raise ValueError('really')\noutputs.n = N()", outcome: runner.ResultNotSerialisable, says: "ValueError: output \"n\" cannot be written as 'n': really"},
+	{name: "signal handler that raises in the end", script: "import signal\ndef late(*_): raise KeyboardInterrupt\nsignal.signal(signal.SIGALRM, late)\nclass L(list):\n  def __iter__(self): signal.raise_signal(signal.SIGALRM); raise ValueError('really')\nl = L()\nL.__iter__, iterate = list.__iter__, L.__iter__\noutputs.l = l\nL.__iter__ = iterate", outcome: runner.ResultNotSerialisable, says: "ValueError: output \"l\" cannot be written as 'l': really"},
 	{name: "undeclared output", script: "outputs.undeclared = 1", outcome: runner.Exception, says: "undeclared"},
 	{name: "every descriptor closed", script: "import os; os.closerange(0, 1024)", outcome: runner.ResultMissing, says: "result missing"},
 	{name: "garbage on every descriptor", script: "import os\nfor fd in range(3, 256):\n  try: os.write(fd, b'\\x00\\x00\\x00\\x02{}' * 9 + b'garbage' * 99)\n  except OSError: pass\nraise ValueError", outcome: runner.ResultMissing},
@@ -133,7 +136,7 @@ func (d death) check(t *testing.T, prepared *runner.Prepared) {
 	}
 	begun := time.Now()
 	result, err := prepared.Run(context.Background(), runner.Execution{
-		ID: d.name, Script: []byte(script), Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "n", Type: "n"}},
+		ID: d.name, Script: []byte(script), Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "n", Type: "n"}, {Name: "l", Type: "l"}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -3,30 +3,57 @@ package runner
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"sort"
 	"strings"
 )
 
 // FieldErrors are the reasons a request was refused, keyed by the field they belong to. It marshals to the body that
 // clients of the code runner understand, such as {"inputs": {"x": {"t": ["Invalid Kizen type 'mail'"]}}}.
-// The zero value is an empty set, ready to use.
+// At most 100 reasons are kept, and the beginning of a long one; a last one says that there are more. The zero value is an
+// empty set, ready to use.
 type FieldErrors struct {
 	entries []fieldError
+	more    bool // some did not fit
 }
 
-// nonField is the key of messages that belong to no field, as clients know it.
-const nonField = "non_field_errors"
+const (
+	// nonField is the key of messages that belong to no field, as clients know it.
+	nonField = "non_field_errors"
+	// maxErrors and maxErrorText bound FieldErrors, in reasons and in bytes of each text and each part of a path.
+	maxErrors    = 100
+	maxErrorText = 1 << 10
+)
 
 type fieldError struct {
 	path    []string
 	message string
 }
 
+var moreErrors = fieldError{message: fmt.Sprintf("there are more mistakes than these %d", maxErrors)}
+
 // Add records one message under path, outermost field first. A message without a path is about the whole and
 // marshals under "non_field_errors".
 func (e *FieldErrors) Add(message string, path ...string) {
-	e.entries = append(e.entries, fieldError{path: append([]string(nil), path...), message: message})
+	e.add(fieldError{message: cutString(message, maxErrorText)}, path)
 }
+
+func (e *FieldErrors) add(entry fieldError, prefix []string) {
+	if len(e.entries) >= maxErrors {
+		e.more = true
+		return
+	}
+	path := make([]string, 0, len(prefix)+len(entry.path))
+	for _, part := range prefix {
+		path = append(path, cutString(part, maxErrorText))
+	}
+	entry.path = append(path, entry.path...)
+	e.entries = append(e.entries, entry)
+}
+
+// Full reports whether no more reasons are kept: looking for them is no use then.
+func (e *FieldErrors) Full() bool { return len(e.entries) >= maxErrors }
 
 // Merge adds what err reports below prefix: every entry when err is a *FieldErrors, its text otherwise. A nil err adds
 // nothing.
@@ -34,14 +61,15 @@ func (e *FieldErrors) Merge(err error, prefix ...string) {
 	if err == nil {
 		return
 	}
-	var fields *FieldErrors
-	if !errors.As(err, &fields) {
+	fields, ok := errors.AsType[*FieldErrors](err)
+	if !ok {
 		e.Add(err.Error(), prefix...)
 		return
 	}
 	for _, entry := range fields.entries {
-		e.Add(entry.message, append(append([]string(nil), prefix...), entry.path...)...)
+		e.add(entry, prefix)
 	}
+	e.more = e.more || fields.more
 }
 
 // Err returns e when it holds anything, and nil otherwise.
@@ -52,13 +80,22 @@ func (e *FieldErrors) Err() error {
 	return e
 }
 
+// all are the entries, and a last one where there were more.
+func (e *FieldErrors) all() []fieldError {
+	if !e.more {
+		return e.entries
+	}
+	return append(slices.Clip(e.entries), moreErrors)
+}
+
 // Error joins all lines with "; ".
 func (e *FieldErrors) Error() string { return strings.Join(e.Lines(), "; ") }
 
 // Lines returns one "field.field: message" line an entry, in the order they were found.
 func (e *FieldErrors) Lines() []string {
-	lines := make([]string, len(e.entries))
-	for i, entry := range e.entries {
+	entries := e.all()
+	lines := make([]string, len(entries))
+	for i, entry := range entries {
 		lines[i] = entry.message
 		if len(entry.path) > 0 {
 			lines[i] = strings.Join(entry.path, ".") + ": " + entry.message
@@ -70,7 +107,7 @@ func (e *FieldErrors) Lines() []string {
 // MarshalJSON writes the field-keyed body: objects by path, a list of messages at each leaf.
 func (e *FieldErrors) MarshalJSON() ([]byte, error) {
 	root := map[string]any{}
-	entries := append([]fieldError(nil), e.entries...)
+	entries := slices.Clone(e.all())
 	// The deepest first: a message about a whole field then joins the object of its parts instead of replacing it.
 	sort.SliceStable(entries, func(i, j int) bool { return len(entries[i].path) > len(entries[j].path) })
 	for _, entry := range entries {

@@ -1,11 +1,8 @@
 package runner
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 	"unicode"
@@ -26,54 +23,79 @@ type Outputs []Parameter
 
 // DecodeInputs reads a JSON object of inputs, each of them typed {"type": "number", "value": 21}, bare 21, or of the
 // wire {"t": "n", "v": "21"}. A bare value takes the type that declared gives its name and is typed by what it is
-// otherwise; a type written beside the value wins over the declared one. Mistakes are *FieldErrors under "inputs".
+// otherwise; a type written beside the value wins over the declared one. An empty text for a type that is no text means
+// that the input is not supplied. Mistakes are *FieldErrors under "inputs".
 func DecodeInputs(data []byte, declared []Parameter) (Inputs, error) {
-	return decodeInputs(data, func(name string, raw any) (Value, error) {
-		return readInput(raw, declaredType(declared, name))
+	return decodeInputs(data, func(r *reader, name string, raw any) (Value, bool, error) {
+		return r.input(raw, declaredType(declared, name))
 	})
 }
 
-// DecodeWireInputs reads a JSON object of inputs of the wire form alone, or null for none, as clients send it over
-// HTTP. Mistakes are *FieldErrors under "inputs".
+// DecodeWireInputs reads a JSON object of inputs in the wire form only, or null for none, as clients send it over
+// HTTP. An empty text for a type that is no text means that the input is not supplied. Mistakes are *FieldErrors under
+// "inputs".
 func DecodeWireInputs(data []byte) (Inputs, error) {
-	return decodeInputs(data, func(_ string, raw any) (Value, error) {
+	return decodeInputs(data, func(r *reader, _ string, raw any) (Value, bool, error) {
 		object, ok := raw.(map[string]any)
 		if !ok {
-			return Value{}, errors.New(`must be {"t": code, "v": value}`)
+			return Value{}, false, errors.New(`must be {"t": code, "v": value}`)
 		}
-		return parseWire(object, 0)
+		return r.wireInput(object)
 	})
 }
 
-func decodeInputs(data []byte, read func(string, any) (Value, error)) (Inputs, error) {
+func decodeInputs(data []byte, read func(r *reader, name string, raw any) (value Value, supplied bool, err error)) (Inputs, error) {
 	var errs FieldErrors
 	var raw map[string]any
-	if err := decodeStrict(data, &raw); err != nil {
+	err := decodeStrict(data, &raw)
+	if err == nil && len(raw) > MaxNames {
+		err = fmt.Errorf("it has more than %d of them", MaxNames)
+	}
+	if err != nil {
 		errs.Add("must be a JSON object of inputs: "+err.Error(), "inputs")
 		return nil, errs.Err()
 	}
 	inputs := make(Inputs, len(raw))
+	r := new(reader)
 	for _, name := range sortedKeys(raw) {
-		value, err := read(name, raw[name])
+		value, supplied, err := read(r, name, raw[name])
 		if err == nil {
 			err = checkName(name)
 		}
 		errs.Merge(err, "inputs", name)
-		inputs[name] = value
+		if supplied {
+			inputs[name] = value
+		}
 	}
 	return inputs, errs.Err()
 }
 
-func readInput(raw any, declared Type) (Value, error) {
-	if object, ok := raw.(map[string]any); ok {
-		if isWire(object) {
-			return parseWire(object, 0)
-		}
-		if isTyped(object) {
-			return readTyped(object, declared)
+// isEmpty reports whether v is what clients send for an input of the type t that was left empty.
+func isEmpty(t Type, v any) bool {
+	text, ok := v.(string)
+	return ok && t != "" && t != typeString && t != typeEmail && strings.Trim(text, ignored) == ""
+}
+
+func (r *reader) wireInput(object map[string]any) (Value, bool, error) {
+	if code, ok := object["t"].(string); ok && isEmpty(Type(code), object["v"]) {
+		if _, err := parseCode(code); err == nil {
+			return Value{}, false, nil
 		}
 	}
-	return readBare(raw, declared)
+	value, err := r.wire(object)
+	return value, true, err
+}
+
+func (r *reader) input(raw any, declared Type) (Value, bool, error) {
+	if object, ok := raw.(map[string]any); ok {
+		if isWire(object) {
+			return r.wireInput(object)
+		}
+		if isTyped(object) {
+			return r.typedInput(object, declared)
+		}
+	}
+	return r.bareInput(raw, declared)
 }
 
 // isTyped reports whether an object is {"type", "value"} with at least one of the two and nothing else.
@@ -87,7 +109,7 @@ func isTyped(object map[string]any) bool {
 	return known > 0 && known == len(object)
 }
 
-func readTyped(object map[string]any, declared Type) (Value, error) {
+func (r *reader) typedInput(object map[string]any, declared Type) (Value, bool, error) {
 	var errs FieldErrors
 	t := declared
 	if given, ok := object["type"]; ok && given != nil {
@@ -95,43 +117,51 @@ func readTyped(object map[string]any, declared Type) (Value, error) {
 		parsed, err := ParseType(name)
 		if err != nil {
 			errs.Merge(err, "type")
-			return Value{}, errs.Err()
+			return Value{}, false, errs.Err()
 		}
 		t = parsed
 	}
-	value, err := readBare(object["value"], t)
+	value, supplied, err := r.bareInput(object["value"], t)
 	errs.Merge(err, "value")
-	return value, errs.Err()
+	return value, supplied, errs.Err()
 }
 
-// readBare gives v the type t, or the type v looks like when t is empty. The elements of a bare list are typed by what
+// bareInput gives v the type t, or the type v looks like when t is empty. The elements of a bare list are typed by what
 // they are.
-func readBare(v any, t Type) (Value, error) {
-	if t == "" {
-		return infer(v, 0)
+func (r *reader) bareInput(v any, t Type) (Value, bool, error) {
+	if isEmpty(t, v) {
+		return Value{}, false, nil
 	}
-	if items, ok := v.([]any); ok && t == typeList {
-		list, err := inferList(items, 0)
-		return Value{Type: t, V: list}, err
+	var value Value
+	var err error
+	switch items, isList := v.([]any); {
+	case t == "":
+		value, err = r.infer(v)
+	case isList && t == typeList:
+		value.Type = t
+		value.V, err = r.inferList(items)
+	default:
+		value, err = r.typed(t, v)
 	}
-	return NewValue(t, v)
+	return value, true, err
 }
 
 var typeSuffix = regexp.MustCompile(`^[A-Za-z_]+$|^[aeo][<\[].*[>\]]$`)
 
 // ParseInput reads "name=value[:type]" from a command line. Without a type the value takes the declared one, or is a
-// string. Lists, files and options are written as JSON. Mistakes are *FieldErrors under "inputs".
-func ParseInput(arg string, declared []Parameter) (string, Value, error) {
+// string. Lists, files and options are written as JSON. An empty value of a type that is no text is not supplied. Mistakes
+// are *FieldErrors under "inputs".
+func ParseInput(arg string, declared []Parameter) (name string, value Value, supplied bool, err error) {
 	var errs FieldErrors
 	name, text, ok := strings.Cut(arg, "=")
 	name = strings.TrimSpace(name)
 	if !ok || name == "" {
 		errs.Add(fmt.Sprintf("%q is not name=value[:type]", arg), "inputs")
-		return "", Value{}, errs.Err()
+		return "", Value{}, false, errs.Err()
 	}
 	if err := checkName(name); err != nil {
 		errs.Merge(err, "inputs", name)
-		return "", Value{}, errs.Err()
+		return "", Value{}, false, errs.Err()
 	}
 	t := declaredType(declared, name)
 	if i := strings.LastIndexByte(text, ':'); i >= 0 && typeSuffix.MatchString(text[i+1:]) {
@@ -139,30 +169,16 @@ func ParseInput(arg string, declared []Parameter) (string, Value, error) {
 		if err != nil {
 			errs.Add(fmt.Sprintf("%s; where the colon belongs to the value, write the type after it: %s:string", err, arg),
 				"inputs", name)
-			return "", Value{}, errs.Err()
+			return "", Value{}, false, errs.Err()
 		}
 		t, text = given, text[:i]
 	}
-	value, err := readText(text, t)
-	errs.Merge(err, "inputs", name)
-	return name, value, errs.Err()
-}
-
-// readText reads a value written as text: JSON for the types that are not one string.
-func readText(text string, t Type) (Value, error) {
 	if t == "" {
 		t = typeString
 	}
-	_, isArray := t.Element()
-	structured := isArray || t == typeList || t == typeFile || t.isOption() && strings.HasPrefix(text, "{")
-	if !structured {
-		return NewValue(t, text)
-	}
-	var v any
-	if err := decodeStrict([]byte(text), &v); err != nil {
-		return Value{}, fmt.Errorf("must be JSON: %w", err)
-	}
-	return readBare(v, t)
+	value, supplied, err = new(reader).bareInput(text, t)
+	errs.Merge(err, "inputs", name)
+	return name, value, supplied, errs.Err()
 }
 
 // CheckInputs compares inputs with what a step declares: a required input that is missing or null, and an input that is
@@ -191,15 +207,16 @@ func CheckInputs(declared []Parameter, inputs Inputs) error {
 func DecodeOutputs(data []byte) (Outputs, error) {
 	var errs FieldErrors
 	var types map[string]any
-	if err := decodeStrict(data, &types); err != nil {
+	err := decodeStrict(data, &types)
+	if err == nil && len(types) > MaxNames {
+		err = fmt.Errorf("it has more than %d of them", MaxNames)
+	}
+	if err != nil {
 		errs.Add("must be a JSON object of output types: "+err.Error(), "output_types")
 		return nil, errs.Err()
 	}
 	var outputs Outputs
 	for _, name := range keysInOrder(data) {
-		if _, twice := find(outputs, name); twice {
-			continue
-		}
 		given := types[name]
 		if object, ok := given.(map[string]any); ok && len(object) == 1 {
 			given = object["type"]
@@ -244,8 +261,14 @@ func checkOutputName(name string) error {
 	return checkName(name)
 }
 
+// maxName is the longest name of an input or an output in bytes.
+const maxName = 255
+
 // checkName accepts what a step can write after a dot and does not belong to Python itself.
 func checkName(name string) error {
+	if len(name) > maxName {
+		return fmt.Errorf("%s is longer than %d bytes", describe(name), maxName)
+	}
 	for i, r := range name {
 		if r != '_' && !unicode.IsLetter(r) && (i == 0 || !unicode.IsDigit(r)) {
 			return fmt.Errorf("%s cannot be written as a Python attribute; use letters, digits and _", describe(name))
@@ -269,41 +292,4 @@ func find(parameters []Parameter, name string) (Parameter, bool) {
 		}
 	}
 	return Parameter{}, false
-}
-
-// decodeStrict decodes exactly one JSON value and keeps numbers as they are written.
-func decodeStrict(data []byte, into any) error {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.UseNumber()
-	if err := decoder.Decode(into); err != nil {
-		if errors.Is(err, io.EOF) {
-			return errors.New("it is empty")
-		}
-		return err
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more after the first value")
-	}
-	return nil
-}
-
-// keysInOrder lists the keys of a JSON object that is known to be well formed.
-func keysInOrder(data []byte) []string {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	var keys []string
-	if open, err := decoder.Token(); err != nil || open != json.Delim('{') {
-		return nil
-	}
-	for decoder.More() {
-		key, err := decoder.Token()
-		if err != nil {
-			return keys
-		}
-		keys = append(keys, key.(string))
-		var skipped json.RawMessage
-		if err := decoder.Decode(&skipped); err != nil {
-			return keys
-		}
-	}
-	return keys
 }

@@ -71,7 +71,7 @@ func TestInputsFromTheCommandLine(t *testing.T) {
 		"x=" + someUUID + ":" + optionOf: `{"t":"` + optionOf + `","v":{"id":"` + someUUID + `"}}`,
 		"x=" + presigned + ":file":       `{"t":"f","v":` + presigned + `}`,
 	} {
-		_, value, err := runner.ParseInput(arg, declared)
+		_, value, _, err := runner.ParseInput(arg, declared)
 		if err != nil || !sameJSON(t, marshal(t, value), want) {
 			t.Errorf("%s became %s, %v; want %s", arg, marshal(t, value), err, want)
 		}
@@ -81,10 +81,10 @@ func TestInputsFromTheCommandLine(t *testing.T) {
 		"=1":          `{"inputs":["\"=1\" is not name=value[:type]"]}`,
 		"x=1:mail":    `{"inputs":{"x":["Invalid Kizen type 'mail'; where the colon belongs to the value, write the type after it: x=1:mail:string"]}}`,
 		"x=abc:n":     `{"inputs":{"x":["must be a number, not \"abc\""]}}`,
-		"x=[1:list":   `{"inputs":{"x":["must be JSON: unexpected EOF"]}}`,
+		"x=[1:list":   `{"inputs":{"x":["must be a list, and this text is no JSON: unexpected EOF"]}}`,
 		"day=someday": `{"inputs":{"day":["must be a date as YYYY-MM-DD, not \"someday\""]}}`,
 	} {
-		_, _, err := runner.ParseInput(arg, declared)
+		_, _, _, err := runner.ParseInput(arg, declared)
 		if err == nil || !sameJSON(t, marshal(t, err), want) {
 			t.Errorf("%s gave %v, want %s", arg, err, want)
 		}

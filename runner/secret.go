@@ -28,10 +28,11 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + Redacted + `"`), nil }
 func (Secret) LogValue() slog.Value         { return slog.StringValue(Redacted) }
 
-// GrantSecrets returns the supplied secrets that a step declares. A declared name is satisfied by itself or by any
-// "{plugin}__{name}", and is granted under the name it was supplied with, which is the name the step reads. A declared
-// secret that nothing satisfies is reported field-keyed under "secrets". A nil declared list restricts nothing.
-func GrantSecrets(declared []string, supplied map[string]Secret) (map[string]Secret, error) {
+// GrantSecrets returns the supplied secrets that a step declares, under the names it reads them by. A step of a plugin reads
+// "{plugin}__{name}", whether the secret was supplied under that name or under its bare one. Without a plugin, a declared name
+// is satisfied by itself or by any "{plugin}__{name}", and keeps the name it was supplied with. A declared secret that nothing
+// satisfies is reported field-keyed under "secrets". A nil declared list restricts nothing.
+func GrantSecrets(plugin string, declared []string, supplied map[string]Secret) (map[string]Secret, error) {
 	if declared == nil {
 		return supplied, nil
 	}
@@ -39,10 +40,14 @@ func GrantSecrets(declared []string, supplied map[string]Secret) (map[string]Sec
 	var errs FieldErrors
 	for _, name := range declared {
 		found := false
-		for given, secret := range supplied {
-			if given == name || strings.HasSuffix(given, "__"+name) {
-				granted[given] = secret
-				found = true
+		if plugin != "" {
+			found = grantNamespaced(granted, plugin, name, supplied)
+		} else {
+			for given, secret := range supplied {
+				if given == name || strings.HasSuffix(given, "__"+name) {
+					granted[given] = secret
+					found = true
+				}
 			}
 		}
 		if !found {
@@ -50,6 +55,19 @@ func GrantSecrets(declared []string, supplied map[string]Secret) (map[string]Sec
 		}
 	}
 	return granted, errs.Err()
+}
+
+// grantNamespaced grants one declared secret of a plugin's step.
+func grantNamespaced(granted map[string]Secret, plugin, name string, supplied map[string]Secret) bool {
+	name = strings.TrimPrefix(name, plugin+"__")
+	namespaced := plugin + "__" + name
+	for _, given := range []string{namespaced, name} {
+		if secret, ok := supplied[given]; ok {
+			granted[namespaced] = secret
+			return true
+		}
+	}
+	return false
 }
 
 // SecretNames returns the sorted names of secrets, for a log line.

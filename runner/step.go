@@ -19,6 +19,9 @@ const ScriptName = "script.py"
 // ConfigName is the file of a step's folder that declares it.
 const ConfigName = "config.json"
 
+// PluginName is the file of a plugin's folder that names the plugin; its steps are in folders below.
+const PluginName = "kizen.json"
+
 // Step is a Code Step as it lies in a folder.
 type Step struct {
 	Name    string
@@ -26,6 +29,8 @@ type Step struct {
 	Runtime Runtime
 	// Secrets are the names the step declares; nil when config.json has no such key.
 	Secrets []string
+	// Plugin is the api_name of the plugin that the step belongs to; empty: none, or the step declares no secrets.
+	Plugin  string
 	Inputs  []Parameter
 	Outputs Outputs
 	Script  []byte
@@ -47,6 +52,10 @@ func LoadStep(dir string) (Step, error) {
 	errs.Merge(err, ConfigName)
 	step.Script, err = NormaliseScript(script)
 	errs.Merge(err, ScriptName)
+	if len(step.Secrets) > 0 {
+		step.Plugin, err = findPlugin(dir)
+		errs.Merge(err, PluginName)
+	}
 	if err := errs.Err(); err != nil {
 		return Step{}, fmt.Errorf("step %s: %w", dir, err)
 	}
@@ -64,9 +73,46 @@ func readStepFile(dir, name string) ([]byte, error) {
 	return data, nil
 }
 
+// findPlugin returns the api_name in the nearest kizen.json, in dir or a folder above it; empty when there is none.
+func findPlugin(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	for {
+		data, err := os.ReadFile(filepath.Join(dir, PluginName))
+		if err == nil {
+			return parsePlugin(data)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("read the plugin's name: %w", err)
+		}
+		above := filepath.Dir(dir)
+		if above == dir {
+			return "", nil
+		}
+		dir = above
+	}
+}
+
+func parsePlugin(data []byte) (string, error) {
+	var plugin struct {
+		APIName string `json:"api_name"`
+	}
+	var errs FieldErrors
+	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte(byteOrderMark)), &plugin); err != nil {
+		addJSONError(&errs, data, err)
+	} else if plugin.APIName == "" {
+		errs.Add("must be the plugin's name: the step reads its secrets as {api_name}__{secret}", "api_name")
+	}
+	return plugin.APIName, errs.Err()
+}
+
+const byteOrderMark = "\xef\xbb\xbf"
+
 // NormaliseScript checks that source is UTF-8 and takes a byte order mark away.
 func NormaliseScript(source []byte) ([]byte, error) {
-	source = bytes.TrimPrefix(source, []byte("\xef\xbb\xbf"))
+	source = bytes.TrimPrefix(source, []byte(byteOrderMark))
 	if !utf8.Valid(source) {
 		return nil, errors.New("the script is not UTF-8; save it as UTF-8")
 	}
@@ -143,15 +189,17 @@ func jsonKind(err *json.UnmarshalTypeError) string {
 
 func parseParameters(errs *FieldErrors, field string, raw []configParameter, check func(string) error) []Parameter {
 	var parameters []Parameter
+	seen := map[string]bool{}
 	for i, p := range raw {
 		key := p.Name
 		if key == "" {
 			key = fmt.Sprint(i)
 		}
 		errs.Merge(check(p.Name), field, key, "name")
-		if _, twice := find(parameters, p.Name); twice {
+		if seen[p.Name] {
 			errs.Add("is declared twice", field, key, "name")
 		}
+		seen[p.Name] = true
 		t, err := ParseType(p.DataType)
 		errs.Merge(err, field, key, "data_type")
 		parameters = append(parameters, Parameter{Name: p.Name, Type: t, Required: p.Required})

@@ -126,18 +126,67 @@ func TestDeclaredSecretsAreGrantedUnderThePluginsName(t *testing.T) {
 	supplied := map[string]runner.Secret{
 		"acme__api_key": runner.NewSecret("1"), "token": runner.NewSecret("2"), "other": runner.NewSecret("3"), "xapi_key": runner.NewSecret("4"),
 	}
-	granted, err := runner.GrantSecrets([]string{"api_key", "token"}, supplied)
+	granted, err := runner.GrantSecrets("", []string{"api_key", "token"}, supplied)
 	if got := runner.SecretNames(granted); err != nil || !reflect.DeepEqual(got, []string{"acme__api_key", "token"}) {
 		t.Errorf("granted %v, %v", got, err)
 	}
-	_, err = runner.GrantSecrets([]string{"missing", "token"}, supplied)
+	_, err = runner.GrantSecrets("", []string{"missing", "token"}, supplied)
 	if err == nil || marshal(t, err) != `{"secrets":["secret \"missing\" is declared but was not supplied"]}` {
 		t.Errorf("got %v", err)
 	}
-	if granted, err := runner.GrantSecrets([]string{}, supplied); err != nil || len(granted) != 0 {
+	if granted, err := runner.GrantSecrets("", []string{}, supplied); err != nil || len(granted) != 0 {
 		t.Errorf("a step that declares no secret was granted %v, %v", granted, err)
 	}
-	if granted, err := runner.GrantSecrets(nil, supplied); err != nil || len(granted) != len(supplied) {
+	if granted, err := runner.GrantSecrets("", nil, supplied); err != nil || len(granted) != len(supplied) {
 		t.Errorf("a step without declarations was granted %v, %v", granted, err)
+	}
+}
+
+func TestAPluginsStepReadsSecretsUnderThePluginsName(t *testing.T) {
+	supplied := map[string]runner.Secret{
+		"token": runner.NewSecret("bare"), "acme__api_key": runner.NewSecret("1"), "api_key": runner.NewSecret("2"), "other__key": runner.NewSecret("3"),
+	}
+	granted, err := runner.GrantSecrets("acme", []string{"token", "api_key"}, supplied)
+	if got := runner.SecretNames(granted); err != nil || !reflect.DeepEqual(got, []string{"acme__api_key", "acme__token"}) {
+		t.Errorf("granted %v, %v", got, err)
+	}
+	if granted["acme__api_key"].Reveal() != "1" || granted["acme__token"].Reveal() != "bare" {
+		t.Error("the bare name won over the plugin's own")
+	}
+	if _, err := runner.GrantSecrets("acme", []string{"key"}, supplied); err == nil {
+		t.Error("the secret of another plugin was granted")
+	}
+}
+
+func TestThePluginOfAStepIsTheNearestAbove(t *testing.T) {
+	root := t.TempDir()
+	step := filepath.Join(root, "plugin", "code_steps", "sync")
+	if err := os.MkdirAll(step, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(root, path), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("plugin/code_steps/sync/config.json", `{"name": "Sync", "secrets": ["api_key"]}`)
+	write("plugin/code_steps/sync/script.py", "pass")
+	write("kizen.json", `{"api_name": "further_up"}`)
+	write("plugin/kizen.json", "\xef\xbb\xbf"+`{"api_name": "my_plugin", "name": "My plugin"}`)
+	if loaded, err := runner.LoadStep(step); err != nil || loaded.Plugin != "my_plugin" {
+		t.Errorf("got %q, %v", loaded.Plugin, err)
+	}
+	for text, want := range map[string]string{
+		`{`: "kizen.json: is not JSON", `{}`: "kizen.json.api_name: must be the plugin's name", `{"api_name": 5}`: "kizen.json.api_name: must be a string",
+	} {
+		write("plugin/kizen.json", text)
+		if _, err := runner.LoadStep(step); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	write("plugin/code_steps/sync/config.json", `{"name": "Sync"}`)
+	if loaded, err := runner.LoadStep(step); err != nil || loaded.Plugin != "" {
+		t.Errorf("a step without secrets: %q, %v", loaded.Plugin, err)
 	}
 }

@@ -40,15 +40,15 @@ var simpleTypes = map[Type]bool{
 	typePhone: true, typeUUID: true, typeEmployee: true, typeFile: true, typeList: true,
 }
 
-// maxNesting bounds "a[a[...]]" and lists of lists, so that neither side recurses without end.
-const maxNesting = 64
-
 var (
 	entityCode = regexp.MustCompile(`^e<[A-Za-z0-9_-]+>$`)
 	optionCode = regexp.MustCompile(`^o<[A-Za-z0-9_-]+,[A-Za-z0-9_-]+>$`)
 )
 
-// UnknownTypeError is a data type that no code answers to.
+// maxCode is the longest code in bytes: the ids in it are UUIDs.
+const maxCode = 512
+
+// UnknownTypeError is a data type that no code answers to. Only the beginning of a long name is kept.
 type UnknownTypeError struct {
 	Name string
 }
@@ -66,6 +66,9 @@ func ParseType(name string) (Type, error) {
 
 func parseCode(code string) (Type, error) {
 	element := code
+	if len(code) > maxCode {
+		return "", &UnknownTypeError{Name: ellipsis(code, 100)}
+	}
 	for depth := 0; depth < maxNesting; depth++ {
 		inner, isArray := strings.CutPrefix(element, "a[")
 		if !isArray {
@@ -80,7 +83,7 @@ func parseCode(code string) (Type, error) {
 		}
 		element = inner
 	}
-	return "", &UnknownTypeError{Name: code}
+	return "", &UnknownTypeError{Name: ellipsis(code, 100)}
 }
 
 // Element returns the code of a typed array's elements, and whether t is one.

@@ -4,11 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
-	"regexp"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 )
 
@@ -22,16 +19,24 @@ type Value struct {
 
 // NewValue checks v, as encoding/json decodes it with UseNumber, against t and brings it into the form of the wire.
 // Mistakes inside lists and objects are *FieldErrors keyed by their place.
-func NewValue(t Type, v any) (Value, error) {
-	normal, err := normalise(t, v, 0)
+func NewValue(t Type, v any) (Value, error) { return new(reader).typed(t, v) }
+
+// reader reads the values of one document.
+type reader struct {
+	elements int // of all lists so far
+	depth    int // of the list that is being read
+}
+
+func (r *reader) typed(t Type, v any) (Value, error) {
+	normal, err := r.normalise(t, v)
 	if err != nil {
 		return Value{}, err
 	}
 	return Value{Type: t, V: normal}, nil
 }
 
-// parseWire reads {"t": code, "v": value}.
-func parseWire(raw map[string]any, depth int) (Value, error) {
+// wire reads {"t": code, "v": value}.
+func (r *reader) wire(raw map[string]any) (Value, error) {
 	var errs FieldErrors
 	code, ok := raw["t"].(string)
 	if !ok {
@@ -48,12 +53,9 @@ func parseWire(raw map[string]any, depth int) (Value, error) {
 		errs.Add("this field is required", "v")
 		return Value{}, errs.Err()
 	}
-	normal, err := normalise(t, v, depth)
-	if err != nil {
-		errs.Merge(err, "v")
-		return Value{}, errs.Err()
-	}
-	return Value{Type: t, V: normal}, nil
+	value, err := r.typed(t, v)
+	errs.Merge(err, "v")
+	return value, errs.Err()
 }
 
 // isWire reports whether an object is {"t", "v"} and nothing else.
@@ -64,243 +66,276 @@ func isWire(object map[string]any) bool {
 }
 
 // infer types a bare value by what it is in JSON.
-func infer(v any, depth int) (Value, error) {
+func (r *reader) infer(v any) (Value, error) {
 	switch v := v.(type) {
 	case nil, string:
 		return Value{Type: typeString, V: v}, nil
 	case json.Number:
-		normal, err := normalise(typeNumber, v, depth)
-		return Value{Type: typeNumber, V: normal}, err
+		return r.typed(typeNumber, v)
 	case bool:
 		return Value{Type: typeBoolean, V: v}, nil
 	case []any:
-		items, err := inferList(v, depth)
+		items, err := r.inferList(v)
 		if err != nil {
 			return Value{}, err
 		}
 		return Value{Type: typeList, V: items}, nil
 	case map[string]any:
 		if isWire(v) {
-			return parseWire(v, depth)
+			return r.wire(v)
 		}
 	}
 	return Value{}, errors.New(`an object needs its type: write {"type": ..., "value": ...}`)
 }
 
-func inferList(items []any, depth int) ([]Value, error) {
-	return eachItem(items, depth, infer)
-}
+func (r *reader) inferList(items []any) ([]Value, error) { return eachItem(r, items, r.infer) }
 
 // wireList reads a list whose elements must name their types.
-func wireList(items []any, depth int) ([]Value, error) {
-	return eachItem(items, depth, func(item any, depth int) (Value, error) {
+func (r *reader) wireList(items []any) ([]Value, error) {
+	return eachItem(r, items, func(item any) (Value, error) {
 		object, ok := item.(map[string]any)
 		if !ok {
 			return Value{}, errors.New(`must be {"t": code, "v": value}`)
 		}
-		return parseWire(object, depth)
+		return r.wire(object)
 	})
 }
 
-func eachItem[T any](items []any, depth int, read func(any, int) (T, error)) ([]T, error) {
-	if depth >= maxNesting {
+// eachItem reads the elements of a list, until there are as many mistakes as are told.
+func eachItem[T any](r *reader, items []any, read func(any) (T, error)) ([]T, error) {
+	if r.depth >= maxNesting {
 		return nil, fmt.Errorf("lists nest deeper than %d", maxNesting)
 	}
-	var errs FieldErrors
-	read2 := make([]T, len(items))
-	for i, item := range items {
-		value, err := read(item, depth+1)
-		errs.Merge(err, strconv.Itoa(i))
-		read2[i] = value
+	if r.elements += len(items); r.elements > maxElements {
+		return nil, errTooManyElements
 	}
-	return read2, errs.Err()
+	r.depth++
+	defer func() { r.depth-- }()
+	var errs FieldErrors
+	list := make([]T, len(items))
+	for i, item := range items {
+		value, err := read(item)
+		errs.Merge(err, strconv.Itoa(i))
+		if errs.Full() {
+			errs.more = errs.more || i+1 < len(items)
+			break
+		}
+		list[i] = value
+	}
+	return list, errs.Err()
 }
 
-var (
-	numberText   = regexp.MustCompile(`^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$`)
-	integerText  = regexp.MustCompile(`^[+-]?\d+$`)
-	dateText     = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}$`)
-	datetimeText = regexp.MustCompile(`^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2})(:\d{2})?([.,]\d+)?(Z|z|[+-]\d{2}(?::?\d{2})?)?$`)
-	phoneText    = regexp.MustCompile(`^\+[1-9]\d{1,14}$`)
-	uuidText     = regexp.MustCompile(`^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$`)
-)
+var errTooManyElements = fmt.Errorf("lists must have at most %d elements together", maxElements)
 
-// maxDigits is the longest integer CPython converts from text by default.
-const maxDigits = 4300
-
-func normalise(t Type, v any, depth int) (any, error) {
+func (r *reader) normalise(t Type, v any) (any, error) {
 	if v == nil {
 		return nil, nil
 	}
 	if element, ok := t.Element(); ok {
-		items, isList := v.([]any)
-		if !isList {
-			return nil, fmt.Errorf("must be a list of %s values, not %s", element, describe(v))
+		items, _, err := listOf(v)
+		if err != nil {
+			return nil, fmt.Errorf("must be a list of %s values%w", element, err)
 		}
-		return eachItem(items, depth, func(item any, depth int) (any, error) { return normalise(element, item, depth) })
+		return eachItem(r, items, func(item any) (any, error) { return r.normalise(element, item) })
 	}
 	switch {
-	case t == typeBoolean:
-		return normaliseBoolean(v)
+	case t == typeString, t == typeEmail:
+		return asText(v)
 	case t == typeNumber:
 		return normaliseNumber(v)
-	case t == typeList:
-		items, ok := v.([]any)
-		if !ok {
-			return nil, fmt.Errorf("must be a list, not %s", describe(v))
+	case t == typeBoolean:
+		if _, ok := v.(bool); ok {
+			return v, nil
 		}
-		return wireList(items, depth)
+		return fromText(v, parseBoolean, "must be true or false")
+	case t == typeList:
+		items, written, err := listOf(v)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("must be a list%w", err)
+		case written:
+			return r.inferList(items)
+		}
+		return r.wireList(items)
 	case t == typeFile:
 		return normaliseFile(v)
 	case t.isOption():
 		return normaliseOption(v)
+	case t == typeDate:
+		return fromText(v, parseDate, "must be a string")
+	case t == typeDatetime:
+		return fromText(v, parseDatetime, "must be a string")
+	case t == typePhone:
+		return fromText(v, parsePhone, "must be a string")
+	}
+	return fromText(v, parseUUID, "must be a string")
+}
+
+// listOf returns the elements of a list; written says that it came as a text of JSON, as some clients send it. The error is to
+// stand behind what the list had to be.
+func listOf(v any) (items []any, written bool, err error) {
+	if items, ok := v.([]any); ok {
+		return items, false, nil
 	}
 	text, ok := v.(string)
+	if !ok || !strings.HasPrefix(strings.Trim(text, ignored), "[") {
+		return nil, false, fmt.Errorf(", not %s", describe(v))
+	}
+	if err := decodeStrict([]byte(text), &items); err != nil {
+		return nil, false, fmt.Errorf(", and this text is no JSON: %w", err)
+	}
+	return items, true, nil
+}
+
+// fromText reads a text by the grammar of its type; wanted is what anything but a text is not.
+func fromText[T any](v any, parse func(string) (T, error), wanted string) (any, error) {
+	text, ok := v.(string)
 	if !ok {
-		return nil, fmt.Errorf("must be a string, not %s", describe(v))
+		return nil, fmt.Errorf("%s, not %s", wanted, describe(v))
 	}
-	return normaliseText(t, text)
+	normal, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w, not %s", err, describe(v))
+	}
+	return normal, nil
 }
 
-func normaliseText(t Type, text string) (any, error) {
-	switch {
-	case t == typeDate:
-		return text, checkDate(text)
-	case t == typeDatetime:
-		return normaliseDatetime(text)
-	case t == typePhone && !phoneText.MatchString(text):
-		return nil, fmt.Errorf("must be a phone number in E.164, like +13125550142, not %s", describe(text))
-	case t == typeUUID || t.isEntity():
-		if !uuidText.MatchString(text) {
-			return nil, fmt.Errorf("must be a UUID, not %s", describe(text))
-		}
-		return strings.ToLower(text), nil
+// asText reads a text; other scalars become text, as clients send them that know of no types.
+func asText(v any) (any, error) {
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case json.Number:
+		return v.String(), nil
+	case bool:
+		return strconv.FormatBool(v), nil
 	}
-	return text, nil
-}
-
-func normaliseBoolean(v any) (any, error) {
-	switch v {
-	case true, "true":
-		return true, nil
-	case false, "false":
-		return false, nil
-	}
-	return nil, fmt.Errorf("must be true or false, not %s", describe(v))
+	return nil, fmt.Errorf("must be a string, not %s", describe(v))
 }
 
 func normaliseNumber(v any) (any, error) {
-	var text string
-	switch v := v.(type) {
-	case json.Number:
-		text = v.String()
-	case string:
-		text = strings.TrimSpace(v)
+	if number, ok := v.(json.Number); ok {
+		v = number.String()
 	}
-	if !numberText.MatchString(text) {
-		return nil, fmt.Errorf("must be a number, not %s", describe(v))
-	}
-	if len(text) > maxDigits {
-		return nil, fmt.Errorf("must have at most %d digits", maxDigits)
-	}
-	if !integerText.MatchString(text) {
-		if f, err := strconv.ParseFloat(text, 64); err != nil || math.IsInf(f, 0) {
-			return nil, fmt.Errorf("is beyond what a float holds: %s", describe(v))
-		}
-	}
-	return text, nil
+	return fromText(v, parseNumber, "must be a number")
 }
 
-func checkDate(text string) error {
-	day, err := time.Parse(time.DateOnly, text)
-	if err != nil || !dateText.MatchString(text) || day.Year() == 0 {
-		return fmt.Errorf("must be a date as YYYY-MM-DD, not %s", describe(text))
-	}
-	return nil
+// A field is a part of a file's or an option's object.
+type field struct {
+	name string
+	read func(any) (any, error)
+	// wrong is what a value that cannot be read is told.
+	wrong string
+	// needed: it may not be left out.
+	needed bool
 }
 
-// normaliseDatetime keeps the wall clock and the offset as written, and drops digits below the microsecond, which
-// Python's datetime cannot hold.
-func normaliseDatetime(text string) (any, error) {
-	wrong := fmt.Errorf("must be a datetime in ISO 8601, like 2026-01-01T12:00:00Z, not %s", describe(text))
-	m := datetimeText.FindStringSubmatch(strings.TrimSpace(text))
-	if m == nil || checkDate(m[1]) != nil {
-		return nil, wrong
-	}
-	seconds, fraction, offset := m[3], m[4], m[5]
-	if seconds == "" {
-		if fraction != "" {
-			return nil, wrong
-		}
-		seconds = ":00"
-	}
-	if _, err := time.Parse(time.TimeOnly, m[2]+seconds); err != nil {
-		return nil, wrong
-	}
-	if fraction != "" {
-		fraction = "." + fraction[1:min(len(fraction), 7)]
-	}
-	switch {
-	case offset == "":
-	case offset == "Z" || offset == "z":
-		offset = "+00:00"
-	default:
-		digits := strings.ReplaceAll(offset[1:], ":", "") + "00"
-		offset = offset[:1] + digits[:2] + ":" + digits[2:4]
-		if _, err := time.Parse("15:04", offset[1:]); err != nil {
-			return nil, wrong
-		}
-	}
-	return m[1] + "T" + m[2] + seconds + fraction + offset, nil
+var fileFields = []field{
+	{name: "id", read: asText, wrong: "must be a string"},
+	{name: "url", read: fileURL, wrong: "must be the file's presigned URL", needed: true},
+	{name: "name", read: asText, wrong: "must be a string"},
+	{name: "size", read: asJSONNumber, wrong: "must be a number of bytes"},
+	{name: "content_type", read: asText, wrong: "must be a string"},
 }
 
-func normaliseFile(v any) (any, error) {
-	object, ok := v.(map[string]any)
-	if !ok {
-		return nil, fmt.Errorf("must be a file's object with its url, not %s", describe(v))
+var optionFields = []field{
+	{name: "id", read: optionID, wrong: "must be the option's UUID", needed: true},
+	{name: "name", read: asText, wrong: "must be a string"},
+	{name: "order", read: asJSONNumber, wrong: "must be a number"},
+	{name: "code", read: asText, wrong: "must be a string"},
+	{name: "status", read: stageStatus, wrong: "must be open, won or lost"},
+	{name: "percentage_chance_to_close", read: asJSONNumber, wrong: "must be a number"},
+}
+
+var errUnfit = errors.New("does not fit")
+
+func fileURL(v any) (any, error) {
+	if url, ok := v.(string); !ok || url == "" {
+		return nil, errUnfit
 	}
+	return v, nil
+}
+
+func optionID(v any) (any, error) { return fromText(v, parseUUID, "") }
+
+func stageStatus(v any) (any, error) {
+	if v != "open" && v != "won" && v != "lost" {
+		return nil, errUnfit
+	}
+	return v, nil
+}
+
+func asJSONNumber(v any) (any, error) {
+	normal, err := normaliseNumber(v)
+	if err != nil {
+		return nil, err
+	}
+	return json.Number(normal.(string)), nil
+}
+
+// readFields checks the fields of an object; those that nothing reads are left out.
+func readFields(object map[string]any, fields []field) (any, error) {
 	var errs FieldErrors
-	if url, ok := object["url"].(string); !ok || url == "" {
-		errs.Add("must be the file's presigned URL", "url")
+	kept := make(map[string]any, len(fields))
+	for _, f := range fields {
+		v, given := object[f.name]
+		if v == nil && !f.needed {
+			if given {
+				kept[f.name] = nil
+			}
+			continue
+		}
+		normal, err := f.read(v)
+		if err != nil {
+			errs.Add(f.wrong, f.name)
+			continue
+		}
+		kept[f.name] = normal
 	}
-	checkField(&errs, object, "name", isString, "must be a string")
-	checkField(&errs, object, "size", isNumber, "must be a number of bytes")
-	checkField(&errs, object, "content_type", isString, "must be a string")
-	return object, errs.Err()
+	if err := errs.Err(); err != nil {
+		return nil, err
+	}
+	return kept, nil
+}
+
+// normaliseFile reads a file's object, also as a text of JSON.
+func normaliseFile(v any) (any, error) {
+	object, ok := objectOf(v)
+	if ok {
+		return readFields(object, fileFields)
+	}
+	const form = `{"url": ..., "name": ..., "size": ..., "content_type": ...}`
+	if text, ok := v.(string); ok {
+		if _, err := parseUUID(text); err == nil {
+			return nil, fmt.Errorf("is only the file's id %s, which does not say where the file is; send the file's object with its presigned url, %s",
+				describe(v), form)
+		}
+	}
+	return nil, fmt.Errorf("must be a file's object with its presigned url, %s, not %s", form, describe(v))
 }
 
 // normaliseOption reads a field option or a stage; both are also written as the option's UUID alone.
 func normaliseOption(v any) (any, error) {
-	if id, ok := v.(string); ok {
-		v = map[string]any{"id": id}
+	object, ok := objectOf(v)
+	if id, isText := v.(string); !ok && isText {
+		object, ok = map[string]any{"id": id}, true
 	}
-	object, ok := v.(map[string]any)
 	if !ok {
 		return nil, fmt.Errorf("must be an option's object with its id, not %s", describe(v))
 	}
-	var errs FieldErrors
-	if id, ok := object["id"].(string); !ok || !uuidText.MatchString(id) {
-		errs.Add("must be the option's UUID", "id")
-	}
-	checkField(&errs, object, "name", isString, "must be a string")
-	checkField(&errs, object, "order", isNumber, "must be a number")
-	checkField(&errs, object, "code", isString, "must be a string")
-	checkField(&errs, object, "status", isStageStatus, "must be open, won or lost")
-	checkField(&errs, object, "percentage_chance_to_close", isNumber, "must be a number")
-	return object, errs.Err()
+	return readFields(object, optionFields)
 }
 
-func checkField(errs *FieldErrors, object map[string]any, name string, fits func(any) bool, message string) {
-	if v := object[name]; v != nil && !fits(v) {
-		errs.Add(message, name)
+// objectOf returns an object, also one that is written as a text of JSON.
+func objectOf(v any) (map[string]any, bool) {
+	if object, ok := v.(map[string]any); ok {
+		return object, true
 	}
+	var object map[string]any
+	text, ok := v.(string)
+	ok = ok && strings.HasPrefix(strings.Trim(text, ignored), "{") && decodeStrict([]byte(text), &object) == nil
+	return object, ok
 }
-
-func isString(v any) bool { _, ok := v.(string); return ok }
-
-func isNumber(v any) bool { _, err := normaliseNumber(v); return err == nil }
-
-func isStageStatus(v any) bool { return v == "open" || v == "won" || v == "lost" }
 
 // describe names a refused value so that a person recognises it, without repeating a long one.
 func describe(v any) string {
@@ -308,10 +343,7 @@ func describe(v any) string {
 	case nil:
 		return "null"
 	case string:
-		if utf8.RuneCountInString(v) > 40 {
-			v = string([]rune(v)[:40]) + "…"
-		}
-		return strconv.Quote(v)
+		return strconv.Quote(ellipsis(v, 40))
 	case json.Number:
 		return "the number " + cutString(v.String(), 40)
 	case bool:
@@ -320,6 +352,16 @@ func describe(v any) string {
 		return "a list"
 	}
 	return "an object"
+}
+
+// ellipsis keeps the first n characters of s.
+func ellipsis(s string, n int) string {
+	for at := range s {
+		if n--; n < 0 {
+			return s[:at] + "…"
+		}
+	}
+	return s
 }
 
 func cutString(s string, n int) string {

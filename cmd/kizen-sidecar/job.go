@@ -55,7 +55,7 @@ func (f jobFlags) load(stdin io.Reader) (job, error) {
 	if err != nil {
 		return job{}, err
 	}
-	granted, err := runner.GrantSecrets(step.Secrets, supplied)
+	granted, err := runner.GrantSecrets(step.Plugin, step.Secrets, supplied)
 	refused.Merge(err)
 	execution.Secrets = granted
 	if err := refused.Err(); err != nil {
@@ -157,13 +157,16 @@ func (f jobFlags) inputs(step runner.Step, declared bool, refused *runner.FieldE
 		inputs = runner.Inputs{}
 	}
 	for _, argument := range f.Input {
-		name, value, err := runner.ParseInput(argument, step.Inputs)
-		if err != nil {
+		name, value, supplied, err := runner.ParseInput(argument, step.Inputs)
+		switch {
+		case err != nil:
 			complete = false
 			refused.Merge(err)
-			continue
+		case supplied:
+			inputs[name] = value
+		default:
+			delete(inputs, name)
 		}
-		inputs[name] = value
 	}
 	if declared && complete {
 		refused.Merge(runner.CheckInputs(step.Inputs, inputs))

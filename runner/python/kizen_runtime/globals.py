@@ -1,7 +1,9 @@
-"""The names bound in a step: `inputs`, `outputs` and `kizen` (`secrets` is a plain dict)."""
+"""The names bound in a step: `inputs`, `outputs`, `secrets` and `kizen`."""
 
 import sys
 from types import ModuleType
+
+from . import grammar, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,17 +31,45 @@ class Inputs:
         return f"<inputs: {', '.join(self.__dict__) or 'none'}>"
 
 
+class Secrets(dict):  # type: ignore[type-arg]
+    """The secrets that were granted, by name; a name that was not granted is a KeyError that says which were."""
+
+    def __missing__(self, name: object) -> "Any":
+        raise NotGranted(name, tuple(self))
+
+
+class NotGranted(KeyError):
+    """A KeyError, of the key as any other, whose text is a sentence."""
+
+    def __init__(self, name: object, granted: "tuple[str, ...]") -> None:
+        super().__init__(name)
+        self._granted = granted
+
+    def __str__(self) -> str:
+        name = self.args[0]
+        likely = [granted for granted in self._granted if isinstance(name, str) and granted.endswith(f"__{name}")]
+        hint = f"; this step reads it as secrets[{likely[0]!r}]" if likely else ""
+        return f"secret {name!r} was not granted; granted: {', '.join(self._granted) or 'none'}{hint}"
+
+
+NotGranted.__name__ = NotGranted.__qualname__ = "KeyError"  # as which a step knows it
+NotGranted.__module__ = "builtins"
+
+
 class Outputs:
     """The outputs that were declared, to be assigned as attributes; `outputs.log(message)` writes to the execution's log."""
 
-    __slots__ = ("_types", "_values", "_lines", "_log")
+    __slots__ = ("_types", "_values", "_written", "_lines", "_log", "_checks", "_refusal")
 
     def __init__(self, types: "Mapping[str, str]", log: "Log") -> None:
         set_slot = object.__setattr__
         set_slot(self, "_types", types)
         set_slot(self, "_values", {})
+        set_slot(self, "_written", {})  # the wire form of each, None where it is made in the end
         set_slot(self, "_lines", {})
         set_slot(self, "_log", log)
+        set_slot(self, "_checks", 2 * grammar.MAX_ELEMENTS)  # elements of lists that are still looked at when they are assigned
+        set_slot(self, "_refusal", None)
 
     def log(self, msg: object = "") -> None:
         """Writes one message, `str()` applied, to the execution's log."""
@@ -49,7 +79,15 @@ class Outputs:
         if name not in self._types:
             declared = ", ".join(self._types) or "none"
             raise AttributeError(f"output {name!r} is not declared; declared: {declared}")
+        try:
+            written = _check(self, self._types[name], value)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            refusal = kind(f'output "{name}" cannot be written as {self._types[name]!r}: {error}')
+            object.__setattr__(self, "_refusal", refusal)
+            raise refusal from None
         self._values[name] = value
+        self._written[name] = written
         self._lines[name] = sys._getframe(1).f_lineno
 
     def __getattr__(self, name: str) -> "Any":
@@ -63,10 +101,31 @@ class Outputs:
     def __delattr__(self, name: str) -> None:
         if name not in self._values:
             self.__getattr__(name)
-        del self._values[name], self._lines[name]
+        del self._values[name], self._written[name], self._lines[name]
 
     def __repr__(self) -> str:
         return f"<outputs: {', '.join(self._types) or 'none'}>"
+
+
+def _check(outputs: Outputs, code: str, value: "Any") -> "dict[str, Any] | None":
+    """The wire form of a value, None for one that can still change. ValueError and TypeError for one that does not fit."""
+    if not values.changes(code):
+        return values.encode(code, value)
+    # A step may assign a growing list again and again: so many elements are checked here, and the rest in the end.
+    allowed = min(outputs._checks, grammar.MAX_ELEMENTS)
+    room = values.Room(allowed)
+    try:
+        values.encode(code, value, room)
+    except values.TooManyElements:
+        if allowed == grammar.MAX_ELEMENTS:
+            raise
+    object.__setattr__(outputs, "_checks", outputs._checks - (allowed - max(0, room.elements)))
+    return None
+
+
+def written(outputs: Outputs, name: str) -> "dict[str, Any]":
+    """The wire form of an output that was assigned. ValueError and TypeError for one that has changed and does not fit any more."""
+    return outputs._written[name] or values.encode(outputs._types[name], outputs._values[name])
 
 
 class Kizen(ModuleType):

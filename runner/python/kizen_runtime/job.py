@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 
 from . import import_hook, values
-from .globals import Inputs, Kizen, Outputs
+from .globals import Inputs, Kizen, Outputs, Secrets, written
 from .log import Counter, Log
 from .protocol import Channel
 from .redact import Redactor, tail
@@ -51,7 +51,7 @@ class Job:
         inputs = {name: values.decode(typed) for name, typed in (frame.get("inputs") or {}).items()}
         self._outputs = Outputs(self._types, self._log)
         self._kizen = Kizen(url, root)
-        self._globals = {"inputs": Inputs(inputs), "outputs": self._outputs, "secrets": dict(secrets), "kizen": self._kizen}
+        self._globals = {"inputs": Inputs(inputs), "outputs": self._outputs, "secrets": Secrets(secrets), "kizen": self._kizen}
 
     def run(self) -> int:
         """Compiles and runs the step and sends its result. Returns what the process is to exit with, 0 after a success alone.
@@ -74,7 +74,8 @@ class Job:
                 return self._fail("exited", end, _status(end.code))
         except BaseException as error:
             _take_over()
-            return self._fail("exception", error)
+            kind = "result_not_serialisable" if error is self._outputs._refusal else "exception"
+            return self._fail(kind, error)
         _take_over()
         return self._succeed()
 
@@ -102,18 +103,14 @@ class Job:
         return module
 
     def _succeed(self) -> int:
-        written = {}
+        outputs = {}
         assigned = self._outputs._values
         for name in [name for name in self._types if name in assigned]:
             try:
-                written[name] = values.encode(self._types[name], assigned[name], self._exact)
+                outputs[name] = written(self._outputs, name)
             except BaseException as error:  # whatever the methods of a step's own class raise
                 return self._refuse(name, error)
-        return 0 if self._send_result(ok=True, values=written) else 1
-
-    def _exact(self, text: str) -> str:
-        text.encode()  # raises for half a surrogate pair, which no text on the wire can hold
-        return self._redactor(text)
+        return 0 if self._send_result(ok=True, values=outputs) else 1
 
     def _refuse(self, name: str, error: BaseException) -> int:
         message, detail = f'output "{name}" cannot be written as {self._types[name]!r}', ""

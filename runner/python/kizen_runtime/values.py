@@ -2,12 +2,24 @@
 
 import sys
 
+from . import grammar
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Text = Callable[[str], str]  # what a text passes through on its way out
+
+class TooManyElements(ValueError):
+    """The lists of a value have more elements, together, than may be written."""
+
+
+class Room:
+    """What the lists of one value may still hold, in elements and in levels."""
+
+    def __init__(self, elements: int = grammar.MAX_ELEMENTS) -> None:
+        self.elements = elements
+        self.depth = 0
 
 
 def decode(typed: "dict[str, Any]") -> "Any":
@@ -20,23 +32,25 @@ def decode_as(code: str, value: "Any") -> "Any":
     return None if value is None else _converter(code).decode(code, value)
 
 
-def encode(code: str, value: "Any", text: "Text" = str) -> "dict[str, Any]":
-    """The wire form of a value declared as `code`; TypeError or ValueError, for people, when it has none.
-
-    Texts (not numbers, dates or ids) pass through `text` on their way out.
-    """
-    return {"t": code, "v": encode_as(code, value, text)}
+def encode(code: str, value: "Any", room: "Room | None" = None) -> "dict[str, Any]":
+    """The wire form of a value declared as `code`; TypeError or ValueError, for people, when it has none."""
+    return {"t": code, "v": encode_as(code, value, room or Room())}
 
 
-def encode_as(code: str, value: "Any", text: "Text" = str) -> "Any":
+def encode_as(code: str, value: "Any", room: Room) -> "Any":
     """The wire value of a Python value of the type `code`."""
-    return None if value is None else _converter(code).encode(code, _plain(value), text)
+    return None if value is None else _converter(code).encode(code, _plain(value), room)
+
+
+def changes(code: str) -> bool:
+    """Whether a value of the type `code` can change after it was assigned."""
+    return code in ("l", "f") or code.startswith("a[")
 
 
 class _Converter:
     """One row of the table."""
 
-    def __init__(self, decode: "Callable[[str, Any], Any]", encode: "Callable[[str, Any, Text], Any]") -> None:
+    def __init__(self, decode: "Callable[[str, Any], Any]", encode: "Callable[[str, Any, Room], Any]") -> None:
         self.decode = decode
         self.encode = encode
 
@@ -51,69 +65,143 @@ def _converter(code: str) -> _Converter:
 
 
 def _refuse(wanted: str, value: "Any", hint: str = "") -> TypeError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 100 else shown[:100] + "..."
-    return TypeError(f"expected {wanted}, got {type(value).__name__} {shown}{hint and '; ' + hint}")
+    return TypeError(f"expected {wanted}, got {_shown(value)}{hint and '; ' + hint}")
+
+
+def _shown(value: "Any") -> str:
+    """A refused value as people recognise it: in full or not at all, since half a secret could not be told from other text."""
+    name = type(value).__name__
+    if isinstance(value, (str, bytes, bytearray)) and len(value) > 100:
+        return f"{name} of {len(value)} {'characters' if isinstance(value, str) else 'bytes'}"
+    if isinstance(value, (list, tuple, dict, set, frozenset)) or (isinstance(value, int) and value.bit_length() > 256):
+        return name
+    try:
+        shown = repr(value)
+    except Exception:  # of a class of the step's
+        return name
+    return f"{name} {shown}" if len(shown) <= 100 else name
 
 
 def _plain(value: "Any") -> "Any":
-    """A NumPy scalar as the Python value it holds."""
-    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-        return value.item()
-    return value
+    """A NumPy scalar as the Python value it holds, an enumeration's text as that text."""
+    if isinstance(value, str):
+        return str.__str__(value)  # str() would name the member of an enumeration
+    if type(value).__module__ != "numpy" or getattr(value, "ndim", None) != 0:
+        return value
+    if type(value).__name__ == "datetime64":
+        return _moment(value)
+    item = value.item()
+    return item if type(item).__module__ != "numpy" else value
+
+
+def _moment(value: "Any") -> "Any":
+    """The date or datetime of a numpy.datetime64; below a microsecond it is cut off, as in a text."""
+    item = value.item()
+    if isinstance(item, int):  # finer than a microsecond, or beyond Python's years
+        item = value.astype("datetime64[us]").item()
+    if item is None or isinstance(item, int):
+        raise _refuse("a date of the years 1 to 9999", value)
+    return item
+
+
+def _read(value: "Any", wanted: str, grammar: "Callable[[str], Any]") -> "Any":
+    """A text read by its grammar; the error says what was read."""
+    if not isinstance(value, str):
+        raise _refuse(wanted, value)
+    try:
+        return grammar(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, got {_shown(value)}") from None
 
 
 def _decode_text(code: str, value: "Any") -> str:
     return str(value)
 
 
-def _encode_text(code: str, value: "Any", text: "Text") -> str:
-    if isinstance(value, str):
-        return text(str(value))
+def _encode_text(code: str, value: "Any", room: Room) -> str:
     if _is("uuid", "UUID", value):
         return str(value)
-    raise _refuse("text", value, "use str() to turn it into text")
+    if not isinstance(value, str):
+        hint = "use .decode()" if isinstance(value, (bytes, bytearray)) else "use str() to turn it into text"
+        raise _refuse("text", value, hint)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text has half of a surrogate pair at character {error.start}") from None
+    return value
+
+
+def _decode_phone(code: str, value: "Any") -> str:
+    return str(_read(value, "a phone number", grammar.phone))
+
+
+def _encode_phone(code: str, value: "Any", room: Room) -> str:
+    return _decode_phone(code, value)
 
 
 def _decode_number(code: str, value: "Any") -> "int | float":
-    literal = str(value).strip()
-    if literal.lstrip("+-").isdecimal() and literal.isascii():
-        whole: int = _unlimited(int, literal)
-        return whole
-    number: float = _finite(float(literal), literal)
-    return number
+    literal = _number_text(value)
+    if "." in literal or "e" in literal:
+        return float(literal)
+    whole: int = _unlimited(int, literal)
+    return whole
 
 
-def _encode_number(code: str, value: "Any", text: "Text") -> str:
+def _encode_number(code: str, value: "Any", room: Room) -> str:
+    return _number_text(value)
+
+
+def _number_text(value: "Any") -> str:
     if isinstance(value, str):
-        _decode_number(code, value)
-        return value.strip()
+        return str(_read(value, "a number", grammar.number))
     if isinstance(value, bool):
         raise _refuse("a number", value)
     if isinstance(value, float):
-        return float.__repr__(_finite(value, value))
-    if isinstance(value, int):
-        return _digits(value)
+        if value - value != 0:
+            raise _refuse("a finite number", value)
+        return float.__repr__(value)
     if _is("decimal", "Decimal", value):
-        return format(_finite(value, value), "f")
-    if hasattr(value, "__index__"):
-        return _digits(value.__index__())
-    raise _refuse("a number", value)
+        return _decimal_text(value)
+    if not isinstance(value, int):
+        value = _index(value)
+    if int.bit_length(value) > _MAX_BITS:
+        raise ValueError(f"a number has at most {grammar.MAX_DIGITS} digits")
+    digits: str = _unlimited(int.__repr__, value)
+    return grammar.number(digits) if len(digits) >= grammar.MAX_DIGITS else digits
 
 
-def _finite(number: "Any", shown: "Any") -> "Any":
-    if number - number != 0:  # infinite or not a number
-        raise ValueError(f"{shown} is not a finite number")
-    return number
+_MAX_BITS = 14285  # the least that all numbers of MAX_DIGITS digits fit into
 
 
-def _digits(number: int) -> str:
-    digits: str = _unlimited(int.__repr__, number)
-    return digits
+def _index(value: "Any") -> int:
+    """The whole number that an object of another class stands for."""
+    kind = type(value)
+    if not hasattr(kind, "__index__") or hasattr(kind, "tolist"):
+        raise _refuse("a number", value, "take one of its elements, or declare a list and use .tolist()" * hasattr(kind, "tolist"))
+    try:
+        return int(kind.__index__(value))
+    except (Exception, SystemExit) as error:
+        raise _refuse("a number", value, f"its __index__ raised {_told(error)}") from None
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # an exception that cannot be told
+        return type(error).__name__
+
+
+def _decimal_text(value: "Any") -> str:
+    if not value.is_finite():
+        raise _refuse("a finite number", value)
+    if value and abs(value.adjusted()) > grammar.MAX_DIGITS:
+        raise ValueError(f"a number has at most {grammar.MAX_DIGITS} digits")
+    return str(_read(format(value if value else value * 0, "f"), "a number", grammar.number))
 
 
 def _unlimited(convert: "Callable[[Any], Any]", value: "Any") -> "Any":
-    """Converts between int and text without Python's limit of 4300 digits."""
+    """Converts between int and text although the step may have lowered Python's limit of digits."""
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
@@ -123,57 +211,52 @@ def _unlimited(convert: "Callable[[Any], Any]", value: "Any") -> "Any":
 
 
 def _decode_boolean(code: str, value: "Any") -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    raise _refuse('true, false, "true" or "false"', value)
+    return value if isinstance(value, bool) else bool(_read(value, "true or false", grammar.boolean))
 
 
-def _encode_boolean(code: str, value: "Any", text: "Text") -> bool:
+def _encode_boolean(code: str, value: "Any", room: Room) -> bool:
     return _decode_boolean(code, value)
 
 
 def _decode_date(code: str, value: "Any") -> "Any":
     from datetime import date
 
-    if not (isinstance(value, str) and len(value) == 10 and value[4] == value[7] == "-"):
-        raise _refuse("a date as YYYY-MM-DD", value)
-    return date.fromisoformat(value)
+    return date.fromisoformat(_read(value, "a date as YYYY-MM-DD", grammar.date))
 
 
-def _encode_date(code: str, value: "Any", text: "Text") -> str:
-    if isinstance(value, str):
-        return str(_decode_date(code, value).isoformat())
-    if _is("datetime", "datetime", value) or not _is("datetime", "date", value):
-        raise _refuse("a date", value, "use .date()" if hasattr(value, "date") else "")
-    return str(value.isoformat())
+def _encode_date(code: str, value: "Any", room: Room) -> str:
+    if not isinstance(value, str):
+        if _is("datetime", "datetime", value) or not _is("datetime", "date", value):
+            raise _refuse("a date", value, "use .date()" if hasattr(value, "date") else "")
+        value = value.isoformat()
+    return str(_read(value, "a date", grammar.date))
 
 
 def _decode_datetime(code: str, value: "Any") -> "Any":
     from datetime import datetime
 
-    return datetime.fromisoformat(value)
+    return datetime.fromisoformat(_read(value, "a datetime", grammar.datetime))
 
 
-def _encode_datetime(code: str, value: "Any", text: "Text") -> str:
-    if isinstance(value, str):
-        value = _decode_datetime(code, value)
-    if not _is("datetime", "datetime", value):
-        raise _refuse("a datetime", value)
-    return str(value.isoformat())
+def _encode_datetime(code: str, value: "Any", room: Room) -> str:
+    if not isinstance(value, str):
+        if not _is("datetime", "datetime", value):
+            raise _refuse("a datetime", value)
+        offset = value.utcoffset()
+        if offset is not None and offset.total_seconds() % 60:
+            raise _refuse("a datetime with an offset of whole minutes", value)
+        value = value.isoformat()
+    return str(_read(value, "a datetime", grammar.datetime))
 
 
 def _decode_uuid(code: str, value: "Any") -> "Any":
     from uuid import UUID
 
-    return UUID(value)
+    return UUID(_read(value, "a UUID", grammar.uuid))
 
 
-def _encode_uuid(code: str, value: "Any", text: "Text") -> str:
-    if isinstance(value, str) or _is("uuid", "UUID", value):
-        return str(_decode_uuid(code, str(value)))
-    raise _refuse("a UUID", value)
+def _encode_uuid(code: str, value: "Any", room: Room) -> str:
+    return str(_read(str(value) if _is("uuid", "UUID", value) else value, "a UUID", grammar.uuid))
 
 
 def _decode_file(code: str, value: "Any") -> "Any":
@@ -186,17 +269,20 @@ def _decode_file(code: str, value: "Any") -> "Any":
     return KizenFile(url=value["url"], size=None if size is None else _decode_number("n", size), **fields)
 
 
-def _encode_file(code: str, value: "Any", text: "Text") -> "dict[str, Any]":
+def _encode_file(code: str, value: "Any", room: Room) -> "dict[str, Any]":
     if not _is("kizen_runtime.datatypes", "KizenFile", value):
         raise _refuse("a KizenFile", value)
-    return _encode_fields({field: getattr(value, field) for field in ("id", "url", "name", "size", "content_type")}, text)
+    fields = _encode_fields({field: getattr(value, field) for field in ("id", "url", "name", "size", "content_type")})
+    if not fields.get("url"):
+        raise ValueError("url: a file needs its presigned URL")
+    return fields
 
 
 def _decode_option(code: str, value: "Any") -> "Any":
     from .datatypes import FieldOption, Stage
 
     if isinstance(value, str):
-        return FieldOption(value, code)
+        return FieldOption(_decode_uuid(code, value), code)
     if not isinstance(value, dict) or "id" not in value:
         raise _refuse("an option", value)
     kind = Stage if "status" in value else FieldOption
@@ -204,62 +290,74 @@ def _decode_option(code: str, value: "Any") -> "Any":
     for field in ("order", "percentage_chance_to_close"):
         if fields.get(field) is not None:
             fields[field] = _decode_number("n", fields[field])
-    return kind(value["id"], code, **fields)
+    return kind(_decode_uuid(code, value["id"]), code, **fields)
 
 
-def _encode_option(code: str, value: "Any", text: "Text") -> "str | dict[str, Any]":
-    if not _is("kizen_runtime.datatypes", "FieldOption", value):
-        return _encode_uuid(code, value, text)
-    return {"id": str(value), **_encode_fields(value.as_dict(), text)}
+def _encode_option(code: str, value: "Any", room: Room) -> "dict[str, Any]":
+    fields = {"id": _encode_uuid(code, value, room)}
+    if _is("kizen_runtime.datatypes", "FieldOption", value):
+        fields.update(_encode_fields(value.as_dict()))
+        if fields.get("status", "open") not in ("open", "won", "lost"):
+            raise ValueError(f"status: expected open, won or lost, got {_shown(fields['status'])}")
+    return fields
 
 
-def _encode_fields(fields: "dict[str, Any]", text: "Text") -> "dict[str, Any]":
+_NUMBERS = ("size", "order", "percentage_chance_to_close")
+
+
+def _encode_fields(fields: "dict[str, Any]") -> "dict[str, Any]":
     """The fields of a file or an option that have a value."""
     encoded = {}
     for field, item in fields.items():
         if item is not None:
             try:
-                encoded[field] = text(str(item)) if isinstance(item, str) else _json_number(item)
+                item = _plain(item)
+                encoded[field] = _decode_number("n", item) if field in _NUMBERS else _encode_text("s", item, Room())
             except (TypeError, ValueError) as error:
                 raise _at(field, error) from None
     return encoded
 
 
-def _json_number(value: "Any") -> "int | float":
-    """A number as JSON has it, of no other class than int or float."""
-    value = _plain(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _refuse("text or a number", value)
-    number: "int | float" = float.__float__(_finite(value, value)) if isinstance(value, float) else int.__int__(value)
-    repr(number)  # raises for more digits than Python writes
-    return number
-
-
 def _decode_list(code: str, value: "Any") -> "list[Any]":
-    return _each(value, decode)
+    return [decode(item) for item in value]
 
 
-def _encode_list(code: str, value: "Any", text: "Text") -> "list[Any]":
-    return _each(value, lambda item: encode(_infer(_plain(item)), item, text))
+def _encode_list(code: str, value: "Any", room: Room) -> "list[Any]":
+    return _each(value, room, _encode_inferred)
+
+
+def _encode_inferred(item: "Any", room: Room) -> "dict[str, Any]":
+    item = _plain(item)
+    return encode(_infer(item), item, room)
 
 
 def _decode_array(code: str, value: "Any") -> "list[Any]":
-    return _each(value, lambda item: decode_as(code[2:-1], item))
+    return [decode_as(code[2:-1], item) for item in value]
 
 
-def _encode_array(code: str, value: "Any", text: "Text") -> "list[Any]":
-    return _each(value, lambda item: encode_as(code[2:-1], item, text))
+def _encode_array(code: str, value: "Any", room: Room) -> "list[Any]":
+    element = code[2:-1]
+    return _each(value, room, lambda item, room: encode_as(element, item, room))
 
 
-def _each(value: "Any", convert: "Callable[[Any], Any]") -> "list[Any]":
+def _each(value: "Any", room: Room, convert: "Callable[[Any, Room], Any]") -> "list[Any]":
     if not isinstance(value, (list, tuple)):
-        raise _refuse("a list", value)
+        raise _refuse("a list", value, "use .tolist()" if hasattr(value, "tolist") else "")
+    if room.depth >= grammar.MAX_NESTING:
+        raise ValueError(f"lists nest deeper than {grammar.MAX_NESTING}")
+    room.elements -= len(value)
+    if room.elements < 0:
+        raise TooManyElements(f"lists have at most {grammar.MAX_ELEMENTS} elements together")
+    room.depth += 1
     converted = []
     for index, item in enumerate(value):
         try:
-            converted.append(convert(item))
+            converted.append(convert(item, room))
+        except TooManyElements:
+            raise
         except (TypeError, ValueError) as error:
             raise _at(f"element {index}", error) from None
+    room.depth -= 1
     return converted
 
 
@@ -272,9 +370,8 @@ def _infer(value: "Any") -> str:
     """The code of an element of an untyped list."""
     if value is None:
         return "s"
-    code = getattr(value, "type_code", None)
-    if isinstance(code, str):
-        return code
+    if _is("kizen_runtime.datatypes", "FieldOption", value) and value.type_code is not None:
+        return _option_code(value.type_code)
     for kinds, code in _BUILT_IN:
         if isinstance(value, kinds):
             return code
@@ -282,6 +379,14 @@ def _infer(value: "Any") -> str:
         if _is(module, name, value):
             return code
     raise _refuse("a value that has a Kizen type", value)
+
+
+def _option_code(code: "Any") -> str:
+    """The code of an option that a step may have made itself, as the sidecar knows it."""
+    parts = code[2:-1].split(",") if isinstance(code, str) and code[:2] == "o<" and code[-1:] == ">" else ()
+    if len(parts) != 2 or not all(part.isascii() and part.replace("_", "a").replace("-", "a").isalnum() for part in parts):
+        raise ValueError(f"type_code: expected o<object_id,field_id>, got {_shown(code)}")
+    return str.__str__(code)
 
 
 def _is(module: str, name: str, value: "Any") -> bool:
@@ -311,7 +416,7 @@ _UUID = _Converter(_decode_uuid, _encode_uuid)
 _TABLE = {
     "s": _TEXT,
     "em": _TEXT,
-    "p": _TEXT,
+    "p": _Converter(_decode_phone, _encode_phone),
     "n": _Converter(_decode_number, _encode_number),
     "b": _Converter(_decode_boolean, _encode_boolean),
     "d": _Converter(_decode_date, _encode_date),

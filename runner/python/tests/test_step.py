@@ -75,9 +75,35 @@ def test_an_output_that_does_not_fit_its_type_fails_the_step_at_the_line_that_as
     failure = result.result
     assert failure["kind"] == "result_not_serialisable"
     assert 'output "bad" cannot be written as \'n\': expected a number, got object' in failure["error"]
-    assert failure["detail"].startswith(
-        'Traceback (most recent call last):\n  File "script.py", line 3\n    outputs.bad = object()\nTypeError: output "bad"'
+    assert failure["detail"].startswith('Traceback (most recent call last):\n  File "script.py", line 3, in <module>\n    outputs.bad = object()\n')
+    assert "kizen_runtime" not in failure["detail"]
+
+
+def test_an_output_that_does_not_fit_can_be_caught_where_it_is_assigned() -> None:
+    result = step(
+        """
+        try:
+            outputs.n = "1_000"
+        except ValueError as error:
+            outputs.log(error)
+        outputs.log(hasattr(outputs, "n"))
+        outputs.n = 1000
+        """,
+        output_types={"n": "n"},
     )
+    assert result.logs == ["output \"n\" cannot be written as 'n': expected a number, got str '1_000'", "False"]
+    assert result.values == {"n": {"t": "n", "v": "1000"}}
+
+
+def test_a_list_may_be_assigned_again_and_again_while_it_grows() -> None:
+    script = "l = []\nfor i in range(20_000): l.append(i); outputs.l = l\nassert outputs.l is l"
+    assert len(step(script, output_types={"l": "l"}).values["l"]["v"]) == 20_000
+
+
+def test_a_list_of_too_many_elements_is_refused_at_its_line() -> None:
+    result = step("outputs.l = []\noutputs.l = [0] * 100_001", output_types={"l": "a[n]"})
+    assert result.result["error"] == "ValueError: output \"l\" cannot be written as 'a[n]': lists have at most 100000 elements together"
+    assert "line 2, in <module>" in result.result["detail"]
 
 
 def test_a_list_that_is_changed_after_its_assignment_is_written_as_it_ends_up() -> None:
@@ -166,10 +192,10 @@ def test_a_lone_surrogate_can_be_logged() -> None:
 # secrets
 
 
-def test_secrets_are_a_dict_and_never_leave() -> None:
+def test_secrets_are_a_dict_and_leave_only_in_outputs() -> None:
     result = step(
         """
-        assert type(secrets) is dict
+        assert isinstance(secrets, dict) and {**secrets} == dict(secrets)
         outputs.log(secrets["a"])
         outputs.log(secrets)
         outputs.log(repr(secrets["a"]).encode())
@@ -179,9 +205,21 @@ def test_secrets_are_a_dict_and_never_leave() -> None:
         secrets={"a": "it's \"s3cr3t\"", "b": "42"},
         output_types={"kept": "n", "shown": "s"},
     )
-    assert "s3cr3t" not in str(result.frames)
+    assert "s3cr3t" not in str(result.logs)
     assert result.logs[0] == "[REDACTED]"
-    assert result.values == {"kept": {"t": "n", "v": "42"}, "shown": {"t": "s", "v": "with [REDACTED]"}}
+    assert result.values == {"kept": {"t": "n", "v": "42"}, "shown": {"t": "s", "v": "with it's \"s3cr3t\""}}
+
+
+def test_a_secret_that_was_not_granted_is_a_key_error_that_names_the_right_key() -> None:
+    granted = {"my_plugin__api_key": "s3cr3t-value-91f2"}
+    failure = step("secrets['api_key']", secrets=granted).result
+    assert failure["error"] == (
+        "KeyError: secret 'api_key' was not granted; granted: my_plugin__api_key; this step reads it as secrets['my_plugin__api_key']"
+    )
+    assert "line 1, in <module>" in failure["detail"] and "kizen_runtime" not in failure["detail"]
+    assert step("secrets['x']").result["error"] == "KeyError: secret 'x' was not granted; granted: none"
+    caught = "try:\n    secrets['x']\nexcept KeyError as error:\n    outputs.log(error.args[0])\noutputs.log(secrets.get('x'))"
+    assert step(caught, secrets=granted).logs == ["x", "None"]
 
 
 def test_a_failure_shows_no_secret_not_even_half_of_one() -> None:
