@@ -98,8 +98,7 @@ func (e *Engine) Count() (builtIn, own int) {
 
 // Operations returns the operations that a call belongs to, the narrowest first. There may be none.
 func (e *Engine) Operations(method, path string) []string {
-	path, err := Canonical(path)
-	if err != nil {
+	if _, err := Canonical(path); err != nil {
 		return nil
 	}
 	within, _ := e.operations.find(action(method), path)
@@ -135,7 +134,7 @@ func (p *Principal) Decide(call Call) Decision {
 		return Decision{Code: CodePath, Reason: fmt.Sprintf("%v, so nothing can be decided about it", err)}
 	}
 	method := action(call.Method)
-	within, about := p.engine.operations.find(method, path)
+	within, about := p.engine.operations.find(method, call.Path)
 
 	entities := callEntities{principal: p.entity, endpoint: endpointEntity(path, within)}
 	fields := cedar.RecordMap{}
@@ -145,7 +144,7 @@ func (p *Principal) Decide(call Call) Decision {
 			return Decision{Code: CodeFailed, Reason: err.Error()}
 		}
 		fields["target"] = entities.target.UID
-	case about != "" && about == strings.ToLower(p.account.ID):
+	case slices.Contains(about, strings.ToLower(p.account.ID)):
 		fields["target"] = p.entity.UID
 	}
 	if call.Changes != nil {

@@ -93,6 +93,65 @@ func TestEverySpellingOfAGuardedCallIsStopped(t *testing.T) {
 	}
 }
 
+// TestAGuardedCallIsFoundInEveryReadingOfItsPath names for each spelling a server that reads it as the guarded call.
+func TestAGuardedCallIsFoundInEveryReadingOfItsPath(t *testing.T) {
+	p := principal(t, forCalls(t), accountOf(ServiceAutomation))
+	for path, server := range map[string]string{
+		"/api-keys.json":                      "Django REST framework, Rails: a format suffix",
+		"/API-Keys.Json/":                     "the same in any case, with a slash",
+		"/team/1/api-keys.json":               "the same below another segment",
+		"/business-config/import.json":        "the same",
+		"/team/a%2fb/api-keys":                "Express: a parameter is decoded after matching",
+		"/team/a%252fb/api-keys":              "the same behind a server that decodes once",
+		"/team/a%5cb/api-keys":                "the same",
+		"/team/;x/api-keys":                   "Express, Django: a semicolon is a character",
+		"/team/%20/api-keys":                  "Express, Django: so is a blank",
+		"/team/./api-keys":                    "Express: so is a dot",
+		"/team/%2e/api-keys":                  "Express",
+		"/team/1;v=2/api-keys;w.json":         "servers with path parameters",
+		"/team%2f1%2fapi-keys":                "gin, Django: the path is decoded before matching",
+		"/team%252f1%252fapi-keys":            "a server that decodes twice",
+		"/team//1//./api-keys":                "nginx, gin: slashes are merged, dots resolved",
+		"/team/1/api-keys%20":                 "servers that trim",
+		"/api-keys#x/y":                       "gunicorn: a fragment is cut off",
+		"/api-keys%23/x/y":                    "the same behind a server that decodes once",
+		"/api-keys%3fx/y":                     "a server that decodes before it looks for the query",
+		"/api-keys.":                          "servers on file systems that drop a dot at the end",
+		"/.;x//api-keys.json;y/%2e/":          "all of it",
+		"/business-config%2f.%2fimport.json/": "all of it",
+	} {
+		for _, method := range []string{"POST", "PUT", "PURGE"} {
+			if got := p.Authorize(t.Context(), method, path); got.Allowed || got.Code != CodeGuardrail && !strings.Contains(path, "%5c") {
+				t.Errorf("%s %s (%s): %+v", method, path, server, got)
+			}
+		}
+	}
+	for _, path := range []string{
+		"/api-keys-report", "/api-keys.d/x", "/my-api-keys", "/team/1/api-keys/2", "/team/1/x/api-keys", "/team/1/api-keys.json/x", "/records/api-keys.json",
+		"/api/keys", "/api-keys-x.json", "/team/%20/x", "/business-config/import/history", "/business-config.import", "/a%2fapi-keys", "/;api-keys/x",
+	} {
+		if got := p.Authorize(t.Context(), "POST", path); !got.Allowed {
+			t.Errorf("POST %s is denied: %+v", path, got)
+		}
+	}
+}
+
+func TestAnAccountIsFoundInEveryReadingOfItsPath(t *testing.T) {
+	account := accountOf(ServiceIntegration)
+	p := principal(t, forCalls(t), account)
+	id := account.ID
+	for _, path := range []string{id, strings.ToUpper(id), id + ";v=1", id + "%3bv=1", "./" + id, id + "%20", "%" + fmt.Sprintf("%x", id[0]) + id[1:]} {
+		for call, guardrail := range map[string]string{
+			"PUT /service-accounts/%s/permission-groups.json": "guardrail.own_permissions", "POST /service-accounts/%s/tokens/rotate/": "guardrail.own_token",
+		} {
+			method, template, _ := strings.Cut(call, " ")
+			if got := p.Authorize(t.Context(), method, fmt.Sprintf(template, path)); got.Policy != guardrail {
+				t.Errorf("%s %s: %+v", method, fmt.Sprintf(template, path), got)
+			}
+		}
+	}
+}
+
 func TestNoRuleOfAFileLiftsAGuardrail(t *testing.T) {
 	engine := forCalls(t, `permit (principal, action, resource);
 		permit (principal, action in Action::"write", resource in Operation::"create_api_key");`)

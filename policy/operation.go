@@ -38,6 +38,7 @@ type route struct {
 type operations struct {
 	names  []string
 	routes map[string][]route
+	all    []route
 }
 
 func loadOperations(data []byte) (operations, error) {
@@ -64,6 +65,7 @@ func loadOperations(data []byte) (operations, error) {
 				return operations{}, fmt.Errorf("operations.yaml: operation %q: %w", o.Name, err)
 			}
 			found.routes[r.segments[0]] = append(found.routes[r.segments[0]], r)
+			found.all = append(found.all, r)
 		}
 	}
 	return found, nil
@@ -111,43 +113,32 @@ func parseCall(call string, within []string) (route, error) {
 	return r, nil
 }
 
-// find returns the operations that a call belongs to, and the id of the account it is about. path is canonical. HEAD does what
-// GET does, and a method that nobody knows may do what any method does.
-func (o operations) find(method, path string) (within []string, account string) {
-	first, _, _ := strings.Cut(path[1:], "/")
-	routes := o.routes[first]
-	if len(routes) == 0 {
-		return nil, ""
+// find returns the operations that a call may belong to, in any reading of its path, and the ids of the accounts it may be
+// about. HEAD does what GET does, and a method that nobody knows may do what any method does.
+func (o operations) find(method, path string) (within, accounts []string) {
+	routes := o.all
+	if isCanonical(path) && strings.IndexByte(path, '.') < 0 { // the usual path has one reading
+		first, _, _ := strings.Cut(path[1:], "/")
+		routes = o.routes[first]
 	}
-	segments := strings.Split(path[1:], "/")
 	for _, r := range routes {
-		if !r.covers(method) || !r.matches(segments) {
+		if !r.covers(method) {
 			continue
 		}
-		if r.account >= 0 {
-			account = segments[r.account]
+		about, ok := r.reads(path)
+		if !ok {
+			continue
 		}
+		accounts = append(accounts, about...)
 		if within == nil {
 			within = r.within
 		} else {
 			within = append(slices.Clone(within), r.within...)
 		}
 	}
-	return within, account
+	return within, accounts
 }
 
 func (r route) covers(method string) bool {
 	return method == r.method || method == "other" || method == "HEAD" && r.method == "GET"
-}
-
-func (r route) matches(segments []string) bool {
-	if len(segments) != len(r.segments) {
-		return false
-	}
-	for i, want := range r.segments {
-		if want != "" && want != segments[i] {
-			return false
-		}
-	}
-	return true
 }

@@ -42,6 +42,7 @@ func readings(raw []byte) []string {
 			all = append(all, path)
 		}
 	}
+	add(string(raw)) // by which policy finds what operation it may be
 	if bytes.IndexByte(raw, '%') >= 0 {
 		add(decodedOnce(raw))
 	}

@@ -39,8 +39,8 @@ var (
 		If If-Match If-Modified-Since If-Range If-Unmodified-Since Last-Event-ID Last-Modified Link Lock-Token Max-Forwards MIME-Version
 		Optional-WWW-Authenticate Origin-Agent-Cluster Overwrite Prefer Preference-Applied Priority Proxy-Status Proxy-Features Referrer-Policy
 		Refresh Repr-Digest Retry-After Save-Data Sec-Fetch-Mode Server Server-Timing Signature SOAPAction Strict-Transport-Security Timing-Allow-Origin
-		Tracestate True-Client-IP Vary Warning WWW-Authenticate X-Auth-Token X-Csrf-Token X-Host X-HTTP-Method-Override X-Request-ID
-		X-Requested-With X-Amz-Date X-API-KEY-ID X-User X-Cookie Xforwarded-For`)
+		Tracestate Vary Warning WWW-Authenticate X-Auth-Token X-Csrf-Token X-Forward X-HTTP-Method-Override X-Request-ID
+		X-Requested-With X-Amz-Date X-API-KEY-ID X-User X-Cookie Xforwarded-For X-Remote X-Accel X-Envoyed Script Proxy-Server`)
 	// Fields of which docs/proxy.md says something.
 	corpusListed = []string{
 		"Cookie2: a", "Proxy-Authenticate: Basic", "HTTP2-Settings: AAA", "X-Rewrite-URL: /admin", "X-Forwarded-Proto: https",
@@ -48,6 +48,11 @@ var (
 		"X-API-KEY: mine", "x_api_key: mine", "X-Business_Id: mine", "x-user-id: mine", "AUTHORIZATION: Basic eDp5", "Cookie: a=b",
 		"Proxy-Authorization: Basic x", "Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "Forwarded: for=1.2.3.4",
 		"X-Forwarded-For: 1.2.3.4", "x-forwarded_host: evil", "X-Real-IP: 1.2.3.4", "X-Original-URL: /admin", "Upgrade: websocket",
+		"Client-IP: 1.2.3.4", "x-client_ip: 1.2.3.4", "True-Client-IP: 1.2.3.4", "X-Cluster-Client-IP: 1.2.3.4", "CF-Connecting-IP: 1.2.3.4",
+		"Fastly-Client-IP: 1.2.3.4", "Remote_User: admin", "X-Remote-Groups: admin", "X-Auth-Request-User: admin", "X-Original-Method: POST",
+		"x-rewrite_path: /admin", "X-Envoy-Original-Path: /admin", "X-Accel-Mapping: /a=/b", "X-Sendfile-Type: X-Accel-Redirect", "X-Host: evil",
+		"X-HTTP-Host-Override: evil", "X-Script-Name: /a", "X-Path_Info: /a", "X-Request-URI: /admin", "SCRIPT_NAME: /a", "path-info: /a",
+		"Path_Translated: /a", "REQUEST_URI: /admin", "Request-Method: POST", "Proxy: http://evil", "X-Kizen-Execution: x", "x_kizen_anything: x",
 	}
 	corpusBodies = []func(*rand.Rand) string{
 		func(*rand.Rand) string { return "\r\n" },

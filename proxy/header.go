@@ -45,7 +45,14 @@ func requestFate(name []byte) fate {
 	case "connection", "proxy-connection", "keep-alive", "upgrade", "http2-settings",
 		"proxy-authorization", "proxy-authenticate":
 		return drop
-	case "forwarded", "x-real-ip", "x-original-url", "x-rewrite-url":
+	// Whom some server or framework takes for the caller.
+	case "remote-user", "client-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip", "cf-connecting-ip",
+		"fastly-client-ip", "forwarded":
+		return drop
+	// What some server or framework takes for the path or the host that are asked for, CGI's variables among them: a field
+	// named Proxy becomes HTTP_PROXY there.
+	case "script-name", "path-info", "path-translated", "request-uri", "request-method", "x-script-name", "x-path-info",
+		"x-request-uri", "x-host", "x-http-host-override", "x-sendfile-type", "proxy":
 		return drop
 	case "content-length", "transfer-encoding":
 		return framing
@@ -58,10 +65,19 @@ func requestFate(name []byte) fate {
 	case "x-http-method-override", "x-http-method", "x-method-override":
 		return override
 	}
-	if bytes.HasPrefix(folded, []byte("x-forwarded")) {
-		return drop
+	if bytes.HasPrefix(folded, []byte("x-")) {
+		for _, prefix := range droppedPrefixes {
+			if bytes.HasPrefix(folded, []byte(prefix)) {
+				return drop
+			}
+		}
 	}
 	return pass
+}
+
+// droppedPrefixes begin the names of fields by which gateways tell a server of caller, path or host, and those of ours.
+var droppedPrefixes = []string{
+	"x-forwarded", "x-envoy-", "x-original-", "x-rewrite-", "x-accel-", "x-remote-", "x-auth-request-", "x-kizen-",
 }
 
 // responseFate says what becomes of a field that the API sent.

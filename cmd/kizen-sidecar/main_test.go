@@ -55,12 +55,17 @@ func requireProgram(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		if os.Getenv("KIZEN_TEST_REQUIRE") != "" {
-			t.Fatalf("%s is not installed; run .ci/setup test", name)
-		}
-		t.Skipf("SKIPPED: %s is not installed; run .ci/setup test", name)
+		missingForTest(t, name)
 	}
 	return path
+}
+
+func missingForTest(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("KIZEN_TEST_REQUIRE") != "" {
+		t.Fatalf("%s is not installed; run .ci/setup test", what)
+	}
+	t.Skipf("SKIPPED: %s is not installed; run .ci/setup test", what)
 }
 
 // checkOneJSON says what is wrong with data that should be one JSON document.
