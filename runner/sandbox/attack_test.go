@@ -168,6 +168,15 @@ if read("/proc/self/oom_score_adj").strip() != b"1000": broken("score", read("/p
 extra = set(os.environ) - {"PATH", "HOME", "LANG", "TMPDIR", "LC_CTYPE"}
 if extra: broken("environment", extra)
 if b"KIZEN" in read("/proc/self/environ"): broken("environment", read("/proc/self/environ"))`},
+	{"others cannot be watched", false, false, `
+import fcntl
+for name, number, *arguments in ("inotify_init1", 294, 0), ("inotify_init", 253), ("inotify_add_watch", 254, -1, b"/usr/lib", 1):
+    sys_refused(name, number, *arguments)
+directory = os.open("/usr/lib", os.O_RDONLY)
+refused("dnotify", lambda: fcntl.fcntl(directory, fcntl.F_NOTIFY, fcntl.DN_ACCESS), errno.EPERM)`},
+	{"/proc tells nothing of the machine", true, false, `
+for name in ("cmdline", "pressure", "pressure/cpu", "loadavg", "locks", "interrupts", "diskstats", "partitions", "modules", "keys", "stat", "net"):
+    refused(name, lambda: os.stat("/proc/" + name), errno.ENOENT)`},
 	{"where the host keeps things is not told", true, false, `
 for line in open("/proc/self/cgroup"):
     if not line.rstrip().endswith(":/"): broken("cgroup", line)

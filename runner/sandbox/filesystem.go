@@ -105,7 +105,8 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 		mounts = append(mounts, stage.Mount{Kind: stage.MountLink, Target: "/dev/" + name, Source: "/proc/self/" + target})
 	}
 	if proc {
-		mounts = append(mounts, stage.Mount{Kind: stage.MountProc, Target: "/proc", Source: "hidepid=2", Writable: forkServer})
+		// Processes and nothing of the machine: its command line, load, pressure, locks and devices are the host's.
+		mounts = append(mounts, stage.Mount{Kind: stage.MountProc, Target: "/proc", Source: "hidepid=2,subset=pid", Writable: forkServer})
 	}
 	mounts = append(mounts,
 		stage.Mount{Kind: stage.MountTmpfs, Target: shm, Source: tmpfsOptions(ShmSize)},

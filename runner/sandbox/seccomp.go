@@ -27,7 +27,9 @@ var deniedCalls = []string{
 	"kexec_load", "kexec_file_load", "reboot", "init_module", "finit_module", "delete_module", "create_module",
 	"acct", "syslog", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname",
 	"iopl", "ioperm", "modify_ldt", "vhangup", "lookup_dcookie", "nfsservctl", "uselib", "ustat", "_sysctl", "personality",
-	"fanotify_init", "migrate_pages", "move_pages", "vmsplice",
+	// Who opens what in the directories that all steps share.
+	"inotify_init", "inotify_init1", "inotify_add_watch", "fanotify_init",
+	"migrate_pages", "move_pages", "vmsplice",
 }
 
 // newNamespaces are the flags of clone(2) that make namespaces. CLONE_NEWTIME is not among clone's.
@@ -59,6 +61,7 @@ func newFilter() (filter, error) {
 			// Typing into somebody else's terminal.
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCSTI)},
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCLINUX)},
+			{Name: "fcntl", Conditions: equal32(1, unix.F_NOTIFY)},
 			{Name: "prctl", Conditions: equal32(0, unix.PR_SET_MM)},
 			// Limits of somebody else: one on processor time would kill the first process, which no signal from inside can.
 			{Name: "prlimit64", Conditions: seccomp.ArgumentConditions{

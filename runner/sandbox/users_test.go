@@ -2,7 +2,9 @@ package sandbox
 
 import (
 	"bufio"
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,13 +13,14 @@ import (
 )
 
 func TestNoUserIsTakenTwiceAtATime(t *testing.T) {
-	var one, other userCounter // two sidecars that happen to begin at the same id
+	locks := filepath.Join(t.TempDir(), "run", "users")
+	one, other := userCounter{locks: locks}, userCounter{locks: locks} // two sidecars that happen to begin at the same id
 	taken := map[int]bool{}
 	var all []user
 	for range userTries / 2 {
 		for _, c := range []*userCounter{&one, &other} {
 			u := c.take()
-			if u.held < 0 || taken[u.id] {
+			if u.held == nil || taken[u.id] {
 				t.Errorf("user %d is taken twice, or not held", u.id)
 			}
 			taken[u.id] = true
@@ -27,7 +30,7 @@ func TestNoUserIsTakenTwiceAtATime(t *testing.T) {
 	for i := range all {
 		all[i].release()
 	}
-	var again userCounter
+	again := userCounter{locks: locks}
 	u := again.take()
 	defer u.release()
 	if !taken[u.id] {
@@ -36,19 +39,66 @@ func TestNoUserIsTakenTwiceAtATime(t *testing.T) {
 }
 
 func TestOneIsGivenWhereAllUsersAreTaken(t *testing.T) {
-	var c userCounter
+	locks := filepath.Join(t.TempDir(), "run", "users")
+	c := userCounter{locks: locks}
 	var all []user
 	for range userTries {
 		all = append(all, c.take())
 	}
-	var late userCounter
+	late := userCounter{locks: locks}
 	u := late.take()
-	if u.held >= 0 || u.id < firstUser || u.id >= firstUser+users {
+	if u.held != nil || u.id < firstUser || u.id >= firstUser+users {
 		t.Errorf("user %+v", u)
 	}
 	for i := range all {
 		all[i].release()
 	}
+}
+
+func TestUsersAreGivenWhereNoLockCanBeHad(t *testing.T) {
+	c := userCounter{locks: "/dev/null/users"}
+	if one, other := c.take(), c.take(); one.id == other.id || one.held != nil || other.held != nil {
+		t.Errorf("users %+v and %+v", one, other)
+	}
+}
+
+// TestAStepCannotHoldTheUsersOfOthers has a step bind every name and lock every file that it can.
+func TestAStepCannotHoldTheUsersOfOthers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("an ordinary user gives no ids")
+	}
+	out, printed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	s := newSandbox(t, Config{without: append(slices.Clone(bare), stage.LayerLandlock)}) // sees the host's files and network
+	squatter, err := s.Start(t.Context(), Spec{Argv: []string{python, "-I", "-S", "-c", fmt.Sprintf(`
+import fcntl, resource, socket, time
+all = []
+try:
+    for n in range(%d, %d):
+        s = socket.socket(socket.AF_UNIX); s.bind("\0kizen-sidecar/user/%%d" %% n); all.append(s)
+except OSError: pass
+try: f = open(%q, "r+b"); fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB); print("locked", flush=True)
+except OSError: print("refused", flush=True)
+time.sleep(600)`, firstUser, firstUser+users, userLocks)}, Env: []string{"PATH=/usr/bin:/bin"}, Stdout: printed, Limits: Limits{OpenFiles: 8192}})
+	printed.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "refused\n" {
+		t.Errorf("the file of the locks was %q, %v", line, err)
+	}
+	for range 3 {
+		u := s.users.take()
+		if u.held == nil {
+			t.Error("a user is not held")
+		}
+		u.release()
+	}
+	squatter.Kill()
+	squatter.Wait()
 }
 
 // TestAProgramOfAnotherSidecarCannotBeKilled attacks where only the user keeps programs apart.
