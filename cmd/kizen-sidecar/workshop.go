@@ -32,12 +32,13 @@ type workshopFlags struct {
 
 // operationFlags say how much runs at once, and how operators see and stop it.
 type operationFlags struct {
-	Slots        int           `help:"Executions at once. Default: four for each core." placeholder:"N" group:"Operation"`
-	Warm         int           `help:"Interpreters that wait for an execution, loaded, for each runtime that was asked for; each is used once. 0: none." default:"2" placeholder:"N" group:"Operation"`
-	DrainTimeout time.Duration `help:"Time that running steps get to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Operation"`
-	AdminListen  string        `help:"Address of /healthz, /readyz and /metrics; empty: none." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Operation"`
-	ReadyFile    string        `help:"Write a JSON object of the addresses, url and admin_url, here while executions are taken." placeholder:"FILE" group:"Operation"`
-	SecretsFile  string        `help:"JSON object of the secrets that steps may be granted: {\"BUSINESS\": {\"NAME\": \"value\"}}." placeholder:"FILE" group:"Operation"`
+	Slots         int           `help:"Executions at once. Default: four for each core." placeholder:"N" group:"Operation"`
+	Warm          int           `help:"Interpreters that wait for an execution, loaded, for each runtime that was asked for; each is used once. 0: none." default:"2" placeholder:"N" group:"Operation"`
+	WarmIsolation string        `help:"How they are made: fork, from one Python that has loaded everything, or exec, each executed and loaded for itself, which takes as long as a cold start and shares neither the seed of hash() nor the layout of memory." enum:"fork,exec" default:"fork" placeholder:"MODE" group:"Operation"`
+	DrainTimeout  time.Duration `help:"Time that running steps get to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Operation"`
+	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty: none." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Operation"`
+	ReadyFile     string        `help:"Write a JSON object of the addresses, url and admin_url, here while executions are taken." placeholder:"FILE" group:"Operation"`
+	SecretsFile   string        `help:"JSON object of the secrets that steps may be granted: {\"BUSINESS\": {\"NAME\": \"value\"}}." placeholder:"FILE" group:"Operation"`
 }
 
 // fill puts in what was left out, and checks the rest.
@@ -84,7 +85,7 @@ func (f *workshopFlags) open(ctx context.Context, app *app) (*workshop, error) {
 	if w.telemetry, w.flush, err = app.observe(ctx, f.AdminListen != "", false); err != nil {
 		return nil, err
 	}
-	w.warm = pool.New(pool.Config{Source: w.steps, Size: f.Warm, Limits: w.limits, Log: app.log})
+	w.warm = pool.New(pool.Config{Source: w.steps, Size: f.Warm, Exec: f.WarmIsolation == "exec", Limits: w.limits, Log: app.log})
 	w.granted.telemetry = w.telemetry
 	if w.station, err = w.granted.open(w.warm); err != nil {
 		w.flush()

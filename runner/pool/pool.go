@@ -41,6 +41,9 @@ type Config struct {
 	// MaxForks is how many are forked from one Python, whose hash seed and memory layout they share, before another takes its
 	// place; 0 is 2000. To load another takes about as long as thirty executions.
 	MaxForks int
+	// Exec has each interpreter executed and loaded for itself. It shares nothing that Python or the kernel chooses once with
+	// others, and takes as long as a cold start.
+	Exec bool
 	// Log is told when no interpreter can be started; nil: nobody is.
 	Log *slog.Logger
 }

@@ -335,6 +335,38 @@ func TestForksShareAHashSeedForACertainNumberOnly(t *testing.T) {
 	}
 }
 
+// onceChosen prints what Python and the kernel choose once when a program is executed: the seed of hash(), the bytes of
+// AT_RANDOM (getauxval(3)) and where the C library is.
+const onceChosen = `
+import ctypes
+libc = ctypes.CDLL(None)
+libc.getauxval.restype, libc.getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+outputs.x = str(hash("seed")) + " " + ctypes.string_at(libc.getauxval(25), 16).hex()
+outputs.y = hex(ctypes.cast(libc.getauxval, ctypes.c_void_p).value)`
+
+func TestExecutedInterpretersShareNothingThatIsChosenOnce(t *testing.T) {
+	for name, want := range map[string]int{"forked": 1, "executed": 4} {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, 1, runner.Config{})
+			p.config.Exec = name == "executed"
+			first := take(t, p)
+			if p.stocks[runner.DefaultRuntime].server == nil && name == "forked" {
+				first.Discard()
+				t.Skip("there are no forks here")
+			}
+			first.Discard()
+			seen, places := map[any]bool{}, map[any]bool{}
+			for range 4 {
+				result := run(t, p, onceChosen, nil)
+				seen[result.Values[0].Value.V], places[result.Values[1].Value.V] = true, true
+			}
+			if len(seen) != want || want == 1 && len(places) != 1 || want > 1 && len(places) == 1 {
+				t.Errorf("of four interpreters: %v at %v", seen, places)
+			}
+		})
+	}
+}
+
 // failing starts nothing.
 type failing struct{ asked chan struct{} }
 

@@ -20,7 +20,7 @@ type stock struct {
 	waiting chan *runner.Prepared
 
 	renewing sync.Mutex         // held by the one who changes what follows
-	loadsOwn bool               // there can be no server
+	loadsOwn bool               // there can be no server, or shall be none
 	mu       sync.RWMutex       // held while something is forked, and to change the server
 	server   *runner.ForkServer // what interpreters are forked from, if any
 	retired  sync.WaitGroup     // servers that wait for the last of their forks
@@ -32,7 +32,7 @@ type stock struct {
 type outcome struct{ err error }
 
 func newStock(pool *Pool, runtime runner.Runtime) *stock {
-	s := &stock{pool: pool, runtime: runtime, waiting: make(chan *runner.Prepared)}
+	s := &stock{pool: pool, runtime: runtime, waiting: make(chan *runner.Prepared), loadsOwn: pool.config.Exec}
 	s.loaded.Store(&outcome{errLoading})
 	return s
 }
