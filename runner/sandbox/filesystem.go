@@ -13,6 +13,9 @@ import (
 // home is the step's working directory and the only place it can write to, beside /dev/shm.
 const home = "/tmp"
 
+// hostName is the step's own.
+const hostName = "kizen-step"
+
 // shm is where multiprocessing makes its locks and queues.
 const shm = "/dev/shm"
 
@@ -38,7 +41,7 @@ var systemFiles = []string{
 
 // copiedFiles are copied for each program: small, and some change.
 var copiedFiles = []string{
-	"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf",
+	"/etc/localtime", "/etc/timezone", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf",
 	"/etc/gai.conf",
 }
 
@@ -77,7 +80,7 @@ func hostTree() fileTree {
 		}
 	}
 	t.files = append(t.files, copiedFiles...)
-	t.files = append(t.files, "/etc/passwd", "/etc/group")
+	t.files = append(t.files, "/etc/hosts", "/etc/passwd", "/etc/group")
 	return t
 }
 
@@ -85,7 +88,13 @@ func hostTree() fileTree {
 // program's own paths last, since they may lie in one of them.
 func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkServer bool) []stage.Mount {
 	mounts := slices.Clone(t.mounts)
-	copied := 0
+	// Programs look up their own host name; of the host's names all are there too.
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil || len(hosts) > maxCopied/2 {
+		hosts = []byte("127.0.0.1 localhost\n::1 localhost\n")
+	}
+	mounts = append(mounts, stage.Mount{Kind: stage.MountFile, Target: "/etc/hosts", Source: fmt.Sprintf("127.0.0.1 %s\n%s", hostName, hosts)})
+	copied := len(hosts)
 	for _, file := range copiedFiles {
 		content, err := os.ReadFile(file)
 		if err != nil || copied+len(content) > maxCopied {

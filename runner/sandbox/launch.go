@@ -88,7 +88,10 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 		return err
 	}
 	if s.holds(stage.LayerUTS) {
-		job.Hostname = "kizen-step"
+		job.Hostname = hostName
+		if !own {
+			job.Hostname = "localhost" // the host's /etc/hosts knows no other name of the step's
+		}
 	}
 	if s.holds(stage.LayerLandlock) {
 		job.Landlock = s.tree.landlockRules(real, job.Dir, own)
