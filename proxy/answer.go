@@ -79,7 +79,7 @@ func (x *exchange) appendAnswer(b []byte) []byte {
 				framed = len(b) > before
 			}
 		case location:
-			b = appendField(b, f.Name, c.p.localLocation(f.Value))
+			b = appendField(b, f.Name, x.localLocation(f.Value))
 		case pass:
 			if !named(c.names, f.Name) {
 				b = appendField(b, f.Name, f.Value)

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"strings"
 
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
@@ -15,7 +14,7 @@ const (
 	drop           // ours to send, a credential, or meant for the next hop only
 	framing        // rewritten from what the parser understood
 	hostField      // replaced by the API's
-	location       // made local when inside the API root
+	location       // see location.go
 	trace          // replaced when we trace
 	coding         // TE, of which only "trailers" is end-to-end
 	override       // names a method or a path other than the request line's
@@ -127,54 +126,4 @@ func appendField(b []byte, name, value []byte) []byte {
 	b = append(b, ": "...)
 	b = append(b, value...)
 	return append(b, "\r\n"...)
-}
-
-// localLocation rewrites a redirect's target: inside the API root it becomes the same place behind this proxy, a
-// target elsewhere on the API's host becomes absolute, since the step would look for it here. Everything else is
-// left alone.
-func (p *Proxy) localLocation(value []byte) []byte {
-	v := string(value)
-	root := p.cfg.APIRoot
-	rest, absolute := v, false
-	switch {
-	case len(v) == 0:
-		return value
-	case strings.HasPrefix(v, "//"):
-		v = root.Scheme + ":" + v
-		fallthrough
-	case !isSlash(v[0]):
-		after, ok := cutPrefixFold(v, p.origin)
-		if !ok || after != "" && !strings.ContainsAny(after[:1], "/?#") {
-			return []byte(v)
-		}
-		rest, absolute = after, true
-	}
-	path, tail := rest, ""
-	if i := strings.IndexAny(rest, "?#"); i >= 0 {
-		path, tail = rest[:i], rest[i:]
-	}
-	inside, ok := strings.CutPrefix(path, p.prefix)
-	if ok && (inside == "" || inside[0] == '/') {
-		if inside == "" {
-			inside = "/"
-		}
-		if _, err := canonicalPath([]byte(inside)); err == nil {
-			local := p.base + strings.TrimPrefix(path, p.prefix) + tail
-			if absolute {
-				local = "http://" + p.addr + local
-			}
-			return []byte(local)
-		}
-	}
-	if absolute {
-		return []byte(v)
-	}
-	return []byte(p.origin + v)
-}
-
-func cutPrefixFold(s, prefix string) (string, bool) {
-	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
-		return s, false
-	}
-	return s[len(prefix):], true
 }

@@ -7,7 +7,8 @@ This file is the client inside a Code Step, and by itself, as `kizen.py`, the cl
 
 There the environment variable KIZEN_API_URL says where the sidecar listens, and KIZEN_API_ROOT, if set, which API root
 stands behind it. The sidecar adds the credentials: the code that calls has none. Paths are relative to the API root and
-arrive byte for byte as they were written. Answers are `requests.Response` objects, whatever their status.
+arrive byte for byte as they were written. Answers are `requests.Response` objects, whatever their status. A redirect below
+the API root goes through the sidecar too; every URL of an answer is the API's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import re
 import sys
 import threading
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +33,7 @@ except ModuleNotFoundError as missing:
     ) from None
 
 from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidURL
 from requests.models import PreparedRequest, Response
 from requests.sessions import Session, merge_setting
 from requests.structures import CaseInsensitiveDict
@@ -41,6 +44,10 @@ __all__ = ["Api", "api"]
 
 _POOL_SIZE = 32
 _FULL_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
+_PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?(//[^/?#]*)?([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)  # RFC 3986, appendix B
+_DEFAULT_PORTS = {"http:": ":80", "https:": ":443"}
+# What the sidecar would drop from a request to the API, and what no other host is to get.
+_CREDENTIALS = ("X-API-KEY", "X-BUSINESS-ID", "X-USER-ID", "Authorization", "Cookie")
 # What may not stand in a request line as it is (RFC 3986, 2); all else, percent signs included, is the caller's choice.
 _NOT_IN_A_TARGET = re.compile(r"[^!$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
 
@@ -56,40 +63,44 @@ class Api:
         self._pid = 0
         self._lock = threading.RLock()
 
-    def get(self, path: str, params: Any = None, **kwargs: Any) -> Response:
+    def get(self, path: str | None = None, params: Any = None, headers: Any = None, **kwargs: Any) -> Response:
         """GET `path`, relative to the API root."""
-        return self._request("GET", path, {"params": params, **kwargs})
+        return self._request("GET", path, {"params": params, "headers": headers, **kwargs})
 
-    def post(self, path: str, data: Any = None, json: Any = None, **kwargs: Any) -> Response:
+    def post(self, path: str | None = None, data: Any = None, json: Any = None, headers: Any = None, **kwargs: Any) -> Response:
         """POST to `path`, relative to the API root."""
-        return self._request("POST", path, {"data": data, "json": json, **kwargs})
+        return self._request("POST", path, {"data": data, "json": json, "headers": headers, **kwargs})
 
-    def put(self, path: str, data: Any = None, **kwargs: Any) -> Response:
+    def put(self, path: str | None = None, data: Any = None, json: Any = None, headers: Any = None, **kwargs: Any) -> Response:
         """PUT to `path`, relative to the API root."""
-        return self._request("PUT", path, {"data": data, **kwargs})
+        return self._request("PUT", path, {"data": data, "json": json, "headers": headers, **kwargs})
 
-    def patch(self, path: str, data: Any = None, **kwargs: Any) -> Response:
+    def patch(self, path: str | None = None, data: Any = None, json: Any = None, headers: Any = None, **kwargs: Any) -> Response:
         """PATCH `path`, relative to the API root."""
-        return self._request("PATCH", path, {"data": data, **kwargs})
+        return self._request("PATCH", path, {"data": data, "json": json, "headers": headers, **kwargs})
 
-    def delete(self, path: str, **kwargs: Any) -> Response:
+    def delete(self, path: str | None = None, params: Any = None, headers: Any = None, **kwargs: Any) -> Response:
         """DELETE `path`, relative to the API root."""
-        return self._request("DELETE", path, kwargs)
+        return self._request("DELETE", path, {"params": params, "headers": headers, **kwargs})
 
-    def head(self, path: str, **kwargs: Any) -> Response:
+    def head(self, path: str | None = None, params: Any = None, headers: Any = None, **kwargs: Any) -> Response:
         """HEAD of `path`, relative to the API root; redirects are not followed unless allowed, as in `requests`."""
-        return self._request("HEAD", path, {"allow_redirects": False, **kwargs})
+        return self._request("HEAD", path, {"params": params, "headers": headers, "allow_redirects": False, **kwargs})
 
-    def options(self, path: str, **kwargs: Any) -> Response:
+    def options(self, path: str | None = None, params: Any = None, headers: Any = None, **kwargs: Any) -> Response:
         """OPTIONS of `path`, relative to the API root."""
-        return self._request("OPTIONS", path, kwargs)
+        return self._request("OPTIONS", path, {"params": params, "headers": headers, **kwargs})
 
     def __repr__(self) -> str:
         return "<kizen.api>"
 
-    def _request(self, method: str, path: str, kwargs: dict[str, Any]) -> Response:
-        session = self._open()
-        return session.call(method, session.root + _relative(path, method.lower(), session.root), **kwargs)
+    def _request(self, method: str, path: str | None, kwargs: dict[str, Any]) -> Response:
+        session, verb = self._open(), method.lower()
+        if path is None:
+            path = kwargs.pop("url", None)  # what `requests` calls it
+        elif "url" in kwargs:
+            raise TypeError(f"kizen.api.{verb} takes one path, not both path and url")
+        return session.call(method, session.root + _relative(path, verb, session.root), **kwargs)
 
     def _open(self) -> _Session:
         with self._lock:
@@ -105,13 +116,19 @@ class Api:
 
 
 class _Session(Session):
-    """A session whose API root is reached through the sidecar; the environment's proxies and .netrc do not apply."""
+    """A session whose API root is reached through the sidecar; the environment's proxies and .netrc do not apply to it.
+
+    `requests` follows redirects by the methods named `rebuild_...`, in the order in which they stand here. One that stays
+    below the root keeps its URL as the API wrote it; for one that leaves, a plain session decides.
+    """
 
     def __init__(self, url: str, root: str) -> None:
         super().__init__()
         self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # calls share no cookies, as with `requests.get`
         self.root = root.rstrip("/")
         self._sidecar = _SidecarAdapter(url.rstrip("/"), self.root)
+        self._elsewhere = Session()
         if traceparent := os.environ.get("TRACEPARENT"):
             self.headers["traceparent"] = traceparent  # https://www.w3.org/TR/trace-context/
 
@@ -149,13 +166,46 @@ class _Session(Session):
             hooks=hooks,
             json=json,
         )
-        settings = {"stream": bool(stream), "verify": verify is None or verify, "cert": cert, "proxies": proxies or {}}
+        settings = self._elsewhere.merge_environment_settings("", proxies or {}, bool(stream), verify, cert)
         return self.send(request, timeout=timeout, allow_redirects=allow_redirects, **settings)
 
     def get_adapter(self, url: str) -> Any:
         """The sidecar for everything below the API root; a redirect that leads elsewhere goes there directly."""
-        below = url.startswith(self.root) and url[len(self.root) :][:1] in ("", "/", "?")
-        return self._sidecar if below else super().get_adapter(url)
+        return self._elsewhere.get_adapter(url) if _below(self.root, url) is None else self._sidecar
+
+    def get_redirect_target(self, resp: Response) -> str | None:
+        """The URL that an answer redirects to, None if it does not."""
+        location = resp.headers["Location"] if resp.is_redirect else ""
+        if not location:
+            return None
+        target = _resolve(str(resp.url), location)
+        try:
+            urlsplit(target)
+        except ValueError as error:
+            raise InvalidURL(f"the API redirects to {location!r}: {error}", response=resp) from None
+        return target
+
+    def rebuild_method(self, prepared_request: PreparedRequest, response: Response) -> None:
+        """Undoes what `requests` did to the URL, then changes the method as it does."""
+        target = self.get_redirect_target(response)
+        if target and _below(self.root, target) is not None:
+            prepared_request.url = target
+        super().rebuild_method(prepared_request, response)
+
+    def rebuild_proxies(self, prepared_request: PreparedRequest, proxies: Any) -> Any:
+        """The environment's proxies are on the way to other hosts only."""
+        if _below(self.root, str(prepared_request.url)) is not None:
+            return proxies
+        return self._elsewhere.rebuild_proxies(prepared_request, proxies)
+
+    def rebuild_auth(self, prepared_request: PreparedRequest, response: Response) -> None:
+        """Takes credentials that were meant for the API from a request that goes elsewhere."""
+        if _below(self.root, str(prepared_request.url)) is not None:
+            return
+        if _below(self.root, str(response.url)) is not None:
+            for name in _CREDENTIALS:
+                prepared_request.headers.pop(name, None)
+        self._elsewhere.rebuild_auth(prepared_request, response)
 
 
 class _ExactRequest(PreparedRequest):
@@ -180,6 +230,7 @@ class _SidecarAdapter(HTTPAdapter):
         super().__init__(pool_maxsize=_POOL_SIZE)
         self._base = urlsplit(url)
         self._root = root
+        self._knows_root = root != url
         self._pool = _Pool(self._base.hostname or "", self._base.port or 80, maxsize=_POOL_SIZE)
 
     def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
@@ -187,7 +238,9 @@ class _SidecarAdapter(HTTPAdapter):
         address = request.url or ""
         if "Host" in request.headers:  # the sidecar answers to its own name alone
             del request.headers["Host"]
-        _target.exact = self._base.path + (address[len(self._root) :] or "/")
+        target = self._base.path + (_below(self._root, address) or "")
+        _target.exact = target if target.startswith("/") else "/" + target
+        _target.knows_root = self._knows_root
         try:
             return super().send(request, *args, **kwargs)
         except requests.RequestException as error:
@@ -219,8 +272,10 @@ class _Connection(HTTPConnection):
     """A connection that sends the target as it was written; urllib3 would normalise it."""
 
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-        """Writes the request line."""
-        return super().putrequest(method, _target.exact, *args, **kwargs)
+        """Writes the request line, and asks the sidecar to leave Location as the API wrote it."""
+        super().putrequest(method, _target.exact, *args, **kwargs)
+        if _target.knows_root:
+            self.putheader("X-Kizen-Location", "as-is")
 
     def __str__(self) -> str:
         """What urllib3 begins its errors with; where the sidecar listens is nobody's business."""
@@ -230,6 +285,10 @@ class _Connection(HTTPConnection):
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _Connection
 
+    def urlopen(self, *args: Any, **kwargs: Any) -> Any:
+        """Sends a request; an answer that ends before its Content-Length raises, which urllib3 does by itself from 2.0 on."""
+        return super().urlopen(*args, **{"enforce_content_length": True, **kwargs})
+
     def __str__(self) -> str:
         """As a connection's."""
         return "<kizen.api>"
@@ -238,7 +297,13 @@ class _Pool(HTTPConnectionPool):
 _target = threading.local()  # the target of the request that this thread is sending
 
 
-def _relative(path: str, verb: str, root: str) -> str:
+def shown_url(api: Api, path: object) -> str:
+    """What a call of `path` that could not be made was for."""
+    text = str(path)
+    return text.strip() if _FULL_URL.match(text) else f"{(api._root or '').rstrip('/')}/{text.removeprefix('/')}"
+
+
+def _relative(path: Any, verb: str, root: str) -> str:
     """The path as it is sent: from a slash on, the fragment left out, what no request line may hold percent-encoded."""
     if not isinstance(path, str):
         raise TypeError(f"kizen.api.{verb} takes a path as text, not {type(path).__name__}")
@@ -246,6 +311,62 @@ def _relative(path: str, verb: str, root: str) -> str:
         raise ValueError(_wrong_use(path.strip(), verb, root))
     path = _escape(path.partition("#")[0])
     return path if path.startswith("/") else "/" + path
+
+
+def _below(root: str, url: str) -> str | None:
+    """The path and query that follow `root` in `url`, as they are written there; None if it is not below the root."""
+    (scheme, authority, path, query, _), (root_scheme, root_authority, root_path, *_) = _split(url), _split(root)
+    if _origin(scheme, authority) != _origin(root_scheme, root_authority) or not path.startswith(root_path):
+        return None
+    rest = path[len(root_path) :]
+    return rest + query if rest[:1] in ("", "/") else None
+
+
+def _split(url: str) -> tuple[str, ...]:
+    """Scheme, authority, path, query and fragment with their marks; in a row they are what was written."""
+    parts = _PARTS.match(url)
+    return parts.groups("") if parts else ()
+
+
+def _origin(scheme: str, authority: str) -> tuple[str, str]:
+    """One spelling of scheme, host and port."""
+    scheme, host = scheme.lower(), authority[2:].lower().rpartition("@")[2]
+    return scheme, host.removesuffix(_DEFAULT_PORTS.get(scheme, "/"))
+
+
+def _resolve(base: str, location: str) -> str:
+    """The URL that `location` names in an answer of `base` (RFC 3986, 5.2.2), byte for byte but for dot segments.
+
+    One without a fragment has that of `base` (RFC 9110, 10.2.2).
+    """
+    # http.client reads the bytes of a header as Latin-1.
+    reference, mark, fragment = location.encode("latin-1").decode("utf-8", "surrogateescape").partition("#")
+    scheme, authority, path, query, _ = _split(_escape(reference))
+    base_scheme, base_authority, base_path, base_query, base_fragment = _split(base)
+    if not scheme:
+        scheme = base_scheme
+        if not authority:
+            authority = base_authority
+            if not path:
+                path, query = base_path, query or base_query
+            elif not path.startswith("/"):
+                path = (base_path[: base_path.rfind("/") + 1] or "/") + path
+    return scheme + authority + _without_dots(path) + query + (mark + _escape(fragment) if mark else base_fragment)
+
+
+def _without_dots(path: str) -> str:
+    """The path without the segments "." and ".." (RFC 3986, 5.2.4)."""
+    if not path.startswith("/") or "/." not in path:
+        return path
+    segments, kept = path.split("/"), [""]
+    for segment in segments[1:]:
+        if segment == "..":
+            kept[1:] = kept[1:-1]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/".join(kept)
 
 
 def _wrong_use(url: str, verb: str, root: str) -> str:
@@ -263,7 +384,7 @@ def _wrong_use(url: str, verb: str, root: str) -> str:
 
 
 def _escape(target: str) -> str:
-    return _NOT_IN_A_TARGET.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), target)
+    return _NOT_IN_A_TARGET.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")), target)
 
 
 def _reason(error: BaseException) -> str:

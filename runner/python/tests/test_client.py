@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,10 @@ CAPABILITY = "/3f9c2b7a6d5e4f30"
 
 def step(server: Server, script: str, **fields: Any) -> Result:
     return run(textwrap.dedent(script), api_url=server.url + CAPABILITY, **fields)
+
+
+def redirect(location: str, status: str = "302 Found") -> bytes:
+    return answer(b"", status=status).replace(b"\r\n\r\n", b"\r\nLocation: " + location.encode("latin-1") + b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,37 @@ def test_the_keyword_arguments_of_requests_work(server: Server) -> None:
     assert b'filename="name.txt"' in upload and b"content" in upload
     assert server.header(0, "Host") == f"127.0.0.1:{server.port}" and server.header(0, "X-Note") == "kept"
     assert server.header(2, "Cookie") == "c=1"
+
+
+def test_arguments_may_be_given_by_position_and_the_path_as_url(server: Server) -> None:
+    result = step(
+        server,
+        """
+        note = {"X-Note": "kept"}
+        for verb in ("get", "delete", "head", "options"):
+            getattr(kizen.api, verb)("/x", {"a": 1}, note)
+        for verb in ("post", "put", "patch"):
+            getattr(kizen.api, verb)("/x", None, {"b": 1}, note)
+            getattr(kizen.api, verb)("/x", "text", None, note)
+        kizen.api.get(url="/by-name", params={"a": 1})
+        """,
+    )
+    assert result.result["ok"], result.result
+    assert server.targets == [f"{CAPABILITY}/x?a=1"] * 4 + [f"{CAPABILITY}/x"] * 6 + [f"{CAPABILITY}/by-name?a=1"]
+    assert server.bodies[4:10] == [b'{"b": 1}', b"text"] * 3
+    assert [server.header(index, "X-Note") for index in range(10)] == ["kept"] * 10
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("get()", "kizen.api.get takes a path as text, not NoneType"),
+        ("get(7)", "kizen.api.get takes a path as text, not int"),
+        ("put('/a', url='/b')", "kizen.api.put takes one path, not both path and url"),
+    ],
+)
+def test_exactly_one_path_is_taken(server: Server, call: str, error: str) -> None:
+    assert step(server, f"kizen.api.{call}").result["error"] == f"TypeError: {error}"
 
 
 def test_an_unknown_keyword_is_a_type_error(server: Server) -> None:
@@ -202,27 +238,175 @@ def test_a_full_url_is_refused_with_the_right_path(server: Server, url: str, rig
     assert not server.heads and not failure.http
 
 
-@pytest.mark.parametrize("location", ["/api/other?a=%2F", "https://app.go.kizen.com/api/other?a=%2F", "other?a=%2F"])
-def test_a_redirect_below_the_api_root_goes_through_the_sidecar(server: Server, location: str) -> None:
-    server.answers = [answer(b"", f"Location: {location}", status="302 Found"), answer(b"there")]
-    result = step(server, "r = kizen.api.get('/one')\noutputs.log((r.url, r.text, len(r.history)))")
-    assert result.logs == [f"('{ROOT}/other?a=%2F', 'there', 1)"]
-    assert server.targets == [f"{CAPABILITY}/one", f"{CAPABILITY}/other?a=%2F"]
-    assert [entry["session"] for entry in result.http] == [True, True]
+# redirects
+
+
+def test_the_target_of_a_redirect_is_resolved_as_the_sidecar_does(server: Server) -> None:
+    rows = json.loads((PYTHON.parent.parent / "proxy" / "testdata" / "locations.json").read_text())
+    script = """
+    from kizen_runtime.client import _below, _resolve
+    import json
+    for row in json.loads(inputs.rows):
+        target = _resolve("https://app.example.com/api/records/1?q=/..", row["location"])
+        below = _below("https://app.example.com/api", target) is not None
+        if (target, below) != (row["target"], not row.get("outside", False)):
+            outputs.log((row, target, below))
+    """
+    result = step(server, script, inputs={"rows": {"t": "s", "v": json.dumps(rows)}})
+    assert len(rows) > 20 and result.result["ok"] and not result.logs
+
+
+@pytest.mark.parametrize(
+    ("location", "target", "url"),
+    [
+        ("/api/other?a=%2F", "/other?a=%2F", f"{ROOT}/other?a=%2F"),
+        ("https://app.go.kizen.com/api/other?a=%2F", "/other?a=%2F", f"{ROOT}/other?a=%2F"),
+        ("HTTPS://app.go.kizen.com:443/api/other", "/other", "HTTPS://app.go.kizen.com:443/api/other"),
+        ("//app.go.kizen.com/api/other", "/other", f"{ROOT}/other"),
+        ("other?a=%2F", "/records/other?a=%2F", f"{ROOT}/records/other?a=%2F"),
+        ("?page=2", "/records/1%21?page=2", f"{ROOT}/records/1%21?page=2"),
+        ("/api/a%2Fb%21!:%7e~/%zz//c", "/a%2Fb%21!:%7e~/%zz//c", f"{ROOT}/a%2Fb%21!:%7e~/%zz//c"),
+        ("/api/x#there", "/x", f"{ROOT}/x#there"),
+        ("/api/\xe4 \u20ac".encode().decode("latin-1"), "/%C3%A4%20%E2%82%AC", f"{ROOT}/%C3%A4%20%E2%82%AC"),
+        ("/api/\xff", "/%FF", f"{ROOT}/%FF"),
+        ("/api", "", ROOT),
+        ("/api?x", "?x", f"{ROOT}?x"),
+    ],
+)
+def test_a_redirect_below_the_api_root_goes_through_the_sidecar(server: Server, location: str, target: str, url: str) -> None:
+    server.answers = [redirect(location), answer(b"there")]
+    result = step(
+        server,
+        """
+        r = kizen.api.get("/records/1%21")
+        first, = r.history
+        outputs.log(repr((r.url, r.request.url, r.text, first.url, first.request.url, first.headers["Location"])))
+        """,
+    )
+    first = f"{ROOT}/records/1%21"
+    assert result.logs == [repr((url, url, "there", first, first, location))]
+    assert server.targets == [f"{CAPABILITY}/records/1%21", CAPABILITY + target]
+    assert [(entry["session"], entry["url"]) for entry in result.http] == [(True, first), (True, url)]
+    assert result.http[0]["responseHeaders"]["Location"] == location
+    assert [server.header(index, "X-Kizen-Location") for index in (0, 1)] == ["as-is", "as-is"]
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "then", "body"),
+    [
+        ("get", "301 Moved Permanently", "GET", b""),
+        ("get", "308 Permanent Redirect", "GET", b""),
+        ("post", "301 Moved Permanently", "GET", b""),
+        ("post", "302 Found", "GET", b""),
+        ("put", "302 Found", "GET", b""),
+        ("post", "303 See Other", "GET", b""),
+        ("post", "307 Temporary Redirect", "POST", b"body"),
+        ("patch", "308 Permanent Redirect", "PATCH", b"body"),
+        ("head", "302 Found", "HEAD", b""),
+    ],
+)
+def test_a_redirect_changes_the_method_as_requests_does(server: Server, method: str, status: str, then: str, body: bytes) -> None:
+    server.answers = [redirect("/api/b", status), answer()]
+    data = {"data": "body"} if method in ("post", "put", "patch") else {}
+    assert step(server, f"kizen.api.{method}('/a', allow_redirects=True, **{data})").result["ok"]
+    assert [head.split(b" ")[0].decode() for head in server.heads] == [method.upper(), then]
+    assert server.targets[1] == CAPABILITY + "/b" and server.bodies[1] == body
+
+
+def test_fragments_are_inherited_and_not_sent(server: Server) -> None:
+    server.answers = [redirect("/api/b#one"), redirect("/api/c"), redirect("/api/d#two"), answer()]
+    result = step(server, "r = kizen.api.get('/a')\noutputs.log([hop.url for hop in [*r.history, r]])")
+    assert result.logs == [str([f"{ROOT}/a", f"{ROOT}/b#one", f"{ROOT}/c#one", f"{ROOT}/d#two"])]
+    assert server.targets == [CAPABILITY + path for path in ("/a", "/b", "/c", "/d")]
+
+
+def test_a_redirect_that_never_ends_is_too_many_redirects(server: Server) -> None:
+    server.answers = [redirect("/api/loop")]
+    script = """
+    import requests
+    try:
+        kizen.api.get("/loop")
+    except requests.TooManyRedirects as error:
+        outputs.log((str(error), error.response.url, error.response.request.url))
+    """
+    result = step(server, script)
+    assert result.logs == [str(("Exceeded 30 redirects.", f"{ROOT}/loop", f"{ROOT}/loop"))]
+    assert server.targets == [f"{CAPABILITY}/loop"] * 31 and len(result.http) == 31
+
+
+@pytest.mark.parametrize("status", ["201 Created", "202 Accepted"])
+def test_the_location_of_what_was_created_is_the_apis(server: Server, status: str) -> None:
+    server.answers = [answer(b"", "Location: https://app.go.kizen.com/api/jobs/1%2F2", status=status), answer(b"done")]
+    result = step(
+        server,
+        """
+        location = kizen.api.post("/jobs").headers["Location"]
+        outputs.log(location)
+        outputs.log(kizen.api.get(location.removeprefix("https://app.go.kizen.com/api")).text)
+        """,
+    )
+    assert result.logs == [f"{ROOT}/jobs/1%2F2", "done"] and server.targets[1] == f"{CAPABILITY}/jobs/1%2F2"
 
 
 def test_a_redirect_elsewhere_goes_there_directly(server: Server) -> None:
-    server.answers = [answer(b"", f"Location: {server.url}/storage/file", status="307 Temporary Redirect"), answer(b"file")]
-    result = step(server, "outputs.log(kizen.api.get('/download').text)")
-    assert result.logs == ["file"]
-    assert server.targets == [f"{CAPABILITY}/download", "/storage/file"]
+    server.answers = [redirect(f"{server.url}/storage/file?sig=a%2Fb", "307 Temporary Redirect"), answer(b"file")]
+    result = step(
+        server,
+        """
+        credentials = {"X-API-KEY": "k", "x-business-id": "b", "X-USER-ID": "u", "Authorization": "a", "Cookie": "c", "X-Note": "kept"}
+        r = kizen.api.post("/download", b"body", headers=credentials, cookies={"d": "1"})
+        outputs.log((r.text, r.history[0].url))
+        """,
+    )
+    assert result.logs == [str(("file", f"{ROOT}/download"))]
+    assert server.targets == [f"{CAPABILITY}/download", "/storage/file?sig=a%2Fb"] and server.bodies[1] == b"body"
+    assert CAPABILITY.encode() not in server.heads[1]
+    names = {line.partition(":")[0].lower() for line in server.heads[1].decode().split("\r\n")}
+    assert "x-note" in names
+    assert not names & {"x-api-key", "x-business-id", "x-user-id", "authorization", "cookie", "x-kizen-location"}
     assert [entry["session"] for entry in result.http] == [True, False]
 
 
+def test_a_redirect_back_to_the_root_goes_through_the_sidecar(server: Server) -> None:
+    server.answers = [redirect(f"{server.url}/elsewhere"), redirect(f"{ROOT}/back"), answer(b"back")]
+    result = step(server, "r = kizen.api.get('/a')\noutputs.log((r.url, r.text))")
+    assert result.logs == [str((f"{ROOT}/back", "back"))]
+    assert server.targets == [f"{CAPABILITY}/a", "/elsewhere", f"{CAPABILITY}/back"]
+
+
+def test_a_redirect_elsewhere_takes_the_environments_proxy(server: Server) -> None:
+    server.answers = [redirect("http://files.example/x"), answer(b"file")]
+    result = step(server, "outputs.log(kizen.api.get('/a').text)", env={"http_proxy": server.url})
+    assert result.logs == ["file"] and server.targets == [f"{CAPABILITY}/a", "http://files.example/x"]
+
+
+@pytest.mark.parametrize(
+    ("location", "error"),
+    [("ftp://files.example/x", "InvalidSchema"), ("http://[x/", "InvalidURL"), ("mailto:x", "InvalidSchema")],
+)
+def test_a_redirect_that_cannot_be_followed_is_an_error_of_requests(server: Server, location: str, error: str) -> None:
+    server.answers = [redirect(location)]
+    script = "import requests\ntry:\n    kizen.api.get('/a')\nexcept requests.RequestException as e:\n    outputs.log(type(e).__name__)"
+    assert step(server, script).logs == [error]
+
+
+def test_a_redirect_without_a_target_is_an_answer(server: Server) -> None:
+    server.answers = [redirect("")]
+    assert step(server, "outputs.log(kizen.api.get('/a').status_code)").logs == ["302"]
+
+
 def test_redirects_can_be_refused(server: Server) -> None:
-    server.answers = [answer(b"", "Location: /api/x", status="302 Found")]
-    script = "outputs.log((kizen.api.get('/a', allow_redirects=False).status_code, kizen.api.head('/a').status_code))"
-    assert step(server, script).logs == ["(302, 302)"]
+    server.answers = [redirect("/api/x")]
+    script = "r = kizen.api.get('/a', allow_redirects=False)\noutputs.log((r.status_code, r.next.url, kizen.api.head('/a').status_code))"
+    assert step(server, script).logs == [str((302, f"{ROOT}/x", 302))]
+
+
+@pytest.mark.parametrize("script", ["kizen.api.get('/a')", "r = kizen.api.get('/a', stream=True)\nlist(r.iter_content(2))"])
+def test_half_an_answer_is_not_taken_for_a_whole_one(server: Server, script: str) -> None:
+    server.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n12345"]
+    failure = step(server, script)
+    assert failure.result["error"].startswith("requests.exceptions.ChunkedEncodingError:") and "995 more expected" in failure.result["error"]
+    assert failure.http[0]["requestErrorType"] == "ChunkedEncodingError" and failure.http[0]["responseBody"] == "12345"
 
 
 def test_a_stream_is_read_as_it_comes(server: Server) -> None:
@@ -286,6 +470,15 @@ def test_the_client_by_itself_needs_only_the_address(server: Server, tmp_path: P
     done = standalone(tmp_path, "import kizen\nprint(kizen.api.get('/x').json())", KIZEN_API_URL=server.url + CAPABILITY + "/")
     assert done.stdout == "{}\n", done.stderr
     assert server.targets == [CAPABILITY + "/x"]
+
+
+def test_the_client_by_itself_follows_what_the_sidecar_made_of_a_redirect(server: Server, tmp_path: Path) -> None:
+    server.answers = [redirect(f"{CAPABILITY}/one"), redirect(f"{server.url}{CAPABILITY}/two"), answer(b"there")]
+    script = "import kizen\nr = kizen.api.get('/x')\nprint(r.text, r.url)"
+    done = standalone(tmp_path, script, KIZEN_API_URL=server.url + CAPABILITY)
+    assert done.stdout == f"there {server.url}{CAPABILITY}/two\n", done.stderr
+    assert server.targets == [CAPABILITY + path for path in ("/x", "/one", "/two")]
+    assert server.header(0, "X-Kizen-Location") is None
 
 
 def test_the_client_by_itself_says_what_is_missing(tmp_path: Path) -> None:
