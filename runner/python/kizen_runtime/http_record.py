@@ -153,34 +153,131 @@ class Entry:
 def install(requests: Any, record: HttpRecord) -> None:
     """Makes the classes of `requests` report to the record."""
     _record_sending(requests.adapters.HTTPAdapter, record)
+    _record_retries()
     _record_reading(requests.models.Response)
     _record_unsent(requests.sessions.Session, record)
 
 
-_thread = threading.local()  # how many requests this thread has sent
+def install_client(client: Any, record: HttpRecord) -> None:
+    """Makes `kizen.api` report the calls that fail before `requests` knows of them."""
+    call = client.Api._request
+
+    def recorded_call(self: Any, method: str, path: Any, kwargs: Any) -> Any:
+        begun, shown = _begun(), kwargs.get("url") if path is None else path
+        try:
+            return call(self, method, path, kwargs)
+        except Exception as error:
+            if _begun() == begun:
+                _unsent(record, error, method, client.shown_url(self, shown), kwargs.get("headers"), kwargs.get("data"), True)
+            raise
+
+    client.Api._request = _like(call, recorded_call)
+
+
+class _Exchange:
+    """One `HTTPAdapter.send`: a request on the wire, and another for each time that urllib3 retries it."""
+
+    def __init__(self, record: HttpRecord, request: Any, session: bool) -> None:
+        self._record = record
+        self._request = request
+        self._session = session
+        self._opened = False
+        self.entry = self._begin()
+
+    def _begin(self) -> Entry | None:
+        _thread.begun = _begun() + 1
+        request = self._request
+        return self._record.begin(request.method, request.url, request.headers, request.body, self._session)
+
+    def opening(self) -> None:
+        """urllib3 is about to send the request, maybe once more."""
+        if self._opened:
+            self.entry = self._begin()
+        self._opened = True
+
+    def answered(self, response: Any, status: int) -> None:
+        """The head of an answer is there."""
+        if self.entry is not None:
+            self.entry.answered(status, response.headers)
+
+    def failed(self, error: BaseException) -> None:
+        """The request failed."""
+        if self.entry is not None:
+            self.entry.failed(error)
+
+    def discarded(self, response: Any) -> None:
+        """urllib3 will read the answer to its end and retry; its `data` stays readable."""
+        if self.entry is None:
+            return
+        try:
+            self.entry.received(response.read(decode_content=True, cache_content=True))
+        except Exception as error:  # of urllib3, of a socket, of a decoder: urllib3 passes over it too
+            self.entry.failed(error)
+        else:
+            self.entry.ended()
+
+
+_thread = threading.local()  # how many entries this thread has begun, and the exchange it is in
+
+
+def _begun() -> int:
+    return getattr(_thread, "begun", 0)
+
+
+def _exchange() -> _Exchange | None:
+    return getattr(_thread, "exchange", None)
 
 
 def _record_sending(adapter: Any, record: HttpRecord) -> None:
     send = adapter.send
 
     def recorded_send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        _thread.sent = getattr(_thread, "sent", 0) + 1
-        session = getattr(self, "is_kizen_api", False)
         if traceparent := os.environ.get("TRACEPARENT"):
             request.headers.setdefault("traceparent", traceparent)  # https://www.w3.org/TR/trace-context/
-        entry = record.begin(request.method, request.url, request.headers, request.body, session)
+        outer, exchange = _exchange(), _Exchange(record, request, getattr(self, "is_kizen_api", False))
+        _thread.exchange = exchange
         try:
             response = send(self, request, *args, **kwargs)
         except BaseException as error:
-            if entry is not None:
-                entry.failed(error)
+            exchange.failed(error)
             raise
-        if entry is not None:
-            entry.answered(response.status_code, response.headers)
-            response._kizen_entry = entry
+        finally:
+            _thread.exchange = outer
+        exchange.answered(response, response.status_code)
+        if exchange.entry is not None:
+            response._kizen_entry = exchange.entry
         return response
 
     adapter.send = _like(send, recorded_send)
+
+
+def _record_retries() -> None:
+    """What `requests` leaves to urllib3: with `Retry(2)` mounted, one `send` is up to three requests."""
+    from urllib3.connectionpool import HTTPConnectionPool
+    from urllib3.util.retry import Retry
+
+    pool: Any = HTTPConnectionPool
+    retry: Any = Retry
+    urlopen, increment = pool.urlopen, retry.increment
+
+    def recorded_urlopen(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if exchange := _exchange():
+            exchange.opening()
+        return urlopen(self, *args, **kwargs)
+
+    def recorded_increment(self: Any, *args: Any, **kwargs: Any) -> Any:
+        exchange, response, error = _exchange(), kwargs.get("response"), kwargs.get("error")
+        if exchange and response is not None:
+            exchange.answered(response, response.status)
+        again = increment(self, *args, **kwargs)  # raises when it is not to be retried
+        if exchange and response is not None:
+            exchange.discarded(response)
+        elif exchange and error is not None:
+            exchange.failed(error)
+        return again
+
+    pool.urlopen = _like(urlopen, recorded_urlopen)
+    retry.increment = _like(increment, recorded_increment)
 
 
 def _record_reading(response: Any) -> None:
@@ -210,20 +307,35 @@ def _follow(chunks: Iterator[Any], entry: Entry) -> Iterator[Any]:
 
 def _record_unsent(session: Any, record: HttpRecord) -> None:
     """A call that fails before anything is sent (a bad URL, say) has an entry too."""
-    request = session.request
+    request, send = session.request, session.send
 
     def recorded_request(self: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
-        sent = getattr(_thread, "sent", 0)
+        begun = _begun()
         try:
             return request(self, method, url, *args, **kwargs)
         except Exception as error:
-            if getattr(_thread, "sent", 0) == sent:
-                entry = record.begin(str(method).upper(), str(url), kwargs.get("headers") or {}, kwargs.get("data"), False)
-                if entry is not None:
-                    entry.failed(error)
+            if _begun() == begun:
+                _unsent(record, error, method, url, kwargs.get("headers"), kwargs.get("data"), False)
             raise
 
-    session.request = _like(request, recorded_request)
+    def recorded_send(self: Any, request: Any, **kwargs: Any) -> Any:
+        begun = _begun()
+        try:
+            return send(self, request, **kwargs)
+        except Exception as error:
+            if _begun() == begun:
+                _unsent(record, error, request.method, request.url, request.headers, request.body, False)
+            raise
+
+    session.request, session.send = _like(request, recorded_request), _like(send, recorded_send)
+
+
+def _unsent(record: HttpRecord, error: Exception, method: Any, url: Any, headers: Any, body: Any, session: bool) -> None:
+    _thread.begun = _begun() + 1
+    shown = headers if hasattr(headers, "items") else {}  # what was wrong may be the headers
+    entry = record.begin(str(method).upper(), str(url), shown, body, session)
+    if entry is not None:
+        entry.failed(error)
 
 
 def _like(original: Any, replacement: Any) -> Any:

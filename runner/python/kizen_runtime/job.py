@@ -59,6 +59,7 @@ class Job:
         OSError when the sidecar cannot be told.
         """
         import_hook.after_import("requests", self._record_http)
+        import_hook.after_import(f"{__package__}.client", self._record_client)  # which has imported requests by then
         if sys.version_info >= (3, 14):
             import_hook.after_import("multiprocessing.context", _fork_by_default)
         code = self._compile()
@@ -82,7 +83,13 @@ class Job:
     def _record_http(self, requests: "Any") -> None:
         from .http_record import HttpRecord, install
 
-        install(requests, HttpRecord(self._channel, self._redactor, self._http_dropped, self._limits))
+        self._http_record = HttpRecord(self._channel, self._redactor, self._http_dropped, self._limits)
+        install(requests, self._http_record)
+
+    def _record_client(self, client: "Any") -> None:
+        from .http_record import install_client
+
+        install_client(client, self._http_record)
 
     def _compile(self) -> "CodeType | None":
         try:
