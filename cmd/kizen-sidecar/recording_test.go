@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -97,7 +98,7 @@ func (a *recordingAPI) serve(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		payload = answer.JSON
 	}
-	w.WriteHeader(answer.Status)
+	w.WriteHeader(cmp.Or(answer.Status, http.StatusOK))
 	_, _ = w.Write(payload) // the client may have gone
 }
 
