@@ -407,7 +407,7 @@ def test_half_an_answer_is_not_taken_for_a_whole_one(server: Server, script: str
     server.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n12345"]
     failure = step(server, script)
     assert failure.result["error"].startswith("requests.exceptions.ChunkedEncodingError:") and "995 more expected" in failure.result["error"]
-    assert failure.http[0]["requestErrorType"] == "ChunkedEncodingError" and failure.http[0]["responseBody"] == "12345"
+    assert failure.http[0]["requestErrorType"] == "ChunkedEncodingError"
 
 
 def test_a_stream_is_read_as_it_comes(server: Server) -> None:
