@@ -21,8 +21,6 @@ type cgroups struct {
 	unified bool
 	// memory and pids are the sidecar's own groups; empty where the controller is not to be had. The same with v2.
 	memory, pids string
-	// sockets says that v1 can limit the buffers of a group's sockets, which v2 counts as memory.
-	sockets bool
 }
 
 // groupPrefix marks our groups; the sidecar's process id and a number follow.
@@ -34,7 +32,6 @@ func (s *Sandbox) findCgroups() {
 	if err != nil {
 		s.miss(layerMemoryCgroup, err.Error())
 		s.miss(layerPidsCgroup, err.Error())
-		s.miss(layerSockets, err.Error())
 		return
 	}
 	groups := &cgroups{}
@@ -54,30 +51,6 @@ func (s *Sandbox) findCgroups() {
 		sweep(dir)
 	}
 	s.groups = groups
-	s.findSocketLimit()
-}
-
-// socketLimit is the file of a v1 group that limits the buffers of its sockets: those of TCP, after which it is named, and of
-// UDP (net/core/sock.c, mem_cgroup_sk_alloc). It counts apart from memory. What is on its way through Unix sockets is the
-// kernel's own memory, which counts as the group's.
-const socketLimit = "memory.kmem.tcp.limit_in_bytes"
-
-// socketShare is which part of the limit on memory the buffers of sockets may take on top of it, where v1 counts them apart.
-const socketShare = 8
-
-// findSocketLimit looks whether the buffers of sockets can be counted.
-func (s *Sandbox) findSocketLimit() {
-	switch {
-	case s.groups.memory == "":
-		s.miss(layerSockets, "there is no memory cgroup")
-	case s.groups.unified || !s.holds(layerSockets):
-	default:
-		if err := unix.Access(filepath.Join(s.groups.memory, socketLimit), unix.F_OK); err != nil {
-			s.miss(layerSockets, "the memory cgroup has no "+socketLimit)
-			return
-		}
-		s.groups.sockets = true
-	}
 }
 
 // ownGroup maps a v1 controller, or "" for v2, to the directory of the sidecar's own group.
@@ -241,11 +214,6 @@ func (g *group) limit(limits Limits, reserve int) error {
 	if !g.parents.unified {
 		if err := write(g.memory, "memory.limit_in_bytes", memory); err != nil {
 			return err
-		}
-		if g.parents.sockets {
-			if err := write(g.memory, socketLimit, strconv.FormatInt(limits.Memory/socketShare, 10)); err != nil {
-				return err
-			}
 		}
 		// Memory and swap together; absent where swap is not counted.
 		return optional(write(g.memory, "memory.memsw.limit_in_bytes", memory))

@@ -10,11 +10,17 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// home is the step's working directory and the only place it can write to, beside /dev/shm.
+// home is the step's working directory and the only place it can write to, beside /dev/shm and sourceDir.
 const home = "/tmp"
 
 // hostName is the step's own.
 const hostName = "kizen-step"
+
+// sourceDir is where the program's source can be put, so that /tmp begins empty.
+const sourceDir = "/step"
+
+// sourceSize is the size in bytes of sourceDir.
+const sourceSize = 16 * mib
 
 // shm is where multiprocessing makes its locks and queues.
 const shm = "/dev/shm"
@@ -119,6 +125,7 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 	}
 	mounts = append(mounts,
 		stage.Mount{Kind: stage.MountTmpfs, Target: shm, Source: tmpfsOptions(ShmSize)},
+		stage.Mount{Kind: stage.MountTmpfs, Target: sourceDir, Source: fmt.Sprintf("mode=1777,size=%d,nr_inodes=8", sourceSize)},
 		stage.Mount{Kind: stage.MountTmpfs, Target: home, Source: tmpfsOptions(tmpSize)})
 	for _, path := range readable {
 		mounts = append(mounts, stage.Mount{Kind: stage.MountBind, Target: path, Source: path})

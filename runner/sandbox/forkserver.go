@@ -101,7 +101,7 @@ func (s *Sandbox) launchForkServer(ctx context.Context, spec Spec) (*ForkServer,
 // hidden reports whether a path lies in a directory that each fork has anew.
 func hidden(path string) bool {
 	real, err := filepath.EvalSymlinks(path)
-	return err == nil && slices.ContainsFunc([]string{home, shm}, func(fresh string) bool {
+	return err == nil && slices.ContainsFunc([]string{home, shm, sourceDir}, func(fresh string) bool {
 		return strings.HasPrefix(real+"/", fresh+"/") || strings.HasPrefix(path+"/", fresh+"/")
 	})
 }
@@ -204,7 +204,7 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 	s := f.sandbox
 	number := s.started.Add(1)
 	limits := spec.Limits.withDefaults()
-	p := &Process{job: f.job, user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
+	p := &Process{job: f.job, sourceDir: f.sourceDir, user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
 	p.ns = s.namespaces(p.user.id, false)
 	group, err := s.groups.create(number, limits, 1)
 	if err != nil {

@@ -24,13 +24,13 @@ func landlockSupport() error {
 	return fmt.Errorf("ask for its version: %w", err)
 }
 
-// landlockRules lists what a program may reach in its own root or, where there is none, in the host's with home as the
-// only directory to write to.
-func (t fileTree) landlockRules(readable []string, home string, own bool) *stage.Landlock {
+// landlockRules lists what a program may reach in its own root or, where there is none, in the host's with writable as the
+// only directories to write to.
+func (t fileTree) landlockRules(readable, writable []string, own bool) *stage.Landlock {
 	rules := &stage.Landlock{
 		ReadDirs:   append([]string{"/proc"}, readable...),
 		WriteFiles: append([]string(nil), deviceNodes...),
-		WriteDirs:  []string{home},
+		WriteDirs:  writable,
 	}
 	if own {
 		// The mounts decide what is there; Landlock says again that it is not to be written.

@@ -83,6 +83,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	}
 	own := s.holds(stage.LayerFileSystem) && p.ns.isolated
 	if own {
+		p.sourceDir = sourceDir
 		job.Mounts = append(s.tree.build(real, p.ns.stepID(), limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc), spec.forkServer), links...)
 	} else if err := s.giveScratch(p); err != nil {
 		return err
@@ -94,7 +95,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 		}
 	}
 	if s.holds(stage.LayerLandlock) {
-		job.Landlock = s.tree.landlockRules(real, job.Dir, own)
+		job.Landlock = s.tree.landlockRules(real, []string{job.Dir, p.sourceDir}, own)
 	}
 	if s.holds(stage.LayerSeccomp) {
 		job.Filter = s.filter

@@ -72,57 +72,6 @@ print("survived")`, false},
 	})
 }
 
-// fillSockets fills the buffers of sockets, 300 MB and more where nothing limits them, and prints how many MiB they hold.
-const fillSockets = `
-import socket
-def fill(sender, size):
-    sender.setblocking(False)
-    sent = 0
-    try:
-        for _ in range((8 << 20) // size): sent += sender.send(bytes(size))
-    except OSError: pass
-    return sent
-def tcp():
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-    sender = socket.create_connection(listener.getsockname())
-    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
-    receiver = listener.accept()[0]
-    return (listener, sender, receiver), fill(sender, 1 << 16)
-def udp():
-    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    receiver.bind(("127.0.0.1", 0))
-    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sender.connect(receiver.getsockname())
-    fill(sender, 60000)
-    receiver.setblocking(False)
-    return (receiver, sender), None
-def arrived(receiver):
-    total = 0
-    try:
-        while True: total += len(receiver.recv(1 << 16))
-    except OSError: return total
-held = [KIND() for _ in range(60)]
-total = sum(sent if sent is not None else arrived(sockets[0]) for sockets, sent in held)
-print(total >> 20)`
-
-func TestBuffersOfSocketsAreLimited(t *testing.T) {
-	each(t, []string{"forks", "everything", "no user namespaces"}, func(t *testing.T, s *Sandbox) {
-		if !s.holds(layerSockets) {
-			t.Skip("the kernel does not count them here, and the report says so")
-		}
-		for _, kind := range []string{"tcp", "udp"} {
-			r := run(t, s, strings.ReplaceAll(fillSockets, "KIND", kind), func(spec *Spec) { spec.Limits.Memory = 128 * mib })
-			held, err := strconv.Atoi(r.out)
-			if !r.OOMKilled && (err != nil || held > 128) {
-				t.Errorf("%s: %+v, sockets hold %q MiB", kind, r.Exit, r.out)
-			}
-			t.Logf("%s: %s MiB, out of memory: %v", kind, r.out, r.OOMKilled)
-		}
-	})
-}
-
 func TestProcessesAreLimited(t *testing.T) {
 	each(t, all, func(t *testing.T, s *Sandbox) {
 		r := run(t, s, `

@@ -43,16 +43,18 @@ type Exit struct {
 
 // A Process is a program in the sandbox.
 type Process struct {
-	job      *stage.Job
-	user     user
-	ns       namespaces
-	group    *group
-	scratch  *scratch   // nil where there is a private file system
-	inherits []*os.File // the first process's descriptors, until it has been started
-	leader   leader     // set before Start returns
-	control  *net.UnixConn
-	listener net.Listener
-	monitor  monitor
+	job     *stage.Job
+	user    user
+	ns      namespaces
+	group   *group
+	scratch *scratch // nil where there is a private file system
+	// sourceDir is an empty directory of the program's, see SourceDir.
+	sourceDir string
+	inherits  []*os.File // the first process's descriptors, until it has been started
+	leader    leader     // set before Start returns
+	control   *net.UnixConn
+	listener  net.Listener
+	monitor   monitor
 	// unwatched: only the kernel keeps its limits.
 	unwatched bool
 
@@ -68,6 +70,10 @@ type Process struct {
 // Listener is bound to the loopback address of the program's own network, with NetworkKizenOnly; nil otherwise. It is
 // open when Start returns; the caller closes it.
 func (p *Process) Listener() net.Listener { return p.listener }
+
+// SourceDir is a directory that is empty when the program starts and to which it can write once: the place for the source of what
+// it runs.
+func (p *Process) SourceDir() string { return p.sourceDir }
 
 // Done is closed when nothing of the program is left.
 func (p *Process) Done() <-chan struct{} { return p.done }

@@ -14,7 +14,6 @@ const (
 	layerIPC          = "IPC namespace"
 	layerMemoryCgroup = "memory cgroup"
 	layerPidsCgroup   = "process cgroup"
-	layerSockets      = "socket memory"
 )
 
 // isolation lists the layers that ModeRequired requires, in the order in which they are reported.
@@ -28,9 +27,8 @@ var namespaceLayers = []string{
 	stage.LayerFileSystem, layerPID, stage.LayerProc, layerIPC, stage.LayerUTS, stage.LayerNetwork,
 }
 
-// accounting lists the layers that ModeRequired does without: those of cgroups, for which there is a substitute or a limit of
-// the machine.
-var accounting = []string{layerMemoryCgroup, layerPidsCgroup, layerSockets}
+// accounting lists the layers that have a substitute.
+var accounting = []string{layerMemoryCgroup, layerPidsCgroup}
 
 // meanings says what a layer does where it holds.
 var meanings = map[string]string{
@@ -47,7 +45,6 @@ var meanings = map[string]string{
 	stage.LayerSeccomp:    "system calls that steps do not need and exploits do are refused",
 	layerMemoryCgroup:     "the kernel counts the memory of all the step's processes together, and caps it",
 	layerPidsCgroup:       "the kernel counts the step's processes and threads together, and caps them",
-	layerSockets:          "the kernel counts the buffers of the step's sockets, and caps them",
 }
 
 // consequences says what it means where it does not.
@@ -65,7 +62,6 @@ var consequences = map[string]string{
 	stage.LayerSeccomp:    "the whole of the kernel's interface is exposed",
 	layerMemoryCgroup:     "resident memory is added up every 25 ms instead, and RLIMIT_DATA bounds what happens in between; what no process maps is not counted",
 	layerPidsCgroup:       "RLIMIT_NPROC counts the processes of the step's user instead",
-	layerSockets:          "full sockets are not counted: a step can hold as much as net.ipv4.tcp_mem and net.ipv4.udp_mem let the whole machine",
 }
 
 // A Layer of the sandbox, as it is on this machine.

@@ -33,16 +33,21 @@ func (s *Sandbox) giveScratch(p *Process) error {
 	if err != nil {
 		return fmt.Errorf("make a private directory: %w", err)
 	}
-	p.scratch, p.job.Dir = made, made.path
+	p.scratch, p.job.Dir, p.sourceDir = made, filepath.Join(made.path, "tmp"), filepath.Join(made.path, "step")
+	if err := errors.Join(os.Mkdir(p.job.Dir, 0o700), os.Mkdir(p.sourceDir, 0o700)); err != nil {
+		return fmt.Errorf("make a private directory: %w", err)
+	}
 	if id := p.job.Step; id != nil {
-		if err := made.lock.Chown(int(id.UID), int(id.GID)); err != nil {
-			return fmt.Errorf("hand over the private directory: %w", err)
+		for _, dir := range []string{made.path, p.job.Dir, p.sourceDir} {
+			if err := os.Lchown(dir, int(id.UID), int(id.GID)); err != nil {
+				return fmt.Errorf("hand over the private directory: %w", err)
+			}
 		}
 	}
 	p.job.Env = slices.DeleteFunc(slices.Clone(p.job.Env), func(variable string) bool {
 		return strings.HasPrefix(variable, "HOME=") || strings.HasPrefix(variable, "TMPDIR=")
 	})
-	p.job.Env = append(p.job.Env, "HOME="+made.path, "TMPDIR="+made.path)
+	p.job.Env = append(p.job.Env, "HOME="+p.job.Dir, "TMPDIR="+p.job.Dir)
 	return nil
 }
 
