@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,10 +71,15 @@ func explicitInterpreter(path string, runtime Runtime) (Interpreter, string, err
 			return Interpreter{}, "", fmt.Errorf("%w: %q does not answer as a python3 would", ErrNoPython, path)
 		}
 	}
-	if found.Version != "" && found.Version != runtime.Version() {
-		return found, fmt.Sprintf("%s asks for python %s; running on %s (%s) as told", runtime, runtime.Version(), found.Path, found.Version), nil
+	if minor(found.Version) < oldestMinor {
+		return Interpreter{}, "", fmt.Errorf("%w: %q is python %s; steps need python 3.%d or newer", ErrNoPython, path, found.Version, oldestMinor)
 	}
-	return found, "", nil
+	found.HasRequests = found.HasRequests || importsRequests(found.Path)
+	var warnings []string
+	if found.Version != runtime.Version() {
+		warnings = append(warnings, fmt.Sprintf("%s asks for python %s; running on %s (%s) as told", runtime, runtime.Version(), found.Path, found.Version))
+	}
+	return found, joinWarnings(append(warnings, requestsWarning(found))...), nil
 }
 
 // startTimeout bounds the one start of what may be a Python.
@@ -81,18 +87,26 @@ const startTimeout = 10 * time.Second
 
 // askVersion starts a Python whose path does not tell its version.
 func askVersion(path string) (string, error) {
-	answer, err := ask(path, "import sys; print('%d.%d' % sys.version_info[:2])")
-	if err == nil && minor(answer) == 0 {
-		err = fmt.Errorf("%q is no version of python 3", answer)
+	answer, err := ask(path, "import sys; print('%d.%d' % sys.version_info[:2])", "-S")
+	if err == nil && !pythonVersion.MatchString(answer) {
+		err = fmt.Errorf("%q is no version of python", answer)
 	}
 	return answer, err
 }
 
+var pythonVersion = regexp.MustCompile(`^\d+\.\d+$`)
+
+// importsRequests asks a Python whose files do not tell whether it has the requests package.
+func importsRequests(path string) bool {
+	answer, err := ask(path, "import importlib.util; print(importlib.util.find_spec('requests') is not None)")
+	return err == nil && answer == "True"
+}
+
 // ask has a Python run a line of code, and returns what that prints.
-func ask(path, code string) (string, error) {
+func ask(path, code string, options ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	answer, err := exec.CommandContext(ctx, path, "-I", "-S", "-c", code).Output()
+	answer, err := exec.CommandContext(ctx, path, append(append([]string{"-I"}, options...), "-c", code)...).Output()
 	return strings.TrimSpace(string(answer)), err
 }
 
@@ -102,7 +116,7 @@ func resolveShim(path string) string {
 	if isBinary(path) {
 		return path
 	}
-	if real, err := ask(path, "import sys; print(sys.executable)"); err == nil && filepath.IsAbs(real) && isBinary(real) {
+	if real, err := ask(path, "import sys; print(sys.executable)", "-S"); err == nil && filepath.IsAbs(real) && isBinary(real) {
 		return real
 	}
 	return path
@@ -136,10 +150,7 @@ func rank(i Interpreter, runtime Runtime) int {
 
 func replacementWarning(best Interpreter, runtime Runtime, candidates []Interpreter) string {
 	if best.Version == runtime.Version() {
-		if !best.HasRequests {
-			return fmt.Sprintf("%s has no requests package: kizen.api will fail; install python3-requests", best.Path)
-		}
-		return ""
+		return requestsWarning(best)
 	}
 	reason := fmt.Sprintf("python%s is not installed", runtime.Version())
 	for _, candidate := range candidates {
@@ -148,7 +159,19 @@ func replacementWarning(best Interpreter, runtime Runtime, candidates []Interpre
 			break
 		}
 	}
-	return fmt.Sprintf("%s: running %s on %s (%s) instead", reason, runtime, best.Path, best.Version)
+	return joinWarnings(fmt.Sprintf("%s: running %s on %s (%s) instead", reason, runtime, best.Path, best.Version), requestsWarning(best))
+}
+
+// requestsWarning is empty for a Python that has the package.
+func requestsWarning(i Interpreter) string {
+	if i.HasRequests {
+		return ""
+	}
+	return fmt.Sprintf("%s has no requests package: kizen.api will fail; install python3-requests", i.Path)
+}
+
+func joinWarnings(warnings ...string) string {
+	return strings.Join(slices.DeleteFunc(warnings, func(warning string) bool { return warning == "" }), "; ")
 }
 
 // searchPath lists the directories interpreters are looked for in: a venv first, then PATH, then where they usually are.
@@ -264,16 +287,19 @@ func readVenv(prefix string) (isVenv, systemPackages bool) {
 }
 
 func hasRequests(prefix, version string) bool {
+	return slices.ContainsFunc(libraries(prefix, version), func(dir string) bool {
+		_, err := os.Stat(filepath.Join(dir, "requests/__init__.py"))
+		return err == nil
+	})
+}
+
+// libraries are the directories in which packages may be installed, whether they exist or not.
+func libraries(prefix, version string) []string {
 	dirs := []string{filepath.Join(prefix, "lib/python"+version, "site-packages")}
 	if prefix == "/usr" {
 		dirs = append(dirs, "/usr/local/lib/python"+version+"/dist-packages", "/usr/lib/python3/dist-packages")
 	}
-	for _, dir := range dirs {
-		if _, err := os.Stat(filepath.Join(dir, "requests/__init__.py")); err == nil {
-			return true
-		}
-	}
-	return false
+	return dirs
 }
 
 // minor returns 13 for "3.13", and 0 for anything that is not Python 3.

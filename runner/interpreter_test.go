@@ -2,6 +2,7 @@ package runner_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,6 +49,42 @@ func TestAProgramThatIsNoPython3IsRefused(t *testing.T) {
 	} {
 		if found, _, err := runner.FindInterpreter(runner.Python313, path, false); !errors.Is(err, runner.ErrNoPython) {
 			t.Errorf("%s: %+v, %v", name, found, err)
+		}
+	}
+}
+
+func TestAPythonThatIsTooOldIsRefusedByName(t *testing.T) {
+	for _, version := range []string{"3.10", "3.9", "2.7"} {
+		path := writeProgram(t, "echo "+version)
+		_, _, err := runner.FindInterpreter(runner.Python313, path, false)
+		want := fmt.Sprintf("%q is python %s; steps need python 3.11 or newer", path, version)
+		if !errors.Is(err, runner.ErrNoPython) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", version, err, want)
+		}
+	}
+}
+
+func TestAPythonThatIsNamedAndLacksRequestsIsWarnedOf(t *testing.T) {
+	python := func(version string, requests string) string {
+		return writeProgram(t, `case "$*" in *requests*) echo `+requests+`;; *) echo `+version+`;; esac`)
+	}
+	for _, known := range []struct {
+		version, requests string
+		says              []string
+	}{
+		{"3.13", "True", nil},
+		{"3.13", "False", []string{"has no requests package"}},
+		{"3.12", "True", []string{"asks for python 3.13"}},
+		{"3.12", "False", []string{"asks for python 3.13", "has no requests package"}},
+	} {
+		_, warning, err := runner.FindInterpreter(runner.Python313, python(known.version, known.requests), false)
+		if err != nil || (warning == "") != (known.says == nil) {
+			t.Errorf("%+v: got %q (%v)", known, warning, err)
+		}
+		for _, part := range known.says {
+			if !strings.Contains(warning, part) {
+				t.Errorf("%+v: got %q", known, warning)
+			}
 		}
 	}
 }
