@@ -12,43 +12,50 @@ type collector struct {
 	execution Execution
 	redact    redactor
 
-	logs      []string
-	logTimes  []time.Time
-	logBytes  int
-	dropped   Dropped
-	droppedBy int64 // messages the harness says it dropped itself
+	logs     []string
+	logTimes []time.Time
+	logBytes int
+	dropped  Dropped
 
-	entries        map[int]HTTPEntry
-	lastEntry      int
-	requestsBehind int64 // requests the harness says it did not record
+	entries   []HTTPEntry
+	places    map[entryKey]int // where in entries a call is
+	notLogged int64
 
 	result *message
 }
 
+// entryKey tells the calls of one execution apart.
+type entryKey struct {
+	process string
+	index   int
+}
+
 func newCollector(e Execution) *collector {
 	return &collector{
-		execution: e, redact: newRedactor(e.Secrets, e.APIURL, e.APIRoot), entries: map[int]HTTPEntry{}, lastEntry: -1,
+		execution: e, redact: newRedactor(e.Secrets, e.APIURL, e.APIRoot), places: map[entryKey]int{},
 	}
 }
 
-// add takes one frame that carried the job's nonce.
+// add takes one event that carried the job's nonce.
 func (c *collector) add(m message) {
 	switch m.Kind {
 	case kindLog:
 		c.addLog(m.Log, m.LogCut)
 	case kindLogsDropped:
-		c.droppedBy = max(c.droppedBy, m.Dropped)
+		c.dropped.Messages = addCount(c.dropped.Messages, m.Dropped)
 	case kindHTTP:
-		if m.Entry != nil && m.Index >= 0 {
-			c.addEntry(m.Index, *m.Entry)
+		if m.Entry != nil {
+			c.addEntry(entryKey{m.Process, m.Index}, *m.Entry)
 		}
 	case kindHTTPDropped:
-		c.requestsBehind = max(c.requestsBehind, m.Dropped)
-	case kindResult:
-		if c.result == nil {
-			c.result = &m
-		}
+		c.notLogged = addCount(c.notLogged, m.Dropped)
 	}
+}
+
+// addCount adds what a process of the step says it dropped, whatever that is.
+func addCount(sum, more int64) int64 {
+	const most = 1 << 40
+	return min(sum+min(max(more, 0), most), most)
 }
 
 func (c *collector) addLog(text string, alreadyCut int64) {
@@ -69,9 +76,12 @@ func (c *collector) addLog(text string, alreadyCut int64) {
 	}
 }
 
-func (c *collector) addEntry(index int, e HTTPEntry) {
-	c.lastEntry = max(c.lastEntry, index)
-	if index >= maxRequests {
+func (c *collector) addEntry(key entryKey, e HTTPEntry) {
+	place, known := c.places[key]
+	if !known && len(c.entries) == maxRequests {
+		if e.Duration == nil { // the first of the entries of this call
+			c.notLogged++
+		}
 		return
 	}
 	e.Method = cutString(c.redact.text(e.Method), 32)
@@ -82,9 +92,14 @@ func (c *collector) addEntry(index int, e HTTPEntry) {
 	e.ResponseBody = cutPointer(c.redact.pointer(e.ResponseBody), maxResponseBody)
 	e.RequestErrorType = cutPointer(c.redact.pointer(e.RequestErrorType), 256)
 	e.RequestSubmittedAt = cutString(e.RequestSubmittedAt, 64)
-	before := c.entries[index]
-	c.entries[index] = e
-	if c.execution.Observer != nil && e.answered() && !before.answered() {
+	answered := known && c.entries[place].answered()
+	if known {
+		c.entries[place] = e
+	} else {
+		c.places[key] = len(c.entries)
+		c.entries = append(c.entries, e)
+	}
+	if c.execution.Observer != nil && e.answered() && !answered {
 		c.execution.Observer.HTTP(e)
 	}
 }
@@ -115,16 +130,10 @@ func cutPointer(s *string, n int) *string {
 func (c *collector) fill(result *Result) {
 	result.Source, result.Inputs = c.execution.Shown()
 	result.Logs, result.LogTimes = c.logs, c.logTimes
-	result.Dropped = Dropped{Messages: c.dropped.Messages + c.droppedBy, Bytes: c.dropped.Bytes}
-	record := &HTTPRecord{Requests: []HTTPEntry{}}
-	for i := range maxRequests {
-		if entry, ok := c.entries[i]; ok {
-			record.Requests = append(record.Requests, entry)
-		}
+	result.Dropped = c.dropped
+	result.HTTP = &HTTPRecord{
+		Count: int64(len(c.entries)) + c.notLogged, NotLogged: c.notLogged, Requests: append([]HTTPEntry{}, c.entries...),
 	}
-	record.NotLogged = max(c.requestsBehind, int64(c.lastEntry+1-maxRequests), 0)
-	record.Count = int64(len(record.Requests)) + record.NotLogged
-	result.HTTP = record
 }
 
 // values reads the outputs of a successful result and checks each against its declaration.

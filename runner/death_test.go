@@ -24,8 +24,8 @@ import (
 
 const mib = 1 << 20
 
-// die logs something first: whatever happens then, that is in the result.
-const lastWords = "outputs.x = 'assigned'\noutputs.log('last words')\n"
+// Each death logs and prints something first: whatever happens then, that is in the result.
+const lastWords = "outputs.x = 'assigned'\noutputs.log('last words'); print('printed')\n"
 
 type death struct {
 	name    string
@@ -53,11 +53,18 @@ var deaths = []death{
 	{name: "SIGKILL", script: "import os; os.kill(os.getpid(), 9)", outcome: runner.KilledBySignal, says: "SIGKILL", code: -1, signal: syscall.SIGKILL},
 	{name: "SIGTERM", script: "import os; os.kill(os.getpid(), 15)", outcome: runner.KilledBySignal, says: "SIGTERM", code: -1, signal: syscall.SIGTERM},
 	{name: "abort", script: "import os; os.abort()", outcome: runner.KilledBySignal, says: "SIGABRT", code: -1, signal: syscall.SIGABRT},
-	{name: "segmentation fault", script: "import ctypes; ctypes.string_at(0)", outcome: runner.KilledBySignal, says: "SIGSEGV", code: -1, signal: syscall.SIGSEGV},
+	{name: "segmentation fault", script: "import ctypes; ctypes.string_at(0)", outcome: runner.KilledBySignal, says: "SIGSEGV", detail: "  File \"script.py\", line 3, in <module>\n    import ctypes", code: -1, signal: syscall.SIGSEGV},
 	{name: "recursion", script: "def f(): f()\nf()", outcome: runner.Exception, says: "RecursionError"},
 	{name: "stack overflow", script: "import faulthandler; faulthandler._stack_overflow()", outcome: runner.KilledBySignal, says: "SIGSEGV", code: -1, signal: syscall.SIGSEGV},
-	{name: "infinite loop", script: "while True: pass", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "timeout: the step was still running at its limit of 1s"},
-	{name: "infinite loop in C", script: "sum(iter(int, 1))", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},
+	{name: "infinite loop", script: "while True: pass", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "timeout: the step was still running at its limit of 1s", detail: "Main thread (most recent call last):\n  File \"script.py\", line 3, in <module>\n    while True: pass\n"},
+	{name: "infinite loop in C", script: "def f(): sum(iter(int, 1))\nf()", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s", detail: "line 4, in <module>\n    f()\n  File \"script.py\", line 3, in f\n    def f(): sum(iter(int, 1))\n"},
+	{name: "a thread that does not end", script: "import threading, time\ndef work(): time.sleep(99)\nthreading.Thread(target=work, name='worker').start()", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "timeout: the step's body had ended, and its thread \"worker\" was still running at its limit of 1s", detail: "Thread \"worker\" (most recent call last):\n  File \"script.py\", line 4, in work\n"},
+	{name: "a thread that does not end, of no line of the step's", script: "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), name='worker').start()", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "its thread \"worker\" was", detail: "Thread \"worker\" (most recent call last):\n  in no line of the step's own\n"},
+	{name: "a thread that does not end after the body failed", script: "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()\nraise ValueError('no')", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "timeout: the step's body had ended with ValueError: no, and its thread \"Thread-1 (sleep)\" was", detail: "line 5, in <module>\n    raise ValueError('no')\n"},
+	{name: "one of two threads that does not end", script: "import threading, time\nfor i in (0.1, 99): threading.Thread(target=time.sleep, args=(i,), name=f'for {i}').start()", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "its thread \"for 99\" was"},
+	{name: "an executor that does not end", script: "import time\nfrom concurrent.futures import ThreadPoolExecutor\ndef work(): time.sleep(99)\nThreadPoolExecutor(2).submit(work)", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "its thread \"ThreadPoolExecutor-0_0\" was", detail: "line 5, in work\n"},
+	{name: "an exit handler that does not end", script: "import atexit, time\n@atexit.register\ndef late(): time.sleep(99)", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "timeout: the step's body had ended, and an exit handler was still running at its limit of 1s", detail: "Main thread (most recent call last):\n  File \"script.py\", line 5, in late\n"},
+	{name: "threads beside a busy main thread", script: "import threading, time\ndef work(): time.sleep(99)\nthreading.Thread(target=work).start()\nwhile True: pass", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s", detail: "line 6, in <module>\n    while True: pass\n\nAnother thread (most recent call last):\n  File \"script.py\", line 4, in work\n"},
 	{name: "deadlock", script: "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},
 	{name: "signals ignored", script: "import signal, time\nfor s in (1, 2, 3, 13, 14, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(99)", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},
 	{name: "child holds the pipe", script: "import subprocess, time\nsubprocess.Popen(['sleep', '99'], start_new_session=True)\ntime.sleep(99)", limits: runner.Limits{Wall: time.Second}, outcome: runner.Timeout, says: "1s"},
@@ -153,6 +160,9 @@ func (d death) check(t *testing.T, prepared *runner.Prepared) {
 	if len(result.Logs) != 1 && d.outcome != runner.SyntaxError {
 		t.Errorf("the logs are %q", result.Logs)
 	}
+	if result.Stdout != "printed\n" && d.outcome != runner.SyntaxError {
+		t.Errorf("of what was printed %q is left", result.Stdout)
+	}
 	if d.signal != result.Evidence.Signal && d.signal != 0 || d.code != 0 && d.code != result.Evidence.ExitCode {
 		t.Errorf("the evidence is %+v", result.Evidence)
 	}
@@ -202,7 +212,7 @@ func TestTortureNothingIsLeftAfterManyDeaths(t *testing.T) { requireNothingLeft(
 func requireNothingLeft(t *testing.T, times int) {
 	t.Helper()
 	r := newRunner(t, runner.Config{})
-	scripts := []string{"outputs.x = 'done'", "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()"}
+	scripts := []string{"outputs.x = 'done'", "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"}
 	for _, d := range deaths {
 		if d.limits.Wall == 0 && d.limits.CPU == 0 && d.outcome != runner.MemoryLimit {
 			scripts = append(scripts, d.script)
@@ -275,7 +285,7 @@ func TestASparseMappingIsNoMemory(t *testing.T) {
 func TestWhatOutlivesTheBodyIsCut(t *testing.T) {
 	r := newRunner(t, runner.Config{})
 	for name, script := range map[string]string{
-		"thread":           "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()",
+		"thread":           "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
 		"child":            "import subprocess; subprocess.Popen(['sleep', '60'])",
 		"daemon":           "import os, time\nif os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0: time.sleep(60)\n  os._exit(0)",
 		"child with nohup": "import subprocess; subprocess.Popen(['nohup', 'setsid', 'sleep', '60'])",
@@ -319,14 +329,13 @@ func TestAnEmptyMessageCountsAsOneByte(t *testing.T) {
 const ownFrames = `
 import json, posix, sys
 frame = sys._getframe()
-while not hasattr(frame.f_locals.get("self"), "_channel"):
+while not hasattr(frame.f_locals.get("self"), "channel"):
     frame = frame.f_back
-channel = frame.f_locals["self"]._channel
+channel = frame.f_locals["self"].channel
 def send(fields, times):
-    body = json.dumps({"n": channel._nonce, **fields}).encode()
-    rest = memoryview((len(body).to_bytes(4, "big") + body) * times)
-    while rest:
-        rest = rest[posix.write(channel._fd, rest):]
+    body = json.dumps({"n": channel.nonce, **fields}).encode()
+    for _ in range(times):
+        posix.write(channel.events, body)
 `
 
 func TestCallsWithTheLargestHeadersAreRecordedUnderASmallLimitOnResults(t *testing.T) {

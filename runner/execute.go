@@ -2,10 +2,13 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
@@ -27,12 +30,18 @@ type attempt struct {
 	collector *collector
 
 	taken, ready, started, ended time.Time
-	forged                       int
+	// mainThread is the identifier of the thread that runs the step's body, in hexadecimal.
+	mainThread string
+	// ending is what the end of the step waits for, once its body has ended.
+	ending *message
+	// stacks are the step's threads at its limit, or when it crashed, as faulthandler writes them.
+	stacks string
+	forged int
 }
 
 // run hands the job over, follows the execution to its end and says what became of it.
 func (a *attempt) run(ctx context.Context) (Result, error) {
-	job := newJob(a.execution, a.limits)
+	job := newJob(a.execution, a.limits, a.process.SourceDir())
 	body, err := marshal(job)
 	if err != nil {
 		a.Discard()
@@ -42,13 +51,24 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 	go func() {
 		defer close(fed)
 		// A harness that is gone does not read; that shows on the reading side.
-		_ = writeFrame(a.conn, body)
+		_ = writeFrame(a.sockets.stream, body)
 	}()
-	stopWatching := context.AfterFunc(ctx, func() { _ = a.conn.SetReadDeadline(time.Now()) })
+	heard := make(chan int)
+	go func() { heard <- a.listen(job.Nonce) }()
+	stopWatching := context.AfterFunc(ctx, func() { _ = a.sockets.stream.SetReadDeadline(time.Now()) })
 	reading := a.follow(ctx, job.Nonce)
 	stopWatching()
 	a.ended = time.Now()
+	if errors.Is(reading, os.ErrDeadlineExceeded) && ctx.Err() == nil && !a.started.IsZero() {
+		a.stacks = askStacks(a.sockets.stacks)
+	}
 	exit := a.stop(ctx, reading)
+	if exit.Signal != 0 && a.stacks == "" {
+		a.stacks = readStacks(a.sockets.stacks, lastStacks)
+	}
+	// Nothing is left that could send, and the socket ends behind what has been sent.
+	_ = a.sockets.events.SetReadDeadline(time.Now().Add(lastEvents))
+	a.forged += <-heard
 	stdout, stderr := a.release()
 	<-fed
 	return a.judge(ctx, reading, exit, stdout, stderr)
@@ -57,8 +77,8 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 // follow reads frames until the result, the end of the stream or the deadline, and says why it stopped; nil after a
 // result. The deadline is that of starting up until the step's first line and the step's own from there on.
 func (a *attempt) follow(ctx context.Context, nonce string) error {
-	_ = a.conn.SetReadDeadline(a.taken.Add(startupLimit))
-	reader := &frameReader{from: a.conn, limit: a.limits.Result + frameOverhead}
+	_ = a.sockets.stream.SetReadDeadline(a.taken.Add(startupLimit))
+	reader := &frameReader{from: a.sockets.stream, limit: a.limits.Result + frameOverhead}
 	for ctx.Err() == nil {
 		m, err := reader.next()
 		switch {
@@ -71,15 +91,39 @@ func (a *attempt) follow(ctx context.Context, nonce string) error {
 			a.forged++
 			continue
 		case m.Kind == kindStarted && a.started.IsZero():
-			a.started = time.Now()
-			_ = a.conn.SetReadDeadline(a.started.Add(a.limits.Wall))
-		}
-		a.collector.add(m)
-		if a.collector.result != nil {
+			a.started, a.mainThread = time.Now(), m.Thread
+			_ = a.sockets.stream.SetReadDeadline(a.started.Add(a.limits.Wall))
+		case m.Kind == kindEnding:
+			a.ending = &m
+		case m.Kind == kindResult:
+			a.collector.result = &m
 			return nil
 		}
 	}
 	return ctx.Err()
+}
+
+// lastEvents bounds how long the events of a step are read when its processes have ended.
+const lastEvents = 5 * time.Second
+
+var eventBuffers = sync.Pool{New: func() any { return new([maxEvent]byte) }}
+
+// listen reads events until nothing is left that could send any, and returns how many the harness did not send.
+func (a *attempt) listen(nonce string) (forged int) {
+	buffer := eventBuffers.Get().(*[maxEvent]byte)
+	defer eventBuffers.Put(buffer)
+	for {
+		n, err := a.sockets.events.Read(buffer[:])
+		if err != nil {
+			return forged
+		}
+		var m message
+		if json.Unmarshal(buffer[:n], &m) != nil || m.Nonce != nonce {
+			forged++
+			continue
+		}
+		a.collector.add(m)
+	}
 }
 
 // stop lets the interpreter leave by itself when it has said all, or when it hung up and may be on its way out, and ends

@@ -31,7 +31,7 @@ func (r *Runner) StartForkServer(ctx context.Context, runtime Runtime, limits Li
 		return nil, err
 	}
 	f := &ForkServer{own: own, begun: own.begun}
-	bundle := r.bundles.get(ctx, own.interpreter.Path)
+	bundle := r.bundles.get(ctx, own.interpreter)
 	err = own.start(func(spec sandbox.Spec) (process, error) {
 		// Descriptor 3 is the sandbox's.
 		spec.Argv = append(loader(own.interpreter, "4"), "forkserver")

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,8 +72,8 @@ func bundleDir() string {
 	return dir
 }
 
-// get returns the harness for python, compiled when that can be had and as source otherwise.
-func (b *bundles) get(ctx context.Context, python string) []byte {
+// get returns the harness for an interpreter, compiled when that can be had and as source otherwise.
+func (b *bundles) get(ctx context.Context, python Interpreter) []byte {
 	key, err := bundleKey(python)
 	if err != nil {
 		return sourceBundle()
@@ -84,7 +85,7 @@ func (b *bundles) get(ctx context.Context, python string) []byte {
 	}
 	bundle, err := b.load(key)
 	if err != nil {
-		if bundle, err = compileBundle(ctx, python); err != nil {
+		if bundle, err = compileBundle(ctx, python.Path); err != nil {
 			return sourceBundle()
 		}
 		b.store(key, bundle)
@@ -96,9 +97,9 @@ func (b *bundles) get(ctx context.Context, python string) []byte {
 	return bundle
 }
 
-// bundleKey names the sources and the interpreter as it is now: an upgraded one compiles anew.
-func bundleKey(python string) (string, error) {
-	real, err := filepath.EvalSymlinks(python)
+// bundleKey names the sources, and the interpreter and its libraries as they are now: an upgraded one compiles anew.
+func bundleKey(python Interpreter) (string, error) {
+	real, err := filepath.EvalSymlinks(python.Path)
 	if err != nil {
 		return "", err
 	}
@@ -108,7 +109,12 @@ func bundleKey(python string) (string, error) {
 	}
 	hash := sha256.New()
 	hash.Write(sourceBundle())
-	_, _ = fmt.Fprintf(hash, "%s\x00%d\x00%d", real, info.Size(), info.ModTime().UnixNano())
+	_, _ = fmt.Fprintf(hash, "%s\x00%s\x00%d\x00%d", python.Path, real, info.Size(), info.ModTime().UnixNano())
+	for _, dir := range slices.Concat(libraries(python.Prefix, python.Version), libraries(python.Base, python.Version)) {
+		if info, err := os.Stat(dir); err == nil {
+			_, _ = fmt.Fprintf(hash, "\x00%s\x00%d", dir, info.ModTime().UnixNano())
+		}
+	}
 	return hex.EncodeToString(hash.Sum(nil)[:16]), nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
@@ -19,7 +18,7 @@ type Prepared struct {
 	layers      Layers
 	limits      Limits
 	process     process
-	conn        *os.File
+	sockets     sockets
 	stdout      *drain
 	stderr      *drain
 	begun       time.Time
@@ -35,6 +34,7 @@ type process interface {
 	Wait() sandbox.Exit
 	Listener() net.Listener
 	LimitCPU(limit time.Duration)
+	SourceDir() string
 }
 
 // Prepare starts an interpreter for runtime. What limits the process as a whole is fixed here: of the limits only Wall
@@ -58,8 +58,8 @@ func (r *Runner) PrepareWarm(ctx context.Context, runtime Runtime, limits Limits
 
 // awaitReady returns when the harness is loaded; an interpreter in which it fails is gone.
 func (p *Prepared) awaitReady(ctx context.Context) error {
-	_ = p.conn.SetReadDeadline(time.Now().Add(startupLimit))
-	reader := &frameReader{from: p.conn, limit: frameOverhead}
+	_ = p.sockets.stream.SetReadDeadline(time.Now().Add(startupLimit))
+	reader := &frameReader{from: p.sockets.stream, limit: frameOverhead}
 	message, reading := reader.next()
 	if reading == nil && message.Kind == kindReady {
 		return nil
@@ -76,7 +76,7 @@ func (r *Runner) prepare(ctx context.Context, runtime Runtime, limits Limits, wa
 		return nil, err
 	}
 	p.warm = warm
-	bundle := r.bundles.get(ctx, p.interpreter.Path)
+	bundle := r.bundles.get(ctx, p.interpreter)
 	err = p.start(func(spec sandbox.Spec) (process, error) {
 		spec.Argv = loader(p.interpreter, "3")
 		if warm {
@@ -112,20 +112,20 @@ func (r *Runner) layers() Layers {
 	return Layers{Held: report.InForce(r.config.Network), Missing: report.Withheld()}
 }
 
-// start opens the job's socket and the pipes for what is printed, and has launch start a process that gets the other ends.
+// start opens the sockets and the pipes for what is printed, and has launch start a process that gets the other ends.
 func (p *Prepared) start(launch func(spec sandbox.Spec) (process, error)) error {
-	ours, theirs, err := socketPair()
+	ours, theirs, err := newSockets()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = theirs.Close() }()
-	p.conn = ours
+	defer theirs.close()
+	p.sockets = ours
 	if p.stdout, err = newDrain(); err == nil {
 		p.stderr, err = newDrain()
 	}
 	if err == nil {
 		p.process, err = launch(sandbox.Spec{
-			Files:  []*os.File{theirs},
+			Files:  theirs.files(),
 			Stdout: p.stdout.write, Stderr: p.stderr.write,
 			Limits: sandbox.Limits{
 				Memory: p.limits.Memory, Tmp: p.limits.TmpSize, FileSize: p.limits.FileSize,
@@ -145,13 +145,13 @@ func (p *Prepared) start(launch func(spec sandbox.Spec) (process, error)) error 
 // load hands the harness over. An interpreter that does not take it is gone already, and says why when it is waited for.
 func (p *Prepared) load(bundle []byte) {
 	// The harness is smaller than a socket's buffer as a rule; where it is not, the harness reads while this writes.
-	_ = p.conn.SetWriteDeadline(p.begun.Add(startupLimit))
-	if writeFrame(p.conn, bundle) == nil {
-		_ = p.conn.SetWriteDeadline(time.Time{})
+	_ = p.sockets.stream.SetWriteDeadline(p.begun.Add(startupLimit))
+	if writeFrame(p.sockets.stream, bundle) == nil {
+		_ = p.sockets.stream.SetWriteDeadline(time.Time{})
 	}
 }
 
-// loader is the command line of an interpreter that takes the harness from a descriptor.
+// loader is the command line of an interpreter that takes the harness from a descriptor, the first of its sockets.
 func loader(interpreter Interpreter, descriptor string) []string {
 	return []string{interpreter.Path, "-I", "-S", "-c", loaderSource, descriptor}
 }
@@ -191,7 +191,7 @@ func (p *Prepared) Discard() (stdout, stderr string) {
 
 // release closes what the runner holds of an interpreter that is gone, and returns what it printed at last.
 func (p *Prepared) release() (stdout, stderr string) {
-	_ = p.conn.Close()
+	p.sockets.close()
 	if p.stdout != nil {
 		stdout = p.stdout.finish()
 	}

@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketPair returns the runner's end, whose reads and writes honour deadlines, and the child's.
-func socketPair() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// socketPair returns the runner's end, whose reads and writes honour deadlines, and the child's; kind is SOCK_STREAM or
+// SOCK_SEQPACKET.
+func socketPair(kind int) (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the job's socket: %w", err)
 	}
@@ -19,6 +20,42 @@ func socketPair() (ours, theirs *os.File, err error) {
 		return nil, nil, fmt.Errorf("make the job's socket: %w", err)
 	}
 	return os.NewFile(uintptr(fds[0]), "job"), os.NewFile(uintptr(fds[1]), "job"), nil
+}
+
+// maxEvent is the size in bytes of the largest event: twice what its socket is told to buffer, because the kernel counts its own
+// bookkeeping too.
+const maxEvent = 256 << 10
+
+// sockets are what connects the runner with a step's processes: stream carries the harness, the job and its result, events what
+// any process of the step says meanwhile, and stacks where its threads are. As files of a process they stand in this order.
+type sockets struct{ stream, events, stacks *os.File }
+
+func newSockets() (ours, theirs sockets, err error) {
+	for _, link := range []struct {
+		kind         int
+		ours, theirs **os.File
+	}{
+		{unix.SOCK_STREAM, &ours.stream, &theirs.stream},
+		{unix.SOCK_SEQPACKET, &ours.events, &theirs.events},
+		{unix.SOCK_STREAM, &ours.stacks, &theirs.stacks},
+	} {
+		if *link.ours, *link.theirs, err = socketPair(link.kind); err != nil {
+			ours.close()
+			theirs.close()
+			return sockets{}, sockets{}, err
+		}
+	}
+	// Best effort: larger events are sent without what makes them large.
+	_ = unix.SetsockoptInt(int(theirs.events.Fd()), unix.SOL_SOCKET, unix.SO_SNDBUF, maxEvent/2)
+	return ours, theirs, nil
+}
+
+func (s sockets) files() []*os.File { return []*os.File{s.stream, s.events, s.stacks} }
+
+func (s sockets) close() {
+	for _, file := range s.files() {
+		_ = file.Close() // nil is an error without effect
+	}
 }
 
 // drain reads a pipe to its end and keeps the last keptTail bytes: what a step prints never fills a pipe nor memory.

@@ -8,17 +8,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 )
 
 // The runner and the harness exchange frames over a socket pair: four bytes of length, big-endian, then as many bytes
 // of JSON. The runner sends the harness's code as the first frame and one job as the second. The harness answers with
 // frames that carry a kind and, once it has the job, the job's nonce, the last of them the result.
+//
+// What a step logs and calls is sent over a second pair, which keeps the boundaries of messages, so that any of its processes
+// can send there: one message is one frame, without a length.
 
 // job is what the harness is told.
 type job struct {
 	ExecutionID string            `json:"execution_id"`
 	Script      string            `json:"script"`
 	Filename    string            `json:"filename"`
+	Path        string            `json:"path"`
 	Inputs      Inputs            `json:"inputs"`
 	OutputTypes map[string]Type   `json:"output_types"`
 	Secrets     map[string]string `json:"secrets"`
@@ -38,7 +43,7 @@ type jobLimits struct {
 	Result       int64 `json:"result"`
 }
 
-func newJob(e Execution, limits Limits) job {
+func newJob(e Execution, limits Limits, sourceDir string) job {
 	types := make(map[string]Type, len(e.Outputs))
 	for _, output := range e.Outputs {
 		types[output.Name] = output.Type
@@ -52,7 +57,8 @@ func newJob(e Execution, limits Limits) job {
 		inputs = Inputs{}
 	}
 	return job{
-		ExecutionID: e.ID, Script: string(e.Script), Filename: ScriptName, Inputs: inputs, OutputTypes: types,
+		ExecutionID: e.ID, Script: string(e.Script), Filename: ScriptName, Path: filepath.Join(sourceDir, ScriptName),
+		Inputs: inputs, OutputTypes: types,
 		Secrets: secrets, APIURL: e.APIURL, APIRoot: e.APIRoot, Nonce: newNonce(), Traceparent: e.Traceparent,
 		Limits: jobLimits{
 			LogMessage: maxLogMessage, LogTotal: maxLogTotal, HTTPEntries: maxRequests,
@@ -71,6 +77,7 @@ func newNonce() string {
 const (
 	kindReady       = "ready"
 	kindStarted     = "started"
+	kindEnding      = "ending"
 	kindLog         = "log"
 	kindLogsDropped = "logs_dropped"
 	kindHTTP        = "http"
@@ -87,8 +94,17 @@ type message struct {
 	LogCut  int64  `json:"x"`
 	Dropped int64  `json:"c"`
 
-	Index int        `json:"i"`
-	Entry *HTTPEntry `json:"e"`
+	// Process tells the processes of a step apart; empty is the first.
+	Process string     `json:"p"`
+	Index   int        `json:"i"`
+	Entry   *HTTPEntry `json:"e"`
+
+	// Thread is the identifier of the main thread, in hexadecimal.
+	Thread string `json:"t"`
+	// Threads are the identifiers, in hexadecimal, and the names of the threads that the end of a step waits for; Handlers says
+	// that its exit handlers run. With them comes the failure of its body, if any.
+	Threads  [][2]string `json:"threads"`
+	Handlers bool        `json:"handlers"`
 
 	OK      bool                  `json:"ok"`
 	Values  map[string]rawMessage `json:"values"`

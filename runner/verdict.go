@@ -36,7 +36,7 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 	case a.started.IsZero():
 		return verdict{}, fmt.Errorf("%w: %s", ErrHarness, startFailure(reading, exit, stderr))
 	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall:
-		return verdict{outcome: Timeout, message: fmt.Sprintf("timeout: the step was still running at its limit of %s", a.limits.Wall)}, nil
+		return a.timeout(), nil
 	case errors.Is(reading, errNotAFrame):
 		return verdict{outcome: ResultMissing, message: "result missing: the step wrote to the channel its result travels on"}, nil
 	}
@@ -72,7 +72,11 @@ func startFailure(reading error, exit sandbox.Exit, stderr string) string {
 func (a *attempt) died(exit sandbox.Exit) verdict {
 	switch {
 	case exit.Signal != 0:
-		return verdict{outcome: KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.Signal)}
+		v := verdict{outcome: KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.Signal)}
+		if slices.Contains(crashes, exit.Signal) {
+			v.detail = a.where()
+		}
+		return v
 	case exit.Code != 0 && exit.Code != exitChannelLost:
 		return verdict{outcome: Exited, message: fmt.Sprintf("exited: the step's process left with code %d and did not hand over a result", exit.Code)}
 	}

@@ -88,7 +88,7 @@ var hunts = []struct{ name, leave, look string }{
 	{"threads", "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()", "import threading\nassert threading.active_count() == 1"},
 	{"processes", "import subprocess\nsubprocess.Popen(['sleep', '99'], start_new_session=True)",
 		"import os\nassert not [p for p in os.listdir('/proc') if p.isdigit() and p not in ('1', str(os.getpid()))]"},
-	{"descriptors", "import socket\nsockets = [socket.socket() for _ in range(9)]", "import os\nassert len(os.listdir('/proc/self/fd')) <= 5, os.listdir('/proc/self/fd')"},
+	{"descriptors", "import socket\nsockets = [socket.socket() for _ in range(9)]", "import os\nassert len(os.listdir('/proc/self/fd')) <= 7, os.listdir('/proc/self/fd')"},
 	{"flags of descriptors", "import fcntl, os\nfcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK); fcntl.fcntl(0, 10, 9)",
 		"import fcntl, os\nassert not fcntl.fcntl(0, fcntl.F_GETFL) & os.O_NONBLOCK and not fcntl.fcntl(0, 11)"},
 	{"cookies and sessions", "import requests\nrequests.sessions.Session.__init__.__defaults__ = ('leak',)", "import requests\nassert requests.sessions.Session.__init__.__defaults__ is None"},

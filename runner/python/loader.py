@@ -1,4 +1,4 @@
-"""Starts the harness: `python -I -S -c LOADER FD [MODE]` reads the bundle of kizen_runtime from FD and runs its __main__.
+"""Starts the harness: `python -I -S -c LOADER FD [MODE [ARGUMENT]...]` reads the bundle of kizen_runtime from FD and runs its __main__.
 
 The first frame on FD is the bundle: a four-byte header (this interpreter's pyc magic, or `src` and a line feed), then for
 each module its name and its content (marshalled code, or source), every field behind a four-byte big-endian length.
@@ -30,6 +30,14 @@ class Bundle:
             fields.append(data[at + 4 : end])
             at = end
         self.files = {name.decode(): content for name, content in zip(fields[::2], fields[1::2])}
+
+    def pack(self) -> bytes:
+        """The bundle as it was read."""
+        packed = [_frozen_importlib_external.MAGIC_NUMBER if self.compiled else b"src\n"]
+        for name, content in self.files.items():
+            for field in (name.encode(), content):
+                packed += [len(field).to_bytes(4, "big"), field]
+        return b"".join(packed)
 
     def path(self, name: str) -> "str | None":
         """The file of a module, if it is in the bundle."""
@@ -70,6 +78,10 @@ def receive(fd: int, size: int) -> bytes:
         data += chunk
     return bytes(data)
 
+
+for method in (Bundle.find_spec, Bundle.exec_module, Bundle.get_code):
+    # Tracebacks leave out the frames of kizen_runtime, but "<string>" might be the step's own.
+    method.__code__ = method.__code__.replace(co_filename="kizen_runtime/loader.py")
 
 fd = int(sys.argv[1])
 sys.meta_path.insert(0, Bundle(receive(fd, int.from_bytes(receive(fd, 4), "big"))))

@@ -14,10 +14,16 @@ FORK_SERVER_DESCRIPTOR = 3
 CHANNEL_LOST = 74  # the exit code of a process that could not send its result
 
 
-def main(fd: int, mode: str = "") -> "NoReturn":
-    """Runs one job from the socket `fd`. In mode `warm` everything is loaded before the sidecar hears `ready`; in mode
-    `forkserver` that is where it ends, and jobs are run in forks, see `forkserver`."""
+def main(fd: int, mode: str = "", *arguments: str) -> "NoReturn":
+    """Runs one job from the socket `fd`, which those of the events and of the stacks follow.
+
+    In mode `warm` everything is loaded before the sidecar hears `ready`; in mode `forkserver` that is where it ends, and jobs are
+    run in forks, see `forkserver`. In mode `spawned` the process belongs to a job that another runs, see `spawned`."""
     lazy_site.install()
+    if mode == "spawned":
+        from . import spawned
+
+        spawned.run(fd, *arguments)
     if mode:
         from . import warm
 
@@ -25,27 +31,31 @@ def main(fd: int, mode: str = "") -> "NoReturn":
     if mode == "forkserver":
         from . import forkserver
 
-        protocol.Channel(fd).send("ready")
-        posix.close(fd)
-        (fd,) = forkserver.serve(FORK_SERVER_DESCRIPTOR)
+        protocol.write(fd, READY)
+        posix.closerange(fd, fd + 3)
+        fd = forkserver.serve(FORK_SERVER_DESCRIPTOR)[0]
     run_one(fd)
+
+
+READY = protocol.frame(b'{"k":"ready"}')
 
 
 def run_one(fd: int) -> "NoReturn":
     """Says `ready`, takes one job from the socket `fd`, runs it and ends the process."""
-    fd = protocol.move(fd)
-    protocol.Channel(fd).send("ready")
+    stream = protocol.move(fd, protocol.STREAM_DESCRIPTOR)
+    events = protocol.move(fd + 1, protocol.EVENTS_DESCRIPTOR)
+    stacks = protocol.move(fd + 2, protocol.STACKS_DESCRIPTOR)
+    protocol.write(stream, READY)
     try:
-        frame = protocol.receive(fd)
+        frame = protocol.receive(stream)
     except EOFError:
         posix._exit(0)
     if "random" in sys.modules:
         from . import warm
 
         warm.renew()
-    job = Job(protocol.Channel(fd, frame["nonce"]), frame)
     try:
-        status = job.run()
+        status = Job(protocol.Channel(stream, events, frame["nonce"]), frame).run(stacks)
     except OSError:  # the step closed the socket, or the sidecar has gone
         status = CHANNEL_LOST
     except BaseException as error:  # the step broke what the harness is made of
@@ -55,7 +65,7 @@ def run_one(fd: int) -> "NoReturn":
 
 
 def leave(code: int) -> "NoReturn":
-    """Ends the process without waiting for threads that outlive the step's body."""
+    """Ends the process without waiting for daemon threads."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

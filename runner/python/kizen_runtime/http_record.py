@@ -6,6 +6,7 @@ that a step that is killed while it waits still shows what it waited for. Bodies
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -37,19 +38,14 @@ class HttpRecord:
         self._entries = limits["http_entries"]
         self._request_bytes = limits["request_body"]
         self._response_bytes = limits["response_body"]
-        self._count = 0
-        self._lock = threading.RLock()
+        self._numbers = itertools.count()
 
     def begin(self, method: str | None, url: str | None, headers: Mapping[Any, Any], body: Any, session: bool) -> Entry | None:
-        """Opens an entry for a request that is about to leave; None when no more are kept, or in a forked child."""
-        if not self._channel.owned:  # the lock may be held for good there
+        """Opens an entry for a request that is about to leave; None when no more are kept."""
+        index = next(self._numbers)
+        if index >= self._entries:
+            self._dropped.add()
             return None
-        with self._lock:
-            index = self._count
-            self._count += 1
-            if index >= self._entries:
-                self._dropped.add()
-                return None
         fields = {
             "method": self.text(method or "", 64),
             "url": self.url(url or ""),
@@ -63,11 +59,14 @@ class HttpRecord:
             "requestErrorType": None,
             "duration": None,
         }
-        return Entry(self, index, fields)
+        return Entry(self, (self._channel.process, index), fields)
 
-    def send(self, index: int, fields: dict[str, Any]) -> None:
-        """Sends an entry as it stands."""
-        self._channel.send("http", i=index, e=fields)
+    def send(self, number: tuple[str, int], fields: dict[str, Any]) -> None:
+        """Sends an entry as it stands, without what makes it too large to be sent."""
+        process, index = number
+        if not self._channel.send("http", p=process, i=index, e=fields):
+            left_out: dict[str, dict[str, str]] = {name: {} for name in ("headers", "responseHeaders") if fields[name]}
+            self._channel.send("http", p=process, i=index, e={**fields, **left_out})
 
     def text(self, value: str | bytes, limit: int) -> str:
         """A text, or the beginning of a body of bytes, redacted and cut."""
@@ -113,13 +112,14 @@ class HttpRecord:
 class Entry:
     """One request under way."""
 
-    def __init__(self, record: HttpRecord, index: int, fields: dict[str, Any]) -> None:
+    def __init__(self, record: HttpRecord, number: tuple[str, int], fields: dict[str, Any]) -> None:
+        """`number` is that of the process which sends the request, and the request's among that process's."""
         self._record = record
-        self._index = index
+        self._number = number
         self._fields = fields
         self._started = perf_counter()
         self._body = bytearray()
-        record.send(index, fields)
+        record.send(number, fields)
 
     def answered(self, status: int, headers: Mapping[Any, Any]) -> None:
         """The head of the answer is there."""
@@ -147,7 +147,7 @@ class Entry:
 
     def _update(self) -> None:
         self._fields["duration"] = round((perf_counter() - self._started) * 1000, 3)
-        self._record.send(self._index, self._fields)
+        self._record.send(self._number, self._fields)
 
 
 def install(requests: Any, record: HttpRecord) -> None:

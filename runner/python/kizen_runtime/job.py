@@ -3,9 +3,10 @@
 import _signal  # type: ignore[import]
 import posix
 import sys
+from _thread import get_ident
 from types import ModuleType
 
-from . import import_hook, values
+from . import ending, import_hook, values
 from .globals import Inputs, Kizen, Outputs, Secrets, written
 from .log import Counter, Log
 from .protocol import Channel
@@ -13,6 +14,7 @@ from .redact import Redactor, tail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
     from typing import Any
 
@@ -32,15 +34,24 @@ class Source:
         return self._text
 
 
+class Failure:
+    """How the step's body failed, and what the process is to exit with."""
+
+    def __init__(self, kind: str, error: str, detail: str, status: int) -> None:
+        self.kind, self.error, self.detail, self.status = kind, error, detail, status
+
+
 class Job:
     """One step, its channel and its globals."""
 
     def __init__(self, channel: Channel, frame: "dict[str, Any]") -> None:
         """Takes the job frame as it came."""
-        self._channel = channel
+        self.channel = channel
+        self.frame = frame
+        self.source: str = frame["script"].removeprefix("\ufeff")
+        self.filename: str = frame["filename"]  # what tracebacks show
+        self.path: str = frame["path"]  # what `__file__` says
         self._limits = {name: int(value) for name, value in frame["limits"].items()}
-        self._source: str = frame["script"].removeprefix("\ufeff")
-        self._filename: str = frame["filename"]
         self._types: "dict[str, str]" = frame.get("output_types") or {}
         url, root = frame.get("api_url") or "", frame.get("api_root") or ""
         secrets: "dict[str, str]" = frame.get("secrets") or {}
@@ -51,39 +62,50 @@ class Job:
         inputs = {name: values.decode(typed) for name, typed in (frame.get("inputs") or {}).items()}
         self._outputs = Outputs(self._types, self._log)
         self._kizen = Kizen(url, root)
-        self._globals = {"inputs": Inputs(inputs), "outputs": self._outputs, "secrets": Secrets(secrets), "kizen": self._kizen}
+        self.globals = {"inputs": Inputs(inputs), "outputs": self._outputs, "secrets": Secrets(secrets), "kizen": self._kizen}
 
-    def run(self) -> int:
-        """Compiles and runs the step and sends its result. Returns what the process is to exit with, 0 after a success alone.
-
-        OSError when the sidecar cannot be told.
-        """
+    def prepare(self) -> None:
+        """Makes this process one of the step's, in which its code may run."""
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True)  # type: ignore[attr-defined] # what was printed before a death is kept
+        sys.modules["kizen"] = self._kizen
         import_hook.after_import("requests", self._record_http)
         import_hook.after_import(f"{__package__}.client", self._record_client)  # which has imported requests by then
+        import_hook.after_import("multiprocessing.util", self._equip_spawned)
         if sys.version_info >= (3, 14):
             import_hook.after_import("multiprocessing.context", _fork_by_default)
+
+    def run(self, stacks: int) -> int:
+        """Compiles and runs the step and sends its result. Returns what the process is to exit with, 0 after a success alone.
+
+        `stacks` is the socket for the stacks of threads. OSError when the sidecar cannot be told.
+        """
+        self._show_stacks(stacks)
+        self.prepare()
         code = self._compile()
         if code is None:
             return 1
         module = self._module()
-        self._channel.send("started")
-        try:
-            exec(code, module.__dict__)
-        except SystemExit as end:
-            _take_over()
-            if end.code not in (None, 0):
-                return self._fail("exited", end, _status(end.code))
-        except BaseException as error:
-            _take_over()
-            kind = "result_not_serialisable" if error is self._outputs._refusal else "exception"
-            return self._fail(kind, error)
+        self.channel.report("started", t=f"{get_ident():x}")
+        failure = self._execute(code, module)
+        self._end(failure)
         _take_over()
+        if not self.channel.owned:  # a forked child that ran off the end of the body
+            return failure.status if failure else 0
+        if failure:
+            self._send_failure(failure)
+            return failure.status
         return self._succeed()
+
+    def _show_stacks(self, fd: int) -> None:
+        from .stacks import install
+
+        install(fd)
 
     def _record_http(self, requests: "Any") -> None:
         from .http_record import HttpRecord, install
 
-        self._http_record = HttpRecord(self._channel, self._redactor, self._http_dropped, self._limits)
+        self._http_record = HttpRecord(self.channel, self._redactor, self._http_dropped, self._limits)
         install(requests, self._http_record)
 
     def _record_client(self, client: "Any") -> None:
@@ -91,23 +113,72 @@ class Job:
 
         install_client(client, self._http_record)
 
+    def _equip_spawned(self, util: "Any") -> None:
+        from .spawned import install
+
+        install(util, self)
+
     def _compile(self) -> "CodeType | None":
         try:
-            code: "CodeType" = compile(self._source, self._filename, "exec", dont_inherit=True)
+            code: "CodeType" = compile(self.source, self.filename, "exec", dont_inherit=True)
             return code
         except BaseException as error:
-            self._fail("syntax_error", error)
+            self._send_failure(self._describe("syntax_error", error, 1))
             return None
 
     def _module(self) -> ModuleType:
         """The module that the step is the body of: what pickle, dataclasses and typing look up in sys.modules."""
+        _write_source(self.path, self.source)
         module = ModuleType("__main__")
-        names = {"__builtins__": __builtins__, "__file__": self._filename, "__loader__": Source(self._source)}
-        module.__dict__.update(names, **self._globals)
+        names = {"__builtins__": __builtins__, "__file__": self.path, "__loader__": Source(self.source)}
+        module.__dict__.update(names, **self.globals)
         sys.modules["__main__"] = module
-        sys.modules["kizen"] = self._kizen
-        sys.argv[:] = [self._filename]
+        sys.argv[:] = [self.path]
         return module
+
+    def _execute(self, code: "CodeType", module: ModuleType) -> "Failure | None":
+        """Runs the step's body."""
+        try:
+            exec(code, module.__dict__)
+        except SystemExit as end:
+            return None if end.code in (None, 0) else self._fail("exited", end, _status(end.code))
+        except BaseException as error:
+            kind = "result_not_serialisable" if error is self._outputs._refusal else "exception"
+            return self._fail(kind, error, 1)
+        return None
+
+    def _fail(self, kind: str, error: BaseException, status: int) -> Failure:
+        if not self.channel.owned:  # what a child of any program does
+            if kind != "exited":
+                trace = error.__traceback__ and error.__traceback__.tb_next
+                sys.excepthook(type(error), error.with_traceback(trace), trace)
+            return Failure(kind, "", "", status)
+        with _Undisturbed():
+            return self._describe(kind, error, status)
+
+    def _describe(self, kind: str, error: BaseException, status: int) -> Failure:
+        message, detail = _class_name(error), ""
+        try:
+            from .failure import explain, summarise
+
+            message, detail = summarise(error), explain(error, self.filename, self.source)
+        except BaseException:  # the step has broken what this is made with
+            pass
+        return self._failure(kind, message, detail, status)
+
+    def _failure(self, kind: str, error: str, detail: str, status: int = 1) -> Failure:
+        # Redacted before it is cut, or half a secret would stay at the cut.
+        return Failure(kind, self._redactor.cut(error, _ERROR_BYTES), tail(self._redactor(detail), _DETAIL_BYTES), status)
+
+    def _end(self, failure: "Failure | None") -> None:
+        """What Python does at the end of a program. The sidecar hears of it first, so that it can say what took too long."""
+        known = {"kind": failure.kind, "error": failure.error, "detail": failure.detail} if failure else {}
+        if "threading" in sys.modules:
+            self.channel.report("ending", threads=_threads(), **known)
+            ending.join_threads()
+        if ending.handlers():
+            self.channel.report("ending", handlers=True, **known)
+        ending.run_handlers()
 
     def _succeed(self) -> int:
         outputs = {}
@@ -125,54 +196,80 @@ class Job:
             from .failure import unwritable
 
             message = f"{_class_name(error)}: {message}: {error}"
-            detail = unwritable(self._outputs._lines.get(name), self._filename, self._source, message)
-        except BaseException:  # as in _fail
+            detail = unwritable(self._outputs._lines.get(name), self.filename, self.source, message)
+        except BaseException:  # as in _describe
             pass
-        self._send_failure("result_not_serialisable", message, detail)
+        self._send_failure(self._failure("result_not_serialisable", message, detail))
         return 1
 
-    def _fail(self, kind: str, error: BaseException, status: int = 1) -> int:
-        if not self._channel.owned:  # a forked child: what a child of any program does
-            sys.excepthook(type(error), error, error.__traceback__)
-            posix._exit(status)
-        message, detail = _class_name(error), ""
-        try:
-            from .failure import explain, summarise
-
-            message, detail = summarise(error), explain(error, self._filename, self._source)
-        except BaseException:  # the step has broken what this is made with
-            pass
-        self._send_failure(kind, message, detail)
-        return status
-
-    def _send_failure(self, kind: str, error: str, detail: str) -> None:
-        # Redacted before it is cut, or half a secret would stay at the cut.
-        error, detail = self._redactor.cut(error, _ERROR_BYTES), tail(self._redactor(detail), _DETAIL_BYTES)
-        self._send_result(ok=False, kind=kind, error=error, detail=detail)
+    def _send_failure(self, failure: Failure) -> None:
+        self._send_result(ok=False, kind=failure.kind, error=failure.error, detail=failure.detail)
 
     def _send_result(self, *, ok: bool, **fields: "Any") -> bool:
-        """Sends the last frame, or nothing in a forked child; False when it is too large, which is sent in its place."""
-        if not self._channel.owned:
-            return True
+        """Sends the last frame; False when it is too large, which is sent in its place."""
         self._log.dropped.send()
         self._http_dropped.send()
         limit = self._limits["result"]
-        if self._channel.send("result", limit if ok else None, ok=ok, **fields):
+        if self.channel.report("result", limit if ok else None, ok=ok, **fields):
             return True
         message = f"the result is larger than {limit} bytes"
-        self._channel.send("result", ok=False, kind="output_limit", error=message, detail=message)
+        self.channel.report("result", ok=False, kind="output_limit", error=message, detail=message)
         return False
 
 
-def _take_over() -> None:
-    """Makes the process the harness's own when the step's body has ended.
+def _threads() -> "list[list[str]]":
+    try:
+        return ending.threads()
+    except BaseException:  # what the step made of the module
+        return []
 
-    A signal handler of the step's that raises would end the harness in the middle of a sentence, and a step that holds every
-    descriptor leaves none to import with.
+
+def _write_source(path: str, source: str) -> None:
+    """Puts the source where `__file__` says, to be read."""
+    fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o444)
+    try:
+        rest = memoryview(source.encode("utf-8", "surrogatepass"))
+        while rest:
+            rest = rest[posix.write(fd, rest) :]
+    finally:
+        posix.close(fd)
+
+
+class _Undisturbed:
+    """Inside of it no signal handler of the step's runs, and at least one descriptor is to be had.
+
+    A handler that raises would end the harness in the middle of a sentence, and a step that holds every descriptor leaves none
+    to import with.
     """
-    for number in range(1, _signal.NSIG):
-        if callable(_signal.getsignal(number)):
-            _signal.signal(number, _signal.SIG_IGN)
+
+    def __enter__(self) -> None:
+        self._handlers = _ignore_signals()
+        try:
+            posix.close(posix.dup(2))
+            self._borrowed = False
+        except OSError:
+            self._borrowed = True
+            posix.closerange(0, 1)
+
+    def __exit__(self, *_: object) -> None:
+        if self._borrowed:
+            posix.open("/dev/null", posix.O_RDONLY)  # the first that is free
+        for number, handler in self._handlers.items():
+            _signal.signal(number, handler)
+
+
+def _ignore_signals() -> "dict[int, Callable[..., Any]]":
+    """Ignores the signals that the step handles, and returns their handlers."""
+    handlers = {number: _signal.getsignal(number) for number in range(1, _signal.NSIG)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        _signal.signal(number, _signal.SIG_IGN)
+    return handlers
+
+
+def _take_over() -> None:
+    """Makes the process the harness's own when the step has ended, see _Undisturbed."""
+    _ignore_signals()
     posix.closerange(0, 1)
 
 
@@ -188,7 +285,7 @@ def _class_name(error: BaseException) -> str:
 
 
 def _fork_by_default(context: "Any") -> None:
-    """Starts processes as Python did until 3.14: other ways read the program's file again, and a step has none."""
+    """Starts processes as Python did until 3.14: other ways run the step's body again, which rarely asks whether it is `__main__`."""
     context._default_context._default_context = context._concrete_contexts["fork"]
 
 

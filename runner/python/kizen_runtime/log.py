@@ -1,5 +1,6 @@
 """`outputs.log`: the messages of an execution, within its limits."""
 
+import posix
 from _thread import RLock  # type: ignore[attr-defined]
 
 from .protocol import Channel
@@ -7,39 +8,51 @@ from .redact import Redactor
 
 
 class Counter:
-    """Counts what was dropped; tells the sidecar at 1, 2, 4, 8, ... so that a sudden death does not lose the number."""
+    """Counts what was dropped, and tells the sidecar how many more: after 1, 2, 4, 8, ..., so that a sudden death does not lose
+    the number, and in a forked child each, because children end without a word."""
 
     def __init__(self, channel: Channel, kind: str) -> None:
         self._channel = channel
         self._kind = kind
-        self._count = 0
+        self._count = self._untold = 0
+        posix.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._untold = 0  # the parent tells
 
     def add(self) -> None:
         """Counts one."""
         self._count += 1
-        if self._count & (self._count - 1) == 0:
+        self._untold += 1
+        if self._count & (self._count - 1) == 0 or not self._channel.owned:
             self.send()
 
     def send(self) -> None:
         """Tells the sidecar the number, when there is one."""
-        if self._count:
-            self._channel.send(self._kind, c=self._count)
+        count, self._untold = self._untold, 0
+        if count:
+            self._channel.send(self._kind, c=count)
 
 
 class Log:
-    """Redacts, cuts and sends each message; counts and drops what goes over the total."""
+    """Redacts, cuts and sends each message; counts and drops what goes over the total.
+
+    Each process keeps the total by itself; that of all together is the sidecar's to keep.
+    """
 
     def __init__(self, channel: Channel, redactor: Redactor, message_bytes: int, total_bytes: int) -> None:
         self._channel = channel
         self._redactor = redactor
         self._message_bytes = message_bytes
         self._left = total_bytes
-        self._lock = RLock()  # a signal handler may log in the middle of this
         self.dropped = Counter(channel, "logs_dropped")
+        self._unlock()
+        posix.register_at_fork(after_in_child=self._unlock)
+
+    def _unlock(self) -> None:
+        self._lock = RLock()  # a signal handler may log in the middle of this; in a fork another thread may hold it for good
 
     def __call__(self, message: str) -> None:
-        if not self._channel.owned:  # a forked child; the lock may be held for good there
-            return
         with self._lock:
             if self._left <= 0:
                 self.dropped.add()

@@ -1,4 +1,4 @@
-"""Frames between the sidecar and the harness: a four-byte big-endian length, then that many bytes of UTF-8 JSON.
+"""Frames between the sidecar and the harness: UTF-8 JSON, on the job's stream behind a four-byte big-endian length.
 
 Built on `_json`, the core of the standard library's `json`: importing `json` itself would cost a cold start 5 ms. Numbers
 are decoded as the text they were written as, so that no digit is lost before their type is known.
@@ -6,7 +6,6 @@ are decoded as the text they were written as, so that no digit is lost before th
 
 import posix
 from _json import encode_basestring, encode_basestring_ascii, make_scanner  # type: ignore[attr-defined]
-from _thread import RLock  # type: ignore[attr-defined]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +15,10 @@ if TYPE_CHECKING:
 quote: "Callable[[str], str]" = encode_basestring  # a text as a JSON string
 quote_ascii: "Callable[[str], str]" = encode_basestring_ascii  # the same, all but ASCII escaped
 
-HIGH_DESCRIPTOR = 97  # out of the way of a step that closes or writes to the small numbers
+# Out of the way of a step that closes or writes to the small numbers.
+STREAM_DESCRIPTOR, EVENTS_DESCRIPTOR, STACKS_DESCRIPTOR = 97, 96, 95
+
+_EMSGSIZE = 90
 
 
 class _Literals:
@@ -72,64 +74,93 @@ def _read(fd: int, size: int) -> bytes:
     return bytes(data)
 
 
-def move(fd: int) -> int:
-    """Moves the job's socket to a high descriptor that programs started by the step do not inherit; returns where it is."""
+def frame(body: bytes) -> bytes:
+    """The body behind its length."""
+    return len(body).to_bytes(4, "big") + body
+
+
+def write(fd: int, data: bytes) -> None:
+    """Writes all of the data."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[posix.write(fd, rest) :]
+
+
+def move(fd: int, high: int) -> int:
+    """Moves a socket to a high descriptor that programs started by the step do not inherit; returns where it is."""
     try:
-        high = posix.dup2(fd, HIGH_DESCRIPTOR, inheritable=False)
+        moved = posix.dup2(fd, high, inheritable=False)
     except OSError:  # RLIMIT_NOFILE is lower
         posix.set_inheritable(fd, False)
         return fd
     posix.close(fd)
-    return high
+    return moved
 
 
 class Channel:
-    """The harness's end: frames of one job, each marked with the job's nonce.
+    """The harness's end: what one job says, each frame marked with the job's nonce.
 
-    Only the process that made the channel sends; in a forked child every call does nothing, because two writers on one
-    stream would cut into each other's frames.
+    There are two sockets. `events` keeps the boundaries of messages: one write is one frame, whole or not at all, so that every
+    thread and every forked child of the step can send there without a lock, also one that is killed or interrupted in the
+    middle. `stream` carries what may be large, and belongs to the main thread of the process that runs the job.
     """
 
-    def __init__(self, fd: int, nonce: "str | None" = None) -> None:
-        self._fd = fd
+    def __init__(self, stream: int, events: int, nonce: str) -> None:
+        self._stream = stream
+        self._events = events
         self._nonce = nonce
-        self._pid = posix.getpid()
-        self._lock = RLock()
-        self._waiting: "list[bytes]" = []
-        self._sending = False
-
-    def send(self, kind: str, limit: "int | None" = None, /, **fields: "Any") -> bool:
-        """Sends one frame, and says so; sends nothing when its body has more bytes than `limit`, or in a forked child.
-
-        OSError when the sidecar has gone or the step closed the socket.
-        """
-        if not self.owned:
-            return False
-        frame: "dict[str, Any]" = {"k": kind}
-        if self._nonce is not None:
-            frame["n"] = self._nonce
-        frame.update(fields)
-        body = dumps(frame).encode("utf-8", "backslashreplace")
-        if limit is not None and len(body) > limit:
-            return False
-        with self._lock:
-            self._waiting.append(len(body).to_bytes(4, "big") + body)
-            if not self._sending:
-                self._send_waiting()
-            # Otherwise a signal handler or a finaliser is at work in the middle of another frame, and this one goes behind it.
-        return True
-
-    def _send_waiting(self) -> None:
-        self._sending = True
-        try:
-            while self._waiting:
-                rest = memoryview(self._waiting.pop(0))
-                while rest:
-                    rest = rest[posix.write(self._fd, rest) :]
-        finally:
-            self._sending = False
+        self._owner = self._pid = posix.getpid() if stream >= 0 else 0
+        self._process = ""
 
     @property
     def owned(self) -> bool:
         """Whether this process is the one that runs the job."""
-        return posix.getpid() == self._pid
+        return posix.getpid() == self._owner
+
+    @property
+    def events(self) -> int:
+        """The descriptor of the events."""
+        return self._events
+
+    @property
+    def nonce(self) -> str:
+        """What marks the frames of the job."""
+        return self._nonce
+
+    @property
+    def process(self) -> str:
+        """What tells this process from the others of the step: empty in the one that runs the job."""
+        pid = posix.getpid()
+        if pid != self._pid:
+            # Not the process id, which may be given again.
+            self._pid, self._process = pid, "" if pid == self._owner else posix.urandom(8).hex()
+        return self._process
+
+    def send(self, kind: str, **fields: "Any") -> bool:
+        """Sends an event, and says so; sends nothing when it is larger than a message can be.
+
+        OSError when the sidecar has gone or the step closed the socket.
+        """
+        try:
+            posix.write(self._events, self._body(kind, fields))
+        except OSError as error:
+            if error.errno != _EMSGSIZE:
+                raise
+            return False
+        return True
+
+    def report(self, kind: str, limit: "int | None" = None, /, **fields: "Any") -> bool:
+        """Sends a frame on the stream, and says so; sends nothing when its body has more bytes than `limit`, or in another process.
+
+        OSError as `send`.
+        """
+        if not self.owned:
+            return False
+        body = self._body(kind, fields)
+        if limit is not None and len(body) > limit:
+            return False
+        write(self._stream, frame(body))
+        return True
+
+    def _body(self, kind: str, fields: "dict[str, Any]") -> bytes:
+        return dumps({"k": kind, "n": self._nonce, **fields}).encode("utf-8", "backslashreplace")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,11 @@ LIMITS = {
     "response_body": 1024,
     "result": 6291456,
 }
+
+
+@functools.cache
+def compiled_bundle(python: str) -> bytes:
+    return subprocess.run([python, "-I", "-S", "-c", (PYTHON / "bundle.py").read_text()], input=bundle(), stdout=subprocess.PIPE, check=True).stdout
 
 
 def bundle() -> bytes:
@@ -45,8 +53,8 @@ class Result:
 
     @property
     def http(self) -> list[dict[str, Any]]:
-        entries = {frame["i"]: frame["e"] for frame in self.of("http")}
-        return [entries[index] for index in sorted(entries)]
+        entries = {(frame["p"], frame["i"]): frame["e"] for frame in self.of("http")}
+        return list(entries.values())
 
     @property
     def result(self) -> dict[str, Any]:
@@ -62,6 +70,7 @@ class Result:
 def job(script: str, **fields: Any) -> dict[str, Any]:
     return {
         "execution_id": "exec-1",
+        "path": "script.py",
         "script": script,
         "filename": "script.py",
         "inputs": {},
@@ -77,24 +86,47 @@ def job(script: str, **fields: Any) -> dict[str, Any]:
 
 
 def run(script: str, *, python: str = sys.executable, timeout: float = 60, env: dict[str, str] | None = None, **fields: Any) -> Result:
-    ours, theirs = socket.socketpair()
+    pairs = [socket.socketpair(), socket.socketpair(type=socket.SOCK_SEQPACKET), socket.socketpair()]
+    ours = [pair[0] for pair in pairs]
+    descriptors = _in_a_row([pair[1] for pair in pairs])
     environment = {"PATH": os.environ["PATH"], "HOME": "/tmp", "LANG": "C.UTF-8", **(env or {})}
-    command = [python, "-I", "-S", *(f"-W{option}" for option in sys.warnoptions), "-c", (PYTHON / "loader.py").read_text(), str(theirs.fileno())]
-    process = subprocess.Popen(
-        command, pass_fds=[theirs.fileno()], env=environment, cwd="/tmp", text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    theirs.close()
-    try:
-        with ours:
-            ours.settimeout(timeout)
-            send(ours, bundle())
-            send(ours, json.dumps(job(script, **fields)).encode())
-            frames = list(receive(ours))
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-        process.wait()
-    return Result(frames, process, out, err)
+    command = [python, "-I", "-S", *(f"-W{option}" for option in sys.warnoptions), "-c", (PYTHON / "loader.py").read_text(), str(descriptors[0])]
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            command, pass_fds=descriptors, env=environment, cwd="/tmp", text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for descriptor in descriptors:
+            os.close(descriptor)
+        events: list[dict[str, Any]] = []
+        follower = threading.Thread(target=lambda: events.extend(datagrams(ours[1])))
+        follower.start()
+        try:
+            ours[0].settimeout(timeout)
+            send(ours[0], compiled_bundle(python))
+            send(ours[0], json.dumps(job(script, **{"path": f"{folder}/script.py", **fields})).encode())
+            frames = list(receive(ours[0]))
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+            process.wait()
+            follower.join()
+            for end in ours:
+                end.close()
+    return Result([*events, *frames], process, out, err)
+
+
+def _in_a_row(sockets: list[socket.socket]) -> list[int]:
+    """The sockets as descriptors that follow each other, as the sidecar passes them."""
+    first = next(fd for fd in range(20, 900, 3) if not any(os.path.exists(f"/proc/self/fd/{fd + i}") for i in range(3)))
+    for index, end in enumerate(sockets):
+        os.dup2(end.fileno(), first + index)
+        end.close()
+    return [first, first + 1, first + 2]
+
+
+def datagrams(connection: socket.socket) -> Any:
+    while body := connection.recv(1 << 20):
+        yield json.loads(body)
 
 
 def send(connection: socket.socket, payload: bytes) -> None:

@@ -1,0 +1,89 @@
+"""The end of a step, which is that of any Python program: threads are joined, exit handlers run, open files are flushed.
+
+The interpreter itself is not taken down, which would take longer than many steps. What raises here is printed, as Python does.
+"""
+
+import _io  # type: ignore[import]
+import atexit
+import posix
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MOST_THREADS, _NAME_CHARACTERS = 100, 200
+
+
+def threads() -> "list[list[str]]":
+    """The threads that are waited for: the identifier of each in hexadecimal, and its name."""
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return []
+    waited = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.current_thread()]
+    return [[f"{thread.ident or 0:x}", str(thread.name)[:_NAME_CHARACTERS]] for thread in waited[:_MOST_THREADS]]
+
+
+def handlers() -> int:
+    """How many exit handlers wait to be run."""
+    count: int = atexit._ncallbacks()
+    return count
+
+
+def join_threads() -> None:
+    """Joins the threads that are no daemons; `threading._register_atexit`, on which executors rely, is heeded first."""
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        _attempt(threading._shutdown)
+
+
+def run_handlers() -> None:
+    """Runs what was registered with `atexit`, joins the threads that those handlers have started, and flushes open files."""
+    _attempt(atexit._run_exitfuncs)
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                _attempt(thread.join)
+    _attempt(_flush_files)
+
+
+def _flush_files() -> None:
+    if not _has_files():
+        return
+    import gc
+
+    files = [thing for thing in gc.get_objects() if issubclass(type(thing), _io._IOBase)]
+    # First those that write into another.
+    for file in sorted(files, key=lambda file: issubclass(type(file), _io._BufferedIOBase)):
+        try:
+            if not file.closed:
+                file.flush()
+        except (OSError, ValueError):  # as when it is deleted
+            pass
+
+
+def _has_files() -> bool:
+    """Whether the step has a file or pipe open, which a look at all objects is worth."""
+    try:
+        descriptors = [int(name) for name in posix.listdir("/proc/self/fd")]
+    except OSError:
+        return True
+    for descriptor in descriptors:
+        try:
+            mode = posix.fstat(descriptor).st_mode
+        except OSError:  # the one that the list was read from
+            continue
+        if descriptor > 2 and mode & 0o170000 != 0o140000:  # no socket
+            return True
+    return False
+
+
+def _attempt(call: "Callable[[], object]") -> None:
+    try:
+        call()
+    except BaseException as error:
+        try:
+            sys.excepthook(type(error), error, error.__traceback__)
+        except BaseException:  # what the step left in its place
+            pass

@@ -1,0 +1,76 @@
+"""Processes that `multiprocessing` starts by executing Python anew (its methods `spawn` and `forkserver`) belong to the step: they
+log and call as forked children do, and the step's source runs in them as `__mp_main__`, with the same names bound."""
+
+import posix
+import sys
+
+from . import import_hook, protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from .job import Job
+
+_PROGRAMS = ("from multiprocessing.spawn ", "from multiprocessing.forkserver ")
+
+
+def install(util: "Any", job: "Job") -> None:
+    """Has `multiprocessing.util` start the harness with each process that is to run functions of the step's."""
+    start = util.spawnv_passfds
+
+    def spawnv_passfds(path: "Any", args: "Any", passfds: "Any") -> "Any":
+        args = list(args)
+        at = args.index("-c") if "-c" in args else len(args)
+        if not "".join(args[at + 1 : at + 2]).startswith(_PROGRAMS):
+            return start(path, args, passfds)
+        fd = _write_down(job)
+        try:
+            command = ["-c", _loader(), str(fd), "spawned", str(job.channel.events)]
+            return start(path, [*args[:at], *command, *args[at + 1 :]], [*passfds, fd, job.channel.events])
+        finally:
+            posix.close(fd)
+
+    util.spawnv_passfds = spawnv_passfds
+
+
+def _loader() -> str:
+    """The program that reads the harness, see loader.py; it follows `-c` on the command line."""
+    return sys.orig_argv[sys.orig_argv.index("-c") + 1]
+
+
+def _write_down(job: "Job") -> int:
+    """A file in memory from which the loader reads the harness and `run` the job."""
+    fd = posix.memfd_create("harness")
+    protocol.write(fd, protocol.frame(__loader__.pack()))  # type: ignore[name-defined]
+    protocol.write(fd, protocol.frame(protocol.dumps(job.frame).encode("utf-8", "backslashreplace")))
+    posix.lseek(fd, 0, 0)
+    return fd
+
+
+def run(fd: int, events: str, program: str, *arguments: str) -> "NoReturn":
+    """Runs `program`, which is multiprocessing's, in a process that has the harness; `events` is where it sends."""
+    from .job import Job
+
+    frame = protocol.receive(fd)
+    posix.close(fd)
+    posix.set_inheritable(int(events), False)
+    job = Job(protocol.Channel(-1, int(events), frame["nonce"]), frame)
+    job.prepare()
+    import_hook.after_import("runpy", lambda runpy: _bind(runpy, job))
+    sys.argv[:] = ["-c", *arguments]
+    exec(program, sys.modules["__main__"].__dict__)
+    sys.exit()
+
+
+def _bind(runpy: "Any", job: "Job") -> None:
+    """Has the step's source run as it does in its own process: under its name in tracebacks, with the names of a step bound."""
+    run_path = runpy.run_path
+
+    def run_step(path: "Any", init_globals: "Any" = None, run_name: "Any" = None) -> "Any":
+        if path != job.path:
+            return run_path(path, init_globals, run_name)
+        code = compile(job.source, job.filename, "exec", dont_inherit=True)
+        return runpy._run_module_code(code, {**job.globals, **(init_globals or {})}, run_name, script_name=path)
+
+    runpy.run_path = run_step

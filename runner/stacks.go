@@ -1,0 +1,180 @@
+package runner
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// stacksWait is how long the runner waits for the stacks of a step before it ends it, stacksPause how long it waits for more.
+	stacksWait, stacksPause = 500 * time.Millisecond, 50 * time.Millisecond
+	// lastStacks is for what a process that is gone has written.
+	lastStacks = 10 * time.Millisecond
+	// maxStacks is the size in bytes up to which stacks are read.
+	maxStacks = 256 << 10
+)
+
+// askStacks has a step write where its threads are, and returns what it wrote; empty when it does not.
+func askStacks(socket *os.File) string {
+	readStacks(socket, lastStacks) // children that crashed
+	if _, err := socket.Write([]byte{0}); err != nil {
+		return ""
+	}
+	return readStacks(socket, stacksWait)
+}
+
+// readStacks reads what a step writes, and stops when it has paused: nothing marks the end.
+func readStacks(socket *os.File, wait time.Duration) string {
+	var text []byte
+	buffer := make([]byte, 16<<10)
+	for len(text) < maxStacks {
+		_ = socket.SetReadDeadline(time.Now().Add(wait))
+		n, err := socket.Read(buffer)
+		text = append(text, buffer[:n]...)
+		if err != nil {
+			break
+		}
+		wait = min(wait, stacksPause)
+	}
+	return string(text)
+}
+
+// thread is one thread of a step.
+type thread struct {
+	id, name string
+	// frames are the step's own, the outermost first.
+	frames []frame
+}
+
+type frame struct {
+	line     int
+	function string
+}
+
+// What faulthandler writes; since Python 3.14 with the names of threads.
+var (
+	threadLine = regexp.MustCompile(`^(?:Current thread|Thread) 0x0*([0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):$`)
+	frameLine  = regexp.MustCompile(`^  File "(.*)", line (\d+) in (.*)$`)
+	crashLine  = "Fatal Python error: "
+)
+
+// crashes are the signals that faulthandler writes stacks at.
+var crashes = []syscall.Signal{syscall.SIGSEGV, syscall.SIGFPE, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGILL}
+
+// parseStacks reads the threads from what faulthandler wrote, the main one first.
+func parseStacks(text, main string) []thread {
+	if i := strings.LastIndex(text, crashLine); i >= 0 {
+		text = text[i:] // children may have crashed before
+	}
+	var threads []thread
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		if m := threadLine.FindStringSubmatch(line); m != nil {
+			t := thread{id: m[1], name: m[2]}
+			if t.id == main {
+				t.name = ""
+			}
+			threads = append(threads, t)
+		}
+		if m := frameLine.FindStringSubmatch(line); m != nil && len(threads) > 0 && m[1] == ScriptName {
+			number, _ := strconv.Atoi(m[2])
+			last := &threads[len(threads)-1]
+			last.frames = append([]frame{{number, m[3]}}, last.frames...)
+		}
+	}
+	for i := range threads {
+		if threads[i].id == main {
+			threads[0], threads[i] = threads[i], threads[0]
+		}
+	}
+	return threads
+}
+
+// where tells where the threads of a step were, by its own lines.
+func (a *attempt) where() string {
+	threads := parseStacks(a.stacks, a.mainThread)
+	names := map[string]string{}
+	if a.ending != nil {
+		for _, waited := range a.ending.Threads {
+			names[waited[0]] = waited[1]
+		}
+	}
+	lines := strings.Split(string(a.execution.Script), "\n")
+	var text strings.Builder
+	for _, t := range threads {
+		if name, ok := names[t.id]; ok {
+			t.name = name
+		}
+		_, waitedFor := names[t.id]
+		if len(t.frames) == 0 && !waitedFor {
+			continue // a worker that waits, say, or the main thread while it waits for the others
+		}
+		if text.Len() > 0 {
+			text.WriteByte('\n')
+		}
+		switch {
+		case t.id == a.mainThread:
+			text.WriteString("Main thread (most recent call last):\n")
+		case t.name != "":
+			fmt.Fprintf(&text, "Thread %q (most recent call last):\n", t.name)
+		default:
+			text.WriteString("Another thread (most recent call last):\n")
+		}
+		for _, f := range t.frames {
+			fmt.Fprintf(&text, "  File %q, line %d, in %s\n", ScriptName, f.line, f.function)
+			if f.line > 0 && f.line <= len(lines) {
+				fmt.Fprintf(&text, "    %s\n", strings.TrimSpace(lines[f.line-1]))
+			}
+		}
+		if len(t.frames) == 0 {
+			text.WriteString("  in no line of the step's own\n")
+		}
+	}
+	return text.String()
+}
+
+// timeout says what was still running at the step's limit.
+func (a *attempt) timeout() verdict {
+	v := verdict{outcome: Timeout, detail: a.where()}
+	limit := a.limits.Wall
+	if a.ending == nil {
+		v.message = fmt.Sprintf("timeout: the step was still running at its limit of %s", limit)
+		return v
+	}
+	body := "the step's body had ended"
+	if a.ending.Error != "" {
+		body += " with " + a.ending.Error
+		v.detail = strings.TrimSuffix(a.ending.Detail, "\n") + "\n\n" + v.detail
+	}
+	v.message = fmt.Sprintf("timeout: %s, and %s still running at its limit of %s", body, a.running(), limit)
+	return v
+}
+
+// running names what the end of the step was waiting for.
+func (a *attempt) running() string {
+	if a.ending.Handlers {
+		return "an exit handler was"
+	}
+	present := map[string]bool{}
+	for _, t := range parseStacks(a.stacks, a.mainThread) {
+		present[t.id] = true
+	}
+	var names []string
+	for _, waited := range a.ending.Threads {
+		if len(present) == 0 || present[waited[0]] {
+			names = append(names, strconv.Quote(waited[1]))
+		}
+	}
+	switch len(names) {
+	case 0:
+		return "one of its threads was"
+	case 1:
+		return "its thread " + names[0] + " was"
+	}
+	return "its threads " + strings.Join(names, ", ") + " were"
+}
