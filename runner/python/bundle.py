@@ -1,4 +1,7 @@
-"""Compiles a bundle of sources (see loader.py): `python -I -S -c BUNDLE < sources > compiled`."""
+"""Compiles a bundle of sources (see loader.py): `python -I -S -c BUNDLE < sources > compiled`.
+
+The compiled one holds a field more, `site`: what site processing does to `sys` and to the builtins, see lazy_site.
+"""
 import _frozen_importlib_external  # type: ignore[import]
 import marshal
 import sys
@@ -19,7 +22,26 @@ def compile_bundle(sources: bytes) -> bytes:
             name = field.decode()
         compiled += [len(field).to_bytes(4, "big"), field]
         at = end
+    for field in (b"site", marshal.dumps(site_processing())):
+        compiled += [len(field).to_bytes(4, "big"), field]
     return b"".join(compiled)
+
+
+def site_processing() -> "dict[str, object]":
+    """What site processing does, as far as it can be written down. The code that .pth files may hold is not run."""
+    import builtins
+    import site
+
+    site.exec = lambda *_: None  # type: ignore[attr-defined]
+    known = site.removeduppaths()  # type: ignore[attr-defined]
+    before = list(sys.path)
+    site.addsitepackages(site.venv(known))  # type: ignore[attr-defined]
+    site.setcopyright()  # type: ignore[attr-defined]
+    return {
+        "prefix": sys.prefix,
+        "path": [path for path in sys.path if path not in before],
+        "printers": {name: vars(getattr(builtins, name)) for name in ("copyright", "credits", "license")},
+    }
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NOT_THE_STEPS = (__file__.rpartition("/")[0] + "/", "<frozen importlib")
+_NOT_THE_STEPS = (__file__.rpartition("/")[0] + "/", "<frozen importlib", "<frozen _sitebuiltins")
 
 
 def summarise(error: BaseException) -> str:

@@ -1,14 +1,17 @@
-"""Site processing (`site-packages`, virtual environments, `.pth` files) put off until an import needs it.
+"""Site processing (`site-packages`, virtual environments, `.pth` files) in two parts: what a step can see is there from the start,
+and the rest is put off until an import needs it.
 
 The interpreter starts with -S, because `site` costs up to 20 ms that a step without third-party packages need not pay.
 """
 
 import builtins
+import marshal
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
+    from typing import Any
 
 
 class LazySite:
@@ -26,9 +29,32 @@ class LazySite:
 
 def install() -> None:
     """Arranges for site processing on demand; does nothing in an interpreter that has done it."""
-    if "site" not in sys.modules:
-        sys.meta_path.append(LazySite())
-        builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment] # what site would bind
+    if "site" in sys.modules:
+        return
+    sys.meta_path.append(LazySite())
+    known = getattr(__loader__, "files", {}).get("site")  # type: ignore[name-defined]
+    if known:
+        _apply(marshal.loads(known))
+    else:  # the bundle could not be compiled
+        import site
+
+        for bind in (site.setquit, site.setcopyright, site.sethelper):  # type: ignore[attr-defined]
+            bind()
+
+
+def _apply(known: "dict[str, Any]") -> None:
+    """Does what can be written down, without `site`, which imports much."""
+    from _sitebuiltins import Quitter, _Helper, _Printer
+
+    sys.prefix = sys.exec_prefix = known["prefix"]
+    sys.path += known["path"]
+    for name in ("quit", "exit"):
+        setattr(builtins, name, Quitter(name, "Ctrl-D (i.e. EOF)"))
+    builtins.help = _Helper()  # type: ignore[assignment]
+    for name, state in known["printers"].items():
+        printer = object.__new__(_Printer)
+        printer.__dict__.update(state)
+        setattr(builtins, name, printer)
 
 
 def enable() -> None:
