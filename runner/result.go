@@ -36,7 +36,7 @@ var Outcomes = []Outcome{
 
 // Result is what one execution gave back. It marshals to the body of POST /api/coderunner/run: request_id,
 // duration_ms, values, logs, http_requests and error, which its clients know, and layers, which they ignore; a failure's
-// outcome and evidence stand inside error.
+// outcome, evidence and what it printed stand inside error.
 type Result struct {
 	// RequestID is the execution's id.
 	RequestID string
@@ -56,7 +56,7 @@ type Result struct {
 	Layers   Layers
 	// Dropped counts what was cut from the logs, in messages and bytes.
 	Dropped Dropped
-	// Stdout and Stderr are the ends of what the step printed; they are not part of the marshalled result.
+	// Stdout and Stderr are the ends of what the step printed, at most 8 KiB each; of a success they are not marshalled.
 	Stdout, Stderr string
 	// Notes are what an operator should hear about this execution, such as a runtime that was replaced by another.
 	Notes []string
@@ -82,7 +82,8 @@ type NamedValue struct {
 type StepError struct {
 	// Message is one line: the exception's class and text, or the limit and its value.
 	Message string
-	// Detail is the traceback, from the step's own frames on; empty when there is none.
+	// Detail is the traceback, from the step's own frames on, or where the step's threads were at its limit; empty when there is
+	// none.
 	Detail string
 }
 
@@ -174,7 +175,8 @@ func (r Result) MarshalJSON() ([]byte, error) {
 	}
 	if r.Error != nil {
 		body.Error = &errorJSON{
-			Error: r.Error.Message, Detail: r.Error.Detail, Kind: r.Outcome, Evidence: newEvidenceJSON(r.Evidence, body.Layers),
+			Error: r.Error.Message, Detail: r.Error.Detail, Stdout: r.Stdout, Stderr: r.Stderr,
+			Kind: r.Outcome, Evidence: newEvidenceJSON(r.Evidence, body.Layers),
 		}
 	}
 	return marshal(body)
@@ -183,6 +185,8 @@ func (r Result) MarshalJSON() ([]byte, error) {
 type errorJSON struct {
 	Error    string       `json:"error"`
 	Detail   string       `json:"detail"`
+	Stdout   string       `json:"stdout,omitempty"`
+	Stderr   string       `json:"stderr,omitempty"`
 	Kind     Outcome      `json:"kind"`
 	Evidence evidenceJSON `json:"evidence"`
 }

@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"golang.org/x/term"
-
-	"github.com/kizen/kizen-sidecar/internal/terminal"
 )
 
 // LogConfig says how the log is written.
@@ -35,11 +33,11 @@ func NewLogger(w io.Writer, config LogConfig) (*slog.Logger, error) {
 	var handler slog.Handler
 	switch strings.ToLower(config.Format) {
 	case "json":
-		handler = slog.NewJSONHandler(terminal.NewJSONWriter(w), options)
+		handler = slog.NewJSONHandler(w, options)
 	case "text":
 		handler = textHandler(w, options)
 	case "", "auto":
-		handler = slog.NewJSONHandler(terminal.NewJSONWriter(w), options)
+		handler = slog.NewJSONHandler(w, options)
 		if IsTerminal(w) {
 			handler = textHandler(w, options)
 		}
@@ -49,9 +47,9 @@ func NewLogger(w io.Writer, config LogConfig) (*slog.Logger, error) {
 	return slog.New(redactingHandler{next: handler}), nil
 }
 
-// IsTerminal reports whether w is a terminal, or a terminal.Writer to one.
+// IsTerminal reports whether w is a terminal.
 func IsTerminal(w io.Writer) bool {
-	file, ok := terminal.Unwrap(w).(*os.File)
+	file, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
+	"text/tabwriter"
 
+	"github.com/charmbracelet/colorprofile"
 	"golang.org/x/sys/unix"
 
 	"github.com/kizen/kizen-sidecar/runner"
@@ -143,37 +146,36 @@ func (d diagnosis) problem(required bool) error {
 
 // print writes the table for a person.
 func (d diagnosis) print(out io.Writer) error {
-	s := &sheet{}
-	s.line(plain(d.Kernel))
-	s.line()
-	var rows [][]shown
+	table := tabwriter.NewWriter(colorprofile.NewWriter(out, os.Environ()), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, d.Kernel)
+	fmt.Fprintln(table)
 	for _, layer := range d.Layers {
 		note := layer.Means
 		if layer.Why != "" {
 			note += " (" + layer.Why + ")"
 		}
-		rows = append(rows, []shown{mark(layer.Held), plain(layer.Name), plain(note)})
+		fmt.Fprintf(table, "%s\t%s\t%s\n", mark(layer.Held), layer.Name, note)
 	}
-	s.columns(rows)
-	s.line()
-	rows = nil
+	fmt.Fprintln(table)
 	for _, python := range d.Pythons {
 		sign, note := mark(python.OK), python.Path
 		if python.Note != "" {
 			note = python.Note
 			if python.OK {
-				sign = warnStyle("!")
+				sign = warnStyle.Render("!")
 			}
 		}
-		rows = append(rows, []shown{sign, plain(string(python.Runtime)), plain(note)})
+		fmt.Fprintf(table, "%s\t%s\t%s\n", sign, python.Runtime, note)
 	}
-	s.columns(append(rows, []shown{mark(d.Redis.OK), "redis", plain(d.Redis.Note)}))
-	return s.write(out)
+	fmt.Fprintf(table, "%s\t%s\t%s\n", mark(d.Redis.OK), "redis", d.Redis.Note)
+	return table.Flush()
 }
 
-func mark(good bool) shown {
+// mark is as wide styled as it is plain: a tabwriter counts the characters of
+// styles as well, of which all marks carry the same number.
+func mark(good bool) string {
 	if good {
-		return goodStyle("✓")
+		return goodStyle.Render("✓")
 	}
-	return badStyle("✗")
+	return badStyle.Render("✗")
 }

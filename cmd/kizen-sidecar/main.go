@@ -19,7 +19,6 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/resident"
-	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -63,8 +62,7 @@ type commonFlags struct {
 	Version   kong.VersionFlag `help:"Print the version and exit." env:"-"`
 }
 
-// streams are the process's standard streams. What is written to stdout and
-// stderr passes a terminal.Writer: a person may read it there.
+// streams are the process's standard streams.
 type streams struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -101,7 +99,7 @@ func main() { os.Exit(start()) }
 // start runs the command of this process, shut against others first: it will
 // hold keys.
 func start() int {
-	std := streams{os.Stdin, terminal.NewWriter(os.Stdout), terminal.NewWriter(os.Stderr)}
+	std := streams{os.Stdin, os.Stdout, os.Stderr}
 	if err := sandbox.Conceal(); err != nil {
 		return fail(std, fmt.Errorf("keep other processes out of this one's memory: %w", err))
 	}

@@ -3,9 +3,8 @@ package main
 // What a person sees. Rules of this file:
 //
 //   - The page goes to standard output; nothing of the sidecar's own does.
-//   - Text becomes shown through plain or a style, which replace control
-//     characters, and a sheet takes nothing else: no method, error class, name
-//     or log line can move the cursor, change colours or retitle the terminal.
+//   - Whatever a step wrote passes through printable: it can never move the
+//     cursor, change colours or retitle the terminal.
 //   - Styles are applied everywhere and taken out by the writer when the output
 //     is no terminal, or NO_COLOR is set.
 
@@ -18,92 +17,22 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/colorprofile"
 	"github.com/dustin/go-humanize"
 
-	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
 var (
-	goodStyle  = style(lipgloss.NewStyle().Foreground(lipgloss.Green).Bold(true))
-	warnStyle  = style(lipgloss.NewStyle().Foreground(lipgloss.Yellow).Bold(true))
-	badStyle   = style(lipgloss.NewStyle().Foreground(lipgloss.Red).Bold(true))
-	titleStyle = style(lipgloss.NewStyle().Bold(true))
-	faintStyle = style(lipgloss.NewStyle().Faint(true))
+	goodStyle  = lipgloss.NewStyle().Foreground(lipgloss.Green).Bold(true)
+	warnStyle  = lipgloss.NewStyle().Foreground(lipgloss.Yellow).Bold(true)
+	badStyle   = lipgloss.NewStyle().Foreground(lipgloss.Red).Bold(true)
+	titleStyle = lipgloss.NewStyle().Bold(true)
+	faintStyle = lipgloss.NewStyle().Faint(true)
 )
-
-// shown is text without control characters but for line breaks, tabs and the sequences of our own styles.
-type shown string
-
-// plain returns text that a terminal does not obey.
-func plain(text string) shown { return shown(terminal.Text(text)) }
-
-// style returns a function that applies a style to text, and to nothing that a terminal would obey.
-func style(with lipgloss.Style) func(text string) shown {
-	return func(text string) shown { return shown(with.Render(string(plain(text)))) }
-}
-
-// sheet is what a page is written on.
-type sheet struct{ text strings.Builder }
-
-// line writes a line of several parts.
-func (s *sheet) line(parts ...shown) {
-	for _, part := range parts {
-		s.text.WriteString(string(part))
-	}
-	s.text.WriteByte('\n')
-}
-
-// write writes the sheet, with colours where out is a terminal.
-func (s *sheet) write(out io.Writer) error {
-	// The sheet is shown already, and has control sequences of our own.
-	_, err := io.WriteString(colorprofile.NewWriter(terminal.Unwrap(out), os.Environ()), s.text.String())
-	return err
-}
-
-// section begins a part of the page.
-func (s *sheet) section(title, note string) {
-	s.line()
-	if note == "" {
-		s.line(titleStyle(title))
-		return
-	}
-	s.line(titleStyle(title), "  ", faintStyle(note))
-}
-
-// columns writes rows two spaces apart, each column as wide as its widest cell.
-func (s *sheet) columns(rows [][]shown) {
-	var widths []int
-	for _, row := range rows {
-		for i, cell := range row {
-			if i == len(widths) {
-				widths = append(widths, 0)
-			}
-			row[i] = shown(strings.ReplaceAll(string(cell), "\n", " "))
-			widths[i] = max(widths[i], lipgloss.Width(string(row[i])))
-		}
-	}
-	for _, row := range rows {
-		var line strings.Builder
-		for i, cell := range row {
-			line.WriteString("  " + string(cell) + strings.Repeat(" ", widths[i]-lipgloss.Width(string(cell))))
-		}
-		s.line(shown(strings.TrimRight(line.String(), " ")))
-	}
-}
-
-// indent writes each line of text behind a prefix.
-func (s *sheet) indent(prefix, text shown) {
-	for line := range strings.Lines(string(text)) {
-		s.line(prefix, shown(strings.TrimSuffix(line, "\n")))
-	}
-	if text == "" {
-		s.line(shown(strings.TrimRight(string(prefix), " ")))
-	}
-}
 
 // page prints one execution for a person.
 type page struct {
@@ -114,59 +43,61 @@ type page struct {
 
 // print writes the whole page. It returns the first error of the output.
 func (p page) print(done executed) error {
-	s := &sheet{}
-	p.header(s, done)
-	p.values(s, done.Result)
-	p.logs(s, done.Result)
-	p.calls(s, done)
-	p.failure(s, done.Result)
+	var text strings.Builder
+	p.header(&text, done)
+	p.values(&text, done.Result)
+	p.logs(&text, done.Result)
+	p.calls(&text, done)
+	p.failure(&text, done.Result)
 	if p.detail {
-		p.phases(s, done)
+		p.phases(&text, done)
 	}
-	return s.write(p.out)
+	_, err := io.WriteString(colorprofile.NewWriter(p.out, os.Environ()), text.String())
+	return err
 }
 
-func (p page) header(s *sheet, done executed) {
-	duration := plain(formatDuration(done.Result.Duration))
-	about := faintStyle(fmt.Sprintf("  %s · execution %s", done.runtime, done.Result.RequestID))
+func (p page) header(w io.Writer, done executed) {
+	name := printable(done.name)
+	duration := formatDuration(done.Result.Duration)
 	if done.Result.Succeeded() {
-		s.line(goodStyle("✓ "+done.name), " ", goodStyle("succeeded"), " in ", duration, about)
-		return
+		fmt.Fprintf(w, "%s %s in %s", goodStyle.Render("✓ "+name), goodStyle.Render("succeeded"), duration)
+	} else {
+		failed := fmt.Sprintf("failed (%s)", done.Result.Outcome)
+		fmt.Fprintf(w, "%s %s after %s", badStyle.Render("✗ "+name), badStyle.Render(failed), duration)
 	}
-	failed := fmt.Sprintf("failed (%s)", done.Result.Outcome)
-	s.line(badStyle("✗ "+done.name), " ", badStyle(failed), " after ", duration, about)
+	fmt.Fprintln(w, faintStyle.Render(fmt.Sprintf("  %s · execution %s", done.runtime, done.Result.RequestID)))
 }
 
-func (p page) values(s *sheet, result runner.Result) {
+func (p page) values(w io.Writer, result runner.Result) {
 	if !result.Succeeded() {
 		return
 	}
-	s.section("Values", "")
+	section(w, "Values", "")
 	if len(result.Values) == 0 {
-		s.line(faintStyle("  none assigned"))
+		fmt.Fprintln(w, faintStyle.Render("  none assigned"))
 	}
-	rows := make([][]shown, len(result.Values))
+	rows := make([][]string, len(result.Values))
 	for i, value := range result.Values {
-		rows[i] = []shown{plain(value.Name), plain(typeOf(value.Value)), plain(valueText(value.Value))}
+		rows[i] = []string{value.Name, typeOf(value.Value), valueText(value.Value)}
 	}
-	s.columns(rows)
+	columns(w, rows)
 }
 
-func (p page) logs(s *sheet, result runner.Result) {
+func (p page) logs(w io.Writer, result runner.Result) {
 	dropped := ""
 	if result.Dropped.Bytes > 0 || result.Dropped.Messages > 0 {
 		dropped = fmt.Sprintf("%d messages and %s dropped", result.Dropped.Messages, humanize.IBytes(uint64(result.Dropped.Bytes)))
 	}
-	s.section("Logs", dropped)
+	section(w, "Logs", dropped)
 	if len(result.Logs) == 0 {
-		s.line(faintStyle("  none; outputs.log(...) writes here, print does not"))
+		fmt.Fprintln(w, faintStyle.Render("  none; outputs.log(...) writes here, print does not"))
 	}
 	for _, line := range result.Logs {
-		s.indent("  ", plain(line))
+		indent(w, "  ", printable(line))
 	}
 }
 
-func (p page) calls(s *sheet, done executed) {
+func (p page) calls(w io.Writer, done executed) {
 	record := done.Result.HTTP
 	if record == nil || record.Count == 0 {
 		return
@@ -178,55 +109,61 @@ func (p page) calls(s *sheet, done executed) {
 	if record.NotLogged > 0 {
 		note += fmt.Sprintf(", %d not shown", record.NotLogged)
 	}
-	s.section("HTTP", note)
+	section(w, "HTTP", note)
 	root := done.apiRoot
-	rows := [][]shown{{"METHOD", "PATH", "STATUS", "MS"}}
+	rows := [][]string{{"METHOD", "PATH", "STATUS", "MS"}}
 	for _, call := range record.Requests {
-		rows = append(rows, []shown{plain(call.Method), plain(callPath(call, root)), plain(callStatus(call)), plain(callDuration(call))})
+		rows = append(rows, []string{call.Method, callPath(call, root), callStatus(call), callDuration(call)})
 	}
-	s.columns(rows)
+	columns(w, rows)
 	if p.detail {
 		for _, call := range record.Requests {
-			callDetail(s, call, root)
+			callDetail(w, call, root)
 		}
 	}
 }
 
-func callDetail(s *sheet, call runner.HTTPEntry, root string) {
-	s.line()
-	s.line("  ", titleStyle(call.Method), " ", plain(callPath(call, root)), " ", plain(callStatus(call)))
-	message(s, "> ", call.Headers, call.Body)
-	message(s, "< ", call.ResponseHeaders, call.ResponseBody)
+func callDetail(w io.Writer, call runner.HTTPEntry, root string) {
+	fmt.Fprintf(w, "\n  %s %s %s\n", titleStyle.Render(call.Method), printable(callPath(call, root)), callStatus(call))
+	message(w, "> ", call.Headers, call.Body)
+	message(w, "< ", call.ResponseHeaders, call.ResponseBody)
 }
 
-func message(s *sheet, mark string, headers map[string]string, body *string) {
-	prefix := "    " + faintStyle(mark)
+func message(w io.Writer, mark string, headers map[string]string, body *string) {
 	for _, name := range sortedKeys(headers) {
-		s.indent(prefix, plain(name+": "+headers[name]))
+		indent(w, "    "+faintStyle.Render(mark), printable(name+": "+headers[name]))
 	}
 	if body != nil && *body != "" {
-		s.indent(prefix, plain(*body))
+		indent(w, "    "+faintStyle.Render(mark), printable(*body))
 	}
 }
 
-func (p page) failure(s *sheet, result runner.Result) {
+func (p page) failure(w io.Writer, result runner.Result) {
 	if result.Error == nil {
 		return
 	}
-	s.section("Error", "")
-	s.indent("  ", badStyle(result.Error.Message))
+	section(w, "Error", "")
+	indent(w, "  ", badStyle.Render(printable(result.Error.Message)))
 	if result.Error.Detail != "" {
-		s.line()
-		s.indent("  ", plain(strings.TrimRight(result.Error.Detail, "\n")))
+		fmt.Fprintln(w)
+		indent(w, "  ", printable(strings.TrimRight(result.Error.Detail, "\n")))
+	}
+	for _, stream := range []struct{ title, text string }{
+		{"Standard output", result.Stdout}, {"Standard error", result.Stderr},
+	} {
+		if stream.text != "" {
+			section(w, stream.title, "")
+			indent(w, "  ", printable(strings.TrimRight(stream.text, "\n")))
+		}
 	}
 }
 
-func (p page) phases(s *sheet, done executed) {
-	s.section("Time", "")
+func (p page) phases(w io.Writer, done executed) {
+	section(w, "Time", "")
 	phases := done.Result.Phases
-	rows := [][]shown{}
+	rows := [][]string{}
 	for _, phase := range []struct {
-		name  shown
+		name  string
 		spent time.Duration
 	}{
 		{"mint", done.Mint},
@@ -235,13 +172,68 @@ func (p page) phases(s *sheet, done executed) {
 		{"step", phases.Step},
 		{"teardown", phases.Teardown + done.Teardown},
 	} {
-		rows = append(rows, []shown{phase.name, plain(formatDuration(phase.spent))})
+		rows = append(rows, []string{phase.name, formatDuration(phase.spent)})
 	}
-	s.columns(rows)
+	columns(w, rows)
 	if missing := done.Result.Layers.Missing; len(missing) > 0 {
-		s.line()
-		s.line("  ", plain("sandbox without "+strings.Join(missing, ", ")))
+		fmt.Fprintln(w, "\n  "+printable("sandbox without "+strings.Join(missing, ", ")))
 	}
+}
+
+func section(w io.Writer, title, note string) {
+	fmt.Fprint(w, "\n", titleStyle.Render(title))
+	if note != "" {
+		fmt.Fprint(w, "  ", faintStyle.Render(note))
+	}
+	fmt.Fprintln(w)
+}
+
+// columns writes rows two spaces apart, each column as wide as its widest cell.
+func columns(w io.Writer, rows [][]string) {
+	var widths []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			row[i] = strings.ReplaceAll(printable(cell), "\n", " ")
+			widths[i] = max(widths[i], lipgloss.Width(row[i]))
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, cell := range row {
+			line.WriteString("  " + cell + strings.Repeat(" ", widths[i]-lipgloss.Width(cell)))
+		}
+		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
+	}
+}
+
+func indent(w io.Writer, prefix, text string) {
+	for line := range strings.Lines(text) {
+		fmt.Fprintln(w, prefix+strings.TrimSuffix(line, "\n"))
+	}
+	if text == "" {
+		fmt.Fprintln(w, strings.TrimRight(prefix, " "))
+	}
+}
+
+// printable shows control characters instead of obeying them. Line breaks and
+// tabs stay.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return r
+		case r == 0x7f:
+			return '␡'
+		case r < 0x20:
+			return '␀' + r
+		case unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Cf, r) && unicode.Is(unicode.Bidi_Control, r):
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.ToValidUTF8(text, string(unicode.ReplacementChar)))
 }
 
 func typeOf(value runner.Value) string { return string(value.Type) }

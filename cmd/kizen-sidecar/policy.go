@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -115,7 +116,9 @@ func (c *policyExplainCommand) Run(ctx context.Context, app *app) error {
 		answer.Path = canonical
 	}
 	if c.JSON {
-		return printJSON(app, answer)
+		encoder := json.NewEncoder(app.stdout)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(answer)
 	}
 	answer.print(app)
 	return nil

@@ -12,7 +12,6 @@ import (
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/ui"
-	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
@@ -174,7 +173,7 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 
 // printJSON writes the one document of --json.
 func printJSON(app *app, document any) error {
-	encoder := json.NewEncoder(terminal.NewJSONWriter(app.stdout))
+	encoder := json.NewEncoder(app.stdout)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(document)

@@ -5,7 +5,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
@@ -26,7 +25,7 @@ func startSpinner(w io.Writer, what string) (stop func()) {
 	quit, gone := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(gone)
-		spin(terminal.Unwrap(w), what, quit)
+		spin(w, what, quit)
 	}()
 	return func() {
 		close(quit)
@@ -48,7 +47,7 @@ func spin(w io.Writer, what string, quit <-chan struct{}) {
 			return
 		case <-wait.C:
 			elapsed := time.Since(started).Seconds()
-			fmt.Fprintf(w, "%s%c running %s %.1f s", clearLine, spinnerFrames[frame%len(spinnerFrames)], plain(what), elapsed)
+			fmt.Fprintf(w, "%s%c running %s %.1f s", clearLine, spinnerFrames[frame%len(spinnerFrames)], printable(what), elapsed)
 			wait.Reset(spinnerPace)
 		}
 	}

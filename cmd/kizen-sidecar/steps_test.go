@@ -250,3 +250,75 @@ func recordsIn(t *testing.T, redisURL string) []string {
 	}
 	return keys
 }
+
+// TestStepFoldersRunInServiceToo runs what depends on how an interpreter came about in warm ones: over HTTP, and in a fleet.
+func TestStepFoldersRunInServiceToo(t *testing.T) {
+	folder := filepath.Join(stepsFolder, "threads_and_forks")
+	source, err := os.ReadFile(filepath.Join(folder, "script.py"))
+	if err != nil {
+		t.Skipf("SKIPPED: %v", err)
+	}
+	body := script(string(source)).with("output_types", step{"total": "n"})
+	t.Run("serve", func(t *testing.T) {
+		api := newRecordingAPI(t)
+		wanted := readStepCase(t, filepath.Join(folder, "case.json"), api)
+		s := startServe(t, "--api-root", api.root())
+		waitFor(t, func() bool { status, _ := s.Readiness(); return status == 200 })
+		got := s.ask("POST", "/api/coderunner/run", body).document(t)
+		checkResult(t, wanted, got)
+		checkMade(t, wanted, api.apiCalls())
+	})
+	t.Run("worker", func(t *testing.T) {
+		api := newRecordingAPI(t)
+		wanted := readStepCase(t, filepath.Join(folder, "case.json"), api)
+		redisURL := startRedisServer(t)
+		store := redisClient(t, redisURL)
+		startWorker(t, redisURL, api.root())
+		enqueue(t, store, body.with("execution_id", "e-1").with("business_id", "b-1").with("user_id", "u-1"))
+		waitFor(t, func() bool { return endings(t, store)["e-1"] != "" })
+		var got document
+		if err := json.Unmarshal([]byte(store.HGet(t.Context(), "kizen:{b-1}:run:e-1", "result").Val()), &got); err != nil {
+			t.Fatal(err)
+		}
+		checkResult(t, wanted, got)
+		checkMade(t, wanted, api.apiCalls())
+	})
+}
+
+// checkMade checks which calls arrived, and not for whom.
+func checkMade(t *testing.T, wanted stepCase, calls []call) {
+	t.Helper()
+	if len(calls) != len(wanted.Expect.APICalls) {
+		t.Fatalf("the API got %d calls, want %d: %+v", len(calls), len(wanted.Expect.APICalls), calls)
+	}
+	for i, want := range wanted.Expect.APICalls {
+		if calls[i].method != want.Method || calls[i].target != want.Path || !sameJSON(calls[i].body, want.JSON) {
+			t.Errorf("call %d = %s %s %s, want %+v", i, calls[i].method, calls[i].target, calls[i].body, want)
+		}
+	}
+}
+
+// TestWhatAFailedStepPrintedIsShown looks at a step that is killed.
+func TestWhatAFailedStepPrintedIsShown(t *testing.T) {
+	const source = "import os, sys\nprint('on standard output')\nprint('on standard error', file=sys.stderr)\nos._exit(3)"
+	got := sidecar(t, source, nil, "run", "--script", "-")
+	for _, want := range []string{"Standard output\n  on standard output\n", "Standard error\n  on standard error\n"} {
+		if got.code != exitStepFailed || !strings.Contains(got.stdout, want) {
+			t.Errorf("exit code %d, want %q in\n%s", got.code, want, got.stdout)
+		}
+	}
+	s := startServe(t)
+	answer := s.ask("POST", "/api/coderunner/run", script(source))
+	var body struct {
+		Error struct{ Stdout, Stderr string }
+	}
+	if err := json.Unmarshal([]byte(answer.body), &body); err != nil || answer.status != 400 {
+		t.Fatalf("%d %v %s", answer.status, err, answer.body)
+	}
+	if body.Error.Stdout != "on standard output\n" || body.Error.Stderr != "on standard error\n" {
+		t.Errorf("%s", answer.body)
+	}
+	if succeeded := s.ask("POST", "/api/coderunner/run", script("print('x')")); strings.Contains(succeeded.body, "stdout") {
+		t.Errorf("what a step that succeeded printed is in %s", succeeded.body)
+	}
+}
