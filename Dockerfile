@@ -11,7 +11,7 @@ COPY policy policy
 COPY proxy proxy
 COPY runner runner
 COPY telemetry telemetry
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o /out/ ./cmd/kizen-sidecar ./cmd/kizen-platform
+RUN CGO_ENABLED=0 go build -trimpath -tags nomsgpack -ldflags "-s -w" -o /out/ ./cmd/kizen-sidecar ./cmd/kizen-platform
 
 FROM python:3.12-slim-bookworm AS python312
 ARG STEP_PACKAGES="requests numpy lxml msgpack bcrypt paramiko pyjwt pypdf fpdf2 pytz python-dateutil tzdata psycopg[binary] pymysql oracledb sqlalchemy"

@@ -63,7 +63,7 @@ func provide(dir string, names []string) error {
 		}
 		return nil
 	}
-	build := exec.Command("go", "build", "-trimpath", "-o", dir+"/")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", dir+"/")
 	for _, name := range names {
 		build.Args = append(build.Args, module+name)
 	}
