@@ -48,6 +48,9 @@ func (x *exchange) deliver(body answerBody) error {
 	if !x.consumed() || c.p.draining.Load() || c.req.Minor == 0 {
 		x.closing = true
 	}
+	if c.p.ctx.Err() != nil {
+		return context.Cause(c.p.ctx) // while the step can still be told so
+	}
 	c.out = x.appendAnswer(c.out[:0])
 	x.begun, x.call.Status = true, c.resp.Status
 	return x.copyBody(body)
@@ -115,7 +118,7 @@ func (x *exchange) copyBody(body answerBody) error {
 	defer copyBuffers.Put(buf)
 	head, held := c.out, 0
 	for {
-		if c.p.ctx.Err() != nil {
+		if len(head) == 0 && c.p.ctx.Err() != nil {
 			return context.Cause(c.p.ctx)
 		}
 		if len(head) > 0 && !body.Available() {

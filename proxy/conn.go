@@ -78,7 +78,7 @@ func (c *conn) serve() {
 func (c *conn) next() bool {
 	c.phase = betweenRequests
 	if c.rd.Buffered() > 0 {
-		return !c.p.draining.Load()
+		return true // the answer to it will say that it is the last
 	}
 	c.arm(c.p.cfg.IdleTimeout)
 	c.idle.Store(true)
@@ -97,6 +97,11 @@ func (c *conn) endIfIdle() {
 // cut ends the connection and what it waits for.
 func (c *conn) cut() {
 	c.nc.Close()
+	c.cutAPI()
+}
+
+// cutAPI ends the wait for the API, over HTTP/1.1; over HTTP/2 the exchange looks at Proxy.ctx itself.
+func (c *conn) cutAPI() {
 	if a := c.api.Load(); a != nil {
 		a.Close()
 	}
@@ -208,7 +213,7 @@ const (
 // the step might lose the answer.
 func (c *conn) linger() {
 	half, ok := c.nc.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil || c.p.ctx.Err() != nil {
+	if !ok || half.CloseWrite() != nil {
 		return
 	}
 	c.nc.SetReadDeadline(time.Now().Add(lingerTime))

@@ -274,22 +274,52 @@ func TestShutdownLetsCallsFinish(t *testing.T) {
 	}
 }
 
-func TestShutdownCutsWhatDoesNotFinish(t *testing.T) {
+func TestShutdownAnswersWhatDoesNotFinish(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
-		entered := make(chan struct{})
+		for name, rest := range map[string]string{"a request": "\r\n", "an upload under way": "Content-Length: 100000\r\n\r\nabc"} {
+			entered := make(chan struct{})
+			root, ca := tlsAPI(t, h2, func(w http.ResponseWriter, r *http.Request) {
+				close(entered)
+				io.Copy(io.Discard, r.Body)
+				<-r.Context().Done()
+			})
+			var log callLog
+			p := start(t, root, func(c *Config) { c.APICA = ca; c.OnCall = log.add })
+			conn := rawDial(t, p.addr, request(p, "POST", "/x", rest))
+			<-entered
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+			defer cancel()
+			if err := p.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("h2 %v: shutdown: %v", h2, err)
+			}
+			answer, err := io.ReadAll(conn)
+			if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") || !strings.Contains(string(answer), `"code":"shutting_down"`) {
+				t.Errorf("h2 %v, %s: answer %q, %v", h2, name, answer, err)
+			}
+			if calls := log.wait(t, 1); calls[0].Outcome != ShuttingDown || calls[0].Status != 503 {
+				t.Errorf("h2 %v, %s: recorded %+v", h2, name, calls[0])
+			}
+		}
+	}
+}
+
+func TestShutdownCutsAnAnswerThatHasBegun(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
 		root, ca := tlsAPI(t, h2, func(w http.ResponseWriter, r *http.Request) {
-			close(entered)
+			io.WriteString(w, "half")
+			w.(http.Flusher).Flush()
 			<-r.Context().Done()
+			panic(http.ErrAbortHandler) // or the server would end its answer as if it were whole
 		})
 		p := start(t, root, func(c *Config) { c.APICA = ca })
 		conn := rawDial(t, p.addr, request(p, "GET", "/x", "\r\n"))
-		<-entered
+		readThrough(t, conn, "half")
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 		defer cancel()
-		if err := p.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("h2 %v: shutdown: %v", h2, err)
+		p.Shutdown(ctx)
+		if rest, _ := io.ReadAll(conn); strings.Contains(string(rest), "0\r\n\r\n") {
+			t.Errorf("h2 %v: half an answer looks whole: %q", h2, rest)
 		}
-		io.Copy(io.Discard, conn)
 	}
 }
 

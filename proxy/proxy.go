@@ -108,12 +108,14 @@ func (p *Proxy) URL() string { return "http://" + p.addr + p.base }
 // Addr is the address listened on. Valid after Start.
 func (p *Proxy) Addr() string { return p.addr }
 
-// Shutdown accepts nothing more, lets calls under way finish until ctx ends, then cuts them, and returns when every
-// goroutine is gone. The error is ctx's when calls had to be cut.
+// Shutdown accepts nothing more, lets calls under way finish until ctx ends, then answers them 503 or, where an answer has
+// begun, cuts them, and returns when every goroutine is gone. With a ctx that has ended already it cuts them all at once:
+// their callers are gone. The error is ctx's when calls had to end.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	if p.listener == nil {
 		return nil
 	}
+	callersGone := ctx.Err() != nil
 	p.draining.Store(true)
 	p.warm()
 	p.listener.Close()
@@ -130,6 +132,13 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 		p.cut(errShutdown)
+		if !callersGone {
+			p.eachConn((*conn).cutAPI)
+			select {
+			case <-finished:
+			case <-time.After(lastWord):
+			}
+		}
 		p.eachConn((*conn).cut)
 		<-finished
 	}
