@@ -88,8 +88,8 @@ func (x *exchange) serve() *refusal {
 		return x.ended(context.Cause(p.ctx))
 	}
 	if p.cfg.Audit != nil {
-		if err := p.cfg.Audit.Ready(); err != nil {
-			return refuse(NoAudit, "the call cannot be recorded, and is not sent without")
+		if err := p.journal.ready(); err != nil {
+			return refuse(NoAudit, err.Error())
 		}
 	}
 	if r := x.authorize(); r != nil {

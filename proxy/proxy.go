@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -42,6 +41,8 @@ type Proxy struct {
 
 	statsMu sync.Mutex
 	stats   map[Outcome]uint64
+
+	journal *journal // used when Config.Audit is not nil
 }
 
 var (
@@ -69,6 +70,7 @@ func New(cfg Config) (*Proxy, error) {
 		p.base = "/" + p.capability
 	}
 	p.pool = newPool(&p.cfg)
+	p.journal = newJournal(&p.cfg)
 	return p, nil
 }
 
@@ -145,6 +147,11 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.cut(errShutdown)
 	p.stop()
 	p.pool.close()
+	if p.cfg.Audit != nil {
+		if err := p.journal.end(); err != nil {
+			p.cfg.Logger.Error("could not write the audit", "error", err)
+		}
+	}
 	return err
 }
 
@@ -202,22 +209,15 @@ func (p *Proxy) record(call Call) {
 		call = p.cfg.Mask(call)
 	}
 	call.Query = redactQuery(call.Query)
+	call.Method, call.Detail = cutLong(call.Method, 64), cutLong(call.Detail, maxRecorded)
+	call.Path, call.Query = cutLong(call.Path, maxRecorded), cutLong(call.Query, maxRecorded)
 	if p.cfg.Audit != nil {
 		// What is refused because the audit cannot be written need not say so once more.
-		if err := p.audit(call); err != nil && call.Outcome != NoAudit {
+		if err := p.journal.write(call); err != nil && call.Outcome != NoAudit {
 			p.cfg.Logger.Error("could not write the audit", "error", err)
 		}
 	}
 	if p.cfg.OnCall != nil {
 		p.cfg.OnCall(call)
 	}
-}
-
-func (p *Proxy) audit(call Call) error {
-	line, err := json.Marshal(auditLine{p.cfg.ExecutionID, p.cfg.BusinessID, p.cfg.UserID, call})
-	if err != nil {
-		return err
-	}
-	_, err = p.cfg.Audit.Write(append(line, '\n'))
-	return err
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 )
 
 // maxUnwritten bounds, in bytes, what is kept of calls that were under way when
@@ -17,10 +19,10 @@ const maxUnwritten = 4 << 20
 type audit struct {
 	file *os.File
 
-	mu        sync.Mutex
-	unwritten []byte // whole lines that the file did not take
-	torn      bool   // the file ends in the midst of a line, as on a full disk
-	dropped   int    // lines that were not even kept here
+	mu        sync.Mutex // held to use file, too
+	unwritten []byte     // whole lines that the file did not take
+	torn      bool       // the file ends in the midst of a line, as on a full disk
+	dropped   int        // lines that were not even kept here
 }
 
 // openAudit opens the audit file, nil when there is to be none.
@@ -28,11 +30,56 @@ func (f apiFlags) openAudit() (*audit, error) {
 	if f.AuditFile == "" {
 		return nil, nil
 	}
-	file, err := os.OpenFile(f.AuditFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	file, err := openAuditFile(f.AuditFile)
 	if err != nil {
 		return nil, usagef("cannot write --audit-file %q: %w", f.AuditFile, unwrapPath(err))
 	}
 	return &audit{file: file}, nil
+}
+
+func openAuditFile(name string) (*os.File, error) {
+	return os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+}
+
+// reopen opens the file by its name again, since it may have been moved. Lines that the old file has not taken go to the new
+// one. On an error the old file stays in use, so that no call goes unrecorded.
+func (a *audit) reopen() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	file, err := openAuditFile(a.file.Name())
+	if err != nil {
+		return unwrapPath(err)
+	}
+	err = unwrapPath(a.file.Close())
+	a.file, a.torn = file, false
+	if flushing := a.flush(); err == nil {
+		err = flushing
+	}
+	return err
+}
+
+// follow reopens the file on SIGHUP until the function it returns is called. Without an audit it does nothing.
+func (a *audit) follow(log *slog.Logger) (stop func()) {
+	if a == nil {
+		return func() {}
+	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	var following sync.WaitGroup
+	following.Go(func() {
+		for range hangups {
+			if err := a.reopen(); err != nil {
+				log.Error("the audit file could not be reopened", "file", a.file.Name(), "error", err)
+				continue
+			}
+			log.Info("audit file reopened", "file", a.file.Name())
+		}
+	})
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+		following.Wait()
+	}
 }
 
 // Ready tries what the file has not taken yet, and says why it still does not.

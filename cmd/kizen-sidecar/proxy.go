@@ -70,6 +70,7 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	defer host.close()
 	c.targetFlags.announce(app.log)
 	defer reloadKeys(ctx, granted.keys, app.log)()
+	defer host.audit.follow(app.log)()
 	serving := execution.Serving{
 		Address: c.Listen, KeyLifetime: c.KeyLifetime,
 		Traceparent: os.Getenv("TRACEPARENT"), Tracestate: os.Getenv("TRACESTATE"),

@@ -147,6 +147,7 @@ func (s shift) servers() (all []*server) {
 // work runs a shift until ctx ends or a listener fails.
 func (w *workshop) work(ctx context.Context, s shift) error {
 	defer reloadKeys(ctx, w.granted.keys, w.log)()
+	defer w.audit.follow(w.log)()
 	w.warm.Keep(runner.DefaultRuntime)
 	servers := s.servers()
 	failed := make(chan error, len(servers))
