@@ -117,6 +117,9 @@ func (r *Runner) Run(ctx context.Context, execution Execution) (Result, error) {
 // Sandbox says which layers of isolation hold on this machine.
 func (r *Runner) Sandbox() sandbox.Report { return r.sandbox.Report() }
 
+// HoldsSocket reports whether a socket of this machine, by the user who made it and its inode, belongs to a step.
+func (r *Runner) HoldsSocket(user, inode uint32) bool { return r.sandbox.HoldsSocket(user, inode) }
+
 // checkExecution refuses what cannot be run, or not be written into a job.
 func checkExecution(execution Execution, limits Limits) error {
 	var errs FieldErrors

@@ -1,0 +1,62 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// Guard keeps steps out of an HTTP server. A step that shares the network of the machine can connect to whatever listens on
+// loopback, but not hide whose socket it connects with.
+type Guard struct {
+	// FromStep reports whether a socket belongs to a step.
+	FromStep func(Owner) bool
+	// Log hears once that the kernel cannot tell. If it is nil, logging is disabled.
+	Log *slog.Logger
+
+	blind sync.Once
+}
+
+type contextKey struct{}
+
+// ConnContext is for http.Server: it marks the connections of steps.
+func (g *Guard) ConnContext(ctx context.Context, connection net.Conn) context.Context {
+	return context.WithValue(ctx, contextKey{}, g.refuses(connection))
+}
+
+func (g *Guard) refuses(connection net.Conn) bool {
+	owner, err := Of(connection)
+	switch {
+	case err == nil:
+		return g.FromStep(owner)
+	case errors.Is(err, ErrClosed):
+		return true // a caller waits for its answer; whoever closed at once may have been a step
+	case errors.Is(err, ErrNotLocal):
+		remote := address(connection.RemoteAddr())
+		return remote.IsValid() && remote.Addr().IsLoopback() // it was a socket of this machine, and is gone
+	}
+	g.blind.Do(func() {
+		if g.Log != nil {
+			g.Log.Warn("the kernel does not tell who connects, so connections of steps are only refused for lack of a token", "error", err)
+		}
+	})
+	return false
+}
+
+// Require passes on the requests that come from no step. It answers the others with 403.
+func (g *Guard) Require(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if refused, _ := r.Context().Value(contextKey{}).(bool); refused {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Connection", "close")
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, `{"detail":"a step may not call the sidecar that runs it","code":"from_step"}`+"\n") // it may have gone
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

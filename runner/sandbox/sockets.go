@@ -1,0 +1,34 @@
+package sandbox
+
+import (
+	"os"
+	"strconv"
+)
+
+// HoldsSocket reports whether a socket of this machine is a step's, or of a program of one: by the user it was made by where
+// steps have users of their own, elsewhere by the descriptors of this process's descendants. Of a descendant that may not
+// be looked at it knows nothing.
+func (s *Sandbox) HoldsSocket(user, inode uint32) bool {
+	if user >= firstUser && user < firstUser+users {
+		return true
+	}
+	own := os.Geteuid()
+	return own != 0 && int(user) == own && anyHolds(descendants(os.Getpid()), "socket:["+strconv.FormatUint(uint64(inode), 10)+"]")
+}
+
+// anyHolds reports whether a descriptor of one of the processes is this file.
+func anyHolds(processes []int, file string) bool {
+	for _, process := range processes {
+		dir := "/proc/" + strconv.Itoa(process) + "/fd/"
+		descriptors, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, descriptor := range descriptors {
+			if target, err := os.Readlink(dir + descriptor.Name()); err == nil && target == file {
+				return true
+			}
+		}
+	}
+	return false
+}
