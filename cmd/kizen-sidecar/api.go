@@ -3,13 +3,12 @@ package main
 import (
 	"crypto/x509"
 	"log/slog"
-	"net"
 	"net/url"
 	"time"
 
 	"github.com/dustin/go-humanize"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/control"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/proxy"
 )
 
@@ -39,7 +38,7 @@ func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 	if err != nil {
 		return proxy.Config{}, err
 	}
-	if root.Scheme == "http" && !f.InsecureAPI && !control.OnLoopback(net.JoinHostPort(root.Hostname(), "80")) {
+	if root.Scheme == "http" && !f.InsecureAPI && !hosts.IsLoopback(root.Host) {
 		return proxy.Config{}, usagef("--api-root %s is plain http to another machine; use https, or allow it with --insecure-api", root)
 	}
 	certificates, err := f.certificates()

@@ -12,8 +12,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/control"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/proxy"
 )
@@ -129,7 +129,7 @@ func (c *proxyCommand) validate() (fs.FileMode, error) {
 	if err := checkAddress("--listen", c.Listen); err != nil {
 		return 0, err
 	}
-	if !control.OnLoopback(c.Listen) {
+	if !hosts.IsLoopback(c.Listen) {
 		return 0, usagef("--listen %s can be reached from other machines; use 127.0.0.1", c.Listen)
 	}
 	mode, err := strconv.ParseUint(c.EnvFileMode, 8, 9)

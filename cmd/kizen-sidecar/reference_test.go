@@ -22,6 +22,7 @@ var besides = []reference.Variable{
 	{Name: "OTEL_BSP_MAX_QUEUE_SIZE", Help: "Spans that may wait to be sent; what does not fit is dropped and counted."},
 	{Name: "OTEL_*", Help: "All others that the OpenTelemetry SDK for Go reads: service name, resource attributes, sampler, headers, certificates, time-outs, limits."},
 	{Name: "HTTP_PROXY HTTPS_PROXY NO_PROXY", Help: "Proxy of the operator's on the way to the API."},
+	{Name: "XDG_RUNTIME_DIR", Help: "The user's directory that the default of --token-file lies in."},
 	{Name: "VIRTUAL_ENV PATH", Help: "Where Pythons are looked for: the virtual environment's, that of .venv in the current folder, then those of PATH, /usr/local/bin, /usr/bin and /opt."},
 	{Name: "NO_COLOR", Help: "Any value: no colours on a terminal."},
 }

@@ -13,8 +13,10 @@ import (
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/control"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
@@ -28,9 +30,13 @@ type serveCommand struct {
 
 // listenFlags say where serve listens, and to whom.
 type listenFlags struct {
-	Listen   string `help:"Address of the API." default:"127.0.0.1:8378" placeholder:"HOST:PORT" group:"Serve"`
-	UI       bool   `name:"ui" help:"Serve the page of executions, and a scratch pad, at /ui/ of the API, for those who may call." group:"Serve"`
-	Callers  string `help:"YAML list of those who may call. Without it only a loopback address can be listened on, and every program of this machine may call." placeholder:"FILE" group:"Serve"`
+	Listen  string `help:"Address of the API." default:"127.0.0.1:8378" placeholder:"HOST:PORT" group:"Serve"`
+	UI      bool   `name:"ui" help:"Serve the page of executions, and a scratch pad, at /ui/ of the API, for those who may call." group:"Serve"`
+	Callers string `help:"YAML list of the callers. Without it serve can only listen on a loopback address, and accepts the token of --token-file." placeholder:"FILE" group:"Serve"`
+
+	TokenFile      string `help:"File of the token that requests must carry where --callers is not given. If it does not exist, serve creates it. Default: kizen-sidecar/serve.token in $XDG_RUNTIME_DIR, or else in the user's cache directory." placeholder:"FILE" group:"Serve"`
+	AllowAnonymous bool   `help:"Accept requests without a token where --callers is not given: every program of this machine may then run steps for every business." group:"Serve"`
+
 	TLSCert  string `help:"PEM file of the certificate that the API is served with." placeholder:"FILE" group:"Serve"`
 	TLSKey   string `help:"PEM file of that certificate's key." placeholder:"FILE" group:"Serve"`
 	ClientCA string `name:"client-ca" help:"PEM file of the certificate authority that callers' certificates are verified with." placeholder:"FILE" group:"Serve"`
@@ -60,11 +66,11 @@ func (f *queueFlags) fill(slots int) error {
 func (serveCommand) Help() string {
 	return `Runs steps for an orchestrator: POST /api/coderunner/run waits for the result, POST /executions answers at once; /openapi.json describes both. Every execution has a key, a proxy, a sandbox and a deadline of its own.
 
-Without --callers the API can only listen on loopback, and takes business and user from the X-BUSINESS-ID and X-USER-ID headers.
+Without --callers the API can only listen on loopback, wants the token of --token-file, and takes business and user from the X-BUSINESS-ID and X-USER-ID headers.
 
 Examples:
-  kizen-sidecar serve --api-root http://127.0.0.1:8080/api
-  curl -s http://127.0.0.1:8378/api/coderunner/run --json '{"runtime": "python-3-13", "user_script": "outputs.log(1)"}'
+  kizen-sidecar serve --api-root http://127.0.0.1:8080/api --token-file serve.token
+  curl -s http://127.0.0.1:8378/api/coderunner/run -H "Authorization: Bearer $(cat serve.token)" --json '{"runtime": "python-3-13", "user_script": "outputs.log(1)"}'
   kizen-sidecar serve --config serve.yaml --print-config
   kizen-sidecar serve --listen 0.0.0.0:8378 --callers callers.yaml --tls-cert tls.crt --tls-key tls.key
 
@@ -102,11 +108,12 @@ type service struct {
 	queue      *queue.Queue
 	executions *executions.Service
 	api        *http.Server
+	token      runner.Secret // of --token-file; empty where it is not used
 }
 
 // prepare checks everything that the flags name, and listens nowhere yet.
 func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) {
-	callers, err := c.callers()
+	callers, token, err := c.callers()
 	if err != nil {
 		return nil, err
 	}
@@ -123,26 +130,36 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 		return nil, err
 	}
 	c.announceCallers(app.log)
-	s := &service{workshop: shared, command: c, queue: waiting}
+	s := &service{workshop: shared, command: c, queue: waiting, token: token}
 	s.telemetry.Metrics().Watch(s.state)
 	s.executions = executions.NewService(executions.Config{
 		Queue: s.queue, Run: s.run, Abandoned: s.Abandon, QueueTimeout: c.QueueTimeout,
 		Finished: s.callback.finished, Log: app.log,
 	})
+	guard := s.guard()
 	s.api = &http.Server{
-		Handler: s.control(callers), TLSConfig: encryption,
+		Handler: guard.Require(s.control(callers, certifiedNames(encryption))), ConnContext: guard.ConnContext, TLSConfig: encryption,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}
 	return s, nil
 }
 
-func (s *service) control(callers *control.Callers) http.Handler {
+func (s *service) control(callers *control.Callers, certified []string) http.Handler {
 	return control.NewServer(control.Config{
+		Hosts:      s.hosts(certified...),
 		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.limits, Secrets: s.secrets, Log: s.log,
 		Callbacks: s.callback != nil,
 		UI:        s.command.UI, APIRoot: s.granted.proxy.APIRoot.String(),
 		CheckIdentity: func(id minter.Identity) error { return checkType(s.granted.engine, id) },
 	}).Handler()
+}
+
+// certifiedNames are the DNS names in the certificate of a TLS configuration.
+func certifiedNames(config *tls.Config) []string {
+	if config == nil {
+		return nil
+	}
+	return config.Certificates[0].Leaf.DNSNames // LoadX509KeyPair fills Leaf in
 }
 
 // run carries one execution, and tells watch what its step does.
@@ -175,7 +192,7 @@ func (s *service) serve(ctx context.Context) error {
 		return err
 	}
 	return s.work(ctx, shift{
-		api: api, operators: operators,
+		api: api, operators: operators, token: s.token, tokenFile: s.command.TokenFile,
 		running: func() int { return s.queue.Stats().Used },
 		drain: func(limited context.Context) {
 			if err := s.executions.Shutdown(limited); err != nil {
@@ -185,35 +202,62 @@ func (s *service) serve(ctx context.Context) error {
 	})
 }
 
-// callers are those who may call. Everybody may, where nobody else can.
-func (c *serveCommand) callers() (*control.Callers, error) {
+// callers decides who may call. The token is empty unless it is the one of --token-file.
+func (c *serveCommand) callers() (callers *control.Callers, token runner.Secret, err error) {
 	if c.Callers == "" {
-		if err := checkAddress("--listen", c.Listen); err != nil {
-			return nil, err
-		}
-		if !control.OnLoopback(c.Listen) {
-			return nil, usagef("--listen %s can be reached from other machines; say who may call with --callers, or listen on 127.0.0.1", c.Listen)
-		}
-		defaults, err := c.resolve()
-		return control.OpenCallers(defaults.identity()), err
+		return c.localCallers()
+	}
+	if c.TokenFile != "" || c.AllowAnonymous {
+		return nil, token, usagef("--token-file and --allow-anonymous are for serve without --callers; leave them out")
 	}
 	data, err := readFile("callers file", c.Callers)
 	if err != nil {
-		return nil, err
+		return nil, token, err
 	}
-	callers, err := control.LoadCallers(data)
+	if callers, err = control.LoadCallers(data); err != nil {
+		return nil, token, usagef("callers file %q: %w", c.Callers, err)
+	}
+	return callers, token, nil
+}
+
+// localCallers are those of this machine.
+func (c *serveCommand) localCallers() (callers *control.Callers, token runner.Secret, err error) {
+	if err := checkAddress("--listen", c.Listen); err != nil {
+		return nil, token, err
+	}
+	if !hosts.IsLoopback(c.Listen) {
+		return nil, token, usagef("--listen %s can be reached from other machines; say who may call with --callers, or listen on 127.0.0.1", c.Listen)
+	}
+	defaults, err := c.resolve()
 	if err != nil {
-		return nil, usagef("callers file %q: %w", c.Callers, err)
+		return nil, token, err
 	}
-	return callers, nil
+	if c.AllowAnonymous {
+		if c.TokenFile != "" {
+			return nil, token, usagef("--allow-anonymous accepts requests without a token; leave it or --token-file out")
+		}
+		return control.AnonymousCallers(defaults.identity()), token, nil
+	}
+	if c.TokenFile == "" {
+		if c.TokenFile, err = defaultTokenFile(); err != nil {
+			return nil, token, err
+		}
+	}
+	if token, err = loadOrCreateToken(c.TokenFile); err != nil {
+		return nil, token, err
+	}
+	return control.LocalCallers(token, defaults.identity()), token, nil
 }
 
 // announceCallers says in the log what is open about who may call.
 func (c *serveCommand) announceCallers(log *slog.Logger) {
 	switch {
+	case c.AllowAnonymous:
+		log.Warn("every program of this machine may run steps for every business; leave --allow-anonymous out to want a token")
+		c.announce(log)
 	case c.Callers == "":
 		c.announce(log)
-	case c.TLSCert == "" && !control.OnLoopback(c.Listen):
+	case c.TLSCert == "" && !hosts.IsLoopback(c.Listen):
 		log.Warn("tokens of callers travel without TLS; set --tls-cert, or end TLS in front of this")
 	}
 }

@@ -36,7 +36,7 @@ func BenchmarkServe(b *testing.B) {
 			}
 		}))
 		defer baseline.Close()
-		attacks(b, baseline.URL, "")
+		attacks(b, baseline.URL, "", "")
 	})
 	for _, warm := range []int{0, 2, 8} {
 		b.Run(fmt.Sprintf("warm=%d", warm), func(b *testing.B) {
@@ -48,28 +48,29 @@ func BenchmarkServe(b *testing.B) {
 				{"1call", "kizen.api.get('/x')"},
 				{"10calls", "for _ in range(10): kizen.api.get('/x')"},
 			} {
-				b.Run(c.name, func(b *testing.B) { attacks(b, s.URL+"/api/coderunner/run", c.source) })
+				b.Run(c.name, func(b *testing.B) { attacks(b, s.URL+"/api/coderunner/run", s.Token, c.source) })
 			}
 		})
 	}
 }
 
 // attacks measures an address under each kind of load.
-func attacks(b *testing.B, url, source string) {
+func attacks(b *testing.B, url, token, source string) {
 	for _, callers := range []uint64{1, 8, 64} {
-		b.Run(fmt.Sprintf("closed=%d", callers), func(b *testing.B) { attack(b, url, source, callers, 0) })
+		b.Run(fmt.Sprintf("closed=%d", callers), func(b *testing.B) { attack(b, url, token, source, callers, 0) })
 	}
-	b.Run(fmt.Sprintf("open=%dpersecond", openRate), func(b *testing.B) { attack(b, url, source, 64, openRate) })
+	b.Run(fmt.Sprintf("open=%dpersecond", openRate), func(b *testing.B) { attack(b, url, token, source, 64, openRate) })
 }
 
 // attack sends requests for five seconds: at a rate, or as fast as callers get
 // their answers.
-func attack(b *testing.B, url, source string, callers uint64, rate int) {
+func attack(b *testing.B, url, token, source string, callers uint64, rate int) {
 	body, err := json.Marshal(step{"runtime": "python-3-12", "user_script": source})
 	if err != nil {
 		b.Fatal(err)
 	}
-	targets := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: url, Body: body})
+	header := http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + token}}
+	targets := vegeta.NewStaticTargeter(vegeta.Target{Method: "POST", URL: url, Body: body, Header: header})
 	attacker := vegeta.NewAttacker(vegeta.Workers(callers), vegeta.MaxWorkers(callers), vegeta.Timeout(time.Minute))
 	for b.Loop() {
 		var metrics vegeta.Metrics
@@ -105,7 +106,14 @@ func waitingMemory(b *testing.B, slots, callers int) {
 	api := newGateAPI(b)
 	s := startBenchmarked(b, "--api-root", api.root(), "--slots", strconv.Itoa(slots), "--queue-depth", "1024", "--queue-timeout", "5m", "--warm", "0")
 	call := func() {
-		response, err := http.Post(s.URL+"/api/coderunner/run", "application/json", strings.NewReader(`{"runtime": "python-3-12", "user_script": "kizen.api.get('/gate')"}`))
+		r, err := http.NewRequest("POST", s.URL+"/api/coderunner/run", strings.NewReader(`{"runtime": "python-3-12", "user_script": "kizen.api.get('/gate')"}`))
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		r.Header.Set("Content-Type", "application/json")
+		s.Authorize(r)
+		response, err := http.DefaultClient.Do(r)
 		if err == nil { // otherwise the sidecar has been killed
 			_ = response.Body.Close()
 		}

@@ -54,6 +54,7 @@ func (c caller) run(t *testing.T, url string, body step) (status int, answer str
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Header.Set("Content-Type", "application/json")
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}

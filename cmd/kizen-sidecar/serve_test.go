@@ -87,6 +87,10 @@ func (s *served) try(ctx context.Context, business, method, path string, body an
 	if err != nil {
 		return answer{}, err
 	}
+	s.Authorize(r)
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
 	r.Header.Set("X-BUSINESS-ID", business)
 	r.Header.Set("X-USER-ID", "u-1")
 	response, err := http.DefaultClient.Do(r)
@@ -233,6 +237,7 @@ func (s *served) events(id string) *stream {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.Authorize(r)
 	r.Header.Set("X-BUSINESS-ID", "b-1")
 	response, err := http.DefaultClient.Do(r)
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/admin"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/peer"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/pool"
@@ -37,7 +39,8 @@ type operationFlags struct {
 	WarmIsolation string        `help:"How they are made: fork, from one Python that has loaded everything, or exec, each executed and loaded for itself, which takes as long as a cold start and shares neither the seed of hash() nor the layout of memory." enum:"fork,exec" default:"fork" placeholder:"MODE" group:"Operation"`
 	DrainTimeout  time.Duration `help:"Time that running steps get to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Operation"`
 	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty: none." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Operation"`
-	ReadyFile     string        `help:"Write a JSON object of the addresses, url and admin_url, here while executions are taken." placeholder:"FILE" group:"Operation"`
+	HostName      []string      `help:"Host name under which the API and the address for operators are reached, beside their addresses, localhost, this machine's name and the names in --tls-cert; \"*.\" in front stands for one label. Repeat it for more." placeholder:"NAME" group:"Operation"`
+	ReadyFile     string        `help:"Write a JSON object of the addresses, url and admin_url, and the token of --token-file, token, here while executions are taken. Mode 0600." placeholder:"FILE" group:"Operation"`
 	SecretsFile   string        `help:"JSON object of the secrets that steps may be granted: {\"BUSINESS\": {\"NAME\": \"value\"}}." placeholder:"FILE" group:"Operation"`
 }
 
@@ -126,6 +129,10 @@ func (w *workshop) close() {
 // last. Those that there are not are nil.
 type shift struct {
 	api, operators *server
+	// token is what requests to api must carry, and tokenFile where it is kept. Both are empty where callers have tokens of
+	// their own.
+	token     runner.Secret
+	tokenFile string
 	// begin takes work; nil: listening is all. drain takes no more, and lets
 	// what runs finish until ctx ends.
 	begin func() error
@@ -184,14 +191,20 @@ func (w *workshop) begin(s shift) error {
 	if s.operators != nil {
 		addresses["admin_url"] = s.operators.url
 	}
+	attributes := []any{"slots", w.flags.Slots}
+	for _, name := range slices.Sorted(maps.Keys(addresses)) {
+		attributes = append(attributes, name, addresses[name])
+	}
 	if w.flags.ReadyFile != "" {
+		if token := s.token.Reveal(); token != "" {
+			addresses["token"] = token
+		}
 		if err := writeJSONFile(w.flags.ReadyFile, addresses); err != nil {
 			return fmt.Errorf("write --ready-file %q: %w", w.flags.ReadyFile, unwrapPath(err))
 		}
 	}
-	attributes := []any{"slots", w.flags.Slots}
-	for _, name := range slices.Sorted(maps.Keys(addresses)) {
-		attributes = append(attributes, name, addresses[name])
+	if s.tokenFile != "" {
+		w.log.Info("requests must carry the token in this file", "file", s.tokenFile)
 	}
 	w.log.Info("serving", attributes...)
 	return nil
@@ -238,12 +251,28 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 	if w.flags.Warm > 0 {
 		checks["warm"] = func(context.Context) error { return w.warm.Check(runner.DefaultRuntime) }
 	}
+	guard := w.guard()
 	return bind("--admin-listen", w.flags.AdminListen, &http.Server{
-		Handler: admin.Handler(admin.Config{
+		ConnContext: guard.ConnContext,
+		Handler: guard.Require(w.hosts().Require(admin.Handler(admin.Config{
 			Ready: checks, Metrics: w.telemetry.Handler(), Details: func() any { return w.steps.Sandbox() },
-		}),
+		}))),
 		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 	})
+}
+
+// hosts are the names of --host-name, those in a certificate, and that of this machine.
+func (w *workshop) hosts(certified ...string) hosts.Names {
+	names := slices.Concat(w.flags.HostName, certified)
+	if own, err := os.Hostname(); err == nil {
+		names = append(names, own)
+	}
+	return hosts.New(names...)
+}
+
+// guard keeps the steps that this process runs out of its own servers.
+func (w *workshop) guard() *peer.Guard {
+	return &peer.Guard{Log: w.log, FromStep: func(o peer.Owner) bool { return w.steps.HoldsSocket(o.UserID, o.Inode) }}
 }
 
 // sandboxReady says which layers a sandbox lacks that must have them all.

@@ -5,19 +5,27 @@ import (
 	"cmp"
 	"errors"
 	"io"
+	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
 )
 
 // smallBody is how much of a body, in bytes, costs about as much as its connection does. What goes beyond is taken from a budget.
 const smallBody = 64 << 10
 
-// errEncoded: a body that is compressed.
-var errEncoded = errors.New("send the body without a Content-Encoding")
+var (
+	// errEncoded is returned for a compressed body.
+	errEncoded = errors.New("send the body without a Content-Encoding")
+	// errNotJSON is returned for a body of another type. A page of another site can send text/plain and form types
+	// without asking the sidecar first (CORS), and JSON only after.
+	errNotJSON = errors.New("send the body as Content-Type: application/json")
+)
 
 // readBody reads the body of a request. release gives back the memory that is counted for it, when nothing of it is needed
 // any more.
@@ -25,6 +33,13 @@ func (s *Server) readBody(c *gin.Context) (data []byte, release func(), err erro
 	release = func() {}
 	if coding := c.GetHeader("Content-Encoding"); coding != "" && coding != "identity" {
 		return nil, release, errEncoded
+	}
+	if !isJSON(c.GetHeader("Content-Type")) {
+		return nil, release, errNotJSON
+	}
+	id, err := callerOf(c).identity(c.Request.Header, request.Body{})
+	if err != nil {
+		return nil, release, err
 	}
 	from := http.MaxBytesReader(c.Writer, c.Request.Body, s.config.MaxBody)
 	var read bytes.Buffer
@@ -37,21 +52,35 @@ func (s *Server) readBody(c *gin.Context) (data []byte, release func(), err erro
 	if announced := c.Request.ContentLength; announced >= 0 {
 		size = min(announced, size+1) // one more than may be is refused when it is read
 	}
-	business := cmp.Or(c.GetHeader(headerBusiness), callerOf(c).BusinessID, callerOf(c).Name)
-	if !s.bodies.Take(business, size) {
+	// A trusted caller may name the business in the body, which has yet to be read: until then the caller itself is charged.
+	// No business id begins with a space.
+	charged := cmp.Or(id.BusinessID, " "+callerOf(c).Name)
+	if !s.bodies.Take(charged, size) {
 		return nil, release, queue.ErrFull
 	}
-	release = func() { s.bodies.Give(business, size) }
+	release = func() { s.bodies.Give(charged, size) }
 	read.Grow(max(int(size)-read.Len(), 0) + bytes.MinRead)
 	_, err = read.ReadFrom(from)
 	return read.Bytes(), release, err
+}
+
+// isJSON reports whether a Content-Type is application/json, or a type with the +json suffix (RFC 6839).
+func isJSON(contentType string) bool {
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && (media == "application/json" || strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json"))
 }
 
 // refuseBody answers for a body that was not read.
 func (s *Server) refuseBody(c *gin.Context, err error) {
 	c.Header("Connection", "close") // what is still to come is not waited for
 	var tooLarge *http.MaxBytesError
+	var forbidden forbiddenError
 	switch {
+	case errors.As(err, &forbidden):
+		refuseRequest(c, err)
+	case errors.Is(err, errNotJSON):
+		c.Header("Accept", "application/json") // RFC 9110, section 12.5.1
+		refuse(c, http.StatusUnsupportedMediaType, "not_json", err.Error())
 	case errors.Is(err, errEncoded):
 		c.Header("Accept-Encoding", "identity") // RFC 9110, section 12.5.3
 		refuse(c, http.StatusUnsupportedMediaType, "encoded", err.Error())

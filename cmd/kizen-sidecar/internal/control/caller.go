@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/runner"
 )
 
 // Headers by which a trusted caller says for whom a step acts.
@@ -24,8 +24,8 @@ const (
 	headerUser     = "X-USER-ID"
 )
 
-// minToken is the least length of a caller's token, in bytes.
-const minToken = 16
+// MinTokenBytes is the least length of a caller's token.
+const MinTokenBytes = 16
 
 // Caller is somebody who may have steps run.
 type Caller struct {
@@ -44,19 +44,32 @@ type Caller struct {
 	token [sha256.Size]byte
 }
 
-// Callers decides who may call. The zero value lets nobody in.
+// Callers decides who may call. The zero value refuses every request.
 type Callers struct {
 	list []Caller
-	// open lets everybody in, as a trusted caller whose defaults are these: for a listener on loopback.
-	open *Caller
+	// anonymous, if not nil, is the caller of every request.
+	anonymous *Caller
 }
 
-// OpenCallers lets everybody in. Requests that name nobody act for defaults.
-func OpenCallers(defaults minter.Identity) *Callers {
-	return &Callers{open: &Caller{
-		Name: "loopback", Trusted: true,
+// AnonymousCallers accepts every request as one of a trusted caller. Requests that name no business act for defaults.
+func AnonymousCallers(defaults minter.Identity) *Callers {
+	caller := localCaller(defaults)
+	return &Callers{anonymous: &caller}
+}
+
+// LocalCallers accepts the requests that show token, as those of a trusted caller. Requests that name no business act
+// for defaults.
+func LocalCallers(token runner.Secret, defaults minter.Identity) *Callers {
+	caller := localCaller(defaults)
+	caller.TokenFile, caller.token = "the local token", sha256.Sum256([]byte(token.Reveal()))
+	return &Callers{list: []Caller{caller}}
+}
+
+func localCaller(defaults minter.Identity) Caller {
+	return Caller{
+		Name: "local", Trusted: true,
 		BusinessID: defaults.BusinessID, UserID: defaults.AccountID, AccountType: defaults.AccountType,
-	}}
+	}
 }
 
 // LoadCallers reads a YAML list of callers, and the files of their tokens. All mistakes are reported.
@@ -105,8 +118,8 @@ func (c *Caller) load() error {
 		return err
 	}
 	token := strings.TrimSpace(string(text))
-	if len(token) < minToken {
-		return fmt.Errorf("the token in %q is shorter than %d bytes", c.TokenFile, minToken)
+	if len(token) < MinTokenBytes {
+		return fmt.Errorf("the token in %q is shorter than %d bytes", c.TokenFile, MinTokenBytes)
 	}
 	c.token = sha256.Sum256([]byte(token))
 	return nil
@@ -130,8 +143,8 @@ var errUnknownCaller = errors.New("unknown caller; show a bearer token or a clie
 
 // identify returns who sent a request. Every token is compared, in constant time.
 func (c *Callers) identify(r *http.Request) (*Caller, error) {
-	if c.open != nil {
-		return c.open, nil
+	if c.anonymous != nil {
+		return c.anonymous, nil
 	}
 	scheme, shown, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	hasToken := strings.EqualFold(scheme, "Bearer") // in any case: RFC 9110, section 11.1
@@ -204,24 +217,4 @@ func (c *Caller) identity(header http.Header, body request.Body) (minter.Identit
 		*field.into = named
 	}
 	return id, nil
-}
-
-// onLoopback reports whether an address or a Host header names this machine alone.
-func onLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		host = address
-	}
-	host = strings.Trim(host, "[]")
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
-}
-
-// OnLoopback reports whether a listen address is of this machine alone.
-func OnLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	return err == nil && host != "" && onLoopback(host)
 }

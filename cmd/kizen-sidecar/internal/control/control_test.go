@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -29,6 +30,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -103,7 +105,7 @@ func start(t *testing.T, callers *Callers, slots, depth int, change ...func(*Con
 	}
 	service := executions.NewService(executions.Config{Queue: q, Run: w.run})
 	if callers == nil {
-		callers = OpenCallers(minter.Identity{BusinessID: "dev-b", AccountID: "dev-u", AccountType: "service_automation"})
+		callers = AnonymousCallers(minter.Identity{BusinessID: "dev-b", AccountID: "dev-u", AccountType: "service_automation"})
 	}
 	secrets, err := request.ParseSecrets([]byte(`{"b1": {"MY_KEY": "hunter2hunter2"}}`))
 	if err != nil {
@@ -159,7 +161,7 @@ func (w *world) call(method, path, body string, header http.Header) reply {
 	if r.Header == nil {
 		r.Header = http.Header{}
 	}
-	if body != "" {
+	if _, set := r.Header["Content-Type"]; body != "" && !set {
 		r.Header.Set("Content-Type", "application/json")
 	}
 	if host := r.Header.Get("Host"); host != "" {
@@ -385,7 +387,7 @@ func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.ContentLength, r.Header = int64(len(large)), http.Header{"X-Business-Id": {business}}
+		r.ContentLength, r.Header = int64(len(large)), http.Header{"X-Business-Id": {business}, "Content-Type": {"application/json"}}
 		a := arriving{write, make(chan int, 1)}
 		go func() {
 			response, err := w.http.Client().Do(r)
@@ -433,7 +435,7 @@ func TestABodyThatDoesNotComeIsNotWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer connection.Close()
-		_, _ = io.WriteString(connection, "POST /api/coderunner/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{") // it is not read
+		_, _ = io.WriteString(connection, "POST /api/coderunner/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{") // it is not read
 		answer, err := io.ReadAll(connection)
 		if err != nil || !strings.HasPrefix(string(answer), fmt.Sprintf("HTTP/1.1 %d ", status)) {
 			t.Errorf("%s, %v; want %d", answer, err, status)
@@ -491,6 +493,7 @@ func TestACallerThatHangsUpCancelsItsRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Header.Set("Content-Type", "application/json")
 	ended := make(chan error)
 	go func() {
 		response, err := w.http.Client().Do(r)
@@ -524,24 +527,103 @@ func TestWhenAllIsTakenCallersAreToldWhenToComeBack(t *testing.T) {
 	}
 }
 
+// TestPagesOfABrowserAreNoCallers, whatever the browser or a proxy adds to their requests.
 func TestPagesOfABrowserAreNoCallers(t *testing.T) {
-	w := start(t, nil, 1, 1)
-	for name, header := range map[string]http.Header{
-		"a rebound name":   {"Host": {"attacker.example"}},
-		"another origin":   {"Origin": {"https://attacker.example"}},
-		"another site":     {"Sec-Fetch-Site": {"cross-site"}},
-		"a rebound number": {"Host": {"0x7f000001:80"}},
-	} {
-		if got := w.call("POST", "/api/coderunner/run", script("fine"), header); got.status != 403 {
-			t.Errorf("%s: %d %s", name, got.status, got.body)
+	for name, w := range map[string]*world{"anonymous": start(t, nil, 1, 1), "with a token": start(t, tokens(t), 1, 1)} {
+		authorized := http.Header{"Authorization": {"Bearer platform-token-0123456789"}, "X-Business-Id": {"b1"}, "X-User-Id": {"u1"}}
+		for attack, c := range map[string]struct {
+			header http.Header
+			status int
+		}{
+			"a rebound name":   {http.Header{"Host": {"attacker.example"}}, 421},
+			"a rebound number": {http.Header{"Host": {"0x7f000001:80"}}, 421},
+			"another origin":   {http.Header{"Origin": {"https://attacker.example"}}, 403},
+			"no origin":        {http.Header{"Origin": {"null"}}, 403},
+			"another port":     {http.Header{"Origin": {"http://127.0.0.1:1"}}, 403},
+			"another site":     {http.Header{"Sec-Fetch-Site": {"cross-site"}}, 403},
+			"a sibling":        {http.Header{"Sec-Fetch-Site": {"same-site"}}, 403},
+			"plain text":       {http.Header{"Content-Type": {"text/plain"}}, 415},
+			"a form":           {http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, 415},
+			"no type":          {http.Header{"Content-Type": {""}}, 415},
+			"two types":        {http.Header{"Content-Type": {"text/plain, application/json"}}, 415},
+		} {
+			maps.Copy(c.header, authorized)
+			for _, path := range []string{"/api/coderunner/run", "/executions"} {
+				if got := w.call("POST", path, script("fine"), c.header); got.status != c.status {
+					t.Errorf("%s, %s, %s: %d %s", name, attack, path, got.status, got.body)
+				}
+			}
+		}
+		for _, attack := range []http.Header{{"Host": {"attacker.example"}}, {"Sec-Fetch-Site": {"cross-site"}}} {
+			maps.Copy(attack, authorized)
+			if got := w.call("DELETE", "/executions/e1", "", attack); got.status != 403 && got.status != 421 {
+				t.Errorf("%s, DELETE: %d %s", name, got.status, got.body)
+			}
+		}
+		if got := w.call("GET", "/executions", "", http.Header{"Host": {"attacker.example"}}); got.status != 421 {
+			t.Errorf("%s, a rebound name reads: %d %s", name, got.status, got.body)
+		}
+		if len(w.requests()) != 0 {
+			t.Error("something ran")
+		}
+		for _, fine := range []http.Header{{"Host": {"localhost:8378"}}, {"Content-Type": {"application/json; charset=utf-8"}}, {"Sec-Fetch-Site": {"same-origin"}}} {
+			maps.Copy(fine, authorized)
+			if got := w.call("POST", "/api/coderunner/run", script("fine"), fine); got.status != 200 {
+				t.Errorf("%s, %v: %d %s", name, fine, got.status, got.body)
+			}
 		}
 	}
-	if len(w.requests()) != 0 {
-		t.Error("something ran")
+}
+
+func TestNamesOfTheSidecarAreAllowed(t *testing.T) {
+	w := start(t, nil, 1, 1, func(c *Config) { c.Hosts = hosts.New("sidecar.kizen.svc") })
+	if got := w.call("POST", "/api/coderunner/run", script("fine"), http.Header{"Host": {"sidecar.kizen.svc:8378"}}); got.status != 200 {
+		t.Errorf("%d %s", got.status, got.body)
 	}
-	if got := w.call("POST", "/api/coderunner/run", script("fine"), http.Header{"Host": {"localhost:8378"}}); got.status != 200 {
-		t.Errorf("localhost: %d %s", got.status, got.body)
+}
+
+func TestTheLocalTokenIsThatOfATrustedCaller(t *testing.T) {
+	w := start(t, LocalCallers(runner.NewSecret("a-local-token-0123"), minter.Identity{BusinessID: "dev-b", AccountID: "dev-u", AccountType: "service_automation"}), 1, 1)
+	for token, status := range map[string]int{"": 401, "Bearer wrong": 401, "Basic a-local-token-0123": 401, "Bearer a-local-token-0123": 200} {
+		if got := w.call("POST", "/api/coderunner/run", script("fine"), http.Header{"Authorization": {token}, "X-Business-Id": {"b7"}}); got.status != status {
+			t.Errorf("%q: %d %s", token, got.status, got.body)
+		}
 	}
+	if ran := w.requests(); len(ran) != 1 || ran[0].Identity.BusinessID != "b7" || ran[0].Identity.AccountID != "dev-u" {
+		t.Errorf("ran %+v", ran)
+	}
+}
+
+// TestABusinessIsChargedForItsOwnBodiesOnly: what a caller says about itself is no key of a budget until it is authorised.
+func TestABusinessIsChargedForItsOwnBodiesOnly(t *testing.T) {
+	w := start(t, tokens(t), 1, 1)
+	large := strings.Repeat("x", 70<<10)
+	got := w.call("POST", "/executions", large, http.Header{"Authorization": {"Bearer acme-token-0123456789"}, "X-Business-Id": {"victim"}})
+	if got.status != 403 {
+		t.Errorf("a business's token for another: %d %s", got.status, got.body)
+	}
+	read, write := io.Pipe()
+	r, err := http.NewRequestWithContext(t.Context(), "POST", w.http.URL+"/executions", read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = http.Header{"Authorization": {"Bearer acme-token-0123456789"}, "Content-Type": {"application/json"}}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		if response, err := w.http.Client().Do(r); err == nil {
+			_ = response.Body.Close()
+		}
+	}()
+	_, _ = io.WriteString(write, large)
+	for w.server.bodies.Taken() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if held := w.server.bodies.Held("b-acme"); held == 0 {
+		t.Error("the caller's own business is not charged")
+	}
+	_ = write.Close()
+	<-answered
 }
 
 // tokens writes a list of callers, and the files of their tokens.

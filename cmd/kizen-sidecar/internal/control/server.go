@@ -11,6 +11,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -24,6 +25,8 @@ type Config struct {
 	Callers    *Callers
 	// Limits are those of an execution that names none.
 	Limits runner.Limits
+	// Hosts are the host names that requests may use.
+	Hosts hosts.Names
 	// Secrets are what steps may be granted; nil: none.
 	Secrets request.Secrets
 	// CheckIdentity refuses an account type that there is not; nil: anything goes.
@@ -99,7 +102,7 @@ func (s *Server) Handler() http.Handler {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
-	engine.Use(gin.CustomRecoveryWithWriter(nil, s.recovered), s.arriving, s.answering)
+	engine.Use(gin.CustomRecoveryWithWriter(nil, s.recovered), s.arriving, s.answering, s.keepPagesOut)
 	engine.NoRoute(func(c *gin.Context) { refuse(c, http.StatusNotFound, "not_found", "there is nothing here") })
 	engine.NoMethod(func(c *gin.Context) {
 		refuse(c, http.StatusMethodNotAllowed, "method_not_allowed", "use "+c.Writer.Header().Get("Allow"))
@@ -110,7 +113,7 @@ func (s *Server) Handler() http.Handler {
 		api.Handle(r.method, r.path, r.handle)
 	}
 	if s.config.UI {
-		s.serveUI(api)
+		s.serveUI(engine)
 	}
 	return engine
 }
@@ -134,13 +137,23 @@ func (s *Server) waiting(c *gin.Context) {
 // callerKey is where guard leaves the caller for the handlers.
 const callerKey = "caller"
 
-// guard lets callers in. Where everybody on this machine is one, pages in a browser of this machine are not: neither under
-// a name that was rebound to loopback, nor from another origin.
-func (s *Server) guard(c *gin.Context) {
-	if s.config.Callers.open != nil && (!onLoopback(c.Request.Host) || http.NewCrossOriginProtection().Check(c.Request) != nil) {
-		refuse(c, http.StatusForbidden, "forbidden", "this address answers programs of this machine alone")
+// keepPagesOut refuses the requests that a web page of another site makes a browser send. The browser may add a client
+// certificate to them, and a proxy in front of the sidecar a token, so this holds for every kind of caller.
+func (s *Server) keepPagesOut(c *gin.Context) {
+	if !s.config.Hosts.Allow(c.Request.Host) {
+		c.Header("Connection", "close")
+		refuse(c, http.StatusMisdirectedRequest, "unknown_host", hosts.Refusal(c.Request.Host))
 		return
 	}
+	if crossOrigin.Check(c.Request) != nil {
+		refuse(c, http.StatusForbidden, "cross_origin", "pages of other sites may not call this sidecar")
+	}
+}
+
+var crossOrigin = http.NewCrossOriginProtection()
+
+// guard lets callers in.
+func (s *Server) guard(c *gin.Context) {
 	caller, err := s.config.Callers.identify(c.Request)
 	if err != nil {
 		c.Header("WWW-Authenticate", "Bearer")

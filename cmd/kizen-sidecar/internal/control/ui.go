@@ -12,11 +12,12 @@ import (
 // uiPrefix is where the page is.
 const uiPrefix = "/ui/"
 
-// serveUI adds the page, for those who may call alone.
-func (s *Server) serveUI(api *gin.RouterGroup) {
+// serveUI adds the page. Its files hold no data, so everyone gets them: the page asks for a token where its requests to
+// the API need one.
+func (s *Server) serveUI(engine *gin.Engine) {
 	assets := ui.Handler(uiPrefix)
-	api.GET("/ui", func(c *gin.Context) { c.Redirect(http.StatusFound, uiPrefix) })
-	api.GET(uiPrefix+"*file", func(c *gin.Context) { assets.ServeHTTP(c.Writer, c.Request) })
+	engine.GET("/ui", func(c *gin.Context) { c.Redirect(http.StatusFound, uiPrefix) })
+	engine.GET(uiPrefix+"*file", func(c *gin.Context) { assets.ServeHTTP(c.Writer, c.Request) })
 }
 
 // record is GET /executions/{id}/record: an execution as the page draws it.

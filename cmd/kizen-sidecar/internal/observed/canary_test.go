@@ -542,6 +542,7 @@ func (s *served) asCaller(method, path string, body any) string {
 		s.t.Fatal(err)
 	}
 	request.Header.Set("Authorization", "Bearer "+bearerToken)
+	request.Header.Set("Content-Type", "application/json")
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		s.t.Fatal(err)

@@ -38,6 +38,8 @@ func (s *served) run(traceparent string, body map[string]any) (status int, answe
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.Authorize(request)
+	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("X-BUSINESS-ID", "b-1")
 	request.Header.Set("X-USER-ID", "u-1")
 	if traceparent != "" {

@@ -42,6 +42,13 @@ func (b *Budget) Give(business string, size int64) {
 	}
 }
 
+// Held is how much a business holds, in bytes.
+func (b *Budget) Held(business string) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.held[business]
+}
+
 // Taken is how much is taken altogether.
 func (b *Budget) Taken() int64 {
 	b.mu.Lock()

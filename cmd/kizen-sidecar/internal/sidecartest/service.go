@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ type Service struct {
 	*exec.Cmd
 	URL   string        // of the control API; a worker has none
 	Admin string        // of /readyz and /metrics
+	Token string        // that requests must carry; empty where callers have tokens of their own
 	Log   *Buffer       // standard error
 	Ended chan struct{} // closed when the process is gone
 
@@ -34,8 +36,15 @@ func StartService(t testing.TB, environment []string, arguments ...string) *Serv
 // StartCommand is StartService for a command that is kizen-sidecar in the end. It adds the flags that it needs.
 func StartCommand(t testing.TB, command *exec.Cmd) *Service {
 	t.Helper()
-	ready := filepath.Join(t.TempDir(), "ready.json")
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil { // the command may run as another user
+		t.Fatal(err)
+	}
+	ready := filepath.Join(dir, "ready.json")
 	command.Args = append(command.Args, "--ready-file", ready, "--admin-listen", "127.0.0.1:0")
+	if wantsToken(command.Args) {
+		command.Args = append(command.Args, "--token-file", filepath.Join(t.TempDir(), "token"))
+	}
 	arguments := command.Args[1:]
 	s := &Service{t: t, ready: ready, Cmd: command, Log: &Buffer{}, Ended: make(chan struct{})}
 	s.Stderr = s.Log
@@ -64,17 +73,32 @@ func StartCommand(t testing.TB, command *exec.Cmd) *Service {
 	return s
 }
 
+// wantsToken reports whether a command is a serve that has no other say in who may call: its token must be the test's own.
+func wantsToken(arguments []string) bool {
+	return slices.Contains(arguments, "serve") && !slices.ContainsFunc(arguments, func(a string) bool {
+		return a == "--callers" || a == "--allow-anonymous" || a == "--token-file"
+	})
+}
+
+// Authorize lets a request in.
+func (s *Service) Authorize(r *http.Request) {
+	if s.Token != "" {
+		r.Header.Set("Authorization", "Bearer "+s.Token)
+	}
+}
+
 // readAddresses reads a ready file, unless it is not there yet or not whole.
 func (s *Service) readAddresses(file string) bool {
 	var addresses struct {
 		URL   string `json:"url"`
 		Admin string `json:"admin_url"`
+		Token string `json:"token"`
 	}
 	data, err := os.ReadFile(file)
 	if err != nil || json.Unmarshal(data, &addresses) != nil {
 		return false
 	}
-	s.URL, s.Admin = addresses.URL, addresses.Admin
+	s.URL, s.Admin, s.Token = addresses.URL, addresses.Admin, addresses.Token
 	return true
 }
 

@@ -10,8 +10,18 @@ export const acting = {
   },
 };
 
+// token is what the page shows to the API where that wants one. It lasts as long as the tab.
+export const token = {
+  get value() { return sessionStorage.getItem("token") ?? ""; },
+  set value(text) { sessionStorage.setItem("token", text); },
+};
+
+// tokenWanted is the event of the window that tells that the API refused the token, or wants one.
+export const tokenWanted = "token-wanted";
+
 function headers(more) {
   const all = { ...more };
+  if (token.value) all.Authorization = `Bearer ${token.value}`;
   if (acting.business) all["X-BUSINESS-ID"] = acting.business;
   if (acting.user) all["X-USER-ID"] = acting.user;
   return all;
@@ -35,7 +45,13 @@ export async function ask(method, path, body, signal) {
   const response = await fetch(path, {
     method, signal, headers: headers(body ? { "Content-Type": "application/json" } : {}), body: body && JSON.stringify(body),
   });
+  return read(response);
+}
+
+// read is the JSON of an answer. It throws Refused where the answer is an error.
+async function read(response) {
   const answer = await response.json().catch(() => null);
+  if (response.status === 401) dispatchEvent(new Event(tokenWanted));
   if (!response.ok) throw new Refused(response.status, answer);
   return answer;
 }
@@ -47,7 +63,7 @@ export async function follow(id, onEvent, onBroken, signal) {
   while (!signal.aborted) {
     try {
       const response = await fetch(`/executions/${encodeURIComponent(id)}/events`, { signal, headers: headers({ "Last-Event-ID": String(last) }) });
-      if (!response.ok) throw new Refused(response.status, await response.json().catch(() => null));
+      if (!response.ok) await read(response);
       onBroken(null);
       for await (const event of events(response.body)) {
         last = event.id || last;

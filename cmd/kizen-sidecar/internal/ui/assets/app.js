@@ -1,5 +1,5 @@
 // Which view is shown: the list at #/, the scratch pad at #/new, an execution at #/executions/ID.
-import { reason } from "./api.js";
+import { reason, token, tokenWanted } from "./api.js";
 import { h } from "./dom.js";
 import { showExecution } from "./live.js";
 import { showList } from "./list.js";
@@ -29,6 +29,25 @@ async function show() {
   }
 }
 
+// askForToken shows a form in place of the view, which starts anew when a token was given.
+function askForToken() {
+  leaving.abort();
+  document.title = "Token";
+  const input = h("input", { id: "token", type: "password", autocomplete: "off", required: true, "aria-describedby": "token-help" });
+  main.replaceChildren(h("h1", {}, "Token"),
+    h("p", { id: "token-help" }, token.value ? "The server does not know this token. " : "", "Paste the token of a caller. Without a list of callers it is in the file that serve names in its log when it starts."),
+    h("form", {
+      class: "filters",
+      submit: (event) => {
+        event.preventDefault();
+        token.value = input.value.trim();
+        show();
+      },
+    }, h("label", { class: "grow" }, h("span", {}, "Token"), input), h("button", { class: "button", id: "use-token" }, "Use")));
+  input.focus();
+}
+
+addEventListener(tokenWanted, askForToken);
 addEventListener("hashchange", () => {
   main.focus({ preventScroll: true });
   scrollTo(0, 0);

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+)
+
+// attackOnServe has a step do what any program of the machine could do to the serve that runs it.
+const attackOnServe = `
+import http.client, json, socket
+def ask(address, method, path, body=None, headers={}):
+    c = http.client.HTTPConnection(address, timeout=10)
+    c.request(method, path, body, headers)
+    r = c.getresponse()
+    return f"{r.status} {r.read().decode()}"
+headers = {"Content-Type": "application/json", "X-BUSINESS-ID": "b-victim", "X-USER-ID": "u-victim"}
+theft = json.dumps({"runtime": "python-3-13", "user_script": "outputs.log(secrets['K'][::-1])", "secrets": ["K"]})
+outputs.log(ask(inputs.api, "POST", "/api/coderunner/run", theft, headers))
+outputs.log(ask(inputs.api, "GET", "/executions", None, headers))
+outputs.log(ask(inputs.admin, "GET", "/metrics"))
+# A socket that is closed at once is nobody's.
+host, port = inputs.api.split(":")
+s = socket.create_connection((host, int(port)))
+s.sendall(f"POST /executions HTTP/1.1\r\nHost: {inputs.api}\r\nContent-Type: application/json\r\nX-BUSINESS-ID: b-victim\r\n"
+          f"X-USER-ID: u-victim\r\nContent-Length: {len(theft)}\r\n\r\n{theft}".encode())
+s.close()
+`
+
+// TestNoStepIsACallerOfTheServeThatRunsIt, not even where every program of the machine is one.
+func TestNoStepIsACallerOfTheServeThatRunsIt(t *testing.T) {
+	for _, warm := range []string{"0", "1"} {
+		t.Run("warm="+warm, func(t *testing.T) {
+			secrets := writeFile(t, t.TempDir(), "secrets.json", `{"b-victim": {"K": "a-secret-of-the-victim"}}`)
+			s := startServe(t, "--allow-anonymous", "--network", "host", "--warm", warm, "--api-root", "http://127.0.0.1:1/api", "--secrets-file", secrets)
+			requireNoStepIsACaller(t, s)
+		})
+	}
+}
+
+func requireNoStepIsACaller(t *testing.T, s *served) {
+	t.Helper()
+	input := func(url string) step { return step{"t": "s", "v": strings.TrimPrefix(url, "http://")} }
+	got := s.ask("POST", "/api/coderunner/run", script(attackOnServe).with("inputs", step{"api": input(s.URL), "admin": input(s.Admin)}))
+	d := got.document(t)
+	if d.Error != nil || len(d.Logs) != 3 {
+		t.Fatalf("the attack itself failed: %d %s", got.status, got.body)
+	}
+	for _, answer := range d.Logs {
+		if !strings.HasPrefix(answer, "403 ") || !strings.Contains(answer, "from_step") {
+			t.Errorf("the step was answered %s", answer)
+		}
+	}
+	if list := s.askFor("b-victim", "GET", "/executions", nil); !strings.Contains(list.body, `"count":0`) {
+		t.Errorf("the victim has executions: %s", list.body)
+	}
+}
+
+// TestNoStepOfAnOrdinaryUserIsACaller: there the step has the sidecar's own user id.
+func TestNoStepOfAnOrdinaryUserIsACaller(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("SKIPPED: TestNoStepIsACallerOfTheServeThatRunsIt runs as an ordinary user already")
+	}
+	dir := t.TempDir()
+	for path := dir; path != "/tmp" && path != "/"; path = filepath.Dir(path) { // the user must get there
+		if err := os.Chmod(path, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	command := exec.CommandContext(t.Context(), "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+		sidecartest.Program("kizen-sidecar"), "serve", "--listen", "127.0.0.1:0", "--allow-anonymous", "--network", "host", "--warm", "0",
+		"--api-root", "http://127.0.0.1:1/api")
+	command.Dir = "/"
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir}
+	requireNoStepIsACaller(t, &served{sidecartest.StartCommand(t, command), t})
+}
+
+func TestServeWantsTheTokenOfItsFile(t *testing.T) {
+	home := t.TempDir()
+	s := &served{sidecartest.StartCommand(t, sidecartest.Command(t.Context(), []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + home},
+		"serve", "--listen", "127.0.0.1:0", "--warm", "0", "--token-file", home+"/token")), t}
+	info, err := os.Stat(home + "/token")
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%v %v", info, err)
+	}
+	token, err := os.ReadFile(home + "/token")
+	if err != nil || strings.TrimSpace(string(token)) != s.Token || len(s.Token) < 20 {
+		t.Fatalf("the file holds %q, the ready file %q (%v)", token, s.Token, err)
+	}
+	if got := s.ask("GET", "/executions", nil); got.status != 200 {
+		t.Errorf("with the token: %d %s", got.status, got.body)
+	}
+	for _, wrong := range []string{"", s.Token[1:], s.Token + "x"} {
+		other := served{&sidecartest.Service{URL: s.URL, Token: wrong}, t}
+		if got := other.ask("POST", "/api/coderunner/run", script("pass")); got.status != http.StatusUnauthorized {
+			t.Errorf("with the token %q: %d %s", wrong, got.status, got.body)
+		}
+	}
+	if strings.Contains(s.Log.String(), s.Token) || !strings.Contains(s.Log.String(), "/token") {
+		t.Errorf("the log should name the file and keep the token: %s", s.Log)
+	}
+	kept := s.Token
+	if code := s.Stop(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	again := startServe(t, "--warm", "0", "--token-file", home+"/token")
+	if again.Token != kept {
+		t.Error("the token changed with a restart")
+	}
+}
+
+func TestTheTokenHasADefaultPlace(t *testing.T) {
+	for _, variable := range []string{"XDG_RUNTIME_DIR", "HOME"} {
+		home := t.TempDir()
+		ready := filepath.Join(home, "ready.json")
+		command := exec.CommandContext(t.Context(), sidecartest.Program("kizen-sidecar"), "serve", "--listen", "127.0.0.1:0", "--warm", "0",
+			"--ready-file", ready, "--admin-listen", "")
+		command.Env = []string{"PATH=" + os.Getenv("PATH"), variable + "=" + home}
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, func() bool { _, err := os.Stat(ready); return err == nil })
+		place := map[string]string{"XDG_RUNTIME_DIR": home, "HOME": home + "/.cache"}[variable] + "/kizen-sidecar"
+		directory, err := os.Stat(place)
+		if err != nil || directory.Mode().Perm() != 0o700 {
+			t.Errorf("%s: %v %v", variable, directory, err)
+		}
+		if _, err := os.Stat(place + "/serve.token"); err != nil {
+			t.Errorf("%s: %v", variable, err)
+		}
+		_ = command.Process.Kill()
+		_ = command.Wait()
+	}
+}
+
+func TestWhoMayCallIsSaidOnceAndCompletely(t *testing.T) {
+	dir := t.TempDir()
+	short := writeFile(t, dir, "short", "x\n")
+	callers := writeFile(t, dir, "callers.yaml", "- {name: a, certificate: a, trusted: true}\n")
+	for want, arguments := range map[string][]string{
+		"is shorter than 16 bytes; remove the file":                 {"--token-file", short},
+		"no such file or directory":                                 {"--token-file", dir + "/nowhere/token"},
+		"leave it or --token-file out":                              {"--token-file", dir + "/t", "--allow-anonymous"},
+		"are for serve without --callers; leave them out":           {"--callers", callers, "--allow-anonymous"},
+		"neither XDG_RUNTIME_DIR nor HOME is set; name a file with": nil,
+		"say who may call with --callers, or listen on 127.0.0.1\n": {"--listen", "0.0.0.0:0", "--allow-anonymous"},
+	} {
+		command := exec.CommandContext(t.Context(), sidecartest.Program("kizen-sidecar"), append([]string{"serve"}, arguments...)...)
+		command.Env = []string{"PATH=" + os.Getenv("PATH")}
+		out, err := command.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), want) || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("%v: %v %s, want %q", arguments, err, out, want)
+		}
+	}
+}
+
+// TestThePageAsksForTheToken, keeps it for the tab only, and asks again for one that is wrong.
+func TestThePageAsksForTheToken(t *testing.T) {
+	browser := openBrowser(t)
+	s := startServe(t, "--ui", "--warm", "0")
+	b := newTab(t, browser)
+	b.do(chromedp.Navigate(s.URL + "/ui/"))
+	b.until(`!!document.querySelector("#token")`)
+	b.shot("token")
+	give := func(token string) {
+		b.do(chromedp.SetValue("#token", token), chromedp.Click("#use-token"))
+	}
+	give("not-the-token-of-serve")
+	b.until(`document.querySelector("#token-help")?.textContent.includes("does not know this token")`)
+	give(s.Token)
+	b.until(`!!document.querySelector("table.list")`)
+	if where := eval[string](b, "location.href"); strings.Contains(where, s.Token) {
+		t.Errorf("the address shows the token: %s", where)
+	}
+	b.do(chromedp.Navigate(fmt.Sprint(s.URL, "/ui/#/new")))
+	b.until(`!!document.querySelector("#run")`)
+	if cookies := eval[string](b, "document.cookie"); cookies != "" {
+		t.Errorf("cookies %q", cookies)
+	}
+}
