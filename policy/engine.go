@@ -127,15 +127,29 @@ func (p *Principal) Authorize(_ context.Context, method, path string) Decision {
 	return p.Decide(Call{Method: method, Path: path})
 }
 
-// Decide decides on a call.
-func (p *Principal) Decide(call Call) Decision {
+// Decide decides on a call. It is allowed if it is in every spelling of its path.
+func (p *Principal) Decide(call Call) (decision Decision) {
 	path, err := Canonical(call.Path)
+	var paths []string
+	if err == nil {
+		paths, err = spellings(path)
+	}
 	if err != nil {
 		return Decision{Code: CodePath, Reason: fmt.Sprintf("%v, so nothing can be decided about it", err)}
 	}
-	method := action(call.Method)
-	within, about := p.engine.operations.find(method, call.Path)
+	within, about := p.engine.operations.find(action(call.Method), call.Path)
+	for _, path := range paths {
+		if decision = p.decide(call, path, within, about); !decision.Allowed {
+			return decision
+		}
+	}
+	return decision
+}
 
+// decide decides on a call by one spelling of its path, the operations that it belongs to and the accounts it is about.
+func (p *Principal) decide(call Call, path string, within, about []string) Decision {
+	var err error
+	method := action(call.Method)
 	entities := callEntities{principal: p.entity, endpoint: endpointEntity(path, within)}
 	fields := cedar.RecordMap{}
 	switch {

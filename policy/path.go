@@ -3,7 +3,9 @@ package policy
 import (
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
+	"unicode"
 )
 
 // errPath is why a path cannot be decided on.
@@ -14,7 +16,7 @@ const maxDecodings = 4
 
 // Canonical returns the one spelling of a call's path that policies are decided on: percent-decoded, in lower case, without
 // empty and dot segments, path parameters, query, and slash at the end. A path that servers may read differently, because it
-// climbs with "..", is encoded upon itself too often, or holds control characters or a backslash, is an error.
+// climbs with "..", is encoded upon itself too often, or holds a NUL or what is not UTF-8, is an error.
 func Canonical(path string) (string, error) {
 	if isCanonical(path) {
 		return path, nil
@@ -70,7 +72,7 @@ func unescape(path string) string {
 }
 
 func clean(path string) (string, error) {
-	if strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' || r == '\uFFFD' }) {
+	if strings.ContainsAny(path, "\x00\uFFFD") {
 		return "", errPath
 	}
 	var cleaned strings.Builder
@@ -78,8 +80,8 @@ func clean(path string) (string, error) {
 		if end := strings.IndexAny(segment, ";?#"); end >= 0 {
 			segment = segment[:end]
 		}
-		segment = strings.TrimSpace(segment)
-		switch segment {
+		segment = strings.TrimFunc(segment, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) })
+		switch withoutControls(segment) {
 		case "", ".":
 			continue
 		case "..":
@@ -91,4 +93,33 @@ func clean(path string) (string, error) {
 		return "/", nil
 	}
 	return cleaned.String(), nil
+}
+
+// spellings returns the canonical path and what else it is to some servers, which take a backslash for a slash or leave
+// control characters out. Most paths have one spelling.
+func spellings(canonical string) ([]string, error) {
+	all := []string{canonical}
+	if isCanonical(canonical) {
+		return all, nil
+	}
+	slashes := strings.ReplaceAll(canonical, `\`, "/")
+	for _, other := range []string{slashes, withoutControls(canonical), withoutControls(slashes)} {
+		other, err := clean(other)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(all, other) {
+			all = append(all, other)
+		}
+	}
+	return all, nil
+}
+
+func withoutControls(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, text)
 }

@@ -1,14 +1,12 @@
 package policy
 
-import (
-	"strings"
-	"unicode"
-)
+import "strings"
 
 // Servers read one path in different ways. They decode it once, several times or not at all. To some an encoded slash or a
-// backslash separates segments, to others it is part of one. Some drop path parameters, empty and dot segments, blanks, and
-// what follows an encoded "?", "#" or NUL; frameworks take a suffix such as ".json" for a format. An operation is found by
-// every one of these readings, since a guardrail must hold for the server that the call meets, whichever it is.
+// backslash separates segments, to others it is part of one. Some drop path parameters, empty and dot segments, blanks,
+// control characters, and what follows an encoded "?", "#", NUL or line break; frameworks take a suffix such as ".json" for a
+// format. An operation is found by every one of these readings, since a guardrail must hold for the server that the call
+// meets, whichever it is.
 
 // reach is how much of a route can have been read. Bit i stands for its first i segments.
 type reach uint64
@@ -54,23 +52,34 @@ func (r *reading) segment(at reach, raw string) (next reach) {
 
 func isSeparator(c rune) bool { return c == '/' || c == '\\' }
 
-// piece goes on by a segment that has no separator in it.
+// piece goes on by what has no separator in it, whole and up to where the path ends for some servers.
 func (r *reading) piece(at reach, text string) (next reach) {
-	next = r.literal(at, text)
-	for _, end := range []string{";", "?#\x00"} {
-		cut := strings.IndexAny(text, end)
-		if cut < 0 {
-			continue
-		}
-		text = text[:cut]
-		next |= r.literal(at, text)
-		if end != ";" { // the rest of the path goes too
-			r.ended = r.ended || r.complete(next|at)
-		}
+	next = r.parameters(at, text)
+	if end := strings.IndexAny(text, "?#\x00\r\n"); end >= 0 {
+		last := r.parameters(at, text[:end])
+		r.ended = r.ended || r.complete(last)
+		next |= last
 	}
-	trimmed := strings.TrimFunc(text, func(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) })
-	next |= r.literal(at, trimmed)
-	if trimmed == "" || trimmed == "." {
+	return next
+}
+
+// parameters goes on by text with the path parameters in it and without them.
+func (r *reading) parameters(at reach, text string) (next reach) {
+	next = r.blanks(at, text)
+	if name, _, ok := strings.Cut(text, ";"); ok {
+		next |= r.blanks(at, name)
+	}
+	return next
+}
+
+// blanks goes on by text with the blanks and control characters in it and without them.
+func (r *reading) blanks(at reach, text string) (next reach) {
+	next = r.literal(at, text)
+	bare := strings.TrimSpace(withoutControls(text))
+	if bare != text {
+		next |= r.literal(at, bare)
+	}
+	if bare == "" || bare == "." {
 		next |= at
 	}
 	return next

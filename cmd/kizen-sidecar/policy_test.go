@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -112,6 +113,7 @@ func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
 	for _, path := range []string{
 		"/api-keys", "/api-keys/", "//api-keys", "/./api-keys", "/API-Keys", "/%61pi-keys", "/api%2Dkeys", "/%2561pi-keys",
 		"/api-keys;v=1", "/api-keys?a=b", "/x/../api-keys", "/x/%2e%2e/api-keys", "/api-keys%2f", "/team/x/api-keys", "/%5Capi-keys",
+		"/api-keys%0A", "/api%0D-keys", "/team%5Cx%5Capi-keys", `/team/x\api-keys`, "/team%5Cx%0A%5C/api-keys",
 	} {
 		attacks = append(attacks, attack{"POST", path, ""})
 	}
@@ -151,5 +153,47 @@ func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
 	lines, err := os.ReadFile(audit)
 	if err != nil || strings.Count(string(lines), `"decision":"deny"`) != len(attacks) {
 		t.Errorf("%d attacks, audit: %v\n%s", len(attacks), err, lines)
+	}
+}
+
+// Names of sheets have line breaks and backslashes in them; with both in it, a guarded call stays guarded.
+func TestALineBreakAndABackslashReachTheAPI(t *testing.T) {
+	api := newRecordingAPI(t)
+	paths := []string{"/values/Q1%0A2024!A1", "/values/a%5Cb", "/values/a%0D%0A%09b", "/values/Q1%0A2024", `/values/a\b`}
+	var routes []route
+	for _, path := range paths {
+		routes = append(routes, route{Method: "POST", Path: path, Responses: []cannedResponse{{Status: 200, Text: "fine"}}})
+	}
+	api.expect(routes)
+	const script = `
+import json, os, urllib.error, urllib.request
+
+def plain(path):
+    try:
+        with urllib.request.urlopen(os.environ["KIZEN_API_URL"] + path, data=b"") as response:
+            return response.status
+    except urllib.error.HTTPError as refused:
+        return json.load(refused)["code"]
+
+for path in ("/values/Q1\n2024!A1", "/values/a\\b", "/values/a%0D%0A%09b"):
+    outputs.log(kizen.api.post(path).status_code)
+for path in ("/values/Q1%0A2024", "/values/a\\b"):
+    outputs.log(plain(path))
+for path in ("/api-keys%0A", "/team\\x\\api-keys", "/team%5Cx%0A/api-keys"):
+    outputs.log(kizen.api.post(path).json()["code"])
+    outputs.log(plain(path))
+`
+	result := sidecar(t, script, nil, "run", "--script", "-", "--json", "--api-root", api.root())
+	want := []string{"200", "200", "200", "200", "200", "guardrail", "guardrail", "guardrail", "guardrail", "guardrail", "guardrail"}
+	var d document
+	if err := json.Unmarshal([]byte(result.stdout), &d); err != nil || !slices.Equal(d.Logs, want) {
+		t.Fatalf("%v\n%s\n%s", err, result.stdout, result.stderr)
+	}
+	var targets []string
+	for _, c := range api.apiCalls() {
+		targets = append(targets, c.target)
+	}
+	if !slices.Equal(targets, paths) {
+		t.Errorf("the API got %q, want %q", targets, paths)
 	}
 }

@@ -35,6 +35,8 @@ func guardedSpellings() []guardedSpelling {
 		"/team/1/api-keys", "/team/1/api-keys.json", "/team/a%2fb/api-keys", "/team/a%252fb/api-keys", "/team/a%5cb/api-keys", "/team/;x/api-keys",
 		"/team/%20/api-keys", "/team/./api-keys", "/team/%2e/api-keys", "/team%2f1%2fapi-keys", "/team//1//api-keys", "/team/1;x/api-keys",
 		"/team/1/%61pi-keys", "/team/%E2%82%AC/api-keys.json", "/team/a.b/api-keys", "/team/%00/api-keys", "/team/%0a/api-keys",
+		"/api-keys%0a", "/api-keys%0d%0a", "/api-keys/%0a", "/api%0d-keys", "/%09api-keys", "/%0a/api-keys", "/api-keys.json%0a", "/team/1%0a2/api-keys%0a",
+		"/%5capi-keys", `/team\1\api-keys`, "/team%5c1%5capi-keys", "/team/1%0a/%5capi-keys",
 		"/business-config/import", "/business-config/import.json", "/business-config//import", "/business-config%2fimport", "/business-config/./import",
 	} {
 		for _, method := range []string{"POST", "PUT"} {
@@ -106,7 +108,7 @@ func TestNoRouterGetsAGuardedCall(t *testing.T) {
 					t.Errorf("%s %s %s is no guarded call here, of which the test needs some", s.method, s.path, s.header)
 				}
 			}
-			for _, path := range []string{"/records/api-keys.json", "/records/a%2Fapi-keys", "/records/%20", "/records/x;y"} {
+			for _, path := range []string{"/records/api-keys.json", "/records/a%2Fapi-keys", "/records/%20", "/records/x;y", "/records/Q1%0A2024", "/records/a%5Cb"} {
 				if status, body := ask(t, through.Host, through.Path, guardedSpelling{"POST", path, ""}); body != "FREE" {
 					t.Errorf("POST %s, which is not guarded: %d %s", path, status, body)
 				}

@@ -31,6 +31,7 @@ urlpatterns = format_suffix_patterns([
     path("api/api-keys", guarded),
     path("api/team/<str:account>/api-keys", guarded),
     path("api/business-config/import", guarded),
+    path("api/records/<str:name>", free),  # any character but a slash; below it any but a line break
     path("api/records/<path:name>", free),
 ])
 
