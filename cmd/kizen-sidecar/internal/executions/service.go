@@ -29,7 +29,7 @@ type Config struct {
 	// crowd out has its share of it beside that.
 	WaitingBytes int64
 	// Keep is how many finished executions are kept, and KeepBytes how much of them; default 1000 and 64 MiB. Beyond that the
-	// business that has the most loses its oldest.
+	// business that has the most loses its oldest, so that a business with no more than its equal share loses nothing to others.
 	Keep      int
 	KeepBytes int64
 	// Abandoned is told of each execution that left the queue without a slot, and why; nil: nobody is.
@@ -167,7 +167,7 @@ func (s *Service) run(ctx context.Context, e *Execution, place *queue.Place, siz
 }
 
 // keep adds a finished execution to those that are kept, and lets go of the oldest of the business that has most of what
-// there is too much of: who has much run does not have the answers of others forgotten.
+// there is too much of, be it the one that was added: no business has the answers of another forgotten that keeps less.
 func (s *Service) keep(e *Execution) {
 	e.mu.Lock()
 	size := e.size // it grows no more
@@ -181,11 +181,11 @@ func (s *Service) keep(e *Execution) {
 	}
 	mine.oldestFirst, mine.bytes = append(mine.oldestFirst, e), mine.bytes+size
 	s.kept, s.bytes = s.kept+1, s.bytes+size
-	for s.kept > 1 && s.kept > s.config.Keep {
-		s.forget(e, func(k *kept) int64 { return int64(len(k.oldestFirst)) })
+	for s.kept > s.config.Keep {
+		s.forget(func(k *kept) int64 { return int64(len(k.oldestFirst)) })
 	}
-	for s.kept > 1 && s.bytes > s.config.KeepBytes {
-		s.forget(e, func(k *kept) int64 { return k.bytes })
+	for s.bytes > s.config.KeepBytes {
+		s.forget(func(k *kept) int64 { return k.bytes })
 	}
 }
 
@@ -195,14 +195,10 @@ type kept struct {
 	bytes       int64
 }
 
-// forget lets go of the oldest execution of the business that has the most, but not of the youngest of all, which nobody
-// may have looked at yet.
-func (s *Service) forget(youngest *Execution, much func(*kept) int64) {
+// forget lets go of the oldest execution of the business that has the most.
+func (s *Service) forget(much func(*kept) int64) {
 	var of *kept
 	for _, k := range s.finished {
-		if k.oldestFirst[0] == youngest {
-			continue
-		}
 		if of == nil || much(k) > much(of) || much(k) == much(of) && k.oldestFirst[0].finished.Before(of.oldestFirst[0].finished) {
 			of = k
 		}

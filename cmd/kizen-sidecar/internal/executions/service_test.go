@@ -289,8 +289,8 @@ func TestWhoHasMuchRunDoesNotHaveOthersForgotten(t *testing.T) {
 	}
 }
 
-// TestAmongEqualsTheOldestGoesAndTheYoungestStays: whoever asked for it has not looked at it yet.
-func TestAmongEqualsTheOldestGoesAndTheYoungestStays(t *testing.T) {
+// TestAmongEqualsTheOldestGoesAndOneThatIsTooLargeTakesNobodysPlace: one business cannot have the answers of others forgotten.
+func TestAmongEqualsTheOldestGoesAndOneThatIsTooLargeTakesNobodysPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, stub := newTestService(t, 1, 10, Config{Keep: 3, KeepBytes: 64 << 10})
 		finish := func(business string, log int) {
@@ -316,7 +316,7 @@ func TestAmongEqualsTheOldestGoesAndTheYoungestStays(t *testing.T) {
 		}
 		requireKept("b", "c", "d")
 		finish("big", 80<<10)
-		requireKept("big")
+		requireKept("c", "d") // among equals in number the oldest goes; then big has the most bytes, and loses its own
 	})
 }
 
