@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,8 @@ const (
 	lastStacks = 10 * time.Millisecond
 	// maxStacks is the size in bytes up to which stacks are read.
 	maxStacks = 256 << 10
+	// maxSourceLine is how many bytes of a line of the step's source are shown for each frame in it.
+	maxSourceLine = 200
 )
 
 // askStacks has a step write where its threads are, and returns what it wrote; empty when it does not.
@@ -32,8 +35,13 @@ func askStacks(socket *os.File) string {
 func readStacks(socket *os.File, wait time.Duration) string {
 	var text []byte
 	buffer := make([]byte, 16<<10)
+	end := time.Now().Add(wait + stacksWait)
 	for len(text) < maxStacks {
-		_ = socket.SetReadDeadline(time.Now().Add(wait))
+		deadline := time.Now().Add(wait)
+		if deadline.After(end) {
+			deadline = end // a step that writes a little from time to time would live on
+		}
+		_ = socket.SetReadDeadline(deadline)
 		n, err := socket.Read(buffer)
 		text = append(text, buffer[:n]...)
 		if err != nil {
@@ -84,10 +92,11 @@ func parseStacks(text, main string) []thread {
 		if m := frameLine.FindStringSubmatch(line); m != nil && len(threads) > 0 && m[1] == ScriptName {
 			number, _ := strconv.Atoi(m[2])
 			last := &threads[len(threads)-1]
-			last.frames = append([]frame{{number, m[3]}}, last.frames...)
+			last.frames = append(last.frames, frame{number, m[3]})
 		}
 	}
 	for i := range threads {
+		slices.Reverse(threads[i].frames)
 		if threads[i].id == main {
 			threads[0], threads[i] = threads[i], threads[0]
 		}
@@ -128,7 +137,7 @@ func (a *attempt) where() string {
 		for _, f := range t.frames {
 			fmt.Fprintf(&text, "  File %q, line %d, in %s\n", ScriptName, f.line, f.function)
 			if f.line > 0 && f.line <= len(lines) {
-				fmt.Fprintf(&text, "    %s\n", strings.TrimSpace(lines[f.line-1]))
+				fmt.Fprintf(&text, "    %s\n", cutString(strings.TrimSpace(lines[f.line-1]), maxSourceLine))
 			}
 		}
 		if len(t.frames) == 0 {
