@@ -19,6 +19,8 @@ type collector struct {
 
 	entries   []HTTPEntry
 	places    map[entryKey]int // where in entries a call is
+	recorded  int              // bytes of entries
+	full      bool             // recorded has reached its limit
 	notLogged int64
 
 	result *message
@@ -45,28 +47,22 @@ func (c *collector) add(m message) {
 		c.dropped.Messages = addCount(c.dropped.Messages, m.Dropped)
 	case kindHTTP:
 		if m.Entry != nil {
-			c.addEntry(entryKey{m.Process, m.Index}, *m.Entry)
+			c.addEntry(entryKey{cutString(m.Process, maxProcessName), m.Index}, *m.Entry)
 		}
 	case kindHTTPDropped:
 		c.notLogged = addCount(c.notLogged, m.Dropped)
 	}
 }
 
-// addCount adds what a process of the step says it dropped, whatever that is.
-func addCount(sum, more int64) int64 {
-	const most = 1 << 40
-	return min(sum+min(max(more, 0), most), most)
-}
-
 func (c *collector) addLog(text string, alreadyCut int64) {
-	text = c.redact.text(text)
-	kept := cutString(text, maxLogMessage)
-	c.dropped.Bytes += alreadyCut + int64(len(text)-len(kept))
+	kept := c.redact.cut(text, maxLogMessage)
+	c.dropped.Bytes = addCount(c.dropped.Bytes, alreadyCut)
+	c.dropped.Bytes = addCount(c.dropped.Bytes, int64(len(text)-maxLogMessage))
 	// An empty message takes room as well.
 	size := max(1, len(kept))
 	if c.logBytes+size > maxLogTotal {
 		c.dropped.Messages++
-		c.dropped.Bytes += int64(len(kept))
+		c.dropped.Bytes = addCount(c.dropped.Bytes, int64(len(kept)))
 		return
 	}
 	c.logBytes += size
@@ -78,52 +74,42 @@ func (c *collector) addLog(text string, alreadyCut int64) {
 
 func (c *collector) addEntry(key entryKey, e HTTPEntry) {
 	place, known := c.places[key]
-	if !known && len(c.entries) == maxRequests {
+	if !known && (c.full || len(c.entries) == maxRequests) {
 		if e.Duration == nil { // the first of the entries of this call
 			c.notLogged++
 		}
 		return
 	}
-	e.Method = cutString(c.redact.text(e.Method), 32)
-	e.URL = cutString(c.redact.text(e.URL), maxRequestBody)
-	e.Headers = c.cutHeaders(e.Headers)
-	e.ResponseHeaders = c.cutHeaders(e.ResponseHeaders)
-	e.Body = cutPointer(c.redact.pointer(e.Body), maxRequestBody)
-	e.ResponseBody = cutPointer(c.redact.pointer(e.ResponseBody), maxResponseBody)
-	e.RequestErrorType = cutPointer(c.redact.pointer(e.RequestErrorType), 256)
-	e.RequestSubmittedAt = cutString(e.RequestSubmittedAt, 64)
-	answered := known && c.entries[place].answered()
+	e = c.bound(e)
+	size := e.size()
+	var before HTTPEntry
+	if known {
+		before = c.entries[place]
+		size -= before.size()
+	}
+	if before.answered() && !e.answered() {
+		return // the harness never takes an answer back
+	}
+	if c.recorded+size > maxRecord {
+		c.full = true
+		if !known {
+			c.notLogged++
+			return
+		}
+		status, failure, duration := e.ResponseStatusCode, e.RequestErrorType, e.Duration
+		e, size = before, 0
+		e.ResponseStatusCode, e.RequestErrorType, e.Duration = status, failure, duration
+	}
+	c.recorded += size
 	if known {
 		c.entries[place] = e
 	} else {
 		c.places[key] = len(c.entries)
 		c.entries = append(c.entries, e)
 	}
-	if c.execution.Observer != nil && e.answered() && !answered {
+	if c.execution.Observer != nil && e.answered() && !before.answered() {
 		c.execution.Observer.HTTP(e)
 	}
-}
-
-// maxHeaders is how many bytes of one message's header fields are kept.
-const maxHeaders = 16 << 10
-
-func (c *collector) cutHeaders(headers map[string]string) map[string]string {
-	size := 0
-	for _, name := range sortedKeys(headers) {
-		size += len(name) + len(headers[name])
-		if size > maxHeaders {
-			delete(headers, name)
-		}
-	}
-	return c.redact.headers(headers)
-}
-
-func cutPointer(s *string, n int) *string {
-	if s == nil {
-		return nil
-	}
-	cut := cutString(*s, n)
-	return &cut
 }
 
 // fill writes what the step was given, its logs and the HTTP record into a result.
@@ -138,8 +124,12 @@ func (c *collector) fill(result *Result) {
 
 // values reads the outputs of a successful result and checks each against its declaration.
 func (c *collector) values() ([]NamedValue, error) {
+	declared := make(map[string]bool, len(c.execution.Outputs))
+	for _, output := range c.execution.Outputs {
+		declared[output.Name] = true
+	}
 	for _, name := range sortedKeys(c.result.Values) {
-		if _, declared := find(c.execution.Outputs, name); !declared {
+		if !declared[name] {
 			return nil, fmt.Errorf("output %s is not declared", describe(name))
 		}
 	}

@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	// maxValues is how many values one JSON document may hold, each object, list, text and number counted: decoded, a value
-	// takes many times the bytes that it takes in the document. A list of maxElements files has nearly as many.
-	maxValues = 10 * maxElements
+	// valuesPerElement says how many values one JSON document may hold, each object, list, text and number counted, for each
+	// element that its lists may have: decoded, a value takes many times the bytes that it takes in the document. An element that
+	// is a file has nearly as many.
+	valuesPerElement = 10
 	// maxDepth is how deep objects and lists nest: each level of a list is both.
 	maxDepth = 2*maxNesting + 16
 	// MaxNames is how many inputs, outputs or secrets one step may have, and how many members one object.
@@ -43,8 +44,8 @@ func CheckJSON(data []byte, maxElements int) error {
 			return fmt.Errorf("its lists have more than %d elements together", maxElements)
 		case in.members > MaxNames:
 			return fmt.Errorf("an object in it has more than %d members", MaxNames)
-		case values > maxValues:
-			return fmt.Errorf("it has more than %d values", maxValues)
+		case values > valuesPerElement*maxElements:
+			return fmt.Errorf("it has more than %d values", valuesPerElement*maxElements)
 		}
 		return nil
 	}

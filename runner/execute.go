@@ -28,6 +28,7 @@ type attempt struct {
 	execution Execution
 	limits    Limits
 	collector *collector
+	meter     *meter
 
 	taken, ready, started, ended time.Time
 	// mainThread is the identifier of the thread that runs the step's body, in hexadecimal.
@@ -37,6 +38,8 @@ type attempt struct {
 	// stacks are the step's threads at its limit, or when it crashed, as faulthandler writes them.
 	stacks string
 	forged int
+	// overEvents: the step sent more events than it may.
+	overEvents bool
 }
 
 // run hands the job over, follows the execution to its end and says what became of it.
@@ -47,6 +50,7 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 		a.Discard()
 		return Result{}, fmt.Errorf("write the job: %w", err)
 	}
+	a.meter = &meter{charge: a.process.ChargeCPU}
 	fed := make(chan struct{})
 	go func() {
 		defer close(fed)
@@ -78,8 +82,11 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 // result. The deadline is that of starting up until the step's first line and the step's own from there on.
 func (a *attempt) follow(ctx context.Context, nonce string) error {
 	_ = a.sockets.stream.SetReadDeadline(a.taken.Add(startupLimit))
-	reader := &frameReader{from: a.sockets.stream, limit: a.limits.Result + frameOverhead}
-	for ctx.Err() == nil {
+	reader := &frameReader{from: a.sockets.stream, result: a.limits.Result, meter: a.meter}
+	for range maxFrames {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		m, err := reader.next()
 		switch {
 		case err != nil:
@@ -100,7 +107,7 @@ func (a *attempt) follow(ctx context.Context, nonce string) error {
 			return nil
 		}
 	}
-	return ctx.Err()
+	return errTooManyFrames
 }
 
 // lastEvents bounds how long the events of a step are read when its processes have ended.
@@ -108,21 +115,30 @@ const lastEvents = 5 * time.Second
 
 var eventBuffers = sync.Pool{New: func() any { return new([maxEvent]byte) }}
 
-// listen reads events until nothing is left that could send any, and returns how many the harness did not send.
+// listen reads events until nothing is left that could send any, or until the step has sent too many, for which it is ended. It
+// returns how many events the harness did not send.
 func (a *attempt) listen(nonce string) (forged int) {
 	buffer := eventBuffers.Get().(*[maxEvent]byte)
 	defer eventBuffers.Put(buffer)
+	events, size := 0, 0
 	for {
 		n, err := a.sockets.events.Read(buffer[:])
 		if err != nil {
 			return forged
 		}
-		var m message
-		if json.Unmarshal(buffer[:n], &m) != nil || m.Nonce != nonce {
-			forged++
-			continue
+		if events, size = events+1, size+n; events > maxEvents || size > maxEventBytes {
+			a.overEvents = true
+			a.process.Kill()
+			return forged
 		}
-		a.collector.add(m)
+		a.meter.spend(func() {
+			var m message
+			if json.Unmarshal(buffer[:n], &m) != nil || m.Nonce != nonce {
+				forged++
+				return
+			}
+			a.collector.add(m)
+		})
 	}
 }
 
@@ -164,8 +180,8 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 	result := Result{RequestID: a.execution.ID, Outcome: verdict.outcome, Values: verdict.values}
 	if verdict.outcome != OK {
 		result.Error = &StepError{
-			Message: a.collector.redact.text(verdict.message),
-			Detail:  lastBytes(a.collector.redact.text(verdict.detail), maxDetail),
+			Message: a.collector.redact.cut(verdict.message, maxDetail),
+			Detail:  a.collector.redact.cutEnd(verdict.detail, maxDetail),
 		}
 	}
 	a.collector.fill(&result)
@@ -180,7 +196,7 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 		result.Phases.Import, result.Phases.Step = a.started.Sub(a.spawned), result.Duration
 	}
 	result.Evidence = Evidence{
-		Wall: result.Duration, CPU: exit.CPU, PeakMemory: exit.PeakMemory, PeakProcesses: exit.PeakProcesses,
+		Wall: result.Duration, CPU: exit.CPU + a.meter.total(), PeakMemory: exit.PeakMemory, PeakProcesses: exit.PeakProcesses,
 		ExitCode: exit.Code, Signal: exit.Signal, OutOfMemory: exit.OOMKilled, Survivors: exit.Survivors,
 	}
 	result.Layers = a.layers

@@ -34,6 +34,7 @@ type process interface {
 	Wait() sandbox.Exit
 	Listener() net.Listener
 	LimitCPU(limit time.Duration)
+	ChargeCPU(used time.Duration)
 	SourceDir() string
 }
 
@@ -59,7 +60,7 @@ func (r *Runner) PrepareWarm(ctx context.Context, runtime Runtime, limits Limits
 // awaitReady returns when the harness is loaded; an interpreter in which it fails is gone.
 func (p *Prepared) awaitReady(ctx context.Context) error {
 	_ = p.sockets.stream.SetReadDeadline(time.Now().Add(startupLimit))
-	reader := &frameReader{from: p.sockets.stream, limit: frameOverhead}
+	reader := &frameReader{from: p.sockets.stream}
 	message, reading := reader.next()
 	if reading == nil && message.Kind == kindReady {
 		return nil

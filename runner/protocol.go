@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"unicode/utf8"
 )
 
 // The runner and the harness exchange frames over a socket pair: four bytes of length, big-endian, then as many bytes
@@ -111,32 +113,37 @@ type message struct {
 	Failure string                `json:"kind"`
 	Error   string                `json:"error"`
 	Detail  string                `json:"detail"`
+
+	size int64 // of the frame in bytes
 }
 
 type rawMessage = json.RawMessage
-
-// frameOverhead is what a frame may be larger than the result it carries, and more than any other frame has: the largest are
-// HTTP entries with all the headers that the harness keeps, every character escaped.
-const frameOverhead = 2 << 20
 
 // errNotAFrame is bytes on the socket that the harness did not write: it keeps its results within the limit itself.
 var errNotAFrame = errors.New("not a frame of the harness")
 
 // frameReader reads frames into one buffer that it uses again.
 type frameReader struct {
-	from   io.Reader
-	limit  int64
+	from io.Reader
+	// result is the size in bytes of the largest result.
+	result int64
+	// meter is told of the time that decoding takes; it may be nil.
+	meter  *meter
 	buffer []byte
 }
 
-// next reads one frame. What it returns is overwritten by the following call.
+// resultFrame is how the harness begins a result. No other frame is larger than maxSmallFrame.
+var resultFrame = []byte(`{"k":"result",`)
+
+// next reads one frame. What it returns is overwritten by the following call. A frame is refused for its size before it is read, and
+// for its number of values before it is decoded.
 func (r *frameReader) next() (message, error) {
 	var header [4]byte
 	if _, err := io.ReadFull(r.from, header[:]); err != nil {
 		return message{}, err
 	}
 	size := int64(binary.BigEndian.Uint32(header[:]))
-	if size > r.limit {
+	if size > max(r.result, maxSmallFrame) {
 		return message{}, fmt.Errorf("%w: its length is %d", errNotAFrame, size)
 	}
 	if int64(cap(r.buffer)) < size {
@@ -146,10 +153,30 @@ func (r *frameReader) next() (message, error) {
 	if _, err := io.ReadFull(r.from, body); err != nil {
 		return message{}, err
 	}
+	if size > maxSmallFrame && !bytes.HasPrefix(body, resultFrame) {
+		return message{}, fmt.Errorf("%w: its length is %d", errNotAFrame, size)
+	}
+	if r.meter == nil {
+		return decodeFrame(body)
+	}
+	var m message
+	var err error
+	r.meter.spend(func() { m, err = decodeFrame(body) })
+	return m, err
+}
+
+func decodeFrame(body []byte) (message, error) {
+	if !utf8.Valid(body) { // decoding would make three bytes of each that is wrong
+		return message{}, fmt.Errorf("%w: it is not UTF-8", errNotAFrame)
+	}
+	if err := CheckJSON(body, maxFrameElements); err != nil {
+		return message{}, fmt.Errorf("%w: %w", errNotAFrame, err)
+	}
 	var m message
 	if err := json.Unmarshal(body, &m); err != nil {
 		return message{}, fmt.Errorf("%w: %w", errNotAFrame, err)
 	}
+	m.size = int64(len(body))
 	return m, nil
 }
 

@@ -23,6 +23,10 @@ type verdict struct {
 // verdict weighs what the harness said against how its process ended. An error is a failure of the sidecar's own.
 func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit, stderr string) (verdict, error) {
 	switch {
+	case a.overEvents:
+		return verdict{outcome: OutputLimit, message: fmt.Sprintf(
+			"output limit: the step sent more than %d log messages and records of calls, or more than %s of them",
+			maxEvents, formatBytes(maxEventBytes))}, nil
 	case a.collector.result != nil:
 		return a.reported(*a.collector.result, exit), nil
 	case exit.Err != nil:
@@ -37,6 +41,9 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 		return verdict{}, fmt.Errorf("%w: %s", ErrHarness, startFailure(reading, exit, stderr))
 	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall:
 		return a.timeout(), nil
+	case errors.Is(reading, errTooManyFrames):
+		return verdict{outcome: OutputLimit, message: fmt.Sprintf(
+			"output limit: the step wrote more than %d messages to the channel its result travels on", maxFrames)}, nil
 	case errors.Is(reading, errNotAFrame):
 		return verdict{outcome: ResultMissing, message: "result missing: the step wrote to the channel its result travels on"}, nil
 	}
@@ -100,6 +107,9 @@ func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
 	if m.OK && exit.OOMKilled {
 		// A child was killed, and the main process was quicker to end than the runner to end it.
 		return a.overMemory()
+	}
+	if m.OK && m.size > a.limits.Result {
+		return verdict{outcome: OutputLimit, message: "output limit: the result is larger than " + formatBytes(a.limits.Result)}
 	}
 	if m.OK {
 		values, err := a.collector.values()

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"testing"
@@ -122,6 +123,25 @@ func TestProcessorTimeIsThatOfTheWholeTree(t *testing.T) {
 					t.Errorf("got %+v", r.Exit)
 				}
 			})
+		}
+	})
+}
+
+func TestProcessorTimeSpentOnAProgramCountsTowardsItsLimit(t *testing.T) {
+	each(t, all, func(t *testing.T, s *Sandbox) {
+		charged := func(ctx context.Context, spec Spec) (*Process, func(), error) {
+			process, stop, err := start(ctx, s, spec)
+			if err == nil {
+				process.ChargeCPU(time.Hour)
+			}
+			return process, stop, err
+		}
+		r, err := try(t.Context(), charged, "import time; time.sleep(600)", func(spec *Spec) { spec.Limits.CPU = time.Minute })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !r.CPUExceeded || r.CPU > time.Minute {
+			t.Errorf("got %+v", r.Exit)
 		}
 	})
 }

@@ -39,6 +39,8 @@ type monitor struct {
 	used   usage
 	// before is the processor time that does not count, see Process.LimitCPU.
 	before time.Duration
+	// charged is processor time of others that counts too, see Process.ChargeCPU.
+	charged time.Duration
 	// over is the limit that was exceeded; the program has been killed for it.
 	memoryOver, cpuOver bool
 }
@@ -73,6 +75,13 @@ func (m *monitor) limitCPU(limit time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.before, m.limits.CPU = m.used.cpu, limit
+}
+
+// chargeCPU counts processor time that something else spent on the program.
+func (m *monitor) chargeCPU(used time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.charged += used
 }
 
 // seen is what the looks came to. LimitCPU may take one until the very end.
@@ -123,7 +132,7 @@ func (m *monitor) look() bool {
 	now.cpu = max(now.cpu, m.used.cpu)
 	m.used = now
 	m.memoryOver = m.memoryOver || m.group.outOfMemory() || (!m.counted && now.memory > m.limits.Memory)
-	m.cpuOver = m.cpuOver || (m.limits.CPU > 0 && now.cpu-m.before > m.limits.CPU)
+	m.cpuOver = m.cpuOver || (m.limits.CPU > 0 && now.cpu-m.before+m.charged > m.limits.CPU)
 	return m.memoryOver || m.cpuOver
 }
 

@@ -101,6 +101,9 @@ func (p *Process) end(ordered bool) {
 // LimitCPU replaces the limit on processor time, 0 is none, and counts from now on, as Exit.CPU does.
 func (p *Process) LimitCPU(limit time.Duration) { p.monitor.limitCPU(limit) }
 
+// ChargeCPU counts processor time that the caller has spent on the program towards its limit. Exit.CPU does not include it.
+func (p *Process) ChargeCPU(used time.Duration) { p.monitor.chargeCPU(used) }
+
 // Start runs a program. When it returns, the program has been executed; when ctx ends, it is killed. An error is the
 // sandbox's or that of a program that cannot be executed, and nothing has run.
 func (s *Sandbox) Start(ctx context.Context, spec Spec) (*Process, error) {
