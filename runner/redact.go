@@ -57,6 +57,7 @@ func proxyAddress(apiURL, apiRoot string) map[string]string {
 	for _, segment := range strings.Split(local.Path, "/") {
 		if len(segment) >= 16 {
 			parts[segment] = Redacted
+			parts[strings.TrimSuffix(local.EscapedPath(), "/")] = strings.TrimSuffix(root.EscapedPath(), "/") // of a redirect that names no host
 		}
 	}
 	return parts

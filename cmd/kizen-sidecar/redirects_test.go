@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/kizen/kizen-sidecar/minter/redistest"
+	"github.com/kizen/kizen-sidecar/runner"
 )
 
 // redirectingStep calls every path that is given to it, as a step and as a program that knows nothing of kizen.api, and logs
@@ -74,8 +75,9 @@ func TestRedirectsOfRealServers(t *testing.T) {
 				}
 				checkRedirects(t, root, server.paths, result.Logs)
 				for _, request := range result.HTTPRequests.Requests {
-					if !strings.HasPrefix(request.URL, root) {
-						t.Errorf("the record has the URL %q", request.URL)
+					location := request.ResponseHeaders["Location"]
+					if !strings.HasPrefix(request.URL, root) || strings.Contains(location, runner.Redacted) {
+						t.Errorf("the record has the URL %q, which leads to %q", request.URL, location)
 					}
 				}
 				if seen != nil && len(seen.without) > 0 {

@@ -50,9 +50,10 @@ type document struct {
 		Count     int `json:"count"`
 		NotLogged int `json:"not_logged"`
 		Requests  []struct {
-			Method string `json:"method"`
-			URL    string `json:"url"`
-			Status int    `json:"responseStatusCode"`
+			Method          string            `json:"method"`
+			URL             string            `json:"url"`
+			Status          int               `json:"responseStatusCode"`
+			ResponseHeaders map[string]string `json:"responseHeaders"`
 		} `json:"requests"`
 	} `json:"http_requests"`
 	Error *struct {

@@ -308,5 +308,11 @@ def _capabilities(url: str) -> "list[str]":
 def _addresses(url: str, root: str) -> "dict[str, str]":
     """What the sidecar's address is shown as."""
     url, root = url.rstrip("/"), root.rstrip("/")
-    host, shown = "".join(url.split("/")[2:3]), "".join(root.split("/")[2:3])
-    return {url: root, host: shown} if host and shown else {}
+    host, path = url.partition("://")[2].partition("/")[::2]
+    shown, root_path = root.partition("://")[2].partition("/")[::2]
+    if not (host and shown):
+        return {}
+    addresses = {url: root, host: shown}
+    if _capabilities(url):  # the path of a redirect that names no host
+        addresses["/" + path] = "/" + root_path if root_path else ""
+    return addresses
