@@ -122,7 +122,8 @@ func (c *collector) fill(result *Result) {
 	}
 }
 
-// values reads the outputs of a successful result and checks each against its declaration.
+// values reads the outputs of a successful result, exactly as the step assigned them, and checks each against its
+// declaration.
 func (c *collector) values() ([]NamedValue, error) {
 	declared := make(map[string]bool, len(c.execution.Outputs))
 	for _, output := range c.execution.Outputs {
@@ -143,7 +144,7 @@ func (c *collector) values() ([]NamedValue, error) {
 		if err != nil {
 			return nil, fmt.Errorf("output %q: %w", output.Name, err)
 		}
-		values = append(values, NamedValue{Name: output.Name, Value: c.redact.value(value)})
+		values = append(values, NamedValue{Name: output.Name, Value: value})
 	}
 	return values, nil
 }

@@ -75,26 +75,7 @@ func (r redactor) printed(kept string) string {
 	return lastBytes(text, size)
 }
 
-// value redacts the text of v. Numbers, booleans, dates and identifiers stay as they are: they are not text, and a
-// secret "2" must not break them.
-func (r redactor) value(v Value) Value {
-	element := v.Type
-	for {
-		inner, isArray := element.Element()
-		if !isArray {
-			break
-		}
-		element = inner
-	}
-	switch {
-	case element == typeString, element == typeEmail, element == typePhone, element == typeFile, element == typeList,
-		element.isOption():
-		return Value{Type: v.Type, V: r.any(v.V)}
-	}
-	return v
-}
-
-// shown is a value for people alone: a secret is hidden in it whatever its type, because nothing reads it back.
+// shown is an input as people see it: a secret is hidden in it whatever its type, because no program reads it back.
 func (r redactor) shown(v Value) Value {
 	list, ok := v.V.([]Value)
 	if !ok {
@@ -111,14 +92,6 @@ func (r redactor) any(v any) any {
 	switch v := v.(type) {
 	case string:
 		return r.text(v)
-	case Value:
-		return r.value(v)
-	case []Value:
-		redacted := make([]Value, len(v))
-		for i, item := range v {
-			redacted[i] = r.value(item)
-		}
-		return redacted
 	case []any:
 		redacted := make([]any, len(v))
 		for i, item := range v {
