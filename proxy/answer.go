@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/kizen/kizen-sidecar/internal/keyscan"
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
@@ -45,6 +46,13 @@ func (x *exchange) readAnswer(a *apiConn) error {
 // deliver passes on the final answer, whose head is in c.resp.
 func (x *exchange) deliver(body answerBody) error {
 	c := x.c
+	if err := x.narrow(); err != nil {
+		return err
+	}
+	body, err := x.decode(body)
+	if err != nil {
+		return err
+	}
 	if !x.consumed() || c.p.draining.Load() || c.req.Minor == 0 {
 		x.closing = true
 	}
@@ -62,7 +70,7 @@ func (x *exchange) appendAnswer(b []byte) []byte {
 	b = append(b, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(c.resp.Status), 10)
 	b = append(b, ' ')
-	if !x.guard.echoes(c.resp.Reason) {
+	if !x.scanner.Contains(c.resp.Reason) {
 		b = append(b, c.resp.Reason...)
 	}
 	b = append(b, "\r\n"...)
@@ -71,7 +79,7 @@ func (x *exchange) appendAnswer(b []byte) []byte {
 	noBody, framed := c.resp.Framing == h1.NoBody && !c.resp.Interim() && c.resp.Status != 204, false
 	c.names = connectionNames(c.names, c.resp.Fields)
 	for _, f := range c.resp.Fields {
-		if x.guard.echoes(f.Value) {
+		if x.scanner.Contains(f.Value) || x.scanner.ContainsName(f.Name) {
 			continue
 		}
 		switch responseFate(f.Name) {
@@ -104,19 +112,21 @@ const (
 	copySize    = 32 << 10 // beyond it a copy costs more, the bytes having left the processor's cache
 	chunkPrefix = 16       // room for a chunk's size and its CRLF
 	chunkSuffix = 2
-	joinSize    = 16 << 10 // up to which a piece of the body is copied behind the head to save a write
+	history     = keyscan.MinPending - 1 // bytes that went out and may be the beginning of the key; fits into chunkPrefix
+	joinSize    = 16 << 10               // up to which a piece of the body is copied behind the head to save a write
 )
 
 var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // copyBody delivers the answer's head, which is in c.out, and its body. What has arrived goes out in one write, and
-// nothing that has arrived waits for more, but for the beginning of what may turn out to be our key.
+// nothing that has arrived waits for more, except what may turn out to be the beginning of our key.
 func (x *exchange) copyBody(body answerBody) error {
 	c := x.c
 	chunked := c.req.Minor > 0 && (c.resp.Framing == h1.Chunked || c.resp.Framing == h1.UntilClose)
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
-	head, held := c.out, 0
+	// held bytes wait at buf[chunkPrefix]; the sent ones before them went out already, and are only looked at.
+	head, held, sent := c.out, 0, 0
 	for {
 		if len(head) == 0 && c.p.ctx.Err() != nil {
 			return context.Cause(c.p.ctx)
@@ -129,16 +139,18 @@ func (x *exchange) copyBody(body answerBody) error {
 		}
 		n, err := gather(body, buf[chunkPrefix+held:copySize-chunkSuffix])
 		x.call.Received += int64(n)
-		data := buf[chunkPrefix : chunkPrefix+held+n]
-		x.guard.mask(data)
+		data := buf[chunkPrefix-sent : chunkPrefix+held+n]
+		x.scanner.Mask(data)
 		ended := err == io.EOF || err == nil && body.Done()
-		held = 0
+		fresh, pending := held+n, 0
 		if !ended && err == nil {
-			held = x.guard.beginning(data)
+			pending = x.scanner.Pending(data)
 		}
-		var kept [maxNeedle]byte
-		copy(kept[:], data[len(data)-held:])
-		if c.writePiece(head, x.frame(buf, len(data)-held, chunked, ended, body)) != nil {
+		held = min(pending, fresh)
+		sent = max(pending, min(history, len(data))) - held
+		var kept [keyscan.MaxForm]byte
+		copy(kept[:], data[len(data)-held-sent:])
+		if c.writePiece(head, x.frame(buf, fresh-held, chunked, ended, body)) != nil {
 			return errClientGone
 		}
 		head = nil
@@ -148,7 +160,7 @@ func (x *exchange) copyBody(body answerBody) error {
 		if err != nil {
 			return err
 		}
-		copy(buf[chunkPrefix:], kept[:held])
+		copy(buf[chunkPrefix-sent:], kept[:sent+held])
 	}
 }
 
@@ -165,6 +177,9 @@ func gather(body answerBody, p []byte) (n int, err error) {
 
 // frame makes of n bytes at buf[chunkPrefix] what is to be written.
 func (x *exchange) frame(buf *[copySize]byte, n int, chunked, ended bool, body answerBody) []byte {
+	if x.trimming {
+		n = x.window.trim(buf[chunkPrefix : chunkPrefix+n])
+	}
 	piece := buf[chunkPrefix : chunkPrefix+n]
 	if !chunked {
 		return piece
@@ -182,7 +197,7 @@ func (x *exchange) frame(buf *[copySize]byte, n int, chunked, ended bool, body a
 func (x *exchange) appendLastChunk(b []byte, trailers []h1.Field) []byte {
 	b = append(b, "0\r\n"...)
 	for _, f := range trailers {
-		if responseFate(f.Name) == pass && !x.guard.echoes(f.Value) {
+		if responseFate(f.Name) == pass && !x.scanner.Contains(f.Value) && !x.scanner.ContainsName(f.Name) {
 			b = appendField(b, f.Name, f.Value)
 		}
 	}

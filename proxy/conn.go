@@ -30,9 +30,7 @@ type conn struct {
 	resp     h1.Response
 	respBody h1.Body
 	names    [][]byte // fields that Connection names
-	key      string   // used last, and its guard
-	guard    guard
-	out      []byte // what is written next
+	out      []byte   // what is written next
 }
 
 // phase decides how long a read may wait for the step.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/keyscan"
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
@@ -26,7 +27,11 @@ type exchange struct {
 	call Call
 	key  string
 	span Span
-	guard
+
+	scanner  *keyscan.Scanner // finds key in what the API answers
+	window   *window          // the range of bytes that was asked for; nil where none was
+	ranged   bool             // the request's Range goes to the API
+	trimming bool             // the answer's body holds more than the window
 
 	path, query []byte      // relative to the API root, as sent; query with its "?"
 	body        stepBody    // what of the body did not go with the head
@@ -191,10 +196,7 @@ func (x *exchange) fetchKey() *refusal {
 	case key == "" || !h1.ValidValue([]byte(key)):
 		return refuse(NoKey, "no key for the api: the key source gave one that cannot be sent")
 	}
-	if x.c.key != key {
-		x.c.key, x.c.guard = key, guardOf(key)
-	}
-	x.key, x.guard = key, x.c.guard
+	x.key, x.scanner = key, p.scannerOf(key)
 	return nil
 }
 
@@ -202,6 +204,7 @@ func (x *exchange) fetchKey() *refusal {
 // died idle, and several times while the API says that it did not process the request.
 func (x *exchange) forward() *refusal {
 	c, p := x.c, x.c.p
+	x.window, x.ranged = windowOf(c.req.Fields)
 	c.out = x.appendRequest(c.out[:0])
 	head := len(c.out)
 	n, whole := c.body.Ready()
@@ -329,7 +332,7 @@ func (x *exchange) fault(err error) *refusal {
 	case errors.Is(err, errTooSlow), isTimeout(err):
 		return refuse(APITooSlow, "the api did not answer in time")
 	case errors.Is(err, h1.ErrMalformed), errors.Is(err, h1.ErrTooLarge), errors.Is(err, h1.ErrTooManyFields),
-		errors.Is(err, errTooManyInterims):
+		errors.Is(err, errTooManyInterims), unscannable(err):
 		return refuse(BadAnswer, "the api's answer could not be read: "+err.Error())
 	case x.begun:
 		return refuse(APIBroke, "the api ended its answer early: "+err.Error())
@@ -337,6 +340,11 @@ func (x *exchange) fault(err error) *refusal {
 		return refuse(APIUnreachable, "the api closed the connection without an answer")
 	}
 	return refuse(APIUnreachable, "the connection to the api failed: "+err.Error())
+}
+
+// unscannable reports whether an answer was refused because the key could not be looked for in it.
+func unscannable(err error) bool {
+	return errors.Is(err, errPartial) || errors.Is(err, errCoding) || errors.Is(err, errCorrupt)
 }
 
 // wake says why waiting for the API has become pointless.
@@ -411,6 +419,10 @@ func (x *exchange) appendRequest(b []byte) []byte {
 			if h1.HasToken(f.Value, "trailers") {
 				b = append(append(b, f.Name...), ": trailers\r\n"...)
 			}
+		case byteRange:
+			if x.ranged {
+				b = appendField(b, f.Name, x.rangeValue(f))
+			}
 		default:
 			if x.passes(f) {
 				b = appendField(b, f.Name, f.Value)
@@ -426,10 +438,18 @@ func (x *exchange) appendRequest(b []byte) []byte {
 			b = append(append(append(b, "tracestate: "...), x.span.Tracestate...), "\r\n"...)
 		}
 	}
-	b = append(append(b, "X-API-KEY: "...), x.key...)
+	b = append(append(b, "Accept-Encoding: identity\r\nX-API-KEY: "...), x.key...)
 	b = append(append(b, "\r\nX-BUSINESS-ID: "...), p.cfg.BusinessID...)
 	b = append(append(b, "\r\nX-USER-ID: "...), p.cfg.UserID...)
 	return append(b, "\r\n\r\n"...)
+}
+
+// rangeValue is what becomes of a Range that goes to the API.
+func (x *exchange) rangeValue(f h1.Field) []byte {
+	if x.window == nil {
+		return f.Value
+	}
+	return x.window.appendTo(nil)
 }
 
 // passes reports whether a field of the request goes to the API as it is. Needs c.names.

@@ -17,6 +17,7 @@ const (
 	location       // see location.go
 	trace          // replaced when we trace
 	coding         // TE, of which only "trailers" is end-to-end
+	byteRange      // Range, which is widened
 	override       // names a method or a path other than the request line's
 )
 
@@ -59,6 +60,10 @@ func requestFate(name []byte) fate {
 		return hostField
 	case "te":
 		return coding
+	case "range":
+		return byteRange
+	case "accept-encoding", "a-im":
+		return drop // an answer that is compressed could not be searched for the key
 	case "traceparent", "tracestate":
 		return trace
 	case "x-http-method-override", "x-http-method", "x-method-override":

@@ -122,7 +122,7 @@ func (x *exchange) faultOverHTTP2(err error) *refusal {
 	switch {
 	case errors.Is(err, errClientGone):
 		return refuse(ClientGone, err.Error())
-	case errors.Is(err, errTooManyInterims), errors.Is(err, errSwitching):
+	case errors.Is(err, errTooManyInterims), errors.Is(err, errSwitching), unscannable(err):
 		return refuse(BadAnswer, "the api's answer could not be read: "+err.Error())
 	case x.begun:
 		return refuse(APIBroke, "the api ended its answer early: "+err.Error())
@@ -207,6 +207,8 @@ func (h *h2Exchange) header() http.Header {
 		switch {
 		case requestFate(f.Name) == coding && h1.HasToken(f.Value, "trailers"):
 			header[name] = []string{"trailers"}
+		case requestFate(f.Name) == byteRange && h.ranged:
+			header[name] = []string{string(h.rangeValue(f))}
 		case name != "Trailer" && h.passes(f):
 			header[name] = append(header[name], string(f.Value))
 		}
@@ -220,6 +222,7 @@ func (h *h2Exchange) header() http.Header {
 			header.Set("Tracestate", h.span.Tracestate)
 		}
 	}
+	header.Set("Accept-Encoding", "identity")
 	header.Set("X-Api-Key", h.key)
 	header.Set("X-Business-Id", p.cfg.BusinessID)
 	header.Set("X-User-Id", p.cfg.UserID)

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/keyscan"
 )
 
 // Proxy serves one execution. Make one with [New].
@@ -38,6 +40,8 @@ type Proxy struct {
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
+
+	scanner atomic.Pointer[keyScanner] // of the key used last
 
 	statsMu sync.Mutex
 	stats   map[Outcome]uint64
@@ -160,6 +164,22 @@ func (p *Proxy) Stats() map[Outcome]uint64 {
 	p.statsMu.Lock()
 	defer p.statsMu.Unlock()
 	return maps.Clone(p.stats)
+}
+
+// keyScanner finds a key.
+type keyScanner struct {
+	key string
+	*keyscan.Scanner
+}
+
+// scannerOf finds key in answers. A proxy has one key, and another after each renewal.
+func (p *Proxy) scannerOf(key string) *keyscan.Scanner {
+	last := p.scanner.Load()
+	if last == nil || last.key != key {
+		last = &keyScanner{key, keyscan.New(key)}
+		p.scanner.Store(last)
+	}
+	return last.Scanner
 }
 
 // InFlight is the number of calls under way.

@@ -34,7 +34,7 @@ type entryKey struct {
 
 func newCollector(e Execution) *collector {
 	return &collector{
-		execution: e, redact: newRedactor(e.Secrets, e.APIURL, e.APIRoot), places: map[entryKey]int{},
+		execution: e, redact: newRedactor(e), places: map[entryKey]int{},
 	}
 }
 
@@ -139,6 +139,9 @@ func (c *collector) values() ([]NamedValue, error) {
 		raw, assigned := c.result.Values[output.Name]
 		if !assigned {
 			continue
+		}
+		if c.redact.holdsKey(raw) {
+			return nil, fmt.Errorf("output %q holds the key of this execution, which no step may pass on", output.Name)
 		}
 		value, err := readOutput(output, raw)
 		if err != nil {

@@ -3,20 +3,44 @@ package runner
 import (
 	"encoding/json"
 	"net/url"
+	"slices"
 	"sort"
 	"strings"
 
+	"github.com/kizen/kizen-sidecar/internal/keyscan"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// redactor takes what must not be seen out of text: the execution's secrets however they are written, and the address of
-// its local proxy.
+// redactor takes what must not be seen out of text: the execution's secrets however they are written, its keys, and the
+// address of its local proxy.
 type redactor struct {
 	secrets *telemetry.Mask
 	address *strings.Replacer
+	keys    *keys
 }
 
-func newRedactor(secrets map[string]Secret, apiURL, apiRoot string) redactor {
+// keys looks for the keys of an execution.
+type keys struct {
+	used     func() []string
+	scanners map[string]*keyscan.Scanner
+}
+
+// each returns what finds the keys that the execution has used so far.
+func (k *keys) each() (scanners []*keyscan.Scanner) {
+	if k.used == nil {
+		return nil
+	}
+	for _, key := range k.used() {
+		if _, known := k.scanners[key]; !known {
+			k.scanners[key] = keyscan.New(key)
+		}
+		scanners = append(scanners, k.scanners[key])
+	}
+	return scanners
+}
+
+func newRedactor(e Execution) redactor {
+	secrets, apiURL, apiRoot := e.Secrets, e.APIURL, e.APIRoot
 	var values, pairs []string
 	for _, secret := range secrets {
 		values = append(values, secret.Reveal())
@@ -30,12 +54,15 @@ func newRedactor(secrets map[string]Secret, apiURL, apiRoot string) redactor {
 			pairs = append(pairs, part, address[part])
 		}
 	}
-	return redactor{secrets: telemetry.NewMask(values...), address: strings.NewReplacer(pairs...)}
+	return redactor{
+		secrets: telemetry.NewMask(values...), address: strings.NewReplacer(pairs...),
+		keys: &keys{used: e.Keys, scanners: map[string]*keyscan.Scanner{}},
+	}
 }
 
 // Shown is what a step was given, for people to read: its source and its inputs, without its secrets.
 func (e Execution) Shown() (source string, inputs Inputs) {
-	redact := newRedactor(e.Secrets, e.APIURL, e.APIRoot)
+	redact := newRedactor(e)
 	inputs = make(Inputs, len(e.Inputs))
 	for name, value := range e.Inputs {
 		inputs[name] = redact.shown(value)
@@ -63,7 +90,21 @@ func proxyAddress(apiURL, apiRoot string) map[string]string {
 	return parts
 }
 
-func (r redactor) text(s string) string { return r.secrets.Text(r.address.Replace(s)) }
+func (r redactor) text(s string) string {
+	s = r.secrets.Text(r.address.Replace(s))
+	for _, scanner := range r.keys.each() {
+		if data := []byte(s); scanner.Contains(data) {
+			scanner.Mask(data)
+			s = string(data)
+		}
+	}
+	return s
+}
+
+// holdsKey reports whether a text holds a key of the execution, in a form in which it could be used.
+func (r redactor) holdsKey(text []byte) bool {
+	return slices.ContainsFunc(r.keys.each(), func(s *keyscan.Scanner) bool { return s.Contains(text) })
+}
 
 // printed is the end of what a drain kept. Where it kept all it can, the text may begin in the middle of a secret, and as much
 // as one may be long is left out.

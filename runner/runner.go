@@ -21,6 +21,9 @@ type Execution struct {
 	Outputs Outputs
 	// Secrets are those the step was granted, under the names it reads them by.
 	Secrets map[string]Secret
+	// Keys are the keys that the execution's calls have been sent with so far, the newest last; nil: none are known. The step
+	// must never read one: they are taken out of everything that is recorded of it, and an output that holds one fails it.
+	Keys func() []string
 	// APIURL is the base of the execution's local proxy, capability included. APIRoot is what the result shows in its
 	// place.
 	APIURL, APIRoot string

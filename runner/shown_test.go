@@ -1,6 +1,9 @@
 package runner
 
 import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -41,5 +44,35 @@ func TestWhatAStepWasGivenIsShownWithoutItsSecrets(t *testing.T) {
 	document, err := Result{Source: "s", Inputs: execution.Inputs, Begun: time.Now(), Outcome: OK}.MarshalJSON()
 	if err != nil || strings.Contains(string(document), "ource") || strings.Contains(string(document), "nputs") {
 		t.Errorf("the document of the contract has more keys: %s %v", document, err)
+	}
+}
+
+func TestNoFormOfTheKeyLeavesInAResult(t *testing.T) {
+	key := "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ0ZXN0In0." + strings.Repeat("c2lnbmF0dXJl", 7)
+	used := []string{}
+	c := newCollector(Execution{
+		Keys: func() []string { return used }, Outputs: Outputs{{Name: "n", Type: typeNumber}, {Name: "x", Type: typeString}},
+	})
+	c.addLog("before "+key, 0)
+	used = append(used, "an older key that is not looked for", key)
+	forms := []string{key, base64.StdEncoding.EncodeToString([]byte("X-API-KEY: " + key)), hex.EncodeToString([]byte(key)), key[len(key)-50:]}
+	for _, form := range forms {
+		body := form
+		c.addLog("read "+form, 0)
+		c.addEntry(entryKey{}, HTTPEntry{URL: "https://h/?k=" + form, Body: &body, ResponseHeaders: map[string]string{"X-Echo": form}, ResponseBody: &body})
+		entry := c.entries[0]
+		for _, text := range append(c.logs[1:], entry.URL, *entry.Body, entry.ResponseHeaders["X-Echo"], *entry.ResponseBody) {
+			if c.redact.holdsKey([]byte(text)) || !strings.Contains(text, "********") {
+				t.Errorf("a result has %q", text)
+			}
+		}
+		raw, err := json.Marshal(map[string]string{"t": "s", "v": "read " + form})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.result = &message{Values: map[string]json.RawMessage{"n": json.RawMessage(`{"t":"n","v":"1"}`), "x": raw}}
+		if _, err := c.values(); err == nil || !strings.Contains(err.Error(), `output "x" holds the key`) || strings.Contains(err.Error(), form) {
+			t.Errorf("an output with %q: %v", form, err)
+		}
 	}
 }

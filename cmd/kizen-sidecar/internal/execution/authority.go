@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ type Serving struct {
 // Authority is what lets an execution call the API: a leased key, and the proxy that puts it into requests.
 type Authority struct {
 	lease *minter.Lease
+	keys  lateKeys
 	proxy *proxy.Proxy
 	watch *watch
 	owned bool // the execution is the proxy and no more: its end is told here
@@ -64,8 +66,7 @@ func (h *Host) Open(ctx context.Context, id minter.Identity, s Serving) (*Author
 
 func (h *Host) open(ctx context.Context, id minter.Identity, s Serving, w *watch) (*Authority, error) {
 	a := &Authority{watch: w, id: id, name: s.Name}
-	var keys lateKeys
-	err := a.serve(h, id, s, &keys)
+	err := a.serve(h, id, s)
 	if err == nil {
 		a.mintBegan = time.Now()
 		a.lease, a.minting, err = w.mint(ctx, h, id, s.KeyLifetime)
@@ -74,19 +75,19 @@ func (h *Host) open(ctx context.Context, id minter.Identity, s Serving, w *watch
 		a.Close(ctx, 0)
 		return nil, err
 	}
-	keys.lease.Store(a.lease)
+	a.keys.lease.Store(a.lease)
 	return a, nil
 }
 
 // serve starts the proxy, which has no key to give yet.
-func (a *Authority) serve(h *Host, id minter.Identity, s Serving, keys *lateKeys) error {
+func (a *Authority) serve(h *Host, id minter.Identity, s Serving) error {
 	principal, err := h.principal(id)
 	if err != nil {
 		return err
 	}
 	config := h.config.Proxy
 	config.ExecutionID, config.BusinessID, config.UserID = id.ExecutionID, id.BusinessID, id.AccountID
-	config.Keys, config.Authorizer, config.Audit = keys, authorizer{principal}, h.config.Audit
+	config.Keys, config.Authorizer, config.Audit = &a.keys, authorizer{principal}, h.config.Audit
 	config.Listen, config.Listener, config.Open = s.Address, s.Listener, s.Listener != nil
 	config.Deadline = s.Deadline
 	a.watch.hook(&config)
@@ -100,6 +101,9 @@ func (a *Authority) serve(h *Host, id minter.Identity, s Serving, keys *lateKeys
 	a.proxy = made
 	return nil
 }
+
+// Keys are the keys that calls have been sent with so far, the newest last.
+func (a *Authority) Keys() []string { return a.keys.used() }
 
 // URL is the base of every request of the step: a secret of the execution.
 func (a *Authority) URL() string { return a.proxy.URL() }
@@ -158,8 +162,14 @@ func (a *Authority) Close(ctx context.Context, grace time.Duration) {
 // errNoKeyYet is what a caller is told that found the listener before anybody was told of it.
 var errNoKeyYet = errors.New("the execution has not begun")
 
-// lateKeys is the key source of a proxy that listens before there is a key.
-type lateKeys struct{ lease atomic.Pointer[minter.Lease] }
+// keptKeys is how many keys are remembered: a proxy that is renewed for days has used many, of which all but these are dead.
+const keptKeys = 4
+
+// lateKeys is the key source of a proxy that listens before there is a key. It remembers what it gave.
+type lateKeys struct {
+	lease atomic.Pointer[minter.Lease]
+	given atomic.Pointer[[]string]
+}
 
 // Key implements proxy.KeySource.
 func (k *lateKeys) Key(ctx context.Context) (string, error) {
@@ -167,7 +177,28 @@ func (k *lateKeys) Key(ctx context.Context) (string, error) {
 	if lease == nil {
 		return "", errNoKeyYet
 	}
-	return lease.Key(ctx)
+	key, err := lease.Key(ctx)
+	for given := k.given.Load(); err == nil; given = k.given.Load() {
+		if given != nil && slices.Contains(*given, key) {
+			break
+		}
+		var more []string
+		if given != nil {
+			more = slices.Clone((*given)[max(0, len(*given)-keptKeys+1):])
+		}
+		more = append(more, key)
+		if k.given.CompareAndSwap(given, &more) {
+			break
+		}
+	}
+	return key, err
+}
+
+func (k *lateKeys) used() []string {
+	if given := k.given.Load(); given != nil {
+		return *given
+	}
+	return nil
 }
 
 // authorizer is an account before the rules, as the proxy asks it.

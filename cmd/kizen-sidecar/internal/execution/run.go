@@ -79,6 +79,7 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Outcome, err 
 		return done, err
 	}
 	r.Job.ID, r.Job.APIURL, r.Job.APIRoot = r.Identity.ExecutionID, authority.URL(), h.config.Proxy.APIRoot.String()
+	r.Job.Keys = authority.Keys
 	r.Job.Timeout = limits.Wall
 	r.Job.Traceparent, _ = w.StepContext()
 	done.Traceparent = r.Job.Traceparent

@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"bufio"
+	"compress/flate"
+	"compress/gzip"
+	"compress/zlib"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
+)
+
+// Errors of an answer in which the key could not be recognised, should it hold it.
+var (
+	errPartial = errors.New("it holds another range of bytes than was asked for")
+	errCoding  = errors.New("its content coding is not gzip or deflate, and none was asked for")
+	errCorrupt = errors.New("its body is not in its content coding")
+)
+
+// decoded is the body of an answer without its content coding. The API is asked for none, and the few answers that are
+// stored compressed are decoded here: the key is looked for in what the step could read.
+type decoded struct {
+	answerBody
+	open func(*bufio.Reader) (io.Reader, error)
+	from io.Reader // nil before the first byte was asked for
+	done bool
+}
+
+// decode makes the answer in c.resp one without a content coding.
+func (x *exchange) decode(body answerBody) (answerBody, error) {
+	resp := &x.c.resp
+	coding := ""
+	for _, f := range resp.Fields {
+		if !h1.EqualFold(f.Name, "content-encoding") {
+			continue
+		}
+		for token := range h1.Tokens(f.Value) {
+			if !h1.EqualFold(token, "identity") {
+				coding += strings.ToLower(string(token)) + ","
+			}
+		}
+	}
+	if coding == "" || resp.Framing == h1.NoBody || body.Done() {
+		return body, nil
+	}
+	d := &decoded{answerBody: body}
+	switch strings.TrimSuffix(coding, ",") {
+	case "gzip", "x-gzip":
+		d.open = func(r *bufio.Reader) (io.Reader, error) { return gzip.NewReader(r) }
+	case "deflate":
+		d.open = openDeflate
+	default:
+		return nil, errCoding
+	}
+	if x.trimming {
+		return nil, errPartial // a part of something compressed
+	}
+	kept := resp.Fields[:0]
+	for _, f := range resp.Fields {
+		if !h1.EqualFold(f.Name, "content-encoding") && !h1.EqualFold(f.Name, "content-length") {
+			kept = append(kept, f)
+		}
+	}
+	resp.Fields, resp.Framing = kept, h1.UntilClose
+	return d, nil
+}
+
+// openDeflate reads the zlib format, which "deflate" means, or the bare one, which some servers send.
+func openDeflate(r *bufio.Reader) (io.Reader, error) {
+	head, err := r.Peek(2)
+	if err != nil {
+		return nil, err
+	}
+	if head[0]&15 == 8 && (int(head[0])<<8|int(head[1]))%31 == 0 {
+		return zlib.NewReader(r)
+	}
+	return flate.NewReader(r), nil
+}
+
+// Read implements io.Reader.
+func (d *decoded) Read(p []byte) (n int, err error) {
+	if d.done {
+		return 0, io.EOF
+	}
+	if d.from == nil {
+		d.from, err = d.open(bufio.NewReader(d.answerBody))
+	}
+	if err == nil {
+		n, err = d.from.Read(p)
+	}
+	switch {
+	case err == io.EOF:
+		d.done = true
+		_, err := io.Copy(io.Discard, d.answerBody) // the end of its framing, so that the connection can be used again
+		if err != nil {
+			return n, err
+		}
+		return n, io.EOF
+	case isCorrupt(err):
+		return n, fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	return n, err
+}
+
+// isCorrupt reports whether an error is about the coding and not about the connection.
+func isCorrupt(err error) bool {
+	var input flate.CorruptInputError
+	for _, known := range []error{gzip.ErrHeader, gzip.ErrChecksum, zlib.ErrHeader, zlib.ErrChecksum, zlib.ErrDictionary} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return errors.As(err, &input)
+}
+
+// Done implements answerBody.
+func (d *decoded) Done() bool { return d.done }
+
+// Available implements answerBody. What one Read gives is all that is known to be there.
+func (d *decoded) Available() bool { return d.done }

@@ -1,0 +1,199 @@
+package proxy
+
+import (
+	"bytes"
+	"math"
+	"strconv"
+
+	"github.com/kizen/kizen-sidecar/internal/keyscan"
+	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
+)
+
+// margin is how many bytes before and behind a range the API is asked for, so that the key is recognised wherever a
+// range cuts it.
+const margin = keyscan.MaxForm
+
+// window is a range of bytes that the step asked for (RFC 9110 section 14), of which the API is asked for more.
+type window struct {
+	first, last int64 // as in "first-last"; last is negative where the range has no end
+	suffix      int64 // as in "-suffix"; negative for a range that begins at first
+
+	skip, left int64 // bytes of the answer's body that the step does not get, and that it gets then
+}
+
+// windowOf reads the Range of a request. forward says that the field goes to the API, as window.appendTo writes it or,
+// without a window, as it is: then its unit is not bytes. Several ranges, and what cannot be understood, are not
+// forwarded: any server may ignore the field, and answers with the whole then.
+func windowOf(fields []h1.Field) (w *window, forward bool) {
+	count := 0
+	for _, f := range fields {
+		if !h1.EqualFold(f.Name, "range") {
+			continue
+		}
+		count++
+		unit, spec, ok := bytes.Cut(f.Value, []byte("="))
+		if !ok || !h1.EqualFold(bytes.TrimSpace(unit), "bytes") {
+			forward = true
+			continue
+		}
+		w = parseWindow(bytes.TrimSpace(spec))
+	}
+	if count != 1 {
+		return nil, false
+	}
+	return w, forward || w != nil
+}
+
+func parseWindow(spec []byte) *window {
+	first, last, ok := bytes.Cut(spec, []byte("-"))
+	if !ok {
+		return nil
+	}
+	w := &window{first: -1, last: -1, suffix: -1}
+	if len(first) == 0 {
+		if w.suffix, ok = number(last); !ok || w.suffix == 0 {
+			return nil
+		}
+		return w
+	}
+	if w.first, ok = number(first); !ok {
+		return nil
+	}
+	if len(last) == 0 {
+		return w
+	}
+	if w.last, ok = number(last); !ok || w.last < w.first {
+		return nil
+	}
+	return w
+}
+
+// number reads a decimal number that leaves room for the margin.
+func number(digits []byte) (int64, bool) {
+	for _, c := range digits {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+	}
+	n, err := strconv.ParseInt(string(digits), 10, 64)
+	return n, err == nil && n < math.MaxInt64-2*margin
+}
+
+// appendTo writes the range that the API is asked for.
+func (w *window) appendTo(b []byte) []byte {
+	b = append(b, "bytes="...)
+	if w.suffix >= 0 {
+		return strconv.AppendInt(append(b, '-'), w.suffix+margin, 10)
+	}
+	b = append(strconv.AppendInt(b, max(0, w.first-margin), 10), '-')
+	if w.last >= 0 {
+		b = strconv.AppendInt(b, w.last+margin, 10)
+	}
+	return b
+}
+
+// contentRange is what an answer says that it holds: bytes first to last of size, which is negative where it is not
+// known.
+type contentRange struct{ first, last, size int64 }
+
+// parseContentRange reads "bytes first-last/size"; ok is false for everything else.
+func parseContentRange(value []byte) (r contentRange, ok bool) {
+	unit, rest, ok := bytes.Cut(value, []byte(" "))
+	if !ok || !h1.EqualFold(unit, "bytes") {
+		return r, false
+	}
+	span, size, ok1 := bytes.Cut(bytes.TrimSpace(rest), []byte("/"))
+	first, last, ok2 := bytes.Cut(span, []byte("-"))
+	r.first, ok = number(first)
+	var ok3 bool
+	r.last, ok3 = number(last)
+	if !ok || !ok1 || !ok2 || !ok3 || len(first)*len(last) == 0 || r.last < r.first {
+		return r, false
+	}
+	r.size = -1
+	if string(size) != "*" {
+		if r.size, ok = number(size); !ok || r.size <= r.last {
+			return r, false
+		}
+	}
+	return r, true
+}
+
+// within is the part of an answer that the step gets. ok is false where the API sent a range that does not begin where
+// it was asked to, or too little to tell a key at its end from other text.
+func (w *window) within(r contentRange) (first, last int64, ok bool) {
+	first, last = w.first, w.last
+	if w.suffix >= 0 {
+		if r.size < 0 {
+			return 0, 0, false
+		}
+		first = max(0, r.size-w.suffix)
+	}
+	// An API may send less than it is asked for (RFC 9110 section 15.3.7): what is behind its end is the margin then.
+	limit, whole := r.last-margin, r.last == r.size-1
+	if whole {
+		limit = r.last
+	}
+	if last < 0 || last > limit {
+		last = limit
+	}
+	return first, last, (r.first == 0 || r.first <= first-margin) && (whole || first <= last)
+}
+
+// narrow makes a partial answer the one that the step asked for, but for its body, of which trim leaves the rest out.
+// An answer that cannot be narrowed is an error.
+func (x *exchange) narrow() error {
+	resp := &x.c.resp
+	i := fieldIndex(resp.Fields, "content-range")
+	if i < 0 {
+		if resp.Status == 206 && x.ranged {
+			return errPartial // several ranges, or one that does not say which
+		}
+		return nil
+	}
+	r, ok := parseContentRange(resp.Fields[i].Value)
+	if !ok {
+		return nil // another unit, or no range at all
+	}
+	if x.window == nil {
+		return errPartial
+	}
+	first, last, ok := x.window.within(r)
+	if !ok {
+		return errPartial
+	}
+	size := "*"
+	if r.size >= 0 {
+		size = strconv.FormatInt(r.size, 10)
+	}
+	value := "bytes " + strconv.FormatInt(first, 10) + "-" + strconv.FormatInt(last, 10) + "/" + size
+	x.window.skip, x.window.left = first-r.first, last-first+1
+	if first > last { // behind the end, where only the margin reached into it
+		resp.Status, resp.Reason, value = 416, []byte("Range Not Satisfiable"), "bytes */"+size
+		x.window.left = 0
+	}
+	resp.Fields[i].Value = []byte(value)
+	if i := fieldIndex(resp.Fields, "content-length"); i >= 0 {
+		resp.Fields[i].Value = strconv.AppendInt(nil, x.window.left, 10)
+	}
+	x.trimming = true
+	return nil
+}
+
+// trim moves what the step asked for to the front of a piece of the body, and returns its length.
+func (w *window) trim(piece []byte) int {
+	skip := min(w.skip, int64(len(piece)))
+	w.skip -= skip
+	n := copy(piece, piece[skip:][:min(w.left, int64(len(piece))-skip)])
+	w.left -= int64(n)
+	return n
+}
+
+func fieldIndex(fields []h1.Field, name string) int {
+	for i, f := range fields {
+		if h1.EqualFold(f.Name, name) {
+			return i
+		}
+	}
+	return -1
+}
