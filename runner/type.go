@@ -92,5 +92,4 @@ func (t Type) Element() (Type, bool) {
 	return Type(strings.TrimSuffix(inner, "]")), isArray
 }
 
-func (t Type) isEntity() bool { return t == typeEmployee || strings.HasPrefix(string(t), "e<") }
 func (t Type) isOption() bool { return strings.HasPrefix(string(t), "o<") }
