@@ -63,27 +63,40 @@ var duties = map[string]func(t *testing.T, v, boss *vault) error{
 	},
 	"kizen-accounts": func(t *testing.T, v, boss *vault) error {
 		defer func() { _ = boss.stored.Delete(t.Context(), integration.BusinessID, integration.AccountID) }()
-		if _, err := v.stored.Create(t.Context(), integration); err != nil {
+		if _, err := v.stored.Create(t.Context(), integration, time.Time{}); err != nil {
 			return err
 		}
-		if _, err := v.stored.Rotate(t.Context(), integration.BusinessID, integration.AccountID); err != nil {
+		if _, err := v.stored.Rotate(t.Context(), integration.BusinessID, integration.AccountID, time.Time{}); err != nil {
 			return err
 		}
 		if _, err := v.stored.View(t.Context(), integration.BusinessID, integration.AccountID); err != nil {
 			return err
 		}
-		if _, err := v.stored.Create(t.Context(), integration); !errors.Is(err, minter.ErrStoredExists) {
+		if _, err := v.stored.Create(t.Context(), integration, time.Time{}); !errors.Is(err, minter.ErrStoredExists) {
 			return err // gives up within a transaction, which is UNWATCH
 		}
 		return v.stored.Delete(t.Context(), integration.BusinessID, integration.AccountID)
 	},
 	"kizen-operator": func(t *testing.T, v, boss *vault) error {
 		r := minter.NewRevoker(v.redis)
-		return errors.Join(
-			r.Key(t.Context(), "business-1", "AAAA"), r.Execution(t.Context(), "business-1", "execution-1"),
-			r.Account(t.Context(), "business-1", "account-1"), r.Business(t.Context(), "business-1"),
-			r.Suspend(t.Context(), "business-1", "account-1"), r.Resume(t.Context(), "business-1", "account-1"),
-		)
+		var errs []error
+		for _, revoke := range []func() (minter.Revocation, error){
+			func() (minter.Revocation, error) { return r.Key(t.Context(), "business-1", boss.mint(t, someone).ID) },
+			func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-1", "execution-1") },
+			func() (minter.Revocation, error) { return r.Account(t.Context(), "business-1", "account-1") },
+			func() (minter.Revocation, error) { return r.Business(t.Context(), "business-1") },
+			func() (minter.Revocation, error) { return r.Suspend(t.Context(), "business-1", "account-1") },
+		} {
+			boss.mint(t, someone) // for the revocation to count
+			revoked, err := revoke()
+			if err == nil {
+				_, err = revoked.Count(t.Context())
+			}
+			_, _, resumed := minter.NewRevoker(boss.redis).Resume(t.Context(), "business-1", "account-1")
+			errs = append(errs, err, resumed)
+		}
+		_, _, err := r.Resume(t.Context(), "business-1", "account-1")
+		return errors.Join(append(errs, err)...)
 	},
 }
 
@@ -124,6 +137,9 @@ func TestDocumentedACLIsEnoughAndTheLeast(t *testing.T) {
 				t.Fatalf("under its ACL: %v", err)
 			}
 			for _, command := range [][]any{{"FLUSHALL"}, {"KEYS", "*"}, {"SCAN", "0"}, {"CONFIG", "GET", "*"}, {"SET", "other", "x"}, {"MGET", "other"}} {
+				if command[0] == "SCAN" && slices.Contains(rules, "+scan") {
+					continue // it shows names of keys, and no content
+				}
 				if err := v.redis.Do(t.Context(), command...).Err(); err == nil || !strings.Contains(err.Error(), "does not let this user do it; docs/redis.md names the ACL that is needed") {
 					t.Errorf("%v: %v", command, err)
 				}
@@ -148,9 +164,9 @@ func TestSidecarCanNeitherResumeNorUnrevokeUnderItsACL(t *testing.T) {
 	server.Do(t, append([]string{"ACL", "SETUSER", "kizen-sidecar"}, documentedUsers(t)["kizen-sidecar"]...)...)
 	r := minter.NewRevoker(open(t, "redis://kizen-sidecar:PASSWORD@"+server.Addr))
 	for name, err := range map[string]error{
-		"resume":  r.Resume(t.Context(), "business-1", "account-1"),
-		"suspend": r.Suspend(t.Context(), "business-1", "account-1"),
-		"revoke":  r.Account(t.Context(), "business-1", "account-1"),
+		"resume":  func() error { _, _, err := r.Resume(t.Context(), "business-1", "account-1"); return err }(),
+		"suspend": second(r.Suspend(t.Context(), "business-1", "account-1")),
+		"revoke":  second(r.Account(t.Context(), "business-1", "account-1")),
 	} {
 		if err == nil {
 			t.Errorf("%s: allowed", name)

@@ -254,8 +254,8 @@ func TestClocksMayDifferByTheLeewayAndNoMore(t *testing.T) {
 		"same clock":             {0, ""},
 		"ahead within leeway":    {time.Minute + 4*time.Second, ""},
 		"ahead beyond leeway":    {time.Minute + 7*time.Second, minter.CodeExpired},
-		"behind within leeway":   {-4 * time.Second, ""},
-		"behind beyond leeway":   {-7 * time.Second, minter.CodeNotYetValid},
+		"behind within leeway":   {-9 * time.Second, ""}, // keys are dated back by as much again
+		"behind beyond leeway":   {-12 * time.Second, minter.CodeNotYetValid},
 		"a year behind":          {-365 * 24 * time.Hour, minter.CodeNotYetValid},
 		"ahead, almost expired":  {time.Minute - 2*time.Second, ""},
 		"ahead, a year too late": {365 * 24 * time.Hour, minter.CodeExpired},

@@ -98,7 +98,7 @@ func BenchmarkMintUnsignedAgainstOneSet(b *testing.B) {
 	compare(b, func() {}, func() { x.set(b) }, func() {
 		now := time.Now()
 		key := Key{ID: rand.Text(), Identity: benchIdentity, IssuedAt: now, ExpiresAt: now.Add(time.Minute)}
-		if _, err := x.minter.store.put(b.Context(), key, nil, nil); err != nil {
+		if _, err := x.minter.store.put(b.Context(), key, nil, nil, nil); err != nil {
 			b.Fatal(err)
 		}
 	})
@@ -138,7 +138,7 @@ func BenchmarkVerifyStoredAgainstOneSet(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	key, err := stored.Create(b.Context(), benchIdentity)
+	key, err := stored.Create(b.Context(), benchIdentity, time.Time{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -28,12 +28,13 @@ type claims struct {
 
 func newClaims(key Key, issuer, audience string) *claims {
 	return &claims{
-		Issuer:      issuer,
-		Subject:     key.Identity.AccountID,
-		Audience:    audience,
-		ExpiresAt:   key.ExpiresAt.Add(time.Second - 1).Unix(), // rounded up: the record, in milliseconds, decides the end
-		NotBefore:   key.IssuedAt.Unix(),
-		IssuedAt:    key.IssuedAt.Unix(),
+		Issuer:    issuer,
+		Subject:   key.Identity.AccountID,
+		Audience:  audience,
+		ExpiresAt: key.ExpiresAt.Add(time.Second - 1).Unix(), // rounded up: the record, in milliseconds, decides the end
+		// Dated back: the clock of whoever verifies may be behind, and many libraries refuse a nbf or an iat of the future.
+		NotBefore:   key.IssuedAt.Add(-DefaultLeeway).Unix(),
+		IssuedAt:    key.IssuedAt.Add(-DefaultLeeway).Unix(),
 		ID:          key.ID,
 		BusinessID:  key.Identity.BusinessID,
 		ExecutionID: key.Identity.ExecutionID,

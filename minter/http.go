@@ -86,7 +86,7 @@ func VerifyHandler(verifier *Verifier, failed func(context.Context, error)) http
 			header.Set(HeaderExecution, id.ExecutionID) // empty for a stored key: it must replace what the caller sent, too
 			w.WriteHeader(http.StatusOK)
 		case errors.As(err, &refusal):
-			header.Set("WWW-Authenticate", `ApiKey header="`+HeaderKey+`"`)
+			header.Set("WWW-Authenticate", Challenge(refusal))
 			refuse(w, http.StatusUnauthorized, refusal.Code, refusal.Reason)
 		default:
 			if failed != nil {
@@ -95,6 +95,12 @@ func VerifyHandler(verifier *Verifier, failed func(context.Context, error)) http
 			refuse(w, http.StatusServiceUnavailable, "unavailable", "the key cannot be checked now")
 		}
 	})
+}
+
+// Challenge is the WWW-Authenticate header of a 401 (RFC 9110 section 11.6.1). Its error is the refusal's code: a sidecar mints anew
+// where that is [CodeUnknownKey].
+func Challenge(refusal *DeniedError) string {
+	return `ApiKey header="` + HeaderKey + `", error="` + refusal.Code + `"`
 }
 
 func refuse(w http.ResponseWriter, status int, code, reason string) {

@@ -25,12 +25,14 @@ type Lease struct {
 	stopped chan struct{} // closed when the renewing goroutine has returned
 	hurry   chan struct{} // asks for a renewal now
 
-	mu      sync.Mutex
-	key     leased
-	old     []leased      // renewed since, not yet over: calls in flight may still carry them
-	err     error         // why the last renewal failed; nil after one that did not
-	renewed chan struct{} // closed and replaced when a renewal ends, either way
-	closed  bool
+	mu       sync.Mutex
+	key      leased
+	old      []leased      // renewed since, not yet over: calls in flight may still carry them
+	err      error         // why the last renewal failed; nil after one that did not
+	renewing bool          // since asked no renewal has ended
+	asked    time.Time     // when a key was last renewed because it was refused
+	renewed  chan struct{} // closed and replaced when a renewal ends, either way
+	closed   bool
 }
 
 // leased is a key and when it came, by the monotonic clock.
@@ -121,12 +123,57 @@ func (l *Lease) Key(ctx context.Context) (string, error) {
 	}
 }
 
+// renewalPause is how long a key that was renewed because it was refused is not renewed for that again: where the platform goes on
+// refusing, each call would ask for another key.
+const renewalPause = 5 * time.Second
+
+// Renew returns another key than stale, which the API refused although it had not expired, as after Redis lost its content. It
+// waits for a renewal, all who ask at the same time for one; and gives up at once where the last one that was asked for is less
+// than 5 seconds ago, or a renewal failed.
+func (l *Lease) Renew(ctx context.Context, stale string) (string, error) {
+	l.mu.Lock()
+	key, renewed, closed := l.key, l.renewed, l.closed
+	fresh := key.Token.Reveal() != stale
+	waiting := !l.asked.IsZero() && time.Since(l.asked) < renewalPause
+	joined := waiting && l.renewing
+	if !fresh && !closed && !waiting {
+		l.asked, l.renewing = time.Now(), true
+	}
+	l.mu.Unlock()
+	switch {
+	case closed:
+		return "", &UnavailableError{Reason: "the signed key of this execution was revoked: it has ended"}
+	case fresh:
+		return l.Key(ctx)
+	case waiting && !joined:
+		return "", &UnavailableError{Reason: "the signed key was renewed a moment ago and is refused again"}
+	}
+	select {
+	case l.hurry <- struct{}{}:
+	default: // a renewal was asked for already
+	}
+	select {
+	case <-renewed:
+	case <-ctx.Done():
+		return "", fmt.Errorf("wait for a signed key: %w", ctx.Err())
+	}
+	l.mu.Lock()
+	err := l.err
+	l.mu.Unlock()
+	if err != nil {
+		return "", &UnavailableError{Reason: publicReason(err), Err: err}
+	}
+	return l.Key(ctx)
+}
+
 // publicReason keeps addresses of ours out of what a step may read.
 func publicReason(err error) string {
-	for _, known := range []error{ErrSuspended, ErrRevoked} {
-		if errors.Is(err, known) {
-			return "the signed key is no longer valid: " + known.Error()
-		}
+	var refusal *DeniedError
+	switch {
+	case errors.As(err, &refusal):
+		return "the signed key is no longer valid: " + refusal.Reason
+	case errors.Is(err, ErrRevoked):
+		return "the signed key is no longer valid: " + ErrRevoked.Error()
 	}
 	return "the signed key has expired and cannot be renewed: the key store does not answer"
 }
@@ -180,8 +227,10 @@ func (l *Lease) run(ctx context.Context) {
 func (l *Lease) settle(key Key, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.renewing = false
+	var refusal *DeniedError
 	switch l.err = err; {
-	case errors.Is(err, ErrSuspended), errors.Is(err, ErrRevoked):
+	case errors.As(err, &refusal), errors.Is(err, ErrRevoked):
 		l.key.ExpiresAt = l.now() // it is dead already: better to say so than to send it
 	case err == nil:
 		l.old = slices.DeleteFunc(append(l.old, l.key), leased.over)

@@ -230,7 +230,7 @@ func TestLeaseCloseInterruptsARenewal(t *testing.T) {
 func TestLeaseReportsASuspendedAccount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := openFakeLease(t, 60*time.Second)
-		f.fail(fmt.Errorf("mint key: %w", ErrSuspended))
+		f.fail(fmt.Errorf("mint key: %w", denied(CodeSuspended, ErrSuspended.Error(), ErrSuspended)))
 		time.Sleep(50 * time.Second) // its own lifetime is not over, but it is known to be dead
 		_, err := f.lease.Key(t.Context())
 		if !errors.Is(err, ErrSuspended) || err.Error() != "the signed key is no longer valid: the account is suspended" {
@@ -261,6 +261,47 @@ func TestLeaseRevokesAKeyThatAJumpOfTheClockMadeOld(t *testing.T) {
 		}
 		if !slices.Equal(f.revoked, []string{"key-1", "key-2"}) {
 			t.Errorf("revoked %v", f.revoked)
+		}
+	})
+}
+
+func TestARefusedKeyIsRenewedOnceForAllWhoAskAndNotAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := openFakeLease(t, time.Hour)
+		f.set(func() { f.slow = time.Second })
+		var asking sync.WaitGroup
+		for range 50 {
+			asking.Go(func() {
+				if key, err := f.lease.Renew(t.Context(), "key-1"); key != "key-2" || err != nil {
+					t.Errorf("Renew = %q, %v; want key-2", key, err)
+				}
+			})
+		}
+		asking.Wait()
+		synctest.Wait()
+		if len(f.tried) != 2 {
+			t.Errorf("50 refused calls made %d renewals, want one", len(f.tried)-1)
+		}
+		for range 50 { // the new one is refused too
+			var unavailable *UnavailableError
+			if _, err := f.lease.Renew(t.Context(), "key-2"); !errors.As(err, &unavailable) {
+				t.Errorf("Renew = %v, want an UnavailableError at once", err)
+			}
+		}
+		if len(f.tried) != 2 {
+			t.Errorf("%d renewals, want no other within %s", len(f.tried)-1, renewalPause)
+		}
+		time.Sleep(renewalPause)
+		if key, err := f.lease.Renew(t.Context(), "key-2"); key != "key-3" || err != nil {
+			t.Errorf("later: Renew = %q, %v; want key-3", key, err)
+		}
+		if key, err := f.lease.Renew(t.Context(), "key-1"); key != "key-3" || err != nil {
+			t.Errorf("for a key that was replaced: Renew = %q, %v; want key-3", key, err)
+		}
+		f.fail(errors.New("redis is down"))
+		time.Sleep(renewalPause)
+		if _, err := f.lease.Renew(t.Context(), "key-3"); err == nil {
+			t.Error("Renew hides that the renewal failed")
 		}
 	})
 }

@@ -27,6 +27,7 @@ type Config struct {
 	Issuer   string           // default [DefaultIssuer]
 	Audience string           // default [DefaultAudience]
 	Now      func() time.Time // default time.Now
+	Admit    Admission        // nil: a suspended account gets no key, every other one does
 	// Renewed is told how each renewal of a [Lease] went; nil: nobody is.
 	Renewed func(ctx context.Context, took time.Duration, err error)
 }
@@ -61,7 +62,8 @@ func New(config Config) (*Minter, error) {
 
 // Mint signs a key for id that is valid for lifetime (at least one millisecond, at most [MaxLifetime]) and writes its
 // record, in one round trip to Redis. When it fails, or when nobody can tell whether Redis took the record, no token leaves
-// this function, and what Redis may hold expires after lifetime. Errors are [ErrSuspended] or a [*RedisError].
+// this function, and what Redis may hold expires after lifetime. Errors are a [*DeniedError] for an account
+// that may not act now, or a [*RedisError].
 func (m *Minter) Mint(ctx context.Context, id Identity, lifetime time.Duration) (Key, error) {
 	return m.mint(ctx, id, lifetime, nil)
 }
@@ -74,6 +76,9 @@ func (m *Minter) mint(ctx context.Context, id Identity, lifetime time.Duration, 
 	}
 	if lifetime < time.Millisecond || lifetime > MaxLifetime {
 		return Key{}, fmt.Errorf("mint key for execution %s: a lifetime of %s is outside 1ms to %s", id.ExecutionID, lifetime, MaxLifetime)
+	}
+	if err := m.config.Admit.decide(ctx, id, nil); err != nil {
+		return Key{}, fmt.Errorf("mint key for execution %s: %w", id.ExecutionID, err)
 	}
 	now := m.config.Now().Round(0) // the wall clock alone: the monotonic one stands still while the machine sleeps
 	key := Key{ID: rand.Text(), Identity: id, IssuedAt: now, ExpiresAt: now.Add(lifetime)}
@@ -98,10 +103,10 @@ func (m *Minter) mint(ctx context.Context, id Identity, lifetime time.Duration, 
 // put writes the record of key, and its public key where that is published.
 func (m *Minter) put(ctx context.Context, key Key, public *published, previous *Key) (generations, error) {
 	if public == nil {
-		return m.store.put(ctx, key, nil, previous)
+		return m.store.put(ctx, key, nil, previous, m.config.Admit)
 	}
 	public.until = m.publishUntil(key.ExpiresAt).Add(publishSlack)
-	named, err := m.store.put(ctx, key, public, previous)
+	named, err := m.store.put(ctx, key, public, previous, m.config.Admit)
 	// A mint of a longer key may have published before this one did, and this one for too short a time.
 	for err == nil && m.publishUntil(key.ExpiresAt).After(public.until) {
 		public.until = m.publishUntil(key.ExpiresAt).Add(publishSlack)

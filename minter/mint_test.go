@@ -61,11 +61,14 @@ func open(t testing.TB, url string) redis.UniversalClient {
 
 func embedded(t testing.TB) *minter.Embedded {
 	t.Helper()
-	e, err := minter.StartEmbedded("127.0.0.1:0")
+	e, err := minter.StartEmbedded()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Close)
+	if err := e.Share("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
 	return e
 }
 
@@ -96,7 +99,15 @@ func (f fixture) verify(t testing.TB, key minter.Key) string {
 
 // everyStore runs a test on the embedded Redis and on a real one.
 func everyStore(t *testing.T, test func(t *testing.T, f fixture)) {
-	t.Run("embedded", func(t *testing.T) { test(t, onRedis(t, embedded(t).URL())) })
+	t.Run("embedded", func(t *testing.T) {
+		client, err := minter.OpenRedis(minter.RedisConfig{Embedded: embedded(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = client.Close() })
+		test(t, on(t, client))
+	})
+	t.Run("embedded, shared", func(t *testing.T) { test(t, onRedis(t, embedded(t).URL())) })
 	t.Run("redis-server", func(t *testing.T) { test(t, onRedis(t, redistest.Start(t).URL())) })
 }
 

@@ -10,9 +10,6 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrSuspended is returned by a mint for a suspended account, and found in what [Verifier.Verify] returns for its keys.
-var ErrSuspended = errors.New("the account is suspended")
-
 // ErrRevoked ends a [Lease] whose execution was revoked.
 var ErrRevoked = errors.New("the execution was revoked")
 
@@ -40,7 +37,7 @@ type record struct {
 //	kizen:{BUSINESS}:business        a scope's generation, until MaxLifetime after its revocation
 //	kizen:{BUSINESS}:account:ID      the same
 //	kizen:{BUSINESS}:execution:ID    the same
-//	kizen:{BUSINESS}:suspended:ID    there while the account is suspended
+//	kizen:{BUSINESS}:MARK:ID         there while the account is suspended for that reason, see [Reason]
 //	kizen:{BUSINESS}:jwk:KID         a published public key, until what it signed expires
 //
 // A key is valid while its record exists, its account is not suspended and no scope of it has another generation. Revoking a
@@ -52,20 +49,18 @@ func recordKey(business, id string) string    { return "kizen:{" + business + "}
 func businessKey(business string) string      { return "kizen:{" + business + "}:business" }
 func accountKey(business, id string) string   { return "kizen:{" + business + "}:account:" + id }
 func executionKey(business, id string) string { return "kizen:{" + business + "}:execution:" + id }
-func suspendedKey(business, id string) string { return "kizen:{" + business + "}:suspended:" + id }
 func publishedKey(business, id string) string { return "kizen:{" + business + "}:jwk:" + id }
 
 // scopes is what Redis says about the scopes of a key.
 type scopes struct {
 	generations generations
-	suspended   bool
+	suspended   []Reason
 }
 
 func scopeKeys(id Identity) []string {
-	return []string{
+	return append([]string{
 		businessKey(id.BusinessID), accountKey(id.BusinessID, id.AccountID), executionKey(id.BusinessID, id.ExecutionID),
-		suspendedKey(id.BusinessID, id.AccountID),
-	}
+	}, markKeys(id.BusinessID, id.AccountID)...)
 }
 
 // readScopes reads the values of scopeKeys.
@@ -73,7 +68,7 @@ func readScopes(values []any) (s scopes) {
 	for i := range s.generations {
 		s.generations[i], _ = values[i].(string)
 	}
-	s.suspended = values[len(s.generations)] != nil
+	s.suspended = readMarks(values[len(s.generations):])
 	return s
 }
 
@@ -92,14 +87,15 @@ func (s store) publish(ctx context.Context, to redis.Cmdable, key Key, public *p
 // put writes the record of key and reads the generations it should name, in one round trip. Only where a scope was revoked
 // lately is a second one needed, which names them. It returns those that the record names. A key that renews previous gets no
 // record that stands when the execution has been revoked since.
-func (s store) put(ctx context.Context, key Key, public *published, previous *Key) (generations, error) {
+func (s store) put(ctx context.Context, key Key, public *published, previous *Key, admit Admission) (generations, error) {
 	found, err := s.putUnder(ctx, key, public, generations{})
 	now := found.generations
+	if err == nil {
+		err = admit.decide(ctx, key.Identity, found.suspended)
+	}
 	switch {
 	case err != nil:
 		return now, err
-	case found.suspended:
-		return now, ErrSuspended
 	case previous != nil && now[ofExecution] != "" && now[ofExecution] != previous.generations[ofExecution]:
 		return now, ErrRevoked
 	case now != generations{}:
@@ -143,11 +139,14 @@ func (s store) get(ctx context.Context, id Identity, keyID, signer string) (*hel
 	if err != nil {
 		return nil, err
 	}
-	h := &held{scopes: readScopes(values)}
-	h.record, _ = values[4].(string)
+	h := &held{}
+	scopes := len(keys) - 1
 	if signer != "" {
-		h.published, _ = values[5].(string)
+		scopes--
+		h.published, _ = values[len(keys)-1].(string)
 	}
+	h.scopes = readScopes(values[:scopes])
+	h.record, _ = values[scopes].(string)
 	return h, nil
 }
 
@@ -155,9 +154,6 @@ var errNoRecord = errors.New("there is no record of the key: it has expired or w
 
 // check says whether the record stands and is the one of id.
 func (h *held) check(id Identity) error {
-	if h.scopes.suspended {
-		return ErrSuspended
-	}
 	if h.record == "" {
 		return errNoRecord
 	}
@@ -168,12 +164,20 @@ func (h *held) check(id Identity) error {
 	if (Identity{r.AccountID, r.AccountType, r.BusinessID, r.ExecutionID}) != id {
 		return errors.New("the record is of another identity")
 	}
-	for i, generation := range h.scopes.generations {
-		if generation != "" && generation != r.Generations[i] {
-			return errNoRecord
-		}
+	if !r.Generations.stand(h.scopes.generations) {
+		return errNoRecord
 	}
 	return nil
+}
+
+// stand reports whether a record that names these generations is good now: no scope of it was revoked since.
+func (g generations) stand(now generations) bool {
+	for i, generation := range now {
+		if generation != "" && generation != g[i] {
+			return false
+		}
+	}
+	return true
 }
 
 func (s store) delete(ctx context.Context, keys ...string) error {

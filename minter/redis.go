@@ -17,8 +17,11 @@ import (
 // DefaultRedisTimeout bounds a dial and every command, its retries included.
 const DefaultRedisTimeout = 2 * time.Second
 
-// RedisConfig says where Redis is. URL is required.
+// RedisConfig says where Redis is. URL or Embedded is required.
 type RedisConfig struct {
+	// Embedded is a Redis of this process, in place of one at URL.
+	Embedded *Embedded
+
 	// URL is one of
 	//
 	//	redis://[USER:PASSWORD@]HOST[:6379][/DB]                             one server
@@ -41,12 +44,18 @@ func OpenRedis(config RedisConfig) (redis.UniversalClient, error) {
 	if config.Timeout == 0 {
 		config.Timeout = DefaultRedisTimeout
 	}
-	target, err := parseRedisURL(config.URL)
-	if err != nil {
-		return nil, err
+	var target target
+	if config.Embedded != nil {
+		target = config.Embedded.target()
+	} else {
+		var err error
+		if target, err = parseRedisURL(config.URL); err != nil {
+			return nil, err
+		}
 	}
 	options := target.options
 	if target.tls {
+		var err error
 		if options.TLSConfig, err = config.tls(); err != nil {
 			return nil, err
 		}

@@ -141,3 +141,17 @@ func hostPort(host, port string) (string, error) {
 	}
 	return net.JoinHostPort(name, port), nil
 }
+
+// OnThisMachine reports whether a redis url, as [RedisConfig] takes it, names nothing but this machine: a socket, or loopback
+// addresses. An empty one, which stands for an embedded Redis, does.
+func OnThisMachine(url string) bool {
+	if url == "" || strings.HasPrefix(url, "unix://") {
+		return true
+	}
+	t, err := parseRedisURL(url)
+	return err == nil && !slices.ContainsFunc(t.options.Addrs, func(address string) bool {
+		host, _, _ := net.SplitHostPort(address)
+		ip := net.ParseIP(host)
+		return host != "localhost" && (ip == nil || !ip.IsLoopback())
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/go-json-experiment/json"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -17,44 +18,97 @@ type Revoker struct{ redis redis.UniversalClient }
 // NewRevoker returns a Revoker on the Redis of the minters.
 func NewRevoker(client redis.UniversalClient) *Revoker { return &Revoker{client} }
 
+// Revocation is what was revoked: one key, or all keys of a scope.
+type Revocation struct {
+	// Again says that [Revoker.Suspend] found the account suspended by an operator already.
+	Again bool
+
+	redis      redis.UniversalClient
+	businessID string
+	scope      string // the Redis key of the scope's generation; empty for one key
+	before     string // the generation until then
+	record     any    // of the one key
+}
+
 // Key revokes the one signed key of a business that has this id, the JWT's jti.
-func (r *Revoker) Key(ctx context.Context, businessID, id string) error {
-	return r.do("key", businessID, id, func() error {
-		return r.redis.Del(ctx, recordKey(businessID, id)).Err()
+func (r *Revoker) Key(ctx context.Context, businessID, id string) (Revocation, error) {
+	revoked := Revocation{redis: r.redis, businessID: businessID}
+	err := r.do("key", businessID, id, func() error {
+		text, err := r.redis.GetDel(ctx, recordKey(businessID, id)).Result()
+		revoked.record = text
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		return err
 	})
+	return revoked, err
 }
 
 // Execution revokes every key that was minted for an execution.
-func (r *Revoker) Execution(ctx context.Context, businessID, id string) error {
-	return r.do("execution", businessID, id, func() error { return r.supersede(ctx, r.redis, executionKey(businessID, id)) })
+func (r *Revoker) Execution(ctx context.Context, businessID, id string) (Revocation, error) {
+	return r.revoke(ctx, "execution", businessID, id, executionKey(businessID, id))
 }
 
 // Account revokes every key that was minted for an account. It may go on with new ones.
-func (r *Revoker) Account(ctx context.Context, businessID, id string) error {
-	return r.do("account", businessID, id, func() error { return r.supersede(ctx, r.redis, accountKey(businessID, id)) })
+func (r *Revoker) Account(ctx context.Context, businessID, id string) (Revocation, error) {
+	return r.revoke(ctx, "account", businessID, id, accountKey(businessID, id))
 }
 
 // Business revokes every key that was minted for a business.
-func (r *Revoker) Business(ctx context.Context, id string) error {
-	return r.do("business", id, id, func() error { return r.supersede(ctx, r.redis, businessKey(id)) })
+func (r *Revoker) Business(ctx context.Context, id string) (Revocation, error) {
+	return r.revoke(ctx, "business", id, id, businessKey(id))
 }
 
-// Suspend revokes every key of an account, and lets none be minted until [Revoker.Resume]. The keys it had stay revoked then.
-func (r *Revoker) Suspend(ctx context.Context, businessID, accountID string) error {
-	return r.do("account", businessID, accountID, func() error {
-		_, err := r.redis.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-			pipe.Set(ctx, suspendedKey(businessID, accountID), "1", 0)
-			return r.supersede(ctx, pipe, accountKey(businessID, accountID))
-		})
+func (r *Revoker) revoke(ctx context.Context, what, businessID, id, scope string) (Revocation, error) {
+	revoked := Revocation{redis: r.redis, businessID: businessID, scope: scope}
+	err := r.do(what, businessID, id, func() (err error) {
+		revoked.before, err = before(r.redis.SetArgs(ctx, scope, newGeneration(), redis.SetArgs{TTL: MaxLifetime, Get: true}))
 		return err
 	})
+	return revoked, err
 }
 
-// Resume lets keys be minted for an account again.
-func (r *Revoker) Resume(ctx context.Context, businessID, accountID string) error {
-	return r.do("account", businessID, accountID, func() error {
-		return r.redis.Del(ctx, suspendedKey(businessID, accountID)).Err()
+// Suspend suspends an account as an operator: it revokes every signed key of the account, its stored keys are refused, and none
+// is minted until [Revoker.Resume]. The signed keys it had stay revoked then.
+func (r *Revoker) Suspend(ctx context.Context, businessID, accountID string) (Revocation, error) {
+	revoked := Revocation{redis: r.redis, businessID: businessID, scope: accountKey(businessID, accountID)}
+	err := r.do("account", businessID, accountID, func() error {
+		var generation, mark *redis.StatusCmd
+		_, err := r.redis.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+			mark = pipe.SetArgs(ctx, markKey(businessID, accountID, ReasonOperator), "1", redis.SetArgs{Get: true})
+			generation = pipe.SetArgs(ctx, revoked.scope, newGeneration(), redis.SetArgs{TTL: MaxLifetime, Get: true})
+			return nil
+		})
+		if err != nil && !errors.Is(err, redis.Nil) { // which says that one of them was not there before
+			return err
+		}
+		was, err := before(mark)
+		if err != nil {
+			return err
+		}
+		revoked.Again = was != ""
+		revoked.before, err = before(generation)
+		return err
 	})
+	return revoked, err
+}
+
+// Resume lifts an operator's suspension of an account, and no other. lifted is false when there was none; left are the reasons
+// for which the account stays suspended.
+func (r *Revoker) Resume(ctx context.Context, businessID, accountID string) (lifted bool, left []Reason, err error) {
+	err = r.do("account", businessID, accountID, func() error {
+		n, err := r.redis.Del(ctx, markKey(businessID, accountID, ReasonOperator)).Result()
+		if err != nil {
+			return err
+		}
+		lifted = n > 0
+		all, err := Suspensions(ctx, r.redis, businessID, accountID)
+		if err == nil {
+			left = all[0]
+		}
+		return err
+	})
+	return lifted, left, err
 }
 
 func (r *Revoker) do(what, businessID, id string, command func() error) error {
@@ -68,7 +122,112 @@ func (r *Revoker) do(what, businessID, id string, command func() error) error {
 	return nil
 }
 
-// supersede starts a new generation of a scope, which leaves every record that names another one dead.
-func (r *Revoker) supersede(ctx context.Context, redis redis.Cmdable, scope string) error {
-	return redis.Set(ctx, scope, rand.Text(), MaxLifetime).Err()
+// newGeneration makes a generation of a scope, which leaves every record that names another one dead.
+func newGeneration() string { return rand.Text() }
+
+// before is what a SET with GET replaced; empty where nothing was there.
+func before(replaced *redis.StatusCmd) (string, error) {
+	value, err := replaced.Result()
+	if errors.Is(err, redis.Nil) {
+		return "", nil
+	}
+	return value, err
+}
+
+// countBatch is how many Redis keys one SCAN looks at.
+const countBatch = 1000
+
+// Count returns how many signed keys the revocation ended: those that were good until then. It walks through all keys of the
+// Redis, in batches, and is for people: the revocation holds already.
+func (r Revocation) Count(ctx context.Context) (int, error) {
+	total, err := r.count(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("count the keys that were revoked: %w", err)
+	}
+	return total, nil
+}
+
+func (r Revocation) count(ctx context.Context) (int, error) {
+	if r.scope == "" {
+		return r.live(ctx, []any{r.record})
+	}
+	var node redis.Cmdable = r.redis
+	if c, ok := r.redis.(cluster); ok { // the keys of a business are in one slot, and SCAN asks one node
+		master, err := c.MasterForKey(ctx, r.scope)
+		if err != nil {
+			return 0, c.explain(err)
+		}
+		master.AddHook(c.boundary)
+		node = master
+	}
+	total := 0
+	seen := map[string]bool{} // SCAN may return a key twice
+	for cursor, first := uint64(0), true; first || cursor != 0; first = false {
+		var names []string
+		var err error
+		names, cursor, err = node.Scan(ctx, cursor, recordKey(r.businessID, "*"), countBatch).Result()
+		if err != nil {
+			return total, err
+		}
+		var fresh []string
+		for _, name := range names {
+			if !seen[name] {
+				seen[name] = true
+				fresh = append(fresh, name)
+			}
+		}
+		if len(fresh) == 0 {
+			continue
+		}
+		records, err := r.redis.MGet(ctx, fresh...).Result()
+		if err != nil {
+			return total, err
+		}
+		n, err := r.live(ctx, records)
+		if err != nil {
+			return total, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// live counts those of some records that were good until the revocation, and that it ended.
+func (r Revocation) live(ctx context.Context, texts []any) (live int, err error) {
+	var records []record
+	var names []string
+	for _, text := range texts {
+		text, _ := text.(string) // nil: it has expired meanwhile
+		var found record
+		if json.Unmarshal([]byte(text), &found) != nil || found.BusinessID != r.businessID {
+			continue
+		}
+		keys := scopeKeys(Identity{BusinessID: r.businessID, AccountID: found.AccountID, ExecutionID: found.ExecutionID})
+		scopes := keys[:len(generations{})]
+		if r.scope != "" && scopes[0] != r.scope && scopes[1] != r.scope && scopes[2] != r.scope {
+			continue
+		}
+		records, names = append(records, found), append(names, scopes...)
+	}
+	if len(records) == 0 {
+		return 0, nil
+	}
+	values, err := r.redis.MGet(ctx, names...).Result()
+	if err != nil {
+		return 0, err
+	}
+	for i, found := range records {
+		var then generations
+		for j := range then {
+			at := i*len(then) + j
+			then[j], _ = values[at].(string)
+			if names[at] == r.scope {
+				then[j] = r.before
+			}
+		}
+		if found.Generations.stand(then) {
+			live++
+		}
+	}
+	return live, nil
 }

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/kizen/kizen-sidecar/minter"
 )
+
+func second(_ minter.Revocation, err error) error { return err }
 
 // family is one key for each way in which an identity can differ from someone's.
 func family(t *testing.T, f fixture) map[string]minter.Key {
@@ -29,24 +34,26 @@ func TestRevocationReachesItsScopeAndNothingElseAtOnce(t *testing.T) {
 	}{
 		"key": {
 			func(ctx context.Context, r *minter.Revoker, k minter.Key) error {
-				return r.Key(ctx, "business-1", k.ID)
+				return second(r.Key(ctx, "business-1", k.ID))
 			},
 			[]string{"the key"},
 		},
 		"execution": {
 			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error {
-				return r.Execution(ctx, "business-1", "execution-1")
+				return second(r.Execution(ctx, "business-1", "execution-1"))
 			},
 			[]string{"the key", "its sibling"},
 		},
 		"account": {
 			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error {
-				return r.Account(ctx, "business-1", "account-1")
+				return second(r.Account(ctx, "business-1", "account-1"))
 			},
 			[]string{"the key", "its sibling", "another execution"},
 		},
 		"business": {
-			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error { return r.Business(ctx, "business-1") },
+			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error {
+				return second(r.Business(ctx, "business-1"))
+			},
 			[]string{"the key", "its sibling", "another execution", "another account"},
 		},
 	} {
@@ -111,7 +118,7 @@ func TestLeaseDoesNotOutliveTheRevocationOfItsExecution(t *testing.T) {
 		}
 		for range 2 { // the second lease opens while the revocation of the first is remembered
 			lease, key := open()
-			if err := revoker.Execution(t.Context(), "business-1", "execution-1"); err != nil {
+			if _, err := revoker.Execution(t.Context(), "business-1", "execution-1"); err != nil {
 				t.Fatal(err)
 			}
 			var unavailable *minter.UnavailableError
@@ -124,8 +131,8 @@ func TestLeaseDoesNotOutliveTheRevocationOfItsExecution(t *testing.T) {
 			}
 		}
 		for name, revoke := range map[string]func() error{
-			"account":  func() error { return revoker.Account(t.Context(), "business-1", "account-1") },
-			"business": func() error { return revoker.Business(t.Context(), "business-1") },
+			"account":  func() error { return second(revoker.Account(t.Context(), "business-1", "account-1")) },
+			"business": func() error { return second(revoker.Business(t.Context(), "business-1")) },
 		} {
 			lease, key := open()
 			if err := revoke(); err != nil {
@@ -145,7 +152,7 @@ func TestNobodyWaitsForALeaseWhoseKeyWasRevoked(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = lease.Close(context.Background()) }()
-	if err := minter.NewRevoker(f.redis).Execution(t.Context(), "business-1", "execution-1"); err != nil {
+	if _, err := minter.NewRevoker(f.redis).Execution(t.Context(), "business-1", "execution-1"); err != nil {
 		t.Fatal(err)
 	}
 	impatient, cancel := context.WithCancel(t.Context())
@@ -159,7 +166,7 @@ func TestSuspendedAccountHasNoKeysAndGetsNone(t *testing.T) {
 	everyStore(t, func(t *testing.T, f fixture) {
 		keys := family(t, f)
 		revoker := minter.NewRevoker(f.redis)
-		if err := revoker.Suspend(t.Context(), "business-1", "account-1"); err != nil {
+		if _, err := revoker.Suspend(t.Context(), "business-1", "account-1"); err != nil {
 			t.Fatal(err)
 		}
 		for name, want := range map[string]string{
@@ -173,13 +180,13 @@ func TestSuspendedAccountHasNoKeysAndGetsNone(t *testing.T) {
 			t.Errorf("Mint = %v, %v; want ErrSuspended", key, err)
 		}
 		// Revoking what is suspended must not lift the suspension.
-		if err := revoker.Account(t.Context(), "business-1", "account-1"); err != nil {
+		if _, err := revoker.Account(t.Context(), "business-1", "account-1"); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := f.minter.Mint(t.Context(), someone, time.Minute); !errors.Is(err, minter.ErrSuspended) {
 			t.Errorf("Mint = %v, want ErrSuspended", err)
 		}
-		if err := revoker.Resume(t.Context(), "business-1", "account-1"); err != nil {
+		if _, _, err := revoker.Resume(t.Context(), "business-1", "account-1"); err != nil {
 			t.Fatal(err)
 		}
 		if code := f.verify(t, keys["the key"]); code != minter.CodeRevoked {
@@ -191,14 +198,81 @@ func TestSuspendedAccountHasNoKeysAndGetsNone(t *testing.T) {
 	})
 }
 
+// TestARevocationCountsTheKeysThatItEnded covers every scope, and that keys which were dead already do not count.
+func TestARevocationCountsTheKeysThatItEnded(t *testing.T) {
+	everyStore(t, func(t *testing.T, f fixture) {
+		r := minter.NewRevoker(f.redis)
+		keys := family(t, f)
+		for range 1200 { // more than one SCAN looks at
+			f.mint(t, minter.Identity{AccountID: "account-9", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "execution-9"})
+		}
+		for _, step := range []struct {
+			name   string
+			revoke func() (minter.Revocation, error)
+			want   int
+		}{
+			{"one key", func() (minter.Revocation, error) { return r.Key(t.Context(), "business-1", keys["its sibling"].ID) }, 1},
+			{"the same key", func() (minter.Revocation, error) { return r.Key(t.Context(), "business-1", keys["its sibling"].ID) }, 0},
+			{"an unknown execution", func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-1", "execution-7") }, 0},
+			{"an execution of another business", func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-2", "execution-2") }, 0},
+			{"an execution", func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-1", "execution-1") }, 1},
+			{"the same execution", func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-1", "execution-1") }, 0},
+			{"a key that was dead", func() (minter.Revocation, error) { return r.Key(t.Context(), "business-1", keys["the key"].ID) }, 0},
+			{"an account", func() (minter.Revocation, error) { return r.Account(t.Context(), "business-1", "account-1") }, 1},
+			{"a suspension", func() (minter.Revocation, error) { return r.Suspend(t.Context(), "business-1", "account-2") }, 1},
+			{"a business", func() (minter.Revocation, error) { return r.Business(t.Context(), "business-1") }, 1200},
+			{"another business", func() (minter.Revocation, error) { return r.Business(t.Context(), "business-2") }, 1},
+		} {
+			revoked, err := step.revoke()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := revoked.Count(t.Context()); n != step.want || err != nil {
+				t.Errorf("%s: %d keys, %v; want %d", step.name, n, err, step.want)
+			}
+		}
+	})
+}
+
+// TestReasonsOfASuspensionAreLiftedOneByOne walks through every pair of reasons.
+func TestReasonsOfASuspensionAreLiftedOneByOne(t *testing.T) {
+	f := onRedis(t, embedded(t).URL())
+	all := []minter.Reason{minter.ReasonOperator, minter.ReasonDisabled, minter.ReasonArchived}
+	in := func(do func(context.Context, redis.Pipeliner, string, string, minter.Reason), reason minter.Reason) {
+		t.Helper()
+		if _, err := f.redis.TxPipelined(t.Context(), func(pipe redis.Pipeliner) error {
+			do(t.Context(), pipe, "business-1", "account-1", reason)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, first := range all {
+		for _, second := range all {
+			in(minter.SuspendIn, first)
+			in(minter.SuspendIn, second)
+			in(minter.LiftIn, first)
+			_, err := f.minter.Mint(t.Context(), someone, time.Minute)
+			if suspended := errors.Is(err, minter.ErrSuspended); suspended != (first != second) {
+				t.Errorf("%s lifted, %s not: %v", first, second, err)
+			}
+			if first != second && !strings.Contains(err.Error(), string(second)) {
+				t.Errorf("%v does not name %s", err, second)
+			}
+			in(minter.LiftIn, second)
+			f.mint(t, someone)
+		}
+	}
+}
+
 func TestRevokerRefusesWhatCannotBeAnID(t *testing.T) {
 	f := onRedis(t, embedded(t).URL())
 	r := minter.NewRevoker(f.redis)
 	for name, err := range map[string]error{
-		"empty":     r.Execution(t.Context(), "business-1", ""),
-		"pattern":   r.Execution(t.Context(), "business-1", "*"),
-		"other key": r.Key(t.Context(), "business-1}:account:{x", "a"),
-		"business":  r.Business(t.Context(), ""),
+		"empty":     second(r.Execution(t.Context(), "business-1", "")),
+		"pattern":   second(r.Execution(t.Context(), "business-1", "*")),
+		"other key": second(r.Key(t.Context(), "business-1}:account:{x", "a")),
+		"business":  second(r.Business(t.Context(), "")),
 	} {
 		if err == nil {
 			t.Errorf("%s: accepted", name)
@@ -222,7 +296,7 @@ func TestNothingIsLeftAfterAThousandExecutions(t *testing.T) {
 			case 0, 1: // as every execution that ends well
 				err = f.minter.Revoke(t.Context(), key)
 			case 2:
-				err = revoker.Key(t.Context(), id.BusinessID, key.ID)
+				_, err = revoker.Key(t.Context(), id.BusinessID, key.ID)
 			} // and a quarter crashed before it could
 			if err != nil {
 				t.Fatal(err)

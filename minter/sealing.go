@@ -15,6 +15,7 @@ import (
 type sealedStored struct {
 	ID         string    `json:"id"`
 	CreatedAt  time.Time `json:"created_at"`
+	ExpiresAt  time.Time `json:"expires_at,omitzero"`
 	SealingKey string    `json:"sealing_key"` // the id of the key that Sealed and Hash were made with
 	Sealed     []byte    `json:"sealed"`
 	Hash       string    `json:"hash"`
@@ -33,7 +34,7 @@ func (s *StoredKeys) renew(businessID, accountID string, document *storedDocumen
 		if sealed.SealingKey == s.keys.sealer() {
 			continue
 		}
-		if document.Keys[i], err = s.seal(StoredKey{ID: sealed.ID, Token: token, Identity: id, CreatedAt: sealed.CreatedAt}); err != nil {
+		if document.Keys[i], err = s.seal(StoredKey{ID: sealed.ID, Token: token, Identity: id, CreatedAt: sealed.CreatedAt, ExpiresAt: sealed.ExpiresAt}); err != nil {
 			return err
 		}
 	}
@@ -49,9 +50,9 @@ func (s *StoredKeys) seal(key StoredKey) (sealedStored, error) {
 	hash := current.hash(key.Token.Reveal())
 	place := storedContext(key.Identity, key.ID)
 	return sealedStored{
-		ID: key.ID, CreatedAt: key.CreatedAt, SealingKey: current.id,
+		ID: key.ID, CreatedAt: key.CreatedAt, ExpiresAt: key.ExpiresAt, SealingKey: current.id,
 		Sealed: current.aead.Seal(nil, nil, []byte(key.Token.Reveal()), place),
-		Hash:   hash, Proof: current.hash(hash + string(place)),
+		Hash:   hash, Proof: current.hash(hash + string(place) + expiryContext(key.ExpiresAt)),
 	}, nil
 }
 
@@ -72,6 +73,14 @@ func (s *StoredKeys) open(id Identity, sealed sealedStored) (Token, error) {
 // storedContext binds what is sealed to its place: moved to another account, or with another type of account, it does not open.
 func storedContext(id Identity, keyID string) []byte {
 	return []byte(id.BusinessID + "\x00" + id.AccountID + "\x00" + id.AccountType + "\x00" + keyID)
+}
+
+// expiryContext is what a proof says of a key's expiry; a key without one is proved as keys were before any had one.
+func expiryContext(expires time.Time) string {
+	if expires.IsZero() {
+		return ""
+	}
+	return "\x00" + expires.UTC().Format(time.RFC3339Nano)
 }
 
 // newSealingKey derives from one secret what seals and what finds.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -27,6 +28,7 @@ type StoredKey struct {
 	Token     Token
 	Identity  Identity // without an execution
 	CreatedAt time.Time
+	ExpiresAt time.Time // when it stops to be valid; zero: never
 	Primary   bool
 }
 
@@ -66,10 +68,11 @@ func NewStoredKeys(client redis.UniversalClient, keys *KeySet) (*StoredKeys, err
 	return &StoredKeys{client, keys}, nil
 }
 
-// Create makes the first key of an account. The execution of id is ignored. It returns [ErrStoredExists] when there is one.
-func (s *StoredKeys) Create(ctx context.Context, id Identity) (StoredKey, error) {
+// Create makes the first key of an account, which is valid until expires unless that is zero. The execution of id is ignored. It
+// returns [ErrStoredExists] when there is one.
+func (s *StoredKeys) Create(ctx context.Context, id Identity, expires time.Time) (StoredKey, error) {
 	id.ExecutionID = ""
-	return s.add(ctx, id, func(document *storedDocument) error {
+	return s.add(ctx, id, expires, func(document *storedDocument) error {
 		if len(document.Keys) > 0 {
 			return ErrStoredExists
 		}
@@ -78,10 +81,10 @@ func (s *StoredKeys) Create(ctx context.Context, id Identity) (StoredKey, error)
 	})
 }
 
-// Rotate makes a new primary key. The old one becomes the secondary, and the old secondary dies. It returns [ErrNoStored]
+// Rotate makes a new primary key, which is valid until expires unless that is zero. The old one becomes the secondary, and the old secondary dies. It returns [ErrNoStored]
 // for an account without a key.
-func (s *StoredKeys) Rotate(ctx context.Context, businessID, accountID string) (StoredKey, error) {
-	return s.add(ctx, Identity{BusinessID: businessID, AccountID: accountID}, func(document *storedDocument) error {
+func (s *StoredKeys) Rotate(ctx context.Context, businessID, accountID string, expires time.Time) (StoredKey, error) {
+	return s.add(ctx, Identity{BusinessID: businessID, AccountID: accountID}, expires, func(document *storedDocument) error {
 		if len(document.Keys) == 0 {
 			return ErrNoStored
 		}
@@ -97,6 +100,19 @@ func (s *StoredKeys) DeleteSecondary(ctx context.Context, businessID, accountID 
 			return ErrNoSecondary
 		}
 		document.Keys = document.Keys[:1]
+		return nil
+	})
+}
+
+// DeleteKey ends the key of an account that has this id, or returns [ErrNoStored]. Where it was the primary, the secondary becomes
+// that.
+func (s *StoredKeys) DeleteKey(ctx context.Context, businessID, accountID, id string) error {
+	return s.change(ctx, businessID, accountID, func(document *storedDocument) error {
+		i := slices.IndexFunc(document.Keys, func(key sealedStored) bool { return key.ID == id })
+		if i < 0 {
+			return ErrNoStored
+		}
+		document.Keys = slices.Delete(document.Keys, i, i+1)
 		return nil
 	})
 }
@@ -125,14 +141,17 @@ func (s *StoredKeys) View(ctx context.Context, businessID, accountID string) ([]
 		if err != nil {
 			return nil, fmt.Errorf("view the keys of account %s: %w", accountID, err)
 		}
-		keys = append(keys, StoredKey{sealed.ID, token, id, sealed.CreatedAt, i == 0})
+		keys = append(keys, StoredKey{sealed.ID, token, id, sealed.CreatedAt, sealed.ExpiresAt, i == 0})
 	}
 	return keys, nil
 }
 
 // add puts a fresh key in front of those that prepare leaves.
-func (s *StoredKeys) add(ctx context.Context, id Identity, prepare func(*storedDocument) error) (StoredKey, error) {
+func (s *StoredKeys) add(ctx context.Context, id Identity, expires time.Time, prepare func(*storedDocument) error) (StoredKey, error) {
 	key := StoredKey{ID: rand.Text(), Token: newStoredToken(), Identity: id, CreatedAt: time.Now().UTC(), Primary: true}
+	if !expires.IsZero() {
+		key.ExpiresAt = expires.UTC()
+	}
 	err := s.change(ctx, id.BusinessID, id.AccountID, func(document *storedDocument) error {
 		if err := prepare(document); err != nil {
 			return err
@@ -210,7 +229,7 @@ func writeStored(ctx context.Context, pipe redis.Pipeliner, businessID, accountI
 		pipe.Del(ctx, storedHashKey(businessID, key.Hash))
 	}
 	for _, key := range after.Keys {
-		owner, err := json.Marshal(storedOwner{key.ID, accountID, after.AccountType, key.Proof})
+		owner, err := json.Marshal(storedOwner{key.ID, accountID, after.AccountType, key.Proof, key.ExpiresAt})
 		if err != nil {
 			return fmt.Errorf("write the owner of a stored key: %w", err)
 		}

@@ -1,7 +1,6 @@
 package minter_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -63,7 +62,7 @@ func (v *vault) rotateSealing(t testing.TB) string {
 
 func (v *vault) create(t testing.TB) minter.StoredKey {
 	t.Helper()
-	key, err := v.stored.Create(t.Context(), integration)
+	key, err := v.stored.Create(t.Context(), integration, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +71,7 @@ func (v *vault) create(t testing.TB) minter.StoredKey {
 
 func (v *vault) rotate(t testing.TB) minter.StoredKey {
 	t.Helper()
-	key, err := v.stored.Rotate(t.Context(), integration.BusinessID, integration.AccountID)
+	key, err := v.stored.Rotate(t.Context(), integration.BusinessID, integration.AccountID, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,11 +93,11 @@ func everyVault(t *testing.T, test func(t *testing.T, v *vault)) {
 func TestStoredKeysAreAtMostPrimaryAndSecondary(t *testing.T) {
 	everyVault(t, func(t *testing.T, v *vault) {
 		b, a := integration.BusinessID, integration.AccountID
-		if _, err := v.stored.Rotate(t.Context(), b, a); !errors.Is(err, minter.ErrNoStored) {
+		if _, err := v.stored.Rotate(t.Context(), b, a, time.Time{}); !errors.Is(err, minter.ErrNoStored) {
 			t.Errorf("Rotate without a key = %v", err)
 		}
 		first := v.create(t)
-		if _, err := v.stored.Create(t.Context(), integration); !errors.Is(err, minter.ErrStoredExists) {
+		if _, err := v.stored.Create(t.Context(), integration, time.Time{}); !errors.Is(err, minter.ErrStoredExists) {
 			t.Errorf("Create twice = %v", err)
 		}
 		if err := v.stored.DeleteSecondary(t.Context(), b, a); !errors.Is(err, minter.ErrNoSecondary) {
@@ -266,7 +265,7 @@ func TestWritingToRedisGivesAStoredKeyNoOtherOwner(t *testing.T) {
 	// Nor does a rotation put its seal under another type of account.
 	document := "kizen:{business-1}:stored:account-7"
 	set(document, strings.Replace(v.redis.Get(t.Context(), document).Val(), "service_integration", "service_automation", 1))
-	if key, err := v.stored.Rotate(t.Context(), "business-1", "account-7"); err == nil {
+	if key, err := v.stored.Rotate(t.Context(), "business-1", "account-7", time.Time{}); err == nil {
 		t.Errorf("Rotate = %+v of an account whose type was changed in redis", key.Identity)
 	}
 	if code := v.code(t, key); code != "" {
@@ -285,10 +284,10 @@ func TestStoredKeysWithoutTheirSealingKeyFailInWords(t *testing.T) {
 	}
 	elsewhere := integration
 	elsewhere.AccountID = "account-8"
-	if _, err := v.stored.Create(t.Context(), elsewhere); !errors.Is(err, minter.ErrNoSealingKey) {
+	if _, err := v.stored.Create(t.Context(), elsewhere, time.Time{}); !errors.Is(err, minter.ErrNoSealingKey) {
 		t.Errorf("Create = %v", err)
 	}
-	if _, err := v.stored.Rotate(t.Context(), "business-1", "account-7"); !errors.Is(err, minter.ErrNoSealingKey) {
+	if _, err := v.stored.Rotate(t.Context(), "business-1", "account-7", time.Time{}); !errors.Is(err, minter.ErrNoSealingKey) {
 		t.Errorf("Rotate = %v", err)
 	}
 	if code := v.code(t, key); code != minter.CodeUnknownKey {
@@ -309,7 +308,10 @@ func TestStoredKeysSayWhichRedisFailed(t *testing.T) {
 			node.Stop()
 		}
 		for what, err := range map[string]error{
-			"Rotate": func() error { _, err := v.stored.Rotate(t.Context(), "business-1", "account-7"); return err }(),
+			"Rotate": func() error {
+				_, err := v.stored.Rotate(t.Context(), "business-1", "account-7", time.Time{})
+				return err
+			}(),
 			"View":   func() error { _, err := v.stored.View(t.Context(), "business-1", "account-7"); return err }(),
 			"Delete": v.stored.Delete(t.Context(), "business-1", "account-7"),
 		} {
@@ -325,16 +327,17 @@ func TestSuspendedAccountsStoredKeysAreRefusedUntilItIsResumed(t *testing.T) {
 	v := newVault(t, embedded(t).URL())
 	key := v.create(t)
 	revoker := minter.NewRevoker(v.redis)
-	for _, step := range []struct {
-		do   func(context.Context, string, string) error
-		want string
-	}{{revoker.Suspend, minter.CodeSuspended}, {revoker.Resume, ""}} {
-		if err := step.do(t.Context(), integration.BusinessID, integration.AccountID); err != nil {
-			t.Fatal(err)
-		}
-		if got := v.code(t, key); got != step.want {
-			t.Errorf("%q, want %q", got, step.want)
-		}
+	if _, err := revoker.Suspend(t.Context(), integration.BusinessID, integration.AccountID); err != nil {
+		t.Fatal(err)
+	}
+	if got := v.code(t, key); got != minter.CodeSuspended {
+		t.Errorf("suspended: %q", got)
+	}
+	if _, _, err := revoker.Resume(t.Context(), integration.BusinessID, integration.AccountID); err != nil {
+		t.Fatal(err)
+	}
+	if got := v.code(t, key); got != "" {
+		t.Errorf("resumed: %q", got)
 	}
 }
 
@@ -357,7 +360,7 @@ func TestSealingKeyIsRotatedWithoutLosingAStoredKey(t *testing.T) {
 	}
 	elsewhere := integration
 	elsewhere.AccountID = "account-8"
-	if key, err := other.Create(t.Context(), elsewhere); err != nil || v.verify(t, minter.Key{Token: key.Token, Identity: elsewhere}) != "" {
+	if key, err := other.Create(t.Context(), elsewhere, time.Time{}); err != nil || v.verify(t, minter.Key{Token: key.Token, Identity: elsewhere}) != "" {
 		t.Errorf("a key sealed by another process with %s, which this one has not loaded, is refused: %v", newest, err)
 	}
 	if err := os.Remove(filepath.Join(v.dir, old+".jwk")); err != nil {

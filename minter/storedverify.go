@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"fmt"
+	"time"
 
 	"github.com/go-json-experiment/json"
 )
@@ -15,18 +16,20 @@ type storedOwner struct {
 	AccountID   string `json:"account_id"`
 	AccountType string `json:"account_type"`
 	Proof       string `json:"proof"`
+
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
 }
 
-// verifyStored is [Verifier.Verify] for a stored key.
-func (v *Verifier) verifyStored(ctx context.Context, token, businessID, userID string) (Identity, error) {
+// checkStored is check for a stored key.
+func (v *Verifier) checkStored(ctx context.Context, token, businessID, userID string) (checked, error) {
 	if !isStoredToken(token) {
-		return Identity{}, denied(CodeMalformed, "this is not a stored key", nil)
+		return checked{}, denied(CodeMalformed, "this is not a stored key", nil)
 	}
 	if err := validateAccount(businessID, userID); err != nil {
-		return Identity{}, denied(CodeMalformed, "an id header cannot be one", err)
+		return checked{}, denied(CodeMalformed, "an id header cannot be one", err)
 	}
 	if v.config.Keys == nil || len(v.config.Keys.state.Load().sealing) == 0 {
-		return Identity{}, denied(CodeUnknownKey, "stored keys are not accepted here", nil)
+		return checked{}, denied(CodeUnknownKey, "stored keys are not accepted here", nil)
 	}
 	owner, suspended, err := v.findOwner(ctx, token, businessID, userID)
 	if err == nil && owner == nil && v.config.Keys.refresh() { // it may be sealed with a key made since
@@ -34,42 +37,42 @@ func (v *Verifier) verifyStored(ctx context.Context, token, businessID, userID s
 	}
 	switch {
 	case err != nil:
-		return Identity{}, fmt.Errorf("verify a stored key of account %s: %w", userID, err)
+		return checked{}, fmt.Errorf("verify a stored key of account %s: %w", userID, err)
 	case owner == nil:
-		return Identity{}, denied(CodeRevoked, "there is no such key in this business: it was rotated out or deleted", errNoRecord)
+		return checked{}, denied(CodeRevoked, "there is no such key in this business: it was rotated out or deleted", errNoRecord)
 	}
 	id := Identity{AccountID: owner.AccountID, AccountType: owner.AccountType, BusinessID: businessID}
 	if err := checkHeaders(id, businessID, userID); err != nil {
-		return Identity{}, err
+		return checked{}, err
 	}
-	if suspended {
-		return Identity{}, denied(CodeSuspended, ErrSuspended.Error(), ErrSuspended)
+	if !owner.ExpiresAt.IsZero() && !v.config.Now().Before(owner.ExpiresAt) {
+		return checked{}, denied(CodeExpired, "the key has expired", nil)
 	}
-	return id, nil
+	return checked{id: id, storedID: owner.ID, suspended: suspended}, nil
 }
 
-// findOwner looks a key up by its hash under every sealing key, in one round trip, and says whether the user is suspended.
-func (v *Verifier) findOwner(ctx context.Context, token, businessID, userID string) (*storedOwner, bool, error) {
-	names := []string{suspendedKey(businessID, userID)}
+// findOwner looks a key up by its hash under every sealing key, in one round trip, and reads why the user is suspended.
+func (v *Verifier) findOwner(ctx context.Context, token, businessID, userID string) (*storedOwner, []Reason, error) {
+	names := markKeys(businessID, userID)
 	sealing := v.config.Keys.state.Load().sealing
 	for _, key := range sealing {
 		names = append(names, storedHashKey(businessID, key.hash(token)))
 	}
 	values, err := v.store.redis.MGet(ctx, names...).Result()
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	for i, key := range sealing {
-		text, _ := values[i+1].(string)
+		text, _ := values[len(marks)+i].(string)
 		var owner storedOwner
 		if json.Unmarshal([]byte(text), &owner) != nil {
 			continue
 		}
 		place := storedContext(Identity{AccountID: owner.AccountID, AccountType: owner.AccountType, BusinessID: businessID}, owner.ID)
-		proof := key.hash(key.hash(token) + string(place))
+		proof := key.hash(key.hash(token) + string(place) + expiryContext(owner.ExpiresAt))
 		if subtle.ConstantTimeCompare([]byte(owner.Proof), []byte(proof)) == 1 {
-			return &owner, values[0] != nil, nil
+			return &owner, readMarks(values), nil
 		}
 	}
-	return nil, false, nil
+	return nil, nil, nil
 }

@@ -32,13 +32,17 @@ func useEverything(t *testing.T, f fixture) {
 		if code := f.verify(t, key); code != minter.CodeRevoked {
 			t.Fatalf("%s: revoked: %q", id.BusinessID, code)
 		}
-		if err := revoker.Suspend(t.Context(), id.BusinessID, id.AccountID); err != nil {
+		revoked, err := revoker.Suspend(t.Context(), id.BusinessID, id.AccountID)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if n, err := revoked.Count(t.Context()); n != 1 || err != nil {
+			t.Errorf("%s: suspending revoked %d keys, %v; want 1", id.BusinessID, n, err)
 		}
 		if code := f.verify(t, sibling); code != minter.CodeSuspended {
 			t.Fatalf("%s: suspended: %q", id.BusinessID, code)
 		}
-		if err := revoker.Resume(t.Context(), id.BusinessID, id.AccountID); err != nil {
+		if _, _, err := revoker.Resume(t.Context(), id.BusinessID, id.AccountID); err != nil {
 			t.Fatal(err)
 		}
 		if code := f.verify(t, f.mint(t, id)); code != "" {

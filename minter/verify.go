@@ -60,6 +60,9 @@ type VerifierConfig struct {
 	Audience string           // default [DefaultAudience]
 	Leeway   time.Duration    // for exp and nbf; default [DefaultLeeway]; negative: none
 	Now      func() time.Time // default time.Now
+	Admit    Admission        // nil: every account that is not suspended may act
+	// StoredUsed is told of each use of a stored key that was let in, by the key's id; nil: uses are not recorded.
+	StoredUsed func(ctx context.Context, id Identity, keyID string)
 
 	// TrustPublished accepts keys signed by a pair whose public half a minter published in Redis. Whoever can write to Redis
 	// can then mint: for development, and where Redis is as trusted as a signing key.
@@ -105,38 +108,64 @@ func NewVerifier(config VerifierConfig) (*Verifier, error) {
 	)}, nil
 }
 
-// Verify decides about a request that carries token, a signed or a stored key, and in its two id headers businessID and userID. It returns for whom
-// the key acts, or a [*DeniedError]; any other error, a [*RedisError], means that nobody can tell, and the request must
-// not pass either.
+// Verify decides about a request that carries token, a signed or a stored key, and in its two id headers businessID and userID.
+// It returns for whom the key acts, or a [*DeniedError]; any other error, a [*RedisError], means that nobody can tell, and the
+// request must not pass either.
 func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string) (Identity, error) {
+	found, err := v.check(ctx, token, businessID, userID)
+	if err == nil && len(found.suspended) == 0 {
+		err = found.dead // otherwise the suspension is why it is dead
+	}
+	if err == nil {
+		err = v.config.Admit.decide(ctx, found.id, found.suspended)
+	}
+	if err == nil {
+		err = found.dead
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	if found.storedID != "" && v.config.StoredUsed != nil {
+		v.config.StoredUsed(ctx, found.id, found.storedID)
+	}
+	return found.id, nil
+}
+
+// checked is what a good signature, or a stored key that is there, says.
+type checked struct {
+	id        Identity
+	suspended []Reason
+	storedID  string // of a stored key
+	dead      error  // why a signed key is not good any more: there is no record of it, or it was revoked
+}
+
+func (v *Verifier) check(ctx context.Context, token, businessID, userID string) (checked, error) {
 	switch {
 	case token == "":
-		return Identity{}, denied(CodeMissing, "no key was sent", nil)
+		return checked{}, denied(CodeMissing, "no key was sent", nil)
 	case len(token) > maxTokenLength:
-		return Identity{}, denied(CodeMalformed, "the key is too long to be one", nil)
+		return checked{}, denied(CodeMalformed, "the key is too long to be one", nil)
 	case strings.HasPrefix(token, storedPrefix):
-		return v.verifyStored(ctx, token, businessID, userID)
+		return v.checkStored(ctx, token, businessID, userID)
 	}
 	c, found, err := v.parse(ctx, token)
 	if err != nil {
-		return Identity{}, explainParse(err)
+		return checked{}, explainParse(err)
 	}
 	id := c.identity()
 	if err := checkHeaders(id, businessID, userID); err != nil {
-		return Identity{}, err
+		return checked{}, err
 	}
 	if found == nil {
 		if found, err = v.store.get(ctx, id, c.ID, ""); err != nil {
-			return Identity{}, fmt.Errorf("verify key of execution %s: %w", id.ExecutionID, err)
+			return checked{}, fmt.Errorf("verify key of execution %s: %w", id.ExecutionID, err)
 		}
 	}
-	switch err := found.check(id); {
-	case errors.Is(err, ErrSuspended):
-		return Identity{}, denied(CodeSuspended, ErrSuspended.Error(), err)
-	case err != nil:
-		return Identity{}, denied(CodeRevoked, err.Error(), err)
+	all := checked{id: id, suspended: found.scopes.suspended}
+	if err := found.check(id); err != nil {
+		all.dead = denied(CodeRevoked, err.Error(), err)
 	}
-	return id, nil
+	return all, nil
 }
 
 func checkHeaders(id Identity, businessID, userID string) error {

@@ -47,6 +47,7 @@ type Call struct {
 type Engine struct {
 	rules      ruleSet
 	operations operations
+	levels     bool // it decides by permission levels
 }
 
 // ForCalls returns the engine for calls on their way to the API. paths are rule files of the operator's, and directories of
@@ -66,7 +67,11 @@ func ForCalls(paths ...string) (*Engine, error) {
 
 // ForPlatform returns the engine for a platform: guardrails, and what each permission level allows.
 func ForPlatform() (*Engine, error) {
-	return load(func(l *loader) { l.addBuiltIn("permissions.cedar", permissionsText) })
+	engine, err := load(func(l *loader) { l.addBuiltIn("permissions.cedar", permissionsText) })
+	if err == nil {
+		engine.levels = true
+	}
+	return engine, err
 }
 
 func load(more func(*loader)) (*Engine, error) {
@@ -173,8 +178,19 @@ func (p *Principal) decide(call Call, path string, within, about []string) Decis
 		Resource:  entities.endpoint.UID,
 		Context:   cedar.NewRecord(fields),
 	}
-	return p.rules[method].decide(entities, request)
+	decision := p.rules[method].decide(entities, request)
+	if decision.Code == CodeNotPermitted && p.engine.levels {
+		for level := Read; level <= Remove; level++ {
+			if slices.Contains(within, permissionOperation(level)) {
+				decision.Reason = fmt.Sprintf("this needs the %s level of the permission %s, and the account's level is %s", level, ManageServiceAccounts, p.account.Level)
+			}
+		}
+	}
+	return decision
 }
+
+// permissionOperation is the operation that holds what a level of [ManageServiceAccounts] is needed for.
+func permissionOperation(level Level) string { return "manage_service_accounts." + level.String() }
 
 func (s ruleSet) decide(entities cedar.EntityGetter, request cedar.Request) Decision {
 	verdict, diagnostic := cedar.Authorize(s, entities, request)

@@ -24,9 +24,6 @@ const (
 	statusSuspended = "suspended"
 )
 
-// emailDomain is where the addresses of service accounts seem to be. Nobody logs in with one.
-const emailDomain = "serviceaccounts.kizen.com"
-
 // account is a service account as Redis holds it.
 type account struct {
 	ID               string       `json:"id"`
@@ -41,16 +38,18 @@ type account struct {
 	UpdatedAt        time.Time    `json:"updated_at"`
 	ArchivedAt       *time.Time   `json:"archived_at"`
 	Version          int64        `json:"version"` // grows with each change
+
+	suspended []minter.Reason // why it is suspended; kept beside the account, where verifiers look
 }
 
-// integration is what an integration account works for. Enabling and disabling it is what resumes and suspends the account.
+// integration is what an integration account works for. Disabling it suspends the account for that reason.
 type integration struct {
 	ID      string `json:"id"`
 	Enabled bool   `json:"enabled"`
 }
 
 func (a account) status() string {
-	if a.Integration != nil && !a.Integration.Enabled {
+	if len(a.suspended) > 0 {
 		return statusSuspended
 	}
 	return statusActive
@@ -69,35 +68,66 @@ func (a account) identity(businessID string) minter.Identity {
 
 // What a change of accounts is refused with.
 var (
-	errNoAccount        = errors.New("there is no such service account")
-	errOtherCodeAccount = errors.New("the business has another Code Account; GET /service-accounts?account_type=service_automation names it")
+	errNoAccount = errors.New("there is no such service account")
 
 	errChanged  = errors.New("the account has changed since it was read; read it again")
 	errConflict = errors.New("others keep changing the accounts at this moment; try again")
 )
 
+// otherAccountError says that the platform has provisioned another account of a type of which a business has one.
+type otherAccountError struct{ kind policy.AccountType }
+
+// Error implements error.
+func (e otherAccountError) Error() string {
+	return fmt.Sprintf("the business has another %s; GET /service-accounts?account_type=%s names it", e.kind.Title, e.kind.Name)
+}
+
 // accountStore keeps the service accounts of businesses in Redis, all of a business in one hash:
 //
-//	kizen:{BUSINESS}:accounts    account id -> the account as JSON; "{code_account}" -> the id of the Code Account
+//	kizen:{BUSINESS}:accounts    account id -> the account as JSON; for each type of which the platform provisions one,
+//	                             provisionedField -> the id of that account
 //
-// A change is one transaction on that hash, so that it happens whole or not at all, whoever is killed meanwhile.
-type accountStore struct{ redis redis.UniversalClient }
+// A change is one transaction on that hash and on the marks of suspensions, which are in the same slot: it happens whole or not
+// at all, also when this process is killed meanwhile.
+type accountStore struct {
+	redis redis.UniversalClient
+	// emailDomain is where the generated addresses of new accounts seem to be. They are never used to log in.
+	emailDomain string
+}
 
-// codeAccountField is no account's id: those hold no braces.
-const codeAccountField = "{code_account}"
+// provisionedField is where the id of the account of a type stands that a business has one of. It is no account's id: those
+// hold no braces. The name of the Code Account's is older than the other types.
+func provisionedField(accountType string) string {
+	if accountType == policy.ServiceAutomation {
+		return "{code_account}"
+	}
+	return "{provisioned:" + accountType + "}"
+}
+
+// provisionedTypes are those of which the platform gives each business one account.
+func provisionedTypes() []policy.AccountType {
+	return slices.DeleteFunc(policy.AccountTypes(), func(t policy.AccountType) bool { return t.Provisioned != policy.ProvisionedByBusiness })
+}
 
 func accountsKey(businessID string) string { return "kizen:{" + businessID + "}:accounts" }
 
 // business is the accounts of one business while a change looks at them.
 type business struct {
 	accounts    map[string]account
-	codeAccount string
+	provisioned map[string]string       // account type -> the id of the one account of that type
+	also        []func(redis.Pipeliner) // what the change writes beside the account
+	emailDomain string
 }
 
 func parseBusiness(fields map[string]string) (business, error) {
-	b := business{accounts: map[string]account{}, codeAccount: fields[codeAccountField]}
+	b := business{accounts: map[string]account{}, provisioned: map[string]string{}}
+	for _, kind := range provisionedTypes() {
+		if id, ok := fields[provisionedField(kind.Name)]; ok {
+			b.provisioned[kind.Name] = id
+		}
+	}
 	for id, text := range fields {
-		if id == codeAccountField {
+		if strings.HasPrefix(id, "{") {
 			continue
 		}
 		var a account
@@ -129,32 +159,64 @@ func (s accountStore) list(ctx context.Context, businessID string) ([]account, e
 		}
 		return strings.Compare(a.ID, b.ID)
 	})
-	return all, nil
+	return all, s.readSuspensions(ctx, businessID, all)
+}
+
+// readSuspensions fills in why each account is suspended.
+func (s accountStore) readSuspensions(ctx context.Context, businessID string, accounts []account) error {
+	ids := make([]string, len(accounts))
+	for i, a := range accounts {
+		ids[i] = a.ID
+	}
+	suspended, err := minter.Suspensions(ctx, s.redis, businessID, ids...)
+	if err != nil {
+		return fmt.Errorf("read the suspensions of business %s: %w", businessID, err)
+	}
+	for i := range suspended {
+		accounts[i].suspended = suspended[i]
+	}
+	return nil
 }
 
 // find returns an account, archived or not, or errNoAccount.
 func (s accountStore) find(ctx context.Context, businessID, id string) (account, error) {
 	a, _, err := s.look(ctx, businessID, id)
-	return a, err
+	if err != nil {
+		return a, err
+	}
+	return s.complete(ctx, businessID, a)
 }
 
-// look is find that says in the same round trip whether the business has its Code Account.
+// complete fills in why an account is suspended.
+func (s accountStore) complete(ctx context.Context, businessID string, a account) (account, error) {
+	one := []account{a}
+	err := s.readSuspensions(ctx, businessID, one)
+	return one[0], err
+}
+
+// look reads an account without its suspensions, or returns errNoAccount. It also says, in the same round trip, whether the
+// business has every account that the platform provisions.
 func (s accountStore) look(ctx context.Context, businessID, id string) (a account, provisioned bool, err error) {
-	if id == codeAccountField {
+	if strings.HasPrefix(id, "{") {
 		return account{}, false, errNoAccount
 	}
-	values, err := s.redis.HMGet(ctx, accountsKey(businessID), id, codeAccountField).Result()
+	fields := []string{id}
+	for _, kind := range provisionedTypes() {
+		fields = append(fields, provisionedField(kind.Name))
+	}
+	values, err := s.redis.HMGet(ctx, accountsKey(businessID), fields...).Result()
 	if err != nil {
 		return account{}, false, fmt.Errorf("find account %s: %w", id, err)
 	}
+	provisioned = !slices.Contains(values[1:], nil)
 	text, ok := values[0].(string)
 	if !ok {
-		return account{}, values[1] != nil, errNoAccount
+		return account{}, provisioned, errNoAccount
 	}
 	if err := json.Unmarshal([]byte(text), &a); err != nil {
 		return account{}, false, fmt.Errorf("read account %s: %w", id, err)
 	}
-	return a, values[1] != nil, nil
+	return a, provisioned, nil
 }
 
 // change edits one account of a business in a transaction, again from the start when somebody else was faster. edit sees all
@@ -165,12 +227,12 @@ func (s accountStore) change(ctx context.Context, businessID string, edit func(*
 	for attempt := range attempts {
 		var changed account
 		err := s.redis.Watch(ctx, func(tx *redis.Tx) (err error) {
-			changed, err = changeIn(ctx, tx, key, edit)
+			changed, err = s.changeIn(ctx, tx, key, edit)
 			return err
 		}, key)
 		switch {
 		case err == nil, errors.Is(err, errSame):
-			return changed, nil
+			return s.complete(ctx, businessID, changed)
 		case !errors.Is(err, redis.TxFailedErr):
 			return account{}, fmt.Errorf("change the accounts of business %s: %w", businessID, err)
 		}
@@ -186,7 +248,7 @@ func (s accountStore) change(ctx context.Context, businessID string, edit func(*
 // errSame ends a change that finds the account as it shall be.
 var errSame = errors.New("nothing to change")
 
-func changeIn(ctx context.Context, tx *redis.Tx, key string, edit func(*business) (account, error)) (account, error) {
+func (s accountStore) changeIn(ctx context.Context, tx *redis.Tx, key string, edit func(*business) (account, error)) (account, error) {
 	fields, err := tx.HGetAll(ctx, key).Result()
 	if err != nil {
 		return account{}, err
@@ -195,6 +257,7 @@ func changeIn(ctx context.Context, tx *redis.Tx, key string, edit func(*business
 	if err != nil {
 		return account{}, err
 	}
+	b.emailDomain = s.emailDomain
 	changed, err := edit(&b)
 	if err != nil {
 		return changed, err
@@ -206,8 +269,11 @@ func changeIn(ctx context.Context, tx *redis.Tx, key string, edit func(*business
 		return account{}, err
 	}
 	_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-		if b.codeAccount != "" {
-			pipe.HSet(ctx, key, codeAccountField, b.codeAccount)
+		for kind, id := range b.provisioned {
+			pipe.HSet(ctx, key, provisionedField(kind), id)
+		}
+		for _, write := range b.also {
+			write(pipe)
 		}
 		return pipe.HSet(ctx, key, changed.ID, text).Err()
 	})
@@ -242,7 +308,8 @@ func fits(match, etag string) bool {
 	return false
 }
 
-// provision makes an account that the platform gives of itself, unless it is there, and the Code Account of the business.
+// provision makes an account that the platform gives of itself, unless it is there. Of a type that a business has one of, it
+// may be made until the business has another.
 func (s accountStore) provision(ctx context.Context, id minter.Identity) (account, error) {
 	return s.change(ctx, id.BusinessID, func(b *business) (account, error) {
 		if a, ok := b.accounts[id.AccountID]; ok {
@@ -250,10 +317,10 @@ func (s accountStore) provision(ctx context.Context, id minter.Identity) (accoun
 		}
 		kind, _ := policy.FindAccountType(id.AccountType)
 		switch {
-		case kind.Provisioned == policy.ProvisionedByBusiness && b.codeAccount != "":
-			return account{}, errOtherCodeAccount
+		case kind.Provisioned == policy.ProvisionedByBusiness && b.provisioned[kind.Name] != "":
+			return account{}, otherAccountError{kind}
 		case kind.Provisioned == policy.ProvisionedByBusiness:
-			b.codeAccount = id.AccountID
+			b.provisioned[kind.Name] = id.AccountID
 		case kind.Provisioned != policy.ProvisionedByPlugin:
 			return account{}, errNoAccount
 		}
@@ -261,17 +328,22 @@ func (s accountStore) provision(ctx context.Context, id minter.Identity) (accoun
 	})
 }
 
-// provisionCodeAccount makes the Code Account of a business whose first mention was not by it.
-func (s accountStore) provisionCodeAccount(ctx context.Context, businessID string) error {
-	_, err := s.change(ctx, businessID, func(b *business) (account, error) {
-		if b.codeAccount != "" {
-			return b.accounts[b.codeAccount], errSame
+// provisionAll makes those accounts that every business has, and that this one lacks.
+func (s accountStore) provisionAll(ctx context.Context, businessID string) error {
+	for _, kind := range provisionedTypes() {
+		_, err := s.change(ctx, businessID, func(b *business) (account, error) {
+			if id := b.provisioned[kind.Name]; id != "" {
+				return b.accounts[id], errSame
+			}
+			id := uuid.NewString()
+			b.provisioned[kind.Name] = id
+			return newAccount(b, id, kind, kind.Title, ""), nil
+		})
+		if err != nil {
+			return err
 		}
-		b.codeAccount = uuid.NewString()
-		kind, _ := policy.FindAccountType(policy.ServiceAutomation)
-		return newAccount(b, b.codeAccount, kind, kind.Title, ""), nil
-	})
-	return err
+	}
+	return nil
 }
 
 // newAccount is an account that no other account of the business is like. apiName may be empty.
@@ -294,7 +366,7 @@ func (b *business) freeEmail(apiName string) string {
 	name := strings.TrimRight(strings.ReplaceAll(apiName[:min(len(apiName), maxEmailName)], "_", "-"), "-")
 	for {
 		random := uuid.New()
-		email := fmt.Sprintf("%s.%x@%s", name, random[8:], emailDomain)
+		email := fmt.Sprintf("%s.%x@%s", name, random[8:], b.emailDomain)
 		if !b.any(func(a account) bool { return a.Email == email }) {
 			return email
 		}

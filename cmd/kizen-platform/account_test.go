@@ -152,7 +152,7 @@ func TestBadFieldsOfAccountsAreKeyedByField(t *testing.T) {
 		"read-only field":           {"PATCH", one, `{"id":"x"}`, "id"},
 		"change of type":            {"PATCH", one, `{"account_type":"service_automation"}`, "account_type"},
 		"change of integration":     {"PATCH", one, `{"integration":{"enabled":false}}`, "integration"},
-		"groups by the wrong call":  {"PATCH", one, `{"permission_groups":[]}`, "permission_groups"},
+		"groups that are none":      {"PATCH", one, `{"permission_groups":["none"]}`, "permission_groups"},
 		"null for a body":           {"PATCH", one, `null`, "body"},
 		"groups missing":            {"PUT", one + "/permission-groups", `{}`, "permission_groups"},
 		"null groups":               {"PUT", one + "/permission-groups", `{"permission_groups":null}`, "permission_groups"},
@@ -184,7 +184,7 @@ func TestCodeAccountCannotBeDeletedRenamedOrGivenKeys(t *testing.T) {
 		"guardrail.archive_provisioned_account": {"DELETE " + code},
 		"guardrail.rename_provisioned_account": {
 			"PATCH " + code + ` {"name":"Mine"}`, "PATCH " + code + ` {"api_name":"mine"}`, "PATCH " + code + ` {"description":"x","api_name":"mine"}`,
-			"PATCH " + code + ` {"name":"Agentic Workflow Code Account"}`,
+			"PATCH " + code + ` {"name":"Agentic workflow code account"}`,
 		},
 		"guardrail.status_by_hand": {"PATCH " + code + ` {"status":"suspended"}`, "PATCH " + code + ` {"status":"active","description":"x"}`},
 		"guardrail.no_stored_keys": {"GET " + code + "/tokens", "POST " + code + "/tokens/rotate", "DELETE " + code + "/tokens/secondary"},
@@ -239,18 +239,18 @@ func TestCodeAccountExistsFromTheFirstMentionOfABusiness(t *testing.T) {
 		}
 	}
 	second := w.headersFor(w.mint(minter.Identity{AccountID: "code-2", AccountType: policy.ServiceAutomation, BusinessID: "by-step", ExecutionID: "e"}))
-	w.refused(401, codeUnknownAccount, "", second, "GET", "/custom-objects", "")
+	w.refused(401, policy.CodeUnknownAccount, "", second, "GET", "/custom-objects", "")
 }
 
 func TestAKeyOfTheWrongKindOrTypeIsNoKey(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"x"}`)
 	for name, c := range map[string]struct{ account, kind, code string }{
-		"a signed key of an integration account": {id, policy.ServiceIntegration, codeKeyKind},
-		"another type than the account's":        {id, policy.ServicePlugin, codeUnknownAccount},
-		"a type that there is not":               {id, "service_robot", codeUnknownAccount},
-		"a person that there is not":             {"nobody", policy.Employee, codeUnknownAccount},
-		"an account by a person's type":          {id, policy.Employee, codeUnknownAccount},
+		"a signed key of an integration account": {id, policy.ServiceIntegration, policy.CodeKeyKind},
+		"another type than the account's":        {id, policy.ServicePlugin, policy.CodeUnknownAccount},
+		"a type that there is not":               {id, "service_robot", policy.CodeUnknownAccount},
+		"a person that there is not":             {"nobody", policy.Employee, policy.CodeUnknownAccount},
+		"an account by a person's type":          {id, policy.Employee, policy.CodeUnknownAccount},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.refused(401, c.code, "", w.signed(c.account, c.kind), "GET", "/custom-objects", "")
@@ -260,7 +260,7 @@ func TestAKeyOfTheWrongKindOrTypeIsNoKey(t *testing.T) {
 
 func TestTheMarkOfTheCodeAccountIsNoAccount(t *testing.T) {
 	w := start(t)
-	for _, id := range []string{codeAccountField, "code_account"} {
+	for _, id := range []string{provisionedField(policy.ServiceAutomation), "code_account"} {
 		w.refused(404, "not_found", "", w.person(admin), "GET", "/service-accounts/"+url.PathEscape(id), "")
 		w.refused(404, "not_found", "", w.person(admin), "DELETE", "/service-accounts/"+url.PathEscape(id), "")
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"slices"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
@@ -170,7 +169,8 @@ func (p *platform) mayImport(c *gin.Context, change accountChange) bool {
 	target := change.after.as(callerOf(c).BusinessID)
 	call := policy.Call{Method: "POST", Path: "/service-accounts", Target: &target, Grants: grants(change.body)}
 	if change.before.ID != "" {
-		call.Method, call.Path, call.Changes = "PATCH", "/service-accounts/"+change.before.ID, slices.Sorted(maps.Keys(change.body))
+		call.Method, call.Path = "PATCH", "/service-accounts/"+change.before.ID
+		call.Changes, call.Grants = change.before.changes(change.body), change.before.grants(change.body)
 	}
 	return decided(c, callerOf(c).principal.Decide(call))
 }
@@ -184,11 +184,17 @@ func (p *platform) importAccount(c *gin.Context, change accountChange, result *i
 	case change.before.ID == "":
 		a, err := p.create(ctx, businessID, change.after.ID, change.kind, change.body)
 		result.Created = append(result.Created, a.APIName)
+		if err == nil {
+			p.changed(c, a.ID, "")
+		}
 		return err
 	}
 	a, err := p.accounts.update(ctx, businessID, change.before.ID, "", func(b *business, a *account) error {
 		return a.apply(b, change.body)
 	})
 	result.Updated = append(result.Updated, a.APIName)
+	if err == nil {
+		p.changed(c, a.ID, "")
+	}
 	return err
 }

@@ -69,6 +69,9 @@ func grants(body map[string]json.RawMessage) policy.Level {
 	return levelOf(groups)
 }
 
+// listGroups answers every permission group that there is to give.
+func (p *platform) listGroups(c *gin.Context) { sendPage(c, permissionGroups) }
+
 // groupsView is the permission groups of an account.
 type groupsView struct {
 	PermissionGroups []permissionGroup `json:"permission_groups"`
@@ -114,5 +117,6 @@ func (p *platform) setGroups(c *gin.Context) {
 		p.failed(c, err)
 		return
 	}
+	p.changed(c, a.ID, "")
 	sendGroups(c, a)
 }

@@ -1,12 +1,13 @@
 package main
 
 import (
-	"context"
 	"net/http"
 	"slices"
 
 	"github.com/gin-gonic/gin"
+	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
@@ -19,8 +20,8 @@ type integrationView struct {
 	PerformedBy performer `json:"performed_by"`
 }
 
-// setIntegration enables or disables an integration, which resumes or suspends its account. A suspension is written first
-// where keys are verified, and lifted there last: whoever is killed in between leaves the account shut out.
+// setIntegration enables or disables an integration. Its account is suspended for that reason while it is disabled, from the same
+// transaction on; other reasons are not touched.
 func (p *platform) setIntegration(c *gin.Context) {
 	var body struct {
 		Enabled *bool `json:"enabled"`
@@ -37,43 +38,29 @@ func (p *platform) setIntegration(c *gin.Context) {
 		return
 	}
 	ctx, businessID := c.Request.Context(), callerOf(c).BusinessID
-	var err error
-	if !*body.Enabled {
-		err = p.revoker.Suspend(ctx, businessID, a.ID)
-	}
-	if err == nil {
-		a, err = p.accounts.update(ctx, businessID, a.ID, c.GetHeader("If-Match"), func(_ *business, a *account) error {
-			a.Integration.Enabled = *body.Enabled
-			return nil
+	switched := false
+	a, err := p.accounts.update(ctx, businessID, a.ID, c.GetHeader("If-Match"), func(b *business, a *account) error {
+		if switched = a.Integration.Enabled != *body.Enabled; !switched {
+			return errSame
+		}
+		a.Integration.Enabled = *body.Enabled
+		b.also = append(b.also, func(pipe redis.Pipeliner) {
+			if *body.Enabled {
+				minter.LiftIn(ctx, pipe, businessID, a.ID, minter.ReasonDisabled)
+			} else {
+				minter.SuspendIn(ctx, pipe, businessID, a.ID, minter.ReasonDisabled)
+			}
 		})
-	}
-	if err == nil {
-		err = p.settle(ctx, businessID, a)
-	}
+		return nil
+	})
 	if err != nil {
 		p.failed(c, err)
 		return
 	}
-	sendIntegration(c, a)
-}
-
-// settle makes the suspension that verifiers see agree with the account, also when others switch it at the same time: whoever
-// writes last looks once more whether that is still right.
-func (p *platform) settle(ctx context.Context, businessID string, a account) error {
-	for {
-		mark := p.revoker.Resume
-		if a.status() == statusSuspended || a.ArchivedAt != nil {
-			mark = p.revoker.Suspend
-		}
-		if err := mark(ctx, businessID, a.ID); err != nil {
-			return err
-		}
-		now, err := p.accounts.find(ctx, businessID, a.ID)
-		if err != nil || now.Version == a.Version {
-			return err
-		}
-		a = now
+	if switched {
+		p.changed(c, a.ID, map[bool]string{true: "enable_integration", false: "disable_integration"}[a.Integration.Enabled])
 	}
+	sendIntegration(c, a)
 }
 
 func (p *platform) readIntegration(c *gin.Context) {

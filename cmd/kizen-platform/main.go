@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -46,18 +47,20 @@ Exit codes: 0 stopped when asked to, 2 wrong usage, 3 the platform could not do 
 
 // commandLine is everything that can be typed after kizen-platform.
 type commandLine struct {
-	Listen       string           `help:"Address to listen on; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	RedisURL     string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --env-file and --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
-	RedisTimeout time.Duration    `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION"`
-	RedisCA      string           `name:"redis-ca" help:"PEM file of the certificate authority that Redis's certificate is verified with. Default: the system's." placeholder:"FILE"`
-	RedisCert    string           `help:"PEM file of a client certificate for Redis." placeholder:"FILE"`
-	RedisKey     string           `help:"PEM file of the client certificate's key." placeholder:"FILE"`
-	Keys         string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages, with a key that signs and one that seals. Default: the keys in KIZEN_SIGNING_KEYS, or those that sidecars publish in Redis, and stored keys that die with this process." placeholder:"FILE|DIR"`
-	ReadyFile    string           `help:"Write a JSON object with api_root and redis_url here once the platform listens. Readable by its owner alone: the URL may hold a password." placeholder:"FILE"`
-	EnvFile      string           `help:"Write KIZEN_API_ROOT and REDIS_URL here once the platform listens, for the environment of a sidecar. Readable by its owner alone." placeholder:"FILE"`
-	LogLevel     string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL"`
-	LogFormat    string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT"`
-	Version      kong.VersionFlag `help:"Print the version and exit." env:"-"`
+	Listen          string           `help:"Address to listen on; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	RedisURL        string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --env-file and --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
+	RedisTimeout    time.Duration    `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION"`
+	RedisCA         string           `name:"redis-ca" help:"PEM file of the certificate authority that Redis's certificate is verified with. Default: the system's." placeholder:"FILE"`
+	RedisCert       string           `help:"PEM file of a client certificate for Redis." placeholder:"FILE"`
+	RedisKey        string           `help:"PEM file of the client certificate's key." placeholder:"FILE"`
+	Keys            string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages, with a key that signs and one that seals. Default: the keys in KIZEN_SIGNING_KEYS, or those that sidecars publish in Redis, and stored keys that die with this process." placeholder:"FILE|DIR"`
+	EmailDomain     string           `help:"Domain of the addresses that are generated for service accounts." default:"serviceaccounts.kizen.com" placeholder:"DOMAIN"`
+	DevelopmentKeys bool             `help:"Trust signing keys that are published in Redis although Redis and the listener are open to other machines. Who can write to that Redis can then mint."`
+	ReadyFile       string           `help:"Write a JSON object with api_root and redis_url here once the platform listens. Readable by its owner alone: the URL may hold a password." placeholder:"FILE"`
+	EnvFile         string           `help:"Write KIZEN_API_ROOT and REDIS_URL here once the platform listens, for the environment of a sidecar. Readable by its owner alone." placeholder:"FILE"`
+	LogLevel        string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL"`
+	LogFormat       string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT"`
+	Version         kong.VersionFlag `help:"Print the version and exit." env:"-"`
 }
 
 func main() {
@@ -126,7 +129,25 @@ func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err 
 	if _, _, err := net.SplitHostPort(line.Listen); err != nil {
 		return line, usageError{fmt.Errorf("--listen %q is not an address; write it like 127.0.0.1:8080", line.Listen)}
 	}
+	if !domainName.MatchString(line.EmailDomain) || len(line.EmailDomain) > 190 {
+		return line, usageError{fmt.Errorf("--email-domain %q is not a domain; write it like serviceaccounts.example.com", line.EmailDomain)}
+	}
 	return line, nil
+}
+
+// domainName is a domain of letters, digits and hyphens (RFC 1123 section 2.1).
+var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// trusted refuses development keys in the shape of production: the set is not configured, and other machines reach both the Redis
+// that public keys would be taken from and this platform.
+func (line commandLine) trusted(configured bool) error {
+	host, _, _ := net.SplitHostPort(line.Listen)
+	ip := net.ParseIP(host)
+	local := host == "localhost" || ip != nil && ip.IsLoopback()
+	if configured || line.DevelopmentKeys || local || minter.OnThisMachine(line.RedisURL) {
+		return nil
+	}
+	return usageError{errors.New("no keys are configured, and other machines reach redis and --listen; name keys with --keys, or trust those that are published in redis with --development-keys")}
 }
 
 func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) error {
@@ -138,17 +159,17 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	if err != nil {
 		return usageError{err}
 	}
+	var embedded *minter.Embedded
 	if line.RedisURL == "" {
-		embedded, err := minter.StartEmbedded("127.0.0.1:0")
-		if err != nil {
+		if embedded, err = minter.StartEmbedded(); err != nil {
 			return err
 		}
 		defer embedded.Close()
-		line.RedisURL = embedded.URL()
-		log.Info("using the embedded store; a sidecar reaches it with the REDIS_URL of --env-file, which has the password",
-			"redis_url", "redis://"+embedded.Addr())
+		if err := line.share(embedded, log); err != nil {
+			return err
+		}
 	}
-	client, err := line.connect()
+	client, err := line.connect(embedded)
 	if err != nil {
 		return err
 	}
@@ -158,11 +179,10 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	verifier, err := minter.NewVerifier(minter.VerifierConfig{Redis: client, Keys: keys, TrustPublished: !configured})
-	if err != nil {
+	if err := line.trusted(configured); err != nil {
 		return err
 	}
-	platform, err := newPlatform(config{redis: client, verifier: verifier, keys: keys, log: log})
+	platform, err := newPlatform(config{redis: client, keys: keys, trustPublished: !configured, emailDomain: line.EmailDomain, log: log})
 	if err != nil {
 		return err
 	}
@@ -181,13 +201,28 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	})
 }
 
-// connect returns a client for the Redis that the flags name. It dials nothing yet.
-func (line commandLine) connect() (redis.UniversalClient, error) {
+// share lets sidecars use the embedded store where a file is to tell them of it.
+func (line *commandLine) share(embedded *minter.Embedded, log *slog.Logger) error {
+	if line.ReadyFile == "" && line.EnvFile == "" {
+		log.Info("using an embedded store, which only this process can use; share it with --env-file")
+		return nil
+	}
+	if err := embedded.Share("127.0.0.1:0"); err != nil {
+		return err
+	}
+	line.RedisURL = embedded.URL()
+	log.Info("using the embedded store; a sidecar reaches it with the REDIS_URL of --env-file, which has the password",
+		"redis_url", "redis://"+embedded.Addr())
+	return nil
+}
+
+// connect returns a client for the Redis that the flags name, or for the embedded one. It dials nothing yet.
+func (line commandLine) connect(embedded *minter.Embedded) (redis.UniversalClient, error) {
 	if line.RedisTimeout <= 0 {
 		return nil, usageError{errors.New("--redis-timeout must be positive")}
 	}
 	client, err := minter.OpenRedis(minter.RedisConfig{
-		URL: line.RedisURL, Timeout: line.RedisTimeout, CAFile: line.RedisCA, CertFile: line.RedisCert, KeyFile: line.RedisKey,
+		Embedded: embedded, URL: line.RedisURL, Timeout: line.RedisTimeout, CAFile: line.RedisCA, CertFile: line.RedisCert, KeyFile: line.RedisKey,
 	})
 	if err != nil {
 		return nil, usageError{err}

@@ -11,25 +11,27 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
 // accountView is a service account as the API shows it.
 type accountView struct {
-	account
-	Status      string    `json:"status"`
+	accountRow
 	PerformedBy performer `json:"performed_by"`
 }
 
 // sendAccount answers an account with the ETag that If-Match takes.
 func sendAccount(c *gin.Context, status int, a account) {
 	c.Header("ETag", a.etag())
-	c.JSON(status, accountView{a, a.status(), performedBy(c)})
+	c.JSON(status, accountView{viewAccount(a), performedBy(c)})
 }
 
 // failed answers what a change was refused with.
@@ -88,7 +90,7 @@ func (p *platform) listAccounts(c *gin.Context) {
 	}
 	views := make([]accountRow, len(found))
 	for i, a := range found {
-		views[i] = accountRow{a, a.status()}
+		views[i] = viewAccount(a)
 	}
 	sendPage(c, views)
 }
@@ -96,7 +98,12 @@ func (p *platform) listAccounts(c *gin.Context) {
 // accountRow is a service account in a list.
 type accountRow struct {
 	account
-	Status string `json:"status"`
+	Status       string          `json:"status"`
+	SuspendedFor []minter.Reason `json:"suspended_for"` // empty while it is active
+}
+
+func viewAccount(a account) accountRow {
+	return accountRow{a, a.status(), append([]minter.Reason{}, a.suspended...)}
 }
 
 var orderings = map[string]func(a, b account) int{
@@ -139,7 +146,7 @@ func (p *platform) readAccount(c *gin.Context) {
 }
 
 // readOnly are the fields of an account that nobody writes.
-var readOnly = []string{"id", "email", "account_type", "created_at", "updated_at", "archived_at", "version", "integration", "status"}
+var readOnly = []string{"id", "email", "account_type", "created_at", "updated_at", "archived_at", "version", "integration", "status", "suspended_for"}
 
 // unknownFields are those of a body that are not among the known ones, in order.
 func unknownFields(body map[string]json.RawMessage, known ...string) []string {
@@ -191,6 +198,12 @@ func (a *account) apply(b *business, body map[string]json.RawMessage) error {
 	text("name", &a.Name, 100)
 	text("api_name", &a.APIName, 64)
 	text("description", &a.Description, 1000)
+	if len(errs["name"]) == 0 && strings.ContainsFunc(a.Name, func(r rune) bool { return r == '\n' || r == '\t' || unprintable(r) }) {
+		errs.add("name", "control characters have no place in a name")
+	}
+	if len(errs["description"]) == 0 && strings.ContainsFunc(a.Description, unprintable) {
+		errs.add("description", "no control characters but line ends and tabs")
+	}
 	if len(errs["name"]) == 0 && a.Name == "" {
 		errs.add("name", "required")
 	}
@@ -213,6 +226,38 @@ func (a *account) apply(b *business, body map[string]json.RawMessage) error {
 		return errs
 	}
 	return nil
+}
+
+// unprintable reports characters that change what is around them: controls but for line ends and tabs, separators of lines and
+// paragraphs, and what turns the direction of text (Unicode's Bidi_Control).
+func unprintable(r rune) bool {
+	return unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
+}
+
+// changes are the fields of a body, or of a config, that would change an account. A field that says what is there already changes
+// nothing, whatever may not be changed.
+func (a account) changes(body map[string]json.RawMessage) []string {
+	now := map[string]string{"name": a.Name, "api_name": a.APIName, "description": a.Description}
+	changes := []string{}
+	for _, name := range slices.Sorted(maps.Keys(body)) {
+		var text string
+		if is, known := now[name]; known && json.Unmarshal(body[name], &text) == nil && strings.TrimSpace(text) == is {
+			continue
+		}
+		if groups, err := parseGroups(body[name]); name == "permission_groups" && err == nil && slices.Equal(groups, a.PermissionGroups) {
+			continue
+		}
+		changes = append(changes, name)
+	}
+	return changes
+}
+
+// grants is the highest level that a body would give an account that does not have it already.
+func (a account) grants(body map[string]json.RawMessage) policy.Level {
+	if !slices.Contains(a.changes(body), "permission_groups") {
+		return policy.None
+	}
+	return grants(body)
 }
 
 // findServiceType reads the type that a body names; without one, it is that of accounts made by hand.
@@ -247,6 +292,7 @@ func (p *platform) createAccount(c *gin.Context) {
 		p.failed(c, err)
 		return
 	}
+	p.changed(c, a.ID, "")
 	c.Header("Location", apiRoot+"/service-accounts/"+a.ID)
 	sendAccount(c, http.StatusCreated, a)
 }
@@ -269,7 +315,7 @@ func (p *platform) create(ctx context.Context, businessID, id string, kind polic
 		return a, err
 	}
 	// Without its first token, if the store fails right now, the account gets one by rotating.
-	if _, err := p.stored.Create(ctx, a.identity(businessID)); err != nil {
+	if _, err := p.stored.Create(ctx, a.identity(businessID), time.Time{}); err != nil {
 		p.log.WarnContext(ctx, "an account has no token yet", "account_id", a.ID, "error", err)
 	}
 	return a, nil
@@ -277,7 +323,7 @@ func (p *platform) create(ctx context.Context, businessID, id string, kind polic
 
 // updateAccount changes what a person may change of an account.
 func (p *platform) updateAccount(c *gin.Context) {
-	body, ok := readChanges(c, "name", "api_name", "description", "status")
+	body, ok := readChanges(c, "name", "api_name", "description", "permission_groups", "status")
 	if !ok {
 		return
 	}
@@ -285,7 +331,7 @@ func (p *platform) updateAccount(c *gin.Context) {
 	a, err := p.accounts.update(c.Request.Context(), businessID, c.Param("account"), c.GetHeader("If-Match"),
 		func(b *business, a *account) error {
 			target := a.as(businessID)
-			if !p.allowed(c, policy.Call{Target: &target, Changes: slices.Sorted(maps.Keys(body))}) {
+			if !p.allowed(c, policy.Call{Target: &target, Changes: a.changes(body), Grants: a.grants(body)}) {
 				return errDenied
 			}
 			return a.apply(b, body)
@@ -294,6 +340,7 @@ func (p *platform) updateAccount(c *gin.Context) {
 		p.failed(c, err)
 		return
 	}
+	p.changed(c, a.ID, "")
 	sendAccount(c, http.StatusOK, a)
 }
 
@@ -309,18 +356,22 @@ func (p *platform) archiveAccount(c *gin.Context) {
 		return
 	}
 	ctx, businessID := c.Request.Context(), callerOf(c).BusinessID
-	if err := errors.Join(p.revoker.Suspend(ctx, businessID, a.ID), p.stored.Delete(ctx, businessID, a.ID)); err != nil {
+	if err := p.stored.Delete(ctx, businessID, a.ID); err != nil {
 		p.failed(c, err)
 		return
 	}
-	_, err := p.accounts.update(ctx, businessID, a.ID, c.GetHeader("If-Match"), func(_ *business, a *account) error {
+	_, err := p.accounts.update(ctx, businessID, a.ID, c.GetHeader("If-Match"), func(b *business, a *account) error {
 		now := time.Now().UTC()
 		a.ArchivedAt = &now
+		b.also = append(b.also, func(pipe redis.Pipeliner) {
+			minter.SuspendIn(ctx, pipe, businessID, a.ID, minter.ReasonArchived)
+		})
 		return nil
 	})
 	if err != nil {
 		p.failed(c, err)
 		return
 	}
+	p.changed(c, a.ID, "")
 	c.Status(http.StatusNoContent)
 }

@@ -12,8 +12,9 @@ import (
 
 // operation is what the matrix expects of one operation of openapi.yaml.
 type operation struct {
-	needs policy.Level
-	body  string
+	needs   policy.Level
+	body    string
+	missing bool // what the path names beside the account is not there: 404 for who may
 	// Guardrails: one that the caller and the path suffice for, one that protects the target, and one that depends on the body.
 	byPath, byTarget, byBody func(c, target subject) bool
 }
@@ -52,7 +53,9 @@ var contract = []struct {
 	{"export_business_config", operation{}},
 	{"import_business_config", operation{body: `{"custom_objects":[]}`, byPath: service}},
 	{"create_api_key", operation{byPath: service}},
+	{"delete_api_key", operation{byPath: service, missing: true}},
 
+	{"list_permission_groups", operation{needs: policy.Read}},
 	{"list_service_accounts", operation{needs: policy.Read}},
 	{"retrieve_service_account", operation{needs: policy.Read}},
 	{"retrieve_permission_groups", operation{needs: policy.Read}},
@@ -147,8 +150,9 @@ func (w *world) accountOf(kind policy.AccountType) (subject, map[string][]string
 		w.want(201, w.person(admin), "POST", "/service-accounts/"+id+"/tokens/rotate", "") // there is a secondary to delete
 		return subject{kind, id}, stored(id, w.tokens(id)["primary"])
 	case policy.ProvisionedByBusiness:
-		w.want(200, w.headers, "GET", "/custom-objects", "")
-		return subject{kind, testAccount}, w.headers
+		w.want(200, w.headers, "GET", "/custom-objects", "") // the first mention is the Code Account's
+		id := column(w.want(200, w.person(admin), "GET", "/service-accounts?account_type="+kind.Name, ""), "id")[0]
+		return subject{kind, id}, w.signed(id, kind.Name)
 	}
 	w.accounts++
 	id := "plugin-" + strings.Repeat("x", w.accounts)
@@ -165,7 +169,7 @@ func (w *world) accountOf(kind policy.AccountType) (subject, map[string][]string
 // runMatrix makes every call of one caller on one target and returns how many there were.
 func (w *world) runMatrix(routes map[string]string, c actor, level policy.Level, target subject) (calls int) {
 	w.t.Helper()
-	account, err := accountStore{w.redis}.find(w.t.Context(), testBusiness, target.id)
+	account, err := accountStore{redis: w.redis}.find(w.t.Context(), testBusiness, target.id)
 	must(w.t, err)
 	record := text(w.want(201, w.person(nobody), "POST", "/records/deals", `{"fields":[]}`), "id")
 	for _, o := range contract {
@@ -183,13 +187,16 @@ func (w *world) runMatrix(routes map[string]string, c actor, level policy.Level,
 		if strings.HasPrefix(path, "/team") {
 			id = target.id
 		}
-		path = strings.NewReplacer("{account}", target.id, "{object}", "deals", "{id}", id).Replace(path)
+		path = strings.NewReplacer("{account}", target.id, "{object}", "deals", "{id}", id, "{key}", "AAAA").Replace(path)
 		if path == "/timeline" {
 			path += "?account=" + target.id
 		}
 		got := c.call(method, path, o.body)
 		calls++
 		status, code := 200, ""
+		if o.missing {
+			status = 404
+		}
 		switch {
 		case o.byPath != nil && o.byPath(c.subject, target):
 			status, code = 403, policy.CodeGuardrail

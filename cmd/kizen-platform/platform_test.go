@@ -209,7 +209,7 @@ func TestWhatIsNotThereIsSaidInJSON(t *testing.T) {
 			if got.status != c.status || got.body["code"] != c.code || got.body["detail"] == "" {
 				t.Errorf("got %d %v", got.status, got.body)
 			}
-			if c.status == 405 && got.header.Get("Allow") != "GET" {
+			if c.status == 405 && got.header.Get("Allow") != "GET, HEAD" {
 				t.Errorf("Allow is %q", got.header.Get("Allow"))
 			}
 		})
@@ -337,9 +337,10 @@ func TestHelpShowsExamplesAndEveryEnvironmentVariable(t *testing.T) {
 }
 
 func TestEnvironmentSetsTheRedisURL(t *testing.T) {
-	store, err := minter.StartEmbedded("127.0.0.1:0")
+	store, err := minter.StartEmbedded()
 	must(t, err)
 	defer store.Close()
+	must(t, store.Share("127.0.0.1:0"))
 	t.Setenv("REDIS_URL", store.URL())
 	if at, _ := startPlatform(t); at.RedisURL != store.URL() {
 		t.Errorf("redis_url is %s", at.RedisURL)

@@ -23,27 +23,30 @@ const (
 	shutdownGrace = 10 * time.Second
 )
 
-// config is what a platform is made of. All of it is required.
+// config is what a platform is made of. All but trustPublished is required.
 type config struct {
-	redis    redis.UniversalClient
-	verifier *minter.Verifier
-	keys     *minter.KeySet
-	log      *slog.Logger
+	redis redis.UniversalClient
+	keys  *minter.KeySet
+	// trustPublished accepts signing keys that are not in keys, but published in Redis.
+	trustPublished bool
+	emailDomain    string // of the addresses of service accounts
+	log            *slog.Logger
 }
 
 // platform serves the API.
 type platform struct {
-	verifier keyVerifier
+	verifier *minter.Verifier
 	engine   *policy.Engine
 	accounts accountStore
 	stored   *minter.StoredKeys
-	revoker  *minter.Revoker
+	uses     storedUses
 	timeline timeline
 	records  *recordStore
-	openAPI  []byte       // the description of the API
-	keys     http.Handler // the public keys
-	verify   http.Handler // verdicts for proxies in front of other services
-	ping     func(context.Context) error
+	openAPI  []byte                      // the description of the API
+	keys     http.Handler                // the public keys
+	verify   http.Handler                // verdicts for proxies in front of other services
+	ping     func(context.Context) error // asks the store for an answer
+	probe    func(context.Context) error // writes to the store
 	log      *slog.Logger
 }
 
@@ -60,22 +63,29 @@ func newPlatform(c config) (*platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &platform{
+	p := &platform{
 		openAPI:  document,
-		verifier: c.verifier,
 		engine:   engine,
-		accounts: accountStore{c.redis},
+		accounts: accountStore{c.redis, c.emailDomain},
 		stored:   stored,
-		revoker:  minter.NewRevoker(c.redis),
 		timeline: timeline{c.redis},
 		records:  newRecordStore(),
 		keys:     minter.JWKSHandler(c.keys),
-		verify: minter.VerifyHandler(c.verifier, func(ctx context.Context, err error) {
-			c.log.ErrorContext(ctx, "a key could not be checked", "error", err)
-		}),
-		ping: func(ctx context.Context) error { return c.redis.Ping(ctx).Err() },
-		log:  c.log,
-	}, nil
+		ping:     func(ctx context.Context) error { return c.redis.Ping(ctx).Err() },
+		probe:    func(ctx context.Context) error { return c.redis.Set(ctx, readinessKey, "1", time.Minute).Err() },
+		log:      c.log,
+	}
+	p.uses = storedUses{redis: c.redis, log: c.log, written: map[string]time.Time{}}
+	p.verifier, err = minter.NewVerifier(minter.VerifierConfig{
+		Redis: c.redis, Keys: c.keys, TrustPublished: c.trustPublished, Admit: p.admit, StoredUsed: p.uses.note,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.verify = minter.VerifyHandler(p.verifier, func(ctx context.Context, err error) {
+		c.log.ErrorContext(ctx, "a key could not be checked", "error", err)
+	})
+	return p, nil
 }
 
 // endpoint is one route of the API.
@@ -112,7 +122,10 @@ func (p *platform) endpoints() []endpoint {
 		{"GET", "/integrations/:integration", p.readIntegration},
 		{"PATCH", "/integrations/:integration", p.setIntegration},
 
+		{"GET", "/permission-groups", p.listGroups},
+
 		{"POST", "/api-keys", p.createAPIKey},
+		{"DELETE", "/api-keys/:key", p.deleteAPIKey},
 		{"GET", "/business-config/export", p.exportConfig},
 		{"POST", "/business-config/import", p.importConfig},
 		{"GET", "/timeline", p.readTimeline},
@@ -136,16 +149,25 @@ func (p *platform) routes() *gin.Engine {
 			c.Request.Method, c.Writer.Header().Get("Allow"))
 	})
 
-	engine.GET("/healthz", p.health)
-	engine.GET("/openapi.json", p.readOpenAPI)
-	engine.GET("/.well-known/jwks.json", gin.WrapH(p.keys))
+	handle(engine, "GET", "/healthz", p.health(p.ping))
+	handle(engine, "GET", "/readyz", p.health(p.probe))
+	handle(engine, "GET", "/openapi.json", p.readOpenAPI)
+	handle(engine, "GET", "/.well-known/jwks.json", gin.WrapH(p.keys))
 	engine.Any("/verify", gin.WrapH(p.verify))
 	engine.Any("/verify/*path", gin.WrapH(p.verify)) // Envoy asks with the path of the request behind the prefix
 	api := engine.Group(apiRoot, p.record, p.authenticate, p.authorize)
 	for _, e := range p.endpoints() {
-		api.Handle(e.method, e.path, e.handle)
+		handle(api, e.method, e.path, e.handle)
 	}
 	return engine
+}
+
+// handle registers a route. What can be read can be asked for by HEAD too (RFC 9110 section 9.3.2): net/http leaves the body out.
+func handle(on gin.IRoutes, method, path string, do gin.HandlerFunc) {
+	on.Handle(method, path, do)
+	if method == http.MethodGet {
+		on.Handle(http.MethodHead, path, do)
+	}
 }
 
 // unavailable answers a call that nobody can answer now, and tells the operator why.
@@ -187,14 +209,19 @@ func (p *platform) serve(ctx context.Context, listener net.Listener, ready func(
 	return err
 }
 
-// health answers probes: 200 while the store answers, 503 otherwise.
-func (p *platform) health(c *gin.Context) {
-	if err := p.ping(c.Request.Context()); err != nil {
-		p.log.WarnContext(c.Request.Context(), "the store does not answer", "error", err)
-		refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store does not answer")
-		return
+// readinessKey is what /readyz writes: a store that answers may still refuse that.
+const readinessKey = "kizen:{readiness}:platform"
+
+// health answers probes: 200 while check holds, 503 otherwise.
+func (p *platform) health(check func(context.Context) error) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if err := check(c.Request.Context()); err != nil {
+			p.log.WarnContext(c.Request.Context(), "the store is not usable", "error", err)
+			refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store does not do what the platform needs; its log says why")
+			return
+		}
+		c.JSON(http.StatusOK, gin.H{"status": "ok"})
 	}
-	c.JSON(http.StatusOK, gin.H{"status": "ok"})
 }
 
 // logCalls writes one line a call: the route, and nothing that the caller wrote, which may hold secrets.

@@ -21,7 +21,7 @@ import (
 // timelineLength is about how many of an account's calls are kept.
 const timelineLength = 1000
 
-// timeline keeps what accounts did in Redis Streams, one an account:
+// timeline keeps what accounts did, and what was done to them, in Redis Streams, one an account:
 //
 //	kizen:{BUSINESS}:timeline:ACCOUNT
 type timeline struct{ redis redis.UniversalClient }
@@ -30,7 +30,7 @@ func timelineKey(businessID, accountID string) string {
 	return "kizen:{" + businessID + "}:timeline:" + accountID
 }
 
-// event is one call of an account.
+// event is one call of an account, or of another one that changed it.
 type event struct {
 	ID          string    `json:"id"` // of the stream's entry; later ones are greater
 	At          time.Time `json:"at"`
@@ -38,12 +38,18 @@ type event struct {
 	Method      string    `json:"method"`
 	Path        string    `json:"path"`
 	Status      int       `json:"status"`
+	// Action says what was done to the account, By who did it. Both are empty for what the account did itself.
+	Action string     `json:"action,omitempty"`
+	By     *performer `json:"by,omitempty"`
 }
 
 func (t timeline) add(ctx context.Context, id minter.Identity, e event) error {
+	values := []any{"execution_id", id.ExecutionID, "method", e.Method, "path", e.Path, "status", e.Status}
+	if e.By != nil {
+		values = append(values, "action", e.Action, "by", e.By.ID, "by_name", e.By.Name, "by_type", e.By.AccountType)
+	}
 	err := t.redis.XAdd(ctx, &redis.XAddArgs{
-		Stream: timelineKey(id.BusinessID, id.AccountID), MaxLen: timelineLength, Approx: true,
-		Values: []any{"execution_id", id.ExecutionID, "method", e.Method, "path", e.Path, "status", e.Status},
+		Stream: timelineKey(id.BusinessID, id.AccountID), MaxLen: timelineLength, Approx: true, Values: values,
 	}).Err()
 	if err != nil {
 		return fmt.Errorf("add to the timeline of account %s: %w", id.AccountID, err)
@@ -81,22 +87,57 @@ func parseEvent(entry redis.XMessage) event {
 	status, _ := strconv.Atoi(text("status"))
 	milliseconds, _, _ := strings.Cut(entry.ID, "-")
 	at, _ := strconv.ParseInt(milliseconds, 10, 64)
-	return event{
+	e := event{
 		ID: entry.ID, At: time.UnixMilli(at).UTC(), ExecutionID: text("execution_id"),
-		Method: text("method"), Path: text("path"), Status: status,
+		Method: text("method"), Path: text("path"), Status: status, Action: text("action"),
 	}
+	if by := text("by"); by != "" {
+		e.By = &performer{ID: by, Name: text("by_name"), AccountType: text("by_type"), ExecutionID: e.ExecutionID}
+	}
+	return e
 }
 
-// record adds each call of an account to its timeline once it is answered. A store that is down then costs the event, not the
+// changedKey is where a handler leaves the accounts that a call has changed.
+const changedKey = "changed"
+
+// change is what a call did to an account.
+type change struct{ accountID, action string }
+
+// changed has the call appear in the timeline of an account that it changed. action is the operation's name unless it is given.
+func (p *platform) changed(c *gin.Context, accountID, action string) {
+	if action == "" {
+		path := c.Request.URL.EscapedPath()[len(apiRoot):]
+		if operations := p.engine.Operations(c.Request.Method, path); len(operations) > 0 {
+			action = operations[0]
+		}
+	}
+	changes, _ := c.Value(changedKey).([]change)
+	c.Set(changedKey, append(changes, change{accountID, action}))
+}
+
+// record adds each call of an account to its timeline once it is answered, and to those of the accounts that it changed. A store that is down then costs the event, not the
 // answer.
 func (p *platform) record(c *gin.Context) {
 	c.Next()
 	who := callerOf(c)
-	if kind, _ := policy.FindAccountType(who.AccountType); who.principal == nil || !kind.Timeline {
+	if who.principal == nil {
 		return
 	}
 	ctx := context.WithoutCancel(c.Request.Context())
 	e := event{Method: c.Request.Method, Path: telemetry.Redact(c.Request.URL.EscapedPath()[len(apiRoot):]), Status: c.Writer.Status()}
+	changes, _ := c.Value(changedKey).([]change)
+	for _, change := range changes {
+		by := performedBy(c)
+		done := e
+		done.Action, done.By = change.action, &by
+		to := minter.Identity{BusinessID: who.BusinessID, AccountID: change.accountID, ExecutionID: who.ExecutionID}
+		if err := p.timeline.add(ctx, to, done); err != nil {
+			p.log.WarnContext(ctx, "a change is missing in the timeline", "error", err)
+		}
+	}
+	if kind, _ := policy.FindAccountType(who.AccountType); !kind.Timeline {
+		return
+	}
 	if err := p.timeline.add(ctx, who.Identity, e); err != nil {
 		p.log.WarnContext(ctx, "a call is missing in the timeline", "error", err)
 	}
@@ -112,7 +153,7 @@ type timelinePage struct {
 
 var streamID = regexp.MustCompile(`^\d{1,19}-\d{1,19}$`)
 
-// readTimeline answers what an account did, newest first.
+// readTimeline answers what an account did, and what was done to it, newest first.
 func (p *platform) readTimeline(c *gin.Context) {
 	errs := fieldErrors{}
 	limit := queryInt(c, errs, "page_size", defaultPageSize, 1, maxPageSize)

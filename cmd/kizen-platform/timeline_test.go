@@ -49,6 +49,16 @@ func TestTimelineShowsWhatAnAccountDidNewestFirst(t *testing.T) {
 	}
 }
 
+// ownCalls are the paths of what an account did itself.
+func ownCalls(a answer) (paths []string) {
+	for _, e := range list(a, "results") {
+		if e["by"] == nil {
+			paths = append(paths, e["path"].(string))
+		}
+	}
+	return paths
+}
+
 // timelinePages follows next from the first page on.
 func timelinePages(w *world, path string) (ids []string, pages int) {
 	w.t.Helper()
@@ -95,7 +105,7 @@ func TestTimelineOutlivesTheAccount(t *testing.T) {
 	id, headers := w.integrationAccount(`{"name":"Sync"}`)
 	w.want(200, headers, "GET", "/team", "")
 	w.want(204, w.person(admin), "DELETE", "/service-accounts/"+id, "")
-	if got := column(w.want(200, w.person(nobody), "GET", "/timeline?account="+id, ""), "path"); !slices.Equal(got, []string{"/team"}) {
+	if got := ownCalls(w.want(200, w.person(nobody), "GET", "/timeline?account="+id, "")); !slices.Equal(got, []string{"/team"}) {
 		t.Errorf("got %v", got)
 	}
 	if got := column(w.want(200, w.person(nobody), "GET", "/timeline?account="+admin, ""), "path"); !strings.HasPrefix(got[0], "/service-accounts/") {

@@ -177,13 +177,24 @@ func TestTheShutOutAreRefusedOnTheVeryNextRequest(t *testing.T) {
 		for name, revoke := range map[string]func(key minter.Key) error{
 			"the key": func(key minter.Key) error { return w.minter.Revoke(t.Context(), key) },
 			"the execution": func(key minter.Key) error {
-				return revoker.Execution(t.Context(), testBusiness, key.Identity.ExecutionID)
+				_, err := revoker.Execution(t.Context(), testBusiness, key.Identity.ExecutionID)
+				return err
 			},
-			"the account":  func(minter.Key) error { return revoker.Account(t.Context(), testBusiness, testAccount) },
-			"the business": func(minter.Key) error { return revoker.Business(t.Context(), testBusiness) },
-			"suspension":   func(minter.Key) error { return revoker.Suspend(t.Context(), testBusiness, testAccount) },
+			"the account": func(minter.Key) error {
+				_, err := revoker.Account(t.Context(), testBusiness, testAccount)
+				return err
+			},
+			"the business": func(minter.Key) error {
+				_, err := revoker.Business(t.Context(), testBusiness)
+				return err
+			},
+			"suspension": func(minter.Key) error {
+				_, err := revoker.Suspend(t.Context(), testBusiness, testAccount)
+				return err
+			},
 		} {
-			must(t, revoker.Resume(t.Context(), testBusiness, testAccount))
+			_, _, err := revoker.Resume(t.Context(), testBusiness, testAccount)
+			must(t, err)
 			key := w.mint(identity())
 			w.want(200, w.headersFor(key), "GET", objects, "")
 			must(t, revoke(key))

@@ -2,11 +2,17 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/minter"
 )
@@ -17,6 +23,10 @@ type tokenView struct {
 	Kind      string    `json:"kind"` // primary or secondary
 	Token     string    `json:"token"`
 	CreatedAt time.Time `json:"created_at"`
+	// ExpiresAt is null for a token that lasts until it is rotated out or deleted. LastUsedAt is null until it is used, and exact
+	// to a minute.
+	ExpiresAt  *time.Time `json:"expires_at"`
+	LastUsedAt *time.Time `json:"last_used_at"`
 }
 
 func viewToken(k minter.StoredKey) tokenView {
@@ -24,7 +34,106 @@ func viewToken(k minter.StoredKey) tokenView {
 	if k.Primary {
 		kind = "primary"
 	}
-	return tokenView{ID: k.ID, Kind: kind, Token: k.Token.Reveal(), CreatedAt: k.CreatedAt}
+	view := tokenView{ID: k.ID, Kind: kind, Token: k.Token.Reveal(), CreatedAt: k.CreatedAt}
+	if !k.ExpiresAt.IsZero() {
+		view.ExpiresAt = &k.ExpiresAt
+	}
+	return view
+}
+
+// usePrecision is how exact the last use of a token is known: no token is written more often.
+const usePrecision = time.Minute
+
+// storedUses keeps when stored keys were last used, in Redis:
+//
+//	kizen:{BUSINESS}:storeduse:ACCOUNT    a hash: the key's id -> RFC 3339
+//
+// It is safe for concurrent use.
+type storedUses struct {
+	redis redis.UniversalClient
+	log   *slog.Logger
+
+	mu      sync.Mutex
+	written map[string]time.Time // by key id, what this process wrote lately
+}
+
+func storedUseKey(businessID, accountID string) string {
+	return "kizen:{" + businessID + "}:storeduse:" + accountID
+}
+
+// note records a use. A store that is down then costs the note, not the answer.
+func (u *storedUses) note(ctx context.Context, id minter.Identity, keyID string) {
+	now := time.Now().UTC()
+	u.mu.Lock()
+	fresh := now.Sub(u.written[keyID]) < usePrecision
+	if !fresh {
+		for other, at := range u.written {
+			if now.Sub(at) >= usePrecision {
+				delete(u.written, other)
+			}
+		}
+		u.written[keyID] = now
+	}
+	u.mu.Unlock()
+	if fresh {
+		return
+	}
+	if err := u.redis.HSet(ctx, storedUseKey(id.BusinessID, id.AccountID), keyID, now.Format(time.RFC3339)).Err(); err != nil {
+		u.log.WarnContext(ctx, "the use of a token is not recorded", "account_id", id.AccountID, "error", err)
+	}
+}
+
+// fill puts into views when each token was last used.
+func (u *storedUses) fill(ctx context.Context, businessID, accountID string, views []tokenView) error {
+	used, err := u.redis.HGetAll(ctx, storedUseKey(businessID, accountID)).Result()
+	if err != nil {
+		return fmt.Errorf("read when the tokens of account %s were used: %w", accountID, err)
+	}
+	for i := range views {
+		if at, err := time.Parse(time.RFC3339, used[views[i].ID]); err == nil {
+			views[i].LastUsedAt = &at
+		}
+	}
+	return nil
+}
+
+// keep forgets the uses of every token of an account but these.
+func (u *storedUses) keep(ctx context.Context, businessID, accountID string, keys []minter.StoredKey) error {
+	used, err := u.redis.HKeys(ctx, storedUseKey(businessID, accountID)).Result()
+	if err != nil {
+		return err
+	}
+	gone := slices.DeleteFunc(used, func(id string) bool {
+		return slices.ContainsFunc(keys, func(k minter.StoredKey) bool { return k.ID == id })
+	})
+	if len(gone) == 0 {
+		return nil
+	}
+	return u.redis.HDel(ctx, storedUseKey(businessID, accountID), gone...).Err()
+}
+
+// readExpiry reads the body of a call that makes a token: none, or {"expires_at": time}. It answers itself when it cannot.
+func readExpiry(c *gin.Context) (expires time.Time, ok bool) {
+	if c.Request.ContentLength == 0 {
+		return time.Time{}, true
+	}
+	body, ok := readChanges(c, "expires_at")
+	if !ok {
+		return time.Time{}, false
+	}
+	raw := body["expires_at"]
+	if raw == nil || string(raw) == "null" {
+		return time.Time{}, true
+	}
+	if err := json.Unmarshal(raw, &expires); err != nil {
+		badRequest(c, fieldErrors{"expires_at": {"expected a time as in RFC 3339, or null"}})
+		return time.Time{}, false
+	}
+	if !expires.After(time.Now()) {
+		badRequest(c, fieldErrors{"expires_at": {"it has passed"}})
+		return time.Time{}, false
+	}
+	return expires, true
 }
 
 // tokensFailed answers what a call about stored keys was refused with.
@@ -53,6 +162,11 @@ func (p *platform) listTokens(c *gin.Context) {
 	for i, k := range keys {
 		views[i] = viewToken(k)
 	}
+	ctx, businessID := c.Request.Context(), callerOf(c).BusinessID
+	if err := errors.Join(p.uses.keep(ctx, businessID, a.ID, keys), p.uses.fill(ctx, businessID, a.ID, views)); err != nil {
+		p.tokensFailed(c, err)
+		return
+	}
 	c.Header("Cache-Control", "no-store")
 	sendPage(c, views)
 }
@@ -63,18 +177,23 @@ func (p *platform) rotateToken(c *gin.Context) {
 	if !ok {
 		return
 	}
-	key, err := p.newToken(c.Request.Context(), a.identity(callerOf(c).BusinessID))
+	expires, ok := readExpiry(c)
+	if !ok {
+		return
+	}
+	key, err := p.newToken(c.Request.Context(), a.identity(callerOf(c).BusinessID), expires)
 	if err != nil {
 		p.tokensFailed(c, err)
 		return
 	}
+	p.changed(c, a.ID, "")
 	sendToken(c, key)
 }
 
-func (p *platform) newToken(ctx context.Context, id minter.Identity) (minter.StoredKey, error) {
-	key, err := p.stored.Rotate(ctx, id.BusinessID, id.AccountID)
+func (p *platform) newToken(ctx context.Context, id minter.Identity, expires time.Time) (minter.StoredKey, error) {
+	key, err := p.stored.Rotate(ctx, id.BusinessID, id.AccountID, expires)
 	if errors.Is(err, minter.ErrNoStored) {
-		key, err = p.stored.Create(ctx, id)
+		key, err = p.stored.Create(ctx, id, expires)
 	}
 	return key, err
 }
@@ -96,16 +215,30 @@ func (p *platform) deleteSecondary(c *gin.Context) {
 		p.tokensFailed(c, err)
 		return
 	}
+	p.changed(c, a.ID, "")
 	c.Status(http.StatusNoContent)
 }
 
 // createAPIKey makes a key for the caller itself, which guardrails keep from service accounts.
 func (p *platform) createAPIKey(c *gin.Context) {
-	id := callerOf(c).Identity
-	key, err := p.newToken(c.Request.Context(), id)
+	expires, ok := readExpiry(c)
+	if !ok {
+		return
+	}
+	key, err := p.newToken(c.Request.Context(), callerOf(c).Identity, expires)
 	if err != nil {
 		p.tokensFailed(c, err)
 		return
 	}
 	sendToken(c, key)
+}
+
+// deleteAPIKey ends a key of the caller's own.
+func (p *platform) deleteAPIKey(c *gin.Context) {
+	id := callerOf(c).Identity
+	if err := p.stored.DeleteKey(c.Request.Context(), id.BusinessID, id.AccountID, c.Param("key")); err != nil {
+		p.tokensFailed(c, err)
+		return
+	}
+	c.Status(http.StatusNoContent)
 }

@@ -11,11 +11,6 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// keyVerifier says whose key came with a request, if it is valid now.
-type keyVerifier interface {
-	VerifyRequest(ctx context.Context, header http.Header) (minter.Identity, error)
-}
-
 // caller is who a request acts as.
 type caller struct {
 	minter.Identity
@@ -34,92 +29,95 @@ type performer struct {
 	ExecutionID string `json:"execution_id,omitempty"`
 }
 
-// authenticate lets nobody pass without a key that is valid now, of an account that may act now.
+// admittedKey is where [platform.admit] leaves the caller for whoever waits for it: a *caller in the context.
+type admittedKey struct{}
+
+// authenticate refuses requests without a key that is valid now, of an account that may act now.
 func (p *platform) authenticate(c *gin.Context) {
-	identity, err := p.verifier.VerifyRequest(c.Request.Context(), c.Request.Header)
 	var who caller
-	if err == nil {
-		who, err = p.admit(c.Request.Context(), identity)
-	}
+	ctx := context.WithValue(c.Request.Context(), admittedKey{}, &who)
+	_, err := p.verifier.VerifyRequest(ctx, c.Request.Header)
 	var denied *minter.DeniedError
 	switch {
 	case errors.As(err, &denied):
 		// RFC 9110 section 11.6.1 asks for a challenge.
-		c.Header("WWW-Authenticate", `ApiKey header="X-API-KEY"`)
+		c.Header("WWW-Authenticate", minter.Challenge(denied))
 		refuse(c, http.StatusUnauthorized, denied.Code, "%s", denied.Reason)
 	case err != nil:
 		p.unavailable(c, err)
 	default:
 		c.Set(callerKey, who)
-		c.Header(minter.HeaderAccount, identity.AccountID)
+		c.Header(minter.HeaderAccount, who.AccountID)
 	}
 }
 
-// The codes of a 401 beside the verifier's.
-const (
-	codeUnknownAccount = "unknown_account"
-	codeArchived       = "archived"
-	codeKeyKind        = "key_kind"
-)
-
-func deny(code, reason string) error { return &minter.DeniedError{Code: code, Reason: reason} }
-
-// admit finds the account of a good key, and makes it where the platform provisions it: a business has its Code Account from
+// admit decides whether the account of a good key may act now. It is the Admission of the platform's verifier, and so stands
+// behind the API and behind /verify. It makes the account where the platform provisions it: a business has its Code Account from
 // its first mention.
-func (p *platform) admit(ctx context.Context, id minter.Identity) (caller, error) {
-	kind, ok := policy.FindAccountType(id.AccountType)
-	switch stored := id.ExecutionID == ""; {
-	case !ok:
-		return caller{}, deny(codeUnknownAccount, "the account type is not known here")
-	case stored && !kind.StoredKeys, !stored && !kind.SignedKeys:
-		return caller{}, deny(codeKeyKind, "accounts of this type have no keys of this kind")
-	case !kind.Service():
-		return p.admitPerson(ctx, id)
+func (p *platform) admit(ctx context.Context, id minter.Identity, suspended []minter.Reason) error {
+	applicant := policy.Applicant{Type: id.AccountType, StoredKey: id.ExecutionID == ""}
+	for _, reason := range suspended {
+		applicant.Suspended = append(applicant.Suspended, string(reason))
+	}
+	who := caller{Identity: id}
+	refusal := policy.Admit(applicant)
+	if refusal == nil {
+		var err error
+		if applicant.Unknown, err = p.find(ctx, &who); err != nil {
+			return err
+		}
+		refusal = policy.Admit(applicant)
+	}
+	if refusal != nil {
+		denied := &minter.DeniedError{Code: refusal.Code, Reason: refusal.Reason}
+		if refusal.Code == policy.CodeSuspended {
+			denied.Err = minter.ErrSuspended
+		}
+		return denied
+	}
+	var err error
+	who.principal, err = p.engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID, Level: who.level})
+	if admitted, ok := ctx.Value(admittedKey{}).(*caller); ok {
+		*admitted = who
+	}
+	return err
+}
+
+// find fills in the name and the level of a caller whose identity is known. It answers why the business has no such account, if
+// it has none.
+func (p *platform) find(ctx context.Context, who *caller) (unknown string, err error) {
+	id := who.Identity
+	kind, _ := policy.FindAccountType(id.AccountType)
+	person, isPerson := findPerson(id.AccountID)
+	if !kind.Service() && !isPerson {
+		return "the business has no such employee", nil
 	}
 	a, provisioned, err := p.accounts.look(ctx, id.BusinessID, id.AccountID)
-	if errors.Is(err, errNoAccount) {
+	if kind.Service() && errors.Is(err, errNoAccount) {
 		a, err = p.accounts.provision(ctx, id)
-		provisioned = provisioned || kind.Provisioned == policy.ProvisionedByBusiness
 	}
-	if err == nil && !provisioned {
-		err = p.accounts.provisionCodeAccount(ctx, id.BusinessID)
-	}
+	var taken otherAccountError
 	switch {
-	case errors.Is(err, errNoAccount):
-		return caller{}, deny(codeUnknownAccount, "the business has no such account")
-	case errors.Is(err, errOtherCodeAccount):
-		return caller{}, deny(codeUnknownAccount, errOtherCodeAccount.Error())
-	case err != nil:
-		return caller{}, err
-	case a.AccountType != id.AccountType:
-		return caller{}, deny(codeUnknownAccount, "the account is of another type than its key")
-	case a.ArchivedAt != nil:
-		return caller{}, deny(codeArchived, "the account is archived")
-	case a.status() == statusSuspended:
-		return caller{}, deny(minter.CodeSuspended, "the account is suspended; enable its integration")
+	case errors.As(err, &taken):
+		return taken.Error(), nil
+	case kind.Service() && errors.Is(err, errNoAccount):
+		return "the business has no such account", nil
+	case err != nil && !errors.Is(err, errNoAccount):
+		return "", err
+	case kind.Service() && a.AccountType != id.AccountType:
+		return "the account is of another type than its key", nil
+	case kind.Service() && a.ArchivedAt != nil: // by a version that left no mark
+		return "the account is archived", nil
 	}
-	return p.newCaller(id, a.Name, levelOf(a.PermissionGroups))
-}
-
-func (p *platform) admitPerson(ctx context.Context, id minter.Identity) (caller, error) {
-	m, ok := findPerson(id.AccountID)
-	if !ok {
-		return caller{}, deny(codeUnknownAccount, "the business has no such employee")
-	}
-	if _, provisioned, err := p.accounts.look(ctx, id.BusinessID, id.AccountID); !provisioned {
-		if err != nil && !errors.Is(err, errNoAccount) {
-			return caller{}, err
-		}
-		if err := p.accounts.provisionCodeAccount(ctx, id.BusinessID); err != nil {
-			return caller{}, err
+	if !provisioned {
+		if err := p.accounts.provisionAll(ctx, id.BusinessID); err != nil {
+			return "", err
 		}
 	}
-	return p.newCaller(id, m.FullName, levelOf(m.groups))
-}
-
-func (p *platform) newCaller(id minter.Identity, name string, level policy.Level) (caller, error) {
-	principal, err := p.engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID, Level: level})
-	return caller{Identity: id, name: name, level: level, principal: principal}, err
+	if who.name, who.level = a.Name, levelOf(a.PermissionGroups); !kind.Service() {
+		who.name, who.level = person.FullName, levelOf(person.groups)
+	}
+	return "", nil
 }
 
 // authorize lets no call pass that no policy permits, or that a guardrail forbids by its method and path alone.

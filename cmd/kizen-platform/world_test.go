@@ -35,9 +35,10 @@ type world struct {
 // start runs the command itself on an embedded store.
 func start(t *testing.T) *world {
 	t.Helper()
-	store, err := minter.StartEmbedded("127.0.0.1:0")
+	store, err := minter.StartEmbedded()
 	must(t, err)
 	t.Cleanup(store.Close)
+	must(t, store.Share("127.0.0.1:0"))
 	at, log := startPlatform(t, "--redis-url", store.URL())
 	w := newWorld(t, at)
 	w.store, w.log = store, log

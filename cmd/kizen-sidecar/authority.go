@@ -2,8 +2,10 @@ package main
 
 import (
 	"log/slog"
+	"net"
 
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/proxy"
@@ -17,6 +19,7 @@ type authorityFlags struct {
 	keySetFlags
 	policyFlags
 	apiFlags
+	DevelopmentKeys bool `help:"Sign with a pair of this process's own although neither Redis nor the API is on this machine. Who can write to that Redis can then mint." group:"Keys"`
 }
 
 // granted is what authorityFlags mean: all that the caller can get wrong has
@@ -42,8 +45,13 @@ func (f authorityFlags) check(log *slog.Logger) (granted, error) {
 	if g.engine, err = f.engine(); err != nil {
 		return g, err
 	}
-	g.keys, g.ownKeys, err = f.keySetFlags.open()
-	return g, err
+	if g.keys, g.ownKeys, err = f.keySetFlags.open(); err != nil {
+		return g, err
+	}
+	if g.ownKeys && !f.DevelopmentKeys && !minter.OnThisMachine(f.RedisURL) && !hosts.IsLoopback(net.JoinHostPort(g.proxy.APIRoot.Hostname(), "80")) {
+		return g, usagef("no signing keys are configured, and neither redis nor the API is on this machine; name keys with --keys, or allow a pair of this process's own with --development-keys")
+	}
+	return g, nil
 }
 
 // station is a host of executions and what it holds open.

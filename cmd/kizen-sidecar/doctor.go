@@ -8,10 +8,12 @@ import (
 	"os"
 	"runtime"
 	"text/tabwriter"
+	"time"
 
 	"github.com/charmbracelet/colorprofile"
 	"golang.org/x/sys/unix"
 
+	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
@@ -20,12 +22,19 @@ import (
 type doctorCommand struct {
 	sandboxFlags
 	redisFlags
+	apiClockFlags
 	JSON bool `help:"Print one JSON document." group:"Output"`
+}
+
+// apiClockFlags name the API whose clock is looked at.
+type apiClockFlags struct {
+	APIRoot string `help:"API root whose clock is compared with this machine's. Default: none." placeholder:"URL" group:"Platform"`
+	APICA   string `name:"api-ca" help:"PEM file of the certificate authority that the API's certificate is verified with. Default: the system's." placeholder:"FILE" group:"Platform"`
 }
 
 // Help is the long text of kizen-sidecar doctor --help.
 func (doctorCommand) Help() string {
-	return `Builds an empty sandbox, looks for the Python of every runtime, asks Redis for an answer where one is configured, and prints what it found.
+	return `Builds an empty sandbox, looks for the Python of every runtime, does to Redis what minting does where one is configured, compares the clocks of Redis and of the API with this machine's, and prints what it found.
 
 Examples:
   kizen-sidecar doctor
@@ -40,6 +49,32 @@ type diagnosis struct {
 	Layers  sandbox.Report `json:"layers"`
 	Pythons []pythonFound  `json:"runtimes"`
 	Redis   redisFound     `json:"redis"`
+	API     *clockFound    `json:"api,omitempty"` // absent where no API root is given
+}
+
+// clockFound is by how much another clock is ahead of this machine's.
+type clockFound struct {
+	SkewMS *int64 `json:"clock_ahead_ms,omitempty"` // absent where it could not be measured
+	Note   string `json:"note"`
+	OK     bool   `json:"ok"`
+}
+
+// compare words a measurement of a clock.
+func compare(skew time.Duration, err error) *clockFound {
+	if err != nil {
+		return &clockFound{Note: "its clock could not be measured: " + err.Error()}
+	}
+	ms := skew.Milliseconds()
+	found := &clockFound{SkewMS: &ms, OK: skew.Abs() <= tolerableSkew}
+	switch ahead := skew.Round(time.Millisecond); {
+	case found.OK:
+		found.Note = "its clock is " + ahead.Abs().String() + " from this machine's"
+	case skew > 0:
+		found.Note = fmt.Sprintf("its clock is %s ahead of this machine's; synchronise them: keys bear differences of %s", ahead, minter.DefaultLeeway)
+	default:
+		found.Note = fmt.Sprintf("its clock is %s behind this machine's; synchronise them: keys bear differences of %s", -ahead, minter.DefaultLeeway)
+	}
+	return found
 }
 
 // pythonFound is what a runtime would run on.
@@ -53,11 +88,12 @@ type pythonFound struct {
 	OK   bool   `json:"ok"`
 }
 
-// redisFound is whether Redis answers.
+// redisFound is whether keys could be minted.
 type redisFound struct {
-	Configured bool   `json:"configured"`
-	OK         bool   `json:"ok"`
-	Note       string `json:"note,omitempty"`
+	Configured bool        `json:"configured"`
+	OK         bool        `json:"ok"`
+	Note       string      `json:"note,omitempty"`
+	Clock      *clockFound `json:"clock,omitempty"`
 }
 
 // Run is called by kong.
@@ -74,6 +110,14 @@ func (c *doctorCommand) Run(ctx context.Context, app *app) error {
 	found := diagnosis{Kernel: kernel(), Layers: box.Report(), Pythons: c.pythons()}
 	if found.Redis, err = c.redis(ctx); err != nil {
 		return err
+	}
+	if c.APIRoot != "" {
+		skew, err := apiSkew(ctx, c.apiClockFlags)
+		var usage usageError
+		if errors.As(err, &usage) {
+			return err
+		}
+		found.API = compare(skew, err)
 	}
 	if c.JSON {
 		err = printJSON(app, found)
@@ -120,10 +164,11 @@ func (c *doctorCommand) redis(ctx context.Context) (redisFound, error) {
 		return redisFound{}, err
 	}
 	defer func() { _ = client.Close() }()
-	if err := client.Ping(ctx).Err(); err != nil {
+	if err := minter.Probe(ctx, client); err != nil {
 		return redisFound{Configured: true, Note: err.Error()}, nil
 	}
-	return redisFound{Configured: true, OK: true, Note: "answers"}, nil
+	skew, err := minter.ClockSkew(ctx, client)
+	return redisFound{Configured: true, OK: true, Note: "keys can be minted", Clock: compare(skew, err)}, nil
 }
 
 // problem is the first thing that keeps steps from running, nil when none does.
@@ -167,7 +212,21 @@ func (d diagnosis) print(out io.Writer) error {
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\n", sign, python.Runtime, note)
 	}
-	fmt.Fprintf(table, "%s\t%s\t%s\n", mark(d.Redis.OK), "redis", d.Redis.Note)
+	redisMark, redisNote := mark(d.Redis.OK), d.Redis.Note
+	if clock := d.Redis.Clock; clock != nil {
+		redisNote += "; " + clock.Note
+		if !clock.OK {
+			redisMark = warnStyle.Render("!")
+		}
+	}
+	fmt.Fprintf(table, "%s\t%s\t%s\n", redisMark, "redis", redisNote)
+	if d.API != nil {
+		sign := mark(true)
+		if !d.API.OK {
+			sign = warnStyle.Render("!")
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\n", sign, "api", d.API.Note)
+	}
 	return table.Flush()
 }
 

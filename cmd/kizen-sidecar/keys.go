@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"strings"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -254,6 +254,9 @@ func (c *keysJWKSCommand) Run(app *app) error {
 	if err != nil {
 		return err
 	}
+	if !slices.ContainsFunc(keys.List(), func(key minter.KeyInfo) bool { return key.Use != "seal" }) {
+		return nothingError{errors.New("there is no signing key in it, so there is no public key to print; make one with kizen-sidecar keys generate")}
+	}
 	set, err := keys.JWKS()
 	if err != nil {
 		return err
@@ -264,18 +267,18 @@ func (c *keysJWKSCommand) Run(app *app) error {
 // keysRevokeCommand is kizen-sidecar keys revoke.
 type keysRevokeCommand struct {
 	redisFlags
-	BusinessID string `help:"Business of the key, execution or account. Default: a development id." placeholder:"ID"`
+	BusinessID string `help:"Business of the key, execution or account; needed with each of those." placeholder:"ID"`
 	Key        string `help:"Revoke the signed key with this id (its jti)." placeholder:"ID" env:"-" xor:"what" required:""`
 	Execution  string `help:"Revoke every key of this execution." placeholder:"ID" env:"-" xor:"what" required:""`
 	Account    string `help:"Revoke every key that this account has." placeholder:"ID" env:"-" xor:"what" required:""`
 	Business   string `help:"Revoke every signed key of this business." placeholder:"ID" env:"-" xor:"what" required:""`
 	Suspend    string `help:"Revoke every key of this account, its stored keys included, and let it have none until it is resumed." placeholder:"ACCOUNT" env:"-" xor:"what" required:""`
-	Resume     string `help:"Lift the suspension of this account. The signed keys it had stay revoked." placeholder:"ACCOUNT" env:"-" xor:"what" required:""`
+	Resume     string `help:"Lift an operator's suspension of this account, and no other. The signed keys it had stay revoked." placeholder:"ACCOUNT" env:"-" xor:"what" required:""`
 }
 
 // Help is the long text of kizen-sidecar keys revoke --help.
 func (keysRevokeCommand) Help() string {
-	return `Takes effect on the next request that carries one of the keys.
+	return `Takes effect on the next request that carries one of the keys, and prints how many good keys it ended. The exit code is 1 where it found nothing to end.
 
 Examples:
   kizen-sidecar keys revoke --execution 6f9d... --business-id b1 --redis-url redis://redis:6379
@@ -284,39 +287,98 @@ Examples:
 
 // Run is called by kong.
 func (c *keysRevokeCommand) Run(ctx context.Context, app *app) error {
-	if c.BusinessID == "" {
-		c.BusinessID = developmentBusiness
+	if c.Business == "" && c.BusinessID == "" {
+		return usagef("no business given; name the one that the id belongs to with --business-id (steps that were run without one have %s)", developmentBusiness)
 	}
 	client, err := c.redisFlags.require()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	r := minter.NewRevoker(client)
-	inBusiness := func(revoke func(context.Context, string, string) error) func(string) error {
-		return func(id string) error { return revoke(ctx, c.BusinessID, id) }
+	done, err := c.revoke(ctx, minter.NewRevoker(client))
+	var failed *minter.RedisError
+	var nothing nothingError
+	switch {
+	case errors.As(err, &failed), errors.As(err, &nothing):
+		return err
+	case err != nil:
+		return usageError{err}
 	}
-	for _, row := range []struct {
-		id, done string
-		do       func(id string) error
-	}{
-		{c.Key, "revoked the key", inBusiness(r.Key)},
-		{c.Execution, "revoked every key of the execution", inBusiness(r.Execution)},
-		{c.Account, "revoked every signed key of the account", inBusiness(r.Account)},
-		{c.Business, "revoked every signed key of the business", func(id string) error { return r.Business(ctx, id) }},
-		{c.Suspend, "suspended the account", inBusiness(r.Suspend)},
-		{c.Resume, "resumed the account", inBusiness(r.Resume)},
-	} {
-		if row.id == "" {
-			continue
-		}
-		var failed *minter.RedisError
-		if err := row.do(row.id); errors.As(err, &failed) {
-			return err
-		} else if err != nil {
-			return usageError{err}
-		}
-		app.log.Info(strings.TrimSpace(row.done), "id", row.id, "business_id", c.BusinessID)
+	_, err = fmt.Fprintln(app.stdout, done)
+	return err
+}
+
+// revoke does what the flags say, and says what it did.
+func (c *keysRevokeCommand) revoke(ctx context.Context, r *minter.Revoker) (string, error) {
+	switch {
+	case c.Suspend != "":
+		return c.suspend(ctx, r)
+	case c.Resume != "":
+		return c.resume(ctx, r)
 	}
-	return nil
+	var revoked minter.Revocation
+	var what string
+	var err error
+	switch {
+	case c.Key != "":
+		what = fmt.Sprintf("key %q in business %q", c.Key, c.BusinessID)
+		revoked, err = r.Key(ctx, c.BusinessID, c.Key)
+	case c.Execution != "":
+		what = fmt.Sprintf("execution %q in business %q", c.Execution, c.BusinessID)
+		revoked, err = r.Execution(ctx, c.BusinessID, c.Execution)
+	case c.Account != "":
+		what = fmt.Sprintf("account %q in business %q", c.Account, c.BusinessID)
+		revoked, err = r.Account(ctx, c.BusinessID, c.Account)
+	default:
+		what = fmt.Sprintf("business %q", c.Business)
+		revoked, err = r.Business(ctx, c.Business)
+	}
+	if err != nil {
+		return "", err
+	}
+	live, err := revoked.Count(ctx)
+	if err != nil {
+		return "", err
+	}
+	if live == 0 {
+		return "", nothingError{fmt.Errorf("there is no good signed key of %s, so none was revoked; check the ids and --redis-url", what)}
+	}
+	return fmt.Sprintf("revoked %s of %s", signedKeys(live), what), nil
+}
+
+func signedKeys(n int) string {
+	if n == 1 {
+		return "1 good signed key"
+	}
+	return fmt.Sprintf("%d good signed keys", n)
+}
+
+func (c *keysRevokeCommand) suspend(ctx context.Context, r *minter.Revoker) (string, error) {
+	revoked, err := r.Suspend(ctx, c.BusinessID, c.Suspend)
+	if err != nil {
+		return "", err
+	}
+	live, err := revoked.Count(ctx)
+	if err != nil {
+		return "", err
+	}
+	if revoked.Again && live == 0 {
+		return "", nothingError{fmt.Errorf("account %q in business %q was suspended by an operator already; nothing changed", c.Suspend, c.BusinessID)}
+	}
+	return fmt.Sprintf("suspended account %q in business %q, which ended %s", c.Suspend, c.BusinessID, signedKeys(live)), nil
+}
+
+func (c *keysRevokeCommand) resume(ctx context.Context, r *minter.Revoker) (string, error) {
+	lifted, left, err := r.Resume(ctx, c.BusinessID, c.Resume)
+	if err != nil {
+		return "", err
+	}
+	still := ""
+	for _, reason := range left {
+		still += fmt.Sprintf("; it stays suspended: %s", reason)
+	}
+	if !lifted {
+		return "", nothingError{fmt.Errorf("no operator has suspended account %q in business %q, so nothing was lifted%s", c.Resume, c.BusinessID, still)}
+	}
+	return fmt.Sprintf("lifted the suspension of account %q in business %q by an operator%s", c.Resume, c.BusinessID, still), nil
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
@@ -94,15 +96,17 @@ func TestMistakesWithKeysAreOneLine(t *testing.T) {
 		"list no place":       {[]string{"list", "--keys", filepath.Join(other, "none")}, "there are no keys at"},
 		"revoke nothing":      {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1"}, "--execution"},
 		"revoke two things":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--key", "a", "--execution", "b"}, "--execution"},
-		"revoke without id":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--execution", "a}b"}, "execution id"},
-		"revoke nowhere":      {[]string{"revoke", "--execution", "a"}, "--redis-url"},
+		"revoke without id":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--business-id", "b", "--execution", "a}b"}, "execution id"},
+		"revoke nowhere":      {[]string{"revoke", "--execution", "a", "--business-id", "b"}, "--redis-url"},
+		"revoke whose":        {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--execution", "a"}, "--business-id"},
+		"suspend whose":       {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--suspend", "a"}, "--business-id"},
 	} {
 		done := keysCommandLine(t, row.arguments...)
 		if done.code != exitUsage || !strings.Contains(done.stderr, row.want) || strings.Count(strings.TrimSpace(done.stderr), "\n") != 0 {
 			t.Errorf("%s: %+v, want exit code 2 and one line about %q", name, done, row.want)
 		}
 	}
-	done := keysCommandLine(t, "revoke", "--redis-url", "redis://127.0.0.1:1", "--execution", "a")
+	done := keysCommandLine(t, "revoke", "--redis-url", "redis://127.0.0.1:1", "--business-id", "b", "--execution", "a")
 	if done.code != exitSidecar || !strings.Contains(done.stderr, "redis at 127.0.0.1:1 refused the connection") {
 		t.Errorf("without redis: %+v", done)
 	}
@@ -139,18 +143,63 @@ func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 		if what[0] == "--key" {
 			what[1] = key.ID
 		}
-		if done := keysCommandLine(t, append([]string{"revoke", "--redis-url", url, "--business-id", "b1"}, what...)...); done.code != exitOK {
+		command := append([]string{"revoke", "--redis-url", url, "--business-id", "b1"}, what...)
+		if done := keysCommandLine(t, command...); done.code != exitOK || !strings.Contains(done.stdout, "1 good signed key") {
 			t.Fatalf("%v: %+v", what, done)
 		}
 		if _, err := v.Verify(t.Context(), key.Token.Reveal(), "b1", "a1"); err == nil {
 			t.Errorf("%v: the key is still good", what)
 		}
+		if done := keysCommandLine(t, command...); done.code != exitNothing || done.stdout != "" || strings.Count(done.stderr, "\n") != 1 {
+			t.Errorf("%v once more: %+v, want exit code 1 and one line that nothing was found", what, done)
+		}
 	}
-	if done := keysCommandLine(t, "revoke", "--redis-url", url, "--business-id", "b1", "--resume", "a1"); done.code != exitOK {
+	resume := []string{"revoke", "--redis-url", url, "--business-id", "b1", "--resume", "a1"}
+	if done := keysCommandLine(t, resume...); done.code != exitOK {
 		t.Fatalf("%+v", done)
 	}
 	if _, err := m.Mint(t.Context(), id, time.Minute); err != nil {
 		t.Errorf("after --resume: %v", err)
+	}
+	if done := keysCommandLine(t, resume...); done.code != exitNothing || !strings.Contains(done.stderr, "no operator has suspended") {
+		t.Errorf("%+v, want exit code 1", done)
+	}
+}
+
+func TestResumingLiftsNoOtherReason(t *testing.T) {
+	url := redistest.Start(t).URL()
+	client, err := minter.OpenRedis(minter.RedisConfig{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	if _, err := client.TxPipelined(t.Context(), func(pipe redis.Pipeliner) error {
+		minter.SuspendIn(t.Context(), pipe, "b1", "a1", minter.ReasonDisabled)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	resume := []string{"revoke", "--redis-url", url, "--business-id", "b1", "--resume", "a1"}
+	if done := keysCommandLine(t, resume...); done.code != exitNothing || !strings.Contains(done.stderr, "it stays suspended: integration_disabled") {
+		t.Errorf("%+v", done)
+	}
+	if done := keysCommandLine(t, "revoke", "--redis-url", url, "--business-id", "b1", "--suspend", "a1"); done.code != exitOK || !strings.Contains(done.stdout, "0 good signed keys") {
+		t.Errorf("%+v", done)
+	}
+	if done := keysCommandLine(t, resume...); done.code != exitOK || !strings.Contains(done.stdout, "it stays suspended: integration_disabled") {
+		t.Errorf("%+v", done)
+	}
+	reasons, err := minter.Suspensions(t.Context(), client, "b1", "a1")
+	if err != nil || len(reasons[0]) != 1 || reasons[0][0] != minter.ReasonDisabled {
+		t.Errorf("left: %v, %v", reasons, err)
+	}
+}
+
+func TestSealingKeysHaveNoJWKSet(t *testing.T) {
+	dir := t.TempDir()
+	kid(t, "generate", "--keys", dir, "--sealing")
+	if done := keysCommandLine(t, "jwks", "--keys", dir); done.code != exitNothing || done.stdout != "" || !strings.Contains(done.stderr, "no public key to print") {
+		t.Errorf("%+v, want exit code 1 and a line", done)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"reflect"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 const (
 	exitOK         = 0 // the command did what it was asked
 	exitStepFailed = 1 // the step raised, ran out of time or memory, or was killed
+	exitNothing    = 1 // a management command found nothing to act on
 	exitUsage      = 2 // wrong usage, or a refused request
 	exitSidecar    = 3 // the sidecar could not do its own work
 )
@@ -80,6 +82,12 @@ type usageError struct{ err error }
 func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 
+// nothingError says that a management command found nothing to act on: exit code 1.
+type nothingError struct{ err error }
+
+func (e nothingError) Error() string { return e.err.Error() }
+func (e nothingError) Unwrap() error { return e.err }
+
 // usagef returns a usageError with a formatted message.
 func usagef(format string, arguments ...any) error {
 	return usageError{fmt.Errorf(format, arguments...)}
@@ -98,7 +106,7 @@ func main() { os.Exit(start()) }
 
 // start runs the command of this process, shut against others first: it will
 // hold keys.
-func start() int {
+func start() (code int) {
 	std := streams{os.Stdin, os.Stdout, os.Stderr}
 	if err := sandbox.Conceal(); err != nil {
 		return fail(std, fmt.Errorf("keep other processes out of this one's memory: %w", err))
@@ -107,14 +115,30 @@ func start() int {
 	defer stop()
 	trim := time.AfterFunc(startOver, func() { _ = resident.Trim() }) // without it more memory is used, no more
 	defer trim.Stop()
+	defer func() {
+		if cause := recover(); cause != nil {
+			code = crashed(std, os.Args[1:], cause, debug.Stack())
+		}
+	}()
 	return run(ctx, os.Args[1:], std)
+}
+
+// crashed reports a panic of ours as what it is, a failure of the sidecar: with its exit code, and with the document that run
+// --json promises.
+func crashed(std streams, arguments []string, cause any, stack []byte) int {
+	err := fmt.Errorf("the sidecar failed, which is a mistake in it; please report it: %v", cause)
+	if len(arguments) > 0 && arguments[0] == "run" && slices.Contains(arguments, "--json") {
+		err = reportFailure(&app{streams: std}, executed{}, err)
+	}
+	fmt.Fprintf(std.stderr, "%s\n", telemetry.Redact(string(stack)))
+	return fail(std, err)
 }
 
 // newParser is what reads arguments into line, a commandLine or a runLine.
 func newParser(line any, std streams) (*kong.Kong, error) {
 	return kong.New(line,
 		kong.Name("kizen-sidecar"),
-		kong.Description("The runtime beside every Kizen Code Step.\n\nExit codes: 0 success, 1 the step failed, 2 wrong usage or a refused request, 3 the sidecar could not do its work."),
+		kong.Description("The runtime beside every Kizen Code Step.\n\nExit codes: 0 success, 1 the step failed or a command found nothing to act on, 2 wrong usage or a refused request, 3 the sidecar could not do its work."),
 		kong.DefaultEnvars("KIZEN"),
 		kong.Writers(std.stdout, std.stderr),
 		kong.Vars{"version": version(), "max_timeout": runner.MaxWall.String()},
@@ -183,11 +207,15 @@ func readDuration(from *kong.DecodeContext, into reflect.Value) error {
 func fail(std streams, err error) int {
 	var reported errReported
 	var usage usageError
+	var nothing nothingError
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &reported):
 		return reported.code
+	case errors.As(err, &nothing):
+		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", telemetry.Redact(err.Error()))
+		return exitNothing
 	case errors.As(err, &usage):
 		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", telemetry.Redact(err.Error()))
 		return exitUsage

@@ -85,7 +85,7 @@ func TestPolicyExplainPrintsOneJSONDocument(t *testing.T) {
 
 func TestPolicyCheckCountsRulesAndRefusesBadOnes(t *testing.T) {
 	got, err := policyRun(t, "check", ruleFile(t, noDeletes+`permit (principal, action, resource);`))
-	if err != nil || !strings.HasPrefix(got, "2 rules of yours and 10 built in are valid") {
+	if err != nil || !strings.HasPrefix(got, "2 rules of yours and 11 built in are valid") {
 		t.Errorf("got %q, %v", got, err)
 	}
 	bad := ruleFile(t, "\n@id(\"x\") forbid (principal, action, resource) when { resource.size > 1 };")

@@ -7,15 +7,19 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/admin"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/proxy"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // proxyCommand is kizen-sidecar proxy.
@@ -27,6 +31,7 @@ type proxyCommand struct {
 	EnvFileMode   string        `help:"Permissions of that file, octal. It lets its reader act as the execution." default:"0600" placeholder:"MODE" group:"Proxy"`
 	TTL           time.Duration `name:"ttl" help:"Stop by itself after this time; 0 serves until a signal." default:"0s" placeholder:"DURATION" group:"Proxy"`
 	KeyLifetime   time.Duration `help:"How long one signed key lives; it is renewed before it expires." default:"5m" placeholder:"DURATION" group:"Proxy"`
+	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty: none." placeholder:"HOST:PORT" group:"Proxy"`
 	ShutdownGrace time.Duration `help:"Time that requests in flight get to finish at the end." default:"5s" placeholder:"DURATION" group:"Proxy"`
 }
 
@@ -57,7 +62,7 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if err := checkType(granted.engine, target.identity()); err != nil {
 		return usagef("--account-type: %w", err)
 	}
-	observed, flush, err := app.observe(ctx, false, false)
+	observed, flush, err := app.observe(ctx, c.AdminListen != "", false)
 	if err != nil {
 		return err
 	}
@@ -71,6 +76,14 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	c.targetFlags.announce(app.log)
 	defer reloadKeys(ctx, granted.keys, app.log)()
 	defer host.audit.follow(app.log)()
+	if host.store.embedded == nil {
+		defer watchClock(ctx, host.store, app.log)()
+	}
+	stop, err := c.operators(ctx, host, observed, app.log)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	serving := execution.Serving{
 		Address: c.Listen, KeyLifetime: c.KeyLifetime,
 		Traceparent: os.Getenv("TRACEPARENT"), Tracestate: os.Getenv("TRACESTATE"),
@@ -94,6 +107,35 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	c.wait(ctx)
 	authority.Log().Info("stopping")
 	return nil
+}
+
+// operators answers operators until the function that it returns is called.
+func (c *proxyCommand) operators(ctx context.Context, host *station, observed *telemetry.Telemetry, log *slog.Logger) (stop func(), err error) {
+	if c.AdminListen == "" {
+		return func() {}, nil
+	}
+	checks := map[string]admin.Check{"redis": host.Ready}
+	if host.audit != nil {
+		checks["audit"] = func(context.Context) error { return host.audit.Ready() }
+	}
+	server, err := bind("--admin-listen", c.AdminListen, &http.Server{
+		Handler:           hosts.Names{}.Require(admin.Handler(admin.Config{Ready: checks, Metrics: observed.Handler()})),
+		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := server.serve(); err != nil {
+			log.Error("operators get no answers any more", "error", err)
+		}
+	})
+	log.Info("answering operators", "admin_url", server.url)
+	return func() {
+		_ = server.Close() // a prober that is cut off asks again
+		serving.Wait()
+	}, nil
 }
 
 // counted is how many calls ended how, for the log.
@@ -128,6 +170,11 @@ func (c *proxyCommand) withdraw(app *app) {
 func (c *proxyCommand) validate() (fs.FileMode, error) {
 	if err := checkAddress("--listen", c.Listen); err != nil {
 		return 0, err
+	}
+	if c.AdminListen != "" {
+		if err := checkAddress("--admin-listen", c.AdminListen); err != nil {
+			return 0, err
+		}
 	}
 	if !hosts.IsLoopback(c.Listen) {
 		return 0, usagef("--listen %s can be reached from other machines; use 127.0.0.1", c.Listen)

@@ -18,13 +18,13 @@ type redisFlags struct {
 	RedisKey     string        `help:"PEM file of the client certificate's key." placeholder:"FILE" group:"Redis"`
 }
 
-// connect returns a client for the Redis at address. It dials nothing yet.
-func (f redisFlags) connect(address string) (redis.UniversalClient, error) {
+// connect returns a client for the Redis that the flags name, or for an embedded one. It dials nothing yet.
+func (f redisFlags) connect(embedded *minter.Embedded) (redis.UniversalClient, error) {
 	if f.RedisTimeout <= 0 {
 		return nil, usagef("--redis-timeout must be positive")
 	}
 	client, err := minter.OpenRedis(minter.RedisConfig{
-		URL: address, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert, KeyFile: f.RedisKey,
+		Embedded: embedded, URL: f.RedisURL, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert, KeyFile: f.RedisKey,
 	})
 	if err != nil {
 		return nil, usageError{err}
@@ -37,7 +37,7 @@ func (f redisFlags) require() (redis.UniversalClient, error) {
 	if f.RedisURL == "" {
 		return nil, usagef("no redis given; name the one that holds the keys with --redis-url")
 	}
-	return f.connect(f.RedisURL)
+	return f.connect(nil)
 }
 
 // store is a connection to Redis, embedded or not.
@@ -49,17 +49,15 @@ type store struct {
 // open connects, or starts the embedded store.
 func (f redisFlags) open(log *slog.Logger) (*store, error) {
 	s := &store{}
-	address := f.RedisURL
-	if address == "" {
+	if f.RedisURL == "" {
 		var err error
-		if s.embedded, err = minter.StartEmbedded("127.0.0.1:0"); err != nil {
+		if s.embedded, err = minter.StartEmbedded(); err != nil {
 			return nil, err
 		}
-		address = s.embedded.URL()
 		log.Info("using the embedded store, which a platform elsewhere cannot see; set --redis-url to share one")
 	}
 	var err error
-	if s.UniversalClient, err = f.connect(address); err != nil {
+	if s.UniversalClient, err = f.connect(s.embedded); err != nil {
 		s.close()
 		return nil, err
 	}

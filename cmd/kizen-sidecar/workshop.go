@@ -155,6 +155,9 @@ func (s shift) servers() (all []*server) {
 func (w *workshop) work(ctx context.Context, s shift) error {
 	defer reloadKeys(ctx, w.granted.keys, w.log)()
 	defer w.audit.follow(w.log)()
+	if w.store.embedded == nil {
+		defer watchClock(ctx, w.store, w.log)()
+	}
 	w.warm.Keep(runner.DefaultRuntime)
 	servers := s.servers()
 	failed := make(chan error, len(servers))
@@ -241,7 +244,7 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 		return nil, nil
 	}
 	checks := map[string]admin.Check{
-		"redis":     func(ctx context.Context) error { return w.store.Ping(ctx).Err() },
+		"redis":     w.Ready,
 		"sandbox":   func(context.Context) error { return sandboxReady(w.steps, w.flags.Sandbox) },
 		"accepting": func(context.Context) error { return accepting() },
 	}

@@ -49,6 +49,7 @@ func refuseRequest(c *gin.Context, err error) {
 func (s *Server) refuseSubmission(c *gin.Context, err error) {
 	var fields *runner.FieldErrors
 	var store *minter.RedisError
+	var denied *minter.DeniedError
 	var missing *sandbox.MissingError
 	switch {
 	case errors.As(err, &fields):
@@ -63,8 +64,8 @@ func (s *Server) refuseSubmission(c *gin.Context, err error) {
 		refuse(c, http.StatusConflict, "conflict", err.Error())
 	case errors.Is(err, executions.ErrCancelled), errors.Is(err, context.Canceled):
 		refuse(c, http.StatusConflict, "cancelled", executions.ErrCancelled.Error())
-	case errors.Is(err, minter.ErrSuspended):
-		refuse(c, http.StatusForbidden, "suspended", minter.ErrSuspended.Error())
+	case errors.As(err, &denied):
+		refuse(c, http.StatusForbidden, denied.Code, denied.Reason)
 	case errors.As(err, &store):
 		s.config.Log.ErrorContext(c.Request.Context(), "an execution could not be given a key", "error", err)
 		c.Header("Retry-After", "1")

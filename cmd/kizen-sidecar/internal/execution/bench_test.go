@@ -66,12 +66,12 @@ func BenchmarkCallThroughTheProxy(b *testing.B) {
 
 func benchmarkedHost(b *testing.B, api *url.URL, config telemetry.Config) *Host {
 	b.Helper()
-	store, err := minter.StartEmbedded("127.0.0.1:0")
+	store, err := minter.StartEmbedded()
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(store.Close)
-	redis, err := minter.OpenRedis(minter.RedisConfig{URL: store.URL()})
+	redis, err := minter.OpenRedis(minter.RedisConfig{Embedded: store})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -57,11 +58,42 @@ func NewHost(config Config) (*Host, error) {
 	if metrics := config.Telemetry.Metrics(); metrics != nil {
 		config.Redis.AddHook(redisHook{metrics})
 	}
-	m, err := minter.New(minter.Config{Redis: config.Redis, Keys: config.Keys, Renewed: renewed(config.Telemetry.Metrics())})
+	m, err := minter.New(minter.Config{Redis: config.Redis, Keys: config.Keys, Admit: admit, Renewed: renewed(config.Telemetry.Metrics())})
 	if err != nil {
 		return nil, err
 	}
 	return &Host{config: config, minter: m}, nil
+}
+
+// Ready does what minting does, for an execution that is nobody's: it says whether an execution would get its key now.
+func (h *Host) Ready(ctx context.Context) error {
+	key, err := h.minter.Mint(ctx, minter.Identity{
+		BusinessID: "readiness", AccountID: "readiness", AccountType: policy.ServiceAutomation, ExecutionID: "readiness",
+	}, readinessLifetime)
+	if err != nil {
+		return err
+	}
+	return h.minter.Revoke(ctx, key)
+}
+
+// readinessLifetime is how long the key of a check lives that could not be taken back.
+const readinessLifetime = 5 * time.Second
+
+// admit decides whether a key may be minted for an account. Whether the account exists is known to the platform only.
+func admit(_ context.Context, id minter.Identity, suspended []minter.Reason) error {
+	applicant := policy.Applicant{Type: id.AccountType}
+	for _, reason := range suspended {
+		applicant.Suspended = append(applicant.Suspended, string(reason))
+	}
+	refusal := policy.Admit(applicant)
+	if refusal == nil {
+		return nil
+	}
+	denied := &minter.DeniedError{Code: refusal.Code, Reason: refusal.Reason}
+	if refusal.Code == policy.CodeSuspended {
+		denied.Err = minter.ErrSuspended
+	}
+	return denied
 }
 
 // principal is the account that an identity names, before the rules.

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/minter"
+)
+
+// clockInterval is how often the clock of Redis is looked at.
+const clockInterval = time.Minute
+
+// tolerableSkew is by how much clocks may differ before it is said: half of what verifiers allow.
+const tolerableSkew = minter.DefaultLeeway / 2
+
+// watchClock warns when the clock of this machine and the one of Redis come to differ, until the function it returns is called.
+// A Redis that does not tell its time is not asked again.
+func watchClock(ctx context.Context, client redis.UniversalClient, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		ticks := time.NewTicker(clockInterval)
+		defer ticks.Stop()
+		for warned := false; ; {
+			skew, err := minter.ClockSkew(ctx, client)
+			if redis.HasErrorPrefix(err, "NOPERM") {
+				return
+			}
+			bad := err == nil && skew.Abs() > tolerableSkew
+			if bad && !warned {
+				log.Warn("the clocks of this machine and of redis differ; keys may be refused as expired or not yet valid: synchronise them",
+					"redis_ahead", skew.Round(time.Millisecond).String(), "allowed", minter.DefaultLeeway.String())
+			}
+			if err == nil {
+				warned = bad
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticks.C:
+			}
+		}
+	})
+	return func() {
+		cancel()
+		watching.Wait()
+	}
+}
+
+// apiSkew is by how much the clock of the API is ahead of this machine's, by the Date header of an answer (RFC 9110 section
+// 6.6.1), which is in whole seconds.
+func apiSkew(ctx context.Context, f apiClockFlags) (time.Duration, error) {
+	root, err := parseAPIRoot(f.APIRoot)
+	if err != nil {
+		return 0, err
+	}
+	certificates, err := apiFlags{APICA: f.APICA}.certificates()
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodHead, root.String(), nil)
+	if err != nil {
+		return 0, fmt.Errorf("ask the API for its time: %w", err)
+	}
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: certificates}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	began := time.Now()
+	answer, err := client.Do(request)
+	if err != nil {
+		return 0, fmt.Errorf("ask the API for its time: %w", err)
+	}
+	defer answer.Body.Close()
+	there, err := http.ParseTime(answer.Header.Get("Date"))
+	if err != nil {
+		return 0, fmt.Errorf("the API at %s sends no Date header", root.Host)
+	}
+	middle := began.Add(time.Since(began) / 2).Round(0)
+	return there.Add(time.Second / 2).Sub(middle), nil // whole seconds are rounded down
+}

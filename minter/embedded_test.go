@@ -1,0 +1,159 @@
+package minter_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+// malformed are what a stranger may send to a shared store. The first two would end a miniredis, and with it this process.
+var malformed = map[string]string{
+	"a string of 2^63 bytes":   "*1\r\n$9223372036854775000\r\n",
+	"an empty array":           "*0\r\n",
+	"a negative array":         "*-1\r\n",
+	"an array of 2^31 strings": "*2147483648\r\n",
+	"a negative string":        "*1\r\n$-1\r\n",
+	"no number":                "*x\r\n",
+	"no line end":              "*1\n$4\nPING\n",
+	"a simple string":          "+PING\r\n",
+	"an inline command":        "PING\r\n",
+	"another end of a string":  "*1\r\n$4\r\nPINGxx",
+	"a long line":              "*" + strings.Repeat("1", 1<<20),
+	"a string that is too big": "*2\r\n$4\r\nECHO\r\n$1048576\r\n" + strings.Repeat("x", 1<<20),
+}
+
+func TestNothingThatAStrangerSendsEndsTheEmbeddedStore(t *testing.T) {
+	store := embedded(t)
+	f := onRedis(t, store.URL())
+	for name, sent := range malformed {
+		conn, err := net.Dial("tcp", store.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = io.WriteString(conn, sent) // it may be cut off before all of it is sent
+		answer, err := io.ReadAll(conn)
+		if text := string(answer); text != "" && !strings.HasPrefix(text, "-ERR Protocol error") || errors.Is(err, io.ErrNoProgress) {
+			t.Errorf("%s: answered %q, %v", name, answer, err)
+		}
+		_ = conn.Close()
+		if code := f.verify(t, f.mint(t, someone)); code != "" {
+			t.Fatalf("after %s a fresh key is refused: %s", name, code)
+		}
+	}
+}
+
+func TestNothingThatACommandHoldsEndsTheEmbeddedStore(t *testing.T) {
+	store := embedded(t)
+	password, _, _ := strings.Cut(strings.TrimPrefix(store.URL(), "redis://:"), "@")
+	f := onRedis(t, store.URL())
+	for name, sent := range malformed {
+		conn, err := net.Dial("tcp", store.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = io.WriteString(conn, "*2\r\n$4\r\nAUTH\r\n$26\r\n"+password+"\r\n"+sent)
+		answer := make([]byte, 5)
+		if _, err := io.ReadFull(conn, answer); err != nil || string(answer) != "+OK\r\n" {
+			t.Fatalf("AUTH answers %q, %v", answer, err)
+		}
+		_ = conn.Close()
+		if code := f.verify(t, f.mint(t, someone)); code != "" {
+			t.Fatalf("after %s a fresh key is refused: %s", name, code)
+		}
+	}
+}
+
+func TestTheEmbeddedStoreAnswersStrangersThatTheyMustAuthenticate(t *testing.T) {
+	store := embedded(t)
+	host, _, _ := strings.Cut(store.URL(), "@")
+	for _, url := range []string{"redis://" + store.Addr(), "redis://:wrong@" + store.Addr()} {
+		client := open(t, url)
+		if err := client.Set(t.Context(), "a", "b", 0).Err(); err == nil || strings.Contains(err.Error(), host) {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+func TestAPipelineLargerThanEveryBufferIsAnswered(t *testing.T) {
+	client, err := minter.OpenRedis(minter.RedisConfig{Embedded: embedded(t), Timeout: 20 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	value := strings.Repeat("x", 4096)
+	if err := client.Set(t.Context(), "large", value, 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	answers, err := client.Pipelined(t.Context(), func(pipe redis.Pipeliner) error {
+		for range 20 {
+			pipe.Get(t.Context(), "large")
+			pipe.Set(t.Context(), "large", value, 0)
+		}
+		return nil
+	})
+	if err != nil || len(answers) != 40 {
+		t.Errorf("%d answers, %v", len(answers), err)
+	}
+}
+
+func TestAKeyIsValidForAVerifierWhoseClockIsBehind(t *testing.T) {
+	f := onRedis(t, embedded(t).URL())
+	strict, err := minter.NewVerifier(minter.VerifierConfig{
+		Redis: f.redis, TrustPublished: true, Leeway: -1, Now: func() time.Time { return time.Now().Add(-minter.DefaultLeeway + time.Second) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := strict.Verify(t.Context(), f.mint(t, someone).Token.Reveal(), someone.BusinessID, someone.AccountID); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClockSkewOfRedisIsMeasured(t *testing.T) {
+	skew, err := minter.ClockSkew(t.Context(), open(t, redistest.Start(t).URL()))
+	if err != nil || skew.Abs() > time.Second {
+		t.Errorf("%s, %v on one machine", skew, err)
+	}
+}
+
+// TestAProbeFailsWhereMintingDoes has a Redis that answers PING in each case.
+func TestAProbeFailsWhereMintingDoes(t *testing.T) {
+	server := redistest.Start(t)
+	boss := open(t, server.URL())
+	if err := minter.Probe(t.Context(), boss); err != nil {
+		t.Fatal(err)
+	}
+	if n := boss.DBSize(t.Context()).Val(); n != 0 {
+		t.Errorf("the probe leaves %d keys", n)
+	}
+	for name, row := range map[string]struct {
+		spoil, mend []string
+		url         string
+		want        string
+	}{
+		"a demoted master": {[]string{"REPLICAOF", "127.0.0.1", "1"}, []string{"REPLICAOF", "NO", "ONE"}, server.URL(), "is a replica and cannot be written"},
+		"out of memory":    {[]string{"CONFIG", "SET", "maxmemory", "1"}, []string{"CONFIG", "SET", "maxmemory", "0"}, server.URL(), "is out of memory"},
+		"an ACL without SET": {[]string{"ACL", "SETUSER", "reader", "on", ">p", "~*", "+@all", "-set"}, []string{"PING"},
+			"redis://reader:p@" + server.Addr, "does not let this user do it"},
+	} {
+		client := open(t, row.url)
+		server.Do(t, row.spoil...)
+		if err := client.Ping(t.Context()).Err(); err != nil {
+			t.Errorf("%s: PING: %v", name, err)
+		}
+		if err := minter.Probe(t.Context(), client); err == nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%s: %v, want it to say %q", name, err, row.want)
+		}
+		server.Do(t, row.mend...)
+	}
+}
