@@ -36,6 +36,7 @@ func (x *exchange) readAnswer(a *apiConn) error {
 		if c.req.Minor == 0 {
 			continue
 		}
+		x.interim = true
 		if c.write(x.appendAnswer(c.out[:0])) != nil {
 			return errClientGone
 		}
@@ -46,6 +47,9 @@ func (x *exchange) readAnswer(a *apiConn) error {
 // deliver passes on the final answer, whose head is in c.resp.
 func (x *exchange) deliver(body answerBody) error {
 	c := x.c
+	if x.renewKey() {
+		return errKeyRenewed
+	}
 	if err := x.narrow(); err != nil {
 		return err
 	}

@@ -41,6 +41,9 @@ type exchange struct {
 	heard       bool        // the API has answered something, if only an interim answer
 	begun       bool        // the final answer's head went to the step
 	closing     bool        // the step's connection ends with this answer
+	whole       bool        // the body went with the head
+	interim     bool        // an interim answer was passed on
+	renewed     bool        // another key was asked for
 }
 
 // serveOne answers one request and reports whether another may follow on the connection.
@@ -213,7 +216,7 @@ func (x *exchange) forward() *refusal {
 		io.ReadFull(&c.body, c.out[head:]) // it is in memory
 		x.call.Sent = int64(n)
 	}
-	x.body.source = &c.body
+	x.body.source, x.whole = &c.body, whole
 	for attempt, repeated := 1, false; ; attempt++ {
 		// A connection of its own is what a request gets that others were faster than too often.
 		a, err := p.pool.get(p.ctx, repeated || attempt > sharedAttempts)
@@ -221,6 +224,14 @@ func (x *exchange) forward() *refusal {
 			return x.noConnection(err)
 		}
 		again, r := x.exchange(a, c.out[head:], whole)
+		if again == withNewKey {
+			if head, r = x.rewrite(head); r != nil {
+				return r
+			}
+			x.body.rewind()
+			x.heard = false
+			continue
+		}
 		if again == never || again == once && repeated || attempt == maxAttempts || !x.body.rewind() || !x.pause(attempt) {
 			return r
 		}
@@ -296,6 +307,9 @@ func (x *exchange) exchangeOn(a *apiConn, whole bool) (again repeat, r *refusal)
 	}
 	if r := x.uploadFault(); r != nil {
 		return never, r
+	}
+	if errors.Is(err, errKeyRenewed) {
+		return withNewKey, nil
 	}
 	switch {
 	case x.heard || a.rd.Buffered() > 0 || !connectionDied(err):

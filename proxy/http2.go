@@ -109,6 +109,8 @@ func (x *exchange) exchangeOverHTTP2(a *apiConn, body []byte, whole bool) (again
 		return never, nil
 	case h.body != nil && h.body.refusal != nil:
 		return never, h.body.refusal
+	case errors.Is(err, errKeyRenewed):
+		return withNewKey, nil
 	case cause != nil:
 		return never, x.fault(cause)
 	case !x.heard && unprocessedOverHTTP2(err):
@@ -266,6 +268,7 @@ func (h *h2Exchange) interim(status int, header textproto.MIMEHeader) error {
 		return nil
 	}
 	h.fillAnswer(status, http.Header(header))
+	h.exchange.interim = true
 	if h.c.write(h.appendAnswer(nil)) != nil {
 		h.unfit = errClientGone
 	}

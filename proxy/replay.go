@@ -27,6 +27,7 @@ const (
 	never       repeat = iota
 	once               // it may have had an effect, and means the same twice
 	unprocessed        // it had none: the API said so, or nothing of it was sent
+	withNewKey         // it had none: the API did not know the key
 )
 
 // stepBody is the body of the step's request on its way to the API. It keeps the beginning, for another attempt.

@@ -201,6 +201,15 @@ func (k *lateKeys) used() []string {
 	return nil
 }
 
+// Renew implements proxy.Renewer.
+func (k *lateKeys) Renew(ctx context.Context, stale string) (string, error) {
+	lease := k.lease.Load()
+	if lease == nil {
+		return "", errNoKeyYet
+	}
+	return lease.Renew(ctx, stale)
+}
+
 // authorizer is an account before the rules, as the proxy asks it.
 type authorizer struct{ principal *policy.Principal }
 

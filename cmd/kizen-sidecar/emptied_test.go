@@ -1,0 +1,54 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/kizen/kizen-sidecar/minter/redistest"
+)
+
+// TestCallsGoOnWhenRedisWasEmptied runs both built commands on a real Redis that loses its content: the key pair of the sidecar is
+// its own, so that the platform knows it from there only.
+func TestCallsGoOnWhenRedisWasEmptied(t *testing.T) {
+	t.Run("proxy", func(t *testing.T) {
+		server := redistest.Start(t)
+		root := startPlatform(t, "--redis-url", server.URL())
+		p := startProxy(t, "--api-root", root.String(), "--redis-url", server.URL())
+		for range 2 { // the second time soon after the first, within the pause between renewals
+			if status, body := get(t, p.URL+"/custom-objects"); status != 200 {
+				t.Fatalf("before: %d %s", status, body)
+			}
+		}
+		server.Do(t, "FLUSHALL")
+		answer, err := http.Post(p.URL+"/records/deals", "application/json", strings.NewReader(`{"fields":[{"name":"a","value":1}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+		if answer.StatusCode != 201 {
+			t.Errorf("after FLUSHALL: %d", answer.StatusCode)
+		}
+		if status, body := get(t, p.URL+"/records/deals"); status != 200 || !strings.Contains(body, `"count":1,`) {
+			t.Errorf("the record was not made once: %d %s", status, body)
+		}
+	})
+	t.Run("serve", func(t *testing.T) {
+		server := redistest.Start(t)
+		var calls atomic.Int64
+		root := inFrontOf(t, startPlatform(t, "--redis-url", server.URL()), func(*http.Request) {
+			if calls.Add(1) == 2 {
+				server.Do(t, "FLUSHALL")
+			}
+		})
+		s := startServe(t, "--api-root", root, "--redis-url", server.URL())
+		got, err := s.try(t.Context(), "b-1", "POST", "/api/coderunner/run", step{
+			"runtime": "python-3-13", "output_types": map[string]string{"codes": "s"},
+			"user_script": "outputs.codes = str([kizen.api.get('/custom-objects').status_code for _ in range(3)])",
+		})
+		if err != nil || got.status != 200 || !strings.Contains(got.body, "[200, 200, 200]") {
+			t.Errorf("%v %d %s", err, got.status, got.body)
+		}
+	})
+}
