@@ -25,7 +25,7 @@ COPY --from=python312 /usr/local/lib/libpython3.12.so.1.0 /usr/local/lib/libpyth
 COPY --from=python312 /usr/local/lib/python3.12 /usr/local/lib/python3.12
 COPY --from=build /out/ /usr/local/bin/
 COPY examples /usr/share/kizen/examples
-RUN ldconfig && useradd --system --uid 10001 --create-home kizen
+RUN ldconfig && useradd --system --uid 10001 --create-home kizen && install -d -o kizen -m 0700 /var/lib/kizen/keys
 USER 10001
 ENV KIZEN_ENV_FILE=/tmp/kizen.env
 HEALTHCHECK --interval=10s --timeout=3s --start-period=2s CMD ["kizen-sidecar", "health", "--env-file", "/tmp/kizen.env"]

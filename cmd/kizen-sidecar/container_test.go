@@ -104,6 +104,12 @@ func checkCompose(t *testing.T, text, dockerfile string) {
 		if len(service.Entrypoint) > 0 {
 			command = service.Entrypoint
 		}
+		if command[0] == "sh" {
+			for _, words := range regexp.MustCompile(`kizen-sidecar \w+`).FindAllString(strings.Join(service.Command, " "), -1) {
+				requireKnown(t, strings.Fields(words))
+			}
+			continue
+		}
 		requireKnown(t, append(slices.Clone(command), service.Command...))
 		for _, argument := range service.Command {
 			if path, ok := strings.CutPrefix(argument, "/usr/share/kizen/"); ok {

@@ -47,7 +47,7 @@ func TestTheExampleOfAnOrchestratorGetsItsResult(t *testing.T) {
 	redisURL := startRedisServer(t)
 	sidecartest.StartService(t, nil, "worker", "--redis-url", redisURL, "--api-root", "http://127.0.0.1:1/api")
 	orchestrator := exec.CommandContext(t.Context(), "go", "run", "./examples/enqueue", `outputs.log("hello")`)
-	orchestrator.Dir, orchestrator.Env = projectRoot, append(os.Environ(), "REDIS_URL="+redisURL)
+	orchestrator.Dir, orchestrator.Env = projectRoot, append(os.Environ(), "REDIS_URL="+redisURL, "KIZEN_BUSINESS_ID=b-1", "KIZEN_USER_ID=u-1")
 	out, err := orchestrator.CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), "ok\n{") || !strings.Contains(string(out), `"logs":["hello"]`) {
 		t.Errorf("%v\n%s", err, out)
@@ -67,7 +67,7 @@ func (p containers) command(t *testing.T, c corev1.Container, arguments ...strin
 	environment := slices.Clone(p.environment)
 	values := []string{}
 	for _, variable := range c.Env {
-		if variable.ValueFrom == nil {
+		if variable.ValueFrom == nil && variable.Name != "KIZEN_API_ROOT" { // the test's own stands in
 			environment = append(environment, variable.Name+"="+p.volumes.Replace(variable.Value))
 			values = append(values, "$("+variable.Name+")", variable.Value)
 		}
@@ -92,13 +92,14 @@ func TestTheKubernetesJobRunsOnThisMachineInItsOrder(t *testing.T) {
 	found := manifests(t, "job.yaml")
 	spec := found["Job"].(*batchv1.Job).Spec.Template.Spec
 	client, sidecar, step := spec.InitContainers[0], spec.InitContainers[1], spec.Containers[0]
-	dir, bin := t.TempDir(), t.TempDir()
+	dir, bin, keys := t.TempDir(), t.TempDir(), t.TempDir()
+	kid(t, "generate", "--keys", keys)
 	symlink(t, pythonWithRequests(t), filepath.Join(bin, "python"))
 	writeFile(t, dir, "script.py", found["ConfigMap"].(*corev1.ConfigMap).Data["script.py"])
 	pod := containers{
 		environment: []string{"PATH=" + strings.Join([]string{bin, sidecartest.Program(""), os.Getenv("PATH")}, ":"),
 			"REDIS_URL=" + startRedisServer(t), "KIZEN_API_ROOT=" + api.root()},
-		volumes: strings.NewReplacer("/run/kizen", dir, "/step", dir),
+		volumes: strings.NewReplacer("/run/kizen", dir, "/step", dir, "/etc/kizen-keys", keys),
 	}
 
 	if out, err := pod.command(t, client).CombinedOutput(); err != nil {

@@ -84,6 +84,41 @@ func checkPod(t *testing.T, pod corev1.PodSpec) {
 	}
 }
 
+// requireSafe holds a container that mints against what a copy of the example must not do: sign with keys of its own, or call an
+// API that the manifest does not name.
+func requireSafe(t *testing.T, c corev1.Container, pod corev1.PodSpec) {
+	t.Helper()
+	keys := ""
+	for _, argument := range c.Args {
+		if path, ok := strings.CutPrefix(argument, "--keys="); ok {
+			keys = path
+		}
+	}
+	fromSecret := false
+	for _, mount := range c.VolumeMounts {
+		for _, volume := range pod.Volumes {
+			fromSecret = fromSecret || mount.MountPath == keys && mount.ReadOnly && volume.Name == mount.Name && volume.Secret != nil
+		}
+	}
+	if !fromSecret {
+		t.Errorf("container %s has the keys %q, which no Secret holds", c.Name, keys)
+	}
+	root := slices.IndexFunc(c.Env, func(v corev1.EnvVar) bool {
+		return v.Name == "KIZEN_API_ROOT" && strings.HasPrefix(v.Value, "https://")
+	})
+	if root < 0 {
+		t.Errorf("container %s names no API root", c.Name)
+	}
+	if redis := slices.IndexFunc(c.Env, func(v corev1.EnvVar) bool {
+		return v.Name == "REDIS_URL" && v.ValueFrom != nil && v.ValueFrom.SecretKeyRef != nil
+	}); redis < 0 {
+		t.Errorf("container %s has no Redis from a Secret", c.Name)
+	}
+	if c.StartupProbe == nil || c.ReadinessProbe == nil || c.LivenessProbe == nil {
+		t.Errorf("container %s lacks a probe", c.Name)
+	}
+}
+
 func TestKubernetesJobRunsAStepBesideItsSidecar(t *testing.T) {
 	found := manifests(t, "job.yaml")
 	job := found["Job"].(*batchv1.Job)
@@ -93,6 +128,7 @@ func TestKubernetesJobRunsAStepBesideItsSidecar(t *testing.T) {
 	if sidecar < 0 || pod.InitContainers[sidecar].StartupProbe == nil {
 		t.Error("there is no native sidecar whose start is waited for")
 	}
+	requireSafe(t, pod.InitContainers[sidecar], pod)
 	if job.Spec.BackoffLimit == nil || *job.Spec.BackoffLimit != 0 || pod.RestartPolicy != "Never" {
 		t.Error("a step could run twice")
 	}
@@ -112,6 +148,10 @@ func TestKubernetesFleetDrainsAndScales(t *testing.T) {
 	}
 	if !slices.Contains(worker.Args, "--drain-timeout=60s") || *pod.TerminationGracePeriodSeconds <= 60+worker.Lifecycle.PreStop.Sleep.Seconds {
 		t.Error("the pod is killed before it has drained")
+	}
+	requireSafe(t, worker, pod)
+	if !slices.Contains(worker.Args, "--sandbox=required") {
+		t.Error("a step would run in whatever sandbox there is")
 	}
 	const slots = 8
 	if !slices.Contains(worker.Args, fmt.Sprintf("--slots=%d", slots)) || worker.Resources.Limits.Memory().Value() < (slots+1)<<30 {

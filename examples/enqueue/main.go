@@ -1,7 +1,8 @@
 // Command enqueue is a small orchestrator: it puts a script into the queue of
 // a fleet of kizen-sidecar worker, waits, and prints what became of it.
 //
-//	REDIS_URL=redis://127.0.0.1:6379/0 go run ./examples/enqueue 'outputs.log("hello")'
+//	export REDIS_URL=redis://127.0.0.1:6379/0 KIZEN_BUSINESS_ID=b-1 KIZEN_USER_ID=code-account-1
+//	go run ./examples/enqueue 'outputs.log("hello")'
 package main
 
 import (
@@ -25,14 +26,19 @@ func main() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	if err := run(ctx, os.Getenv("REDIS_URL"), os.Args[1], os.Stdout); err != nil {
+	business, account := os.Getenv("KIZEN_BUSINESS_ID"), os.Getenv("KIZEN_USER_ID")
+	if business == "" || account == "" {
+		fmt.Fprintln(os.Stderr, "enqueue: KIZEN_BUSINESS_ID and KIZEN_USER_ID must name a business and its Code Account")
+		os.Exit(2)
+	}
+	if err := run(ctx, os.Getenv("REDIS_URL"), business, account, os.Args[1], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "enqueue:", err)
 		os.Exit(1)
 	}
 }
 
-// run queues a script, and prints its outcome and result once it has ended.
-func run(ctx context.Context, redisURL, script string, out io.Writer) error {
+// run queues a script for a business and its Code Account, and prints its outcome and result once it has ended.
+func run(ctx context.Context, redisURL, business, account, script string, out io.Writer) error {
 	options, err := redis.ParseURL(redisURL)
 	if err != nil {
 		return fmt.Errorf("REDIS_URL: %w", err)
@@ -40,7 +46,6 @@ func run(ctx context.Context, redisURL, script string, out io.Writer) error {
 	store := redis.NewClient(options)
 	defer store.Close()
 
-	const business, account = "00000000-0000-4000-8000-00000000b001", "00000000-0000-4000-8000-00000000c0de"
 	execution := uuid.NewString()
 	body, err := json.Marshal(map[string]any{ // of POST /executions
 		"execution_id": execution, "business_id": business, "user_id": account,
