@@ -71,7 +71,7 @@ func (w *world) run(ctx context.Context, r execution.Request, watch executions.W
 	case "python":
 		return execution.Outcome{}, fmt.Errorf("x: %w", runner.ErrNoPython)
 	case "suspended":
-		return execution.Outcome{}, minter.ErrSuspended
+		return execution.Outcome{}, &minter.DeniedError{Code: minter.CodeSuspended, Reason: "the account is suspended", Err: minter.ErrSuspended}
 	case "broken":
 		return execution.Outcome{}, errors.New("a secret inside")
 	case "talk":
@@ -843,5 +843,37 @@ func TestOpenAPIIsServedToAnyone(t *testing.T) {
 	var document map[string]any
 	if err := json.NewDecoder(response.Body).Decode(&document); err != nil || document["openapi"] != "3.1.0" {
 		t.Errorf("%v, %v", document["openapi"], err)
+	}
+}
+
+// TestHEADAnswersWhatGETDoes asks for everything that can be read while an execution runs, whose events have no end by then.
+func TestHEADAnswersWhatGETDoes(t *testing.T) {
+	w := start(t, nil, 4, 4)
+	w.call("POST", "/executions", `{"execution_id": "e1", "user_script": "wait"}`, asB1)
+	defer close(w.release)
+	for _, path := range []string{"/openapi.json", "/executions", "/executions/e1", "/executions/e1/events", "/executions/e1/record", "/executions/none", "/ui/"} {
+		var answers [2]*http.Response
+		for i, method := range []string{"GET", "HEAD"} {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			request, err := http.NewRequestWithContext(ctx, method, w.http.URL+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header = asB1.Clone()
+			if answers[i], err = w.http.Client().Do(request); err != nil {
+				t.Fatal(err)
+			}
+			if method == "HEAD" {
+				if body, err := io.ReadAll(answers[i].Body); len(body) > 0 || err != nil {
+					t.Errorf("%s: HEAD has the body %q, %v", path, body, err)
+				}
+			}
+			cancel()
+			_ = answers[i].Body.Close() // a stream is cut off
+		}
+		if get, head := answers[0], answers[1]; get.StatusCode != head.StatusCode || get.Header.Get("Content-Type") != head.Header.Get("Content-Type") {
+			t.Errorf("%s: GET answers %d %v, HEAD %d %v", path, get.StatusCode, get.Header, head.StatusCode, head.Header)
+		}
 	}
 }

@@ -35,6 +35,9 @@ func (s *Server) events(c *gin.Context) {
 	c.Header("Cache-Control", "no-store")
 	c.Header("X-Accel-Buffering", "no")
 	c.Writer.WriteHeader(http.StatusOK)
+	if c.Request.Method == http.MethodHead {
+		return // the stream has no end to wait for
+	}
 	ticker := time.NewTicker(keepAlive)
 	defer ticker.Stop()
 	for {

@@ -107,15 +107,23 @@ func (s *Server) Handler() http.Handler {
 	engine.NoMethod(func(c *gin.Context) {
 		refuse(c, http.StatusMethodNotAllowed, "method_not_allowed", "use "+c.Writer.Header().Get("Allow"))
 	})
-	engine.GET("/openapi.json", s.describe)
+	handle(engine, route{http.MethodGet, "/openapi.json", s.describe})
 	api := engine.Group("/", s.guard)
 	for _, r := range s.routes() {
-		api.Handle(r.method, r.path, r.handle)
+		handle(api, r)
 	}
 	if s.config.UI {
 		s.serveUI(engine)
 	}
 	return engine
+}
+
+// handle registers a route. What can be read can be asked for by HEAD too (RFC 9110 section 9.3.2): net/http leaves the body out.
+func handle(on gin.IRoutes, r route) {
+	on.Handle(r.method, r.path, r.handle)
+	if r.method == http.MethodGet {
+		on.Handle(http.MethodHead, r.path, r.handle)
+	}
 }
 
 // arriving gives the body, which is read to its end even where it is refused, the time to come.

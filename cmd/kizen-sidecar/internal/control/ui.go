@@ -16,8 +16,8 @@ const uiPrefix = "/ui/"
 // the API need one.
 func (s *Server) serveUI(engine *gin.Engine) {
 	assets := ui.Handler(uiPrefix)
-	engine.GET("/ui", func(c *gin.Context) { c.Redirect(http.StatusFound, uiPrefix) })
-	engine.GET(uiPrefix+"*file", func(c *gin.Context) { assets.ServeHTTP(c.Writer, c.Request) })
+	handle(engine, route{http.MethodGet, "/ui", func(c *gin.Context) { c.Redirect(http.StatusFound, uiPrefix) }})
+	handle(engine, route{http.MethodGet, uiPrefix + "*file", func(c *gin.Context) { assets.ServeHTTP(c.Writer, c.Request) }})
 }
 
 // record is GET /executions/{id}/record: an execution as the page draws it.
