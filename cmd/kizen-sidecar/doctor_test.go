@@ -8,12 +8,20 @@ import (
 )
 
 func TestDoctorMarksAPythonThatIsNotTheOneAskedFor(t *testing.T) {
-	program, err := os.ReadFile("/proc/self/exe")
+	program, err := os.ReadFile(requireProgram(t, "true"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for version, want := range map[string][2]string{"3.11": {"!", "!"}, "3.12": {"✓", "!"}, "3.13": {"!", "✓"}} {
-		python := filepath.Join(t.TempDir(), "python"+version)
+		prefix := t.TempDir()
+		python := filepath.Join(prefix, "bin", "python"+version)
+		requests := filepath.Join(prefix, "lib", "python"+version, "site-packages", "requests")
+		for _, dir := range []string{filepath.Dir(python), requests} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		writeFile(t, requests, "__init__.py", "")
 		if err := os.WriteFile(python, program, 0o755); err != nil {
 			t.Fatal(err)
 		}
