@@ -196,7 +196,7 @@ class _Session(Session):
         """The environment's proxies are on the way to other hosts only."""
         if _below(self.root, str(prepared_request.url)) is not None:
             return proxies
-        return self._elsewhere.rebuild_proxies(prepared_request, proxies)
+        return self._elsewhere.rebuild_proxies(prepared_request, proxies)  # type: ignore[no-untyped-call]
 
     def rebuild_auth(self, prepared_request: PreparedRequest, response: Response) -> None:
         """Takes credentials that were meant for the API from a request that goes elsewhere."""
@@ -205,7 +205,7 @@ class _Session(Session):
         if _below(self.root, str(response.url)) is not None:
             for name in _CREDENTIALS:
                 prepared_request.headers.pop(name, None)
-        self._elsewhere.rebuild_auth(prepared_request, response)
+        self._elsewhere.rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
 
 
 class _ExactRequest(PreparedRequest):
@@ -287,7 +287,7 @@ class _Pool(HTTPConnectionPool):
 
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
         """Sends a request; an answer that ends before its Content-Length raises, which urllib3 does by itself from 2.0 on."""
-        return super().urlopen(*args, **{"enforce_content_length": True, **kwargs})
+        return super().urlopen(*args, **{"enforce_content_length": True, **kwargs})  # type: ignore[no-untyped-call]
 
     def __str__(self) -> str:
         """As a connection's."""
