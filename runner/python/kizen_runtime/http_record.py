@@ -159,14 +159,16 @@ def install(requests: Any, record: HttpRecord) -> None:
 
 
 def install_client(client: Any, record: HttpRecord) -> None:
-    """Makes `kizen.api` report the calls that fail before `requests` knows of them."""
+    """Makes `kizen.api` report the calls that fail before they are sent. Wrong use, a full URL say, is no call."""
+    from requests.exceptions import RequestException
+
     call = client.Api._request
 
     def recorded_call(self: Any, method: str, path: Any, kwargs: Any) -> Any:
         begun, shown = _begun(), kwargs.get("url") if path is None else path
         try:
             return call(self, method, path, kwargs)
-        except Exception as error:
+        except RequestException as error:
             if _begun() == begun:
                 _unsent(record, error, method, client.shown_url(self, shown), kwargs.get("headers"), kwargs.get("data"), True)
             raise

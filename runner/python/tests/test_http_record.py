@@ -89,8 +89,6 @@ FAILING = [
     ("requests.Session().send(requests.Request('GET', 'foo://x').prepare())", "foo://x", "InvalidSchema"),
     ("kizen.api.get('/x', headers={'X': 'a\\r\\nb'})", ROOT + "/x", "InvalidHeader"),
     ("kizen.api.post('/x', json=float('nan'))", ROOT + "/x", "InvalidJSONError"),
-    ("kizen.api.get('https://app.go.kizen.com/api/x')", ROOT + "/x", "ValueError"),
-    ("kizen.api.get(url='x', colour=1)", ROOT + "/x", "TypeError"),
 ]
 
 
@@ -100,6 +98,14 @@ def test_a_call_that_fails_before_it_is_sent_has_one_entry(server: Server, call:
     assert result.logs == [error] and not server.heads
     assert entries(result, "url", "requestErrorType", "responseStatusCode") == [(url, error, None)]
     assert result.http[0]["session"] is call.startswith("kizen") and result.http[0]["method"] in ("GET", "POST")
+
+
+@pytest.mark.parametrize(("call", "error"), [
+    ("kizen.api.get('https://app.go.kizen.com/api/x')", "ValueError"), ("kizen.api.get(url='x', colour=1)", "TypeError"),
+])
+def test_wrong_use_of_the_client_is_no_call(server: Server, call: str, error: str) -> None:
+    result = step(server, f"try:\n    {call}\nexcept Exception as error:\n    outputs.log(type(error).__name__)")
+    assert result.logs == [error] and not server.heads and not result.http
 
 
 def test_a_redirect_that_cannot_be_sent_has_an_entry_beside_its_answers(server: Server) -> None:
