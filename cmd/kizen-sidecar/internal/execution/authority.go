@@ -30,6 +30,8 @@ type Serving struct {
 	KeyLifetime time.Duration
 	// Deadline ends calls; zero: none.
 	Deadline time.Time
+	// fence says why the key may be used no more; nil: it may be.
+	fence func() error
 	// Name is what people call the step. Traceparent and Tracestate are the W3C trace context that its calls belong to.
 	Name, Traceparent, Tracestate string
 }
@@ -66,6 +68,7 @@ func (h *Host) Open(ctx context.Context, id minter.Identity, s Serving) (*Author
 
 func (h *Host) open(ctx context.Context, id minter.Identity, s Serving, w *watch) (*Authority, error) {
 	a := &Authority{watch: w, id: id, name: s.Name}
+	a.keys.fence = s.fence
 	err := a.serve(h, id, s)
 	if err == nil {
 		a.mintBegan = time.Now()
@@ -169,6 +172,7 @@ const keptKeys = 4
 type lateKeys struct {
 	lease atomic.Pointer[minter.Lease]
 	given atomic.Pointer[[]string]
+	fence func() error // says why the key may be used no more; nil: it may be
 }
 
 // Key implements proxy.KeySource.
@@ -176,6 +180,9 @@ func (k *lateKeys) Key(ctx context.Context) (string, error) {
 	lease := k.lease.Load()
 	if lease == nil {
 		return "", errNoKeyYet
+	}
+	if err := k.fenced(); err != nil {
+		return "", err
 	}
 	key, err := lease.Key(ctx)
 	for given := k.given.Load(); err == nil; given = k.given.Load() {
@@ -201,11 +208,25 @@ func (k *lateKeys) used() []string {
 	return nil
 }
 
+// fenced says why the key may be used no more.
+func (k *lateKeys) fenced() error {
+	if k.fence == nil {
+		return nil
+	}
+	if err := k.fence(); err != nil {
+		return &minter.UnavailableError{Reason: err.Error(), Err: err}
+	}
+	return nil
+}
+
 // Renew implements proxy.Renewer.
 func (k *lateKeys) Renew(ctx context.Context, stale string) (string, error) {
 	lease := k.lease.Load()
 	if lease == nil {
 		return "", errNoKeyYet
+	}
+	if err := k.fenced(); err != nil {
+		return "", err
 	}
 	return lease.Renew(ctx, stale)
 }

@@ -31,6 +31,9 @@ type Request struct {
 	// Starting, if any, is asked when all is ready and the step's code is about to start. Its error is that of [Host.Run], and
 	// the code does not start: whoever must not run a step twice writes down here that it runs.
 	Starting func(context.Context) error
+	// Fence, if any, is asked before each use of the key. After an error of it the step calls the API no more: whoever may be
+	// taken for dead says so here, at once, however long this process was stopped.
+	Fence func() error
 }
 
 // Outcome is what became of an execution.
@@ -73,6 +76,7 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Outcome, err 
 	lifetime := limits.Wall + keyGrace
 	authority, err := h.open(ctx, r.Identity, Serving{
 		Listener: prepared.Listener(), KeyLifetime: lifetime, Deadline: time.Now().Add(lifetime),
+		fence: r.Fence,
 	}, w)
 	if err != nil {
 		prepared.Discard()
@@ -99,14 +103,21 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Outcome, err 
 	return done, err
 }
 
-// runRevoking runs the step so that the end of ctx revokes the key first, and kills the step then.
+// revokeFirst is how long the end of ctx waits for the key to be revoked before the step is killed all the same.
+const revokeFirst = 250 * time.Millisecond
+
+// runRevoking runs the step so that the end of ctx revokes the key first, and kills the step then. A Redis that does not answer
+// lets no step run on.
 func runRevoking(ctx context.Context, prepared *runner.Prepared, job runner.Execution, authority *Authority) (runner.Result, error) {
 	running, kill := context.WithCancelCause(context.WithoutCancel(ctx))
 	revoked := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(revoked)
+		cause := context.Cause(ctx)
+		late := time.AfterFunc(revokeFirst, func() { kill(cause) })
+		defer late.Stop()
 		authority.Revoke(ctx)
-		kill(context.Cause(ctx))
+		kill(cause)
 	})
 	result, err := prepared.Run(running, job)
 	if !stop() {
