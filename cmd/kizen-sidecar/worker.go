@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 	"time"
 
@@ -26,9 +27,11 @@ type workerCommand struct {
 // workerFlags say what a worker takes.
 type workerFlags struct {
 	Queue    string        `help:"Queue that executions are taken from." default:"kizen" placeholder:"NAME" group:"Worker"`
-	Lease    time.Duration `help:"Time without a word after which a worker may be dead; after twice that its work is taken over." default:"10s" placeholder:"DURATION" group:"Worker"`
+	Lease    time.Duration `help:"Time without Redis after which a worker ends its steps itself; after twice that its work is taken over." default:"10s" placeholder:"DURATION" group:"Worker"`
 	Attempts int64         `help:"How often an execution is prepared whose code does not come to start, before it is kept as a dead letter." default:"5" placeholder:"N" group:"Worker"`
-	Keep     time.Duration `help:"How long results are kept in Redis." default:"24h" placeholder:"DURATION" group:"Worker"`
+	Keep     time.Duration `help:"How long results are kept in Redis. The id is not run again for 7 days at least." default:"24h" placeholder:"DURATION" group:"Worker"`
+
+	StartDurability string `help:"What the start of a step's code waits for: Redis's answer (memory), its disk (disk, Redis 7.2 or newer with appendonly) or one replica (replica)." enum:"memory,disk,replica" default:"memory" placeholder:"WHERE" group:"Worker"`
 }
 
 // queueName is what a queue may be called: it is part of the names of Redis
@@ -100,6 +103,7 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 	s := &workerService{workshop: shared, draining: make(chan struct{})}
 	s.worker = fleet.NewWorker(fleet.Config{
 		Redis: s.store, Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Keep: c.Keep,
+		Durability: fleet.Durability(c.StartDurability), Revoke: s.revoke, Ready: s.ready, Try: s.try,
 		Prepare: preparing(s.secrets, s.limits, s.granted.engine), Run: s.Run, Sender: s.callback.sending(), Log: app.log,
 	})
 	s.telemetry.Metrics().Watch(s.state)
@@ -156,12 +160,39 @@ func (s *workerService) serve(ctx context.Context) error {
 	})
 }
 
-// accepting says why nothing is taken any more.
+// accepting says why nothing is taken.
 func (s *workerService) accepting() error {
 	select {
 	case <-s.draining:
 		return errors.New("the worker shuts down")
 	default:
-		return nil
+		return s.worker.Taking()
 	}
+}
+
+// ready says which of the worker's own readiness checks fails, but for those of Redis, without which nothing can be taken, and for
+// accepting, which is what the answer decides.
+func (s *workerService) ready(ctx context.Context) error {
+	for name, check := range s.checks() {
+		if err := check(ctx); err != nil {
+			return fmt.Errorf("not ready: %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// revoke ends the keys of an execution whose worker has died.
+func (s *workerService) revoke(ctx context.Context, business, id string) error {
+	_, err := minter.NewRevoker(s.store).Execution(ctx, business, id)
+	return err
+}
+
+// try starts an interpreter as an execution would, and ends it.
+func (s *workerService) try(ctx context.Context) error {
+	prepared, err := s.warm.Prepare(ctx, runner.DefaultRuntime, s.limits)
+	if err != nil {
+		return err
+	}
+	prepared.Discard()
+	return nil
 }

@@ -2,12 +2,15 @@ package main
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -34,8 +37,8 @@ func redisPID(t *testing.T, store *redis.Client) int {
 	return pid
 }
 
-// TestWorkerOutlivesARedisThatHangs has Redis stand still for longer than the
-// leases of the fleet, while one step runs and others wait.
+// TestWorkerOutlivesARedisThatHangs has Redis stand still for longer than a lease of the fleet, while one step runs and others
+// wait. The worker cannot know that no other one reaches Redis, so it ends the step.
 func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
@@ -55,19 +58,68 @@ func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
 		return status == 503 && !strings.Contains(body, `"redis":"ok"`)
 	})
 	waitFor(t, func() bool { return strings.Contains(w.Log.String(), "this worker cannot show that it lives") })
+	waitFor(t, func() bool { return strings.Contains(w.Log.String(), `"outcome":"cancelled"`) })
 	close(api.release)
-	waitFor(t, func() bool { return strings.Contains(w.Log.String(), `"outcome":"ok"`) }) // the step went on
 	signalRedis(t, pid, syscall.SIGCONT)
 	waitFor(t, func() bool { return len(endings(t, store)) == 3 })
+	outcomes := map[string]int{}
 	for id, outcome := range endings(t, store) {
-		if outcome != "ok" || api.ran[id] != 1 {
+		outcomes[outcome]++
+		if api.ran[id] != 1 {
 			t.Errorf("%s ended %s and ran %d times", id, outcome, api.ran[id])
 		}
+	}
+	if outcomes["worker_died"] != 1 || outcomes["ok"] != 2 {
+		t.Errorf("outcomes %v", outcomes)
 	}
 	waitFor(t, func() bool { status, _ := w.Readiness(); return status == 200 })
 	if code := w.Stop(); code != exitOK {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// TestAWorkerThatWasStoppedMakesNoCallsWhenItGoesOn: its execution was ended meanwhile, and the callback has told so.
+func TestAWorkerThatWasStoppedMakesNoCallsWhenItGoesOn(t *testing.T) {
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	calls := make(chan struct{}, 1000)
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case calls <- struct{}{}:
+		default:
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	t.Cleanup(api.Close)
+	callbacks := newReceiver(t)
+	victim := startWorker(t, redisURL, api.URL+"/api", "--slots", "1")
+	enqueue(t, store, forFleet("e", `
+import time
+while True:
+    kizen.api.post("/called")
+    time.sleep(0.02)
+`).with("callback_url", callbacks.URL))
+	<-calls
+	_ = victim.Process.Signal(syscall.SIGSTOP)
+	t.Cleanup(func() { _ = victim.Process.Signal(syscall.SIGCONT) })
+	startWorker(t, redisURL, api.URL+"/api", "--slots", "1")
+	waitFor(t, func() bool { return callbacks.count() == 1 })
+	if outcome := endings(t, store)["e"]; outcome != "worker_died" {
+		t.Errorf("ended %q", outcome)
+	}
+	for len(calls) > 0 {
+		<-calls
+	}
+	_ = victim.Process.Signal(syscall.SIGCONT)
+	waitFor(t, func() bool { return strings.Contains(victim.Log.String(), `"outcome":"cancelled"`) })
+	if n := len(calls); n > 1 { // one had passed the proxy when the worker was stopped
+		t.Errorf("after it was declared dead, its step made %d calls", n)
+	}
+	inspector := asynq.NewInspectorFromRedisClient(store)
+	waitFor(t, func() bool {
+		info, err := inspector.GetQueueInfo("kizen")
+		return err == nil && info.Active+info.Pending+info.Retry == 0
+	})
 }
 
 func TestWorkerWithoutItsRedisSaysWhichAndEnds(t *testing.T) {

@@ -243,17 +243,9 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 	if w.flags.AdminListen == "" {
 		return nil, nil
 	}
-	checks := map[string]admin.Check{
-		"redis":     w.Ready,
-		"sandbox":   func(context.Context) error { return sandboxReady(w.steps, w.flags.Sandbox) },
-		"accepting": func(context.Context) error { return accepting() },
-	}
-	if w.audit != nil {
-		checks["audit"] = func(context.Context) error { return w.audit.Ready() }
-	}
-	if w.flags.Warm > 0 {
-		checks["warm"] = func(context.Context) error { return w.warm.Check(runner.DefaultRuntime) }
-	}
+	checks := w.checks()
+	checks["redis"] = w.Ready
+	checks["accepting"] = func(context.Context) error { return accepting() }
 	guard := w.guard()
 	return bind("--admin-listen", w.flags.AdminListen, &http.Server{
 		ConnContext: guard.ConnContext,
@@ -262,6 +254,20 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 		}))),
 		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 	})
+}
+
+// checks say whether this machine can run executions.
+func (w *workshop) checks() map[string]admin.Check {
+	checks := map[string]admin.Check{
+		"sandbox": func(context.Context) error { return sandboxReady(w.steps, w.flags.Sandbox) },
+	}
+	if w.audit != nil {
+		checks["audit"] = func(context.Context) error { return w.audit.Ready() }
+	}
+	if w.flags.Warm > 0 {
+		checks["warm"] = func(context.Context) error { return w.warm.Check(runner.DefaultRuntime) }
+	}
+	return checks
 }
 
 // hosts are the names of --host-name, those in a certificate, and that of this machine.

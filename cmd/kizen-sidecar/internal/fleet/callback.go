@@ -13,39 +13,91 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// executionHeader says which execution a callback is about, for the log.
-const executionHeader = "execution_id"
+// The headers of a callback say which execution it is about, for the log and for the record.
+const (
+	executionHeader = "execution_id"
+	businessHeader  = "business_id"
+	lateHeader      = "late" // it tells a late result, and the record says nothing of its delivery
+)
 
 // enqueueCallback queues a message once.
-func (a *attempt) enqueueCallback(ctx context.Context, m webhook.Message) error {
+func (w *Worker) enqueueCallback(ctx context.Context, s subject, m webhook.Message, late bool) error {
 	payload, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("write the callback: %w", err)
 	}
-	headers := map[string]string{executionHeader: a.id, "traceparent": cmp.Or(a.body.Traceparent, a.headers["traceparent"])}
+	headers := map[string]string{executionHeader: s.id, businessHeader: s.business, "traceparent": s.traceparent}
+	if late {
+		headers[lateHeader] = "1"
+	}
 	task := asynq.NewTaskWithHeaders(CallbackTask, payload, headers)
-	_, err = a.client.EnqueueContext(ctx, task, callbackOptions(a.config.Queue, m.ID)...)
+	_, err = w.client.EnqueueContext(ctx, task, callbackOptions(w.config.Queue, m.ID)...)
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
 		return nil
 	}
 	return err
 }
 
-// callback makes one attempt to deliver a message. asynq makes the next; what is given up it keeps as a dead letter.
-func (w *Worker) callback(ctx context.Context, task *asynq.Task) error {
+// notify queues the callback of a finished execution, unless that is done.
+func (w *Worker) notify(ctx context.Context, s subject, known entry) error {
+	if known.callback.state != "" || s.callback == "" {
+		return nil
+	}
+	finished := webhook.Finished{ExecutionID: s.id, BusinessID: s.business, Outcome: known.outcome, Result: known.result, Run: known.run}
+	message, err := finished.Message(s.callback, known.at)
+	if err != nil {
+		return deadLetter(fmt.Errorf("write the callback: %w", err))
+	}
+	if err := w.enqueueCallback(ctx, s, message, false); err != nil {
+		return err
+	}
+	return w.records.setCallback(ctx, s.business, s.id, CallbackQueued, "")
+}
+
+// notifyLate tells of a result that came after the execution had been ended.
+func (w *Worker) notifyLate(ctx context.Context, s subject, e ending) error {
+	if s.callback == "" {
+		return nil
+	}
+	finished := webhook.Finished{ExecutionID: s.id, BusinessID: s.business, Outcome: e.outcome, Result: e.result, Late: true}
+	message, err := finished.Message(s.callback, e.at)
+	if err != nil {
+		return err
+	}
+	return w.enqueueCallback(ctx, s, message, true)
+}
+
+// deliverCallback makes one attempt to deliver a message. asynq makes the next; what is given up it keeps as a dead letter. The
+// record says how it went.
+func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 	message, err := readCallback(task.Payload())
 	if err != nil {
 		return err
 	}
-	err = w.config.Sender.Try(ctx, message)
-	if err == nil {
-		return nil
+	failed := w.config.Sender.Try(ctx, message)
+	headers := task.Headers()
+	about := telemetry.WithExecution(telemetry.WithTrace(ctx, headers["traceparent"]), headers[executionHeader])
+	state, failure := CallbackDelivered, ""
+	if failed != nil {
+		w.config.Log.WarnContext(about, "a callback was not delivered", "message_id", message.ID, "error", failed)
+		state, failure = CallbackQueued, failed.Error()
+		retried, _ := asynq.GetRetryCount(ctx)
+		limit, _ := asynq.GetMaxRetry(ctx)
+		if webhook.Final(failed) || retried >= limit {
+			state, failed = CallbackFailed, deadLetter(failed)
+			w.config.Log.ErrorContext(about, "a callback is given up; it is kept as a dead letter", "message_id", message.ID, "error", failed)
+		}
 	}
-	about := telemetry.WithTrace(ctx, task.Headers()["traceparent"])
-	about = telemetry.WithExecution(about, task.Headers()[executionHeader])
-	w.config.Log.WarnContext(about, "a callback was not delivered", "message_id", message.ID, "error", err)
-	if webhook.Final(err) {
-		return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
+	if headers[lateHeader] == "" && headers[businessHeader] != "" {
+		err := w.records.setCallback(context.WithoutCancel(ctx), headers[businessHeader], headers[executionHeader], state, failure)
+		if err != nil {
+			w.config.Log.WarnContext(about, "the record does not say what became of a callback", "state", state, "error", err)
+		}
 	}
-	return err
+	return failed
+}
+
+// traceOf is the trace that a task belongs to.
+func traceOf(n names, headers map[string]string) string {
+	return cmp.Or(n.Traceparent, headers["traceparent"])
 }

@@ -9,8 +9,14 @@
 //	started   the step's code may have begun, and never begins again
 //	finished  its result stands
 //
-// The step's code starts only after claimed has become started, by the worker that claimed last. So it starts at most once, however often the task is delivered and whoever thinks whom dead. What had not started
-// when its worker died is run by another one; what had started is ended with a result that says so.
+// The step's code starts only after claimed has become started, by the attempt that claimed it. So it starts at most once, however
+// often the task is delivered. What had not started when its worker died is run by another one; what had started is ended with
+// a result that says so.
 //
-// Workers show that they live; see members. A result is kept in the record for a while, and its callback is a task of its own.
+// Workers show that they live, and one of them, the keeper, looks after the others; see members and keeper. Each writes down which
+// tasks it holds, so that the keeper puts back exactly those when it dies; see held. A worker that cannot reach Redis ends its
+// steps before that; see term. When Redis comes back without its last writes the workers write down again what they know; see
+// redisRun. A worker that is broken takes nothing; see intake.
+//
+// A result is kept in the record for a while, and its callback is a task of its own, whose state the record says.
 package fleet

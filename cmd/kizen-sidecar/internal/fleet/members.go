@@ -2,85 +2,177 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 )
 
-// members says which workers live. Each has a key that it renews three times in its life:
+// members says which workers live. Each renews its key three times a lease, in a loop that does nothing else:
 //
-//	kizen:fleet:{QUEUE}:worker:ID   there while the worker lives
-//	kizen:fleet:{QUEUE}:workers     the ids of all that have work that may have to be taken over
+//	kizen:fleet:{QUEUE}:worker:ID   exists while the worker lives
+//	kizen:fleet:{QUEUE}:workers     the ids of all workers that may hold work
+//	kizen:fleet:{QUEUE}:keeper      the id of the one worker that looks after the others
+//	kizen:fleet:{QUEUE}:dead:ID     the worker was declared dead, and may not come back under this id
 //
-// A worker is dead when its key has been gone for another lease, without an error of Redis in between: when Redis comes back
-// after a while every key has expired, and those who live show it first.
+// The keeper declares a worker dead when its key has been missing for a whole lease without an error of Redis in between, so
+// two leases after the last renewal. A worker that could not renew for one lease ends its [term] itself, before that.
 type members struct {
 	redis redis.UniversalClient
 	queue string
-	id    string
 	lease time.Duration
 	log   *slog.Logger
 
+	term   atomic.Pointer[term]
+	keeper atomic.Bool
+
 	mu      sync.Mutex
-	missing map[string]time.Time // since when a worker has been missed
+	missing map[string]time.Time // since when the keeper has missed the key of a worker
 }
 
-// forgetAfter bounds how long a dead worker is remembered.
-const forgetAfter = time.Hour
+// term is a stretch of time in which a worker renewed without a gap of a lease. Each has an id of its own.
+type term struct {
+	id    string
+	lease time.Duration
+	ctx   context.Context // ends with the term
+	end   context.CancelCauseFunc
+	// renewed is when the last renewal that succeeded was sent.
+	renewed atomic.Pointer[time.Time]
+	fence   *time.Timer
+}
+
+// errFenced ends the steps of a worker that could not renew for a lease: others may take them over soon.
+var errFenced = errors.New("the worker could not reach Redis for one --lease, so it ended the step before another worker may take it over")
+
+// deadLimit is how long a worker that was declared dead is remembered: as long as a record may name it.
+const deadLimit = unfinishedLimit
 
 func (m *members) allKey() string { return "kizen:fleet:{" + m.queue + "}:workers" }
 
 func (m *members) key(id string) string { return "kizen:fleet:{" + m.queue + "}:worker:" + id }
 
-// join makes this worker one of the living; it is done before it takes any work.
+func (m *members) deadKey(id string) string { return "kizen:fleet:{" + m.queue + "}:dead:" + id }
+
+func (m *members) keeperKey() string { return "kizen:fleet:{" + m.queue + "}:keeper" }
+
+// newTerm returns a term that has not begun.
+func newTerm(lease time.Duration) *term {
+	host, _ := os.Hostname() // part of a name that is unique without it
+	t := &term{id: host + ":" + uuid.NewString(), lease: lease}
+	t.ctx, t.end = context.WithCancelCause(context.Background())
+	return t
+}
+
+// check returns errFenced once no renewal has succeeded for a lease. It reads the clock, so it holds from the first
+// instruction after the process was stopped.
+func (t *term) check() error {
+	if t.ctx.Err() != nil {
+		return context.Cause(t.ctx)
+	}
+	if renewed := t.renewed.Load(); renewed == nil || time.Since(*renewed) >= t.lease {
+		t.end(errFenced)
+		return errFenced
+	}
+	return nil
+}
+
+// current is the term that new work belongs to; nil while the worker is cut off from Redis.
+func (m *members) current() *term {
+	t := m.term.Load()
+	if t == nil || t.check() != nil {
+		return nil
+	}
+	return t
+}
+
+var renewScript = redis.NewScript(`
+if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end
+redis.call('SADD', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+local keeper = redis.call('GET', KEYS[4])
+if keeper and keeper ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[2])
+return 1`)
+
+// join renews the membership, under a new id where the last term has ended. It is done before the worker takes any work.
 func (m *members) join(ctx context.Context) error {
-	pipe := m.redis.Pipeline()
-	pipe.SAdd(ctx, m.allKey(), m.id)
-	pipe.Set(ctx, m.key(m.id), "1", m.lease)
-	_, err := pipe.Exec(ctx)
-	m.heard(err)
-	return err
+	t := m.current()
+	if t == nil {
+		t = newTerm(m.lease)
+	}
+	sent := time.Now()
+	keys := []string{m.allKey(), m.key(t.id), m.deadKey(t.id), m.keeperKey()}
+	limited, cancel := context.WithTimeout(ctx, max(m.lease, time.Second))
+	defer cancel()
+	answer, err := renewScript.Run(limited, m.redis, keys, t.id, m.lease.Milliseconds()).Int()
+	if err != nil {
+		m.heard(err)
+		return err
+	}
+	if answer < 0 { // declared dead; the next call begins a new term
+		t.end(errFenced)
+		return m.join(ctx)
+	}
+	if t.renewed.Swap(&sent) == nil {
+		t.fence = time.AfterFunc(m.lease, func() { _ = t.check() })
+		m.term.Store(t)
+	}
+	t.fence.Reset(time.Until(sent.Add(m.lease)))
+	if m.keeper.Swap(answer == 1) != (answer == 1) {
+		m.heard(errors.New("another worker was the keeper"))
+	}
+	return nil
 }
 
-// leave is join undone, when there is no work left.
+// leave takes the worker out of the fleet, when no work is left.
 func (m *members) leave(ctx context.Context) error {
+	t := m.term.Load()
+	if t == nil {
+		return nil
+	}
+	t.fence.Stop()
+	t.end(errDraining)
 	pipe := m.redis.Pipeline()
-	pipe.SRem(ctx, m.allKey(), m.id)
-	pipe.Del(ctx, m.key(m.id))
+	pipe.SRem(ctx, m.allKey(), t.id)
+	pipe.Del(ctx, m.key(t.id))
+	if m.keeper.Load() {
+		pipe.Del(ctx, m.keeperKey())
+	}
 	_, err := pipe.Exec(ctx)
 	return err
 }
 
-// keep renews the membership until ctx ends, and calls bury with each of the others that is dead, until it returns no error.
-func (m *members) keep(ctx context.Context, bury func(ctx context.Context, id string) error) {
-	ticker := time.NewTicker(m.lease / 3)
+// renew keeps the membership alive until ctx ends, and calls after once each renewal has succeeded.
+func (m *members) renew(ctx context.Context, after func(context.Context)) {
+	every(ctx, m.lease/3, func() {
+		if err := m.join(ctx); err != nil {
+			m.log.Warn("this worker cannot show that it lives", "error", err)
+			return
+		}
+		after(ctx)
+	})
+}
+
+// every calls do at an interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-		}
-		if err := m.join(ctx); err != nil {
-			m.log.Warn("this worker cannot show that it lives", "error", err)
-			continue
-		}
-		for _, id := range m.deceased(ctx) {
-			m.log.Warn("a worker has died; its work is taken over", "worker", id)
-			if err := bury(ctx, id); err != nil {
-				m.log.Error("the work of a dead worker could not be taken over; it is tried again", "worker", id, "error", err)
-				continue
-			}
-			if err := m.redis.SRem(ctx, m.allKey(), id).Err(); err != nil {
-				m.log.Warn("a dead worker could not be forgotten; it is tried again", "worker", id, "error", err)
-			}
+			do()
 		}
 	}
 }
 
-// deceased returns the workers that are dead and not buried.
+// deceased returns the workers that are dead and whose work has not been taken over. Only the keeper asks.
 func (m *members) deceased(ctx context.Context) []string {
 	ids, err := m.redis.SMembers(ctx, m.allKey()).Result()
 	if err != nil || len(ids) == 0 {
@@ -104,44 +196,26 @@ func (m *members) deceased(ctx context.Context) []string {
 	return dead
 }
 
-// dead reports whether a worker is known to be dead.
-func (m *members) dead(ctx context.Context, id string) (bool, error) {
-	if id == m.id {
-		return false, nil
-	}
-	n, err := m.redis.Exists(ctx, m.key(id)).Result()
-	if m.heard(err); err != nil {
-		return false, err
-	}
-	return m.judge(id, n == 1), nil
-}
-
-// judge weighs whether the key of a worker is there.
-func (m *members) judge(id string, there bool) (dead bool) {
-	if id == m.id {
+// judge weighs whether the key of a worker exists.
+func (m *members) judge(id string, exists bool) (dead bool) {
+	if t := m.current(); t != nil && t.id == id {
 		return false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
-	for other, since := range m.missing {
-		if now.Sub(since) > forgetAfter {
-			delete(m.missing, other)
-		}
-	}
-	if there {
+	if exists {
 		delete(m.missing, id)
 		return false
 	}
 	since, missed := m.missing[id]
 	if !missed {
-		m.missing[id] = now
+		m.missing[id] = time.Now()
 		return false
 	}
-	return now.Sub(since) >= m.lease
+	return time.Since(since) >= m.lease
 }
 
-// heard begins all over again after an error: nobody could have renewed a key meanwhile.
+// heard starts the observation anew after an error: while Redis was away no worker could renew.
 func (m *members) heard(err error) {
 	if err == nil {
 		return
@@ -149,4 +223,32 @@ func (m *members) heard(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.missing)
+}
+
+var declareScript = redis.NewScript(`
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('SET', KEYS[2], '1', 'PX', ARGV[1])
+return 1`)
+
+// declareDead bars a worker from coming back under its id. It is false if the worker has renewed meanwhile.
+func (m *members) declareDead(ctx context.Context, id string) (bool, error) {
+	return declareScript.Run(ctx, m.redis, []string{m.key(id), m.deadKey(id)}, deadLimit.Milliseconds()).Bool()
+}
+
+// forget removes a dead worker whose work has been taken over.
+func (m *members) forget(ctx context.Context, id string) error {
+	m.mu.Lock()
+	delete(m.missing, id)
+	m.mu.Unlock()
+	return m.redis.SRem(ctx, m.allKey(), id).Err()
+}
+
+var deadScript = redis.NewScript(`
+if redis.call('EXISTS', KEYS[3]) == 1 then return 1 end
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SADD', KEYS[1], ARGV[1]) end
+return 0`)
+
+// dead reports whether a worker was declared dead. One that Redis has forgotten is put before the keeper.
+func (m *members) dead(ctx context.Context, id string) (bool, error) {
+	return deadScript.Run(ctx, m.redis, []string{m.allKey(), m.key(id), m.deadKey(id)}, id).Bool()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,16 +16,28 @@ import (
 // State is how far an execution has come.
 type State string
 
-// The states, in their order; see the package's documentation.
+// The states, in their order; see the package's documentation. Expired is that of an execution whose result was kept as long
+// as it should be, and of which only the tombstone is left.
 const (
 	Queued   State = "queued"
 	Claimed  State = "claimed"
 	Started  State = "started"
 	Finished State = "finished"
+	Expired  State = "expired"
+)
+
+// The states of a callback, in the field of that name: none, or one of these.
+const (
+	CallbackQueued    = "queued"
+	CallbackDelivered = "delivered"
+	CallbackFailed    = "failed"
 )
 
 // unfinishedLimit is how long a record is kept that nobody touches: far longer than asynq waits to deliver again.
 const unfinishedLimit = 7 * 24 * time.Hour
+
+// tombstoneLimit is the least time for which an id is not run again once its execution has finished.
+const tombstoneLimit = 7 * 24 * time.Hour
 
 // ErrConflict: the id was submitted before, for something else.
 var ErrConflict = errors.New("an execution with this id was submitted for something else; give this one an id of its own")
@@ -35,14 +48,24 @@ var ErrConflict = errors.New("an execution with this id was submitted for someth
 //	digest       of what was submitted
 //	owner        who has it: WORKER/ATTEMPT
 //	attempts     how often it was claimed
+//	deaths       how often its worker died between claim and start
 //	reason       why the last attempt came to nothing
 //	outcome      how it ended, with result, its document, and finished_at, in milliseconds since 1970
-//	settled      there once its callback has been queued
+//	callback     the state of its callback, with callback_at, in milliseconds since 1970, and callback_error
+//	late_outcome what its worker reported after it had been ended on the worker's behalf, with late_result and late_at
+//	dead_letter  why its task was archived
+//	run          how often a dead letter was run again
 //
-// Every change is a script that looks at state and owner first. Each may be sent twice, as happens where an answer is lost.
-type records struct{ redis redis.UniversalClient }
+// and the digest in kizen:{BUSINESS}:ran:ID, the tombstone, which outlives the hash. Every change is a script that looks at state
+// and owner first. Each may be sent twice, as happens where an answer is lost.
+type records struct {
+	redis   redis.UniversalClient
+	durable Durability
+}
 
 func recordKey(business, id string) string { return "kizen:{" + business + "}:run:" + id }
+
+func tombstoneKey(business, id string) string { return "kizen:{" + business + "}:ran:" + id }
 
 // ticket is the right of one attempt to an execution.
 type ticket struct{ business, id, owner string }
@@ -58,37 +81,48 @@ func (t ticket) worker() string {
 	return worker
 }
 
-func (t ticket) keys() []string { return []string{recordKey(t.business, t.id)} }
+func (t ticket) keys() []string {
+	return []string{recordKey(t.business, t.id), tombstoneKey(t.business, t.id)}
+}
 
-// claim is what became of a claim. Unless State is Claimed, owner is somebody else's.
+// claim is what became of a claim. It succeeded if owner is that of the ticket.
 type claim struct {
 	state    State
 	owner    string
 	attempts int64
 	reason   string
+	deaths   int64
 }
 
 var claimScript = redis.NewScript(`
 local known = redis.call('HMGET', KEYS[1], 'state', 'owner', 'reason', 'digest')
-if known[4] and known[4] ~= ARGV[3] then return {'conflict', '', 0, ''} end
-if known[1] and known[1] ~= 'queued' and known[1] ~= 'claimed' then return {known[1], known[2] or '', 0, ''} end
+local digest = known[4] or redis.call('GET', KEYS[2])
+if digest and digest ~= ARGV[3] then return {'conflict', '', 0, '', 0} end
+if not known[1] and digest then return {'expired', '', 0, '', 0} end
+if known[1] and known[1] ~= 'queued' and (known[1] ~= 'claimed' or known[2] ~= ARGV[4]) then
+  return {known[1], known[2] or '', 0, '', 0}
+end
+local deaths = tonumber(redis.call('HGET', KEYS[1], 'deaths') or '0')
+if known[1] == 'claimed' then deaths = redis.call('HINCRBY', KEYS[1], 'deaths', 1) end
 redis.call('HSET', KEYS[1], 'state', 'claimed', 'owner', ARGV[1], 'digest', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return {'claimed', ARGV[1], redis.call('HINCRBY', KEYS[1], 'attempts', 1), known[3] or ''}`)
+return {'claimed', ARGV[1], redis.call('HINCRBY', KEYS[1], 'attempts', 1), known[3] or '', deaths}`)
 
-// claim takes an execution that has not started, from whoever has it. The first claim makes the record.
-func (r records) claim(ctx context.Context, t ticket, digest string) (claim, error) {
-	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest).Slice()
+// claim takes an execution that waits, or that the attempt from had claimed when its worker died; from may be empty. The first
+// claim makes the record.
+func (r records) claim(ctx context.Context, t ticket, digest, from string) (claim, error) {
+	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest, from).Slice()
 	if err != nil {
 		return claim{}, err
 	}
 	c := claim{}
-	if len(answer) == 4 {
+	if len(answer) == 5 {
 		state, _ := answer[0].(string)
 		c.state = State(state)
 		c.owner, _ = answer[1].(string)
 		c.attempts, _ = answer[2].(int64)
 		c.reason, _ = answer[3].(string)
+		c.deaths, _ = answer[4].(int64)
 	}
 	if c.state == "conflict" {
 		return claim{}, ErrConflict
@@ -103,9 +137,9 @@ redis.call('HSET', KEYS[1], 'state', 'started')
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1`)
 
-// start writes down that the step's code may begin. It is false where somebody else has the execution.
+// start writes down that the step's code may begin, as durably as configured. It is false where somebody else has the execution.
 func (r records) start(ctx context.Context, t ticket) (bool, error) {
-	return startScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds()).Bool()
+	return r.durable.run(ctx, r.redis, startScript, t.keys(), t.owner, unfinishedLimit.Milliseconds())
 }
 
 var releaseScript = redis.NewScript(`
@@ -121,28 +155,73 @@ func (r records) release(ctx context.Context, t ticket, reason string, counted b
 	return releaseScript.Run(ctx, r.redis, t.keys(), t.owner, reason, counted).Err()
 }
 
-var finishScript = redis.NewScript(`
+var restoreScript = redis.NewScript(`
 local known = redis.call('HMGET', KEYS[1], 'state', 'owner')
-if known[1] and known[2] ~= ARGV[1] then return '' end
-if known[1] == 'finished' then return redis.call('HGET', KEYS[1], 'outcome') end
-redis.call('HSET', KEYS[1], 'state', 'finished', 'owner', ARGV[1], 'outcome', ARGV[2], 'result', ARGV[3], 'finished_at', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-return ARGV[2]`)
+if known[1] == 'finished' or (known[1] == 'started' and known[2] ~= ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'started', 'owner', ARGV[1], 'digest', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1`)
 
-// finish writes down how the execution of a ticket ended, and returns the outcome that stands: another where it was ended on
-// the ticket's behalf before, and none where somebody else has it. A record that Redis has lost meanwhile is made anew: what has
-// run is not to run again.
-func (r records) finish(ctx context.Context, t ticket, e ending, keep time.Duration) (stands string, err error) {
-	return finishScript.Run(ctx, r.redis, t.keys(), t.owner, e.outcome, []byte(e.result), e.at.UnixMilli(), keep.Milliseconds()).Text()
+// restore writes down again that the step's code has started, in a Redis that may have lost it.
+func (r records) restore(ctx context.Context, t ticket, digest string) error {
+	return restoreScript.Run(ctx, r.redis, t.keys(), t.owner, digest, unfinishedLimit.Milliseconds()).Err()
 }
 
-var settleScript = redis.NewScript(`
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-return redis.call('HSET', KEYS[1], 'settled', '1')`)
+var finishScript = redis.NewScript(`
+local known = redis.call('HMGET', KEYS[1], 'state', 'owner', 'outcome', 'late_outcome')
+local ours = not known[1] or known[2] == ARGV[1]
+if known[1] == 'finished' and ARGV[8] == '1' and not known[4] and not (ours and known[3] == ARGV[2]) then
+  redis.call('HSET', KEYS[1], 'late_outcome', ARGV[2], 'late_result', ARGV[3], 'late_at', ARGV[4])
+  return {known[3], 'late'}
+end
+if not ours then return {'', ''} end
+if known[1] == 'finished' then return {known[3], ''} end
+redis.call('HSET', KEYS[1], 'state', 'finished', 'owner', ARGV[1], 'outcome', ARGV[2], 'result', ARGV[3], 'finished_at', ARGV[4],
+  'digest', ARGV[6])
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'dead_letter', ARGV[9]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
+return {ARGV[2], ''}`)
 
-// settle writes down that nothing more is to be done about an execution.
-func (r records) settle(ctx context.Context, business, id string) error {
-	return settleScript.Run(ctx, r.redis, []string{recordKey(business, id)}).Err()
+// finish writes down how the execution of a ticket ended, and returns the outcome that stands: another where it was ended on
+// the ticket's behalf before, and none where somebody else has it. What this attempt reports of a step that it had begun is then
+// kept beside the outcome, once, and late is true. A record that Redis has lost meanwhile is made anew: what has run is not to
+// run again.
+func (r records) finish(ctx context.Context, t ticket, digest string, e ending, keep time.Duration) (stands string, late bool, err error) {
+	answer, err := finishScript.Run(ctx, r.redis, t.keys(), t.owner, e.outcome, []byte(e.result), e.at.UnixMilli(),
+		keep.Milliseconds(), digest, max(keep, tombstoneLimit).Milliseconds(), e.begun, e.deadLetter).StringSlice()
+	if err != nil || len(answer) != 2 {
+		return "", false, err
+	}
+	return answer[0], answer[1] == "late", nil
+}
+
+var reopenScript = redis.NewScript(`
+if redis.call('HGET', KEYS[1], 'dead_letter') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'attempts', 0, 'deaths', 0)
+redis.call('HINCRBY', KEYS[1], 'run', 1)
+redis.call('HDEL', KEYS[1], 'owner', 'outcome', 'result', 'finished_at', 'callback', 'callback_at', 'callback_error', 'dead_letter',
+  'late_outcome', 'late_result', 'late_at')
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1`)
+
+// reopen lets an execution that was kept as a dead letter run again.
+func (r records) reopen(ctx context.Context, business, id, deadLetter string) error {
+	keys := ticket{business: business, id: id}.keys()
+	return reopenScript.Run(ctx, r.redis, keys, deadLetter, unfinishedLimit.Milliseconds()).Err()
+}
+
+var callbackScript = redis.NewScript(`
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local known = redis.call('HGET', KEYS[1], 'callback')
+if ARGV[1] == 'queued' and (known == 'delivered' or known == 'failed') then return 0 end
+redis.call('HSET', KEYS[1], 'callback', ARGV[1], 'callback_at', ARGV[2])
+if ARGV[3] == '' then redis.call('HDEL', KEYS[1], 'callback_error') else redis.call('HSET', KEYS[1], 'callback_error', ARGV[3]) end
+return 1`)
+
+// setCallback writes down what has become of the callback of an execution.
+func (r records) setCallback(ctx context.Context, business, id, state, failure string) error {
+	return callbackScript.Run(ctx, r.redis, []string{recordKey(business, id)}, state, time.Now().UnixMilli(), failure).Err()
 }
 
 // ending is how an execution ended.
@@ -150,31 +229,45 @@ type ending struct {
 	outcome string
 	result  json.RawMessage
 	at      time.Time
+	// begun is whether the attempt that says so had begun the step's code.
+	begun bool
+	// deadLetter is why the task is archived; empty: it is not.
+	deadLetter string
 }
 
 // entry is a record as it is read.
 type entry struct {
 	ticket
-	state   State
-	settled bool
+	state    State
+	attempts int64
+	run      int64
+	callback callbackState
 	ending
+	late ending
+}
+
+// callbackState is what a record says of its callback.
+type callbackState struct {
+	state, failure string
+	at             time.Time
 }
 
 func (r records) read(ctx context.Context, business, id string) (entry, error) {
-	var h struct {
-		State    string `redis:"state"`
-		Owner    string `redis:"owner"`
-		Outcome  string `redis:"outcome"`
-		Result   string `redis:"result"`
-		Finished int64  `redis:"finished_at"`
-		Settled  string `redis:"settled"`
-	}
-	err := r.redis.HMGet(ctx, recordKey(business, id), "state", "owner", "outcome", "result", "finished_at", "settled").Scan(&h)
+	h, err := r.redis.HGetAll(ctx, recordKey(business, id)).Result()
 	if err != nil {
 		return entry{}, fmt.Errorf("read the record of execution %s: %w", id, err)
 	}
+	number := func(field string) int64 {
+		n, _ := strconv.ParseInt(h[field], 10, 64) // only scripts write it
+		return n
+	}
 	return entry{
-		ticket{business, id, h.Owner}, State(h.State), h.Settled != "",
-		ending{h.Outcome, json.RawMessage(h.Result), time.UnixMilli(h.Finished)},
+		ticket: ticket{business, id, h["owner"]}, state: State(h["state"]), attempts: number("attempts"), run: number("run"),
+		callback: callbackState{h["callback"], h["callback_error"], time.UnixMilli(number("callback_at"))},
+		ending: ending{
+			outcome: h["outcome"], result: json.RawMessage(h["result"]), at: time.UnixMilli(number("finished_at")),
+			deadLetter: h["dead_letter"],
+		},
+		late: ending{outcome: h["late_outcome"], result: json.RawMessage(h["late_result"]), at: time.UnixMilli(number("late_at"))},
 	}, nil
 }

@@ -15,28 +15,42 @@ func newRecords(t *testing.T) (records, *miniredis.Miniredis) {
 	server := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	t.Cleanup(func() { _ = client.Close() })
-	return records{client}, server
+	return records{redis: client}, server
 }
 
 func mustClaim(t *testing.T, r records, owner ticket) claim {
 	t.Helper()
-	c, err := r.claim(t.Context(), owner, "digest")
+	c, err := r.claim(t.Context(), owner, "digest", "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
-func ended(outcome string) ending { return ending{outcome, []byte(`{}`), time.Now()} }
+func ended(outcome string) ending {
+	return ending{outcome: outcome, result: []byte(`{}`), at: time.Now()}
+}
 
-func TestWhoClaimedLastHasTheExecution(t *testing.T) {
+func mustFinish(t *testing.T, r records, owner ticket, e ending) (stands string, late bool) {
+	t.Helper()
+	stands, late, err := r.finish(t.Context(), owner, "digest", e, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stands, late
+}
+
+func TestWhatIsClaimedIsTakenOnlyFromTheAttemptThatIsNamed(t *testing.T) {
 	r, _ := newRecords(t)
 	first, last := newTicket("b", "e", "w-1"), newTicket("b", "e", "w-2")
 	if c := mustClaim(t, r, first); c.state != Claimed || c.attempts != 1 {
 		t.Errorf("first claim: %+v", c)
 	}
-	if c := mustClaim(t, r, last); c.state != Claimed || c.owner != last.owner || c.attempts != 2 {
-		t.Errorf("second claim: %+v", c)
+	if c := mustClaim(t, r, last); c.owner != first.owner {
+		t.Errorf("claimed from a worker that may live: %+v", c)
+	}
+	if c, err := r.claim(t.Context(), last, "digest", first.owner); err != nil || c.owner != last.owner || c.attempts != 2 || c.deaths != 1 {
+		t.Errorf("claimed from a dead worker: %+v, %v", c, err)
 	}
 	if ours, err := r.start(t.Context(), first); ours || err != nil {
 		t.Errorf("the first starts: %v, %v", ours, err)
@@ -44,8 +58,8 @@ func TestWhoClaimedLastHasTheExecution(t *testing.T) {
 	if err := r.release(t.Context(), first, "late", true); err != nil {
 		t.Error(err)
 	}
-	if stands, err := r.finish(t.Context(), first, ended("ok"), time.Hour); stands != "" || err != nil {
-		t.Errorf("the first finishes: %q, %v", stands, err)
+	if stands, late := mustFinish(t, r, first, ended("ok")); stands != "" || late {
+		t.Errorf("the first finishes: %q, %v", stands, late)
 	}
 	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.state != Claimed || known.owner != last.owner {
 		t.Errorf("known %+v, %v", known, err)
@@ -67,24 +81,86 @@ func TestWhatHasStartedIsNeverClaimedAgain(t *testing.T) {
 			t.Errorf("claim: %+v", c)
 		}
 	}
-	if stands, err := r.finish(t.Context(), owner, ended("ok"), time.Hour); stands != "ok" || err != nil {
-		t.Fatalf("finish: %q, %v", stands, err)
+	if stands, _ := mustFinish(t, r, owner, ended("ok")); stands != "ok" {
+		t.Fatalf("finish: %q", stands)
 	}
 	if c := mustClaim(t, r, newTicket("b", "e", "w-2")); c.state != Finished {
 		t.Errorf("claim of what has finished: %+v", c)
 	}
 }
 
+// TestTheFirstEndStands: the worker was taken for dead, and comes back with a result, which is kept beside that.
 func TestTheFirstEndStands(t *testing.T) {
 	r, _ := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
 	mustClaim(t, r, owner)
-	for _, outcome := range []string{"worker_died", "ok"} { // somebody took it for dead, and it comes back
-		if stands, err := r.finish(t.Context(), owner, ended(outcome), time.Hour); stands != "worker_died" || err != nil {
-			t.Fatalf("%s: %q, %v", outcome, stands, err)
+	if stands, late := mustFinish(t, r, owner, ended("worker_died")); stands != "worker_died" || late {
+		t.Fatalf("%q, %v", stands, late)
+	}
+	result := ended("ok")
+	result.begun = true
+	for _, first := range []bool{true, false} {
+		if stands, late := mustFinish(t, r, owner, result); stands != "worker_died" || late != first {
+			t.Errorf("stands %q, late %v, want %v", stands, late, first)
 		}
 	}
-	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.outcome != "worker_died" {
+	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.outcome != "worker_died" || known.late.outcome != "ok" {
+		t.Errorf("known %+v, %v", known, err)
+	}
+}
+
+// TestARepeatedEndIsNotLate: its answer was lost, and it is sent again.
+func TestARepeatedEndIsNotLate(t *testing.T) {
+	r, _ := newRecords(t)
+	owner := newTicket("b", "e", "w-1")
+	mustClaim(t, r, owner)
+	result := ended("ok")
+	result.begun = true
+	for range 2 {
+		if stands, late := mustFinish(t, r, owner, result); stands != "ok" || late {
+			t.Errorf("%q, %v", stands, late)
+		}
+	}
+}
+
+// TestAnIDIsNotRunAgainWhenItsResultHasExpired, for at least seven days.
+func TestAnIDIsNotRunAgainWhenItsResultHasExpired(t *testing.T) {
+	r, server := newRecords(t)
+	owner := newTicket("b", "e", "w-1")
+	mustClaim(t, r, owner)
+	mustFinish(t, r, owner, ended("ok"))
+	server.FastForward(7*24*time.Hour - time.Second)
+	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.state != "" {
+		t.Errorf("the result is still there: %+v, %v", known, err)
+	}
+	if c := mustClaim(t, r, newTicket("b", "e", "w-2")); c.state != Expired {
+		t.Errorf("claimed: %+v", c)
+	}
+	if _, err := r.claim(t.Context(), newTicket("b", "e", "w-2"), "another", ""); !errors.Is(err, ErrConflict) {
+		t.Errorf("another body: %v", err)
+	}
+	server.FastForward(time.Second)
+	if c := mustClaim(t, r, newTicket("b", "e", "w-2")); c.state != Claimed {
+		t.Errorf("after the tombstone: %+v", c)
+	}
+}
+
+// TestWhatRedisLostOfAStartIsRestored, but never over what somebody else has written since.
+func TestWhatRedisLostOfAStartIsRestored(t *testing.T) {
+	r, server := newRecords(t)
+	first, other := newTicket("b", "e", "w-1"), newTicket("b", "e", "w-2")
+	mustClaim(t, r, first)
+	server.FlushAll()
+	if err := r.restore(t.Context(), first, "digest"); err != nil {
+		t.Fatal(err)
+	}
+	if c := mustClaim(t, r, other); c.state != Started || c.owner != first.owner {
+		t.Errorf("claimed: %+v", c)
+	}
+	if err := r.restore(t.Context(), other, "digest"); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.owner != first.owner {
 		t.Errorf("known %+v, %v", known, err)
 	}
 }
@@ -124,10 +200,10 @@ func TestAnAttemptCountsUnlessItIsGivenBackUncounted(t *testing.T) {
 func TestAnIDIsForOneThing(t *testing.T) {
 	r, _ := newRecords(t)
 	mustClaim(t, r, newTicket("b", "e", "w-1"))
-	if _, err := r.claim(t.Context(), newTicket("b", "e", "w-2"), "another"); !errors.Is(err, ErrConflict) {
+	if _, err := r.claim(t.Context(), newTicket("b", "e", "w-2"), "another", ""); !errors.Is(err, ErrConflict) {
 		t.Errorf("another body: %v", err)
 	}
-	if c, err := r.claim(t.Context(), newTicket("b-2", "e", "w-2"), "another"); err != nil || c.state != Claimed {
+	if c, err := r.claim(t.Context(), newTicket("b-2", "e", "w-2"), "another", ""); err != nil || c.state != Claimed {
 		t.Errorf("the same id of another business: %+v, %v", c, err)
 	}
 }
@@ -139,14 +215,16 @@ func TestRecordsDoNotStayForever(t *testing.T) {
 	if ttl := server.TTL(recordKey("b", "e")); ttl != unfinishedLimit {
 		t.Errorf("unfinished: %s", ttl)
 	}
-	if _, err := r.finish(t.Context(), owner, ended("ok"), time.Hour); err != nil {
-		t.Fatal(err)
-	}
+	mustFinish(t, r, owner, ended("ok"))
 	if ttl := server.TTL(recordKey("b", "e")); ttl != time.Hour {
 		t.Errorf("finished: %s", ttl)
 	}
 	server.FastForward(time.Hour)
-	if err := r.settle(t.Context(), "b", "e"); err != nil || len(server.Keys()) != 0 {
-		t.Errorf("settling brings %q back: %v", server.Keys(), err)
+	if err := r.setCallback(t.Context(), "b", "e", CallbackDelivered, ""); err != nil || len(server.Keys()) != 1 {
+		t.Errorf("a callback brings %q back: %v", server.Keys(), err)
+	}
+	server.FastForward(tombstoneLimit)
+	if len(server.Keys()) != 0 {
+		t.Errorf("left: %q", server.Keys())
 	}
 }

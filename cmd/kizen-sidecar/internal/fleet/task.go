@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -37,25 +37,8 @@ func enqueuedAt(headers map[string]string, now time.Time) time.Time {
 // callbackQueue is where the callbacks of a queue's executions wait: slow receivers must not hold slots of executions.
 func callbackQueue(queue string) string { return queue + ":callbacks" }
 
-// copyMark stands between the id of a task and the worker that took it to its grave.
-const copyMark = "~"
-
-// copyID is the id of a task's copy for those who live, the same whoever makes it.
-func copyID(task, dead string) string {
-	original, _, _ := strings.Cut(task, copyMark)
-	return original + copyMark + dead
-}
-
-// retries is never reached. A worker counts the attempts in the record, and asynq archives what runs out of its own retries
-// without telling anybody.
-const retries = math.MaxInt32
-
 // taskTimeout is when asynq gives up waiting for a handler. Ours end by their own limits, long before.
 const taskTimeout = time.Hour
-
-func executionOptions(queue, id string) []asynq.Option {
-	return []asynq.Option{asynq.Queue(queue), asynq.TaskID(id), asynq.MaxRetry(retries), asynq.Timeout(taskTimeout)}
-}
 
 func callbackOptions(queue, id string) []asynq.Option {
 	return []asynq.Option{
@@ -63,24 +46,57 @@ func callbackOptions(queue, id string) []asynq.Option {
 	}
 }
 
-// readExecution reads a payload. Where it names an execution and a business, what is wrong with the rest is refused, and that
-// is how the execution ends; elsewhere there is none, and the error is final.
-func readExecution(payload []byte) (body request.Body, refused, err error) {
-	body, refused = request.Decode(payload)
-	if !request.ValidID(body.ExecutionID) || !request.ValidID(body.BusinessID) {
-		err := errors.Join(errors.New("the payload names no execution and business"), refused)
-		return body, nil, fmt.Errorf("%w: %w", err, asynq.SkipRetry)
+// names are the parts of a payload that are read before the rest, and at next to no cost: a payload that ends the worker which
+// reads it whole can be given up by these.
+type names struct {
+	ExecutionID string `json:"execution_id"`
+	BusinessID  string `json:"business_id"`
+	CallbackURL string `json:"callback_url"`
+	Traceparent string `json:"traceparent"`
+}
+
+// readNames fails where the payload names no execution and business: there is no record to end, and the error is final.
+func readNames(payload []byte) (names, error) {
+	var n names
+	err := json.Unmarshal(payload, &n)
+	var mistyped *json.UnmarshalTypeError
+	if err != nil && !errors.As(err, &mistyped) {
+		return n, deadLetter(fmt.Errorf("the payload is not a JSON object: %w", err))
 	}
-	return body, refused, nil
+	if !request.ValidID(n.ExecutionID) || !request.ValidID(n.BusinessID) {
+		return n, deadLetter(errors.New("the payload names no execution and business"))
+	}
+	return n, nil
 }
 
 func readCallback(payload []byte) (webhook.Message, error) {
 	var message webhook.Message
 	if err := json.Unmarshal(payload, &message); err != nil {
-		return message, fmt.Errorf("the payload is not a callback: %w", asynq.SkipRetry)
+		return message, deadLetter(errors.New("the payload is not a callback"))
 	}
 	return message, nil
 }
+
+// deadLetterMark begins the error of every task that a worker archives. What asynq archives by itself lacks it.
+const deadLetterMark = "dead letter: "
+
+// deadLetter has asynq archive a task, because of err.
+func deadLetter(err error) error {
+	text := err.Error()
+	if !strings.HasPrefix(text, deadLetterMark) {
+		text = deadLetterMark + text
+	}
+	return &archived{text, err}
+}
+
+// archived is an error of which asynq keeps exactly the text.
+type archived struct {
+	text string
+	err  error
+}
+
+func (a *archived) Error() string   { return a.text }
+func (a *archived) Unwrap() []error { return []error{a.err, asynq.SkipRetry} }
 
 // later says when a task is to be delivered again, and why.
 type later struct {
@@ -107,4 +123,11 @@ func delay(retried int, err error, _ *asynq.Task) time.Duration {
 		return 0
 	}
 	return webhook.Delay(retried+1, err)
+}
+
+// backoff doubles from first to last with the number of failures, from 1, and takes off up to half at random, so that those who
+// failed together do not come back together.
+func backoff(failures int, first, last time.Duration) time.Duration {
+	wait := min(last, first<<min(max(failures-1, 0), 16))
+	return wait - rand.N(wait/2+1)
 }

@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
@@ -30,24 +28,33 @@ const WorkerDied = "worker_died"
 // callbacksAtOnce bounds the callbacks that one worker delivers at a time.
 const callbacksAtOnce = 16
 
-// Config of a [Worker]. All but Sender and Log is required.
+// Config of a [Worker]. All but Revoke, Ready, Try, Sender and Log is required.
 type Config struct {
 	Redis redis.UniversalClient
 	// Queue is the name of asynq's queue.
 	Queue string
 	// Slots is how many executions run at once.
 	Slots int
-	// Lease is how long a worker counts as living without a word of it. It is taken for dead after two.
+	// Lease is how long a worker counts as living without a word of it. It ends its steps itself after one, and is taken for dead
+	// after two.
 	Lease time.Duration
 	// Attempts bounds how often an execution is prepared whose code does not come to start.
 	Attempts int64
 	// Keep is how long results are kept.
 	Keep time.Duration
+	// Durability is what the start of a step waits for; the zero value is [DurabilityMemory].
+	Durability Durability
 	// Prepare turns a body into what is run. Mistakes in it are *runner.FieldErrors.
 	Prepare func(request.Body) (execution.Request, error)
 	// Run carries one execution to its outcome, as [execution.Host.Run] does.
 	Run func(context.Context, execution.Request) (execution.Outcome, error)
-	// Sender delivers callbacks; nil: executions that want one are refused.
+	// Revoke ends the keys of an execution whose worker has died, before that is written down. If nil, they end by themselves.
+	Revoke func(ctx context.Context, business, id string) error
+	// Ready says why this worker should take nothing. If nil, it is always ready.
+	Ready func(context.Context) error
+	// Try does what executions need of this machine, and says why it cannot. If nil, it is taken to work.
+	Try func(context.Context) error
+	// Sender delivers callbacks. If nil, executions that want one are refused.
 	Sender *webhook.Sender
 	Log    *slog.Logger
 }
@@ -55,12 +62,19 @@ type Config struct {
 // Worker takes executions from the queue until [Worker.Shutdown].
 type Worker struct {
 	config    Config
-	name      string
 	records   records
 	members   *members
+	held      []*held // of the executions, and of the callbacks
+	run       *redisRun
+	recall    *recall
+	intake    *intake
 	client    *asynq.Client
 	inspector *asynq.Inspector
-	servers   []*asynq.Server
+	callbacks *asynq.Server
+
+	// The keeper's: active tasks that the last sweep found without a worker, and the time from which it looks at archived ones.
+	suspects      map[string]map[string]bool
+	archivedSince map[string]int64
 
 	slots     chan struct{}
 	delivered atomic.Int64 // waits for a slot, or runs
@@ -68,8 +82,11 @@ type Worker struct {
 	ctx       context.Context // ends when what runs is to be cut off
 	cut       context.CancelCauseFunc
 	all       sync.WaitGroup // handlers: asynq does not wait for those whose lease it lost
-	leaving   context.CancelFunc
-	keeping   sync.WaitGroup
+
+	leave  context.CancelFunc // ends keeping
+	stop   context.CancelFunc // ends taking
+	loops  sync.WaitGroup
+	taking sync.WaitGroup
 }
 
 // errDraining ends what has not finished when the drain timeout is over.
@@ -78,24 +95,58 @@ var errDraining = errors.New("the worker shuts down")
 // errTakenOver ends an attempt whose execution somebody else has claimed.
 var errTakenOver = errors.New("another worker has taken the execution over")
 
+// errRedisRestarted ends an attempt that was claimed in a Redis which has since been restarted.
+var errRedisRestarted = errors.New("Redis was restarted before the step's code had started")
+
+// errElsewhere puts a delivery off.
+var errElsewhere = errors.New("the execution runs elsewhere")
+
 // errWorkerDied is the message of an execution that ends as [WorkerDied].
 var errWorkerDied = errors.New("the worker died after the step's code had started; how far it came is not known, so it is not run again")
+
+// errEndLost is the message of an execution whose worker lives and does not know it any more.
+var errEndLost = errors.New("the step's code had started, and Redis lost how it ended; how far it came is not known, so it is not run again")
+
+// deathLimit is how many workers may die while they prepare an execution.
+const deathLimit = 2
+
+// longestBackoff bounds the wait between two attempts to start an execution, and between two attempts of a broken worker.
+const longestBackoff = time.Minute
 
 // NewWorker returns a worker that takes nothing yet.
 func NewWorker(config Config) *Worker {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	host, _ := os.Hostname() // part of a name that is unique without it
 	w := &Worker{
-		config: config, name: host + ":" + uuid.NewString(), records: records{config.Redis},
+		config: config, records: records{config.Redis, config.Durability}, recall: newRecall(), run: newRedisRun(config),
+		held:   []*held{newHeld(config.Redis, config.Queue), newHeld(config.Redis, callbackQueue(config.Queue))},
 		client: asynq.NewClientFromRedisClient(config.Redis), inspector: asynq.NewInspectorFromRedisClient(config.Redis),
+		suspects: map[string]map[string]bool{}, archivedSince: map[string]int64{},
 		slots: make(chan struct{}, config.Slots),
 	}
-	w.members = &members{redis: config.Redis, queue: config.Queue, id: w.name, lease: config.Lease, log: config.Log, missing: map[string]time.Time{}}
+	w.members = &members{redis: config.Redis, queue: config.Queue, lease: config.Lease, log: config.Log, missing: map[string]time.Time{}}
+	w.intake = &intake{
+		ready: config.Ready, try: config.Try, first: 100 * time.Millisecond, last: longestBackoff, broken: make(chan error, 1),
+		failing: map[string]bool{}, reason: errNotYet, told: w.tellTaking,
+		open: func() (*asynq.Server, error) { return w.serve(config.Queue, config.Slots, w.held[0], w.execute) },
+	}
 	w.ctx, w.cut = context.WithCancelCause(context.Background())
 	return w
 }
+
+// tellTaking logs whether executions are taken.
+func (w *Worker) tellTaking(err error) {
+	switch {
+	case err == nil:
+		w.config.Log.Info("executions are taken", "queue", w.config.Queue)
+	case !errors.Is(err, errDraining):
+		w.config.Log.Warn("no executions are taken until this worker works again", "queue", w.config.Queue, "error", err)
+	}
+}
+
+// Taking says why no executions are taken; nil: they are.
+func (w *Worker) Taking() error { return w.intake.taking() }
 
 // Load is how many executions are under way in this worker, and how many that were delivered to it wait for a slot.
 func (w *Worker) Load() (running, waiting int) {
@@ -117,37 +168,127 @@ func (w *Worker) Backlog(context.Context) (telemetry.Backlog, error) {
 	}, nil
 }
 
-// Start joins the fleet and takes work.
+// Start joins the fleet and takes work as soon as the worker is ready.
 func (w *Worker) Start(ctx context.Context) error {
-	if err := w.members.join(ctx); err != nil {
+	if err := w.config.Durability.Check(ctx, w.config.Redis); err != nil {
+		return err
+	}
+	err := w.members.join(ctx)
+	if err == nil {
+		err = w.run.join(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("join the fleet of queue %q: %w", w.config.Queue, err)
 	}
-	keeping, leave := context.WithCancel(context.Background())
-	w.leaving = leave
-	w.keeping.Go(func() { w.members.keep(keeping, w.bury) })
-	handlers := map[string]asynq.HandlerFunc{w.config.Queue: w.execute}
-	concurrency := map[string]int{w.config.Queue: w.config.Slots}
 	if w.config.Sender != nil {
-		handlers[callbackQueue(w.config.Queue)], concurrency[callbackQueue(w.config.Queue)] = w.callback, callbacksAtOnce
-	}
-	for queue, handler := range handlers {
-		server := asynq.NewServerFromRedisClient(w.config.Redis, asynq.Config{
-			Concurrency: concurrency[queue], Queues: map[string]int{queue: 1}, TaskCheckInterval: 100 * time.Millisecond,
-			DelayedTaskCheckInterval: time.Second, RetryDelayFunc: delay, IsFailure: func(err error) bool { return !isLater(err) },
-			Logger: asynqLog{w.config.Log}, LogLevel: asynq.WarnLevel, ShutdownTimeout: time.Minute,
-		})
-		if err := server.Start(handler); err != nil {
-			return fmt.Errorf("take work from queue %q: %w", queue, err)
+		if w.callbacks, err = w.serve(callbackQueue(w.config.Queue), callbacksAtOnce, w.held[1], w.deliverCallback); err != nil {
+			return err
 		}
-		w.servers = append(w.servers, server)
 	}
+	keeping, leave := context.WithCancel(context.Background())
+	taking, stop := context.WithCancelCause(context.Background())
+	w.leave, w.stop = leave, func() { stop(errDraining) }
+	w.loops.Go(func() { w.members.renew(keeping, w.afterRenewal) })
+	w.loops.Go(func() { w.keepFleet(keeping) })
+	w.taking.Go(func() { w.intake.run(taking) })
 	return nil
+}
+
+// serve starts a server of asynq that hands the tasks of a queue to a handler.
+func (w *Worker) serve(queue string, concurrency int, index *held, handler asynq.HandlerFunc) (*asynq.Server, error) {
+	server := asynq.NewServerFromRedisClient(w.config.Redis, asynq.Config{
+		Concurrency: concurrency, Queues: map[string]int{queue: 1}, TaskCheckInterval: 100 * time.Millisecond,
+		DelayedTaskCheckInterval: time.Second, RetryDelayFunc: delay, IsFailure: func(err error) bool { return !isLater(err) },
+		Logger: asynqLog{w.config.Log}, LogLevel: asynq.WarnLevel, ShutdownTimeout: time.Minute,
+	})
+	if err := server.Start(w.holding(index, handler)); err != nil {
+		return nil, fmt.Errorf("take work from queue %q: %w", queue, err)
+	}
+	return server, nil
+}
+
+// holding has a handler run only for tasks that are in the index of this worker.
+func (w *Worker) holding(index *held, handler asynq.HandlerFunc) asynq.HandlerFunc {
+	return func(ctx context.Context, task *asynq.Task) error {
+		w.all.Add(1)
+		defer w.all.Done()
+		t := w.members.current()
+		if t == nil {
+			return &later{errFenced, 0}
+		}
+		id, _ := asynq.GetTaskID(ctx)
+		defer index.returned(t.id, id)
+		if err := index.add(ctx, t.id, id); err != nil {
+			return &later{err, time.Second}
+		}
+		return handler(context.WithValue(ctx, termKey{}, t), task)
+	}
+}
+
+// termKey is the key of the term in the context of a handler.
+type termKey struct{}
+
+// afterRenewal does what has to be done regularly while Redis answers.
+func (w *Worker) afterRenewal(ctx context.Context) {
+	_, err := w.run.check(ctx)
+	if w.run.takeLoss() {
+		w.loops.Go(func() { w.restore(ctx) })
+	}
+	for _, index := range w.held {
+		err = errors.Join(err, index.reap(ctx))
+	}
+	if err != nil {
+		w.config.Log.Warn("this worker could not look after its tasks; it is tried again", "error", err)
+	}
+}
+
+// restore writes down in a Redis that may have lost its last writes what this worker runs and has finished lately.
+func (w *Worker) restore(ctx context.Context) {
+	running, finished := w.recall.all()
+	var errs []error
+	for _, index := range w.held {
+		errs = append(errs, index.restore(ctx))
+	}
+	for _, a := range running {
+		errs = append(errs, w.records.restore(ctx, a.ticket, a.digest))
+	}
+	for _, done := range finished {
+		errs = append(errs, w.restoreFinished(ctx, done))
+	}
+	if err := errors.Join(errs...); err != nil {
+		w.config.Log.Error("not all that Redis may have lost could be written down again; it is tried again", "error", err)
+		w.run.lose()
+		return
+	}
+	w.config.Log.Info("what Redis may have lost was written down again", "running", len(running), "finished", len(finished))
+}
+
+// restoreFinished writes down again how an execution ended, and has its task delivered, which asynq may not know to be done.
+func (w *Worker) restoreFinished(ctx context.Context, done *finishedAttempt) error {
+	if err := w.records.restore(ctx, done.ticket, done.digest); err != nil {
+		return err
+	}
+	if _, _, err := w.records.finish(ctx, done.ticket, done.digest, done.ending, w.config.Keep); err != nil {
+		return err
+	}
+	known, err := w.records.read(ctx, done.business, done.id)
+	if err == nil {
+		err = w.notify(ctx, done.subject, known)
+	}
+	if err == nil {
+		_, err = w.held[0].requeue(ctx, "", requeueAny, []any{done.task})
+	}
+	return err
 }
 
 // Stop takes nothing new: when it returns, no further delivery begins. What runs goes on.
 func (w *Worker) Stop() {
-	for _, server := range w.servers {
-		server.Stop()
+	if w.stop != nil {
+		w.stop()
+	}
+	w.taking.Wait()
+	if w.callbacks != nil {
+		w.callbacks.Stop()
 	}
 }
 
@@ -155,88 +296,181 @@ func (w *Worker) Stop() {
 func (w *Worker) Shutdown(ctx context.Context) {
 	w.Stop()
 	stop := context.AfterFunc(ctx, func() { w.cut(errDraining) })
-	for _, server := range w.servers {
-		server.Shutdown()
+	w.intake.closing.Wait()
+	if w.callbacks != nil {
+		w.callbacks.Shutdown()
 	}
 	w.all.Wait()
 	stop()
 	w.cut(nil)
-	if w.leaving == nil {
+	if w.leave == nil {
 		return // it never joined
 	}
-	w.leaving()
-	w.keeping.Wait()
+	w.leave()
+	w.loops.Wait()
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := w.members.leave(ending); err != nil {
+	var errs []error
+	for _, index := range w.held {
+		errs = append(errs, index.giveBack(ending))
+	}
+	if err := errors.Join(append(errs, w.members.leave(ending))...); err != nil {
 		w.config.Log.Warn("the worker could not say that it leaves; it will be taken for dead", "error", err)
 	}
+}
+
+// subject is an execution as the fleet knows it.
+type subject struct {
+	ticket
+	task, digest          string
+	callback, traceparent string
 }
 
 // attempt is one delivery of an execution.
 type attempt struct {
 	*Worker
-	ticket
-	body    request.Body
-	refused error // what is wrong with the body
+	subject
+	term    *term
+	payload []byte
 	headers map[string]string
 	// asked is when it was put into the queue.
 	asked time.Time
 	// begun is whether the step's code may have started.
-	begun bool
+	begun atomic.Bool
 }
 
-// execute handles one delivery of an execution. asynq's context ends with asynq's lease, which says nothing about the step.
+// execute handles one delivery of an execution. asynq's context ends with asynq's lease, which says nothing about the step. It
+// returns nil only when the record says that the execution has finished: asynq deletes the task then.
 func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
-	w.all.Add(1)
-	defer w.all.Done()
-	body, refused, err := readExecution(task.Payload())
+	named, err := readNames(task.Payload())
 	if err != nil {
 		w.config.Log.Error("what was delivered is no execution; it is kept as a dead letter", "error", err)
 		return err
 	}
-	a := &attempt{
-		Worker: w, ticket: newTicket(body.BusinessID, body.ExecutionID, w.name), body: body, refused: refused,
-		headers: task.Headers(), asked: enqueuedAt(task.Headers(), time.Now()),
-	}
+	t, _ := ctx.Value(termKey{}).(*term)
+	id, _ := asynq.GetTaskID(ctx)
 	digest := sha256.Sum256(task.Payload())
-	ctx = context.WithoutCancel(ctx)
-	claimed, err := w.records.claim(ctx, a.ticket, hex.EncodeToString(digest[:]))
-	switch {
-	case errors.Is(err, ErrConflict):
-		return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
-	case err != nil:
-		return &later{err, time.Second}
-	case claimed.state == Finished:
-		return a.settle(ctx)
-	case claimed.state == Started:
-		return a.inherit(ctx, claimed.owner)
-	case claimed.attempts > w.config.Attempts:
-		return a.giveUp(ctx, claimed.reason)
+	a := &attempt{
+		Worker: w, term: t, payload: task.Payload(), headers: task.Headers(), asked: enqueuedAt(task.Headers(), time.Now()),
+		subject: subject{
+			ticket: newTicket(named.BusinessID, named.ExecutionID, t.id), task: id, digest: hex.EncodeToString(digest[:]),
+			callback: named.CallbackURL, traceparent: traceOf(named, task.Headers()),
+		},
 	}
-	return a.run(ctx)
+	return a.deliver(context.WithoutCancel(ctx))
 }
 
-// inherit ends an execution whose code has started elsewhere, if that worker is dead.
-func (a *attempt) inherit(ctx context.Context, owner string) error {
-	holder := ticket{a.business, a.id, owner}
-	dead, err := a.members.dead(ctx, holder.worker())
-	if err != nil || !dead {
-		return &later{errors.Join(err, errors.New("the execution runs elsewhere")), a.config.Lease}
+// deliver claims the execution and does what its state asks for.
+func (a *attempt) deliver(ctx context.Context) error {
+	if err := a.run.wait(a.ctx); err != nil {
+		return &later{err, time.Second}
 	}
-	a.config.Log.Error("the worker of an execution died while its step ran", "execution_id", a.id, "worker", holder.worker())
-	a.ticket = holder
-	return a.finish(ctx, a.failed(WorkerDied, errWorkerDied))
+	from := ""
+	for {
+		claimed, err := a.records.claim(ctx, a.ticket, a.digest, from)
+		switch {
+		case errors.Is(err, ErrConflict):
+			a.config.Log.Error("an id was submitted for something else before; the task is kept as a dead letter", "execution_id", a.id)
+			return deadLetter(err)
+		case err != nil:
+			return &later{err, time.Second}
+		case claimed.state == Expired:
+			a.config.Log.Info("an execution was delivered whose result has expired; it is not run again", "execution_id", a.id)
+			return nil
+		case claimed.state == Finished:
+			again, err := a.conclude(ctx)
+			if !again {
+				return err
+			}
+			continue
+		case claimed.owner == a.owner && claimed.deaths >= deathLimit:
+			return a.giveUp(ctx, fmt.Sprintf("%d workers died while they prepared it", claimed.deaths))
+		case claimed.owner == a.owner && claimed.attempts > a.config.Attempts:
+			return a.giveUp(ctx, fmt.Sprintf("given up after %d attempts: %s", a.config.Attempts, claimed.reason))
+		case claimed.owner == a.owner:
+			return a.attempt(ctx, claimed.attempts)
+		}
+		over, err := a.over(ctx, claimed.owner)
+		if err != nil || !over {
+			return &later{errors.Join(err, errElsewhere), a.config.Lease}
+		}
+		if claimed.state == Started {
+			return a.inherit(ctx, claimed.owner)
+		}
+		from = claimed.owner
+	}
+}
+
+// over reports whether the attempt that owns the record has ended without saying so: its worker is dead, or is this one, which
+// knows what it runs.
+func (a *attempt) over(ctx context.Context, owner string) (bool, error) {
+	worker := ticket{owner: owner}.worker()
+	if worker == a.term.id {
+		return !a.recall.runs(owner), nil
+	}
+	return a.members.dead(ctx, worker)
+}
+
+// conclude ends the delivery of an execution that has finished. again is true for a dead letter that somebody has put back into the
+// queue, which runs again.
+func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
+	known, err := a.records.read(ctx, a.business, a.id)
+	if err != nil {
+		return false, &later{err, time.Second}
+	}
+	if known.deadLetter != "" {
+		task, err := a.inspector.GetTaskInfo(a.config.Queue, a.task)
+		if err != nil {
+			return false, &later{err, time.Second}
+		}
+		if task.LastErr == known.deadLetter { // it was archived with this error, and has been put back since
+			a.config.Log.Info("a dead letter is run again", "execution_id", a.id, "run", known.run+1)
+			if err := a.records.reopen(ctx, a.business, a.id, known.deadLetter); err != nil {
+				return false, &later{err, time.Second}
+			}
+			return true, nil
+		}
+	}
+	if err := a.notify(ctx, a.subject, known); err != nil {
+		return false, &later{err, time.Second}
+	}
+	if known.deadLetter != "" {
+		return false, deadLetter(errors.New(known.deadLetter))
+	}
+	return false, nil
+}
+
+// inherit ends an execution whose code has started in an attempt that is over. The key goes first: should the step still run
+// somewhere, it calls the API no more.
+func (a *attempt) inherit(ctx context.Context, owner string) error {
+	holder := a.subject
+	holder.owner = owner
+	if done := a.recall.ended(owner); done != nil {
+		return a.finish(ctx, holder, done.ending)
+	}
+	if a.config.Revoke != nil {
+		if err := a.config.Revoke(ctx, a.business, a.id); err != nil {
+			return &later{fmt.Errorf("revoke the key of a worker that has died: %w", err), time.Second}
+		}
+	}
+	cause := errWorkerDied
+	if holder.worker() == a.term.id {
+		cause = errEndLost
+	}
+	a.config.Log.Error("an execution is ended whose step had started", "execution_id", a.id, "worker", holder.worker(), "error", cause)
+	return a.finish(ctx, holder, a.failed(WorkerDied, cause))
 }
 
 // giveUp ends an execution that could not be started, and keeps it as a dead letter.
 func (a *attempt) giveUp(ctx context.Context, reason string) error {
-	err := fmt.Errorf("given up after %d attempts: %s", a.config.Attempts, reason)
-	a.config.Log.Error("an execution could not be started; it is kept as a dead letter", "execution_id", a.id, "error", err)
-	if err := a.finish(ctx, a.failed(execution.NotStarted, err)); err != nil {
+	letter := deadLetter(errors.New(reason))
+	a.config.Log.Error("an execution could not be started; it is kept as a dead letter", "execution_id", a.id, "error", reason)
+	e := a.failed(execution.NotStarted, errors.New(reason))
+	e.deadLetter = letter.Error()
+	if err := a.finish(ctx, a.subject, e); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %w", err, asynq.SkipRetry)
+	return letter
 }
 
 // failed is the end of an execution that has no result of its own.
@@ -251,54 +485,77 @@ func (a *attempt) ended(outcome string, result runner.Result) ending {
 		a.config.Log.Error("a result could not be written", "execution_id", a.id, "error", err)
 		outcome, document = string(runner.Internal), []byte("null")
 	}
-	return ending{outcome, document, time.Now()}
+	return ending{outcome: outcome, result: document, at: time.Now(), begun: a.begun.Load()}
 }
 
-// run runs a claimed execution in a slot.
-func (a *attempt) run(ctx context.Context) error {
-	a.Worker.delivered.Add(1)
-	defer a.Worker.delivered.Add(-1)
+// attempt runs a claimed execution in a slot.
+func (a *attempt) attempt(ctx context.Context, attempts int64) error {
+	a.recall.begin(a)
+	defer a.recall.end(a)
+	a.delivered.Add(1)
+	defer a.delivered.Add(-1)
 	select {
 	case a.slots <- struct{}{}:
 		defer func() { <-a.slots }()
-	case <-a.ctx.Done():
-		return a.giveBack(ctx, errDraining, false)
+	case <-a.Worker.ctx.Done():
+		return a.giveBack(ctx, errDraining, false, 0)
 	}
 	a.running.Add(1)
 	defer a.running.Add(-1)
 	job, err := a.prepare()
 	if err != nil {
-		return a.finish(ctx, a.failed(execution.Refused, err))
+		return a.refuse(ctx, err)
 	}
-	job.Starting, job.Asked, job.Delivered = a.starting, a.asked, true
+	job.Starting, job.Fence, job.Asked, job.Delivered = a.starting, a.term.check, a.asked, true
 	if job.Job.Traceparent == "" {
 		job.Job.Traceparent, job.Tracestate = a.headers["traceparent"], a.headers["tracestate"]
 	}
-	outcome, err := a.config.Run(a.ctx, job)
+	running, stop := context.WithCancelCause(a.Worker.ctx)
+	defer stop(nil)
+	defer context.AfterFunc(a.term.ctx, func() { stop(context.Cause(a.term.ctx)) })()
+	outcome, err := a.config.Run(running, job)
 	var fields *runner.FieldErrors
+	fenced := errors.Is(context.Cause(running), errFenced)
 	switch {
+	case err == nil && fenced && outcome.Result.Outcome == runner.Cancelled:
+		return a.finish(ctx, a.subject, a.failed(WorkerDied, errFenced))
 	case err == nil:
-		return a.finish(ctx, a.ended(string(outcome.Result.Outcome), outcome.Result))
-	case a.begun:
-		return a.finish(ctx, a.failed(string(runner.Internal), err))
+		return a.finish(ctx, a.subject, a.ended(string(outcome.Result.Outcome), outcome.Result))
+	case a.begun.Load():
+		return a.finish(ctx, a.subject, a.failed(string(runner.Internal), err))
 	case errors.As(err, &fields):
-		return a.finish(ctx, a.failed(execution.Refused, err))
+		return a.refuse(ctx, err)
 	case errors.Is(err, errTakenOver):
-		return nil
+		return &later{err, a.config.Lease}
+	case errors.Is(err, errRedisRestarted), running.Err() != nil:
+		return a.giveBack(ctx, err, false, 0)
 	}
-	return a.giveBack(ctx, err, a.ctx.Err() == nil)
+	if a.intake.failed(ctx, a.id, err) {
+		return a.giveBack(ctx, err, false, 0)
+	}
+	return a.giveBack(ctx, err, true, backoff(int(attempts), time.Second, longestBackoff))
+}
+
+// refuse ends an execution that cannot be run as it is.
+func (a *attempt) refuse(ctx context.Context, err error) error {
+	a.config.Log.Warn("an execution was refused", "execution_id", a.id, "business_id", a.business, "error", err)
+	return a.finish(ctx, a.subject, a.failed(execution.Refused, err))
 }
 
 func (a *attempt) prepare() (execution.Request, error) {
-	if a.refused != nil {
-		return execution.Request{}, a.refused
-	}
-	if a.body.CallbackURL != "" && a.config.Sender == nil {
-		var refused runner.FieldErrors
+	body, err := request.Decode(a.payload)
+	var refused runner.FieldErrors
+	switch {
+	case err != nil:
+		return execution.Request{}, err
+	case body.ExecutionID != a.id || body.BusinessID != a.business:
+		refused.Add("is written more than once, differently", "execution_id")
+	case body.CallbackURL != "" && a.config.Sender == nil:
 		refused.Add("callbacks are not configured; start workers with --webhook-secret-file", "callback_url")
-		return execution.Request{}, &refused
+	default:
+		return a.config.Prepare(body)
 	}
-	return a.config.Prepare(a.body)
+	return execution.Request{}, &refused
 }
 
 // starting writes down that the step's code starts. Without that it does not start.
@@ -310,62 +567,60 @@ func (a *attempt) starting(ctx context.Context) error {
 	if !ours {
 		return errTakenOver
 	}
-	a.begun = true
+	// Whoever has run this before writes that down within the pause after a restart, so nothing starts that was claimed before.
+	changed, err := a.run.check(ctx)
+	if err != nil {
+		return err
+	}
+	if changed || !a.run.settled() {
+		return errRedisRestarted
+	}
+	if err := a.term.check(); err != nil {
+		return err
+	}
+	a.begun.Store(true)
+	a.intake.succeeded()
 	return nil
 }
 
 // giveBack lets another attempt have an execution whose code this one did not start.
-func (a *attempt) giveBack(ctx context.Context, cause error, counted bool) error {
+func (a *attempt) giveBack(ctx context.Context, cause error, counted bool, after time.Duration) error {
 	a.config.Log.Warn("an execution was not started; it is tried again", "execution_id", a.id, "error", cause)
 	err := a.insist(ctx, func(ctx context.Context) error { return a.records.release(ctx, a.ticket, cause.Error(), counted) })
 	if err != nil {
 		return &later{err, time.Second}
 	}
-	if !counted {
-		return &later{cause, 0}
-	}
-	return &later{cause, time.Second}
+	return &later{cause, after}
 }
 
-// finish writes the result down, and has the callback delivered.
-func (a *attempt) finish(ctx context.Context, e ending) error {
+// finish writes the end of an execution down, and has the callback delivered.
+func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
+	a.recall.finish(s, e)
 	var stands string
+	var late bool
 	err := a.insist(ctx, func(ctx context.Context) (err error) {
-		stands, err = a.records.finish(ctx, a.ticket, e, a.config.Keep)
+		stands, late, err = a.records.finish(ctx, s.ticket, s.digest, e, a.config.Keep)
 		return err
 	})
 	if err != nil {
 		a.config.Log.Error("a result could not be kept", "execution_id", a.id, "error", err)
 		return &later{err, a.config.Lease}
 	}
+	if late {
+		a.config.Log.Warn("a result came too late: the execution had been ended, which stands; the result is kept beside it",
+			"execution_id", a.id, "outcome", stands, "late_outcome", e.outcome)
+		if err := a.notifyLate(ctx, s, e); err != nil {
+			a.config.Log.Error("the callback of a late result could not be queued", "execution_id", a.id, "error", err)
+		}
+	}
 	if stands == "" {
-		return nil // whoever has ended it settles it
+		return &later{errTakenOver, a.config.Lease}
 	}
-	if stands != e.outcome {
-		a.config.Log.Warn("a result came too late and is dropped: the execution had been ended",
-			"execution_id", a.id, "outcome", stands, "dropped", e.outcome)
+	known, err := a.records.read(ctx, s.business, s.id)
+	if err == nil {
+		err = a.notify(ctx, s, known)
 	}
-	return a.settle(ctx)
-}
-
-// settle queues the callback of a finished execution, unless that is done.
-func (a *attempt) settle(ctx context.Context) error {
-	known, err := a.records.read(ctx, a.business, a.id)
 	if err != nil {
-		return &later{err, time.Second}
-	}
-	if known.settled || a.body.CallbackURL == "" {
-		return nil
-	}
-	finished := webhook.Finished{ExecutionID: a.id, BusinessID: a.business, Outcome: known.outcome, Result: known.result}
-	message, err := finished.Message(a.body.CallbackURL, known.at)
-	if err != nil {
-		return fmt.Errorf("write the callback: %w: %w", err, asynq.SkipRetry)
-	}
-	if err := a.enqueueCallback(ctx, message); err != nil {
-		return &later{err, time.Second}
-	}
-	if err := a.records.settle(ctx, a.business, a.id); err != nil {
 		return &later{err, time.Second}
 	}
 	return nil
@@ -378,64 +633,6 @@ func (w *Worker) insist(ctx context.Context, do func(context.Context) error) err
 		if err == nil || w.ctx.Err() != nil {
 			return err
 		}
-		timer := time.NewTimer(200 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-w.ctx.Done():
-			timer.Stop()
-		}
+		wait(w.ctx, 200*time.Millisecond)
 	}
-}
-
-// bury has the work of a dead worker delivered to those who live, long before asynq would: it enqueues a copy of every active
-// task that may have been its. When asynq comes with the original there is nothing left to do.
-func (w *Worker) bury(ctx context.Context, dead string) error {
-	return errors.Join(
-		w.copyActive(ctx, w.config.Queue, dead, executionOptions, w.orphaned),
-		w.copyActive(ctx, callbackQueue(w.config.Queue), dead, callbackOptions, func(context.Context, *asynq.TaskInfo, string) (bool, error) {
-			return true, nil // nobody can tell whose it is, and receivers can tell a repetition
-		}),
-	)
-}
-
-func (w *Worker) copyActive(
-	ctx context.Context, queue, dead string, options func(queue, id string) []asynq.Option,
-	orphaned func(context.Context, *asynq.TaskInfo, string) (bool, error),
-) error {
-	active, err := w.active(queue, 1000)
-	var errs []error
-	for _, task := range active {
-		copied, err := orphaned(ctx, task, dead)
-		if err == nil && copied {
-			_, err = w.client.EnqueueContext(ctx, asynq.NewTaskWithHeaders(task.Type, task.Payload, task.Headers), options(w.config.Queue, copyID(task.ID, dead))...)
-		}
-		if err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(append(errs, err)...)
-}
-
-// active are the tasks of a queue that workers have, read so many at a time. One that comes or goes meanwhile may be missed,
-// and is asynq's to find.
-func (w *Worker) active(queue string, atOnce int) (all []*asynq.TaskInfo, err error) {
-	for page := 1; ; page++ {
-		tasks, err := w.inspector.ListActiveTasks(queue, asynq.PageSize(atOnce), asynq.Page(page))
-		if errors.Is(err, asynq.ErrQueueNotFound) {
-			return nil, nil
-		}
-		if all = append(all, tasks...); err != nil || len(tasks) < atOnce {
-			return all, err
-		}
-	}
-}
-
-// orphaned reports whether no living worker has claimed a task.
-func (w *Worker) orphaned(ctx context.Context, task *asynq.TaskInfo, dead string) (bool, error) {
-	body, _, err := readExecution(task.Payload)
-	if err != nil {
-		return false, nil // whoever has it makes a dead letter of it
-	}
-	known, err := w.records.read(ctx, body.BusinessID, body.ExecutionID)
-	return known.owner == "" || known.worker() == dead, err
 }

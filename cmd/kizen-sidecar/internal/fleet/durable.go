@@ -1,0 +1,104 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Durability is what "the step's code has started" waits for before the code starts.
+type Durability string
+
+const (
+	// DurabilityMemory waits for Redis's answer only.
+	DurabilityMemory Durability = "memory"
+	// DurabilityDisk waits until the master has the write on disk (WAITAOF, Redis 7.2 with appendonly).
+	DurabilityDisk Durability = "disk"
+	// DurabilityReplica waits until one replica has the write (WAIT).
+	DurabilityReplica Durability = "replica"
+)
+
+// durableLimit bounds the wait. It is generous: appendfsync everysec takes up to two seconds.
+const durableLimit = 5 * time.Second
+
+// errNotDurable keeps a step's code from starting.
+var errNotDurable = errors.New("Redis did not confirm in time that the start of the step is durable, so the step was not started")
+
+// command is what confirms the writes of a connection; it answers with numbers that must all be at least one.
+func (d Durability) command() []any {
+	if d == DurabilityDisk {
+		return []any{"WAITAOF", 1, 0, durableLimit.Milliseconds()}
+	}
+	return []any{"WAIT", 1, durableLimit.Milliseconds()}
+}
+
+// run runs a script that answers whether it wrote, and waits for the durability of what it wrote, on the same connection.
+func (d Durability) run(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, arguments ...any) (bool, error) {
+	if d == "" || d == DurabilityMemory {
+		return script.Run(ctx, client, keys, arguments...).Bool()
+	}
+	node, err := nodeOf(ctx, client, keys[0])
+	if err != nil {
+		return false, err
+	}
+	// EVAL, not EVALSHA: in a pipeline nothing could be sent after an unknown script.
+	pipe := node.Pipeline()
+	wrote := script.Eval(ctx, pipe, keys, arguments...)
+	confirmed := pipe.Do(ctx, d.command()...)
+	if _, err := pipe.Exec(ctx); err != nil {
+		return false, fmt.Errorf("%w: %w", errNotDurable, err)
+	}
+	if ok, err := wrote.Bool(); err != nil || !ok {
+		return false, err
+	}
+	return true, d.confirm(confirmed)
+}
+
+// confirm reads the answer of command: a number, or two of which the first is the master's.
+func (d Durability) confirm(answer *redis.Cmd) error {
+	first := answer.Val()
+	if list, several := first.([]any); several && len(list) > 0 {
+		first = list[0]
+	}
+	if n, _ := first.(int64); n < 1 {
+		return errNotDurable
+	}
+	return nil
+}
+
+// Check reports whether Redis offers this durability.
+func (d Durability) Check(ctx context.Context, client redis.UniversalClient) error {
+	if d == "" || d == DurabilityMemory {
+		return nil
+	}
+	node, err := nodeOf(ctx, client, "kizen:fleet")
+	if err != nil {
+		return err
+	}
+	err = node.Do(ctx, "WAITAOF", 0, 0, 1).Err()
+	if d == DurabilityReplica {
+		err = node.Do(ctx, "WAIT", 0, 1).Err()
+	}
+	switch {
+	case err == nil:
+		return nil
+	case strings.Contains(err.Error(), "unknown command"):
+		return errors.New(`--start-durability=disk needs WAITAOF of Redis 7.2 or newer; use "appendfsync always" in an older one, and leave the flag out`)
+	case strings.Contains(err.Error(), "appendonly"):
+		return errors.New("--start-durability=disk needs a Redis with appendonly yes")
+	}
+	return fmt.Errorf("--start-durability=%s: %w", d, err)
+}
+
+// nodeOf is the node that has a key.
+func nodeOf(ctx context.Context, client redis.UniversalClient, key string) (redis.UniversalClient, error) {
+	cluster, ok := client.(*redis.ClusterClient)
+	if !ok {
+		return client, nil
+	}
+	return cluster.MasterForKey(ctx, key)
+}

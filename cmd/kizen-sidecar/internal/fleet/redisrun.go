@@ -1,0 +1,279 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// redisRun watches for a Redis that was restarted, or replaced by its replica, and may have lost its last writes. A connection
+// ends with its server, so the id of the run needs asking for only where a connection was made since.
+//
+// On a new run every worker writes down again what it knows, and starts nothing for a lease: an execution that Redis has put
+// back into the queue, although a living worker has run it, is found started or finished then. The fleet remembers the run under
+// kizen:fleet:{QUEUE}:redis-run, so that a worker which starts after the restart waits too.
+type redisRun struct {
+	redis redis.UniversalClient
+	queue string
+	lease time.Duration
+	log   *slog.Logger
+
+	dials atomic.Int64
+
+	mu       sync.Mutex
+	known    string
+	verified int64     // the dials that known was asked for after
+	resume   time.Time // nothing starts before
+	lost     bool      // Redis may lack what this worker knows
+	denied   bool
+}
+
+func newRedisRun(config Config) *redisRun {
+	r := &redisRun{redis: config.Redis, queue: config.Queue, lease: config.Lease, log: config.Log, verified: -1}
+	config.Redis.AddHook(dialHook{&r.dials})
+	return r
+}
+
+// dialHook counts connections.
+type dialHook struct{ dials *atomic.Int64 }
+
+func (h dialHook) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		h.dials.Add(1)
+		return next(ctx, network, address)
+	}
+}
+
+func (dialHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (dialHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (r *redisRun) key() string { return "kizen:fleet:{" + r.queue + "}:redis-run" }
+
+// id names the run of the server, or of all masters of a cluster.
+func (r *redisRun) id(ctx context.Context) (string, error) {
+	cluster, ok := r.redis.(*redis.ClusterClient)
+	if !ok {
+		return runOf(ctx, r.redis)
+	}
+	var mu sync.Mutex
+	var all []string
+	err := cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+		id, err := runOf(ctx, node)
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, id)
+		return err
+	})
+	slices.Sort(all)
+	return strings.Join(all, " "), err
+}
+
+func runOf(ctx context.Context, node redis.Cmdable) (string, error) {
+	info, err := node.Info(ctx, "server").Result()
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(info) {
+		if id, found := strings.CutPrefix(line, "run_id:"); found {
+			return strings.TrimSpace(id), nil
+		}
+	}
+	return "", errors.New("INFO names no run_id")
+}
+
+// check reports whether Redis is another run than when it was last asked.
+func (r *redisRun) check(ctx context.Context) (changed bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	dials := r.dials.Load()
+	_, cluster := r.redis.(*redis.ClusterClient)
+	if r.denied || dials == r.verified && !cluster {
+		return false, nil
+	}
+	id, err := r.id(ctx)
+	if redis.HasErrorPrefix(err, "NOPERM") {
+		r.denied = true
+		r.log.Warn("the Redis user may not use INFO, so a Redis that has lost its last writes is not noticed; add +info to it")
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask which run of Redis this is: %w", err)
+	}
+	r.verified = dials
+	changed = r.known != "" && r.known != id
+	r.known = id
+	if changed {
+		r.lost = true
+		r.pause()
+	}
+	return changed, nil
+}
+
+// takeLoss reports, once for each loss, that Redis may lack what this worker knows, whichever call of check noticed it.
+func (r *redisRun) takeLoss() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lost := r.lost
+	r.lost = false
+	return lost
+}
+
+// lose says that Redis still lacks what this worker knows.
+func (r *redisRun) lose() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lost = true
+}
+
+// pause starts nothing for a lease.
+func (r *redisRun) pause() {
+	r.resume = time.Now().Add(r.lease)
+	r.log.Warn("Redis was restarted or replaced and may have lost its last writes; nothing starts until every worker has written down what it runs",
+		"pause", r.lease.String())
+}
+
+// join compares the run with that which the fleet remembers.
+func (r *redisRun) join(ctx context.Context) error {
+	if _, err := r.check(ctx); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.denied {
+		return nil
+	}
+	last, err := r.redis.Get(ctx, r.key()).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return r.redis.SetNX(ctx, r.key(), r.known, 0).Err()
+	case err != nil:
+		return err
+	case last != r.known:
+		r.pause()
+	}
+	return nil
+}
+
+// wait returns when executions may start. It remembers the run for the fleet after a pause.
+func (r *redisRun) wait(ctx context.Context) error {
+	r.mu.Lock()
+	resume, known := r.resume, r.known
+	r.mu.Unlock()
+	if resume.IsZero() {
+		return nil
+	}
+	timer := time.NewTimer(time.Until(resume))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+	}
+	if err := r.redis.Set(ctx, r.key(), known, 0).Err(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.resume.Equal(resume) {
+		r.resume = time.Time{}
+	}
+	return nil
+}
+
+// recall bounds what a worker remembers of executions that it has finished: far more than what Redis loses with appendfsync
+// everysec.
+const (
+	recallFor   = time.Minute
+	recallBytes = 64 << 20
+)
+
+// recall is what a worker runs now and what it has finished in the last minute, by the owner of the record.
+type recall struct {
+	mu       sync.Mutex
+	running  map[string]*attempt
+	finished map[string]*finishedAttempt
+	order    []*finishedAttempt // the oldest first
+	bytes    int
+}
+
+// finishedAttempt is an attempt and how it ended.
+type finishedAttempt struct {
+	subject
+	ending
+}
+
+func newRecall() *recall {
+	return &recall{running: map[string]*attempt{}, finished: map[string]*finishedAttempt{}}
+}
+
+func (r *recall) begin(a *attempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running[a.owner] = a
+}
+
+func (r *recall) runs(owner string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running[owner] != nil
+}
+
+// end forgets an attempt that was given back.
+func (r *recall) end(a *attempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.running, a.owner)
+}
+
+// finish remembers how an attempt ended, and forgets what is older than recallFor or too much.
+func (r *recall) finish(s subject, e ending) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	done := &finishedAttempt{s, e}
+	r.finished[s.owner] = done
+	r.order = append(r.order, done)
+	r.bytes += len(e.result)
+	for len(r.order) > 0 && (r.bytes > recallBytes || time.Since(r.order[0].at) > recallFor) {
+		r.bytes -= len(r.order[0].result)
+		delete(r.finished, r.order[0].owner)
+		r.order = r.order[1:]
+	}
+}
+
+// ended is how an attempt of this worker ended, if it still knows.
+func (r *recall) ended(owner string) *finishedAttempt {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.finished[owner]
+}
+
+// all are the attempts that have begun a step's code and run, and those that have finished.
+func (r *recall) all() (running []*attempt, finished []*finishedAttempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.running {
+		if a.begun.Load() {
+			running = append(running, a)
+		}
+	}
+	return running, append(finished, r.order...)
+}
+
+// settled reports whether executions may start.
+func (r *redisRun) settled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.resume.IsZero()
+}
