@@ -111,7 +111,6 @@ func TestThePageSaysWhyNothingRan(t *testing.T) {
 		want   string
 	}{
 		{http.StatusTooManyRequests, step{"detail": "the queue is full", "code": "busy"}, "the queue is full"},
-		{http.StatusUnauthorized, step{"detail": "no such token", "code": "unknown_caller"}, "no such token"},
 		{http.StatusBadRequest, step{"inputs": step{"who": step{"t": []string{"Invalid Kizen type 'x'"}}}}, "inputs.who.t: Invalid Kizen type 'x'"},
 		{http.StatusBadGateway, nil, "the server answered 502"},
 	}

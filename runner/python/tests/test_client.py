@@ -235,8 +235,7 @@ def test_a_full_url_is_refused_with_the_right_path(server: Server, url: str, rig
     error = failure.result["error"]
     assert error.startswith("ValueError: kizen.api.get takes a path relative to the API root, not a full URL")
     assert right in error and ("requests.get(" in error) is other_host
-    (entry,) = failure.http
-    assert not server.heads and (entry["url"], entry["requestErrorType"]) == (url.strip(), "ValueError")
+    assert not server.heads and not failure.http
 
 
 # redirects

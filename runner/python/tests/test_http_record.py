@@ -74,7 +74,7 @@ def test_retries_past_what_is_kept_are_counted(server: Server) -> None:
     server.answers = [answer(status="503 Busy")]
     result = step(server, retrying("get(inputs.url)", "Retry(4, status_forcelist=[503])"), limits={**LIMITS, "http_entries": 2})
     assert len(server.heads) == 5 and len(result.http) == 2
-    assert result.of("http_dropped")[-1]["c"] == 3
+    assert sum(frame["c"] for frame in result.of("http_dropped")) == 3
 
 
 FAILING = [

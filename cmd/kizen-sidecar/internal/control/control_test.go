@@ -53,7 +53,7 @@ type world struct {
 }
 
 // talk is how many bytes a script says that talks.
-const talk = 32 << 20
+const talk = 12 << 20
 
 // run is the stand-in for a host: the script names what becomes of it.
 func (w *world) run(ctx context.Context, r execution.Request, watch executions.Watcher) (execution.Outcome, error) {

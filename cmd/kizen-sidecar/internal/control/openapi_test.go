@@ -38,7 +38,7 @@ var readDescription = sync.OnceValues(func() (description, error) {
 	}
 	v, errs := validator.NewValidator(document, openapi.WithStrictMode(), openapi.WithFormatAssertions(),
 		openapi.WithStrictIgnorePaths("$.body.inputs.*"), // names that the step chose; the schema holds their values
-		openapi.WithStrictIgnoredHeadersExtra("Authorization", "Traceparent", "Cache-Control", "X-Accel-Buffering", "WWW-Authenticate", "Connection"))
+		openapi.WithStrictIgnoredHeadersExtra("Authorization", "Traceparent", "Sec-Fetch-Site", "Cache-Control", "X-Accel-Buffering", "WWW-Authenticate", "Connection"))
 	if len(errs) > 0 {
 		return description{}, errs[0]
 	}
