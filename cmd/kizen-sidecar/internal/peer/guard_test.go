@@ -7,12 +7,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
 func TestOnlyConnectionsOfStepsAreRefused(t *testing.T) {
-	step := false
-	guard := &Guard{FromStep: func(o Owner) bool { return o.Inode != 0 && step }}
+	var step atomic.Bool
+	guard := &Guard{FromStep: func(o Owner) bool { return o.Inode != 0 && step.Load() }}
 	server := httptest.NewUnstartedServer(guard.Require(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "fine")
 	})))
@@ -24,7 +25,7 @@ func TestOnlyConnectionsOfStepsAreRefused(t *testing.T) {
 		status int
 		body   string
 	}{{false, 200, "fine"}, {true, 403, `"code":"from_step"`}} {
-		step = of.step
+		step.Store(of.step)
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 		response, err := client.Get(server.URL)
 		if err != nil {
