@@ -151,14 +151,6 @@ func (r redactor) any(v any) any {
 	return v
 }
 
-func (r redactor) pointer(s *string) *string {
-	if s == nil {
-		return nil
-	}
-	redacted := r.text(*s)
-	return &redacted
-}
-
 func (r redactor) headers(headers map[string]string) map[string]string {
 	if headers == nil {
 		return nil

@@ -193,7 +193,9 @@ def test_a_forked_child_logs_but_sends_no_result() -> None:
     assert "ValueError: in the child" in result.err and "kizen_runtime" not in result.err
 
 
-WAYS = ["fork", "spawn", "forkserver"]
+# README, "Not yet": the names of a step are not bound there.
+FORKSERVER = pytest.mark.xfail(sys.version_info >= (3, 14), reason="forkserver of Python 3.14", strict=True)
+WAYS = ["fork", "spawn", pytest.param("forkserver", marks=FORKSERVER)]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -220,7 +222,7 @@ def test_children_log_and_call_as_the_step_does(way: str, server: Server) -> Non
         inputs={"name": {"t": "s", "v": "input"}},
         secrets={"s": "hidden-value"},
     )
-    assert result.result["ok"], (result.result, result.err)
+    assert result.result["ok"], (result.result.get("error"), result.result.get("detail"), result.err)
     assert sorted(result.logs[:2]) == ["input 1 [REDACTED]", "input 2 [REDACTED]"]
     assert result.logs[2:] == ["[200, 200]", "input 3 [REDACTED]", "[200]"]
     assert sorted((entry["method"], entry["responseStatusCode"]) for entry in result.http) == [("GET", 200)] * 3 + [("POST", 200)] * 3

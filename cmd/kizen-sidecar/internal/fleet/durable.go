@@ -26,7 +26,7 @@ const (
 const durableLimit = 5 * time.Second
 
 // errNotDurable keeps a step's code from starting.
-var errNotDurable = errors.New("Redis did not confirm in time that the start of the step is durable, so the step was not started")
+var errNotDurable = errors.New("redis did not confirm in time that the start of the step is durable, so the step was not started")
 
 // command is what confirms the writes of a connection; it answers with numbers that must all be at least one.
 func (d Durability) command() []any {

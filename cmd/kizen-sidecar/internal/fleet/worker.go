@@ -96,7 +96,7 @@ var errDraining = errors.New("the worker shuts down")
 var errTakenOver = errors.New("another worker has taken the execution over")
 
 // errRedisRestarted ends an attempt that was claimed in a Redis which has since been restarted.
-var errRedisRestarted = errors.New("Redis was restarted before the step's code had started")
+var errRedisRestarted = errors.New("redis was restarted before the step's code had started")
 
 // errElsewhere puts a delivery off.
 var errElsewhere = errors.New("the execution runs elsewhere")
