@@ -113,7 +113,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 }
 
 func TestDirectoriesOfDeadSidecarsAreRemoved(t *testing.T) {
-	t.Skip("SKIPPED: fails since 2026-11-29 and is still to be mended; see README, Not yet")
+	t.Skip("SKIPPED: failed on 2026-11-29 and is still to be mended; see README, Not yet")
 	tmp := t.TempDir()
 	for _, dir := range []string{tmp, filepath.Dir(tmp)} {
 		if err := os.Chmod(dir, 0o755); err != nil { // programs have users of their own
