@@ -78,8 +78,15 @@ func TestNotReadyWhereNoInterpreterCanBeWarm(t *testing.T) {
 func TestReadyWithoutWarmInterpretersWhereNoneAreWanted(t *testing.T) {
 	eachStanding(t, func(t *testing.T, start func(...string) *served) {
 		s := start("--warm", "0")
-		if status, body := s.Readiness(); status != 200 || strings.Contains(body, `"warm"`) {
-			t.Errorf("ready: %d %s", status, body)
+		// A worker is ready a moment after its admin listener is: once it takes executions.
+		var body string
+		waitFor(t, func() bool {
+			var status int
+			status, body = s.Readiness()
+			return status == 200
+		})
+		if strings.Contains(body, `"warm"`) {
+			t.Errorf("ready: %s", body)
 		}
 	})
 }
