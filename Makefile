@@ -52,7 +52,7 @@ lint: ## Check formatting, vet, staticcheck and a tidy go.mod
 
 bench: ## Measure against the baselines of docs/performance.md
 	@.ci/setup test
-	$(GO) test -run '^$$' -bench . -benchtime 2s ./minter/ ./proxy/ ./policy/ ./telemetry/ ./cmd/kizen-sidecar/internal/execution/
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./minter/ ./proxy/ ./policy/ ./telemetry/ ./internal/execution/
 	$(GO) test -run '^$$' -bench '^Benchmark(Run|ColdStart|FirstCall|Ready|Memory|ProxyCommand)$$' -benchtime 2s ./cmd/kizen-sidecar/
 	$(GO) test -run '^$$' -bench . -benchtime 60x ./runner/...
 

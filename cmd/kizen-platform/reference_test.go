@@ -4,7 +4,7 @@ import (
 	"io"
 	"testing"
 
-	"github.com/kizen/kizen-sidecar/cmd/internal/reference"
+	"github.com/kizen/kizen-sidecar/internal/testkit/reference"
 )
 
 // besides are the variables that stand for no flag.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/proxy"
 )
 

@@ -16,8 +16,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/docstest"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/docstest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 // documentation is every page, by its path in the project.

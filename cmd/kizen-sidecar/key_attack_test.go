@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 

@@ -19,7 +19,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/resident"
+	"github.com/kizen/kizen-sidecar/internal/resident"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 	"github.com/kizen/kizen-sidecar/telemetry"

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar", "kizen-platform")) }

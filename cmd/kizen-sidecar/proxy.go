@@ -14,9 +14,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/admin"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/admin"
+	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/proxy"
 	"github.com/kizen/kizen-sidecar/telemetry"

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 // startProxy starts the built binary's proxy command and returns once it has

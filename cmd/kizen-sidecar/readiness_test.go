@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/kizen/kizen-sidecar/cmd/internal/reference"
+	"github.com/kizen/kizen-sidecar/internal/testkit/reference"
 )
 
 // besides are the variables that stand for no flag.
@@ -51,7 +51,7 @@ func TestEveryCommandsHelpHasExamples(t *testing.T) {
 
 func TestReferenceTellsOfEveryVariableThatIsLookedUp(t *testing.T) {
 	ours := reference.Variable{Name: "KIZEN_SANDBOX_STAGE"} // between the sandbox's own processes
-	untold, err := reference.Untold(append(besides, ours), ".", "../../minter", "../../proxy", "../../policy", "../../runner", "../../telemetry")
+	untold, err := reference.Untold(append(besides, ours), ".", "../../internal", "../../minter", "../../proxy", "../../policy", "../../runner", "../../telemetry")
 	if err != nil || len(untold) > 0 {
 		t.Errorf("the reference does not tell of %q (%v); add them to besides, and run make docs", untold, err)
 	}

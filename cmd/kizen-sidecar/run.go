@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/ui"
+	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/ui"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )

@@ -15,7 +15,7 @@ import (
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 // openRate is how many requests a second an open load sends, whatever becomes

@@ -20,7 +20,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 // served is a kizen-sidecar serve, or worker, and how tests ask it.

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/control"
+	"github.com/kizen/kizen-sidecar/internal/control"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 

@@ -15,7 +15,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/ui"
+	"github.com/kizen/kizen-sidecar/internal/ui"
 )
 
 // markupAt is what must stand on the page as it is: it says where it came from, so that a page that leaves it out, or a

@@ -12,7 +12,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/ui"
+	"github.com/kizen/kizen-sidecar/internal/ui"
 )
 
 // stagedServer serves the page over what a test says.

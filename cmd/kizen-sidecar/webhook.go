@@ -8,9 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )

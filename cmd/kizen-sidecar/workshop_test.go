@@ -12,7 +12,7 @@ import (
 
 	"github.com/hibiken/asynq"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/fleet"
+	"github.com/kizen/kizen-sidecar/internal/fleet"
 )
 
 // check is what /readyz says of one thing.

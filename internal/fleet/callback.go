@@ -9,7 +9,7 @@ import (
 
 	"github.com/hibiken/asynq"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 

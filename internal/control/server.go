@@ -9,11 +9,11 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 )

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 

@@ -12,8 +12,8 @@ import (
 
 	"github.com/gin-gonic/gin"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/request"
 )
 
 // smallBody is how much of a body, in bytes, costs about as much as its connection does. What goes beyond is taken from a budget.

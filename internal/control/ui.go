@@ -5,8 +5,8 @@ import (
 
 	"github.com/gin-gonic/gin"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/ui"
+	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/ui"
 )
 
 // uiPrefix is where the page is.

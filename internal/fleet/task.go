@@ -10,8 +10,8 @@ import (
 
 	"github.com/hibiken/asynq"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/internal/webhook"
 )
 
 // The types of tasks. The payload of the first is a request.Body, that of the second a webhook.Message.

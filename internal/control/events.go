@@ -8,7 +8,7 @@ import (
 	"github.com/gin-contrib/sse"
 	"github.com/gin-gonic/gin"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/internal/executions"
 )
 
 // keepAlive is how often a silent stream says that it is there, so that proxies on the way do not end it.

@@ -28,11 +28,11 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/hosts"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 )

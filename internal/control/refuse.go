@@ -8,8 +8,8 @@ import (
 
 	"github.com/gin-gonic/gin"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/executions"
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/executions"
+	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"

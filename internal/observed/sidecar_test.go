@@ -11,7 +11,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar")) }

@@ -12,7 +12,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/kizen/kizen-sidecar/cmd/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/execution"
 )
 
 // keepFleet is the loop of the one worker that looks after the fleet. It is apart from the loop that renews, so that however much

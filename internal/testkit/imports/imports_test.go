@@ -1,0 +1,105 @@
+// Package imports checks which packages of this module may depend on which.
+package imports
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/kizen/kizen-sidecar/"
+
+// listed is what `go list -json` says of one package.
+type listed struct {
+	ImportPath string
+	Deps       []string
+	Module     *struct{ Path string }
+}
+
+// own returns the path of a package of this module within it, or "".
+func own(path string) string {
+	name, _ := strings.CutPrefix(path, module)
+	if name == path {
+		return ""
+	}
+	return name
+}
+
+// within reports whether the package is the folder's or below it.
+func within(path, folder string) bool { return path == folder || strings.HasPrefix(path, folder+"/") }
+
+// list returns the packages that the patterns name, with their dependencies.
+func list(t *testing.T, arguments ...string) []listed {
+	t.Helper()
+	command := exec.Command("go", append([]string{"list", "-json=ImportPath,Deps,Module"}, arguments...)...)
+	command.Dir = "../../.."
+	var refused bytes.Buffer
+	command.Stderr = &refused
+	output, err := command.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, refused.String())
+	}
+	var packages []listed
+	for decoder := json.NewDecoder(bytes.NewReader(output)); ; {
+		var next listed
+		switch err := decoder.Decode(&next); {
+		case errors.Is(err, io.EOF):
+			return packages
+		case err != nil:
+			t.Fatal(err)
+		}
+		packages = append(packages, next)
+	}
+}
+
+// The four parts are joined by internal/execution and by the commands, and by nothing else.
+var parts = []string{"minter", "policy", "proxy", "runner"}
+
+func TestThePartsDoNotKnowEachOther(t *testing.T) {
+	for _, listed := range list(t, "./minter/...", "./policy/...", "./proxy/...", "./runner/...") {
+		path := own(listed.ImportPath)
+		for _, dependency := range listed.Deps {
+			for _, part := range parts {
+				if within(own(dependency), part) && !within(path, part) {
+					t.Errorf("%s depends on %s", path, own(dependency))
+				}
+			}
+		}
+	}
+}
+
+func TestNothingDependsOnACommand(t *testing.T) {
+	for _, listed := range list(t, "./...") {
+		for _, dependency := range listed.Deps {
+			if within(own(dependency), "cmd") {
+				t.Errorf("%s depends on %s", own(listed.ImportPath), own(dependency))
+			}
+		}
+	}
+}
+
+// Modules that only tests use, and the helpers of tests themselves, would make the shipped binaries larger and would be
+// updated for the wrong reasons.
+var onlyForTests = []string{
+	"testing", module + "internal/testkit", module + "minter/redistest",
+	"github.com/chromedp", "github.com/creack/pty", "github.com/pb33f", "github.com/rogpeppe/go-internal",
+	"github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "go.uber.org/goleak", "k8s.io", "mvdan.cc/sh", "sigs.k8s.io",
+}
+
+func TestTheBinariesHoldNothingThatOnlyTestsUse(t *testing.T) {
+	for _, listed := range list(t, "./cmd/kizen-sidecar", "./cmd/kizen-platform") {
+		if len(listed.Deps) == 0 {
+			t.Fatalf("%s has no dependencies", listed.ImportPath)
+		}
+		for _, dependency := range listed.Deps {
+			if slices.ContainsFunc(onlyForTests, func(folder string) bool { return within(dependency, folder) }) {
+				t.Errorf("%s depends on %s", own(listed.ImportPath), dependency)
+			}
+		}
+	}
+}
