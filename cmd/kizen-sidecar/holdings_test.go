@@ -80,6 +80,7 @@ func (s *tried) settle(slots int) *tried {
 		})
 	}
 	all.Wait()
+	s.Readiness() // publishes a public half, which stays for a while
 	s.before = s.steady()
 	return s
 }
