@@ -44,6 +44,7 @@ func TestTheDemoShowsThePageOfItsStepAndLeavesNothing(t *testing.T) {
 }
 
 func TestTheExampleOfAnOrchestratorGetsItsResult(t *testing.T) {
+	t.Parallel()
 	redisURL := startRedisServer(t)
 	sidecartest.StartService(t, nil, "worker", "--redis-url", redisURL, "--api-root", "http://127.0.0.1:1/api")
 	orchestrator := exec.CommandContext(t.Context(), "go", "run", "./examples/enqueue", `outputs.log("hello")`)

@@ -195,6 +195,7 @@ func (a *echoAPI) requireSafe(t *testing.T, where, result string) {
 }
 
 func TestAStepCannotReadItsKeyFromAnAPIThatEchoes(t *testing.T) {
+	t.Parallel()
 	api := newEchoAPI(t)
 	t.Run("run", func(t *testing.T) {
 		script := writeFile(t, t.TempDir(), "script.py", keyStep)
@@ -220,6 +221,7 @@ func TestAStepCannotReadItsKeyFromAnAPIThatEchoes(t *testing.T) {
 }
 
 func TestAStepCannotReadItsKeyThroughNginxThatCompresses(t *testing.T) {
+	t.Parallel()
 	api, address := newEchoAPI(t), sidecartest.FreeAddress(t)
 	dir := t.TempDir()
 	redistest.StartNginx(t, dir, strings.NewReplacer("DIR", dir, "ADDRESS", address, "API", api.URL).Replace(`

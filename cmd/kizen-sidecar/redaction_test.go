@@ -43,6 +43,7 @@ func requireExactOutputs(t *testing.T, where, result string) {
 }
 
 func TestOutputsAreExactlyWhatTheStepAssigned(t *testing.T) {
+	t.Parallel()
 	t.Run("run", func(t *testing.T) {
 		dir := t.TempDir()
 		got := sidecar(t, "", nil, "run", "--json", "--script", writeFile(t, dir, "script.py", outputsStep),

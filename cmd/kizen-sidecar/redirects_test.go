@@ -52,6 +52,7 @@ func (w *witness) watch(next http.Handler) http.Handler {
 
 // TestRedirectsOfRealServers runs the built binary against servers that redirect in their own ways, on both networks.
 func TestRedirectsOfRealServers(t *testing.T) {
+	t.Parallel()
 	servers := map[string]struct {
 		start func(*testing.T) (root string, seen *witness)
 		paths []string // each leads to an answer "there"

@@ -79,6 +79,7 @@ func keyOf(request *http.Request) (key signedKey) {
 // platform and one run after the other, which all share the directory, while
 // calls are made without a pause.
 func TestNoCallFailsWhileKeysRotate(t *testing.T) {
+	t.Parallel()
 	redisURL, dir := redistest.Start(t).URL(), filepath.Join(t.TempDir(), "keys")
 	kid(t, "generate", "--keys", dir)
 	kid(t, "generate", "--keys", dir, "--sealing")

@@ -85,6 +85,7 @@ var routers = []router{
 // TestNoRouterGetsAGuardedCall sends every spelling through the proxy to servers that are in use, each of which reads some
 // of them as a guarded call.
 func TestNoRouterGetsAGuardedCall(t *testing.T) {
+	t.Parallel()
 	for _, r := range routers {
 		t.Run(r.name, func(t *testing.T) {
 			address := r.start(t)

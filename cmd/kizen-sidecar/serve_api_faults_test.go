@@ -35,6 +35,7 @@ func fine(calls *atomic.Int64) http.Handler {
 }
 
 func TestServeOutlivesItsAPI(t *testing.T) {
+	t.Parallel()
 	address := freeAddress(t)
 	var calls atomic.Int64
 	api := apiAt(t, address, fine(&calls))
@@ -114,6 +115,7 @@ func newSlowAPI(t *testing.T) *slowAPI {
 }
 
 func TestServeCutsWhatASlowAPIHoldsUp(t *testing.T) {
+	t.Parallel()
 	api := newSlowAPI(t)
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "0", "--slots", "4", "--timeout", "20s", "--api-root", api.URL+"/api").settle(4)
 	for name, source := range map[string]string{

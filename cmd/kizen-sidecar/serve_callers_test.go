@@ -195,6 +195,7 @@ func TestServeTellsWhoWaitsTooLongToComeBack(t *testing.T) {
 }
 
 func TestTheWaitForASlotIsNotTheStepsTime(t *testing.T) {
+	t.Parallel()
 	api := newGateAPI(t)
 	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--slots", "1")
 	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))

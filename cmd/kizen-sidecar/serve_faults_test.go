@@ -12,6 +12,7 @@ import (
 )
 
 func TestServeOutlivesItsRedis(t *testing.T) {
+	t.Parallel()
 	address := freeAddress(t)
 	program := requireProgram(t, "redis-server")
 	start := func() (stop func()) {
@@ -166,6 +167,7 @@ func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 
 // TestWhatARunningStepHoldsIsSeen is a test of the tests of this file.
 func TestWhatARunningStepHoldsIsSeen(t *testing.T) {
+	t.Parallel()
 	api := newGateAPI(t)
 	s := try(t, startRedisServer(t), t.TempDir(), "--sandbox", "off", "--warm", "0", "--slots", "2", "--api-root", api.root()).settle(2)
 	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))

@@ -403,6 +403,7 @@ func TestServeRefusesWhatDoesNotFit(t *testing.T) {
 }
 
 func TestServeDrains(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, timeout string
 		release       bool

@@ -64,6 +64,7 @@ type document struct {
 }
 
 func TestEveryStepFolderRunsThroughTheBinary(t *testing.T) {
+	t.Parallel()
 	cases, _ := filepath.Glob(filepath.Join(stepsFolder, "*", "case.json"))
 	if len(cases) == 0 {
 		t.Skipf("SKIPPED: no steps in %s", stepsFolder)
@@ -254,6 +255,7 @@ func recordsIn(t *testing.T, redisURL string) []string {
 
 // TestStepFoldersRunInServiceToo runs what depends on how an interpreter came about in warm ones: over HTTP, and in a fleet.
 func TestStepFoldersRunInServiceToo(t *testing.T) {
+	t.Parallel()
 	folder := filepath.Join(stepsFolder, "threads_and_forks")
 	source, err := os.ReadFile(filepath.Join(folder, "script.py"))
 	if err != nil {

@@ -158,6 +158,7 @@ var (
 )
 
 func TestNothingThatAStepWritesBecomesMarkup(t *testing.T) {
+	t.Parallel()
 	browser := openBrowser(t)
 	for name, fail := range map[string]bool{"succeeds": false, "fails": true} {
 		t.Run("live, a step that "+name, func(t *testing.T) {
@@ -250,6 +251,7 @@ var forgery = []string{
 }
 
 func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
+	t.Parallel()
 	browser := openBrowser(t)
 	t.Run("in a report", func(t *testing.T) {
 		text, err := json.Marshal(forged("finished"))
@@ -320,6 +322,7 @@ func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 }
 
 func TestNamesAndIDsWithMarkupAreRefused(t *testing.T) {
+	t.Parallel()
 	for _, arguments := range [][]string{
 		{"--business-id", "<img>"}, {"--user-id", "<img>"}, {"--input", "<img>=1"}, {"--declare-output", "<img>"},
 	} {
@@ -339,6 +342,7 @@ func TestNamesAndIDsWithMarkupAreRefused(t *testing.T) {
 }
 
 func TestAnErrorOfTheServerBecomesNoMarkup(t *testing.T) {
+	t.Parallel()
 	browser := openBrowser(t)
 	base := startUI(t, "--ui")
 	b := newTab(t, browser)

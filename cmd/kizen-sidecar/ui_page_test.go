@@ -45,6 +45,7 @@ func runningRecord() step {
 }
 
 func TestThePageOfARunningExecutionSurvivesItsServer(t *testing.T) {
+	t.Parallel()
 	browser := openBrowser(t)
 	var connections, records atomic.Int32
 	away := make(chan struct{}) // closed when the server may come back
@@ -104,6 +105,7 @@ func TestThePageOfARunningExecutionSurvivesItsServer(t *testing.T) {
 }
 
 func TestThePageSaysWhyNothingRan(t *testing.T) {
+	t.Parallel()
 	browser := openBrowser(t)
 	refusals := []struct {
 		status int
@@ -143,6 +145,7 @@ func TestThePageSaysWhyNothingRan(t *testing.T) {
 }
 
 func TestThePageAsksForTheSameAgain(t *testing.T) {
+	t.Parallel()
 	browser := openBrowser(t)
 	dir := t.TempDir()
 	secrets := writeFile(t, dir, "secrets.json", `{"00000000-0000-4000-8000-00000000b001": {"ACME_KEY": "hunter2-and-more"}}`)
@@ -225,6 +228,7 @@ func reportOf(t *testing.T, record any) string {
 }
 
 func TestThePageDrawsAShortExecutionWithManyMessagesToScale(t *testing.T) {
+	t.Parallel()
 	b := newTab(t, openBrowser(t))
 	b.do(chromedp.Navigate(fileURL(shortReport(t))))
 	b.until(`!!document.querySelector(".page.good")`)
@@ -250,6 +254,7 @@ func TestThePageDrawsAShortExecutionWithManyMessagesToScale(t *testing.T) {
 }
 
 func TestThePageOfALongMessageHasRoomForTheRest(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	report := filepath.Join(dir, "out.html")
 	got := sidecar(t, `raise ValueError("much " * 1000)`, nil, "run", "--script", "-", "--report", report)
@@ -269,6 +274,7 @@ func TestThePageOfALongMessageHasRoomForTheRest(t *testing.T) {
 }
 
 func TestThePageFollowsAStepThatLogsAsMuchAsItMay(t *testing.T) {
+	t.Parallel()
 	browser := openBrowser(t)
 	const messages = 5000
 	base := stagedServer(t, map[string]http.HandlerFunc{

@@ -121,6 +121,7 @@ func wireInput(t, v string) map[string]string { return map[string]string{"t": t,
 const strict = "; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 func TestThePageIsThereOnlyWhenAskedForAndItsDataForCallersOnly(t *testing.T) {
+	t.Parallel()
 	get := func(url, token string) *http.Response {
 		request, err := http.NewRequest(http.MethodGet, url, nil)
 		if err != nil {
@@ -154,6 +155,7 @@ func TestThePageIsThereOnlyWhenAskedForAndItsDataForCallersOnly(t *testing.T) {
 }
 
 func TestThePageInABrowser(t *testing.T) {
+	t.Parallel()
 	browser := openBrowser(t)
 	api, release := uiAPI(t)
 	base := startUI(t, "--ui", "--api-root", api.URL+"/api")
@@ -320,6 +322,7 @@ func TestThePageInABrowser(t *testing.T) {
 }
 
 func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
+	t.Parallel()
 	browser := openBrowser(t)
 	api, _ := uiAPI(t)
 	dir := t.TempDir()
@@ -381,6 +384,7 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 }
 
 func TestAReportThatCannotBeWrittenIsSaid(t *testing.T) {
+	t.Parallel()
 	got := sidecar(t, "outputs.log(1)", nil, "run", "--script", "-", "--report", filepath.Join(t.TempDir(), "no", "such", "out.html"))
 	if got.code != exitUsage || !strings.Contains(got.stderr, "--report") || got.stdout != "" {
 		t.Errorf("exit code %d, %q %q", got.code, got.stdout, got.stderr)

@@ -40,6 +40,7 @@ func redisPID(t *testing.T, store *redis.Client) int {
 // TestWorkerOutlivesARedisThatHangs has Redis stand still for longer than a lease of the fleet, while one step runs and others
 // wait. The worker cannot know that no other one reaches Redis, so it ends the step.
 func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
+	t.Parallel()
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
 	api := newTally(t, 0)
@@ -80,6 +81,7 @@ func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
 
 // TestAWorkerThatWasStoppedMakesNoCallsWhenItGoesOn: its execution was ended meanwhile, and the callback has told so.
 func TestAWorkerThatWasStoppedMakesNoCallsWhenItGoesOn(t *testing.T) {
+	t.Parallel()
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
 	calls := make(chan struct{}, 1000)

@@ -230,6 +230,7 @@ func TestWorkerKeepsDeadLetters(t *testing.T) {
 
 // TestABrokenWorkerTakesNothing: what it would have taken is left for those that work, and none of it is given up.
 func TestABrokenWorkerTakesNothing(t *testing.T) {
+	t.Parallel()
 	const total = 12
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
@@ -260,6 +261,7 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 // TestWorkerNeedsNoMoreThanItsDocumentedUser runs a worker, and has it take
 // over from one that died.
 func TestWorkerNeedsNoMoreThanItsDocumentedUser(t *testing.T) {
+	t.Parallel()
 	page, err := os.ReadFile(filepath.Join(projectRoot, "docs/fleet.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -300,6 +302,7 @@ func TestWorkerNeedsNoMoreThanItsDocumentedUser(t *testing.T) {
 }
 
 func TestWorkerDrains(t *testing.T) {
+	t.Parallel()
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
 	api := newTally(t, 0)
