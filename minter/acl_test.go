@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // documentedUsers reads the ACL of each role from docs/redis.md: the rules by user, without that on a Sentinel.

@@ -9,7 +9,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/kizen/kizen-sidecar/minter/redistest"
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
 var benchIdentity = Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "execution-1"}
@@ -24,7 +25,7 @@ type bench struct {
 
 func newBench(b *testing.B) *bench {
 	b.Helper()
-	client, err := OpenRedis(RedisConfig{URL: redistest.Start(b).URL()})
+	client, err := redisconn.Open(redisconn.Config{URL: redistest.Start(b).URL()})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -8,10 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // malformed are what a stranger may send to a shared store. The first two would end a miniredis, and with it this process.
@@ -70,39 +68,6 @@ func TestNothingThatACommandHoldsEndsTheEmbeddedStore(t *testing.T) {
 		if code := f.verify(t, f.mint(t, someone)); code != "" {
 			t.Fatalf("after %s a fresh key is refused: %s", name, code)
 		}
-	}
-}
-
-func TestTheEmbeddedStoreAnswersStrangersThatTheyMustAuthenticate(t *testing.T) {
-	store := embedded(t)
-	host, _, _ := strings.Cut(store.URL(), "@")
-	for _, url := range []string{"redis://" + store.Addr(), "redis://:wrong@" + store.Addr()} {
-		client := open(t, url)
-		if err := client.Set(t.Context(), "a", "b", 0).Err(); err == nil || strings.Contains(err.Error(), host) {
-			t.Errorf("%s: %v", url, err)
-		}
-	}
-}
-
-func TestAPipelineLargerThanEveryBufferIsAnswered(t *testing.T) {
-	client, err := minter.OpenRedis(minter.RedisConfig{Embedded: embedded(t), Timeout: 20 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = client.Close() }()
-	value := strings.Repeat("x", 4096)
-	if err := client.Set(t.Context(), "large", value, 0).Err(); err != nil {
-		t.Fatal(err)
-	}
-	answers, err := client.Pipelined(t.Context(), func(pipe redis.Pipeliner) error {
-		for range 20 {
-			pipe.Get(t.Context(), "large")
-			pipe.Set(t.Context(), "large", value, 0)
-		}
-		return nil
-	})
-	if err != nil || len(answers) != 40 {
-		t.Errorf("%d answers, %v", len(answers), err)
 	}
 }
 

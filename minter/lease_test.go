@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 )
 
 // fakeMint stands in for a Minter, so that a lease can be watched on the fake clock of synctest.
@@ -129,7 +131,7 @@ func TestLeaseKeyDoesNotWaitForARunningRenewal(t *testing.T) {
 func TestLeaseUsesTheValidKeyWhileRedisIsDownThenSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := openFakeLease(t, 60*time.Second)
-		down := &RedisError{Server: "redis at 10.0.0.1:6379", Reason: "refused the connection"}
+		down := &redisconn.Error{Server: "redis at 10.0.0.1:6379", Reason: "refused the connection"}
 		f.fail(down)
 		time.Sleep(59 * time.Second)
 		synctest.Wait()

@@ -22,7 +22,7 @@ const (
 
 // Config says how a [Minter] works. Redis and Keys are required.
 type Config struct {
-	Redis    redis.UniversalClient // from [OpenRedis]; the caller closes it
+	Redis    redis.UniversalClient // the caller closes it
 	Keys     *KeySet
 	Issuer   string           // default [DefaultIssuer]
 	Audience string           // default [DefaultAudience]
@@ -63,7 +63,7 @@ func New(config Config) (*Minter, error) {
 // Mint signs a key for id that is valid for lifetime (at least one millisecond, at most [MaxLifetime]) and writes its
 // record, in one round trip to Redis. When it fails, or when nobody can tell whether Redis took the record, no token leaves
 // this function, and what Redis may hold expires after lifetime. Errors are a [*DeniedError] for an account
-// that may not act now, or a [*RedisError].
+// that may not act now, or one of the Redis client.
 func (m *Minter) Mint(ctx context.Context, id Identity, lifetime time.Duration) (Key, error) {
 	return m.mint(ctx, id, lifetime, nil)
 }

@@ -13,8 +13,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 var someone = minter.Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "execution-1"}
@@ -51,7 +52,7 @@ func on(t testing.TB, client redis.UniversalClient) fixture {
 
 func open(t testing.TB, url string) redis.UniversalClient {
 	t.Helper()
-	client, err := minter.OpenRedis(minter.RedisConfig{URL: url})
+	client, err := redisconn.Open(redisconn.Config{URL: url})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,9 +60,9 @@ func open(t testing.TB, url string) redis.UniversalClient {
 	return client
 }
 
-func embedded(t testing.TB) *minter.Embedded {
+func embedded(t testing.TB) *redisconn.Embedded {
 	t.Helper()
-	e, err := minter.StartEmbedded()
+	e, err := redisconn.StartEmbedded()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +101,7 @@ func (f fixture) verify(t testing.TB, key minter.Key) string {
 // everyStore runs a test on the embedded Redis and on a real one.
 func everyStore(t *testing.T, test func(t *testing.T, f fixture)) {
 	t.Run("embedded", func(t *testing.T) {
-		client, err := minter.OpenRedis(minter.RedisConfig{Embedded: embedded(t)})
+		client, err := redisconn.Open(redisconn.Config{Embedded: embedded(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,7 +284,7 @@ func TestMintAndVerifyFailClosedWithoutRedis(t *testing.T) {
 	server.Stop()
 
 	want := "redis at " + server.Addr + " refused the connection; start one there, or correct the redis url"
-	var failed *minter.RedisError
+	var failed *redisconn.Error
 	unminted, err := f.minter.Mint(t.Context(), someone, time.Minute)
 	if !errors.As(err, &failed) || failed.Error() != want || unminted.Token.Reveal() != "" {
 		t.Errorf("Mint = %v, %v; want %q", unminted, err, want)
@@ -293,7 +294,7 @@ func TestMintAndVerifyFailClosedWithoutRedis(t *testing.T) {
 		t.Errorf("Verify = %v, %v; want %q", id, err, want)
 	}
 	if err := f.minter.Revoke(t.Context(), key); !errors.As(err, &failed) {
-		t.Errorf("Revoke = %v, want a RedisError", err)
+		t.Errorf("Revoke = %v, want an error of redisconn", err)
 	}
 }
 
@@ -301,7 +302,7 @@ func TestAmbiguousMintLeavesNothingBehindItsLifetime(t *testing.T) {
 	server := redistest.Start(t)
 	direct := open(t, server.URL())
 	relay := startRelay(t, server.Addr)
-	client, err := minter.OpenRedis(minter.RedisConfig{URL: "redis://" + relay.addr, Timeout: 200 * time.Millisecond})
+	client, err := redisconn.Open(redisconn.Config{URL: "redis://" + relay.addr, Timeout: 200 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 
 // Revoker ends signed keys before they expire, effective on the next request that carries one. It needs no signing key. What
 // it leaves in Redis is one small key a scope, which expires after [MaxLifetime]; a suspension stays until it is lifted. Its
-// errors are about an id that cannot be one, or a [*RedisError].
+// errors are about an id that cannot be one, or one of the Redis client.
 type Revoker struct{ redis redis.UniversalClient }
 
 // NewRevoker returns a Revoker on the Redis of the minters.
@@ -134,6 +134,11 @@ func before(replaced *redis.StatusCmd) (string, error) {
 	return value, err
 }
 
+// sharded is a client of a cluster.
+type sharded interface {
+	MasterForKey(ctx context.Context, key string) (*redis.Client, error)
+}
+
 // countBatch is how many Redis keys one SCAN looks at.
 const countBatch = 1000
 
@@ -152,12 +157,11 @@ func (r Revocation) count(ctx context.Context) (int, error) {
 		return r.live(ctx, []any{r.record})
 	}
 	var node redis.Cmdable = r.redis
-	if c, ok := r.redis.(cluster); ok { // the keys of a business are in one slot, and SCAN asks one node
+	if c, ok := r.redis.(sharded); ok { // the keys of a business are in one slot, and SCAN asks one node
 		master, err := c.MasterForKey(ctx, r.scope)
 		if err != nil {
-			return 0, c.explain(err)
+			return 0, err
 		}
-		master.AddHook(c.boundary)
 		node = master
 	}
 	total := 0

@@ -38,7 +38,7 @@ type StoredKey struct {
 //	kizen:{BUSINESS}:stored:ACCOUNT    the account's keys, primary first, sealed, as JSON
 //	kizen:{BUSINESS}:storedhash:HASH   whose key it is that has this hash
 //
-// It is safe for concurrent use, also by several processes. Errors are those above or a [*RedisError].
+// It is safe for concurrent use, also by several processes. Errors are those above or one of the Redis client.
 type StoredKeys struct {
 	redis redis.UniversalClient
 	keys  *KeySet

@@ -14,8 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 var integration = minter.Identity{AccountID: "account-7", AccountType: "service_integration", BusinessID: "business-1"}
@@ -315,7 +316,7 @@ func TestStoredKeysSayWhichRedisFailed(t *testing.T) {
 			"View":   func() error { _, err := v.stored.View(t.Context(), "business-1", "account-7"); return err }(),
 			"Delete": v.stored.Delete(t.Context(), "business-1", "account-7"),
 		} {
-			var failed *minter.RedisError
+			var failed *redisconn.Error
 			if !errors.As(err, &failed) || failed.Error() != "redis at "+nodes[0].Addr+" refused the connection; start one there, or correct the redis url" {
 				t.Errorf("%s%s: %v", scheme, what, err)
 			}

@@ -2,7 +2,6 @@ package minter_test
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"strconv"
@@ -11,8 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // useEverything mints, verifies and revokes for several businesses, which lie in different slots of a cluster.
@@ -62,7 +62,7 @@ func TestWorksOnACluster(t *testing.T) {
 		}
 	}
 	single := onRedis(t, nodes[0].URL())
-	var failed *minter.RedisError
+	var failed *redisconn.Error
 	for i := range 12 { // some of them are on another node
 		id := someone
 		id.BusinessID = fmt.Sprint("business-", i)
@@ -99,12 +99,12 @@ func TestMintingSurvivesASentinelFailover(t *testing.T) {
 		minting.Go(func() {
 			for ctx.Err() == nil {
 				key, err := f.minter.Mint(ctx, someone, time.Minute)
-				var failed *minter.RedisError
+				var failed *redisconn.Error
 				switch {
 				case err == nil:
 					minted <- key
 				case !errors.As(err, &failed) && ctx.Err() == nil:
-					t.Errorf("Mint = %v, want a RedisError", err)
+					t.Errorf("Mint = %v, want an error of redisconn", err)
 				case !strings.HasPrefix(failed.Error(), `redis master "main" of the sentinels at `+sentinel.Addr):
 					t.Errorf("Mint = %v: it does not name the server", err)
 				}
@@ -130,64 +130,5 @@ func TestMintingSurvivesASentinelFailover(t *testing.T) {
 	minting.Wait()
 	if err := lease.Close(t.Context()); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestWorksOverTLSWithAClientCertificate(t *testing.T) {
-	ca, stranger := redistest.NewAuthority(t), redistest.NewAuthority(t)
-	ca.Issue(t, "client", x509.ExtKeyUsageClientAuth)
-	stranger.Issue(t, "client", x509.ExtKeyUsageClientAuth)
-	url := redistest.StartTLS(t, ca)
-
-	good := minter.RedisConfig{URL: url, CAFile: ca.File("ca.crt"), CertFile: ca.File("client.crt"), KeyFile: ca.File("client.key")}
-	client, err := minter.OpenRedis(good)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = client.Close() })
-	useEverything(t, on(t, client))
-
-	for name, row := range map[string]struct {
-		change func(*minter.RedisConfig)
-		want   string
-	}{
-		"another CA":            {func(c *minter.RedisConfig) { c.CAFile = stranger.File("ca.crt") }, "certificate that is not trusted; check the CA file"},
-		"the system's roots":    {func(c *minter.RedisConfig) { c.CAFile = "" }, "certificate that is not trusted; check the CA file"},
-		"another name":          {func(c *minter.RedisConfig) { c.URL = strings.Replace(url, "127.0.0.1", "localhost", 1) }, "certificate that is not trusted; check the CA file and the host name"},
-		"no client certificate": {func(c *minter.RedisConfig) { c.CertFile, c.KeyFile = "", "" }, "refused our client certificate"},
-		"a stranger's": {func(c *minter.RedisConfig) {
-			c.CertFile, c.KeyFile = stranger.File("client.crt"), stranger.File("client.key")
-		}, "refused our client certificate"},
-		"no TLS": {func(c *minter.RedisConfig) { *c = minter.RedisConfig{URL: strings.Replace(url, "rediss", "redis", 1)} }, "wants TLS (rediss://)"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			config := good
-			row.change(&config)
-			client, err := minter.OpenRedis(config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = client.Close() }()
-			if err := client.Set(t.Context(), "a", "b", time.Second).Err(); err == nil || !strings.Contains(err.Error(), row.want) {
-				t.Errorf("got %v, want it to say %q", err, row.want)
-			}
-		})
-	}
-}
-
-func TestTLSFilesThatAreWrongAreNamed(t *testing.T) {
-	ca := redistest.NewAuthority(t)
-	for name, row := range map[string]struct {
-		config minter.RedisConfig
-		want   string
-	}{
-		"no CA file":           {minter.RedisConfig{URL: "rediss://h", CAFile: ca.File("none")}, "none"},
-		"CA is no certificate": {minter.RedisConfig{URL: "rediss://h", CAFile: ca.File("ca.key")}, "holds no PEM certificate"},
-		"certificate, no key":  {minter.RedisConfig{URL: "rediss://h", CertFile: ca.File("ca.crt")}, "client certificate"},
-		"files without TLS":    {minter.RedisConfig{URL: "redis://h", CAFile: ca.File("ca.crt")}, "write rediss:// for redis://"},
-	} {
-		if _, err := minter.OpenRedis(row.config); err == nil || !strings.Contains(err.Error(), row.want) {
-			t.Errorf("%s: %v, want it to say %q", name, err, row.want)
-		}
 	}
 }

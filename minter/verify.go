@@ -54,7 +54,7 @@ func denied(code, reason string, err error) error {
 
 // VerifierConfig says what a [Verifier] accepts. Redis is required, and Keys or TrustPublished.
 type VerifierConfig struct {
-	Redis    redis.UniversalClient // from [OpenRedis]; the caller closes it
+	Redis    redis.UniversalClient // the caller closes it
 	Keys     *KeySet
 	Issuer   string           // default [DefaultIssuer]
 	Audience string           // default [DefaultAudience]
@@ -109,7 +109,7 @@ func NewVerifier(config VerifierConfig) (*Verifier, error) {
 }
 
 // Verify decides about a request that carries token, a signed or a stored key, and in its two id headers businessID and userID.
-// It returns for whom the key acts, or a [*DeniedError]; any other error, a [*RedisError], means that nobody can tell, and the
+// It returns for whom the key acts, or a [*DeniedError]; any other error is one of the Redis client. It decides nothing, and the
 // request must not pass either.
 func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string) (Identity, error) {
 	found, err := v.check(ctx, token, businessID, userID)
@@ -206,7 +206,7 @@ func (v *Verifier) parse(ctx context.Context, token string) (c claims, found *he
 		}
 		var err error
 		if found, err = v.store.get(ctx, c.identity(), c.ID, h.KeyID); err != nil {
-			return nil, err
+			return nil, &storeError{err}
 		}
 		if found.published == "" {
 			return nil, errUnknownKey
@@ -216,11 +216,14 @@ func (v *Verifier) parse(ctx context.Context, token string) (c claims, found *he
 	return c, found, err
 }
 
+// storeError is a failure of Redis while a token is parsed.
+type storeError struct{ error }
+
 // explainParse turns the jwt library's errors into ours.
 func explainParse(err error) error {
-	var store *RedisError
+	var store *storeError
 	if errors.As(err, &store) {
-		return fmt.Errorf("verify key: %w", err)
+		return fmt.Errorf("verify key: %w", store.error)
 	}
 	for _, row := range []struct {
 		cause        error

@@ -21,6 +21,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
@@ -144,7 +145,7 @@ func (line commandLine) trusted(configured bool) error {
 	host, _, _ := net.SplitHostPort(line.Listen)
 	ip := net.ParseIP(host)
 	local := host == "localhost" || ip != nil && ip.IsLoopback()
-	if configured || line.DevelopmentKeys || local || minter.OnThisMachine(line.RedisURL) {
+	if configured || line.DevelopmentKeys || local || redisconn.OnThisMachine(line.RedisURL) {
 		return nil
 	}
 	return usageError{errors.New("no keys are configured, and other machines reach redis and --listen; name keys with --keys, or trust those that are published in redis with --development-keys")}
@@ -159,9 +160,9 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	if err != nil {
 		return usageError{err}
 	}
-	var embedded *minter.Embedded
+	var embedded *redisconn.Embedded
 	if line.RedisURL == "" {
-		if embedded, err = minter.StartEmbedded(); err != nil {
+		if embedded, err = redisconn.StartEmbedded(); err != nil {
 			return err
 		}
 		defer embedded.Close()
@@ -202,7 +203,7 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 }
 
 // share lets sidecars use the embedded store where a file is to tell them of it.
-func (line *commandLine) share(embedded *minter.Embedded, log *slog.Logger) error {
+func (line *commandLine) share(embedded *redisconn.Embedded, log *slog.Logger) error {
 	if line.ReadyFile == "" && line.EnvFile == "" {
 		log.Info("using an embedded store, which only this process can use; share it with --env-file")
 		return nil
@@ -217,11 +218,11 @@ func (line *commandLine) share(embedded *minter.Embedded, log *slog.Logger) erro
 }
 
 // connect returns a client for the Redis that the flags name, or for the embedded one. It dials nothing yet.
-func (line commandLine) connect(embedded *minter.Embedded) (redis.UniversalClient, error) {
+func (line commandLine) connect(embedded *redisconn.Embedded) (redis.UniversalClient, error) {
 	if line.RedisTimeout <= 0 {
 		return nil, usageError{errors.New("--redis-timeout must be positive")}
 	}
-	client, err := minter.OpenRedis(minter.RedisConfig{
+	client, err := redisconn.Open(redisconn.Config{
 		Embedded: embedded, URL: line.RedisURL, Timeout: line.RedisTimeout, CAFile: line.RedisCA, CertFile: line.RedisCert, KeyFile: line.RedisKey,
 	})
 	if err != nil {

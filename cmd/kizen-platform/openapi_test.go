@@ -17,6 +17,7 @@ import (
 	openapi "github.com/pb33f/libopenapi-validator/config"
 	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 )
@@ -108,10 +109,10 @@ func (d described) routes() map[string]string {
 
 func TestEveryRouteIsDescribedAndEveryDescriptionIsServed(t *testing.T) {
 	documented := describe(t).routes()
-	store, err := minter.StartEmbedded()
+	store, err := redisconn.StartEmbedded()
 	must(t, err)
 	defer store.Close()
-	client, err := minter.OpenRedis(minter.RedisConfig{Embedded: store})
+	client, err := redisconn.Open(redisconn.Config{Embedded: store})
 	must(t, err)
 	defer func() { _ = client.Close() }()
 	keys, err := minter.GenerateKeySet()

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // keyDirectory holds a signing and a sealing key, which several platforms share.

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 )
@@ -337,7 +338,7 @@ func TestHelpShowsExamplesAndEveryEnvironmentVariable(t *testing.T) {
 }
 
 func TestEnvironmentSetsTheRedisURL(t *testing.T) {
-	store, err := minter.StartEmbedded()
+	store, err := redisconn.StartEmbedded()
 	must(t, err)
 	defer store.Close()
 	must(t, store.Share("127.0.0.1:0"))

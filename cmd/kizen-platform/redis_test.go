@@ -12,14 +12,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 func TestRedisOverTLSWithAClientCertificate(t *testing.T) {
 	ca := redistest.NewAuthority(t)
 	ca.Issue(t, "client", x509.ExtKeyUsageClientAuth)
-	config := minter.RedisConfig{URL: redistest.StartTLS(t, ca), CAFile: ca.File("ca.crt"), CertFile: ca.File("client.crt"), KeyFile: ca.File("client.key")}
+	config := redisconn.Config{URL: redistest.StartTLS(t, ca), CAFile: ca.File("ca.crt"), CertFile: ca.File("client.crt"), KeyFile: ca.File("client.key")}
 
 	at, _ := startPlatform(t, "--redis-url", config.URL, "--redis-ca", config.CAFile, "--redis-cert", config.CertFile, "--redis-key", config.KeyFile)
 	w := newWorldOn(t, at, config)

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 	"github.com/kizen/kizen-sidecar/policy"
 )
 

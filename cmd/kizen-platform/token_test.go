@@ -8,8 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 	"github.com/kizen/kizen-sidecar/policy"
 )
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 )
@@ -23,7 +24,7 @@ import (
 type world struct {
 	t       *testing.T
 	root    string // the API root
-	store   *minter.Embedded
+	store   *redisconn.Embedded
 	redis   redis.UniversalClient
 	minter  *minter.Minter
 	headers http.Header
@@ -35,7 +36,7 @@ type world struct {
 // start runs the command itself on an embedded store.
 func start(t *testing.T) *world {
 	t.Helper()
-	store, err := minter.StartEmbedded()
+	store, err := redisconn.StartEmbedded()
 	must(t, err)
 	t.Cleanup(store.Close)
 	must(t, store.Share("127.0.0.1:0"))
@@ -48,13 +49,13 @@ func start(t *testing.T) *world {
 // newWorld is the world of a platform that runs.
 func newWorld(t *testing.T, at ready) *world {
 	t.Helper()
-	return newWorldOn(t, at, minter.RedisConfig{URL: at.RedisURL})
+	return newWorldOn(t, at, redisconn.Config{URL: at.RedisURL})
 }
 
 // newWorldOn is newWorld for a Redis that wants more than its URL says.
-func newWorldOn(t *testing.T, at ready, config minter.RedisConfig) *world {
+func newWorldOn(t *testing.T, at ready, config redisconn.Config) *world {
 	t.Helper()
-	client, err := minter.OpenRedis(config)
+	client, err := redisconn.Open(config)
 	must(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	keys, err := minter.GenerateKeySet()

@@ -6,6 +6,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/proxy"
@@ -48,7 +49,7 @@ func (f authorityFlags) check(log *slog.Logger) (granted, error) {
 	if g.keys, g.ownKeys, err = f.keySetFlags.open(); err != nil {
 		return g, err
 	}
-	if g.ownKeys && !f.DevelopmentKeys && !minter.OnThisMachine(f.RedisURL) && !hosts.IsLoopback(net.JoinHostPort(g.proxy.APIRoot.Hostname(), "80")) {
+	if g.ownKeys && !f.DevelopmentKeys && !redisconn.OnThisMachine(f.RedisURL) && !hosts.IsLoopback(net.JoinHostPort(g.proxy.APIRoot.Hostname(), "80")) {
 		return g, usagef("no signing keys are configured, and neither redis nor the API is on this machine; name keys with --keys, or allow a pair of this process's own with --development-keys")
 	}
 	return g, nil

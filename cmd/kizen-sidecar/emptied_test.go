@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/kizen/kizen-sidecar/minter/redistest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
 // TestCallsGoOnWhenRedisWasEmptied runs both built commands on a real Redis that loses its content: the key pair of the sidecar is

@@ -18,8 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // echoAPI sends the key that it is given back, in the form that the path names, and keeps it.

@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
@@ -296,7 +297,7 @@ func (c *keysRevokeCommand) Run(ctx context.Context, app *app) error {
 	}
 	defer func() { _ = client.Close() }()
 	done, err := c.revoke(ctx, minter.NewRevoker(client))
-	var failed *minter.RedisError
+	var failed *redisconn.Error
 	var nothing nothingError
 	switch {
 	case errors.As(err, &failed), errors.As(err, &nothing):

@@ -15,8 +15,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // keysCommandLine runs kizen-sidecar keys within this process.
@@ -114,7 +115,7 @@ func TestMistakesWithKeysAreOneLine(t *testing.T) {
 
 func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 	url := redistest.Start(t).URL()
-	client, err := minter.OpenRedis(minter.RedisConfig{URL: url})
+	client, err := redisconn.Open(redisconn.Config{URL: url})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 
 func TestResumingLiftsNoOtherReason(t *testing.T) {
 	url := redistest.Start(t).URL()
-	client, err := minter.OpenRedis(minter.RedisConfig{URL: url})
+	client, err := redisconn.Open(redisconn.Config{URL: url})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,8 @@ import (
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // BenchmarkProxyCommand drives the built proxy command, whose built-in policies decide every call: once without telemetry,

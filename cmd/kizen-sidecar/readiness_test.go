@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // TestReadinessDoesWhatMintingDoes has a Redis that answers PING and takes no keys: a master that was demoted, one without

@@ -17,9 +17,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // startPlatform starts the built kizen-platform and returns its API root.

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/minter/redistest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
 // caller is somebody who asks a serve over TLS.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 )
 
 // redisFlags say where the records of keys are kept.
@@ -19,11 +19,11 @@ type redisFlags struct {
 }
 
 // connect returns a client for the Redis that the flags name, or for an embedded one. It dials nothing yet.
-func (f redisFlags) connect(embedded *minter.Embedded) (redis.UniversalClient, error) {
+func (f redisFlags) connect(embedded *redisconn.Embedded) (redis.UniversalClient, error) {
 	if f.RedisTimeout <= 0 {
 		return nil, usagef("--redis-timeout must be positive")
 	}
-	client, err := minter.OpenRedis(minter.RedisConfig{
+	client, err := redisconn.Open(redisconn.Config{
 		Embedded: embedded, URL: f.RedisURL, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert, KeyFile: f.RedisKey,
 	})
 	if err != nil {
@@ -43,7 +43,7 @@ func (f redisFlags) require() (redis.UniversalClient, error) {
 // store is a connection to Redis, embedded or not.
 type store struct {
 	redis.UniversalClient
-	embedded *minter.Embedded
+	embedded *redisconn.Embedded
 }
 
 // open connects, or starts the embedded store.
@@ -51,7 +51,7 @@ func (f redisFlags) open(log *slog.Logger) (*store, error) {
 	s := &store{}
 	if f.RedisURL == "" {
 		var err error
-		if s.embedded, err = minter.StartEmbedded(); err != nil {
+		if s.embedded, err = redisconn.StartEmbedded(); err != nil {
 			return nil, err
 		}
 		log.Info("using the embedded store, which a platform elsewhere cannot see; set --redis-url to share one")

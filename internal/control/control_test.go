@@ -32,6 +32,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/executions"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
@@ -67,7 +68,7 @@ func (w *world) run(ctx context.Context, r execution.Request, watch executions.W
 	case "raise":
 		result.Outcome, result.Error = runner.Exception, &runner.StepError{Message: "ValueError: no <luck>"}
 	case "redis":
-		return execution.Outcome{}, &minter.RedisError{}
+		return execution.Outcome{}, &redisconn.Error{}
 	case "python":
 		return execution.Outcome{}, fmt.Errorf("x: %w", runner.ErrNoPython)
 	case "suspended":

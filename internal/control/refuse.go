@@ -10,6 +10,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/executions"
 	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
@@ -48,7 +49,7 @@ func refuseRequest(c *gin.Context, err error) {
 // refuseSubmission answers for an execution that there is no result of.
 func (s *Server) refuseSubmission(c *gin.Context, err error) {
 	var fields *runner.FieldErrors
-	var store *minter.RedisError
+	var store *redisconn.Error
 	var denied *minter.DeniedError
 	var missing *sandbox.MissingError
 	switch {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/proxy"
@@ -64,12 +65,12 @@ func TestNoKeyIsMintedForAnAccountThatMayNotAct(t *testing.T) {
 
 func admissionHost(t *testing.T) (*Host, redis.UniversalClient) {
 	t.Helper()
-	store, err := minter.StartEmbedded()
+	store, err := redisconn.StartEmbedded()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(store.Close)
-	client, err := minter.OpenRedis(minter.RedisConfig{Embedded: store})
+	client, err := redisconn.Open(redisconn.Config{Embedded: store})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/proxy"
@@ -66,12 +67,12 @@ func BenchmarkCallThroughTheProxy(b *testing.B) {
 
 func benchmarkedHost(b *testing.B, api *url.URL, config telemetry.Config) *Host {
 	b.Helper()
-	store, err := minter.StartEmbedded()
+	store, err := redisconn.StartEmbedded()
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(store.Close)
-	redis, err := minter.OpenRedis(minter.RedisConfig{Embedded: store})
+	redis, err := redisconn.Open(redisconn.Config{Embedded: store})
 	if err != nil {
 		b.Fatal(err)
 	}

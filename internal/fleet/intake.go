@@ -8,7 +8,7 @@ import (
 
 	"github.com/hibiken/asynq"
 
-	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
 )
 
 // intake starts and stops the taking of executions. A worker that is not ready, or fails where others would not, takes nothing:
@@ -127,7 +127,7 @@ func (i *intake) taking() error {
 
 // failed weighs a failure to start an execution: local is true if this worker is the cause, so that the attempt does not count.
 func (i *intake) failed(ctx context.Context, id string, err error) (local bool) {
-	var store *minter.RedisError
+	var store *redisconn.Error
 	local = errors.As(err, &store)
 	if tried := i.fit(ctx); tried != nil {
 		local, err = true, tried

@@ -7,7 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/kizen/kizen-sidecar/minter/redistest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
 // TestALossIsKnownToTheOneThatRestores, although an attempt that starts has noticed it first.

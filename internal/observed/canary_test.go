@@ -23,8 +23,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/fleet"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // Canaries: secrets that the sidecar is given, each with a text of its own to look for.

@@ -10,8 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/fleet"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
 )
 
 // TestTheTraceOfAnExecutionFromAQueueBeginsWhereItWasEnqueued has the orchestrator say in the task's headers when that was,

@@ -86,7 +86,7 @@ func TestNothingDependsOnACommand(t *testing.T) {
 // Modules that only tests use, and the helpers of tests themselves, would make the shipped binaries larger and would be
 // updated for the wrong reasons.
 var onlyForTests = []string{
-	"testing", module + "internal/testkit", module + "minter/redistest",
+	"testing", module + "internal/testkit", module + "internal/testkit/redistest",
 	"github.com/chromedp", "github.com/creack/pty", "github.com/pb33f", "github.com/rogpeppe/go-internal",
 	"github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "go.uber.org/goleak", "k8s.io", "mvdan.cc/sh", "sigs.k8s.io",
 }

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/minter/redistest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
 // module is where the commands are built from.

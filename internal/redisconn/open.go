@@ -1,4 +1,4 @@
-package minter
+package redisconn
 
 import (
 	"context"
@@ -14,11 +14,11 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// DefaultRedisTimeout bounds a dial and every command, its retries included.
-const DefaultRedisTimeout = 2 * time.Second
+// DefaultTimeout bounds a dial and every command, its retries included.
+const DefaultTimeout = 2 * time.Second
 
-// RedisConfig says where Redis is. URL or Embedded is required.
-type RedisConfig struct {
+// Config says where Redis is. URL or Embedded is required.
+type Config struct {
 	// Embedded is a Redis of this process, in place of one at URL.
 	Embedded *Embedded
 
@@ -32,17 +32,17 @@ type RedisConfig struct {
 	// With rediss in place of redis, over TLS. Sentinels that want a password take it as ?sentinel_user= and
 	// ?sentinel_password=.
 	URL      string
-	Timeout  time.Duration // of a dial and of a command; default [DefaultRedisTimeout]
+	Timeout  time.Duration // of a dial and of a command; default [DefaultTimeout]
 	CAFile   string        // PEM; the system's roots when empty
 	CertFile string        // PEM; a client certificate, with KeyFile
 	KeyFile  string        // PEM
 }
 
-// OpenRedis returns a client for config. It checks config and dials nothing: the first command does. Every error of the
-// client but redis.Nil is a [*RedisError]. The caller closes the client.
-func OpenRedis(config RedisConfig) (redis.UniversalClient, error) {
+// Open returns a client for config. It checks config and dials nothing: the first command does. Every error of the
+// client but redis.Nil is a [*Error]. The caller closes the client.
+func Open(config Config) (redis.UniversalClient, error) {
 	if config.Timeout == 0 {
-		config.Timeout = DefaultRedisTimeout
+		config.Timeout = DefaultTimeout
 	}
 	var target target
 	if config.Embedded != nil {
@@ -76,20 +76,31 @@ func OpenRedis(config RedisConfig) (redis.UniversalClient, error) {
 	client, bound := target.open(options), boundary{server: target.name, timeout: config.Timeout, tls: target.tls}
 	client.AddHook(bound)
 	if nodes, ok := client.(*redis.ClusterClient); ok {
-		return cluster{nodes, bound}, nil
+		return Cluster{nodes, bound}, nil
 	}
 	return client, nil
 }
 
-// cluster is a ClusterClient whose transactions have a boundary too: they run on the client of a node, which has no hooks.
-type cluster struct {
+// Cluster is a client of a cluster. Commands on the client of a node are bounded and explained as those on the cluster are;
+// go-redis gives such a client no hooks.
+type Cluster struct {
 	*redis.ClusterClient
-	boundary
+	boundary boundary
+}
+
+// MasterForKey overrides that of the ClusterClient.
+func (c Cluster) MasterForKey(ctx context.Context, key string) (*redis.Client, error) {
+	master, err := c.ClusterClient.MasterForKey(ctx, key)
+	if err != nil {
+		return nil, c.boundary.explain(err)
+	}
+	master.AddHook(c.boundary)
+	return master, nil
 }
 
 // Watch overrides that of the ClusterClient. The errors of fn come back as they are.
-func (c cluster) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+func (c Cluster) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.boundary.timeout)
 	defer cancel()
 	var failed error
 	err := c.ClusterClient.Watch(ctx, func(tx *redis.Tx) error {
@@ -100,10 +111,10 @@ func (c cluster) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...st
 	if failed != nil {
 		return failed
 	}
-	return c.explain(err)
+	return c.boundary.explain(err)
 }
 
-func (c RedisConfig) tls() (*tls.Config, error) {
+func (c Config) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.CAFile != "" {
 		pem, err := os.ReadFile(c.CAFile)

@@ -1,4 +1,4 @@
-package minter
+package redisconn
 
 import (
 	"context"
@@ -14,19 +14,19 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// RedisError is a failure of Redis: which server, what happened, what to do about it. Nothing was decided: a mint failed, a
+// Error is a failure of Redis: which server, what happened, what to do about it. Nothing was decided: a mint failed, a
 // verification must be taken as a refusal.
-type RedisError struct {
+type Error struct {
 	Server string // "redis at 127.0.0.1:6379"; never with a password
 	Reason string // what happened and what to do
 	Err    error
 }
 
 // Error implements error.
-func (e *RedisError) Error() string { return e.Server + " " + e.Reason }
+func (e *Error) Error() string { return e.Server + " " + e.Reason }
 
 // Unwrap returns go-redis's own error.
-func (e *RedisError) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error { return e.Err }
 
 // boundary is a go-redis hook that bounds every command and words its failure.
 type boundary struct {
@@ -66,11 +66,11 @@ func (b boundary) explain(err error) error {
 	if err == nil || errors.Is(err, redis.Nil) {
 		return err
 	}
-	var known *RedisError
+	var known *Error
 	if errors.As(err, &known) {
 		return err
 	}
-	return &RedisError{Server: b.server, Reason: b.reason(err), Err: err}
+	return &Error{Server: b.server, Reason: b.reason(err), Err: err}
 }
 
 // replies maps the first word of what Redis answers to what to do about it.

@@ -1,4 +1,4 @@
-package minter
+package redisconn
 
 import (
 	"bufio"
@@ -22,7 +22,7 @@ import (
 )
 
 // Embedded is a Redis inside this process, for when no other is configured. Its content dies with it. It has no listener until
-// it is shared; [OpenRedis] reaches it through connections that nothing else can open.
+// it is shared; [Open] reaches it through connections that nothing else can open.
 type Embedded struct {
 	server   *miniredis.Miniredis
 	password string
@@ -69,7 +69,7 @@ func (e *Embedded) Share(addr string) error {
 // Addr is the address of a shared store, host:port.
 func (e *Embedded) Addr() string { return e.listener.Addr().String() }
 
-// URL is the address of a shared store with its password, as [RedisConfig] takes it.
+// URL is the address of a shared store with its password, as [Config] takes it.
 func (e *Embedded) URL() string { return "redis://:" + e.password + "@" + e.Addr() }
 
 // Close stops the server and cuts every connection.
@@ -107,7 +107,7 @@ func (e *Embedded) dial() (net.Conn, error) {
 	return ends[0], nil
 }
 
-// target is what [OpenRedis] makes of the store.
+// target is what [Open] makes of the store.
 func (e *Embedded) target() target {
 	mode := redisModes[""]
 	return target{name: "the embedded redis", open: mode.open, options: &redis.UniversalOptions{

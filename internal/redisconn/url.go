@@ -1,4 +1,4 @@
-package minter
+package redisconn
 
 import (
 	"errors"
@@ -142,7 +142,7 @@ func hostPort(host, port string) (string, error) {
 	return net.JoinHostPort(name, port), nil
 }
 
-// OnThisMachine reports whether a redis url, as [RedisConfig] takes it, names nothing but this machine: a socket, or loopback
+// OnThisMachine reports whether a redis url, as [Config] takes it, names nothing but this machine: a socket, or loopback
 // addresses. An empty one, which stands for an embedded Redis, does.
 func OnThisMachine(url string) bool {
 	if url == "" || strings.HasPrefix(url, "unix://") {

@@ -1,4 +1,4 @@
-package minter_test
+package redisconn_test
 
 import (
 	"net"
@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/minter/redistest"
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
 func TestRedisURLThatIsWrongIsRefusedWithoutQuotingIt(t *testing.T) {
@@ -31,9 +31,9 @@ func TestRedisURLThatIsWrongIsRefusedWithoutQuotingIt(t *testing.T) {
 		"redis+sentinel://u:canary@host/m/zero": "the redis url's database is not a number",
 	} {
 		t.Run(url, func(t *testing.T) {
-			_, err := minter.OpenRedis(minter.RedisConfig{URL: url})
+			_, err := redisconn.Open(redisconn.Config{URL: url})
 			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Fatalf("OpenRedis = %v, want %q", err, want)
+				t.Fatalf("Open = %v, want %q", err, want)
 			}
 			if strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "\n") {
 				t.Errorf("the error quotes the url: %v", err)
@@ -73,7 +73,7 @@ func TestRedisFailureNamesTheServerAndWhatToDo(t *testing.T) {
 			if strings.Contains(row.want, "within 300ms") {
 				timeout = 300 * time.Millisecond
 			}
-			client, err := minter.OpenRedis(minter.RedisConfig{URL: row.url, Timeout: timeout})
+			client, err := redisconn.Open(redisconn.Config{URL: row.url, Timeout: timeout})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -107,4 +107,24 @@ func listen(t *testing.T, serve func(net.Conn)) string {
 		}
 	}()
 	return listener.Addr().String()
+}
+
+func FuzzRedisURL(f *testing.F) {
+	for _, seed := range []string{
+		"redis://h", "redis://u:p@h:1/2", "rediss://:p@[::1]:1", "redis+sentinel://u:p@a:1,b/main/3?sentinel_user=x&sentinel_password=y",
+		"redis+cluster://a,b,c", "unix:///run/redis.sock?db=1", "redis://u:%zz@h", "redis://@", "redis://h/x", "://",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, url string) {
+		const canary = "s3cr3t-canary"
+		client, err := redisconn.Open(redisconn.Config{URL: strings.Replace(url, "@", canary+"@", 1)})
+		if err != nil {
+			if strings.Contains(err.Error(), canary) && strings.Contains(url, "://") && !strings.Contains(strings.Split(url, "://")[0], "@") {
+				t.Errorf("the error shows the password: %v", err)
+			}
+			return
+		}
+		_ = client.Close()
+	})
 }

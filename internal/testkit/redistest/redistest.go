@@ -28,7 +28,7 @@ type Server struct {
 	stop func()
 }
 
-// URL is the server's address as minter.RedisConfig takes it.
+// URL is the server's address as redisconn.Config takes it.
 func (s *Server) URL() string { return "redis://" + s.Addr }
 
 // Stop ends the process and waits for it. Stopping twice is harmless.

@@ -1,0 +1,67 @@
+package redisconn_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
+)
+
+func TestTheEmbeddedStoreAnswersStrangersThatTheyMustAuthenticate(t *testing.T) {
+	store := embedded(t)
+	host, _, _ := strings.Cut(store.URL(), "@")
+	for _, url := range []string{"redis://" + store.Addr(), "redis://:wrong@" + store.Addr()} {
+		client := open(t, url)
+		if err := client.Set(t.Context(), "a", "b", 0).Err(); err == nil || strings.Contains(err.Error(), host) {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+func TestAPipelineLargerThanEveryBufferIsAnswered(t *testing.T) {
+	client, err := redisconn.Open(redisconn.Config{Embedded: embedded(t), Timeout: 20 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	value := strings.Repeat("x", 4096)
+	if err := client.Set(t.Context(), "large", value, 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	answers, err := client.Pipelined(t.Context(), func(pipe redis.Pipeliner) error {
+		for range 20 {
+			pipe.Get(t.Context(), "large")
+			pipe.Set(t.Context(), "large", value, 0)
+		}
+		return nil
+	})
+	if err != nil || len(answers) != 40 {
+		t.Errorf("%d answers, %v", len(answers), err)
+	}
+}
+
+func open(t testing.TB, url string) redis.UniversalClient {
+	t.Helper()
+	client, err := redisconn.Open(redisconn.Config{URL: url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+func embedded(t testing.TB) *redisconn.Embedded {
+	t.Helper()
+	e, err := redisconn.StartEmbedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	if err := e.Share("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
