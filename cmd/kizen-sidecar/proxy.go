@@ -14,9 +14,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/internal/admin"
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/proxy"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -114,12 +114,12 @@ func (c *proxyCommand) operators(ctx context.Context, host *station, observed *t
 	if c.AdminListen == "" {
 		return func() {}, nil
 	}
-	checks := map[string]admin.Check{"redis": host.Ready}
+	checks := map[string]serve.Check{"redis": host.Ready}
 	if host.audit != nil {
 		checks["audit"] = func(context.Context) error { return host.audit.Ready() }
 	}
 	server, err := bind("--admin-listen", c.AdminListen, &http.Server{
-		Handler:           hosts.Names{}.Require(admin.Handler(admin.Config{Ready: checks, Metrics: observed.Handler()})),
+		Handler:           hosts.Names{}.Require(serve.AdminHandler(serve.AdminConfig{Ready: checks, Metrics: observed.Handler()})),
 		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 	})
 	if err != nil {

@@ -10,11 +10,9 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/kizen/kizen-sidecar/internal/control"
-	"github.com/kizen/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/internal/executions"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -106,7 +104,7 @@ type service struct {
 	*workshop
 	command    *serveCommand
 	queue      *queue.Queue
-	executions *executions.Service
+	executions *serve.Registry
 	api        *http.Server
 	token      runner.Secret // of --token-file; empty where it is not used
 }
@@ -132,8 +130,8 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 	c.announceCallers(app.log)
 	s := &service{workshop: shared, command: c, queue: waiting, token: token}
 	s.telemetry.Metrics().Watch(s.state)
-	s.executions = executions.NewService(executions.Config{
-		Queue: s.queue, Run: s.run, Abandoned: s.Abandon, QueueTimeout: c.QueueTimeout,
+	s.executions = serve.NewRegistry(serve.RegistryConfig{
+		Queue: s.queue, Run: s.Run, Abandoned: s.Abandon, QueueTimeout: c.QueueTimeout,
 		Finished: s.callback.finished, Log: app.log,
 	})
 	guard := s.guard()
@@ -144,8 +142,8 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 	return s, nil
 }
 
-func (s *service) control(callers *control.Callers, certified []string) http.Handler {
-	return control.NewServer(control.Config{
+func (s *service) control(callers *serve.Callers, certified []string) http.Handler {
+	return serve.NewServer(serve.Config{
 		Hosts:      s.hosts(certified...),
 		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.limits, Secrets: s.secrets, Log: s.log,
 		Callbacks: s.callback != nil,
@@ -160,12 +158,6 @@ func certifiedNames(config *tls.Config) []string {
 		return nil
 	}
 	return config.Certificates[0].Leaf.DNSNames // LoadX509KeyPair fills Leaf in
-}
-
-// run carries one execution, and tells watch what its step does.
-func (s *service) run(ctx context.Context, r execution.Request, watch executions.Watcher) (execution.Outcome, error) {
-	r.Job.Observer = watch
-	return s.Run(ctx, r)
 }
 
 // state is what the metrics say of the load.
@@ -203,7 +195,7 @@ func (s *service) serve(ctx context.Context) error {
 }
 
 // callers decides who may call. The token is empty unless it is the one of --token-file.
-func (c *serveCommand) callers() (callers *control.Callers, token runner.Secret, err error) {
+func (c *serveCommand) callers() (callers *serve.Callers, token runner.Secret, err error) {
 	if c.Callers == "" {
 		return c.localCallers()
 	}
@@ -214,14 +206,14 @@ func (c *serveCommand) callers() (callers *control.Callers, token runner.Secret,
 	if err != nil {
 		return nil, token, err
 	}
-	if callers, err = control.LoadCallers(data); err != nil {
+	if callers, err = serve.LoadCallers(data); err != nil {
 		return nil, token, usagef("callers file %q: %w", c.Callers, err)
 	}
 	return callers, token, nil
 }
 
 // localCallers are those of this machine.
-func (c *serveCommand) localCallers() (callers *control.Callers, token runner.Secret, err error) {
+func (c *serveCommand) localCallers() (callers *serve.Callers, token runner.Secret, err error) {
 	if err := checkAddress("--listen", c.Listen); err != nil {
 		return nil, token, err
 	}
@@ -236,7 +228,7 @@ func (c *serveCommand) localCallers() (callers *control.Callers, token runner.Se
 		if c.TokenFile != "" {
 			return nil, token, usagef("--allow-anonymous accepts requests without a token; leave it or --token-file out")
 		}
-		return control.AnonymousCallers(defaults.identity()), token, nil
+		return serve.AnonymousCallers(defaults.identity()), token, nil
 	}
 	if c.TokenFile == "" {
 		if c.TokenFile, err = defaultTokenFile(); err != nil {
@@ -246,7 +238,7 @@ func (c *serveCommand) localCallers() (callers *control.Callers, token runner.Se
 	if token, err = loadOrCreateToken(c.TokenFile); err != nil {
 		return nil, token, err
 	}
-	return control.LocalCallers(token, defaults.identity()), token, nil
+	return serve.LocalCallers(token, defaults.identity()), token, nil
 }
 
 // announceCallers says in the log what is open about who may call.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/kizen/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
@@ -64,7 +64,7 @@ func resolveID(flag, given, fallback string) (string, error) {
 	if id == "" {
 		return fallback, nil
 	}
-	if !request.ValidID(id) {
+	if !execution.ValidID(id) {
 		return "", usagef("%s %q is not an id; use letters, digits, '.', '_', ':' and '-', 128 at most", flag, id)
 	}
 	return id, nil

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/kizen/kizen-sidecar/internal/control"
+	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -41,8 +41,8 @@ func loadOrCreateToken(name string) (runner.Secret, error) {
 		return runner.Secret{}, fmt.Errorf("--token-file %q cannot be read: %w", name, unwrapPath(err))
 	}
 	text := strings.TrimSpace(string(data))
-	if len(text) < control.MinTokenBytes {
-		return runner.Secret{}, usagef("the token in --token-file %q is shorter than %d bytes; remove the file to have one made", name, control.MinTokenBytes)
+	if len(text) < serve.MinTokenBytes {
+		return runner.Secret{}, usagef("the token in --token-file %q is shorter than %d bytes; remove the file to have one made", name, serve.MinTokenBytes)
 	}
 	return runner.NewSecret(text), nil
 }

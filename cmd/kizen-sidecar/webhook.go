@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/internal/executions"
 	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -85,8 +85,8 @@ func (c *callbacks) sending() *webhook.Sender {
 }
 
 // finished delivers the end of an execution that wants it, behind the back of
-// who calls. It is executions.Config's Finished.
-func (c *callbacks) finished(e *executions.Execution) {
+// who calls. It is serve.RegistryConfig's Finished.
+func (c *callbacks) finished(e *serve.Execution) {
 	if c == nil || e.Callback() == "" {
 		return
 	}
@@ -112,7 +112,7 @@ func (c *callbacks) finished(e *executions.Execution) {
 
 // ending is what a receiver is told of an execution. Where its step did not
 // run, its result is why.
-func ending(e *executions.Execution) (webhook.Message, error) {
+func ending(e *serve.Execution) (webhook.Message, error) {
 	snapshot := e.Snapshot()
 	ended := webhook.Finished{ExecutionID: e.ID(), BusinessID: e.BusinessID(), Outcome: snapshot.Outcome, Result: snapshot.Result}
 	if snapshot.Failure != "" {

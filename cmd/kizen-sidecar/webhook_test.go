@@ -14,8 +14,8 @@ import (
 	"testing"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/internal/executions"
 	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -23,7 +23,7 @@ import (
 // ends finishes executions that want to be called back.
 type ends struct {
 	t       *testing.T
-	service *executions.Service
+	service *serve.Registry
 	log     *lockedBuffer
 }
 
@@ -58,7 +58,7 @@ func newEnds(t *testing.T, err error, change func(*callbacks)) *ends {
 	if opened != nil {
 		t.Fatal(opened)
 	}
-	service := executions.NewService(executions.Config{Queue: slots, Finished: c.finished, Run: func(context.Context, execution.Request, executions.Watcher) (execution.Outcome, error) {
+	service := serve.NewRegistry(serve.RegistryConfig{Queue: slots, Finished: c.finished, Run: func(context.Context, execution.Request) (execution.Outcome, error) {
 		return execution.Outcome{Result: runner.Result{Outcome: runner.OK}}, err
 	}})
 	t.Cleanup(func() {
@@ -72,10 +72,7 @@ func newEnds(t *testing.T, err error, change func(*callbacks)) *ends {
 
 func (e *ends) submit(business, id, callback string) {
 	e.t.Helper()
-	_, err := e.service.Submit(executions.Submission{
-		Request:  execution.Request{Identity: minter.Identity{BusinessID: business, ExecutionID: id}},
-		Callback: callback,
-	})
+	_, err := e.service.Submit(execution.Request{Identity: minter.Identity{BusinessID: business, ExecutionID: id}}, nil, callback)
 	if err != nil {
 		e.t.Fatal(err)
 	}

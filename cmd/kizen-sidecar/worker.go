@@ -11,7 +11,6 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/fleet"
-	"github.com/kizen/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/runner"
@@ -113,14 +112,14 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 
 // preparing turns what is delivered into what is run. Whoever may write to the
 // queue is trusted to name business and user.
-func preparing(secrets request.SecretsByBusiness, limits runner.Limits, engine *policy.Engine) func(request.Body) (execution.Request, error) {
-	return func(body request.Body) (execution.Request, error) {
+func preparing(secrets execution.SecretsByBusiness, limits runner.Limits, engine *policy.Engine) func(execution.Body) (execution.Request, error) {
+	return func(body execution.Body) (execution.Request, error) {
 		if body.AccountType == "" {
 			body.AccountType = "service_automation"
 		}
 		id := minter.Identity{BusinessID: body.BusinessID, AccountID: body.UserID, AccountType: body.AccountType, ExecutionID: body.ExecutionID}
 		var refused runner.FieldErrors
-		if !request.ValidID(body.UserID) {
+		if !execution.ValidID(body.UserID) {
 			refused.Add("must be an id: letters, digits, '.', '_', ':' and '-', 128 at most", "user_id")
 		}
 		refused.Merge(checkType(engine, id), "account_type")

@@ -12,10 +12,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/internal/admin"
+	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/peer"
-	"github.com/kizen/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/pool"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -68,7 +68,7 @@ type workshop struct {
 	flags     *workshopFlags
 	granted   granted
 	limits    runner.Limits
-	secrets   request.SecretsByBusiness
+	secrets   execution.SecretsByBusiness
 	steps     *runner.Runner
 	warm      *pool.Pool
 	callback  *callbacks
@@ -249,7 +249,7 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 	guard := w.guard()
 	return bind("--admin-listen", w.flags.AdminListen, &http.Server{
 		ConnContext: guard.ConnContext,
-		Handler: guard.Require(w.hosts().Require(admin.Handler(admin.Config{
+		Handler: guard.Require(w.hosts().Require(serve.AdminHandler(serve.AdminConfig{
 			Ready: checks, Metrics: w.telemetry.Handler(), Details: func() any { return w.steps.Sandbox() },
 		}))),
 		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
@@ -257,8 +257,8 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 }
 
 // checks say whether this machine can run executions.
-func (w *workshop) checks() map[string]admin.Check {
-	checks := map[string]admin.Check{
+func (w *workshop) checks() map[string]serve.Check {
+	checks := map[string]serve.Check{
 		"sandbox": func(context.Context) error { return sandboxReady(w.steps, w.flags.Sandbox) },
 	}
 	if w.audit != nil {
@@ -293,7 +293,7 @@ func sandboxReady(steps *runner.Runner, mode string) error {
 }
 
 // loadSecrets reads the secrets of businesses, none without a file.
-func loadSecrets(name string) (request.SecretsByBusiness, error) {
+func loadSecrets(name string) (execution.SecretsByBusiness, error) {
 	if name == "" {
 		return nil, nil
 	}
@@ -301,7 +301,7 @@ func loadSecrets(name string) (request.SecretsByBusiness, error) {
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := request.ParseSecrets(data)
+	secrets, err := execution.ParseSecrets(data)
 	if err != nil {
 		return nil, usagef("secrets file %q %w", name, err)
 	}

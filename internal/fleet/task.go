@@ -10,11 +10,11 @@ import (
 
 	"github.com/hibiken/asynq"
 
-	"github.com/kizen/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 )
 
-// The types of tasks. The payload of the first is a request.Body, that of the second a webhook.Message.
+// The types of tasks. The payload of the first is an execution.Body, that of the second a webhook.Message.
 const (
 	ExecutionTask = "kizen:execution"
 	CallbackTask  = "kizen:callback"
@@ -63,7 +63,7 @@ func readNames(payload []byte) (names, error) {
 	if err != nil && !errors.As(err, &mistyped) {
 		return n, deadLetter(fmt.Errorf("the payload is not a JSON object: %w", err))
 	}
-	if !request.ValidID(n.ExecutionID) || !request.ValidID(n.BusinessID) {
+	if !execution.ValidID(n.ExecutionID) || !execution.ValidID(n.BusinessID) {
 		return n, deadLetter(errors.New("the payload names no execution and business"))
 	}
 	return n, nil

@@ -15,7 +15,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -45,7 +44,7 @@ type Config struct {
 	// Durability is what the start of a step waits for; the zero value is [DurabilityMemory].
 	Durability Durability
 	// Prepare turns a body into what is run. Mistakes in it are *runner.FieldErrors.
-	Prepare func(request.Body) (execution.Request, error)
+	Prepare func(execution.Body) (execution.Request, error)
 	// Run carries one execution to its outcome, as [execution.Host.Run] does.
 	Run func(context.Context, execution.Request) (execution.Outcome, error)
 	// Revoke ends the keys of an execution whose worker has died, before that is written down. If nil, they end by themselves.
@@ -543,7 +542,7 @@ func (a *attempt) refuse(ctx context.Context, err error) error {
 }
 
 func (a *attempt) prepare() (execution.Request, error) {
-	body, err := request.Decode(a.payload)
+	body, err := execution.DecodeBody(a.payload)
 	var refused runner.FieldErrors
 	switch {
 	case err != nil:

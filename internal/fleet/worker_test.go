@@ -21,7 +21,6 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
@@ -156,7 +155,7 @@ func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 	w := NewWorker(Config{
 		Redis: client, Queue: queue, Slots: 2, Lease: f.lease, Attempts: attempts, Keep: time.Hour, Sender: f.sender,
 		Revoke: f.revoke, Try: f.try,
-		Prepare: func(b request.Body) (execution.Request, error) {
+		Prepare: func(b execution.Body) (execution.Request, error) {
 			return execution.Request{Identity: minter.Identity{BusinessID: b.BusinessID, ExecutionID: b.ExecutionID}}, nil
 		},
 		Run: func(ctx context.Context, r execution.Request) (execution.Outcome, error) {

@@ -1,5 +1,5 @@
 // Package admin answers operators, on a listener apart from the data path: is it alive, is it ready, what does it measure.
-package admin
+package serve
 
 import (
 	"context"
@@ -18,8 +18,8 @@ const checkLimit = 3 * time.Second
 // Check says why something is not ready; nil: it is.
 type Check func(context.Context) error
 
-// Config of a handler.
-type Config struct {
+// AdminConfig of a handler.
+type AdminConfig struct {
 	// Ready are the checks of /readyz, by what they are about.
 	Ready map[string]Check
 	// Metrics answers /metrics; nil: there is none.
@@ -28,11 +28,11 @@ type Config struct {
 	Details func() any
 }
 
-// Handler answers /healthz, /readyz and /metrics.
-func Handler(config Config) http.Handler {
+// AdminHandler answers /healthz, /readyz and /metrics.
+func AdminHandler(config AdminConfig) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		write(w, http.StatusOK, map[string]string{"status": "ok"})
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	mux.HandleFunc("GET /readyz", config.ready)
 	if config.Metrics != nil {
@@ -49,7 +49,7 @@ type readiness struct {
 }
 
 // ready runs all checks at once: 200 when every one holds, 503 otherwise.
-func (c Config) ready(w http.ResponseWriter, r *http.Request) {
+func (c AdminConfig) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), checkLimit)
 	defer cancel()
 	names := slices.Sorted(maps.Keys(c.Ready))
@@ -70,10 +70,10 @@ func (c Config) ready(w http.ResponseWriter, r *http.Request) {
 	if c.Details != nil {
 		answer.Details = c.Details()
 	}
-	write(w, status, answer)
+	writeJSON(w, status, answer)
 }
 
-func write(w http.ResponseWriter, status int, body any) {
+func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)

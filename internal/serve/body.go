@@ -1,4 +1,4 @@
-package control
+package serve
 
 import (
 	"bytes"
@@ -12,8 +12,8 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/queue"
-	"github.com/kizen/kizen-sidecar/internal/request"
 )
 
 // smallBody is how much of a body, in bytes, costs about as much as its connection does. What goes beyond is taken from a budget.
@@ -37,7 +37,7 @@ func (s *Server) readBody(c *gin.Context) (data []byte, release func(), err erro
 	if !isJSON(c.GetHeader("Content-Type")) {
 		return nil, release, errNotJSON
 	}
-	id, err := callerOf(c).identity(c.Request.Header, request.Body{})
+	id, err := callerOf(c).identity(c.Request.Header, execution.Body{})
 	if err != nil {
 		return nil, release, err
 	}

@@ -1,4 +1,4 @@
-package executions
+package serve
 
 import (
 	"context"
@@ -24,10 +24,10 @@ type stub struct {
 	end  chan runner.Result
 }
 
-func (s *stub) run(ctx context.Context, r execution.Request, watch Watcher) (execution.Outcome, error) {
+func (s *stub) run(ctx context.Context, r execution.Request) (execution.Outcome, error) {
 	s.runs.Add(1)
-	watch.Log("hello from " + r.Identity.ExecutionID)
-	watch.HTTP(runner.HTTPEntry{Method: "GET", URL: "https://api/x"})
+	r.Job.Observer.Log("hello from " + r.Identity.ExecutionID)
+	r.Job.Observer.HTTP(runner.HTTPEntry{Method: "GET", URL: "https://api/x"})
 	select {
 	case result := <-s.end:
 		result.RequestID = r.Identity.ExecutionID
@@ -37,7 +37,7 @@ func (s *stub) run(ctx context.Context, r execution.Request, watch Watcher) (exe
 	}
 }
 
-func newTestService(t *testing.T, slots, depth int, config Config) (*Service, *stub) {
+func newTestService(t *testing.T, slots, depth int, config RegistryConfig) (*Registry, *stub) {
 	t.Helper()
 	q, err := queue.New(slots, depth)
 	if err != nil {
@@ -45,7 +45,7 @@ func newTestService(t *testing.T, slots, depth int, config Config) (*Service, *s
 	}
 	s := &stub{end: make(chan runner.Result)}
 	config.Queue, config.Run = q, s.run
-	service := NewService(config)
+	service := NewRegistry(config)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -54,16 +54,15 @@ func newTestService(t *testing.T, slots, depth int, config Config) (*Service, *s
 	return service, s
 }
 
-func submission(business, id string) Submission {
-	return Submission{
-		Request: execution.Request{Identity: minter.Identity{BusinessID: business, ExecutionID: id, AccountID: "a", AccountType: "service_automation"}},
-		Name:    "Step", Body: []byte(id),
+func request(business, id string) execution.Request {
+	return execution.Request{
+		Identity: minter.Identity{BusinessID: business, ExecutionID: id, AccountID: "a", AccountType: "service_automation"}, Name: "Step",
 	}
 }
 
-func submit(t *testing.T, s *Service, business, id string) *Execution {
+func submit(t *testing.T, s *Registry, business, id string) *Execution {
 	t.Helper()
-	e, err := s.Submit(submission(business, id))
+	e, err := s.Submit(request(business, id), []byte(id), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +80,7 @@ func eventTypes(e *Execution) []string {
 
 func TestAnExecutionGoesThroughItsStatesAndTellsOfThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, stub := newTestService(t, 1, 10, Config{})
+		service, stub := newTestService(t, 1, 10, RegistryConfig{})
 		first := submit(t, service, "b1", "e1")
 		second := submit(t, service, "b1", "e2")
 		synctest.Wait()
@@ -111,7 +110,7 @@ func TestAnExecutionGoesThroughItsStatesAndTellsOfThem(t *testing.T) {
 
 func TestTheSameIDRunsOnceAndGivesTheSameAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, stub := newTestService(t, 4, 10, Config{})
+		service, stub := newTestService(t, 4, 10, RegistryConfig{})
 		first := submit(t, service, "b1", "e1")
 		if again := submit(t, service, "b1", "e1"); again != first {
 			t.Error("the second submission is another execution")
@@ -122,9 +121,7 @@ func TestTheSameIDRunsOnceAndGivesTheSameAnswer(t *testing.T) {
 		if again := submit(t, service, "b1", "e1"); again != first || stub.runs.Load() != 1 {
 			t.Errorf("ran %d times", stub.runs.Load())
 		}
-		other := submission("b1", "e1")
-		other.Body = []byte("something else")
-		if _, err := service.Submit(other); !errors.Is(err, ErrConflict) {
+		if _, err := service.Submit(request("b1", "e1"), []byte("something else"), ""); !errors.Is(err, ErrConflict) {
 			t.Errorf("the same id for something else: %v", err)
 		}
 		if foreign := submit(t, service, "b2", "e1"); foreign == first {
@@ -138,7 +135,7 @@ func TestTheSameIDRunsOnceAndGivesTheSameAnswer(t *testing.T) {
 
 func TestCancellingEndsWhatWaitsAndWhatRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, _ := newTestService(t, 1, 10, Config{})
+		service, _ := newTestService(t, 1, 10, RegistryConfig{})
 		running, waiting := submit(t, service, "b", "e1"), submit(t, service, "b", "e2")
 		synctest.Wait()
 		waiting.Cancel()
@@ -156,7 +153,7 @@ func TestCancellingEndsWhatWaitsAndWhatRuns(t *testing.T) {
 
 func TestWhoWaitsTooLongIsToldSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, _ := newTestService(t, 1, 10, Config{QueueTimeout: time.Second})
+		service, _ := newTestService(t, 1, 10, RegistryConfig{QueueTimeout: time.Second})
 		submit(t, service, "b", "e1")
 		waiting := submit(t, service, "b", "e2")
 		<-waiting.Done()
@@ -171,10 +168,10 @@ func TestWhoWaitsTooLongIsToldSo(t *testing.T) {
 
 func TestAFullQueueRefusesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, _ := newTestService(t, 1, 1, Config{})
+		service, _ := newTestService(t, 1, 1, RegistryConfig{})
 		submit(t, service, "b", "e1")
 		submit(t, service, "b", "e2")
-		if _, err := service.Submit(submission("b", "e3")); !errors.Is(err, queue.ErrFull) {
+		if _, err := service.Submit(request("b", "e3"), []byte("e3"), ""); !errors.Is(err, queue.ErrFull) {
 			t.Errorf("the third: %v", err)
 		}
 		if _, ok := service.Get("b", "e3"); ok {
@@ -185,11 +182,9 @@ func TestAFullQueueRefusesAtOnce(t *testing.T) {
 
 func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, stub := newTestService(t, 1, 100, Config{WaitingBytes: 1000})
+		service, stub := newTestService(t, 1, 100, RegistryConfig{WaitingBytes: 1000})
 		try := func(business, id string, size int) error {
-			sub := submission(business, id)
-			sub.Body = make([]byte, size)
-			_, err := service.Submit(sub)
+			_, err := service.Submit(request(business, id), make([]byte, size), "")
 			return err
 		}
 		if err := try("greedy", "runs", 5000); err != nil {
@@ -228,7 +223,7 @@ func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
 
 func TestWhatIsKeptIsBoundedInNumberAndBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, stub := newTestService(t, 1, 10, Config{Keep: 3, KeepBytes: 64 << 10})
+		service, stub := newTestService(t, 1, 10, RegistryConfig{Keep: 3, KeepBytes: 64 << 10})
 		finish := func(id string, log string) {
 			e := submit(t, service, "b", id)
 			stub.end <- runner.Result{Outcome: runner.OK, Logs: []string{log}}
@@ -259,9 +254,9 @@ func TestWhatIsKeptIsBoundedInNumberAndBytes(t *testing.T) {
 // TestWhoHasMuchRunDoesNotHaveOthersForgotten: neither their answers are lost, nor does the same id run again.
 func TestWhoHasMuchRunDoesNotHaveOthersForgotten(t *testing.T) {
 	for name, c := range map[string]struct {
-		config Config
+		config RegistryConfig
 		log    int
-	}{"in number": {Config{Keep: 4}, 1}, "in bytes": {Config{KeepBytes: 64 << 10}, 20 << 10}} {
+	}{"in number": {RegistryConfig{Keep: 4}, 1}, "in bytes": {RegistryConfig{KeepBytes: 64 << 10}, 20 << 10}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				service, stub := newTestService(t, 1, 10, c.config)
@@ -292,7 +287,7 @@ func TestWhoHasMuchRunDoesNotHaveOthersForgotten(t *testing.T) {
 // TestAmongEqualsTheOldestGoesAndOneThatIsTooLargeTakesNobodysPlace: one business cannot have the answers of others forgotten.
 func TestAmongEqualsTheOldestGoesAndOneThatIsTooLargeTakesNobodysPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, stub := newTestService(t, 1, 10, Config{Keep: 3, KeepBytes: 64 << 10})
+		service, stub := newTestService(t, 1, 10, RegistryConfig{Keep: 3, KeepBytes: 64 << 10})
 		finish := func(business string, log int) {
 			e := submit(t, service, business, "e")
 			stub.end <- runner.Result{Outcome: runner.OK, Logs: []string{strings.Repeat("x", log)}}
@@ -322,7 +317,7 @@ func TestAmongEqualsTheOldestGoesAndOneThatIsTooLargeTakesNobodysPlace(t *testin
 
 func TestShutdownLetsWhatRunsFinishThenCutsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, stub := newTestService(t, 2, 10, Config{})
+		service, stub := newTestService(t, 2, 10, RegistryConfig{})
 		finishes, hangs := submit(t, service, "b", "e1"), submit(t, service, "b", "e2")
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -330,7 +325,7 @@ func TestShutdownLetsWhatRunsFinishThenCutsIt(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- service.Shutdown(ctx) }()
 		synctest.Wait()
-		if _, err := service.Submit(submission("b", "e3")); !errors.Is(err, queue.ErrDraining) {
+		if _, err := service.Submit(request("b", "e3"), []byte("e3"), ""); !errors.Is(err, queue.ErrDraining) {
 			t.Errorf("while draining: %v", err)
 		}
 		stub.end <- runner.Result{Outcome: runner.OK}
@@ -345,7 +340,7 @@ func TestShutdownLetsWhatRunsFinishThenCutsIt(t *testing.T) {
 
 func TestWatchersSeeEventsAsTheyCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		service, stub := newTestService(t, 1, 10, Config{})
+		service, stub := newTestService(t, 1, 10, RegistryConfig{})
 		e := submit(t, service, "b", "e1")
 		var seen []string
 		watched := make(chan struct{})

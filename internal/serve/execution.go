@@ -1,4 +1,4 @@
-package executions
+package serve
 
 import (
 	"context"
@@ -40,12 +40,11 @@ type Event struct {
 	Data json.RawMessage
 }
 
-// Execution is one execution that a [Service] follows. It is safe for concurrent use.
+// Execution is one execution that a [Registry] follows. It is safe for concurrent use.
 type Execution struct {
 	// request is what was asked for; its job is dropped when it has run.
 	request   execution.Request
 	asked     Asked
-	name      string
 	callback  string
 	digest    [32]byte
 	cancelled context.CancelCauseFunc
@@ -150,7 +149,7 @@ func (e *Execution) Snapshot() Snapshot {
 	defer e.mu.Unlock()
 	id := e.request.Identity
 	s := Snapshot{
-		ID: id.ExecutionID, BusinessID: id.BusinessID, AccountType: id.AccountType, Name: e.name,
+		ID: id.ExecutionID, BusinessID: id.BusinessID, AccountType: id.AccountType, Name: e.request.Name,
 		Runtime: string(e.request.Job.Runtime), State: e.state, QueuedAt: e.queued, StartedAt: e.started, FinishedAt: e.finished,
 	}
 	if e.state != Finished {
@@ -181,10 +180,10 @@ func (e *Execution) Events(after int) ([]Event, <-chan struct{}) {
 	return e.events[after:len(e.events):len(e.events)], e.changed
 }
 
-// Log implements [Watcher].
+// Log implements [runner.Observer].
 func (e *Execution) Log(message string) { e.add("log", map[string]string{"message": message}) }
 
-// HTTP implements [Watcher].
+// HTTP implements [runner.Observer].
 func (e *Execution) HTTP(call runner.HTTPEntry) { e.add("http", call) }
 
 // add records an event. Data that cannot be written is left out.

@@ -1,4 +1,4 @@
-package request
+package execution
 
 import (
 	"encoding/json"
@@ -12,7 +12,7 @@ import (
 var noSecrets SecretsByBusiness
 
 func TestWhatExistingClientsSendIsRead(t *testing.T) {
-	body, err := Decode([]byte(`{"runtime": "python-3-13", "user_script": "outputs.doubled = inputs.n * 2",
+	body, err := DecodeBody([]byte(`{"runtime": "python-3-13", "user_script": "outputs.doubled = inputs.n * 2",
 		"inputs": {"n": {"t": "n", "v": "21"}}, "output_types": {"doubled": "n"}, "secrets": ["MY_KEY"]}`))
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestNullAndAbsentMeanNone(t *testing.T) {
 		`{"user_script": "pass"}`,
 		`{"user_script": "pass", "runtime": null, "secrets": null, "timeout_ms": null, "callback_url": null}`,
 	} {
-		body, err := Decode([]byte(text))
+		body, err := DecodeBody([]byte(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func TestRefusedRequestsAreKeyedByField(t *testing.T) {
 		"inputs no object": {`{"user_script": "pass", "inputs": [1]}`, `{"inputs":[`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			body, err := Decode([]byte(c.body))
+			body, err := DecodeBody([]byte(c.body))
 			if err == nil {
 				_, _, err = body.Job("b1", noSecrets, runner.Limits{})
 			}

@@ -1,4 +1,4 @@
-package control
+package serve
 
 import (
 	"log/slog"
@@ -10,17 +10,15 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/internal/executions"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/queue"
-	"github.com/kizen/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
 // Config of a [Server]. Executions, Queue and Callers are required.
 type Config struct {
-	Executions *executions.Service
+	Executions *Registry
 	Queue      *queue.Queue
 	Callers    *Callers
 	// Limits are those of an execution that names none.
@@ -28,7 +26,7 @@ type Config struct {
 	// Hosts are the host names that requests may use.
 	Hosts hosts.Names
 	// Secrets are what steps may be granted; nil: none.
-	Secrets request.Secrets
+	Secrets execution.Secrets
 	// CheckIdentity refuses an account type that there is not; nil: anything goes.
 	CheckIdentity func(minter.Identity) error
 	// Callbacks says that somebody delivers the end of an execution to its callback URL; elsewhere such a URL is refused.
@@ -68,7 +66,7 @@ func NewServer(config Config) *Server {
 		config.WriteTimeout = 30 * time.Second
 	}
 	if config.Secrets == nil {
-		config.Secrets = request.SecretsByBusiness(nil)
+		config.Secrets = execution.SecretsByBusiness(nil)
 	}
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
@@ -175,7 +173,7 @@ func callerOf(c *gin.Context) *Caller { return c.MustGet(callerKey).(*Caller) }
 
 // run is POST /api/coderunner/run: it answers when the step has ended, and cancels it when the caller hangs up.
 func (s *Server) run(c *gin.Context) {
-	sub, body, ok := s.read(c)
+	request, body, data, ok := s.read(c)
 	if !ok {
 		return
 	}
@@ -189,8 +187,8 @@ func (s *Server) run(c *gin.Context) {
 		refuseRequest(c, err)
 		return
 	}
-	sub.Request.Identity.ExecutionID = uuid.NewString()
-	e, err := s.config.Executions.Submit(sub)
+	request.Identity.ExecutionID = uuid.NewString()
+	e, err := s.config.Executions.Submit(request, data, "")
 	if err != nil {
 		s.refuseSubmission(c, err)
 		return
@@ -217,18 +215,18 @@ func (s *Server) run(c *gin.Context) {
 
 // submit is POST /executions.
 func (s *Server) submit(c *gin.Context) {
-	sub, body, ok := s.read(c)
+	request, body, data, ok := s.read(c)
 	if !ok {
 		return
 	}
 	if body.ExecutionID == "" {
-		sub.Request.Identity.ExecutionID = uuid.NewString()
+		request.Identity.ExecutionID = uuid.NewString()
 	}
 	if body.CallbackURL != "" && !s.config.Callbacks {
 		refuseFields(c, "callback_url", "callbacks are not configured; start serve with --webhook-secret-file")
 		return
 	}
-	e, err := s.config.Executions.Submit(sub)
+	e, err := s.config.Executions.Submit(request, data, body.CallbackURL)
 	if err != nil {
 		s.refuseSubmission(c, err)
 		return
@@ -237,17 +235,17 @@ func (s *Server) submit(c *gin.Context) {
 	c.JSON(http.StatusAccepted, e.Snapshot())
 }
 
-// read takes a request apart, and refuses it where it is wrong.
-func (s *Server) read(c *gin.Context) (sub executions.Submission, body request.Body, ok bool) {
+// read checks a request and refuses it where it is wrong. data is the body that it was read from.
+func (s *Server) read(c *gin.Context) (request execution.Request, body execution.Body, data []byte, ok bool) {
 	data, release, err := s.readBody(c)
 	defer release()
 	if err != nil {
 		s.refuseBody(c, err)
-		return sub, body, false
+		return request, body, nil, false
 	}
-	if body, err = request.Decode(data); err != nil {
+	if body, err = execution.DecodeBody(data); err != nil {
 		refuseRequest(c, err)
-		return sub, body, false
+		return request, body, nil, false
 	}
 	id, err := callerOf(c).identity(c.Request.Header, body)
 	if err == nil {
@@ -255,20 +253,18 @@ func (s *Server) read(c *gin.Context) (sub executions.Submission, body request.B
 	}
 	if err != nil {
 		refuseRequest(c, err)
-		return sub, body, false
+		return request, body, nil, false
 	}
 	job, limits, err := body.Job(id.BusinessID, s.config.Secrets, s.config.Limits)
 	if err != nil {
 		refuseRequest(c, err)
-		return sub, body, false
+		return request, body, nil, false
 	}
 	var tracestate string
 	if job.Traceparent == "" {
 		job.Traceparent, tracestate = c.GetHeader("traceparent"), c.GetHeader("tracestate")
 	}
-	return executions.Submission{
-		Request: execution.Request{Identity: id, Job: job, Limits: limits, Tracestate: tracestate}, Name: body.Name, Body: data, Callback: body.CallbackURL,
-	}, body, true
+	return execution.Request{Identity: id, Name: body.Name, Job: job, Limits: limits, Tracestate: tracestate}, body, data, true
 }
 
 // checkIdentity refuses ids that cannot be, keyed by field.
@@ -278,7 +274,7 @@ func (s *Server) checkIdentity(id minter.Identity) error {
 		name, value string
 		optional    bool
 	}{{"business_id", id.BusinessID, false}, {"user_id", id.AccountID, false}, {"execution_id", id.ExecutionID, true}} {
-		if !request.ValidID(field.value) && (field.value != "" || !field.optional) {
+		if !execution.ValidID(field.value) && (field.value != "" || !field.optional) {
 			refused.Add("must be an id: letters, digits, '.', '_', ':' and '-', 128 at most", field.name)
 		}
 	}
@@ -295,12 +291,12 @@ func (s *Server) list(c *gin.Context) {
 		return
 	}
 	state, outcome := c.Query("state"), c.Query("outcome")
-	if !slices.Contains([]executions.State{"", executions.Queued, executions.Running, executions.Finished}, executions.State(state)) {
+	if !slices.Contains([]State{"", Queued, Running, Finished}, State(state)) {
 		refuseFields(c, "state", "must be queued, running or finished")
 		return
 	}
 	all := s.config.Executions.Recent(id)
-	results := []executions.Snapshot{}
+	results := []Snapshot{}
 	for _, e := range all {
 		snapshot := e.Snapshot()
 		snapshot.Result = nil
@@ -316,7 +312,7 @@ func (s *Server) list(c *gin.Context) {
 
 // business is the business that a request without a body is about.
 func (s *Server) business(c *gin.Context) (string, bool) {
-	id, err := callerOf(c).identity(c.Request.Header, request.Body{})
+	id, err := callerOf(c).identity(c.Request.Header, execution.Body{})
 	if err != nil {
 		refuseRequest(c, err)
 		return "", false
@@ -325,7 +321,7 @@ func (s *Server) business(c *gin.Context) (string, bool) {
 }
 
 // find is the execution that a path names. One of another business does not exist.
-func (s *Server) find(c *gin.Context) (*executions.Execution, bool) {
+func (s *Server) find(c *gin.Context) (*Execution, bool) {
 	business, ok := s.business(c)
 	if !ok {
 		return nil, false

@@ -1,4 +1,4 @@
-package admin
+package serve
 
 import (
 	"context"
@@ -21,11 +21,11 @@ func get(t *testing.T, h http.Handler, path string) (int, string) {
 func TestReadyNamesEveryCheckAndWhatIsWrong(t *testing.T) {
 	fine := func(context.Context) error { return nil }
 	down := func(context.Context) error { return errors.New("redis at 127.0.0.1:1 refused the connection") }
-	status, body := get(t, Handler(Config{Ready: map[string]Check{"redis": fine, "python": fine}}), "/readyz")
+	status, body := get(t, AdminHandler(AdminConfig{Ready: map[string]Check{"redis": fine, "python": fine}}), "/readyz")
 	if status != 200 || !strings.Contains(body, `"python":"ok"`) {
 		t.Errorf("ready: %d %s", status, body)
 	}
-	status, body = get(t, Handler(Config{Ready: map[string]Check{"redis": down, "python": fine}, Details: func() any { return 7 }}), "/readyz")
+	status, body = get(t, AdminHandler(AdminConfig{Ready: map[string]Check{"redis": down, "python": fine}, Details: func() any { return 7 }}), "/readyz")
 	var answer readiness
 	if err := json.Unmarshal([]byte(body), &answer); err != nil || status != 503 || answer.Checks["redis"] != "redis at 127.0.0.1:1 refused the connection" ||
 		answer.Checks["python"] != "ok" || answer.Status != "not ready" || answer.Details != 7.0 {
@@ -36,14 +36,14 @@ func TestReadyNamesEveryCheckAndWhatIsWrong(t *testing.T) {
 func TestACheckThatHangsIsNotReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hangs := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-		if status, body := get(t, Handler(Config{Ready: map[string]Check{"redis": hangs}}), "/readyz"); status != 503 {
+		if status, body := get(t, AdminHandler(AdminConfig{Ready: map[string]Check{"redis": hangs}}), "/readyz"); status != 503 {
 			t.Errorf("%d %s", status, body)
 		}
 	})
 }
 
 func TestAliveIsAnsweredWhateverTheChecksSay(t *testing.T) {
-	h := Handler(Config{Ready: map[string]Check{"redis": func(context.Context) error { return errors.New("down") }}})
+	h := AdminHandler(AdminConfig{Ready: map[string]Check{"redis": func(context.Context) error { return errors.New("down") }}})
 	if status, _ := get(t, h, "/healthz"); status != 200 {
 		t.Errorf("healthz = %d", status)
 	}

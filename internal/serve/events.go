@@ -1,4 +1,4 @@
-package control
+package serve
 
 import (
 	"net/http"
@@ -7,8 +7,6 @@ import (
 
 	"github.com/gin-contrib/sse"
 	"github.com/gin-gonic/gin"
-
-	"github.com/kizen/kizen-sidecar/internal/executions"
 )
 
 // keepAlive is how often a silent stream says that it is there, so that proxies on the way do not end it.
@@ -26,7 +24,7 @@ func (s *Server) events(c *gin.Context) {
 	if err != nil || after < 0 {
 		after = 0
 	}
-	if events, _ := e.Events(after); len(events) == 0 && e.Snapshot().State == executions.Finished {
+	if events, _ := e.Events(after); len(events) == 0 && e.Snapshot().State == Finished {
 		c.Status(http.StatusNoContent)
 		return
 	}
@@ -65,7 +63,7 @@ func (s *Server) events(c *gin.Context) {
 }
 
 // send writes one event. The data of ours is JSON without line breaks.
-func send(c *gin.Context, event executions.Event) error {
+func send(c *gin.Context, event Event) error {
 	data := struct {
 		Time time.Time `json:"time"`
 		Data any       `json:"data"`

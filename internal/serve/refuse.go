@@ -1,4 +1,4 @@
-package control
+package serve
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 
 	"github.com/gin-gonic/gin"
 
-	"github.com/kizen/kizen-sidecar/internal/executions"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -55,16 +54,16 @@ func (s *Server) refuseSubmission(c *gin.Context, err error) {
 	switch {
 	case errors.As(err, &fields):
 		refuseRequest(c, err)
-	case errors.Is(err, queue.ErrFull), errors.Is(err, executions.ErrQueueTimeout):
+	case errors.Is(err, queue.ErrFull), errors.Is(err, ErrQueueTimeout):
 		c.Header("Retry-After", strconv.Itoa(s.config.Queue.RetryAfter()))
 		refuse(c, http.StatusTooManyRequests, "busy", err.Error())
 	case errors.Is(err, queue.ErrDraining):
 		c.Header("Retry-After", "1")
 		refuse(c, http.StatusServiceUnavailable, "draining", err.Error())
-	case errors.Is(err, executions.ErrConflict):
+	case errors.Is(err, ErrConflict):
 		refuse(c, http.StatusConflict, "conflict", err.Error())
-	case errors.Is(err, executions.ErrCancelled), errors.Is(err, context.Canceled):
-		refuse(c, http.StatusConflict, "cancelled", executions.ErrCancelled.Error())
+	case errors.Is(err, ErrCancelled), errors.Is(err, context.Canceled):
+		refuse(c, http.StatusConflict, "cancelled", ErrCancelled.Error())
 	case errors.As(err, &denied):
 		refuse(c, http.StatusForbidden, denied.Code, denied.Reason)
 	case errors.As(err, &store):

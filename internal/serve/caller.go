@@ -1,4 +1,4 @@
-package control
+package serve
 
 import (
 	"cmp"
@@ -13,7 +13,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
-	"github.com/kizen/kizen-sidecar/internal/request"
+	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -107,7 +107,7 @@ func (c *Caller) load() error {
 		return errors.New("give either token_file or certificate")
 	case c.Trusted && (c.BusinessID != "" || c.UserID != ""):
 		return errors.New("a trusted caller names business and user in each request; leave business_id and user_id out")
-	case !c.Trusted && (!request.ValidID(c.BusinessID) || !request.ValidID(c.UserID)):
+	case !c.Trusted && (!execution.ValidID(c.BusinessID) || !execution.ValidID(c.UserID)):
 		return errors.New("give business_id and user_id, or trusted: true")
 	}
 	if c.TokenFile == "" {
@@ -189,7 +189,7 @@ func (e forbiddenError) Error() string { return e.reason }
 
 // identity is for whom a caller's request acts. Headers and body are believed where the caller is trusted; elsewhere they
 // may only repeat what the caller is.
-func (c *Caller) identity(header http.Header, body request.Body) (minter.Identity, error) {
+func (c *Caller) identity(header http.Header, body execution.Body) (minter.Identity, error) {
 	id := minter.Identity{BusinessID: c.BusinessID, AccountID: c.UserID, AccountType: c.AccountType, ExecutionID: body.ExecutionID}
 	for _, field := range []struct {
 		name    string

@@ -1,4 +1,4 @@
-package control
+package serve
 
 import (
 	"bufio"
@@ -29,11 +29,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/internal/executions"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
-	"github.com/kizen/kizen-sidecar/internal/request"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -57,12 +55,12 @@ type world struct {
 const talk = 12 << 20
 
 // run is the stand-in for a host: the script names what becomes of it.
-func (w *world) run(ctx context.Context, r execution.Request, watch executions.Watcher) (execution.Outcome, error) {
+func (w *world) run(ctx context.Context, r execution.Request) (execution.Outcome, error) {
 	w.mu.Lock()
 	w.ran = append(w.ran, r)
 	w.mu.Unlock()
 	result := runner.Result{RequestID: r.Identity.ExecutionID, Outcome: runner.OK}
-	watch.Log("began")
+	r.Job.Observer.Log("began")
 	what, _, _ := strings.Cut(string(r.Job.Script), " ")
 	switch what {
 	case "raise":
@@ -77,7 +75,7 @@ func (w *world) run(ctx context.Context, r execution.Request, watch executions.W
 		return execution.Outcome{}, errors.New("a secret inside")
 	case "talk":
 		message := strings.Repeat("x", talk)
-		watch.Log(message)
+		r.Job.Observer.Log(message)
 		result.Logs = []string{message}
 		<-w.release
 	case "wait":
@@ -104,11 +102,11 @@ func start(t *testing.T, callers *Callers, slots, depth int, change ...func(*Con
 	if err != nil {
 		t.Fatal(err)
 	}
-	service := executions.NewService(executions.Config{Queue: q, Run: w.run})
+	service := NewRegistry(RegistryConfig{Queue: q, Run: w.run})
 	if callers == nil {
 		callers = AnonymousCallers(minter.Identity{BusinessID: "dev-b", AccountID: "dev-u", AccountType: "service_automation"})
 	}
-	secrets, err := request.ParseSecrets([]byte(`{"b1": {"MY_KEY": "hunter2hunter2"}}`))
+	secrets, err := execution.ParseSecrets([]byte(`{"b1": {"MY_KEY": "hunter2hunter2"}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,8 +265,8 @@ func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
 		}
 	}
 	shown := w.call("GET", "/executions/e1", "", asB1)
-	var snapshot executions.Snapshot
-	if err := json.Unmarshal([]byte(shown.body), &snapshot); err != nil || snapshot.State != executions.Finished || !strings.Contains(string(snapshot.Result), `"request_id":"e1"`) {
+	var snapshot Snapshot
+	if err := json.Unmarshal([]byte(shown.body), &snapshot); err != nil || snapshot.State != Finished || !strings.Contains(string(snapshot.Result), `"request_id":"e1"`) {
 		t.Errorf("shown %s, %v", shown.body, err)
 	}
 	if again := w.call("POST", "/executions", body, asB1); again.status != 202 || again.body != shown.body || len(w.requests()) != 1 {

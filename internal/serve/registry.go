@@ -1,4 +1,4 @@
-package executions
+package serve
 
 import (
 	"context"
@@ -18,11 +18,11 @@ import (
 // ErrConflict: the id was submitted before, for something else.
 var ErrConflict = errors.New("an execution with this id was submitted for something else; give this one an id of its own")
 
-// Config of a [Service]. Queue and Run are required.
-type Config struct {
+// RegistryConfig of a [Registry]. Queue and Run are required.
+type RegistryConfig struct {
 	Queue *queue.Queue
-	// Run carries one execution to its outcome, as [execution.Host.Run] does, and tells watch of what happens meanwhile.
-	Run func(ctx context.Context, request execution.Request, watch Watcher) (execution.Outcome, error)
+	// Run carries one execution to its outcome, as [execution.Host.Run] does.
+	Run func(ctx context.Context, request execution.Request) (execution.Outcome, error)
 	// QueueTimeout is how long an execution may wait for a slot; default 30 s.
 	QueueTimeout time.Duration
 	// WaitingBytes is how much the requests of executions may take that wait for a slot; default 64 MiB. A business that others
@@ -39,17 +39,9 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// Watcher is told of what a step does while it runs. Its methods do not block.
-type Watcher interface {
-	// Log is one message of outputs.log.
-	Log(message string)
-	// HTTP is one call that has ended.
-	HTTP(call runner.HTTPEntry)
-}
-
-// Service follows executions. It is safe for concurrent use.
-type Service struct {
-	config  Config
+// Registry follows executions. It is safe for concurrent use.
+type Registry struct {
+	config  RegistryConfig
 	waiting *queue.Budget   // of requests that wait for a slot
 	ctx     context.Context // ends when everything that runs is to be cut off
 	cut     context.CancelCauseFunc
@@ -64,8 +56,8 @@ type Service struct {
 
 type key struct{ business, id string }
 
-// NewService returns a service. [Service.Shutdown] ends it.
-func NewService(config Config) *Service {
+// NewRegistry returns a service. [Registry.Shutdown] ends it.
+func NewRegistry(config RegistryConfig) *Registry {
 	if config.QueueTimeout == 0 {
 		config.QueueTimeout = 30 * time.Second
 	}
@@ -81,26 +73,17 @@ func NewService(config Config) *Service {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{config: config, byID: map[key]*Execution{}, finished: map[string]*kept{}, waiting: queue.NewBudget(config.WaitingBytes)}
+	s := &Registry{config: config, byID: map[key]*Execution{}, finished: map[string]*kept{}, waiting: queue.NewBudget(config.WaitingBytes)}
 	s.ctx, s.cut = context.WithCancelCause(context.Background())
 	return s
 }
 
-// Submission is what somebody asked for.
-type Submission struct {
-	Request execution.Request
-	Name    string
-	// Body is what the request was read from: the same id with another body, or for another account, is a conflict.
-	Body []byte
-	// Callback is the URL that is told the end; empty: none.
-	Callback string
-}
-
-// Submit starts an execution, or returns the one that has its id already. It does not wait. The error is
-// [queue.ErrFull], [queue.ErrDraining] or [ErrConflict].
-func (s *Service) Submit(sub Submission) (*Execution, error) {
-	id := sub.Request.Identity
-	digest := sha256.Sum256(sub.Body)
+// Submit starts an execution, or returns the one that has its id already. It does not wait. The request was read from body:
+// the same id with another body, or for another account, is a conflict. The end is reported to the URL callback; empty: to none.
+// The error is [queue.ErrFull], [queue.ErrDraining] or [ErrConflict].
+func (s *Registry) Submit(request execution.Request, body []byte, callback string) (*Execution, error) {
+	id := request.Identity
+	digest := sha256.Sum256(body)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if known, ok := s.byID[key{id.BusinessID, id.ExecutionID}]; ok {
@@ -115,20 +98,21 @@ func (s *Service) Submit(sub Submission) (*Execution, error) {
 	}
 	size := int64(0)
 	if place.Waits() {
-		size = int64(len(sub.Body))
+		size = int64(len(body))
 		if !s.waiting.Take(id.BusinessID, size) {
 			place.Leave()
 			return nil, queue.ErrFull
 		}
 	}
 	now := time.Now()
-	sub.Request.Name, sub.Request.Asked = sub.Name, now
+	request.Asked = now
 	e := &Execution{
-		request: sub.Request, asked: askedOf(sub.Request), name: sub.Name, callback: sub.Callback, digest: digest, state: Queued, queued: now,
+		request: request, asked: askedOf(request), callback: callback, digest: digest, state: Queued, queued: now,
 		done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	var ctx context.Context
 	ctx, e.cancelled = context.WithCancelCause(s.ctx)
+	e.request.Job.Observer = e
 	e.append("queued", []byte(`{}`))
 	s.byID[key{id.BusinessID, id.ExecutionID}] = e
 	s.all.Go(func() { s.follow(ctx, e, place, size) })
@@ -140,7 +124,7 @@ func askedOf(r execution.Request) Asked {
 }
 
 // follow takes an execution, of which size bytes wait, from the queue to its end.
-func (s *Service) follow(ctx context.Context, e *Execution, place *queue.Place, size int64) {
+func (s *Registry) follow(ctx context.Context, e *Execution, place *queue.Place, size int64) {
 	defer e.cancelled(nil)
 	outcome, err := s.run(ctx, e, place, size)
 	e.finish(outcome, err)
@@ -150,7 +134,7 @@ func (s *Service) follow(ctx context.Context, e *Execution, place *queue.Place, 
 	}
 }
 
-func (s *Service) run(ctx context.Context, e *Execution, place *queue.Place, size int64) (execution.Outcome, error) {
+func (s *Registry) run(ctx context.Context, e *Execution, place *queue.Place, size int64) (execution.Outcome, error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, s.config.QueueTimeout, ErrQueueTimeout)
 	release, err := place.Wait(waiting)
 	cancel()
@@ -163,12 +147,12 @@ func (s *Service) run(ctx context.Context, e *Execution, place *queue.Place, siz
 	}
 	defer release()
 	e.start()
-	return s.config.Run(ctx, e.request, e)
+	return s.config.Run(ctx, e.request)
 }
 
 // keep adds a finished execution to those that are kept, and lets go of the oldest of the business that has most of what
 // there is too much of, be it the one that was added: no business has the answers of another forgotten that keeps less.
-func (s *Service) keep(e *Execution) {
+func (s *Registry) keep(e *Execution) {
 	e.mu.Lock()
 	size := e.size // it grows no more
 	e.mu.Unlock()
@@ -196,7 +180,7 @@ type kept struct {
 }
 
 // forget lets go of the oldest execution of the business that has the most.
-func (s *Service) forget(much func(*kept) int64) {
+func (s *Registry) forget(much func(*kept) int64) {
 	var of *kept
 	for _, k := range s.finished {
 		if of == nil || much(k) > much(of) || much(k) == much(of) && k.oldestFirst[0].finished.Before(of.oldestFirst[0].finished) {
@@ -218,7 +202,7 @@ func (s *Service) forget(much func(*kept) int64) {
 }
 
 // Get returns an execution of a business.
-func (s *Service) Get(businessID, id string) (*Execution, bool) {
+func (s *Registry) Get(businessID, id string) (*Execution, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.byID[key{businessID, id}]
@@ -226,7 +210,7 @@ func (s *Service) Get(businessID, id string) (*Execution, bool) {
 }
 
 // Recent returns the executions of a business that are kept, the youngest first.
-func (s *Service) Recent(businessID string) []*Execution {
+func (s *Registry) Recent(businessID string) []*Execution {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var recent []*Execution
@@ -241,7 +225,7 @@ func (s *Service) Recent(businessID string) []*Execution {
 
 // Shutdown refuses what is new, lets what runs finish until ctx ends, cuts off the rest, and returns when nothing runs. The
 // error says how many had to be cut.
-func (s *Service) Shutdown(ctx context.Context) error {
+func (s *Registry) Shutdown(ctx context.Context) error {
 	s.config.Queue.Drain()
 	var err error
 	select {

@@ -1,6 +1,4 @@
-// Package request reads what callers send to have a step run: the body of POST /api/coderunner/run, and the same with the
-// fields of POST /executions.
-package request
+package execution
 
 import (
 	"bytes"
@@ -69,9 +67,9 @@ var identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
 // ValidID reports whether an id can be one.
 func ValidID(id string) bool { return identifier.MatchString(id) }
 
-// Decode reads a body. Fields that there are not are refused, those that are given twice, and values of a wrong kind.
+// DecodeBody reads a body. Fields that there are not are refused, those that are given twice, and values of a wrong kind.
 // Mistakes are *runner.FieldErrors, all together; what could be read is returned beside them.
-func Decode(data []byte) (Body, error) {
+func DecodeBody(data []byte) (Body, error) {
 	var body Body
 	var refused runner.FieldErrors
 	into, given := body.fields(), map[string]bool{}

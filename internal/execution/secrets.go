@@ -1,4 +1,4 @@
-package request
+package execution
 
 import (
 	"encoding/json"

@@ -1,4 +1,4 @@
-package control
+package serve
 
 import (
 	_ "embed"
