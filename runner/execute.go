@@ -35,8 +35,6 @@ type attempt struct {
 	mainThread string
 	// ending is what the end of the step waits for, once its body has ended.
 	ending *message
-	// stacks are the step's threads at its limit, or when it crashed, as faulthandler writes them.
-	stacks string
 	forged int
 	// overEvents: the step sent more events than it may.
 	overEvents bool
@@ -64,11 +62,11 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 	stopWatching()
 	a.ended = time.Now()
 	if errors.Is(reading, os.ErrDeadlineExceeded) && ctx.Err() == nil && !a.started.IsZero() {
-		a.stacks = askStacks(a.sockets.stacks)
+		a.places.ask()
 	}
 	exit := a.stop(ctx, reading)
-	if exit.Signal != 0 && a.stacks == "" {
-		a.stacks = readStacks(a.sockets.stacks, lastStacks)
+	if exit.Signal != 0 {
+		a.places.hear()
 	}
 	// Nothing is left that could send, and the socket ends behind what has been sent.
 	_ = a.sockets.events.SetReadDeadline(time.Now().Add(lastEvents))
@@ -99,6 +97,7 @@ func (a *attempt) follow(ctx context.Context, nonce string) error {
 			continue
 		case m.Kind == kindStarted && a.started.IsZero():
 			a.started, a.mainThread = time.Now(), m.Thread
+			a.places.begin()
 			_ = a.sockets.stream.SetReadDeadline(a.started.Add(a.limits.Wall))
 		case m.Kind == kindEnding:
 			a.ending = &m

@@ -19,6 +19,7 @@ type Prepared struct {
 	limits      Limits
 	process     process
 	sockets     sockets
+	places      *places
 	stdout      *drain
 	stderr      *drain
 	begun       time.Time
@@ -120,7 +121,7 @@ func (p *Prepared) start(launch func(spec sandbox.Spec) (process, error)) error 
 		return err
 	}
 	defer theirs.close()
-	p.sockets = ours
+	p.sockets, p.places = ours, &places{socket: ours.stacks}
 	if p.stdout, err = newDrain(); err == nil {
 		p.stderr, err = newDrain()
 	}
@@ -128,6 +129,7 @@ func (p *Prepared) start(launch func(spec sandbox.Spec) (process, error)) error 
 		p.process, err = launch(sandbox.Spec{
 			Files:  theirs.files(),
 			Stdout: p.stdout.write, Stderr: p.stderr.write,
+			OverLimit: p.places.ask, NearMemory: p.places.askNearMemory,
 			Limits: sandbox.Limits{
 				Memory: p.limits.Memory, Tmp: p.limits.TmpSize, FileSize: p.limits.FileSize,
 				Processes: int(p.limits.Processes), OpenFiles: int(p.limits.OpenFiles), CPU: p.limits.CPU,

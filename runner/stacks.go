@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -21,6 +22,55 @@ const (
 	// maxSourceLine is how many bytes of a line of the step's source are shown for each frame in it.
 	maxSourceLine = 200
 )
+
+// places keeps where the threads of a step were when it was ended, and shortly before, as faulthandler writes it. It is safe for
+// concurrent use.
+type places struct {
+	socket *os.File
+
+	mu    sync.Mutex
+	begun bool // the step runs, and answers
+	// last is of the moment before the step was ended, or of its crash; nearMemory of the last time that it came near its limit on
+	// memory. Empty when the step did not answer.
+	last, nearMemory string
+}
+
+// begin says that the step runs.
+func (p *places) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.begun = true
+}
+
+// ask has the step write where it is, before it is ended; only the first answer is kept.
+func (p *places) ask() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.begun && p.last == "" {
+		p.last = askStacks(p.socket)
+	}
+}
+
+// askNearMemory has the step write where it is when it is near its limit on memory.
+func (p *places) askNearMemory() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.begun {
+		return
+	}
+	if answer := askStacks(p.socket); answer != "" {
+		p.nearMemory = answer
+	}
+}
+
+// hear reads what a step that is gone has written about its crash.
+func (p *places) hear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last == "" {
+		p.last = readStacks(p.socket, lastStacks)
+	}
+}
 
 // askStacks has a step write where its threads are, and returns what it wrote; empty when it does not.
 func askStacks(socket *os.File) string {
@@ -104,9 +154,9 @@ func parseStacks(text, main string) []thread {
 	return threads
 }
 
-// where tells where the threads of a step were, by its own lines.
-func (a *attempt) where() string {
-	threads := parseStacks(a.stacks, a.mainThread)
+// where tells where the threads of a step were, by its own lines; stacks is what faulthandler wrote.
+func (a *attempt) where(stacks string) string {
+	threads := parseStacks(stacks, a.mainThread)
 	names := map[string]string{}
 	if a.ending != nil {
 		for _, waited := range a.ending.Threads {
@@ -149,7 +199,7 @@ func (a *attempt) where() string {
 
 // timeout says what was still running at the step's limit.
 func (a *attempt) timeout() verdict {
-	v := verdict{outcome: Timeout, detail: a.where()}
+	v := verdict{outcome: Timeout, detail: a.where(a.places.last)}
 	limit := a.limits.Wall
 	if a.ending == nil {
 		v.message = fmt.Sprintf("timeout: the step was still running at its limit of %s", limit)
@@ -170,7 +220,7 @@ func (a *attempt) running() string {
 		return "an exit handler was"
 	}
 	present := map[string]bool{}
-	for _, t := range parseStacks(a.stacks, a.mainThread) {
+	for _, t := range parseStacks(a.places.last, a.mainThread) {
 		present[t.id] = true
 	}
 	var names []string

@@ -51,11 +51,20 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 }
 
 func (a *attempt) overMemory() verdict {
-	return verdict{outcome: MemoryLimit, message: "memory limit: the step's processes used more than " + formatBytes(a.limits.Memory)}
+	detail := a.where(a.places.last)
+	if near := a.where(a.places.nearMemory); detail == "" && near != "" {
+		detail = "When the step was last seen near its limit:\n\n" + near
+	}
+	return verdict{
+		outcome: MemoryLimit, detail: detail, message: "memory limit: the step's processes used more than " + formatBytes(a.limits.Memory),
+	}
 }
 
 func (a *attempt) overCPU() verdict {
-	return verdict{outcome: CPULimit, message: fmt.Sprintf("cpu limit: the step used more than %s of processor time", a.limits.CPU)}
+	return verdict{
+		outcome: CPULimit, detail: a.where(a.places.last),
+		message: fmt.Sprintf("cpu limit: the step used more than %s of processor time", a.limits.CPU),
+	}
 }
 
 // startFailure says in one line why the harness never got to the step.
@@ -81,7 +90,7 @@ func (a *attempt) died(exit sandbox.Exit) verdict {
 	case exit.Signal != 0:
 		v := verdict{outcome: KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.Signal)}
 		if slices.Contains(crashes, exit.Signal) {
-			v.detail = a.where()
+			v.detail = a.where(a.places.last)
 		}
 		return v
 	case exit.Code != 0 && exit.Code != exitChannelLost:

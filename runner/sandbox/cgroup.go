@@ -303,6 +303,20 @@ func (g *group) outOfMemory() bool {
 	return counter(g.memory, "memory.oom_control", "oom_kill") > 0
 }
 
+// used is the memory in bytes that the group is charged with; 0 when that cannot be read.
+func (g *group) used() int64 {
+	file := "memory.usage_in_bytes"
+	if g.parents.unified {
+		file = "memory.current"
+	}
+	content, err := os.ReadFile(filepath.Join(g.memory, file))
+	if err != nil {
+		return 0
+	}
+	used, _ := strconv.ParseInt(string(bytes.TrimSpace(content)), 10, 64)
+	return used
+}
+
 // refused reports whether a member could not start a process because there were too many.
 func (g *group) refused() bool {
 	return g.pids != "" && counter(g.pids, "pids.events", "max") > 0

@@ -212,7 +212,7 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 		return nil, err
 	}
 	p.group = group
-	p.monitor = monitor{limits: limits, counted: p.group.memory != "", group: p.group}
+	p.monitor = newMonitor(spec, limits, p.group)
 	if err := p.open(spec); err != nil {
 		p.clean()
 		return nil, err

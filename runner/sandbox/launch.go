@@ -52,7 +52,7 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 		return nil, err
 	}
 	p.group = group
-	p.monitor = monitor{limits: limits, counted: group.memory != "", group: group}
+	p.monitor = newMonitor(spec, limits, group)
 	if err := s.describe(p, spec, limits, ownNetwork); err != nil {
 		p.clean()
 		return nil, err

@@ -32,6 +32,11 @@ type monitor struct {
 	// counted says that a cgroup enforces the memory limit.
 	counted bool
 	group   *group
+	// overLimit and nearMemory are those of the Spec.
+	overLimit, nearMemory func()
+	// warning is held while nearMemory runs, and guards margin, the memory left in bytes at which it is called next.
+	warning sync.Mutex
+	margin  int64
 
 	mu sync.Mutex
 	// leader is the first process; 0 until there is one.
@@ -45,6 +50,20 @@ type monitor struct {
 	memoryOver, cpuOver bool
 }
 
+// nearest is the memory left in bytes at which a program is near its limit, if that is more than an eighth of the limit: what a
+// fast one fills between some looks.
+const nearest = 64 * mib
+
+// leastMargin is the memory left in bytes below which no more warnings are given.
+const leastMargin = mib
+
+func newMonitor(spec Spec, limits Limits, g *group) monitor {
+	return monitor{
+		limits: limits, counted: g.memory != "", group: g, overLimit: spec.OverLimit, nearMemory: spec.NearMemory,
+		margin: max(limits.Memory/8, min(nearest, limits.Memory/2)),
+	}
+}
+
 // follow tells which first process to look at.
 func (m *monitor) follow(leader int) {
 	m.mu.Lock()
@@ -56,12 +75,17 @@ func (m *monitor) follow(leader int) {
 func (m *monitor) watch(done <-chan struct{}, kill func()) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
+	defer func() { m.warning.Lock() }() // waits for a warning that is under way; no other follows
 	for {
 		select {
 		case <-done:
 			return
 		case <-ticker.C:
 			if m.look() {
+				// Where no cgroup holds the memory, more would be used meanwhile.
+				if _, memoryOver, _ := m.seen(); m.overLimit != nil && (m.counted || !memoryOver) {
+					m.overLimit()
+				}
 				kill()
 				return
 			}
@@ -125,6 +149,7 @@ func (m *monitor) look() bool {
 		// What processes share was counted for each of them; the exact sum costs more.
 		now.memory = proportional(tree)
 	}
+	m.warn(now.memory)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now.peakMemory = max(m.used.peakMemory, now.memory)
@@ -134,6 +159,29 @@ func (m *monitor) look() bool {
 	m.memoryOver = m.memoryOver || m.group.outOfMemory() || (!m.counted && now.memory > m.limits.Memory)
 	m.cpuOver = m.cpuOver || (m.limits.CPU > 0 && now.cpu-m.before+m.charged > m.limits.CPU)
 	return m.memoryOver || m.cpuOver
+}
+
+// warn calls nearMemory when that is due; resident is the memory of the processes.
+func (m *monitor) warn(resident int64) {
+	if m.nearMemory == nil {
+		return
+	}
+	if m.counted {
+		resident = m.group.used()
+	}
+	if !m.warning.TryLock() {
+		return
+	}
+	left := m.limits.Memory - resident
+	if left > m.margin || m.margin < leastMargin {
+		m.warning.Unlock()
+		return
+	}
+	m.margin = left / 2
+	go func() {
+		defer m.warning.Unlock()
+		m.nearMemory()
+	}()
 }
 
 // descendants lists the processes below one, by the kernel's lists of children. A process that moves up because its

@@ -36,6 +36,13 @@ type Spec struct {
 	// what any Python needs. "/usr" stands for that alone.
 	Readable []string
 
+	// OverLimit, if not nil, is called before the program is killed for the processor time that it used, or for a member of its
+	// cgroup that the kernel killed. The program runs on until it returns.
+	OverLimit func()
+	// NearMemory, if not nil, is called when the program comes near its limit on memory, and again each time half of what was left
+	// is used, beside a program that runs on. Calls follow one another, and end before Process.Done is closed.
+	NearMemory func()
+
 	// forkServer: it is one, see StartForkServer.
 	forkServer bool
 }

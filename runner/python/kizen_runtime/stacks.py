@@ -1,12 +1,12 @@
-"""Where every thread of the step is: written to the sidecar when it asks, shortly before it ends the step, and when the step
-crashes. `faulthandler` does so in a signal handler in C, which no loop, lock or ignored exception of the step holds up."""
+"""Where every thread of the step is: written to the sidecar when it asks, shortly before it ends the step or near the limit on
+memory, and when the step crashes. `faulthandler` does so in a signal handler in C, which no loop, lock or ignored exception of the step holds up."""
 
 import _signal  # type: ignore[import]
 import faulthandler
 import fcntl
 import posix
 
-SIGNAL = _signal.NSIG - 1  # the last real-time signal, for which Python has no name
+SIGNAL = _signal.SIGURG  # whose default is to be ignored: a step that resets its signals is asked without harm
 
 _F_SETSIG = 10
 _O_ASYNC = 0o20000
