@@ -2,16 +2,15 @@ package main
 
 import (
 	"bufio"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 // BenchmarkRun times whole processes in turn: kizen-sidecar run of an empty
@@ -59,7 +58,7 @@ func BenchmarkReady(b *testing.B) {
 	b.ReportMetric(milliseconds(ready.median()), "ready-ms")
 }
 
-// BenchmarkMemory reads the sidecar's resident memory when its step starts, and while it runs on.
+// BenchmarkMemory reads the sidecar's anonymous memory when its step starts, and while it runs on.
 func BenchmarkMemory(b *testing.B) {
 	api := newRecordingAPI(b)
 	var first, later []float64
@@ -76,30 +75,16 @@ func BenchmarkMemory(b *testing.B) {
 		_, _ = io.WriteString(stdin, "import time\nkizen.api.post('/started')\ntime.sleep(0.5)\nkizen.api.post('/started')\ntime.sleep(20)\n")
 		_ = stdin.Close()
 		waitFor(b, func() bool { return len(api.apiCalls()) == 1 })
-		first = append(first, residentMiB(b, command.Process.Pid))
+		first = append(first, sidecartest.AnonymousMiB(b, command.Process.Pid))
 		waitFor(b, func() bool { return len(api.apiCalls()) == 2 })
-		later = append(later, residentMiB(b, command.Process.Pid))
+		later = append(later, sidecartest.AnonymousMiB(b, command.Process.Pid))
 		_ = command.Process.Signal(os.Interrupt)
 		_ = command.Wait() // interrupted: exit code 1
 	}
-	for name, figures := range map[string][]float64{"first-MiB": first, "resident-MiB": later} {
+	for name, figures := range map[string][]float64{"first-MiB": first, "anonymous-MiB": later} {
 		slices.Sort(figures)
 		b.ReportMetric(figures[len(figures)/2], name)
 	}
-}
-
-var vmRSS = regexp.MustCompile(`VmRSS:\s+(\d+) kB`)
-
-func residentMiB(b testing.TB, pid int) float64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		b.Fatal(err)
-	}
-	kib, err := strconv.Atoi(string(vmRSS.FindSubmatch(status)[1]))
-	if err != nil {
-		b.Fatal(err)
-	}
-	return float64(kib) / 1024
 }
 
 // durations are times of one kind.

@@ -19,7 +19,6 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/kizen/kizen-sidecar/internal/resident"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -98,10 +97,6 @@ type errReported struct{ code int }
 
 func (e errReported) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
-// startOver is when a command has started whatever it is: the pages that only
-// the start needed are given back then. A short run is over before.
-const startOver = 250 * time.Millisecond
-
 func main() { os.Exit(start()) }
 
 // start runs the command of this process, shut against others first: it will
@@ -113,8 +108,6 @@ func start() (code int) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	trim := time.AfterFunc(startOver, func() { _ = resident.Trim() }) // without it more memory is used, no more
-	defer trim.Stop()
 	defer func() {
 		if cause := recover(); cause != nil {
 			code = crashed(std, os.Args[1:], cause, debug.Stack())

@@ -80,8 +80,3 @@ func checkOneJSON(data []byte) error {
 	}
 	return nil
 }
-
-func TestACommandThatLastsKeepsNoMemoryThatOnlyItsStartNeeded(t *testing.T) {
-	p := startProxy(t)
-	waitFor(t, func() bool { return residentMiB(t, p.Process.Pid) < 25 })
-}

@@ -63,7 +63,7 @@ func driveProxy(b *testing.B, api, base string, pid int) {
 		b.ReportMetric(milliseconds(direct.Latencies.P99), "direct-p99-ms")
 		b.ReportMetric(milliseconds(through.Latencies.P50-direct.Latencies.P50), "added-p50-ms")
 		b.ReportMetric(milliseconds(through.Latencies.P99-direct.Latencies.P99), "added-p99-ms")
-		b.ReportMetric(residentMiB(b, pid), "resident-MiB")
+		b.ReportMetric(sidecartest.AnonymousMiB(b, pid), "anonymous-MiB")
 		before := processorTime(b, pid)
 		flooded := load(b, base, vegeta.Rate{}, 8)
 		b.ReportMetric(float64(flooded.Requests)/(processorTime(b, pid)-before).Seconds(), "req/core-s")

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 // onlyTheProxy calls the API, then knocks at everything else.
@@ -123,9 +125,9 @@ func TestAGigabyteOfPrintsDoesNotGrowTheSidecar(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, func() bool { return len(api.apiCalls()) >= 1 })
-	before := residentMiB(t, command.Process.Pid)
+	before := sidecartest.AnonymousMiB(t, command.Process.Pid)
 	waitFor(t, func() bool { return len(api.apiCalls()) >= 2 })
-	grown := residentMiB(t, command.Process.Pid) - before
+	grown := sidecartest.AnonymousMiB(t, command.Process.Pid) - before
 	_ = command.Process.Signal(os.Interrupt)
 	_ = command.Wait() // interrupted: exit code 1
 	if grown >= 5 {

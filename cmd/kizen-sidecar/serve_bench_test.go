@@ -122,16 +122,16 @@ func waitingMemory(b *testing.B, slots, callers int) {
 		go call()
 	}
 	waitFor(b, func() bool { return api.waiting.Load() == int64(slots) })
-	before := residentMiB(b, s.Process.Pid)
+	before := sidecartest.AnonymousMiB(b, s.Process.Pid)
 	for range callers {
 		go call()
 	}
 	waitFor(b, func() bool {
 		return strings.Contains(s.Metrics(), fmt.Sprintf("\nkizen_execution_queue_length %d\n", callers))
 	})
-	resident := residentMiB(b, s.Process.Pid)
-	b.ReportMetric(resident, "resident-MiB")
-	b.ReportMetric((resident-before)*1024/float64(callers), "KiB/caller")
+	anonymous := sidecartest.AnonymousMiB(b, s.Process.Pid)
+	b.ReportMetric(anonymous, "anonymous-MiB")
+	b.ReportMetric((anonymous-before)*1024/float64(callers), "KiB/caller")
 	steps := 0.0
 	for _, pid := range descendants(s.Process.Pid) {
 		steps += proportionalMiB(pid)

@@ -1,7 +1,6 @@
 package observed
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -116,17 +115,17 @@ func TestARunIsTheSameWhateverItsCollectorDoes(t *testing.T) {
 }
 
 func TestTortureBrokenCollectorCostsAProxyNoMemory(t *testing.T) {
-	const calls, limit = 8_000, 8 << 10 // in KiB; a queue without a bound would take more than twice of it
+	const calls, limit = 8_000, 8.0 // in MiB; a queue without a bound would take more than twice of it
 	long := "/" + strings.Repeat("x", 1000)
 	for name, address := range brokenCollectors(t) {
 		t.Run(name, func(t *testing.T) {
 			p := sidecartest.StartProxy(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address, "OTEL_BSP_MAX_QUEUE_SIZE=256", "GOGC=20"},
 				"--api-root", startForgetfulAPI(t)+"/api", "--log-level", "error")
 			flood(t, p.URL+long, calls/4)
-			before := residentKiB(t, p.Process.Pid)
+			before := sidecartest.AnonymousMiB(t, p.Process.Pid)
 			flood(t, p.URL+long, calls)
-			if grown := residentKiB(t, p.Process.Pid) - before; grown > limit {
-				t.Errorf("%d calls made it grow by %d KiB", calls, grown)
+			if grown := sidecartest.AnonymousMiB(t, p.Process.Pid) - before; grown > limit {
+				t.Errorf("%d calls made it grow by %.1f MiB", calls, grown)
 			}
 			if code := p.Stop(t, syscall.SIGTERM); code != 0 {
 				t.Errorf("it ended with %d\n%s", code, p.Log)
@@ -167,13 +166,4 @@ func startForgetfulAPI(t *testing.T) string {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(server.Close)
 	return server.URL
-}
-
-func residentKiB(t *testing.T, pid int) int {
-	t.Helper()
-	kib, err := strconv.Atoi(regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindStringSubmatch(read(t, fmt.Sprintf("/proc/%d/status", pid)))[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kib
 }
