@@ -330,6 +330,18 @@ func TestAnEmptyMessageCountsAsOneByte(t *testing.T) {
 	}
 }
 
+func TestAForkedChildThatLogsTooMuchLosesTheRestOfItsLogs(t *testing.T) {
+	result := run(t, newRunner(t, runner.Config{}), `
+import os
+if os.fork() == 0:
+  for _ in range(400000): outputs.log("x")
+  os._exit(0)
+os.wait()`)
+	if result.Outcome != runner.OK || len(result.Logs) != 100<<10 || result.Dropped.Messages < (400000-100<<10)/2 {
+		t.Errorf("%d messages were kept, dropped %+v, %s: %+v", len(result.Logs), result.Dropped, result.Outcome, result.Error)
+	}
+}
+
 // ownFrames is a step that has read the nonce out of the harness and speaks in its place.
 const ownFrames = `
 import json, posix, sys

@@ -57,7 +57,7 @@ class Job:
         secrets: "dict[str, str]" = frame.get("secrets") or {}
         self._redactor = Redactor([*secrets.values(), *_capabilities(url)], _addresses(url, root))
         self._log = Log(channel, self._redactor, self._limits["log_message"], self._limits["log_total"])
-        self._http_dropped = Counter(channel, "http_dropped")
+        self._http_dropped = Counter(channel, "http_dropped", each=True)
         _set_environment(KIZEN_API_URL=url, TRACEPARENT=frame.get("traceparent") or "")
         inputs = {name: values.decode(typed) for name, typed in (frame.get("inputs") or {}).items()}
         self._outputs = Outputs(self._types, self._log)
@@ -91,11 +91,17 @@ class Job:
         self._end(failure)
         _take_over()
         if not self.channel.owned:  # a forked child that ran off the end of the body
+            self.tell_dropped()
             return failure.status if failure else 0
         if failure:
             self._send_failure(failure)
             return failure.status
         return self._succeed()
+
+    def tell_dropped(self) -> None:
+        """Tells the sidecar what this process has dropped and not told yet."""
+        self._log.dropped.send()
+        self._http_dropped.send()
 
     def _show_stacks(self, fd: int) -> None:
         from .stacks import install
@@ -207,8 +213,7 @@ class Job:
 
     def _send_result(self, *, ok: bool, **fields: "Any") -> bool:
         """Sends the last frame; False when it is too large, which is sent in its place."""
-        self._log.dropped.send()
-        self._http_dropped.send()
+        self.tell_dropped()
         limit = self._limits["result"]
         if self.channel.report("result", limit if ok else None, ok=ok, **fields):
             return True

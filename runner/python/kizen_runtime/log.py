@@ -9,22 +9,25 @@ from .redact import Redactor
 
 class Counter:
     """Counts what was dropped, and tells the sidecar how many more: after 1, 2, 4, 8, ..., so that a sudden death does not lose
-    the number, and in a forked child each, because children end without a word."""
+    the number.
 
-    def __init__(self, channel: Channel, kind: str) -> None:
+    Forked children end without a word, and what they dropped since they told is lost, unless they are to tell of `each`."""
+
+    def __init__(self, channel: Channel, kind: str, each: bool = False) -> None:
         self._channel = channel
         self._kind = kind
+        self._each = each
         self._count = self._untold = 0
         posix.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        self._untold = 0  # the parent tells
+        self._count = self._untold = 0  # the parent tells
 
     def add(self) -> None:
         """Counts one."""
         self._count += 1
         self._untold += 1
-        if self._count & (self._count - 1) == 0 or not self._channel.owned:
+        if self._count & (self._count - 1) == 0 or self._each and not self._channel.owned:
             self.send()
 
     def send(self) -> None:

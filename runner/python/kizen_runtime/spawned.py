@@ -59,7 +59,10 @@ def run(fd: int, events: str, program: str, *arguments: str) -> "NoReturn":
     job.prepare()
     import_hook.after_import("runpy", lambda runpy: _bind(runpy, job))
     sys.argv[:] = ["-c", *arguments]
-    exec(program, sys.modules["__main__"].__dict__)
+    try:
+        exec(program, sys.modules["__main__"].__dict__)
+    finally:
+        job.tell_dropped()
     sys.exit()
 
 
