@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from .job import Job
 
-_PROGRAMS = ("from multiprocessing.spawn ", "from multiprocessing.forkserver ")
+# What is imported by the programs on the command lines of such processes.
+_PROGRAMS = ("from multiprocessing.spawn import spawn_main", "from multiprocessing.forkserver import main")
 
 
 def install(util: "Any", job: "Job") -> None:
@@ -22,7 +23,8 @@ def install(util: "Any", job: "Job") -> None:
     def spawnv_passfds(path: "Any", args: "Any", passfds: "Any") -> "Any":
         args = list(args)
         at = args.index("-c") if "-c" in args else len(args)
-        if not "".join(args[at + 1 : at + 2]).startswith(_PROGRAMS):
+        program = "".join(args[at + 1 : at + 2])
+        if not any(imported in program for imported in _PROGRAMS):
             return start(path, args, passfds)
         fd = _write_down(job)
         try:

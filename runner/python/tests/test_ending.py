@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from conftest import Server
 from sidecar import LIMITS
@@ -193,9 +191,7 @@ def test_a_forked_child_logs_but_sends_no_result() -> None:
     assert "ValueError: in the child" in result.err and "kizen_runtime" not in result.err
 
 
-# README, "Not yet": the names of a step are not bound there.
-FORKSERVER = pytest.mark.xfail(sys.version_info >= (3, 14), reason="forkserver of Python 3.14", strict=True)
-WAYS = ["fork", "spawn", pytest.param("forkserver", marks=FORKSERVER)]
+WAYS = ["fork", "spawn", "forkserver"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -251,6 +247,27 @@ def test_a_process_that_is_started_ends_as_a_program_does(way: str) -> None:
 def test_a_pool_without_a_context_needs_no_guard() -> None:
     result = step("import multiprocessing\nwith multiprocessing.Pool(2) as pool: outputs.log(pool.map(abs, [-1, -2]))")
     assert result.logs == ["[1, 2]"]
+
+
+@pytest.mark.parametrize("way", ["", *WAYS])
+def test_a_pool_of_a_method_that_was_set_runs_functions_of_the_step(way: str) -> None:
+    result = step(
+        f"""
+        import multiprocessing, sys
+        from concurrent.futures import ProcessPoolExecutor
+        factor = int(inputs.n)
+        def work(n):
+            outputs.log("working")
+            return factor * n
+        def main():
+            if {way!r}: multiprocessing.set_start_method({way!r})
+            with multiprocessing.Pool(2) as pool: outputs.log(pool.map(work, [1]))
+            with ProcessPoolExecutor(2) as pool: outputs.log(list(pool.map(work, [2])))
+        if __name__ == "__main__": main()
+        """,
+        inputs={"n": {"t": "n", "v": "3"}},
+    )
+    assert result.logs == ["working", "[3]", "working", "[6]"], result.err
 
 
 def test_starting_processes_while_the_source_is_imported_says_what_to_do() -> None:
