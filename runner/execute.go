@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
@@ -177,7 +178,7 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 		return Result{}, err
 	}
 	result := Result{RequestID: a.execution.ID, Outcome: verdict.outcome, Values: verdict.values}
-	if verdict.outcome != OK {
+	if verdict.outcome != outcomes.OK {
 		result.Error = &StepError{
 			Message: a.collector.redact.cut(verdict.message, maxDetail),
 			Detail:  a.collector.redact.cutEnd(verdict.detail, maxDetail),

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -52,7 +53,7 @@ func forge(t *testing.T, floods bool) {
 for i in range(500):
     send('http', i=0, e={**entry, 'body': 'x' * 8192})
     send('http', i=0, e={**entry, 'body': 'x' * 8192, 'responseStatusCode': 200})`,
-			runner.OK, 64 << 10,
+			outcomes.OK, 64 << 10,
 			func(t *testing.T, result runner.Result, heard told) {
 				if heard.calls != 1 || result.HTTP.Count != 1 {
 					t.Errorf("heard of %d calls, recorded %d", heard.calls, result.HTTP.Count)
@@ -62,7 +63,7 @@ for i in range(500):
 		{
 			"calls of very many processes with long names", `
 for i in range(300): send('http', p=str(i) + 'x' * 50000, i=0, e=entry)`,
-			runner.OK, 64 << 10,
+			outcomes.OK, 64 << 10,
 			func(t *testing.T, result runner.Result, heard told) {
 				if h := result.HTTP; h.Count != 300 || len(h.Requests) != 100 {
 					t.Errorf("%d calls, %d of them recorded", h.Count, len(h.Requests))
@@ -78,7 +79,7 @@ for i in range(3):
     send('log', m='x', x=9223372036854775707)
     send('log', m='x', x=-9223372036854775707)
 send('http', i=0, e={**entry, 'responseStatusCode': 9223372036854775707, 'duration': 1e308})`,
-			runner.OK, 64 << 10,
+			outcomes.OK, 64 << 10,
 			func(t *testing.T, result runner.Result, heard told) {
 				h := result.HTTP
 				last := h.Requests[len(h.Requests)-1]
@@ -96,7 +97,7 @@ for i in range(100):
     e = {**entry, 'body': '\x01' * 8192, 'url': '\x01' * 8192, 'headers': {'a': '\x01' * 16000}}
     send('http', i=i, e=e)
     send('http', i=i, e={**e, 'responseStatusCode': 200, 'duration': 1})`,
-			runner.OK, 10 << 20,
+			outcomes.OK, 10 << 20,
 			func(t *testing.T, result runner.Result, heard told) {
 				if h := result.HTTP; h.Count != 100 || h.NotLogged == 0 || len(h.Requests) == 0 || int(h.NotLogged)+len(h.Requests) != 100 {
 					t.Errorf("%d calls, %d of them not logged", h.Count, h.NotLogged)
@@ -107,39 +108,39 @@ for i in range(100):
 			"an error of 5 MB", `
 result(ok=False, kind='exception', error='E' * 2500000, detail='D' * 2500000)
 wait()`,
-			runner.Exception, 64 << 10, nil,
+			outcomes.Exception, 64 << 10, nil,
 		},
 		{
 			"a result over the limit", `
 result(ok=True, values={'x': {'t': 's', 'v': 'x' * (6 << 20)}})
 wait()`,
-			runner.ResultMissing, 64 << 10, nil, // the frame is refused before it is read
+			outcomes.ResultMissing, 64 << 10, nil, // the frame is refused before it is read
 		},
 		{
 			"a result of 30 nested lists around 800,000 objects", `
 lists = '{"t":"l","v":[' * 30 + '{},' * 800000 + '{}' + ']}' * 30
 stream(b'{"k":"result","n":"' + nonce.encode() + b'","ok":true,"values":{"l":' + lists.encode() + b'}}')
 wait()`,
-			runner.ResultNotSerialisable, 64 << 10, nil,
+			outcomes.ResultNotSerialisable, 64 << 10, nil,
 		},
 		{
 			"a result of 4.5 MB of nested lists", `
 lists = '{"t":"l","v":[' * 30 + ','.join(['[[]]'] * 900000) + ']}' * 30
 stream(b'{"k":"result","n":"' + nonce.encode() + b'","ok":true,"values":{"l":' + lists.encode() + b'}}')
 wait()`,
-			runner.ResultMissing, 64 << 10, nil,
+			outcomes.ResultMissing, 64 << 10, nil,
 		},
 		{
 			"a log frame of 7.5 MB", `
 stream(frame('log', m='x' * 7500000))
 wait()`,
-			runner.ResultMissing, 64 << 10, nil,
+			outcomes.ResultMissing, 64 << 10, nil,
 		},
 		{
 			"logs without end", `
 body = frame('log', m='x' * 100000)
 while True: os.write(96, body)`,
-			runner.OutputLimit, 1 << 20,
+			outcomes.OutputLimit, 1 << 20,
 			func(t *testing.T, result runner.Result, heard told) {
 				if heard.logs > 100 {
 					t.Errorf("heard of %d messages", heard.logs)
@@ -149,13 +150,13 @@ while True: os.write(96, body)`,
 		{
 			"events without end, with another nonce", `
 while True: os.write(96, b'{}')`,
-			runner.OutputLimit, 64 << 10, nil,
+			outcomes.OutputLimit, 64 << 10, nil,
 		},
 		{
 			"frames without end on the stream", `
 many = ((2).to_bytes(4, 'big') + b'{}') * 1000
 while True: os.write(97, many)`,
-			runner.OutputLimit, 64 << 10, nil,
+			outcomes.OutputLimit, 64 << 10, nil,
 		},
 	} {
 		if floods != strings.Contains(c.name, "without end") {
@@ -209,7 +210,7 @@ wait()`
 	if err != nil {
 		t.Fatal(err)
 	}
-	if result.Outcome != runner.CPULimit || result.Evidence.CPU < time.Second {
+	if result.Outcome != outcomes.CPULimit || result.Evidence.CPU < time.Second {
 		t.Errorf("got %s after %s of processor time: %+v", result.Outcome, result.Evidence.CPU, result.Error)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
@@ -48,7 +49,7 @@ for name in ('environ', 'mem', 'maps', 'fd', 'root', 'cwd'):
     except (FileNotFoundError, PermissionError): continue
     raise AssertionError(name)
 `)
-	if err != nil || result.Outcome != runner.OK {
+	if err != nil || result.Outcome != outcomes.OK {
 		t.Errorf("got %s, %v: %+v", result.Outcome, err, result.Error)
 	}
 }
@@ -65,7 +66,7 @@ func TestCloseWaitsForTheLastFork(t *testing.T) {
 		f.Close()
 	}()
 	result, err := prepared.Run(context.Background(), runner.Execution{ID: "last", Script: []byte("pass")})
-	if err != nil || result.Outcome != runner.OK {
+	if err != nil || result.Outcome != outcomes.OK {
 		t.Errorf("the server did not wait: got %s, %v", result.Outcome, err)
 	}
 	<-closed

@@ -5,34 +5,12 @@ import (
 	"encoding/json"
 	"syscall"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
-// Outcome says how an execution ended. The set is closed.
-type Outcome string
-
-// The outcomes.
-const (
-	OK                    Outcome = "ok"
-	SyntaxError           Outcome = "syntax_error"
-	Exception             Outcome = "exception"
-	Timeout               Outcome = "timeout"
-	CPULimit              Outcome = "cpu_limit"
-	MemoryLimit           Outcome = "memory_limit"
-	ProcessLimit          Outcome = "process_limit"
-	OutputLimit           Outcome = "output_limit"
-	KilledBySignal        Outcome = "killed_by_signal"
-	Exited                Outcome = "exited"
-	ResultMissing         Outcome = "result_missing"
-	ResultNotSerialisable Outcome = "result_not_serialisable"
-	Cancelled             Outcome = "cancelled"
-	Internal              Outcome = "internal"
-)
-
-// Outcomes lists every Outcome.
-var Outcomes = []Outcome{
-	OK, SyntaxError, Exception, Timeout, CPULimit, MemoryLimit, ProcessLimit, OutputLimit, KilledBySignal, Exited,
-	ResultMissing, ResultNotSerialisable, Cancelled, Internal,
-}
+// Outcome says how an execution ended.
+type Outcome = outcomes.Outcome
 
 // Result is what one execution gave back. It marshals to the body of POST /api/coderunner/run: request_id,
 // duration_ms, values, logs, http_requests and error, which its clients know, and layers, which they ignore; a failure's
@@ -153,7 +131,7 @@ type HTTPEntry struct {
 func (e HTTPEntry) answered() bool { return e.ResponseStatusCode != nil || e.RequestErrorType != nil }
 
 // Succeeded reports whether the step did what it was asked.
-func (r Result) Succeeded() bool { return r.Outcome == OK }
+func (r Result) Succeeded() bool { return r.Outcome == outcomes.OK }
 
 // MarshalJSON writes the body described at Result.
 func (r Result) MarshalJSON() ([]byte, error) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 	"go.uber.org/goleak"
@@ -62,7 +63,7 @@ func TestAStepReadsInputsAndWritesOutputs(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%s\n%+v\n%+v %q %q %v", body, result.Phases, result.Evidence, result.Stdout, result.Stderr, result.Notes)
-	if result.Outcome != runner.OK || result.Values[0].Value.V != "hush hush" || result.Values[1].Value.V != "42" || result.Logs[0] != "21" {
+	if result.Outcome != outcomes.OK || result.Values[0].Value.V != "hush hush" || result.Values[1].Value.V != "42" || result.Logs[0] != "21" {
 		t.Errorf("got %s", body)
 	}
 }
@@ -92,8 +93,8 @@ func TestEveryResultSaysWhichLayersHeld(t *testing.T) {
 
 func TestAResultListsItsLayersAlways(t *testing.T) {
 	for _, result := range []runner.Result{
-		{Outcome: runner.OK},
-		{Outcome: runner.Exception, Error: &runner.StepError{}, Layers: runner.Layers{Held: []string{"seccomp"}, Missing: []string{"landlock"}}},
+		{Outcome: outcomes.OK},
+		{Outcome: outcomes.Exception, Error: &runner.StepError{}, Layers: runner.Layers{Held: []string{"seccomp"}, Missing: []string{"landlock"}}},
 	} {
 		var body struct {
 			Layers struct{ Held, Missing []string }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
@@ -68,7 +69,7 @@ func TestAStepSeesTheSameColdWarmAndInAFork(t *testing.T) {
 	seen := map[string]map[string]string{}
 	for way, start := range starts(t, runner.Config{}) {
 		result, err := prepare(t, start).Run(context.Background(), runner.Execution{ID: "same", Script: []byte(observations)})
-		if err != nil || result.Outcome != runner.OK {
+		if err != nil || result.Outcome != outcomes.OK {
 			t.Fatalf("%s: %v %+v\n%s", way, err, result.Error, result.Stderr)
 		}
 		seen[way] = map[string]string{}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 func TestWhatAStepWasGivenIsShownWithoutItsSecrets(t *testing.T) {
@@ -41,7 +43,7 @@ func TestWhatAStepWasGivenIsShownWithoutItsSecrets(t *testing.T) {
 	if len(result.LogTimes) != len(result.Logs) || result.LogTimes[1].Before(result.LogTimes[0]) {
 		t.Errorf("log times %v of %d logs", result.LogTimes, len(result.Logs))
 	}
-	document, err := Result{Source: "s", Inputs: execution.Inputs, Begun: time.Now(), Outcome: OK}.MarshalJSON()
+	document, err := Result{Source: "s", Inputs: execution.Inputs, Begun: time.Now(), Outcome: outcomes.OK}.MarshalJSON()
 	if err != nil || strings.Contains(string(document), "ource") || strings.Contains(string(document), "nputs") {
 		t.Errorf("the document of the contract has more keys: %s %v", document, err)
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 const (
@@ -199,7 +201,7 @@ func (a *attempt) where(stacks string) string {
 
 // timeout says what was still running at the step's limit.
 func (a *attempt) timeout() verdict {
-	v := verdict{outcome: Timeout, detail: a.where(a.places.last)}
+	v := verdict{outcome: outcomes.Timeout, detail: a.where(a.places.last)}
 	limit := a.limits.Wall
 	if a.ending == nil {
 		v.message = fmt.Sprintf("timeout: the step was still running at its limit of %s", limit)

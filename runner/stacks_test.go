@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -23,7 +24,7 @@ func TestAStepDoesNotLiveOnByShowingItsStacks(t *testing.T) {
 	}()
 	select {
 	case result := <-ended:
-		if result.Outcome != runner.Timeout {
+		if result.Outcome != outcomes.Timeout {
 			t.Errorf("got %s: %v", result.Outcome, result.Error)
 		}
 	case <-time.After(2 * time.Minute):
@@ -45,7 +46,7 @@ os.write(95, b'Thread 0x1 (most recent call first):\n' + b'  File "script.py", l
 			t.Fatal(err)
 		}
 	})
-	if result.Outcome != runner.Timeout || used > 256<<20 {
+	if result.Outcome != outcomes.Timeout || used > 256<<20 {
 		t.Errorf("got %s, and it took %d bytes", result.Outcome, used)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
@@ -24,7 +25,7 @@ type verdict struct {
 func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit, stderr string) (verdict, error) {
 	switch {
 	case a.overEvents:
-		return verdict{outcome: OutputLimit, message: fmt.Sprintf(
+		return verdict{outcome: outcomes.OutputLimit, message: fmt.Sprintf(
 			"output limit: the step sent more than %d log messages and records of calls, or more than %s of them",
 			maxEvents, formatBytes(maxEventBytes))}, nil
 	case a.collector.result != nil:
@@ -32,7 +33,7 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 	case exit.Err != nil:
 		return verdict{}, fmt.Errorf("%w: %w", ErrHarness, exit.Err)
 	case ctx.Err() != nil:
-		return verdict{outcome: Cancelled, message: "cancelled: the execution was stopped before the step ended"}, nil
+		return verdict{outcome: outcomes.Cancelled, message: "cancelled: the execution was stopped before the step ended"}, nil
 	case exit.OOMKilled:
 		return a.overMemory(), nil
 	case exit.CPUExceeded:
@@ -42,10 +43,10 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall:
 		return a.timeout(), nil
 	case errors.Is(reading, errTooManyFrames):
-		return verdict{outcome: OutputLimit, message: fmt.Sprintf(
+		return verdict{outcome: outcomes.OutputLimit, message: fmt.Sprintf(
 			"output limit: the step wrote more than %d messages to the channel its result travels on", maxFrames)}, nil
 	case errors.Is(reading, errNotAFrame):
-		return verdict{outcome: ResultMissing, message: "result missing: the step wrote to the channel its result travels on"}, nil
+		return verdict{outcome: outcomes.ResultMissing, message: "result missing: the step wrote to the channel its result travels on"}, nil
 	}
 	return a.died(exit), nil
 }
@@ -56,13 +57,13 @@ func (a *attempt) overMemory() verdict {
 		detail = "When the step was last seen near its limit:\n\n" + near
 	}
 	return verdict{
-		outcome: MemoryLimit, detail: detail, message: "memory limit: the step's processes used more than " + formatBytes(a.limits.Memory),
+		outcome: outcomes.MemoryLimit, detail: detail, message: "memory limit: the step's processes used more than " + formatBytes(a.limits.Memory),
 	}
 }
 
 func (a *attempt) overCPU() verdict {
 	return verdict{
-		outcome: CPULimit, detail: a.where(a.places.last),
+		outcome: outcomes.CPULimit, detail: a.where(a.places.last),
 		message: fmt.Sprintf("cpu limit: the step used more than %s of processor time", a.limits.CPU),
 	}
 }
@@ -88,15 +89,15 @@ func startFailure(reading error, exit sandbox.Exit, stderr string) string {
 func (a *attempt) died(exit sandbox.Exit) verdict {
 	switch {
 	case exit.Signal != 0:
-		v := verdict{outcome: KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.Signal)}
+		v := verdict{outcome: outcomes.KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.Signal)}
 		if slices.Contains(crashes, exit.Signal) {
 			v.detail = a.where(a.places.last)
 		}
 		return v
 	case exit.Code != 0 && exit.Code != exitChannelLost:
-		return verdict{outcome: Exited, message: fmt.Sprintf("exited: the step's process left with code %d and did not hand over a result", exit.Code)}
+		return verdict{outcome: outcomes.Exited, message: fmt.Sprintf("exited: the step's process left with code %d and did not hand over a result", exit.Code)}
 	}
-	return verdict{outcome: ResultMissing, message: "result missing: the step's process ended without handing over a result"}
+	return verdict{outcome: outcomes.ResultMissing, message: "result missing: the step's process ended without handing over a result"}
 }
 
 // exitChannelLost is what the harness leaves with when it cannot send its result.
@@ -104,12 +105,12 @@ const exitChannelLost = 74
 
 // The kinds of failure that the harness reports.
 var reportedOutcomes = map[string]Outcome{
-	"exception":               Exception,
-	"syntax_error":            SyntaxError,
-	"exited":                  Exited,
-	"result_not_serialisable": ResultNotSerialisable,
-	string(OutputLimit):       OutputLimit,
-	"result_too_large":        OutputLimit,
+	"exception":                  outcomes.Exception,
+	"syntax_error":               outcomes.SyntaxError,
+	"exited":                     outcomes.Exited,
+	"result_not_serialisable":    outcomes.ResultNotSerialisable,
+	string(outcomes.OutputLimit): outcomes.OutputLimit,
+	"result_too_large":           outcomes.OutputLimit,
 }
 
 func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
@@ -118,22 +119,22 @@ func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
 		return a.overMemory()
 	}
 	if m.OK && m.size > a.limits.Result {
-		return verdict{outcome: OutputLimit, message: "output limit: the result is larger than " + formatBytes(a.limits.Result)}
+		return verdict{outcome: outcomes.OutputLimit, message: "output limit: the result is larger than " + formatBytes(a.limits.Result)}
 	}
 	if m.OK {
 		values, err := a.collector.values()
 		if err != nil {
-			return verdict{outcome: ResultNotSerialisable, message: "result not serialisable: " + err.Error()}
+			return verdict{outcome: outcomes.ResultNotSerialisable, message: "result not serialisable: " + err.Error()}
 		}
-		return verdict{outcome: OK, values: values}
+		return verdict{outcome: outcomes.OK, values: values}
 	}
 	v := verdict{outcome: reportedOutcomes[m.Failure], message: m.Error, detail: m.Detail}
 	switch v.outcome {
 	case "":
-		v.outcome = Exception
-	case OutputLimit:
+		v.outcome = outcomes.Exception
+	case outcomes.OutputLimit:
 		v.message = "output limit: the result is larger than " + formatBytes(a.limits.Result)
-	case Exception:
+	case outcomes.Exception:
 		a.nameLimit(&v, exit)
 	}
 	return v
@@ -147,12 +148,12 @@ func (a *attempt) nameLimit(v *verdict, exit sandbox.Exit) {
 		outcome Outcome
 		means   string
 	}{
-		{exit.OOMKilled, MemoryLimit, "the step's processes used more than " + formatBytes(limits.Memory)},
-		{strings.HasPrefix(v.message, "MemoryError") && exit.PeakMemory > limits.Memory/2, MemoryLimit, "the step may use " + formatBytes(limits.Memory)},
-		{exit.ProcessesRefused && mentions(v.message, "start new thread", "Errno 11"), ProcessLimit, fmt.Sprintf("the step may have %d processes and threads", limits.Processes)},
-		{strings.HasPrefix(v.message, "OSError: [Errno 27]"), OutputLimit, "a file may have " + formatBytes(limits.FileSize)},
-		{strings.HasPrefix(v.message, "OSError: [Errno 28]") && slices.Contains(a.layers.Held, stage.LayerFileSystem), OutputLimit, fmt.Sprintf("/tmp may hold %s in %d files, /dev/shm %s", formatBytes(limits.TmpSize), sandbox.MaxFiles, formatBytes(sandbox.ShmSize))},
-		{mentions(v.message, "[Errno 24]"), Exception, fmt.Sprintf("a process may have %d open files", limits.OpenFiles)},
+		{exit.OOMKilled, outcomes.MemoryLimit, "the step's processes used more than " + formatBytes(limits.Memory)},
+		{strings.HasPrefix(v.message, "MemoryError") && exit.PeakMemory > limits.Memory/2, outcomes.MemoryLimit, "the step may use " + formatBytes(limits.Memory)},
+		{exit.ProcessesRefused && mentions(v.message, "start new thread", "Errno 11"), outcomes.ProcessLimit, fmt.Sprintf("the step may have %d processes and threads", limits.Processes)},
+		{strings.HasPrefix(v.message, "OSError: [Errno 27]"), outcomes.OutputLimit, "a file may have " + formatBytes(limits.FileSize)},
+		{strings.HasPrefix(v.message, "OSError: [Errno 28]") && slices.Contains(a.layers.Held, stage.LayerFileSystem), outcomes.OutputLimit, fmt.Sprintf("/tmp may hold %s in %d files, /dev/shm %s", formatBytes(limits.TmpSize), sandbox.MaxFiles, formatBytes(sandbox.ShmSize))},
+		{mentions(v.message, "[Errno 24]"), outcomes.Exception, fmt.Sprintf("a process may have %d open files", limits.OpenFiles)},
 	} {
 		if known.applies {
 			v.outcome = known.outcome

@@ -13,6 +13,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 // Phases of an execution, in their order. Each is a span of its trace.
@@ -24,10 +26,6 @@ const (
 	PhaseStep   = "step"   // the step's own code
 	PhaseRevoke = "revoke" // what was opened for the execution is closed, the key among it
 )
-
-// OutcomeOK is the outcome of an execution that did what it was asked. Every
-// other one is a failure.
-const OutcomeOK = "ok"
 
 // valueLimit bounds the attributes of spans, in bytes, and with them what the
 // queue can hold, unless OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT is set.
@@ -66,7 +64,7 @@ type span struct{ began, ended time.Time }
 // Ending says how an execution ended. It has no text of the step's: what a
 // step raises may hold anything.
 type Ending struct {
-	Outcome string // OutcomeOK, or which failure
+	Outcome outcomes.Outcome
 	// Exception is the class of what the step raised, such as ValueError. What
 	// is not the name of a class is left out.
 	Exception  string
@@ -156,15 +154,15 @@ func (e *Execution) Phase(name string, began, ended time.Time, err error) {
 // End ends the execution's span and counts the execution.
 func (e *Execution) End(ending Ending) {
 	now := time.Now()
-	e.telemetry.metrics.execution(e.ctx, ending.Outcome, now.Sub(e.began))
+	e.telemetry.metrics.execution(e.ctx, string(ending.Outcome), now.Sub(e.began))
 	if e.root == nil {
 		return
 	}
 	failed, attributes := ending.describe()
 	if step, ended := e.stepSpan(now); step != nil {
 		if failed {
-			step.SetStatus(codes.Error, ending.Outcome)
-			step.SetAttributes(semconv.ErrorTypeKey.String(ending.Outcome))
+			step.SetStatus(codes.Error, string(ending.Outcome))
+			step.SetAttributes(semconv.ErrorTypeKey.String(string(ending.Outcome)))
 			step.AddEvent(ending.event(), trace.WithTimestamp(ended), trace.WithAttributes(attributes...))
 		}
 		step.End(trace.WithTimestamp(ended))
@@ -173,8 +171,8 @@ func (e *Execution) End(ending Ending) {
 	}
 	e.root.SetAttributes(attributes...)
 	if failed {
-		e.root.SetStatus(codes.Error, ending.Outcome)
-		e.root.SetAttributes(semconv.ErrorTypeKey.String(ending.Outcome))
+		e.root.SetStatus(codes.Error, string(ending.Outcome))
+		e.root.SetAttributes(semconv.ErrorTypeKey.String(string(ending.Outcome)))
 	}
 	e.root.End(trace.WithTimestamp(now))
 }
@@ -199,7 +197,7 @@ func (e Ending) event() string {
 	if e.Exception != "" {
 		return semconv.ExceptionEventName
 	}
-	return e.Outcome
+	return string(e.Outcome)
 }
 
 // isClass reports whether name can be that of a class in Python, with its
@@ -220,7 +218,7 @@ func (e *Ending) describe() (failed bool, attributes []attribute.KeyValue) {
 	if !isClass(e.Exception) {
 		e.Exception = ""
 	}
-	attributes = append(attributes, attribute.String("kizen.execution.outcome", e.Outcome))
+	attributes = append(attributes, attribute.String("kizen.execution.outcome", string(e.Outcome)))
 	if e.Exception != "" {
 		attributes = append(attributes, semconv.ExceptionType(e.Exception))
 	}
@@ -236,7 +234,7 @@ func (e *Ending) describe() (failed bool, attributes []attribute.KeyValue) {
 	if e.Signal != "" {
 		attributes = append(attributes, attribute.String("kizen.execution.signal", e.Signal))
 	}
-	return e.Outcome != OutcomeOK, attributes
+	return e.Outcome.Failed(), attributes
 }
 
 // server is who answers an execution's calls.

@@ -16,6 +16,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 const (
@@ -104,7 +106,7 @@ func TestOneTraceLeadsFromTheCallerThroughTheStepToTheAPI(t *testing.T) {
 	execution.EndCall(call, CallEnd{Method: "GET", Path: "/custom-objects", Status: 200})
 	execution.Phase(PhaseStep, at(4), at(9), nil)
 	execution.Phase(PhaseRevoke, at(9), at(10), nil)
-	execution.End(Ending{Outcome: OutcomeOK})
+	execution.End(Ending{Outcome: outcomes.OK})
 
 	all := spans()
 	root, step, get := named(t, all, "execution"), named(t, all, PhaseStep), named(t, all, "GET")
@@ -152,7 +154,7 @@ func TestAnExecutionWithoutACallerBeginsATrace(t *testing.T) {
 		begin := info()
 		begin.Traceparent, begin.Server = traceparent, false
 		_, execution := telemetry.Execution(context.Background(), begin)
-		execution.End(Ending{Outcome: OutcomeOK})
+		execution.End(Ending{Outcome: outcomes.OK})
 		root := named(t, spans(), "execution")
 		if root.Parent.IsValid() || root.SpanContext.TraceID().String() == callerTrace || root.SpanKind != trace.SpanKindInternal {
 			t.Errorf("%q: root = %+v", traceparent, root)
@@ -172,7 +174,7 @@ func TestCallsAreBelowTheSpanThatTheStepMade(t *testing.T) {
 		call := execution.StartCall("GET", sent, "step=2")
 		execution.EndCall(call, CallEnd{Method: "GET", Status: 200})
 		execution.Phase(PhaseStep, at(1), at(2), nil)
-		execution.End(Ending{Outcome: OutcomeOK})
+		execution.End(Ending{Outcome: outcomes.OK})
 		all := spans()
 		want, state := named(t, all, PhaseStep).SpanContext.SpanID().String(), "vendor=1"
 		if name == inner {
@@ -211,7 +213,7 @@ func TestSamplerOfTheEnvironmentIsUsed(t *testing.T) {
 	t.Setenv("OTEL_TRACES_SAMPLER", "always_off")
 	telemetry, spans := tracing(t)
 	_, execution := telemetry.Execution(context.Background(), info())
-	execution.End(Ending{Outcome: OutcomeOK})
+	execution.End(Ending{Outcome: outcomes.OK})
 	if all := spans(); len(all) != 0 {
 		t.Errorf("%d spans", len(all))
 	}
@@ -230,7 +232,7 @@ func TestFailuresAreStatusesAndEvents(t *testing.T) {
 		{Ending{Outcome: "memory_limit", PeakMemory: 1 << 30, ExitCode: 137}, "memory_limit",
 			map[string]any{"kizen.execution.memory.peak": 1 << 30, "process.exit.code": 137}},
 	} {
-		t.Run(c.ending.Outcome, func(t *testing.T) {
+		t.Run(string(c.ending.Outcome), func(t *testing.T) {
 			telemetry, spans := tracing(t)
 			_, execution := telemetry.Execution(context.Background(), info())
 			execution.Phase(PhaseStep, at(1), at(2), nil)
@@ -238,10 +240,10 @@ func TestFailuresAreStatusesAndEvents(t *testing.T) {
 			all := spans()
 			for _, name := range []string{"execution", PhaseStep} {
 				span := named(t, all, name)
-				if span.Status.Code != codes.Error || span.Status.Description != c.ending.Outcome {
+				if span.Status.Code != codes.Error || span.Status.Description != string(c.ending.Outcome) {
 					t.Errorf("%s has status %+v", name, span.Status)
 				}
-				wantAttributes(t, span.Attributes, map[string]any{"error.type": c.ending.Outcome})
+				wantAttributes(t, span.Attributes, map[string]any{"error.type": string(c.ending.Outcome)})
 			}
 			step := named(t, all, PhaseStep)
 			if len(step.Events) != 1 || step.Events[0].Name != c.event {
@@ -315,7 +317,7 @@ func TestCallsFollowTheSemanticConventionsOfHTTP(t *testing.T) {
 			execution.EndCall(execution.StartCall(c.end.Method, "", ""), c.end)
 			index := slices.IndexFunc(spans(), func(s tracetest.SpanStub) bool { return s.SpanKind == trace.SpanKindClient })
 			span := spans()[index]
-			execution.End(Ending{Outcome: OutcomeOK})
+			execution.End(Ending{Outcome: outcomes.OK})
 			if span.Status.Code != c.status {
 				t.Errorf("status = %+v", span.Status)
 			}
@@ -333,7 +335,7 @@ func TestLongValuesDoNotFillTheQueue(t *testing.T) {
 	long := strings.Repeat("x", 1<<20)
 	execution.EndCall(execution.StartCall("GET", "", ""), CallEnd{Method: "GET", Path: "/" + long, Query: long + "=" + long, Error: "answer_cut", Policy: long})
 	execution.Phase("mint", at(0), at(1), errors.New(long))
-	execution.End(Ending{Outcome: OutcomeOK, Exception: long})
+	execution.End(Ending{Outcome: outcomes.OK, Exception: long})
 	for _, span := range spans() {
 		size := len(span.Status.Description)
 		for _, kv := range span.Attributes {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 // measuring returns telemetry whose metrics can be scraped.
@@ -241,7 +243,7 @@ func TestMeasuringCostsNoAllocationWhenItIsOff(t *testing.T) {
 		execution.EndCall(execution.StartCall("GET", caller, ""), end)
 		telemetry.Metrics().Key(ctx, KeyMint, time.Millisecond, nil)
 		telemetry.Metrics().Redis(ctx, "SET", time.Millisecond, nil)
-		execution.End(Ending{Outcome: OutcomeOK})
+		execution.End(Ending{Outcome: outcomes.OK})
 	})
 	if allocations != 0 {
 		t.Errorf("%v allocations", allocations)

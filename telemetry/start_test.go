@@ -21,6 +21,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 // environment sets these variables, and none other of OpenTelemetry's.
@@ -79,7 +81,7 @@ func execute(t *Telemetry) {
 	}
 	execution.EndCall(execution.StartCall("GET", "", ""), CallEnd{Method: "GET", Path: "/custom-objects", Status: 200, Received: 9})
 	execution.EndCall(execution.StartCall("POST", "", ""), CallEnd{Method: "POST", Path: "/x", Status: 403, Error: "guardrail", Policy: "guardrail.own_token", Denied: true})
-	execution.End(Ending{Outcome: OutcomeOK})
+	execution.End(Ending{Outcome: outcomes.OK})
 	t.Metrics().Key(ctx, KeyMint, 1, nil)
 	t.Metrics().Key(ctx, KeyRenew, 1, context.DeadlineExceeded)
 	t.Metrics().Redis(ctx, "SET", 1, nil)

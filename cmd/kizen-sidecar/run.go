@@ -66,8 +66,8 @@ func (c *runCommand) Run(ctx context.Context, app *app) error {
 	if err := c.report(done); err != nil {
 		return err
 	}
-	if done.Result.Error != nil {
-		return errReported{exitStepFailed}
+	if outcome := done.Result.Outcome; outcome.Failed() {
+		return errReported{outcome.ExitCode()}
 	}
 	return nil
 }
@@ -87,7 +87,7 @@ func (c *runCommand) report(done executed) error {
 	err = ui.Report(&page, ui.NewRecord(ui.About{
 		ID: id.ExecutionID, Name: done.name, Runtime: string(done.runtime), BusinessID: id.BusinessID, AccountID: id.AccountID,
 		AccountType: id.AccountType, APIRoot: done.apiRoot, State: "finished", Queued: done.began, Dequeued: done.began,
-	}, done.Outcome, document))
+	}, done.Ended, document))
 	if err == nil {
 		err = writeAtomically(c.Report, page.Bytes(), 0o600)
 	}
@@ -114,7 +114,7 @@ func (c *runCommand) checkReport() error {
 
 // executed is an execution and what became of it.
 type executed struct {
-	execution.Outcome
+	execution.Ended
 	name    string
 	runtime runner.Runtime
 	apiRoot string
@@ -161,7 +161,7 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	defer startSpinner(app.stderr, done.name)()
 	done.began = time.Now()
 	job.execution.Traceparent = os.Getenv("TRACEPARENT")
-	done.Outcome, err = host.Run(ctx, execution.Request{
+	done.Ended, err = host.Run(ctx, execution.Request{
 		Identity: done.target.identity(), Name: done.name, Job: job.execution, Limits: limits, Tracestate: os.Getenv("TRACESTATE"),
 	})
 	var fields *runner.FieldErrors

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
@@ -116,7 +117,7 @@ func ending(e *serve.Execution) (webhook.Message, error) {
 	snapshot := e.Snapshot()
 	ended := webhook.Finished{ExecutionID: e.ID(), BusinessID: e.BusinessID(), Outcome: snapshot.Outcome, Result: snapshot.Result}
 	if snapshot.Failure != "" {
-		failed := runner.Result{RequestID: e.ID(), Outcome: runner.Internal, Error: &runner.StepError{Message: snapshot.Failure}}
+		failed := runner.Result{RequestID: e.ID(), Outcome: outcomes.Internal, Error: &runner.StepError{Message: snapshot.Failure}}
 		document, err := failed.MarshalJSON()
 		if err != nil {
 			return webhook.Message{}, err

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -58,8 +59,8 @@ func newEnds(t *testing.T, err error, change func(*callbacks)) *ends {
 	if opened != nil {
 		t.Fatal(opened)
 	}
-	service := serve.NewRegistry(serve.RegistryConfig{Queue: slots, Finished: c.finished, Run: func(context.Context, execution.Request) (execution.Outcome, error) {
-		return execution.Outcome{Result: runner.Result{Outcome: runner.OK}}, err
+	service := serve.NewRegistry(serve.RegistryConfig{Queue: slots, Finished: c.finished, Run: func(context.Context, execution.Request) (execution.Ended, error) {
+		return execution.Ended{Result: runner.Result{Outcome: outcomes.OK}}, err
 	}})
 	t.Cleanup(func() {
 		if err := service.Shutdown(context.Background()); err != nil {

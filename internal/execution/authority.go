@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/proxy"
@@ -59,7 +60,7 @@ func (h *Host) Open(ctx context.Context, id minter.Identity, s Serving) (*Author
 	w := h.watch(ctx, Request{Identity: id, Name: s.Name, Job: runner.Execution{Traceparent: s.Traceparent}, Tracestate: s.Tracestate})
 	a, err := h.open(w.ctx, id, s, w)
 	if err != nil {
-		w.end(Request{Identity: id, Name: s.Name}, Outcome{}, 0, err)
+		w.end(Request{Identity: id, Name: s.Name}, Ended{}, 0, err)
 		return nil, err
 	}
 	a.owned = true
@@ -157,8 +158,8 @@ func (a *Authority) Close(ctx context.Context, grace time.Duration) {
 		a.watch.Phase(telemetry.PhaseRevoke, began, time.Now(), a.revokingErr)
 	}
 	if a.owned {
-		a.watch.End(telemetry.Ending{Outcome: telemetry.OutcomeOK, ExitCode: -1})
-		a.watch.log.Info("execution ended", "outcome", telemetry.OutcomeOK, "account_type", a.id.AccountType, "user_id", a.id.AccountID, "step", a.name)
+		a.watch.End(telemetry.Ending{Outcome: outcomes.OK, ExitCode: -1})
+		a.watch.log.Info("execution ended", "outcome", outcomes.OK, "account_type", a.id.AccountType, "user_id", a.id.AccountID, "step", a.name)
 	}
 }
 

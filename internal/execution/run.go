@@ -36,21 +36,10 @@ type Request struct {
 	Fence func() error
 }
 
-// Outcome is what became of an execution.
-type Outcome struct {
-	Result runner.Result
-	// Mint is how long the key took, Teardown how long it took to take everything back after the step.
-	Mint, Teardown time.Duration
-	// Traceparent is the W3C trace context of the step, empty where it has none.
-	Traceparent string
-	// MintBegan is when the key was asked for, RevokeBegan when it began to be taken back.
-	MintBegan, RevokeBegan time.Time
-}
-
 // Run carries one execution to its result. A step that fails is a result; an error is the sidecar's own failure, or
 // *runner.FieldErrors for a request that cannot be run as it is. When ctx ends first, the key is revoked before the step is
-// killed, and the outcome is [runner.Cancelled].
-func (h *Host) Run(ctx context.Context, r Request) (done Outcome, err error) {
+// killed, and the outcome is [outcomes.Cancelled].
+func (h *Host) Run(ctx context.Context, r Request) (done Ended, err error) {
 	w := h.watch(ctx, r)
 	queued := time.Duration(0)
 	if !r.Asked.IsZero() {
@@ -63,7 +52,7 @@ func (h *Host) Run(ctx context.Context, r Request) (done Outcome, err error) {
 	return done, err
 }
 
-func (h *Host) run(ctx context.Context, r Request, w *watch) (done Outcome, err error) {
+func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err error) {
 	limits := r.Limits.WithDefaults()
 	began := time.Now()
 	// Python starts, or is there already, while the key is minted.
@@ -94,6 +83,7 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Outcome, err 
 			return done, err
 		}
 	}
+	done.Begun = true
 	done.Result, err = runRevoking(ctx, prepared, r.Job, authority)
 	w.ran(spawned, done.Result, err)
 	began = time.Now()

@@ -11,22 +11,12 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sys/unix"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/proxy"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
-
-// Outcomes of executions whose step did not run, beside those of the runner.
-const (
-	// Refused: the request cannot be run as it is.
-	Refused = "refused"
-	// NotStarted: there was no slot, no key, or no Python for it, as often as it may be attempted.
-	NotStarted = "not_started"
-)
-
-// outcomeAbandoned is what telemetry and the log call an execution that got no slot in time, or while nothing new is started.
-const outcomeAbandoned = "abandoned"
 
 // watch is how one execution is told to telemetry and to the log.
 type watch struct {
@@ -103,8 +93,8 @@ func callEnd(call proxy.Call) telemetry.CallEnd {
 }
 
 // end tells what became of an execution: its span, its count, and the one line of the log that is written for each.
-func (w *watch) end(r Request, done Outcome, queued time.Duration, err error) {
-	ending := endingOf(w.ctx, done.Result, err)
+func (w *watch) end(r Request, done Ended, queued time.Duration, err error) {
+	ending := endingOf(done, err)
 	w.End(ending)
 	attributes := []any{
 		"outcome", ending.Outcome, "account_type", r.Identity.AccountType, "user_id", r.Identity.AccountID, "step", r.Name,
@@ -128,24 +118,21 @@ func (w *watch) end(r Request, done Outcome, queued time.Duration, err error) {
 	w.log.Info("execution ended", attributes...)
 }
 
-func endingOf(ctx context.Context, result runner.Result, err error) telemetry.Ending {
-	var fields *runner.FieldErrors
-	switch {
-	case errors.As(err, &fields):
-		return telemetry.Ending{Outcome: Refused, ExitCode: -1}
-	case err != nil && ctx.Err() != nil:
-		return telemetry.Ending{Outcome: string(runner.Cancelled), ExitCode: -1}
-	case err != nil:
-		return telemetry.Ending{Outcome: string(runner.Internal), ExitCode: -1}
+// endingOf is what telemetry is told of the end.
+func endingOf(done Ended, err error) telemetry.Ending {
+	outcome := done.Outcome(err)
+	if err != nil {
+		return telemetry.Ending{Outcome: outcome, ExitCode: -1}
 	}
+	result := done.Result
 	evidence := result.Evidence
 	ending := telemetry.Ending{
-		Outcome: string(result.Outcome), CPU: evidence.CPU, PeakMemory: evidence.PeakMemory, ExitCode: evidence.ExitCode,
+		Outcome: outcome, CPU: evidence.CPU, PeakMemory: evidence.PeakMemory, ExitCode: evidence.ExitCode,
 	}
 	if evidence.Signal != 0 {
 		ending.Signal = unix.SignalName(evidence.Signal)
 	}
-	if result.Outcome == runner.Exception && result.Error != nil {
+	if outcome == outcomes.Exception && result.Error != nil {
 		ending.Exception, _, _ = strings.Cut(result.Error.Message, ":")
 	}
 	return ending
@@ -156,8 +143,9 @@ func (h *Host) Abandon(r Request, err error) {
 	w := h.watch(context.Background(), r)
 	now := time.Now()
 	w.Phase(telemetry.PhaseQueue, r.Asked, now, err)
-	w.End(telemetry.Ending{Outcome: outcomeAbandoned, ExitCode: -1})
-	w.log.Info("execution ended", "outcome", outcomeAbandoned, "account_type", r.Identity.AccountType, "user_id", r.Identity.AccountID,
+	ending := endingOf(Ended{}, err)
+	w.End(ending)
+	w.log.Info("execution ended", "outcome", ending.Outcome, "account_type", r.Identity.AccountType, "user_id", r.Identity.AccountID,
 		"step", r.Name, "runtime", string(r.Job.Runtime), "queue_ms", milliseconds(now.Sub(r.Asked)), "error", err)
 }
 

@@ -16,8 +16,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
-	"github.com/kizen/kizen-sidecar/runner"
 )
 
 // enqueueOnce enqueues an execution that asynq would try once.
@@ -39,13 +39,13 @@ func (f *fleetOf) enqueueOnce(id, callback string) {
 // failing is a step that fails before its code starts, a number of times.
 func failing(times int) step {
 	var mu sync.Mutex
-	return func(ctx context.Context, start func() error) (execution.Outcome, error) {
+	return func(ctx context.Context, start func() error) (execution.Ended, error) {
 		mu.Lock()
 		times--
 		failed := times >= 0
 		mu.Unlock()
 		if failed {
-			return execution.Outcome{}, errors.New("a passing error")
+			return execution.Ended{}, errors.New("a passing error")
 		}
 		return fine(ctx, start)
 	}
@@ -67,7 +67,7 @@ func TestRetriesAreNotAsynqsToDecide(t *testing.T) {
 	f.sender = receiver.sender
 	f.worker(f.server.Addr, 5, failing(2))
 	f.enqueueOnce("e", receiver.URL)
-	if known := f.ends("e"); known.outcome != string(runner.OK) {
+	if known := f.ends("e"); known.outcome != outcomes.OK {
 		t.Errorf("ended %s", known.outcome)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -86,7 +86,7 @@ func TestAnExecutionThatIsGivenUpAfterAsynqsRetriesHasAnOutcome(t *testing.T) {
 	f.sender = receiver.sender
 	f.worker(f.server.Addr, 2, failing(100))
 	f.enqueueOnce("e", receiver.URL)
-	if known := f.ends("e"); known.outcome != execution.NotStarted || !strings.Contains(string(known.result), "given up after 2 attempts: a passing error") {
+	if known := f.ends("e"); known.outcome != outcomes.NotStarted || !strings.Contains(string(known.result), "given up after 2 attempts: a passing error") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -120,7 +120,7 @@ func TestATaskThatNoWorkerHasIsDelivered(t *testing.T) {
 			f.enqueue("e", "")
 			f.loseTask("e", leased)
 			f.worker(f.server.Addr, 5, fine)
-			if known := f.ends("e"); known.outcome != string(runner.OK) {
+			if known := f.ends("e"); known.outcome != outcomes.OK {
 				t.Errorf("ended %s", known.outcome)
 			}
 			f.await("the queue to be empty", f.idle)
@@ -147,7 +147,7 @@ func TestAnExecutionThatEndsItsWorkersIsGivenUp(t *testing.T) {
 		way.part()
 	}
 	f.worker(f.server.Addr, 5, fine)
-	if known := f.ends("e"); known.outcome != execution.NotStarted || !strings.Contains(string(known.result), "2 workers died while they prepared it") {
+	if known := f.ends("e"); known.outcome != outcomes.NotStarted || !strings.Contains(string(known.result), "2 workers died while they prepared it") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -167,7 +167,7 @@ func TestADeadLetterThatIsPutBackRunsAgain(t *testing.T) {
 	f.sender = receiver.sender
 	f.worker(f.server.Addr, 1, failing(1))
 	f.enqueue("e", receiver.URL)
-	if known := f.ends("e"); known.outcome != execution.NotStarted {
+	if known := f.ends("e"); known.outcome != outcomes.NotStarted {
 		t.Fatalf("ended %s", known.outcome)
 	}
 	f.await("the dead letter", func() bool { return f.archived() == 1 })
@@ -176,7 +176,7 @@ func TestADeadLetterThatIsPutBackRunsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.await("the second callback", func() bool { return len(receiver.outcomes()) == 2 })
-	if known := f.ends("e"); known.outcome != string(runner.OK) || known.run != 1 {
+	if known := f.ends("e"); known.outcome != outcomes.OK || known.run != 1 {
 		t.Errorf("ended %s in run %d", known.outcome, known.run)
 	}
 	f.await("the queue to be empty", f.idle)
@@ -192,13 +192,13 @@ func TestAWorkerThatLosesRedisEndsItsStepsBeforeOthersTakeOver(t *testing.T) {
 	f := newFleet(t)
 	way := newLine(t, f.server.Addr)
 	reached, ended := make(chan struct{}, 1), make(chan time.Time, 1)
-	worker := f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+	worker := f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Ended, error) {
 		done, err := fine(ctx, start)
 		if f.ranOnly("e") {
 			reached <- struct{}{}
 			<-ctx.Done()
 			ended <- time.Now()
-			done.Result.Outcome = runner.Cancelled
+			done.Result.Outcome = outcomes.Cancelled
 		}
 		return done, err
 	})
@@ -211,11 +211,11 @@ func TestAWorkerThatLosesRedisEndsItsStepsBeforeOthersTakeOver(t *testing.T) {
 		t.Errorf("the step ran on for %s, and another worker may take over after %s", lasted, 2*worker.config.Lease)
 	}
 	way.mend()
-	if known := f.ends("e"); known.outcome != WorkerDied || known.late.outcome != "" {
+	if known := f.ends("e"); known.outcome != outcomes.WorkerDied || known.late.outcome != "" {
 		t.Errorf("ended %s, late %q", known.outcome, known.late.outcome)
 	}
 	f.enqueue("e2", "")
-	if known := f.ends("e2"); known.outcome != string(runner.OK) || known.worker() == first.id {
+	if known := f.ends("e2"); known.outcome != outcomes.OK || known.worker() == first.id {
 		t.Errorf("the next one ended %s at %s", known.outcome, known.worker())
 	}
 	f.await("the queue to be empty", f.idle)
@@ -269,7 +269,7 @@ func TestARedisThatLosesItsLastWritesRunsNothingTwice(t *testing.T) {
 	f := newFleetOn(t, server)
 	f.sender = receiver.sender
 	g := newGate()
-	do := func(ctx context.Context, start func() error) (execution.Outcome, error) {
+	do := func(ctx context.Context, start func() error) (execution.Ended, error) {
 		done, err := fine(ctx, start)
 		if err == nil && f.started() > finished {
 			g.pass(ctx)
@@ -308,7 +308,7 @@ func TestARedisThatLosesItsLastWritesRunsNothingTwice(t *testing.T) {
 	close(g.opened)
 	for i := range finished + running {
 		id := fmt.Sprint("e", i)
-		if known := f.ends(id); known.outcome != string(runner.OK) {
+		if known := f.ends(id); known.outcome != outcomes.OK {
 			t.Errorf("%s ended %s: %s", id, known.outcome, known.result)
 		}
 	}
@@ -338,7 +338,7 @@ func TestAnExecutionThatItsWorkerDoesNotKnowIsEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.enqueue("e", "")
-	if known := f.ends("e"); known.outcome != WorkerDied || !strings.Contains(string(known.result), "Redis lost how it ended") {
+	if known := f.ends("e"); known.outcome != outcomes.WorkerDied || !strings.Contains(string(known.result), "Redis lost how it ended") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the queue to be empty", f.idle)
@@ -474,9 +474,9 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 		tries++
 		return broken
 	}
-	lame := f.worker(f.server.Addr, 1, func(context.Context, func() error) (execution.Outcome, error) {
+	lame := f.worker(f.server.Addr, 1, func(context.Context, func() error) (execution.Ended, error) {
 		t.Error("a broken worker was given an execution")
-		return execution.Outcome{}, broken
+		return execution.Ended{}, broken
 	})
 	f.await("the worker to try itself more than once", func() bool {
 		mu.Lock()
@@ -492,7 +492,7 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 		f.enqueue(fmt.Sprint("e", i), "")
 	}
 	for i := range total {
-		if known := f.ends(fmt.Sprint("e", i)); known.outcome != string(runner.OK) {
+		if known := f.ends(fmt.Sprint("e", i)); known.outcome != outcomes.OK {
 			t.Errorf("ended %s", known.outcome)
 		}
 	}
@@ -516,7 +516,7 @@ func TestAWorkerThatBreaksGivesBackWhatItHas(t *testing.T) {
 		}
 		return broken
 	}
-	f.worker(f.server.Addr, 1, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+	f.worker(f.server.Addr, 1, func(ctx context.Context, start func() error) (execution.Ended, error) {
 		mu.Lock()
 		if failures == 0 {
 			broken = errors.New("too many open files")
@@ -524,12 +524,12 @@ func TestAWorkerThatBreaksGivesBackWhatItHas(t *testing.T) {
 		err := broken
 		mu.Unlock()
 		if err != nil {
-			return execution.Outcome{}, err
+			return execution.Ended{}, err
 		}
 		return fine(ctx, start)
 	})
 	f.enqueue("e", "")
-	if known := f.ends("e"); known.outcome != string(runner.OK) || known.attempts != 1 {
+	if known := f.ends("e"); known.outcome != outcomes.OK || known.attempts != 1 {
 		t.Errorf("ended %s after %d attempts", known.outcome, known.attempts)
 	}
 	f.requireRan("e", 1)

@@ -12,7 +12,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 // keepFleet is the loop of the one worker that looks after the fleet. It is apart from the loop that renews, so that however much
@@ -212,5 +212,5 @@ func (w *Worker) archivedOnPurpose(ctx context.Context, task *asynq.TaskInfo, at
 	}
 	// A worker of an older version gave no mark.
 	known, err := w.records.read(ctx, named.BusinessID, named.ExecutionID)
-	return known.state == Finished && known.outcome == execution.NotStarted && known.deadLetter == "", err
+	return known.state == Finished && known.outcome == outcomes.NotStarted && known.deadLetter == "", err
 }

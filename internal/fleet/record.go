@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 // State is how far an execution has come.
@@ -188,7 +190,7 @@ return {ARGV[2], ''}`)
 // kept beside the outcome, once, and late is true. A record that Redis has lost meanwhile is made anew: what has run is not to
 // run again.
 func (r records) finish(ctx context.Context, t ticket, digest string, e ending, keep time.Duration) (stands string, late bool, err error) {
-	answer, err := finishScript.Run(ctx, r.redis, t.keys(), t.owner, e.outcome, []byte(e.result), e.at.UnixMilli(),
+	answer, err := finishScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), []byte(e.result), e.at.UnixMilli(),
 		keep.Milliseconds(), digest, max(keep, tombstoneLimit).Milliseconds(), e.begun, e.deadLetter).StringSlice()
 	if err != nil || len(answer) != 2 {
 		return "", false, err
@@ -226,7 +228,7 @@ func (r records) setCallback(ctx context.Context, business, id, state, failure s
 
 // ending is how an execution ended.
 type ending struct {
-	outcome string
+	outcome outcomes.Outcome
 	result  json.RawMessage
 	at      time.Time
 	// begun is whether the attempt that says so had begun the step's code.
@@ -265,9 +267,9 @@ func (r records) read(ctx context.Context, business, id string) (entry, error) {
 		ticket: ticket{business, id, h["owner"]}, state: State(h["state"]), attempts: number("attempts"), run: number("run"),
 		callback: callbackState{h["callback"], h["callback_error"], time.UnixMilli(number("callback_at"))},
 		ending: ending{
-			outcome: h["outcome"], result: json.RawMessage(h["result"]), at: time.UnixMilli(number("finished_at")),
+			outcome: outcomes.Outcome(h["outcome"]), result: json.RawMessage(h["result"]), at: time.UnixMilli(number("finished_at")),
 			deadLetter: h["dead_letter"],
 		},
-		late: ending{outcome: h["late_outcome"], result: json.RawMessage(h["late_result"]), at: time.UnixMilli(number("late_at"))},
+		late: ending{outcome: outcomes.Outcome(h["late_outcome"]), result: json.RawMessage(h["late_result"]), at: time.UnixMilli(number("late_at"))},
 	}, nil
 }

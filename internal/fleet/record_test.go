@@ -7,6 +7,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 // newRecords are records in a Redis of their own.
@@ -28,7 +30,7 @@ func mustClaim(t *testing.T, r records, owner ticket) claim {
 }
 
 func ended(outcome string) ending {
-	return ending{outcome: outcome, result: []byte(`{}`), at: time.Now()}
+	return ending{outcome: outcomes.Outcome(outcome), result: []byte(`{}`), at: time.Now()}
 }
 
 func mustFinish(t *testing.T, r records, owner ticket, e ending) (stands string, late bool) {

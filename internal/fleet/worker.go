@@ -15,14 +15,11 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
-
-// WorkerDied is the outcome of an execution whose worker died after the step's code had started. How far the code came is not
-// known, so it is not run again.
-const WorkerDied = "worker_died"
 
 // callbacksAtOnce bounds the callbacks that one worker delivers at a time.
 const callbacksAtOnce = 16
@@ -46,7 +43,7 @@ type Config struct {
 	// Prepare turns a body into what is run. Mistakes in it are *runner.FieldErrors.
 	Prepare func(execution.Body) (execution.Request, error)
 	// Run carries one execution to its outcome, as [execution.Host.Run] does.
-	Run func(context.Context, execution.Request) (execution.Outcome, error)
+	Run func(context.Context, execution.Request) (execution.Ended, error)
 	// Revoke ends the keys of an execution whose worker has died, before that is written down. If nil, they end by themselves.
 	Revoke func(ctx context.Context, business, id string) error
 	// Ready says why this worker should take nothing. If nil, it is always ready.
@@ -100,7 +97,7 @@ var errRedisRestarted = errors.New("redis was restarted before the step's code h
 // errElsewhere puts a delivery off.
 var errElsewhere = errors.New("the execution runs elsewhere")
 
-// errWorkerDied is the message of an execution that ends as [WorkerDied].
+// errWorkerDied is the message of an execution that ends as [outcomes.WorkerDied].
 var errWorkerDied = errors.New("the worker died after the step's code had started; how far it came is not known, so it is not run again")
 
 // errEndLost is the message of an execution whose worker lives and does not know it any more.
@@ -457,14 +454,14 @@ func (a *attempt) inherit(ctx context.Context, owner string) error {
 		cause = errEndLost
 	}
 	a.config.Log.Error("an execution is ended whose step had started", "execution_id", a.id, "worker", holder.worker(), "error", cause)
-	return a.finish(ctx, holder, a.failed(WorkerDied, cause))
+	return a.finish(ctx, holder, a.failed(outcomes.WorkerDied, cause))
 }
 
 // giveUp ends an execution that could not be started, and keeps it as a dead letter.
 func (a *attempt) giveUp(ctx context.Context, reason string) error {
 	letter := deadLetter(errors.New(reason))
 	a.config.Log.Error("an execution could not be started; it is kept as a dead letter", "execution_id", a.id, "error", reason)
-	e := a.failed(execution.NotStarted, errors.New(reason))
+	e := a.failed(outcomes.NotStarted, errors.New(reason))
 	e.deadLetter = letter.Error()
 	if err := a.finish(ctx, a.subject, e); err != nil {
 		return err
@@ -473,16 +470,16 @@ func (a *attempt) giveUp(ctx context.Context, reason string) error {
 }
 
 // failed is the end of an execution that has no result of its own.
-func (a *attempt) failed(outcome string, cause error) ending {
-	return a.ended(outcome, runner.Result{Outcome: runner.Internal, Error: &runner.StepError{Message: cause.Error()}})
+func (a *attempt) failed(outcome outcomes.Outcome, cause error) ending {
+	return a.ended(outcome, runner.Result{Outcome: outcomes.Internal, Error: &runner.StepError{Message: cause.Error()}})
 }
 
-func (a *attempt) ended(outcome string, result runner.Result) ending {
+func (a *attempt) ended(outcome outcomes.Outcome, result runner.Result) ending {
 	result.RequestID = a.id
 	document, err := result.MarshalJSON()
 	if err != nil {
 		a.config.Log.Error("a result could not be written", "execution_id", a.id, "error", err)
-		outcome, document = string(runner.Internal), []byte("null")
+		outcome, document = outcomes.Internal, []byte("null")
 	}
 	return ending{outcome: outcome, result: document, at: time.Now(), begun: a.begun.Load()}
 }
@@ -512,17 +509,17 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	running, stop := context.WithCancelCause(a.Worker.ctx)
 	defer stop(nil)
 	defer context.AfterFunc(a.term.ctx, func() { stop(context.Cause(a.term.ctx)) })()
-	outcome, err := a.config.Run(running, job)
-	var fields *runner.FieldErrors
-	fenced := errors.Is(context.Cause(running), errFenced)
+	done, err := a.config.Run(running, job)
+	done.Begun = a.begun.Load() // which is written down before it is true
+	outcome := done.Outcome(err)
 	switch {
-	case err == nil && fenced && outcome.Result.Outcome == runner.Cancelled:
-		return a.finish(ctx, a.subject, a.failed(WorkerDied, errFenced))
+	case err == nil && outcome == outcomes.Cancelled && errors.Is(context.Cause(running), errFenced):
+		return a.finish(ctx, a.subject, a.failed(outcomes.WorkerDied, errFenced))
 	case err == nil:
-		return a.finish(ctx, a.subject, a.ended(string(outcome.Result.Outcome), outcome.Result))
-	case a.begun.Load():
-		return a.finish(ctx, a.subject, a.failed(string(runner.Internal), err))
-	case errors.As(err, &fields):
+		return a.finish(ctx, a.subject, a.ended(outcome, done.Result))
+	case done.Begun:
+		return a.finish(ctx, a.subject, a.failed(outcomes.Internal, err))
+	case outcome == outcomes.Refused:
 		return a.refuse(ctx, err)
 	case errors.Is(err, errTakenOver):
 		return &later{err, a.config.Lease}
@@ -538,7 +535,7 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 // refuse ends an execution that cannot be run as it is.
 func (a *attempt) refuse(ctx context.Context, err error) error {
 	a.config.Log.Warn("an execution was refused", "execution_id", a.id, "business_id", a.business, "error", err)
-	return a.finish(ctx, a.subject, a.failed(execution.Refused, err))
+	return a.finish(ctx, a.subject, a.failed(outcomes.Refused, err))
 }
 
 func (a *attempt) prepare() (execution.Request, error) {

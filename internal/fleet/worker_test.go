@@ -21,6 +21,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
@@ -134,14 +135,14 @@ func newFleetOn(t *testing.T, server *redistest.Server) *fleetOf {
 
 // step is what a worker of a test does with an execution. start says that its
 // code is about to begin, as [execution.Request.Starting].
-type step func(ctx context.Context, start func() error) (execution.Outcome, error)
+type step func(ctx context.Context, start func() error) (execution.Ended, error)
 
 // fine is a step that ends well.
-func fine(_ context.Context, start func() error) (execution.Outcome, error) {
+func fine(_ context.Context, start func() error) (execution.Ended, error) {
 	if err := start(); err != nil {
-		return execution.Outcome{}, err
+		return execution.Ended{}, err
 	}
-	return execution.Outcome{Result: runner.Result{Outcome: runner.OK}}, nil
+	return execution.Ended{Result: runner.Result{Outcome: outcomes.OK}}, nil
 }
 
 // worker starts one that reaches Redis at address, and stops it with the test.
@@ -158,7 +159,7 @@ func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 		Prepare: func(b execution.Body) (execution.Request, error) {
 			return execution.Request{Identity: minter.Identity{BusinessID: b.BusinessID, ExecutionID: b.ExecutionID}}, nil
 		},
-		Run: func(ctx context.Context, r execution.Request) (execution.Outcome, error) {
+		Run: func(ctx context.Context, r execution.Request) (execution.Ended, error) {
 			return do(ctx, func() error {
 				err := r.Starting(ctx)
 				if err == nil {
@@ -249,7 +250,7 @@ func (g gate) pass(ctx context.Context) {
 
 // before is a step that waits at the gate, and tells how its start went then.
 func (g gate) before(returned chan<- error) step {
-	return func(ctx context.Context, start func() error) (execution.Outcome, error) {
+	return func(ctx context.Context, start func() error) (execution.Ended, error) {
 		g.pass(ctx)
 		done, err := fine(ctx, start)
 		returned <- err
@@ -258,7 +259,7 @@ func (g gate) before(returned chan<- error) step {
 }
 
 // after is a step that waits at the gate once its code has run.
-func (g gate) after(ctx context.Context, start func() error) (execution.Outcome, error) {
+func (g gate) after(ctx context.Context, start func() error) (execution.Ended, error) {
 	done, err := fine(ctx, start)
 	g.pass(ctx)
 	return done, err
@@ -278,13 +279,13 @@ func TestAWorkerThatLosesRedisBeforeTheCodeStartsDoesNotStartIt(t *testing.T) {
 		t.Fatal("the code started without Redis")
 	}
 	f.worker(f.server.Addr, 5, fine)
-	if known := f.ends("e"); known.outcome != string(runner.OK) {
+	if known := f.ends("e"); known.outcome != outcomes.OK {
 		t.Errorf("ended %s", known.outcome)
 	}
 	f.requireRan("e", 1)
 	way.mend()
 	f.await("the queue to be empty", f.idle)
-	if known := f.ends("e"); known.outcome != string(runner.OK) {
+	if known := f.ends("e"); known.outcome != outcomes.OK {
 		t.Errorf("ended %s once the other was back", known.outcome)
 	}
 	f.requireRan("e", 1)
@@ -302,7 +303,7 @@ func TestAWorkerThatComesBackTooLateFindsItsExecutionTaken(t *testing.T) {
 	<-g.reached
 	way.part()
 	f.worker(f.server.Addr, 5, fine)
-	if known := f.ends("e"); known.outcome != string(runner.OK) {
+	if known := f.ends("e"); known.outcome != outcomes.OK {
 		t.Errorf("ended %s", known.outcome)
 	}
 	way.mend()
@@ -322,7 +323,7 @@ func TestTheResultOfAWorkerThatWasTakenForDeadIsKeptBesideTheOutcome(t *testing.
 	f.sender = receiver.sender
 	way := newLine(t, f.server.Addr)
 	reached := make(chan struct{}, 1)
-	f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+	f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Ended, error) {
 		done, err := fine(ctx, start)
 		reached <- struct{}{}
 		<-opened // it had its result before it was cut off, and could not write it
@@ -333,14 +334,14 @@ func TestTheResultOfAWorkerThatWasTakenForDeadIsKeptBesideTheOutcome(t *testing.
 	way.part()
 	f.worker(f.server.Addr, 5, fine)
 	known := f.ends("e")
-	if known.outcome != WorkerDied || !strings.Contains(string(known.result), "had started") || !strings.Contains(string(known.result), "not run again") {
+	if known.outcome != outcomes.WorkerDied || !strings.Contains(string(known.result), "had started") || !strings.Contains(string(known.result), "not run again") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
 	way.mend()
 	close(opened)
 	f.await("the callback of the late result", func() bool { return len(receiver.outcomes()) == 2 })
-	if known := f.ends("e"); known.outcome != WorkerDied || known.late.outcome != "ok" {
+	if known := f.ends("e"); known.outcome != outcomes.WorkerDied || known.late.outcome != "ok" {
 		t.Errorf("ended %s, late %s once it was back", known.outcome, known.late.outcome)
 	}
 	if told := receiver.outcomes(); told[0] != "execution.finished worker_died" || told[1] != "execution.late_result ok" {
@@ -365,7 +366,7 @@ func TestRedisAwayWhileTheStepRunsLosesNothing(t *testing.T) {
 	close(g.opened)
 	f.requireRan("e", 1)
 	way.mend()
-	if known := f.ends("e"); known.outcome != string(runner.OK) {
+	if known := f.ends("e"); known.outcome != outcomes.OK {
 		t.Errorf("ended %s", known.outcome)
 	}
 	f.requireRan("e", 1)
@@ -413,7 +414,7 @@ func TestALeaseThatRunsOutByTheClockStartsNothingTwice(t *testing.T) {
 	})
 	f.requireRan("e", 1)
 	close(g.opened)
-	if known := f.ends("e"); known.outcome != string(runner.OK) {
+	if known := f.ends("e"); known.outcome != outcomes.OK {
 		t.Errorf("ended %s", known.outcome)
 	}
 	f.await("the queue to be empty", f.idle)
@@ -424,18 +425,18 @@ func TestOnlyWhatHasNotStartedIsTriedAgain(t *testing.T) {
 	broken := errors.New("the sidecar broke")
 	for name, c := range map[string]struct {
 		started  bool
-		outcome  string
+		outcome  outcomes.Outcome
 		attempts int
 	}{
-		"before the code": {false, string(runner.OK), 3},
-		"after the code":  {true, string(runner.Internal), 1},
+		"before the code": {false, outcomes.OK, 3},
+		"after the code":  {true, outcomes.Internal, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFleet(t)
 			var mu sync.Mutex
 			attempts := 0
-			f.worker(f.server.Addr, 5, func(ctx context.Context, start func() error) (execution.Outcome, error) {
+			f.worker(f.server.Addr, 5, func(ctx context.Context, start func() error) (execution.Ended, error) {
 				mu.Lock()
 				attempts++
 				last := attempts == 3
@@ -445,7 +446,7 @@ func TestOnlyWhatHasNotStartedIsTriedAgain(t *testing.T) {
 						return done, err
 					}
 				}
-				return execution.Outcome{}, broken
+				return execution.Ended{}, broken
 			})
 			f.enqueue("e", "")
 			if known := f.ends("e"); known.outcome != c.outcome {
@@ -471,7 +472,7 @@ func TestABodyThatIsWrongEndsItsExecution(t *testing.T) {
 	f.worker(f.server.Addr, 2, fine)
 	f.enqueueBody("e", map[string]any{"execution_id": "e", "business_id": "b", "user_script": 7, "callback_url": receiver.URL, "frobnicate": 1})
 	known := f.ends("e")
-	if known.outcome != execution.Refused || !strings.Contains(string(known.result), "user_script: must be a string") || !strings.Contains(string(known.result), "frobnicate: there is no such field") {
+	if known.outcome != outcomes.Refused || !strings.Contains(string(known.result), "user_script: must be a string") || !strings.Contains(string(known.result), "frobnicate: there is no such field") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -483,11 +484,11 @@ func TestWhatIsGivenUpIsKeptAndTold(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	f.sender = receiver.sender
-	w := f.worker(f.server.Addr, 2, func(context.Context, func() error) (execution.Outcome, error) {
-		return execution.Outcome{}, errors.New("no python anywhere")
+	w := f.worker(f.server.Addr, 2, func(context.Context, func() error) (execution.Ended, error) {
+		return execution.Ended{}, errors.New("no python anywhere")
 	})
 	f.enqueue("e", receiver.URL)
-	if known := f.ends("e"); known.outcome != execution.NotStarted || !strings.Contains(string(known.result), "given up after 2 attempts: no python anywhere") {
+	if known := f.ends("e"); known.outcome != outcomes.NotStarted || !strings.Contains(string(known.result), "given up after 2 attempts: no python anywhere") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the dead letter", func() bool {

@@ -383,7 +383,7 @@ func TestKeysAreCountedHoweverTheyFare(t *testing.T) {
 	if got := c.counts(t, "kizen.key.operation.duration", "error.type"); got["_OTHER"] != 1 {
 		t.Errorf("a key that could not be minted was counted as %v", got)
 	}
-	if got := c.counts(t, "kizen.execution.duration", "kizen.execution.outcome"); got["internal"] != 1 {
+	if got := c.counts(t, "kizen.execution.duration", "kizen.execution.outcome"); got["not_started"] != 1 {
 		t.Errorf("the execution was counted as %v", got)
 	}
 	if got := tree(c.spans); got["execution > mint (Internal, Error)"] != 1 || got[" > execution (Internal, Error)"] != 1 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -23,8 +24,6 @@ const (
 
 // Errors that end an execution before its step ran, as causes.
 var (
-	// ErrCancelled: somebody asked for it.
-	ErrCancelled = errors.New("the execution was cancelled")
 	// ErrQueueTimeout: no slot became free in time.
 	ErrQueueTimeout = errors.New("no slot became free in time")
 )
@@ -57,7 +56,7 @@ type Execution struct {
 	finished time.Time
 	events   []Event
 	changed  chan struct{} // closed and replaced with every event
-	outcome  execution.Outcome
+	ended    execution.Ended
 	document json.RawMessage
 	err      error
 	size     int64 // bytes kept
@@ -65,18 +64,18 @@ type Execution struct {
 
 // Snapshot is an execution at one moment, as callers see it.
 type Snapshot struct {
-	ID          string          `json:"execution_id"`
-	BusinessID  string          `json:"business_id"`
-	AccountType string          `json:"account_type"`
-	Name        string          `json:"name,omitempty"`
-	Runtime     string          `json:"runtime"`
-	State       State           `json:"state"`
-	Outcome     string          `json:"outcome,omitempty"`
-	QueuedAt    time.Time       `json:"queued_at"`
-	StartedAt   time.Time       `json:"started_at,omitzero"`
-	FinishedAt  time.Time       `json:"finished_at,omitzero"`
-	Phases      *Phases         `json:"phases,omitempty"`
-	Result      json.RawMessage `json:"result,omitempty"`
+	ID          string           `json:"execution_id"`
+	BusinessID  string           `json:"business_id"`
+	AccountType string           `json:"account_type"`
+	Name        string           `json:"name,omitempty"`
+	Runtime     string           `json:"runtime"`
+	State       State            `json:"state"`
+	Outcome     outcomes.Outcome `json:"outcome,omitempty"`
+	QueuedAt    time.Time        `json:"queued_at"`
+	StartedAt   time.Time        `json:"started_at,omitzero"`
+	FinishedAt  time.Time        `json:"finished_at,omitzero"`
+	Phases      *Phases          `json:"phases,omitempty"`
+	Result      json.RawMessage  `json:"result,omitempty"`
 	// Failure says why there is no result.
 	Failure string `json:"failure,omitempty"`
 }
@@ -109,7 +108,7 @@ func (e *Execution) Shown() (source string, inputs runner.Inputs) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.state == Finished {
-		return e.outcome.Result.Source, e.outcome.Result.Inputs
+		return e.ended.Result.Source, e.ended.Result.Inputs
 	}
 	return e.request.Job.Shown()
 }
@@ -133,15 +132,15 @@ func (e *Execution) Callback() string { return e.callback }
 // Done is closed when the execution has finished.
 func (e *Execution) Done() <-chan struct{} { return e.done }
 
-// Outcome is what became of it; only after Done. The error is the sidecar's own failure, or why it never ran.
-func (e *Execution) Outcome() (execution.Outcome, error) {
+// Ended is what became of it; only after Done. The error is the sidecar's own failure, or why it never ran.
+func (e *Execution) Ended() (execution.Ended, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.outcome, e.err
+	return e.ended, e.err
 }
 
 // Cancel takes the key back, kills the step, and returns at once. What has finished stays as it is.
-func (e *Execution) Cancel() { e.cancelled(ErrCancelled) }
+func (e *Execution) Cancel() { e.cancelled(execution.ErrCancelled) }
 
 // Snapshot returns the execution as it is now.
 func (e *Execution) Snapshot() Snapshot {
@@ -156,15 +155,15 @@ func (e *Execution) Snapshot() Snapshot {
 		return s
 	}
 	if e.err != nil {
-		s.Outcome, s.Failure = outcomeOf(e.err), e.err.Error()
+		s.Outcome, s.Failure = e.ended.Outcome(e.err), e.err.Error()
 		return s
 	}
-	result := e.outcome.Result
-	s.Outcome, s.Result = string(result.Outcome), e.document
+	result := e.ended.Result
+	s.Outcome, s.Result = result.Outcome, e.document
 	s.Phases = &Phases{
-		Queue: milliseconds(e.started.Sub(e.queued)), Mint: milliseconds(e.outcome.Mint), Spawn: milliseconds(result.Phases.Spawn),
+		Queue: milliseconds(e.started.Sub(e.queued)), Mint: milliseconds(e.ended.Mint), Spawn: milliseconds(result.Phases.Spawn),
 		Import: milliseconds(result.Phases.Import), Step: milliseconds(result.Phases.Step),
-		Teardown: milliseconds(result.Phases.Teardown + e.outcome.Teardown),
+		Teardown: milliseconds(result.Phases.Teardown + e.ended.Teardown),
 	}
 	return s
 }
@@ -212,38 +211,26 @@ func (e *Execution) start() {
 }
 
 // finish records the end, and drops what is needed no more: the script, its inputs and its secrets.
-func (e *Execution) finish(outcome execution.Outcome, err error) {
+func (e *Execution) finish(ended execution.Ended, err error) {
 	var document []byte
 	if err == nil {
-		document, err = outcome.Result.MarshalJSON() // as it is: json.Marshal would escape for HTML
+		document, err = ended.Result.MarshalJSON() // as it is: json.Marshal would escape for HTML
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.state, e.finished, e.outcome, e.err, e.document = Finished, time.Now(), outcome, err, document
+	e.state, e.finished, e.ended, e.err, e.document = Finished, time.Now(), ended, err, document
 	// What the page shows of them, redacted, is in the result.
 	e.request.Job = runner.Execution{Runtime: e.request.Job.Runtime, Traceparent: e.request.Job.Traceparent}
-	e.outcome.Result.Values, e.outcome.Result.Logs, e.outcome.Result.HTTP = nil, nil, nil // the document has them
-	e.size += int64(len(document)+len(outcome.Result.Stdout)+len(outcome.Result.Stderr)+len(outcome.Result.Source)) + sizeOf(outcome.Result.Inputs)
-	summary := map[string]any{"outcome": outcome.Result.Outcome, "duration_ms": milliseconds(outcome.Result.Duration)}
+	e.ended.Result.Values, e.ended.Result.Logs, e.ended.Result.HTTP = nil, nil, nil // the document has them
+	e.size += int64(len(document)+len(ended.Result.Stdout)+len(ended.Result.Stderr)+len(ended.Result.Source)) + sizeOf(ended.Result.Inputs)
+	summary := map[string]any{"outcome": ended.Result.Outcome, "duration_ms": milliseconds(ended.Result.Duration)}
 	if err != nil {
-		summary = map[string]any{"outcome": outcomeOf(err), "failure": err.Error()}
+		summary = map[string]any{"outcome": ended.Outcome(err), "failure": err.Error()}
 	}
 	if body, err := json.Marshal(summary); err == nil {
 		e.append("finished", body)
 	}
 	close(e.done)
-}
-
-// outcomeOf is how an execution ended whose step did not run.
-func outcomeOf(err error) string {
-	var fields *runner.FieldErrors
-	switch {
-	case errors.Is(err, ErrCancelled), errors.Is(err, context.Canceled):
-		return string(runner.Cancelled)
-	case errors.As(err, &fields):
-		return execution.Refused
-	}
-	return execution.NotStarted
 }
 
 // sizeOf is about how many bytes inputs take.

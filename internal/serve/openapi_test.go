@@ -2,9 +2,13 @@ package serve
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +17,8 @@ import (
 	validator "github.com/pb33f/libopenapi-validator"
 	openapi "github.com/pb33f/libopenapi-validator/config"
 	v3 "github.com/pb33f/libopenapi/datamodel/high/v3"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 // description is the API's description as a library reads it that is strict about what is not described.
@@ -94,5 +100,48 @@ func TestEveryRouteIsDescribedAndEveryDescriptionIsServed(t *testing.T) {
 	}
 	for name := range described {
 		t.Errorf("%s is described and not served", name)
+	}
+}
+
+func TestTheDescriptionListsEveryOutcome(t *testing.T) {
+	var described struct {
+		Components struct {
+			Schemas struct {
+				Execution struct {
+					Properties struct {
+						Outcome struct{ Enum []outcomes.Outcome } `json:"outcome"`
+					} `json:"properties"`
+				}
+			} `json:"schemas"`
+		} `json:"components"`
+	}
+	text, err := openAPI()
+	if err == nil {
+		err = json.Unmarshal(text, &described)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if listed := described.Components.Schemas.Execution.Properties.Outcome.Enum; !slices.Equal(listed, outcomes.All()) {
+		t.Errorf("described %v, the outcomes are %v", listed, outcomes.All())
+	}
+}
+
+// TestThePageOfServeTellsWhatFollowsFromEachOutcome holds the table of docs/serve.md against the outcomes.
+func TestThePageOfServeTellsWhatFollowsFromEachOutcome(t *testing.T) {
+	page, err := os.ReadFile("../../docs/serve.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	for _, o := range outcomes.All() {
+		again := "no"
+		if o.Retryable() {
+			again = "yes"
+		}
+		fmt.Fprintf(&table, "| `%s` | %s | %d | %d | %s |\n", o, strings.TrimSuffix(o.Sentence(), "."), o.Status(), o.ExitCode(), again)
+	}
+	if !strings.Contains(string(page), table.String()) {
+		t.Errorf("docs/serve.md lacks the table\n%s", table.String())
 	}
 }

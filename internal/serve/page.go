@@ -37,11 +37,11 @@ func (s *Server) record(c *gin.Context) {
 		State: string(snapshot.State), Queued: snapshot.QueuedAt, Dequeued: dequeued,
 		Failure: snapshot.Failure,
 	}
-	var outcome execution.Outcome
+	var ended execution.Ended
 	if snapshot.Result != nil {
-		outcome, _ = e.Outcome() // there is a result: it is no failure
+		ended, _ = e.Ended() // there is a result: it is no failure
 	}
-	record := ui.NewRecord(about, outcome, snapshot.Result)
+	record := ui.NewRecord(about, ended, snapshot.Result)
 	record.Source, record.Inputs = e.Shown()
 	asked := e.Asked()
 	record.OutputTypes, record.Secrets, record.TimeoutMS = ui.OutputTypes(asked.Outputs), asked.Secrets, asked.Limit.Milliseconds()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -62,8 +63,8 @@ func (s *Server) refuseSubmission(c *gin.Context, err error) {
 		refuse(c, http.StatusServiceUnavailable, "draining", err.Error())
 	case errors.Is(err, ErrConflict):
 		refuse(c, http.StatusConflict, "conflict", err.Error())
-	case errors.Is(err, ErrCancelled), errors.Is(err, context.Canceled):
-		refuse(c, http.StatusConflict, "cancelled", ErrCancelled.Error())
+	case errors.Is(err, execution.ErrCancelled), errors.Is(err, context.Canceled):
+		refuse(c, http.StatusConflict, "cancelled", execution.ErrCancelled.Error())
 	case errors.As(err, &denied):
 		refuse(c, http.StatusForbidden, denied.Code, denied.Reason)
 	case errors.As(err, &store):

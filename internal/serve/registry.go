@@ -21,8 +21,8 @@ var ErrConflict = errors.New("an execution with this id was submitted for someth
 // RegistryConfig of a [Registry]. Queue and Run are required.
 type RegistryConfig struct {
 	Queue *queue.Queue
-	// Run carries one execution to its outcome, as [execution.Host.Run] does.
-	Run func(ctx context.Context, request execution.Request) (execution.Outcome, error)
+	// Run carries one execution to its end, as [execution.Host.Run] does.
+	Run func(ctx context.Context, request execution.Request) (execution.Ended, error)
 	// QueueTimeout is how long an execution may wait for a slot; default 30 s.
 	QueueTimeout time.Duration
 	// WaitingBytes is how much the requests of executions may take that wait for a slot; default 64 MiB. A business that others
@@ -126,15 +126,15 @@ func askedOf(r execution.Request) Asked {
 // follow takes an execution, of which size bytes wait, from the queue to its end.
 func (s *Registry) follow(ctx context.Context, e *Execution, place *queue.Place, size int64) {
 	defer e.cancelled(nil)
-	outcome, err := s.run(ctx, e, place, size)
-	e.finish(outcome, err)
+	ended, err := s.run(ctx, e, place, size)
+	e.finish(ended, err)
 	s.keep(e)
 	if s.config.Finished != nil {
 		s.config.Finished(e)
 	}
 }
 
-func (s *Registry) run(ctx context.Context, e *Execution, place *queue.Place, size int64) (execution.Outcome, error) {
+func (s *Registry) run(ctx context.Context, e *Execution, place *queue.Place, size int64) (execution.Ended, error) {
 	waiting, cancel := context.WithTimeoutCause(ctx, s.config.QueueTimeout, ErrQueueTimeout)
 	release, err := place.Wait(waiting)
 	cancel()
@@ -143,7 +143,7 @@ func (s *Registry) run(ctx context.Context, e *Execution, place *queue.Place, si
 		if s.config.Abandoned != nil {
 			s.config.Abandoned(e.request, err)
 		}
-		return execution.Outcome{}, err
+		return execution.Ended{}, err
 	}
 	defer release()
 	e.start()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
@@ -24,16 +25,16 @@ type stub struct {
 	end  chan runner.Result
 }
 
-func (s *stub) run(ctx context.Context, r execution.Request) (execution.Outcome, error) {
+func (s *stub) run(ctx context.Context, r execution.Request) (execution.Ended, error) {
 	s.runs.Add(1)
 	r.Job.Observer.Log("hello from " + r.Identity.ExecutionID)
 	r.Job.Observer.HTTP(runner.HTTPEntry{Method: "GET", URL: "https://api/x"})
 	select {
 	case result := <-s.end:
 		result.RequestID = r.Identity.ExecutionID
-		return execution.Outcome{Result: result}, nil
+		return execution.Ended{Result: result}, nil
 	case <-ctx.Done():
-		return execution.Outcome{Result: runner.Result{Outcome: runner.Cancelled, Error: &runner.StepError{Message: context.Cause(ctx).Error()}}}, nil
+		return execution.Ended{Result: runner.Result{Outcome: outcomes.Cancelled, Error: &runner.StepError{Message: context.Cause(ctx).Error()}}}, nil
 	}
 }
 
@@ -87,7 +88,7 @@ func TestAnExecutionGoesThroughItsStatesAndTellsOfThem(t *testing.T) {
 		if first.Snapshot().State != Running || second.Snapshot().State != Queued {
 			t.Errorf("states are %s, %s", first.Snapshot().State, second.Snapshot().State)
 		}
-		stub.end <- runner.Result{Outcome: runner.OK}
+		stub.end <- runner.Result{Outcome: outcomes.OK}
 		<-first.Done()
 		if got := eventTypes(first); !slices.Equal(got, []string{"queued", "started", "log", "http", "finished"}) {
 			t.Errorf("events are %v", got)
@@ -115,7 +116,7 @@ func TestTheSameIDRunsOnceAndGivesTheSameAnswer(t *testing.T) {
 		if again := submit(t, service, "b1", "e1"); again != first {
 			t.Error("the second submission is another execution")
 		}
-		stub.end <- runner.Result{Outcome: runner.OK}
+		stub.end <- runner.Result{Outcome: outcomes.OK}
 		<-first.Done()
 		synctest.Wait()
 		if again := submit(t, service, "b1", "e1"); again != first || stub.runs.Load() != 1 {
@@ -140,12 +141,12 @@ func TestCancellingEndsWhatWaitsAndWhatRuns(t *testing.T) {
 		synctest.Wait()
 		waiting.Cancel()
 		<-waiting.Done()
-		if _, err := waiting.Outcome(); !errors.Is(err, ErrCancelled) || waiting.Snapshot().Failure == "" || waiting.Snapshot().Outcome != "cancelled" || !waiting.Snapshot().StartedAt.IsZero() {
+		if _, err := waiting.Ended(); !errors.Is(err, execution.ErrCancelled) || waiting.Snapshot().Failure == "" || waiting.Snapshot().Outcome != "cancelled" || !waiting.Snapshot().StartedAt.IsZero() {
 			t.Errorf("what waited ended with %v", err)
 		}
 		running.Cancel()
 		<-running.Done()
-		if snapshot := running.Snapshot(); snapshot.Outcome != string(runner.Cancelled) {
+		if snapshot := running.Snapshot(); snapshot.Outcome != outcomes.Cancelled {
 			t.Errorf("what ran ended as %+v", snapshot)
 		}
 	})
@@ -157,7 +158,7 @@ func TestWhoWaitsTooLongIsToldSo(t *testing.T) {
 		submit(t, service, "b", "e1")
 		waiting := submit(t, service, "b", "e2")
 		<-waiting.Done()
-		if _, err := waiting.Outcome(); !errors.Is(err, ErrQueueTimeout) || waiting.Snapshot().Outcome != execution.NotStarted {
+		if _, err := waiting.Ended(); !errors.Is(err, ErrQueueTimeout) || waiting.Snapshot().Outcome != outcomes.NotStarted {
 			t.Errorf("ended with %v as %+v", err, waiting.Snapshot())
 		}
 		if events, _ := waiting.Events(0); !strings.Contains(string(events[len(events)-1].Data), `"outcome":"not_started"`) {
@@ -212,7 +213,7 @@ func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
 			t.Errorf("%d wait", waits)
 		}
 		for range 5 { // the one that runs, and those that wait
-			stub.end <- runner.Result{Outcome: runner.OK}
+			stub.end <- runner.Result{Outcome: outcomes.OK}
 			synctest.Wait()
 		}
 		if taken := service.waiting.Taken(); taken != 0 {
@@ -226,7 +227,7 @@ func TestWhatIsKeptIsBoundedInNumberAndBytes(t *testing.T) {
 		service, stub := newTestService(t, 1, 10, RegistryConfig{Keep: 3, KeepBytes: 64 << 10})
 		finish := func(id string, log string) {
 			e := submit(t, service, "b", id)
-			stub.end <- runner.Result{Outcome: runner.OK, Logs: []string{log}}
+			stub.end <- runner.Result{Outcome: outcomes.OK, Logs: []string{log}}
 			<-e.Done()
 			synctest.Wait()
 		}
@@ -262,7 +263,7 @@ func TestWhoHasMuchRunDoesNotHaveOthersForgotten(t *testing.T) {
 				service, stub := newTestService(t, 1, 10, c.config)
 				finish := func(business, id string, log int) {
 					e := submit(t, service, business, id)
-					stub.end <- runner.Result{Outcome: runner.OK, Logs: []string{strings.Repeat("x", log)}}
+					stub.end <- runner.Result{Outcome: outcomes.OK, Logs: []string{strings.Repeat("x", log)}}
 					<-e.Done()
 					synctest.Wait()
 				}
@@ -290,7 +291,7 @@ func TestAmongEqualsTheOldestGoesAndOneThatIsTooLargeTakesNobodysPlace(t *testin
 		service, stub := newTestService(t, 1, 10, RegistryConfig{Keep: 3, KeepBytes: 64 << 10})
 		finish := func(business string, log int) {
 			e := submit(t, service, business, "e")
-			stub.end <- runner.Result{Outcome: runner.OK, Logs: []string{strings.Repeat("x", log)}}
+			stub.end <- runner.Result{Outcome: outcomes.OK, Logs: []string{strings.Repeat("x", log)}}
 			<-e.Done()
 			time.Sleep(time.Second)
 		}
@@ -328,7 +329,7 @@ func TestShutdownLetsWhatRunsFinishThenCutsIt(t *testing.T) {
 		if _, err := service.Submit(request("b", "e3"), []byte("e3"), ""); !errors.Is(err, queue.ErrDraining) {
 			t.Errorf("while draining: %v", err)
 		}
-		stub.end <- runner.Result{Outcome: runner.OK}
+		stub.end <- runner.Result{Outcome: outcomes.OK}
 		if err := <-ended; err == nil || !strings.Contains(err.Error(), "1 executions were cut off") {
 			t.Errorf("shutdown: %v", err)
 		}
@@ -359,7 +360,7 @@ func TestWatchersSeeEventsAsTheyCome(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
-		stub.end <- runner.Result{Outcome: runner.OK}
+		stub.end <- runner.Result{Outcome: outcomes.OK}
 		<-watched
 		if !slices.Equal(seen, []string{"queued", "started", "log", "http", "finished"}) {
 			t.Errorf("saw %v", seen)

@@ -201,16 +201,12 @@ func (s *Server) run(c *gin.Context) {
 		e.Cancel()
 		return // nobody listens
 	}
-	outcome, err := e.Outcome()
+	ended, err := e.Ended()
 	if err != nil {
 		s.refuseSubmission(c, err)
 		return
 	}
-	status := http.StatusOK
-	if outcome.Result.Error != nil {
-		status = http.StatusBadRequest
-	}
-	c.Data(status, "application/json", e.Snapshot().Result)
+	c.Data(ended.Result.Outcome.Status(), "application/json", e.Snapshot().Result)
 }
 
 // submit is POST /executions.
@@ -300,7 +296,7 @@ func (s *Server) list(c *gin.Context) {
 	for _, e := range all {
 		snapshot := e.Snapshot()
 		snapshot.Result = nil
-		if (state == "" || state == string(snapshot.State)) && (outcome == "" || outcome == snapshot.Outcome) {
+		if (state == "" || state == string(snapshot.State)) && (outcome == "" || outcome == string(snapshot.Outcome)) {
 			results = append(results, snapshot)
 		}
 		if len(results) == 100 {

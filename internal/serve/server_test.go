@@ -30,6 +30,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -55,24 +56,24 @@ type world struct {
 const talk = 12 << 20
 
 // run is the stand-in for a host: the script names what becomes of it.
-func (w *world) run(ctx context.Context, r execution.Request) (execution.Outcome, error) {
+func (w *world) run(ctx context.Context, r execution.Request) (execution.Ended, error) {
 	w.mu.Lock()
 	w.ran = append(w.ran, r)
 	w.mu.Unlock()
-	result := runner.Result{RequestID: r.Identity.ExecutionID, Outcome: runner.OK}
+	result := runner.Result{RequestID: r.Identity.ExecutionID, Outcome: outcomes.OK}
 	r.Job.Observer.Log("began")
 	what, _, _ := strings.Cut(string(r.Job.Script), " ")
 	switch what {
 	case "raise":
-		result.Outcome, result.Error = runner.Exception, &runner.StepError{Message: "ValueError: no <luck>"}
+		result.Outcome, result.Error = outcomes.Exception, &runner.StepError{Message: "ValueError: no <luck>"}
 	case "redis":
-		return execution.Outcome{}, &redisconn.Error{}
+		return execution.Ended{}, &redisconn.Error{}
 	case "python":
-		return execution.Outcome{}, fmt.Errorf("x: %w", runner.ErrNoPython)
+		return execution.Ended{}, fmt.Errorf("x: %w", runner.ErrNoPython)
 	case "suspended":
-		return execution.Outcome{}, &minter.DeniedError{Code: minter.CodeSuspended, Reason: "the account is suspended", Err: minter.ErrSuspended}
+		return execution.Ended{}, &minter.DeniedError{Code: minter.CodeSuspended, Reason: "the account is suspended", Err: minter.ErrSuspended}
 	case "broken":
-		return execution.Outcome{}, errors.New("a secret inside")
+		return execution.Ended{}, errors.New("a secret inside")
 	case "talk":
 		message := strings.Repeat("x", talk)
 		r.Job.Observer.Log(message)
@@ -82,10 +83,10 @@ func (w *world) run(ctx context.Context, r execution.Request) (execution.Outcome
 		select {
 		case <-w.release:
 		case <-ctx.Done():
-			result.Outcome, result.Error = runner.Cancelled, &runner.StepError{Message: "cancelled"}
+			result.Outcome, result.Error = outcomes.Cancelled, &runner.StepError{Message: "cancelled"}
 		}
 	}
-	return execution.Outcome{Result: result}, nil
+	return execution.Ended{Result: result}, nil
 }
 
 func (w *world) requests() []execution.Request {

@@ -65,7 +65,7 @@ type Phase struct {
 }
 
 // NewRecord is the record of an execution. Its document is done.Result's, already marshalled; nil while there is none.
-func NewRecord(about About, done execution.Outcome, document json.RawMessage) Record {
+func NewRecord(about About, done execution.Ended, document json.RawMessage) Record {
 	result, traceparent := done.Result, about.Traceparent
 	if done.Traceparent != "" {
 		traceparent = done.Traceparent

@@ -7,11 +7,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -19,10 +21,10 @@ func TestARecordTellsWhenEachPhaseWas(t *testing.T) {
 	origin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	at := func(ms int) time.Time { return origin.Add(time.Duration(ms) * time.Millisecond) }
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
-	done := execution.Outcome{
+	done := execution.Ended{
 		Mint: ms(2), MintBegan: at(12), Teardown: ms(3), RevokeBegan: at(90),
 		Result: runner.Result{
-			Outcome: runner.OK, Begun: at(10), Started: at(40), LogTimes: []time.Time{at(41)},
+			Outcome: outcomes.OK, Begun: at(10), Started: at(40), LogTimes: []time.Time{at(41)},
 			Phases: runner.Phases{Spawn: ms(5), Import: ms(25), Step: ms(40), Teardown: ms(10)},
 		},
 	}
@@ -52,7 +54,7 @@ func TestARecordTellsWhenEachPhaseWas(t *testing.T) {
 }
 
 func TestARecordOfWhatNeverRanHasNoPhases(t *testing.T) {
-	got := NewRecord(About{State: "queued", Queued: time.Now(), Traceparent: "nonsense"}, execution.Outcome{}, nil)
+	got := NewRecord(About{State: "queued", Queued: time.Now(), Traceparent: "nonsense"}, execution.Ended{}, nil)
 	if len(got.Phases) != 0 || got.TraceID != "" {
 		t.Errorf("record = %+v", got)
 	}
@@ -66,7 +68,7 @@ func TestNothingInARecordEndsTheElementItIsIn(t *testing.T) {
 	}
 	raw := json.RawMessage(strings.ReplaceAll(string(document), `\u003c`, "<")) // as the runner writes it: without escapes for HTML
 	var page bytes.Buffer
-	err = Report(&page, NewRecord(About{Name: evil}, execution.Outcome{Result: runner.Result{
+	err = Report(&page, NewRecord(About{Name: evil}, execution.Ended{Result: runner.Result{
 		Source: evil, Inputs: runner.Inputs{"x": {Type: "s", V: evil}}, Stdout: evil, Notes: []string{evil},
 	}}, raw))
 	if err != nil {
@@ -120,5 +122,24 @@ func TestAssetsComeWithAPolicyAndAType(t *testing.T) {
 			!strings.Contains(policy, "frame-ancestors 'none'") || header.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: policy %q", path, policy)
 		}
+	}
+}
+
+// TestThePageOffersEveryOutcome reads the list in list.js.
+func TestThePageOffersEveryOutcome(t *testing.T) {
+	text, err := embedded.ReadFile("assets/list.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := regexp.MustCompile(`(?s)const outcomes = \[(.*?)\];`).FindStringSubmatch(string(text))
+	if list == nil {
+		t.Fatal("list.js has no list of outcomes")
+	}
+	var offered []outcomes.Outcome
+	for _, quoted := range regexp.MustCompile(`"(.*?)"`).FindAllStringSubmatch(list[1], -1) {
+		offered = append(offered, outcomes.Outcome(quoted[1]))
+	}
+	if !slices.Equal(offered, outcomes.All()) {
+		t.Errorf("list.js has %v, the outcomes are %v", offered, outcomes.All())
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 // The types of messages.
@@ -17,10 +19,9 @@ const (
 
 // Finished is an execution that has ended.
 type Finished struct {
-	ExecutionID string `json:"execution_id"`
-	BusinessID  string `json:"business_id"`
-	// Outcome is how it ended: an outcome of the runner, "refused", "not_started" or "worker_died".
-	Outcome string `json:"outcome"`
+	ExecutionID string           `json:"execution_id"`
+	BusinessID  string           `json:"business_id"`
+	Outcome     outcomes.Outcome `json:"outcome"`
 	// Result is the document that POST /api/coderunner/run answers with.
 	Result json.RawMessage `json:"result"`
 	// Late: the execution had been ended on its worker's behalf when the worker reported this. The outcome that was told stands.

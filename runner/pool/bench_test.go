@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
@@ -129,7 +130,7 @@ func timed(b *testing.B, prepared *runner.Prepared) time.Duration {
 	began := time.Now()
 	prepared.Relimit(limits)
 	result, err := prepared.Run(context.Background(), runner.Execution{ID: "bench", Script: []byte("pass")})
-	if err != nil || result.Outcome != runner.OK {
+	if err != nil || result.Outcome != outcomes.OK {
 		b.Errorf("%v %+v", err, result.Error)
 	}
 	return time.Since(began)

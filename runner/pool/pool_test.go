@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
@@ -64,7 +65,7 @@ func run(t testing.TB, p *Pool, script string, secrets map[string]runner.Secret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if result.Outcome != runner.OK {
+	if result.Outcome != outcomes.OK {
 		t.Fatalf("%s: %+v", result.Outcome, result.Error)
 	}
 	return result
@@ -196,7 +197,7 @@ func TestThePoolGivesWhatItHasAndStartsWhatItHasNot(t *testing.T) {
 			t.Fatal(err)
 		}
 		result, err := prepared.Run(context.Background(), runner.Execution{ID: name, Script: []byte("import sys\nassert 'requests' not in sys.modules")})
-		if err != nil || result.Outcome != runner.OK {
+		if err != nil || result.Outcome != outcomes.OK {
 			t.Errorf("%s: %v %+v", name, err, result.Error)
 		}
 	}
@@ -215,7 +216,7 @@ func TestWhatIsTakenBeforeAnyWaitsIsForkedOnDemand(t *testing.T) {
 			t.Fatal(err)
 		}
 		result, err := prepared.Run(context.Background(), runner.Execution{ID: "demand", Script: []byte("import sys\nassert 'requests' in sys.modules")})
-		if err != nil || result.Outcome != runner.OK {
+		if err != nil || result.Outcome != outcomes.OK {
 			t.Errorf("%v %+v", err, result.Error)
 		}
 	}
@@ -243,7 +244,7 @@ func TestAServerThatDiedIsReplaced(t *testing.T) {
 			t.Skip("there are no forks here")
 		}
 		result, err := prepared.Run(context.Background(), runner.Execution{ID: "again", Script: []byte("pass")})
-		if err != nil || result.Outcome != runner.OK {
+		if err != nil || result.Outcome != outcomes.OK {
 			t.Errorf("%v %+v", err, result.Error)
 		}
 		s.server.Close()
@@ -257,10 +258,10 @@ func TestLimitsOfTheExecutionHoldInAWarmInterpreter(t *testing.T) {
 		limits runner.Limits
 		want   runner.Outcome
 	}{
-		{"while True: pass", runner.Limits{Wall: 300 * time.Millisecond}, runner.Timeout},
-		{"while True: pass", runner.Limits{Wall: 20 * time.Second, CPU: 300 * time.Millisecond}, runner.CPULimit},
-		{"outputs.x = 'x' * 9999", runner.Limits{Result: 4096}, runner.OutputLimit},
-		{"raise ValueError", runner.Limits{}, runner.Exception},
+		{"while True: pass", runner.Limits{Wall: 300 * time.Millisecond}, outcomes.Timeout},
+		{"while True: pass", runner.Limits{Wall: 20 * time.Second, CPU: 300 * time.Millisecond}, outcomes.CPULimit},
+		{"outputs.x = 'x' * 9999", runner.Limits{Result: 4096}, outcomes.OutputLimit},
+		{"raise ValueError", runner.Limits{}, outcomes.Exception},
 	} {
 		prepared := take(t, p)
 		prepared.Relimit(c.limits.WithDefaults())
@@ -325,7 +326,7 @@ func TestForksShareAHashSeedForACertainNumberOnly(t *testing.T) {
 		result, err := prepared.Run(t.Context(), runner.Execution{
 			ID: "seed", Script: []byte("outputs.x = str(hash('seed'))"), Outputs: runner.Outputs{{Name: "x", Type: "s"}},
 		})
-		if err != nil || result.Outcome != runner.OK {
+		if err != nil || result.Outcome != outcomes.OK {
 			t.Fatalf("%s: %+v, %v", result.Outcome, result.Error, err)
 		}
 		seeds[result.Values[0].Value.V]++

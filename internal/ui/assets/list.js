@@ -4,8 +4,8 @@ import { h, printable, renew } from "./dom.js";
 import { clock, day, duration, outcomeText, tone } from "./format.js";
 
 const outcomes = [
-  "ok", "exception", "syntax_error", "timeout", "cpu_limit", "memory_limit", "process_limit", "output_limit", "killed_by_signal", "exited",
-  "result_missing", "result_not_serialisable", "cancelled", "internal", "not_started", "refused",
+  "ok", "syntax_error", "exception", "timeout", "cpu_limit", "memory_limit", "process_limit", "output_limit", "killed_by_signal",
+  "exited", "result_missing", "result_not_serialisable", "cancelled", "internal", "refused", "not_started", "worker_died",
 ];
 const chosen = { text: "", state: "", outcome: "" };
 
