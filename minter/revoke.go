@@ -11,12 +11,24 @@ import (
 )
 
 // Revoker ends signed keys before they expire, effective on the next request that carries one. It needs no signing key. What
-// it leaves in Redis is one small key a scope, which expires after [MaxLifetime]; a suspension stays until it is lifted. Its
-// errors are about an id that cannot be one, or one of the Redis client.
-type Revoker struct{ redis redis.UniversalClient }
+// it leaves in Redis is one small key a scope, which expires after [MaxLifetime]; a suspension stays until it is lifted, and stands
+// in the account's timeline, as does its end. Its errors are about an id that cannot be one, or one of the Redis client.
+type Revoker struct {
+	redis    redis.UniversalClient
+	operator string
+	unnoted  func(error)
+}
 
 // NewRevoker returns a Revoker on the Redis of the minters.
-func NewRevoker(client redis.UniversalClient) *Revoker { return &Revoker{client} }
+func NewRevoker(client redis.UniversalClient) *Revoker {
+	return &Revoker{client, "an operator", func(error) {}}
+}
+
+// As names the operator for the timelines of accounts. unnoted is told why a suspension, or its end, is missing in the timeline: it
+// holds all the same.
+func (r *Revoker) As(operator string, unnoted func(error)) *Revoker {
+	return &Revoker{r.redis, operator, unnoted}
+}
 
 // Revocation is what was revoked: one key, or all keys of a scope.
 type Revocation struct {
@@ -87,6 +99,9 @@ func (r *Revoker) Suspend(ctx context.Context, businessID, accountID string) (Re
 			return err
 		}
 		revoked.Again = was != ""
+		if !revoked.Again {
+			r.note(ctx, businessID, accountID, ActionSuspend)
+		}
 		revoked.before, err = before(generation)
 		return err
 	})
@@ -101,7 +116,9 @@ func (r *Revoker) Resume(ctx context.Context, businessID, accountID string) (lif
 		if err != nil {
 			return err
 		}
-		lifted = n > 0
+		if lifted = n > 0; lifted {
+			r.note(ctx, businessID, accountID, ActionResume)
+		}
 		all, err := Suspensions(ctx, r.redis, businessID, accountID)
 		if err == nil {
 			left = all[0]

@@ -315,3 +315,21 @@ func TestNothingIsLeftAfterAThousandExecutions(t *testing.T) {
 		}
 	})
 }
+
+func TestASuspensionHoldsWithoutItsTimeline(t *testing.T) {
+	f := onRedis(t, embedded(t).URL())
+	if err := f.redis.Set(t.Context(), minter.TimelineKey("business-1", "account-1"), "no stream", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	var missing []error
+	r := minter.NewRevoker(f.redis).As("me", func(err error) { missing = append(missing, err) })
+	if _, err := r.Suspend(t.Context(), "business-1", "account-1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.minter.Mint(t.Context(), someone, time.Minute); !errors.Is(err, minter.ErrSuspended) {
+		t.Errorf("Mint = %v, want ErrSuspended", err)
+	}
+	if lifted, _, err := r.Resume(t.Context(), "business-1", "account-1"); !lifted || err != nil || len(missing) != 2 {
+		t.Errorf("lifted: %v, %v; told %v", lifted, err, missing)
+	}
+}

@@ -18,17 +18,8 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// timelineLength is about how many of an account's calls are kept.
-const timelineLength = 1000
-
-// timeline keeps what accounts did, and what was done to them, in Redis Streams, one an account:
-//
-//	kizen:{BUSINESS}:timeline:ACCOUNT
+// timeline keeps what accounts did, and what was done to them, in Redis Streams, see [minter.TimelineKey].
 type timeline struct{ redis redis.UniversalClient }
-
-func timelineKey(businessID, accountID string) string {
-	return "kizen:{" + businessID + "}:timeline:" + accountID
-}
 
 // event is one call of an account, or of another one that changed it.
 type event struct {
@@ -38,7 +29,8 @@ type event struct {
 	Method      string    `json:"method"`
 	Path        string    `json:"path"`
 	Status      int       `json:"status"`
-	// Action says what was done to the account, By who did it. Both are empty for what the account did itself.
+	// Action says what was done to the account, By who did it. Both are empty for what the account did itself. An operator, who does
+	// it past the API, has no method, path and status.
 	Action string     `json:"action,omitempty"`
 	By     *performer `json:"by,omitempty"`
 }
@@ -49,7 +41,7 @@ func (t timeline) add(ctx context.Context, id minter.Identity, e event) error {
 		values = append(values, "action", e.Action, "by", e.By.ID, "by_name", e.By.Name, "by_type", e.By.AccountType)
 	}
 	err := t.redis.XAdd(ctx, &redis.XAddArgs{
-		Stream: timelineKey(id.BusinessID, id.AccountID), MaxLen: timelineLength, Approx: true, Values: values,
+		Stream: minter.TimelineKey(id.BusinessID, id.AccountID), MaxLen: minter.TimelineLength, Approx: true, Values: values,
 	}).Err()
 	if err != nil {
 		return fmt.Errorf("add to the timeline of account %s: %w", id.AccountID, err)
@@ -65,7 +57,7 @@ func (t timeline) read(ctx context.Context, businessID, accountID, execution, be
 	}
 	events := []event{}
 	for len(events) < limit {
-		entries, err := t.redis.XRevRangeN(ctx, timelineKey(businessID, accountID), end, "-", maxPageSize).Result()
+		entries, err := t.redis.XRevRangeN(ctx, minter.TimelineKey(businessID, accountID), end, "-", maxPageSize).Result()
 		if err != nil {
 			return nil, fmt.Errorf("read the timeline of account %s: %w", accountID, err)
 		}

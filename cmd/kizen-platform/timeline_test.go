@@ -76,21 +76,21 @@ func TestTimelineIsPagedAndCapped(t *testing.T) {
 	w := newWorld(t, at)
 	w.want(200, w.headers, "GET", "/custom-objects", "")
 	events := timeline{w.redis}
-	for i := range 2 * timelineLength {
+	for i := range 2 * minter.TimelineLength {
 		id := identity()
 		id.ExecutionID = fmt.Sprint("e", i%10)
 		must(t, events.add(t.Context(), id, event{Method: "GET", Path: fmt.Sprint("/x/", i), Status: 200}))
 	}
 	ids, pages := timelinePages(w, "/timeline?page_size=100&account="+testAccount)
 	// Redis drops whole nodes of a stream, of 100 entries each.
-	if len(ids) < timelineLength || len(ids) > timelineLength+100 || pages < 10 {
+	if len(ids) < minter.TimelineLength || len(ids) > minter.TimelineLength+100 || pages < 10 {
 		t.Errorf("%d events on %d pages are kept", len(ids), pages)
 	}
 	if sorted := slices.Compact(slices.Sorted(slices.Values(ids))); len(sorted) != len(ids) {
 		t.Errorf("%d of %d events are on two pages", len(ids)-len(sorted), len(ids))
 	}
 	one, _ := timelinePages(w, "/timeline?page_size=7&execution=e3&account="+testAccount)
-	if len(one) < timelineLength/10 || len(one) > timelineLength/10+10 {
+	if len(one) < minter.TimelineLength/10 || len(one) > minter.TimelineLength/10+10 {
 		t.Errorf("%d events of one execution", len(one))
 	}
 	for _, path := range []string{"/x/1999", "/x/1990"} {
@@ -112,4 +112,27 @@ func TestTimelineOutlivesTheAccount(t *testing.T) {
 		t.Errorf("of a person: %v", got)
 	}
 	w.refused(404, "not_found", "", w.person(nobody), "GET", "/timeline?account=stranger", "")
+}
+
+func TestTimelineShowsWhatAnOperatorDid(t *testing.T) {
+	w := start(t)
+	id, _ := w.integrationAccount(`{"name":"Sync"}`)
+	r := minter.NewRevoker(w.redis).As("jo@host", func(err error) { t.Error(err) })
+	for range 2 { // the second time nothing is done
+		_, err := r.Suspend(t.Context(), testBusiness, id)
+		must(t, err)
+	}
+	for range 2 {
+		_, _, err := r.Resume(t.Context(), testBusiness, id)
+		must(t, err)
+	}
+	var done []string
+	for _, e := range list(w.want(200, w.person(nobody), "GET", "/timeline?account="+id, ""), "results") {
+		if by, ok := e["by"].(map[string]any); ok && by["account_type"] == "operator" {
+			done = append(done, fmt.Sprint(e["action"], " by ", by["name"]))
+		}
+	}
+	if want := []string{"operator_resume by jo@host", "operator_suspend by jo@host"}; !slices.Equal(done, want) {
+		t.Errorf("got %q, want %q", done, want)
+	}
 }

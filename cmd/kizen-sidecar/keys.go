@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/user"
 	"slices"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -296,7 +298,10 @@ func (c *keysRevokeCommand) Run(ctx context.Context, app *app) error {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	done, err := c.revoke(ctx, minter.NewRevoker(client))
+	revoker := minter.NewRevoker(client).As(operatorName(), func(err error) {
+		fmt.Fprintf(app.stderr, "warning: it holds, but the account's timeline does not say so: %v\n", err)
+	})
+	done, err := c.revoke(ctx, revoker)
 	var failed *redisconn.Error
 	var nothing nothingError
 	switch {
@@ -307,6 +312,18 @@ func (c *keysRevokeCommand) Run(ctx context.Context, app *app) error {
 	}
 	_, err = fmt.Fprintln(app.stdout, done)
 	return err
+}
+
+// operatorName is who runs the command, as far as this machine knows.
+func operatorName() string {
+	name := "user " + strconv.Itoa(os.Getuid())
+	if who, err := user.Current(); err == nil {
+		name = who.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return name
 }
 
 // revoke does what the flags say, and says what it did.
