@@ -301,14 +301,16 @@ func TestWrongUsageEndsWithTwoAndOneLine(t *testing.T) {
 		code      int
 		message   string
 	}{
-		"unknown flag":             {[]string{"--nothing"}, exitUsage, "unknown flag --nothing"},
-		"address without a port":   {[]string{"--listen", "localhost"}, exitUsage, `--listen "localhost" is not an address`},
-		"redis url without scheme": {[]string{"--redis-url", "localhost"}, exitUsage, "redis"},
-		"unknown log level":        {[]string{"--log-level", "loud"}, exitUsage, `unknown log level "loud"`},
-		"port taken":               {[]string{"--listen", taken.Addr().String()}, exitPlatform, "choose another --listen"},
-		"ready file nowhere":       {[]string{"--listen", "127.0.0.1:0", "--ready-file", "/nowhere/ready"}, exitPlatform, `--ready-file "/nowhere/ready"`},
-		"env file nowhere":         {[]string{"--listen", "127.0.0.1:0", "--env-file", "/nowhere/env"}, exitPlatform, `--env-file "/nowhere/env"`},
-		"secret in a bad url":      {[]string{"--redis-url", "htp://u:pa55word@h"}, exitUsage, "redis"},
+		"unknown flag":              {[]string{"--nothing"}, exitUsage, "unknown flag --nothing"},
+		"address without a port":    {[]string{"--listen", "localhost"}, exitUsage, `--listen "localhost" is not an address`},
+		"redis url without scheme":  {[]string{"--redis-url", "localhost"}, exitUsage, "redis"},
+		"unknown log level":         {[]string{"--log-level", "loud"}, exitUsage, `unknown log level "loud"`},
+		"port taken":                {[]string{"--listen", taken.Addr().String()}, exitPlatform, "choose another --listen"},
+		"ready file nowhere":        {[]string{"--listen", "127.0.0.1:0", "--ready-file", "/nowhere/ready"}, exitPlatform, `--ready-file "/nowhere/ready"`},
+		"env file nowhere":          {[]string{"--listen", "127.0.0.1:0", "--env-file", "/nowhere/env"}, exitPlatform, `--env-file "/nowhere/env"`},
+		"development keys":          {[]string{"--listen", "0.0.0.0:0", "--redis-url", "redis://redis.invalid:6379"}, exitUsage, "no keys are configured, and other machines reach redis and --listen; name keys with --keys"},
+		"the same on every address": {[]string{"--listen", ":0", "--redis-url", "redis://redis.invalid:6379"}, exitUsage, "no keys are configured"},
+		"secret in a bad url":       {[]string{"--redis-url", "htp://u:pa55word@h"}, exitUsage, "redis"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("KIZEN_LOG", "error")
