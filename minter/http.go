@@ -98,9 +98,13 @@ func VerifyHandler(verifier *Verifier, failed func(context.Context, error)) http
 }
 
 // Challenge is the WWW-Authenticate header of a 401 (RFC 9110 section 11.6.1). Its error is the refusal's code: a sidecar mints anew
-// where that is [CodeUnknownKey].
+// where that is [CodeUnknownKey], or where the record of the key was lost.
 func Challenge(refusal *DeniedError) string {
-	return `ApiKey header="` + HeaderKey + `", error="` + refusal.Code + `"`
+	challenge := `ApiKey header="` + HeaderKey + `", error="` + refusal.Code + `"`
+	if refusal.Lost {
+		challenge += `, record="lost"`
+	}
+	return challenge
 }
 
 func refuse(w http.ResponseWriter, status int, code, reason string) {

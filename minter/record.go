@@ -33,7 +33,7 @@ type record struct {
 // store keeps the records of signed keys. All the Redis keys of a business share a hash tag, so that what belongs together
 // is in one cluster slot:
 //
-//	kizen:{BUSINESS}:key:JTI         a record as JSON, until the key expires
+//	kizen:{BUSINESS}:key:JTI         a record as JSON, or that the key was revoked by its id, until the key expires
 //	kizen:{BUSINESS}:business        a scope's generation, until MaxLifetime after its revocation
 //	kizen:{BUSINESS}:account:ID      the same
 //	kizen:{BUSINESS}:execution:ID    the same
@@ -150,11 +150,20 @@ func (s store) get(ctx context.Context, id Identity, keyID, signer string) (*hel
 	return h, nil
 }
 
-var errNoRecord = errors.New("there is no record of the key: it has expired or was revoked")
+var (
+	errNoRecord = errors.New("there is no record of the key: it has expired or was revoked")
+	errLost     = errors.New("there is no record of the key, nor of its revocation: it has expired or was lost")
+)
+
+// revokedRecord stands in place of the record of a key that was revoked by its id.
+const revokedRecord = "revoked"
 
 // check says whether the record stands and is the one of id.
 func (h *held) check(id Identity) error {
-	if h.record == "" {
+	switch {
+	case h.record == "" && h.scopes.generations == generations{} && len(h.scopes.suspended) == 0:
+		return errLost
+	case h.record == "", h.record == revokedRecord:
 		return errNoRecord
 	}
 	var r record

@@ -46,11 +46,9 @@ type Revocation struct {
 func (r *Revoker) Key(ctx context.Context, businessID, id string) (Revocation, error) {
 	revoked := Revocation{redis: r.redis, businessID: businessID}
 	err := r.do("key", businessID, id, func() error {
-		text, err := r.redis.GetDel(ctx, recordKey(businessID, id)).Result()
-		revoked.record = text
-		if errors.Is(err, redis.Nil) {
-			return nil
-		}
+		// What stays says that the key was revoked, and not lost.
+		was, err := before(r.redis.SetArgs(ctx, recordKey(businessID, id), revokedRecord, redis.SetArgs{Mode: "XX", KeepTTL: true, Get: true}))
+		revoked.record = was
 		return err
 	})
 	return revoked, err

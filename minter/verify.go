@@ -40,6 +40,8 @@ type DeniedError struct {
 	Code   string // one of the Code constants
 	Reason string // a sentence for people
 	Err    error  // what the check returned; may be nil
+	// Lost: the key was good once, and nothing says that it was revoked. Where Redis lost its content, another key is good again.
+	Lost bool
 }
 
 // Error implements error.
@@ -163,7 +165,7 @@ func (v *Verifier) check(ctx context.Context, token, businessID, userID string) 
 	}
 	all := checked{id: id, suspended: found.scopes.suspended}
 	if err := found.check(id); err != nil {
-		all.dead = denied(CodeRevoked, err.Error(), err)
+		all.dead = &DeniedError{Code: CodeRevoked, Reason: err.Error(), Err: err, Lost: errors.Is(err, errLost)}
 	}
 	return all, nil
 }

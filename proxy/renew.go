@@ -15,9 +15,9 @@ type Renewer interface {
 	Renew(ctx context.Context, stale string) (string, error)
 }
 
-// unknownKey stands in the challenge (RFC 9110 section 11.6.1) of a 401 where the API does not know who signed the key: no request
-// with it was ever acted on.
-var unknownKey = []byte(`error="unknown_key"`)
+// unknownKey stands in the challenge (RFC 9110 section 11.6.1) of a 401 where the API does not know who signed the key, lostRecord
+// where it knows nothing of the key itself, nor of its revocation. No request with such a key is acted on.
+var unknownKey, lostRecord = []byte(`error="unknown_key"`), []byte(`record="lost"`)
 
 // errKeyRenewed ends an exchange whose request may be sent again, with another key.
 var errKeyRenewed = errors.New("the api did not know the key")
@@ -27,7 +27,10 @@ var errKeyRenewed = errors.New("the api did not know the key")
 func (x *exchange) renewKey() bool {
 	c := x.c
 	renewer, ok := c.p.cfg.Keys.(Renewer)
-	if !ok || x.renewed || c.resp.Status != http.StatusUnauthorized || !bytes.Contains(headerValue(c.resp.Fields, "www-authenticate"), unknownKey) {
+	if !ok || x.renewed || c.resp.Status != http.StatusUnauthorized {
+		return false
+	}
+	if challenge := headerValue(c.resp.Fields, "www-authenticate"); !bytes.Contains(challenge, unknownKey) && !bytes.Contains(challenge, lostRecord) {
 		return false
 	}
 	x.renewed = true

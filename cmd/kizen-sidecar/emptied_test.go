@@ -34,6 +34,43 @@ func TestCallsGoOnWhenRedisWasEmptied(t *testing.T) {
 			t.Errorf("the record was not made once: %d %s", status, body)
 		}
 	})
+	t.Run("proxy, with configured keys", func(t *testing.T) {
+		server := redistest.Start(t)
+		keys := t.TempDir()
+		for _, kind := range [][]string{nil, {"--sealing"}} {
+			if done := keysCommandLine(t, append([]string{"generate", "--keys", keys}, kind...)...); done.code != exitOK {
+				t.Fatalf("%+v", done)
+			}
+		}
+		root := startPlatform(t, "--redis-url", server.URL(), "--keys", keys)
+		p := startProxy(t, "--api-root", root.String(), "--redis-url", server.URL(), "--keys", keys, "--execution-id", "e-1", "--business-id", "b-1", "--user-id", "u-1")
+		path := p.URL + "/custom-objects"
+		want := func(when string, wanted int) {
+			t.Helper()
+			if status, body := get(t, path); status != wanted {
+				t.Errorf("%s: %d %s, want %d", when, status, body, wanted)
+			}
+		}
+		revoke := func(what ...string) {
+			t.Helper()
+			if done := keysCommandLine(t, append([]string{"revoke", "--redis-url", server.URL(), "--business-id", "b-1"}, what...)...); done.code != exitOK {
+				t.Fatalf("%+v", done)
+			}
+		}
+		want("before", 200)
+		server.Do(t, "FLUSHALL")
+		want("after FLUSHALL", 200)
+		key := strings.TrimPrefix(strings.TrimSpace(server.Do(t, "--scan", "--pattern", "kizen:{b-1}:key:*")), "kizen:{b-1}:key:")
+		revoke("--key", key)
+		want("after its key was revoked", 401)
+		want("once more", 401)
+		server.Do(t, "DEL", "kizen:{b-1}:key:"+key) // as if Redis had lost this too
+		want("in the pause between renewals", 401)
+		revoke("--suspend", "u-1")
+		want("after its account was suspended", 401)
+		revoke("--resume", "u-1")
+		want("after its account was resumed", 401)
+	})
 	t.Run("serve", func(t *testing.T) {
 		server := redistest.Start(t)
 		var calls atomic.Int64
