@@ -285,7 +285,7 @@ func TestNoCommandOfThePagesEscapes(t *testing.T) {
 var foreign = map[string]bool{"--help": true, "KIZEN_TEST_REQUIRE": true, "KIZEN_TEST_BIN": true}
 
 func TestFilesThatThePagesNameExist(t *testing.T) {
-	ours := regexp.MustCompile(`^(cmd|docs|examples|minter|policy|proxy|runner|telemetry|\.ci)/[A-Za-z0-9_.*/-]*$`)
+	ours := regexp.MustCompile(`^(client|cmd|docs|examples|internal|minter|policy|proxy|runner|telemetry|\.ci)/[A-Za-z0-9_.*/-]*$`)
 	for _, page := range documentation(t) {
 		for _, span := range page.Spans {
 			if !ours.MatchString(span.Text) {
