@@ -78,10 +78,12 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 }
 
 // follow reads frames until the result, the end of the stream or the deadline, and says why it stopped; nil after a
-// result. The deadline is that of starting up until the step's first line and the step's own from there on.
+// result. The deadline is that of starting up until the step's first line and the step's own from there on; what has come by the
+// time that it is found to have passed counts.
 func (a *attempt) follow(ctx context.Context, nonce string) error {
 	_ = a.sockets.stream.SetReadDeadline(a.taken.Add(startupLimit))
-	reader := &frameReader{from: a.sockets.stream, result: a.limits.Result, meter: a.meter}
+	late := &lateReader{ctx: ctx, file: a.sockets.stream}
+	reader := &frameReader{from: late, result: a.limits.Result, meter: a.meter}
 	for range maxFrames {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -99,6 +101,7 @@ func (a *attempt) follow(ctx context.Context, nonce string) error {
 		case m.Kind == kindStarted && a.started.IsZero():
 			a.started, a.mainThread = time.Now(), m.Thread
 			a.places.begin()
+			late.extend()
 			_ = a.sockets.stream.SetReadDeadline(a.started.Add(a.limits.Wall))
 		case m.Kind == kindEnding:
 			a.ending = &m

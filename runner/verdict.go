@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
@@ -40,7 +41,7 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 		return a.overCPU(), nil
 	case a.started.IsZero():
 		return verdict{}, fmt.Errorf("%w: %s", ErrHarness, startFailure(reading, exit, stderr))
-	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall:
+	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall && exit.Signal == syscall.SIGKILL:
 		return a.timeout(), nil
 	case errors.Is(reading, errTooManyFrames):
 		return verdict{outcome: outcomes.OutputLimit, message: fmt.Sprintf(
