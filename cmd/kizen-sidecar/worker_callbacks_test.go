@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// resetting is a way to Redis whose connections can be reset.
+type resetting struct {
+	net.Listener
+	mu   sync.Mutex
+	open map[*net.TCPConn]bool
+	all  sync.WaitGroup
+}
+
+func newResetting(t *testing.T, to string) *resetting {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &resetting{Listener: listener, open: map[*net.TCPConn]bool{}}
+	r.all.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			r.all.Go(func() { r.relay(conn.(*net.TCPConn), to) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		r.reset()
+		r.all.Wait()
+	})
+	return r
+}
+
+func (r *resetting) relay(conn *net.TCPConn, to string) {
+	defer func() { _ = conn.Close() }()
+	upstream, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer func() { _ = upstream.Close() }()
+	r.mu.Lock()
+	r.open[conn] = true
+	r.mu.Unlock()
+	go func() {
+		_, _ = io.Copy(upstream, conn) // ends with either side
+		_ = upstream.Close()
+	}()
+	_, _ = io.Copy(conn, upstream)
+	r.mu.Lock()
+	delete(r.open, conn)
+	r.mu.Unlock()
+}
+
+// reset ends every connection at once, with what was under way on it.
+func (r *resetting) reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for conn := range r.open {
+		_ = conn.SetLinger(0)
+		_ = conn.Close()
+	}
+	clear(r.open)
+}
+
+func TestEveryCallbackIsDeliveredUnderFaults(t *testing.T) { requireCallbacks(t, 30) }
+
+func TestTortureEveryCallbackOfManyIsDeliveredUnderFaults(t *testing.T) { requireCallbacks(t, 500) }
+
+// requireCallbacks resets the workers' connections to Redis again and again, and stops one of them until it is taken for dead. The
+// receiver refuses each message once.
+func requireCallbacks(t *testing.T, total int) {
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	at, err := url.Parse(redisURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	way := newResetting(t, at.Host)
+	api, callbacks := newTally(t, total), newReceiver(t)
+	var bodies []step
+	for i := range total {
+		id := fmt.Sprintf("e-%03d", i)
+		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"')").with("callback_url", callbacks.URL+"/hook"))
+	}
+	var workers []*served
+	for range 3 {
+		workers = append(workers, startWorker(t, "redis://"+way.Addr().String()+"/0", api.URL+"/api", "--slots", "2"))
+	}
+	enqueue(t, store, bodies...)
+	ended := func() int { return len(endings(t, store)) }
+	waitFor(t, func() bool { return ended() >= total/6 })
+	victim := workers[0]
+	_ = victim.Process.Signal(syscall.SIGSTOP)
+	t.Cleanup(func() { _ = victim.Process.Signal(syscall.SIGCONT) })
+	for done := ended(); done < total*2/3; {
+		waitFor(t, func() bool { return ended() > done })
+		done = ended()
+		way.reset()
+	}
+	waitFor(t, func() bool {
+		way.reset()
+		return strings.Contains(workers[1].Log.String()+workers[2].Log.String(), "a worker has died")
+	})
+	_ = victim.Process.Signal(syscall.SIGCONT)
+	for done := ended(); done < total; {
+		waitFor(t, func() bool { return ended() > done })
+		done = ended()
+	}
+	for told := callbacks.count(); told < total; {
+		waitFor(t, func() bool { return callbacks.count() > told || t.Failed() })
+		told = callbacks.count()
+	}
+	waitFor(t, func() bool { return len(withCallback(t, store, "delivered")) == total })
+	for id, outcome := range endings(t, store) {
+		if ran := api.ran[id]; ran > 1 || outcome == "ok" && ran != 1 {
+			t.Errorf("%s ended %s and ran %d times", id, outcome, ran)
+		}
+	}
+}
+
+// withCallback are the executions of b-1 whose records say that of their callbacks.
+func withCallback(t *testing.T, store *redis.Client, state string) (ids []string) {
+	t.Helper()
+	for _, key := range store.Keys(t.Context(), "kizen:{b-1}:run:*").Val() {
+		if store.HGet(t.Context(), key, "callback").Val() == state {
+			ids = append(ids, key)
+		}
+	}
+	return ids
+}
