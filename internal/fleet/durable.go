@@ -10,7 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Durability is what "the step's code has started" waits for before the code starts.
+// Durability is what "the step's code has started" waits for before the code starts, and its end before a callback tells of it.
 type Durability string
 
 const (
@@ -22,11 +22,14 @@ const (
 	DurabilityReplica Durability = "replica"
 )
 
+// waits reports whether anything is waited for.
+func (d Durability) waits() bool { return d != "" && d != DurabilityMemory }
+
 // durableLimit bounds the wait. It is generous: appendfsync everysec takes up to two seconds.
 const durableLimit = 5 * time.Second
 
 // errNotDurable keeps a step's code from starting.
-var errNotDurable = errors.New("redis did not confirm in time that the start of the step is durable, so the step was not started")
+var errNotDurable = errors.New("redis did not confirm in time that what was written about the execution is durable")
 
 // command is what confirms the writes of a connection; it answers with numbers that must all be at least one.
 func (d Durability) command() []any {
@@ -38,7 +41,7 @@ func (d Durability) command() []any {
 
 // run runs a script that answers whether it wrote, and waits for the durability of what it wrote, on the same connection.
 func (d Durability) run(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, arguments ...any) (bool, error) {
-	if d == "" || d == DurabilityMemory {
+	if !d.waits() {
 		return script.Run(ctx, client, keys, arguments...).Bool()
 	}
 	node, err := nodeOf(ctx, client, keys[0])
@@ -72,14 +75,14 @@ func (d Durability) confirm(answer *redis.Cmd) error {
 
 // Check reports whether Redis offers this durability.
 func (d Durability) Check(ctx context.Context, client redis.UniversalClient) error {
-	if d == "" || d == DurabilityMemory {
+	if !d.waits() {
 		return nil
 	}
 	node, err := nodeOf(ctx, client, "kizen:fleet")
 	if err != nil {
 		return err
 	}
-	err = node.Do(ctx, "WAITAOF", 0, 0, 1).Err()
+	err = node.Do(ctx, "WAITAOF", 1, 0, 1).Err() // that of 0 is answered without appendonly too
 	if d == DurabilityReplica {
 		err = node.Do(ctx, "WAIT", 0, 1).Err()
 	}

@@ -198,6 +198,18 @@ func (r records) finish(ctx context.Context, t ticket, digest string, e ending, 
 	return answer[0], answer[1] == "late", nil
 }
 
+var settleScript = redis.NewScript(`return redis.call('PEXPIRE', KEYS[1], ARGV[1])`)
+
+// settle waits until the end of an execution is as durable as configured: what is written later is durable only with all that was
+// written before.
+func (r records) settle(ctx context.Context, t ticket, keep time.Duration) error {
+	if !r.durable.waits() {
+		return nil
+	}
+	_, err := r.durable.run(ctx, r.redis, settleScript, t.keys()[:1], keep.Milliseconds())
+	return err
+}
+
 var reopenScript = redis.NewScript(`
 if redis.call('HGET', KEYS[1], 'dead_letter') ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'queued', 'attempts', 0, 'deaths', 0)

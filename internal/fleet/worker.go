@@ -612,6 +612,9 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	if stands == "" {
 		return &later{errTakenOver, a.config.Lease}
 	}
+	if err := a.records.settle(ctx, s.ticket, a.config.Keep); err != nil {
+		a.config.Log.Warn("the end of an execution is told although it may not be durable yet", "execution_id", a.id, "error", err)
+	}
 	known, err := a.records.read(ctx, s.business, s.id)
 	if err == nil {
 		err = a.notify(ctx, s, known)
