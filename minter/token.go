@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-)
 
-const redacted = "[REDACTED]"
+	"github.com/kizen/kizen-sidecar/internal/redacted"
+)
 
 // Token is a credential as it goes on the wire. However it is printed, logged or marshalled it shows as "[REDACTED]";
 // [Token.Reveal] is the one way to its value. The zero Token is empty.
@@ -24,19 +24,19 @@ func (t Token) Reveal() string {
 }
 
 // String implements fmt.Stringer.
-func (Token) String() string { return redacted }
+func (Token) String() string { return redacted.Mark }
 
 // GoString implements fmt.GoStringer.
-func (Token) GoString() string { return redacted }
+func (Token) GoString() string { return redacted.Mark }
 
 // Format implements fmt.Formatter: no verb and no flag reveals the value.
-func (Token) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, redacted) }
+func (Token) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, redacted.Mark) }
 
 // MarshalText implements encoding.TextMarshaler.
-func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (Token) MarshalText() ([]byte, error) { return []byte(redacted.Mark), nil }
 
 // MarshalJSON implements json.Marshaler.
-func (Token) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+func (Token) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted.Mark + `"`), nil }
 
 // LogValue implements slog.LogValuer.
-func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (Token) LogValue() slog.Value { return slog.StringValue(redacted.Mark) }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strings"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
 // Call is one request of the step and what became of it. It has no body, no header and no secret-looking value.
@@ -60,14 +62,6 @@ func (l auditLine) MarshalJSON() ([]byte, error) {
 	})
 }
 
-const redacted = "[REDACTED]"
-
-// secretWords are parts of parameter names whose values are never written down.
-var secretWords = []string{
-	"auth", "bearer", "cookie", "credential", "jwt", "key", "pass", "pin", "pwd", "secret", "session", "sid", "sig",
-	"token", "code", "otp", "nonce", "hmac", "saml",
-}
-
 // redactQuery replaces the values of parameters named like secrets, and leaves every other byte.
 func redactQuery(query string) string {
 	if query == "" {
@@ -84,7 +78,7 @@ func redactQuery(query string) string {
 		name, value, ok := strings.Cut(parameter, "=")
 		switch {
 		case ok && value != "" && (secretName(name) || strings.HasPrefix(value, "eyJ")): // a token says what it is
-			b.WriteString(name + "=" + redacted)
+			b.WriteString(name + "=" + redacted.Mark)
 		default:
 			b.WriteString(parameter)
 		}
@@ -102,11 +96,5 @@ func secretName(name string) bool {
 		}
 		plain = decoded
 	}
-	name = strings.ToLower(string(plain))
-	for _, word := range secretWords {
-		if strings.Contains(name, word) {
-			return true
-		}
-	}
-	return false
+	return redacted.Parameter(string(plain))
 }

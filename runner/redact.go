@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kizen/kizen-sidecar/internal/keyscan"
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
@@ -83,7 +84,7 @@ func proxyAddress(apiURL, apiRoot string) map[string]string {
 	parts := map[string]string{strings.TrimSuffix(apiURL, "/"): strings.TrimSuffix(apiRoot, "/"), local.Host: root.Host}
 	for _, segment := range strings.Split(local.Path, "/") {
 		if len(segment) >= 16 {
-			parts[segment] = Redacted
+			parts[segment] = redacted.Mark
 			parts[strings.TrimSuffix(local.EscapedPath(), "/")] = strings.TrimSuffix(root.EscapedPath(), "/") // of a redirect that names no host
 		}
 	}
@@ -122,11 +123,11 @@ func (r redactor) shown(v Value) Value {
 	if !ok {
 		return Value{Type: v.Type, V: r.any(v.V)}
 	}
-	redacted := make([]Value, len(list))
+	shown := make([]Value, len(list))
 	for i, item := range list {
-		redacted[i] = r.shown(item)
+		shown[i] = r.shown(item)
 	}
-	return Value{Type: v.Type, V: redacted}
+	return Value{Type: v.Type, V: shown}
 }
 
 func (r redactor) any(v any) any {
@@ -134,17 +135,17 @@ func (r redactor) any(v any) any {
 	case string:
 		return r.text(v)
 	case []any:
-		redacted := make([]any, len(v))
+		shown := make([]any, len(v))
 		for i, item := range v {
-			redacted[i] = r.any(item)
+			shown[i] = r.any(item)
 		}
-		return redacted
+		return shown
 	case map[string]any:
-		redacted := make(map[string]any, len(v))
+		shown := make(map[string]any, len(v))
 		for key, item := range v {
-			redacted[key] = r.any(item)
+			shown[key] = r.any(item)
 		}
-		return redacted
+		return shown
 	case json.Number:
 		return v
 	}
@@ -155,9 +156,9 @@ func (r redactor) headers(headers map[string]string) map[string]string {
 	if headers == nil {
 		return nil
 	}
-	redacted := make(map[string]string, len(headers))
+	shown := make(map[string]string, len(headers))
 	for name, value := range headers {
-		redacted[r.text(name)] = r.text(value)
+		shown[r.text(name)] = r.text(value)
 	}
-	return redacted
+	return shown
 }

@@ -5,10 +5,9 @@ import (
 	"log/slog"
 	"sort"
 	"strings"
-)
 
-// Redacted is what stands in a secret's place wherever one would show.
-const Redacted = "[REDACTED]"
+	"github.com/kizen/kizen-sidecar/internal/redacted"
+)
 
 // Secret is a value that shows as [REDACTED] in every rendering. Reveal is the one way to it.
 type Secret struct {
@@ -21,12 +20,12 @@ func NewSecret(value string) Secret { return Secret{value: value} }
 // Reveal returns the secret value, for the job frame of the execution that was granted it.
 func (s Secret) Reveal() string { return s.value }
 
-func (Secret) String() string               { return Redacted }
-func (Secret) GoString() string             { return Redacted }
-func (Secret) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(Redacted)) }
-func (Secret) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
-func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + Redacted + `"`), nil }
-func (Secret) LogValue() slog.Value         { return slog.StringValue(Redacted) }
+func (Secret) String() string               { return redacted.Mark }
+func (Secret) GoString() string             { return redacted.Mark }
+func (Secret) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted.Mark)) }
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted.Mark), nil }
+func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted.Mark + `"`), nil }
+func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted.Mark) }
 
 // GrantSecrets returns the supplied secrets that a step declares, under the names it reads them by. A step of a plugin reads
 // "{plugin}__{name}", whether the secret was supplied under that name or under its bare one. Without a plugin, a declared name

@@ -22,9 +22,9 @@ const complaintLength = 300
 // complaints is where everything ends that goes wrong while exporting: in the
 // log, once in an interval.
 type complaints struct {
-	log     *slog.Logger
-	secrets []string
-	now     func() time.Time
+	log  *slog.Logger
+	mask *Mask // of the credentials of exporters
+	now  func() time.Time
 
 	// quiet holds back the libraries' own words on settings that have been
 	// named already, which would also use up the interval's one line.
@@ -36,7 +36,7 @@ type complaints struct {
 }
 
 func newComplaints(log *slog.Logger, secrets []string) *complaints {
-	return &complaints{log: log, secrets: secrets, now: time.Now}
+	return &complaints{log: log, mask: NewMask(secrets...), now: time.Now}
 }
 
 // say logs what failed and why, or counts it where the last line is too recent.
@@ -63,11 +63,7 @@ func (c *complaints) say(what string, err error) {
 }
 
 func (c *complaints) clean(text string) string {
-	text = truncate(text, 8*complaintLength)
-	for _, secret := range c.secrets {
-		text = strings.ReplaceAll(text, secret, Redacted)
-	}
-	return brief(text)
+	return brief(c.mask.Text(truncate(text, 8*complaintLength)))
 }
 
 // brief is a text that may be long, redacted and cut for a line.

@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
 const (
@@ -309,7 +310,7 @@ func TestCallsFollowTheSemanticConventionsOfHTTP(t *testing.T) {
 		{"made-up method", CallEnd{Method: "BREW", Path: "/x", Status: 200}, codes.Unset,
 			map[string]any{"http.request.method": "_OTHER", "http.request.method_original": "BREW"}},
 		{"secrets everywhere", CallEnd{Method: stored, Path: "/x/" + stored, Query: stored + "&" + stored + "=1&a=" + stored, Status: 200}, codes.Unset,
-			map[string]any{"http.request.method_original": Redacted}},
+			map[string]any{"http.request.method_original": redacted.Mark}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			telemetry, spans := tracing(t)

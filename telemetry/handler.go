@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
 // Names of the attributes that say what a record belongs to.
@@ -40,7 +42,7 @@ func (h redactingHandler) Handle(ctx context.Context, record slog.Record) error 
 		attrs = append(attrs, attr)
 		return true
 	})
-	secret := slices.ContainsFunc(h.groups, func(g group) bool { return NamesSecret(g.name) })
+	secret := slices.ContainsFunc(h.groups, func(g group) bool { return redacted.Field(g.name) })
 	attrs = redactAttrs(attrs, secret)
 	bound := h.bound
 	if len(h.groups) == 0 {
@@ -62,7 +64,7 @@ func (h redactingHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 		h.next = h.next.WithAttrs(redactAttrs(attrs, false))
 		return h
 	}
-	secret := slices.ContainsFunc(h.groups, func(g group) bool { return NamesSecret(g.name) })
+	secret := slices.ContainsFunc(h.groups, func(g group) bool { return redacted.Field(g.name) })
 	h.groups = slices.Clone(h.groups)
 	h.groups[last].attrs = append(slices.Clip(h.groups[last].attrs), redactAttrs(attrs, secret)...)
 	return h

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
 const (
@@ -85,7 +87,7 @@ func NewMask(secrets ...string) *Mask {
 	slices.SortStableFunc(all, func(a, b string) int { return len(b) - len(a) })
 	var pairs []string
 	for _, spelling := range all {
-		pairs = append(pairs, spelling, Redacted)
+		pairs = append(pairs, spelling, redacted.Mark)
 	}
 	m.text = strings.NewReplacer(pairs...)
 	return m
@@ -224,7 +226,7 @@ func cut(target string, hidden []stretch, from, to int) string {
 		if s.to <= from || s.from >= to {
 			continue
 		}
-		kept.WriteString(target[at:max(at, s.from)] + Redacted)
+		kept.WriteString(target[at:max(at, s.from)] + redacted.Mark)
 		at = min(s.to, to)
 	}
 	return kept.String() + target[at:to]

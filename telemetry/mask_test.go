@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
 func TestNoSpellingOfASecretPassesTheMaskOfTargets(t *testing.T) {
@@ -51,11 +53,11 @@ func TestNoSpellingOfASecretPassesTheMaskOfTargets(t *testing.T) {
 			text := encoded(shift, encoding)
 			for _, path := range []string{"/a/" + text, "/a/" + url.PathEscape(text), "/a/" + each(text, "%%%02x")} {
 				masked, _ := NewMask(secret).Target(path, "")
-				plain, err := encoding.DecodeString(strings.TrimPrefix(strings.ReplaceAll(masked, Redacted, ""), "/a/"))
-				if !strings.Contains(masked, Redacted) || err == nil && strings.Contains(string(plain), secret[3:len(secret)-3]) {
+				plain, err := encoding.DecodeString(strings.TrimPrefix(strings.ReplaceAll(masked, redacted.Mark, ""), "/a/"))
+				if !strings.Contains(masked, redacted.Mark) || err == nil && strings.Contains(string(plain), secret[3:len(secret)-3]) {
 					t.Errorf("base64 of it: %q", masked)
 				}
-				if got := NewMask(secret).Text(text); !strings.Contains(got, Redacted) {
+				if got := NewMask(secret).Text(text); !strings.Contains(got, redacted.Mark) {
 					t.Errorf("base64 of it in a text: %q", got)
 				}
 			}
@@ -78,7 +80,7 @@ func TestALongTextIsMaskedWhereverInItASecretStands(t *testing.T) {
 	encoded := url.PathEscape(url.PathEscape(secret))
 	for at := window - len(encoded) - 2; at < window+2; at++ {
 		text := strings.Repeat("x", at) + encoded + strings.Repeat("y", window)
-		if got := NewMask(secret).Text(text); got != strings.Repeat("x", at)+Redacted+strings.Repeat("y", window) {
+		if got := NewMask(secret).Text(text); got != strings.Repeat("x", at)+redacted.Mark+strings.Repeat("y", window) {
 			t.Fatalf("at %d: %q", at, strings.Trim(got, "xy"))
 		}
 	}
@@ -105,12 +107,12 @@ func FuzzMaskOfTargets(f *testing.F) {
 	f.Add("hunter2hunter2", "/a%20%2", "b=c%41")
 	f.Add("a%41", "/%61%2541", "%")
 	f.Fuzz(func(t *testing.T, secret, path, query string) {
-		if secret == "" || strings.Contains(Redacted, secret) {
+		if secret == "" || strings.Contains(redacted.Mark, secret) {
 			return
 		}
 		maskedPath, maskedQuery := NewMask(secret).Target(path, query)
 		for _, part := range []string{maskedPath, maskedQuery} {
-			for _, piece := range strings.Split(part, Redacted) {
+			for _, piece := range strings.Split(part, redacted.Mark) {
 				if strings.Contains(piece, secret) {
 					t.Errorf("%q and %q keep %q: %q", path, query, secret, part)
 				}

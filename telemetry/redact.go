@@ -5,19 +5,37 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"unicode"
+
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
-// Redacted stands wherever a secret value stood.
-const Redacted = "[REDACTED]"
+const (
+	quotedValue = `(?:\\*"[^"]+|\\*'[^']+)`
+	// secretValue is what stands behind such a name and its separator: a string in
+	// quotes, which may be escaped themselves, or everything up to the next blank.
+	secretValue = `(?:\\*"[^"]+|\\*'[^']+|[^\s"'&}\]]+)`
+	// noPath is the beginning of a name that is not the last element of a path.
+	noPath = `(?:^|[^/\w.-])[\w.-]*`
+)
 
-// secretName is the end of what a parameter, header, field or variable that
-// holds a credential is called.
-const secretName = `(?:x-api-key|api[_-]?key|passw(?:or)?d|pwd|passphrase|secret|token|credentials?|auth_?key|access[_-]?key|private[_-]?key|x-amz-signature)`
+// assignedNames and proseNames match the ends of names of what is a credential in a text.
+var (
+	assignedNames = anyOf(redacted.Assigned())
+	proseNames    = anyOf(redacted.Prose())
+	nameHints     = lastWords(append(redacted.Assigned(), redacted.Prose()...))
+)
 
-// secretValue is what stands behind such a name and its separator: a string in
-// quotes, which may be escaped themselves, or everything up to the next blank.
-const secretValue = `(?:\\*"[^"]+|\\*'[^']+|[^\s"'&}\]]+)`
+func anyOf(names []string) string {
+	return `(?:` + strings.ReplaceAll(strings.Join(names, "|"), " ", "[_-]?") + `)`
+}
+
+func lastWords(names []string) (words []string) {
+	for _, name := range names {
+		words = append(words, name[strings.LastIndexByte(name, ' ')+1:])
+	}
+	slices.Sort(words)
+	return slices.Compact(words)
+}
 
 // A shape is what a secret looks like when nothing else says that it is one.
 type shape struct {
@@ -26,8 +44,6 @@ type shape struct {
 	hints   []string
 	pattern string // keeps what stands in its first group
 }
-
-var nameHints = []string{"key", "pass", "pwd", "secret", "token", "credential", "x-amz-signature"}
 
 var shapes = []shape{
 	// A PEM block that holds a private key, whole or cut (RFC 7468). Its body
@@ -58,11 +74,17 @@ var shapes = []shape{
 	{[]string{"://"}, `(?i)([a-z][a-z0-9+.-]*://[^\s/:@"'\[]*:)(?:[^\s"'/@]*[^\s"'/@0-9][^\s"']*|[^\s"'/@]+)@`},
 	// A token in place of a user's name.
 	{[]string{"://"}, `(?i)([a-z][a-z0-9+.-]*://)[^\s/:@"']{16,}@`},
-	// What is named for what it carries: a=b, "a": "b", A:b as Go prints a structure, and in prose where it is sure.
-	{nameHints, `(?i)(` + secretName + `(?:\\*["']\s*[:=]\s*|\s*=\s*|:))` + secretValue},
-	{nameHints, `(?i)((?:x-api-key|api[_-]?key|passw(?:or)?d|pwd|passphrase|client[_-]secret|(?:access|refresh|auth|bearer)[_-]token)\s*:\s+\[?)` + secretValue},
+	// What is named for what it carries: "a": "b", "a": b, a=b, and A:b as Go prints a structure. The name in quotes, or
+	// before a number, is no path: an error says `"/run/token": no such file`, a compiler `/src/token:12`.
+	{nameHints, `(?i)(` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + quotedValue},
+	{nameHints, `(?i)(["'][^/"'\n]*` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + secretValue},
+	{nameHints, `(?i)(` + assignedNames + `\s*=\s*)` + secretValue},
+	{nameHints, `(?i)(` + assignedNames + `:)(?:` + quotedValue + `|[0-9]*[^\s"'&}\]0-9:][^\s"'&}\]]*)`},
+	{nameHints, `(?i)(` + noPath + assignedNames + `:)` + secretValue},
+	// In prose only by names that are sure.
+	{nameHints, `(?i)(` + noPath + proseNames + `\s*:\s+\[?)` + secretValue},
 	// The same within a URL; and the signature of a URL that is a credential itself.
-	{[]string{"%3d", "%3a"}, `(?i)(` + secretName + `(?:%5C)*(?:%2[27])?(?:%3D|%3A))[^\s"'&]+`},
+	{[]string{"%3d", "%3a"}, `(?i)(` + assignedNames + `(?:%5C)*(?:%2[27])?(?:%3D|%3A))[^\s"'&]+`},
 	{[]string{"sig="}, `(?i)([?&]sig=)[^\s"'&]+`},
 }
 
@@ -87,34 +109,10 @@ func Redact(text string) string {
 		text = pattern.ReplaceAllStringFunc(text, func(match string) string {
 			kept := pattern.FindStringSubmatch(match)[1]
 			if strings.HasSuffix(match, "@") {
-				return kept + Redacted + "@"
+				return kept + redacted.Mark + "@"
 			}
-			return kept + Redacted
+			return kept + redacted.Mark
 		})
 	}
 	return text
-}
-
-// secretNames are the parts of an attribute's name that make its value secret,
-// without dashes, underscores, dots and spaces.
-var secretNames = []string{
-	"password", "passwd", "pwd", "passphrase", "secret", "token", "apikey", "accesskey", "authkey", "privatekey",
-	"authorization", "cookie", "credential",
-}
-
-// NamesSecret reports whether a header, parameter or attribute of this name
-// carries a credential.
-func NamesSecret(name string) bool {
-	name = strings.Map(func(r rune) rune {
-		if r == '-' || r == '_' || r == '.' || r == ' ' {
-			return -1
-		}
-		return unicode.ToLower(r)
-	}, name)
-	for _, part := range secretNames {
-		if strings.Contains(name, part) {
-			return true
-		}
-	}
-	return false
 }

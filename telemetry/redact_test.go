@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
 const (
@@ -31,7 +33,7 @@ func (v valuer) LogValue() slog.Value { return slog.GroupValue(slog.String("inne
 
 type hidden struct{ value string }
 
-func (hidden) String() string { return Redacted }
+func (hidden) String() string { return redacted.Mark }
 
 type nested struct {
 	Name   string
@@ -151,26 +153,29 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 		"error of a client":              value(&url.Error{Op: "Get", URL: "https://u:" + plain + "@h/x", Err: errors.New("refused")}),
 
 		// By name.
-		"attribute by its name":     byName("client_secret", plain),
-		"attribute with dashes":     byName("Private-Key", plain),
-		"attribute with a space":    byName("API Key", plain),
-		"attribute in short":        byName("db_pwd", plain),
-		"attribute of a group":      func(l *slog.Logger) { l.Info("x", slog.Group("credentials", "value", plain)) },
-		"attribute under a group":   func(l *slog.Logger) { l.WithGroup("secrets").WithGroup("g").Info("x", "a", plain) },
-		"attribute bound there":     func(l *slog.Logger) { l.WithGroup("secrets").With("a", plain).Info("x") },
-		"structure's field":         value(struct{ Password string }{plain + " " + plain}),
-		"structure's hidden field":  value(struct{ apiToken []byte }{[]byte(plain)}),
-		"field that hides itself":   value(nested{secret: hidden{plain}}),
-		"map's entry":               value(map[string]any{"db": map[string]any{"password": plain}}),
-		"structure, printed":        message(fmt.Sprintf("%+v", struct{ Token string }{plain})),
-		"variable":                  message("REDIS_PASSWORD=" + plain),
-		"variable in quotes":        message(`export ACME_SECRET="` + plain + ` ` + plain + `"`),
-		"password in prose":         message("password: " + plain),
-		"connection string":         message("host=h user=u password=" + plain + " sslmode=off"),
-		"connection string of ODBC": message("Driver=x;Uid=u;Pwd=" + plain + ";"),
-		"client secret in YAML":     message("client_secret: " + plain),
-		"access token in YAML":      message("access_token: " + plain),
-		"attribute from a log line": byName("client_token", stringer{plain}),
+		"attribute by its name":      byName("client_secret", plain),
+		"attribute with dashes":      byName("Private-Key", plain),
+		"attribute with a space":     byName("API Key", plain),
+		"attribute in short":         byName("db_pwd", plain),
+		"attribute of a group":       func(l *slog.Logger) { l.Info("x", slog.Group("credentials", "value", plain)) },
+		"attribute under a group":    func(l *slog.Logger) { l.WithGroup("secrets").WithGroup("g").Info("x", "a", plain) },
+		"attribute bound there":      func(l *slog.Logger) { l.WithGroup("secrets").With("a", plain).Info("x") },
+		"structure's field":          value(struct{ Password string }{plain + " " + plain}),
+		"structure's hidden field":   value(struct{ apiToken []byte }{[]byte(plain)}),
+		"field that hides itself":    value(nested{secret: hidden{plain}}),
+		"map's entry":                value(map[string]any{"db": map[string]any{"password": plain}}),
+		"structure, printed":         message(fmt.Sprintf("%+v", struct{ Token string }{plain})),
+		"variable":                   message("REDIS_PASSWORD=" + plain),
+		"variable in quotes":         message(`export ACME_SECRET="` + plain + ` ` + plain + `"`),
+		"password in prose":          message("password: " + plain),
+		"connection string":          message("host=h user=u password=" + plain + " sslmode=off"),
+		"connection string of ODBC":  message("Driver=x;Uid=u;Pwd=" + plain + ";"),
+		"client secret in YAML":      message("client_secret: " + plain),
+		"access token in YAML":       message("access_token: " + plain),
+		"name in brackets, in JSON":  message(`{"user[password]": "` + plain + `"}`),
+		"name with a slash, in JSON": message(`{"acme.example/token": "` + plain + `"}`),
+		"name before a number":       message("{Token:1" + plain + "}"),
+		"attribute from a log line":  byName("client_token", stringer{plain}),
 	}
 	for name, write := range cases {
 		for _, format := range []string{"json", "text"} {
@@ -189,7 +194,7 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 				if strings.Contains(out.String(), strings.Trim(fmt.Sprint([]byte(plain[:4])), "[]")) {
 					t.Errorf("the log shows the bytes of a secret: %s", out.String())
 				}
-				if !strings.Contains(out.String(), Redacted) && !strings.Contains(name, "array") {
+				if !strings.Contains(out.String(), redacted.Mark) && !strings.Contains(name, "array") {
 					t.Errorf("nothing marks what was removed: %s", out.String())
 				}
 			})
@@ -213,6 +218,8 @@ func TestOrdinaryTextIsLoggedAsItIs(t *testing.T) {
 		"traceparent 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 		"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
 		"GET /x?design=1&signature=none", "a key: value pair", "https://h/x?next=%2Fy%3Fpage%3D2",
+		`open "/x/token": no such file`, "open /etc/passwd: permission denied", "read /run/secrets/api-key: no such file or directory",
+		`--keys "/home/u/auth_token": is a directory`, "/src/token:12: syntax error", "token_file=/run/token", "max_tokens=5",
 		"task-runner-launcher stopped", "-----BEGIN PUBLIC KEY-----",
 	} {
 		if got := Redact(text); got != text {
@@ -231,10 +238,11 @@ func TestOrdinaryValuesAreLoggedReadably(t *testing.T) {
 		"structure", struct {
 			A int
 			B *int
-		}{A: 1}, "none", nil, "typed none", nothing, "circle", circle, "number", 5)
+		}{A: 1}, "token_file", "/run/token", "keysFile", []string{"/run/keys"}, "secret_path", "a/b", "none", nil, "typed none", nothing, "circle", circle, "number", 5)
 	record := written()[0]
 	for key, want := range map[string]any{
 		"error": "boom", "map": "map[a:1]", "list": "[a b]", "bytes": "text", "structure": "{A:1 B:<nil>}", "none": "<nil>",
+		"token_file": "/run/token", "keysFile": "[/run/keys]", "secret_path": "a/b",
 		"typed none": "<nil>", "number": 5.0,
 	} {
 		if record[key] != want {

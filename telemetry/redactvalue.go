@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"reflect"
 	"strings"
+
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
 // depthLimit is how far values are looked into; what lies deeper is left out.
@@ -25,7 +27,7 @@ func redactAttr(attr slog.Attr, secret bool) slog.Attr {
 	if attr.Equal(slog.Attr{}) {
 		return attr // an empty one is ignored by every handler
 	}
-	secret = secret || NamesSecret(attr.Key)
+	secret = secret || redacted.Field(attr.Key)
 	key := Redact(attr.Key)
 	value := attr.Value.Resolve()
 	switch value.Kind() {
@@ -35,7 +37,7 @@ func redactAttr(attr slog.Attr, secret bool) slog.Attr {
 		return slog.Attr{Key: key, Value: value}
 	}
 	if secret {
-		return slog.String(key, Redacted)
+		return slog.String(key, redacted.Mark)
 	}
 	if value.Kind() == slog.KindString {
 		return slog.String(key, Redact(value.String()))
@@ -84,7 +86,7 @@ func printSelf(out *strings.Builder, v reflect.Value) bool {
 	itself := t.Implements(valuer) || t.Implements(printer) || t.Implements(failure) || t.Implements(formatter)
 	switch {
 	case t == reflect.TypeFor[*url.Userinfo]():
-		out.WriteString(Redacted)
+		out.WriteString(redacted.Mark)
 	case t.Kind() == reflect.Interface || !itself:
 		return false
 	case !v.CanInterface():
@@ -127,8 +129,8 @@ func printMap(out *strings.Builder, v reflect.Value, depth int) {
 }
 
 func printNamed(out *strings.Builder, name string, v reflect.Value, depth int) {
-	if NamesSecret(name) {
-		out.WriteString(Redacted)
+	if redacted.Field(name) {
+		out.WriteString(redacted.Mark)
 		return
 	}
 	printValue(out, v, depth+1)

@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/goccy/go-yaml"
 
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
@@ -163,7 +164,7 @@ func maskURL(text string) string {
 	}
 	user, _, named := strings.Cut(rest[:end], ":")
 	if !named {
-		return scheme + "://[REDACTED]" + rest[end:]
+		return scheme + "://" + redacted.Mark + rest[end:]
 	}
-	return scheme + "://" + user + ":[REDACTED]" + rest[end:]
+	return scheme + "://" + user + ":" + redacted.Mark + rest[end:]
 }

@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
-	"github.com/kizen/kizen-sidecar/runner"
 )
 
 // redirectingStep calls every path that is given to it, as a step and as a program that knows nothing of kizen.api, and logs
@@ -77,7 +77,7 @@ func TestRedirectsOfRealServers(t *testing.T) {
 				checkRedirects(t, root, server.paths, result.Logs)
 				for _, request := range result.HTTPRequests.Requests {
 					location := request.ResponseHeaders["Location"]
-					if !strings.HasPrefix(request.URL, root) || strings.Contains(location, runner.Redacted) {
+					if !strings.HasPrefix(request.URL, root) || strings.Contains(location, redacted.Mark) {
 						t.Errorf("the record has the URL %q, which leads to %q", request.URL, location)
 					}
 				}

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
 const (
 	secretPrefix = "whsec_"
-	redacted     = "[REDACTED]"
 	// The specification's bounds of a secret, in bytes.
 	shortestSecret, longestSecret = 24, 64
 )
@@ -54,8 +55,8 @@ func ParseSecrets(data []byte) ([]Secret, error) {
 	return secrets, nil
 }
 
-func (Secret) String() string               { return redacted }
-func (Secret) GoString() string             { return redacted }
-func (Secret) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted)) }
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+func (Secret) String() string               { return redacted.Mark }
+func (Secret) GoString() string             { return redacted.Mark }
+func (Secret) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted.Mark)) }
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted.Mark), nil }
+func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted.Mark) }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
 var (
@@ -254,7 +256,7 @@ func TestSecretsShowNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{fmt.Sprint(secret), fmt.Sprintf("%v %+v %#v %s %x", secret, secret, secret, secret, secret), string(encoded), secret.LogValue().String()} {
-		if strings.Contains(text, "first-secret") || strings.Contains(text, "66697273") || !strings.Contains(text, redacted) {
+		if strings.Contains(text, "first-secret") || strings.Contains(text, "66697273") || !strings.Contains(text, redacted.Mark) {
 			t.Errorf("rendering %q", text)
 		}
 	}
