@@ -78,14 +78,19 @@ func addCount(sum, more int64) int64 { return min(sum+min(max(more, 0), maxCount
 
 // bound returns an entry whose texts are cut and without secrets, and whose numbers are possible ones.
 func (c *collector) bound(e HTTPEntry) HTTPEntry {
-	e.Method = c.redact.cut(e.Method, 64)
+	e.Method = c.redact.cutName(e.Method, 64)
 	e.URL = c.redact.cut(e.URL, maxRequestBody)
 	e.Headers = c.cutHeaders(e.Headers)
 	e.ResponseHeaders = c.cutHeaders(e.ResponseHeaders)
 	e.Body = c.cutPointer(e.Body, maxRequestBody)
 	e.ResponseBody = c.cutPointer(e.ResponseBody, maxResponseBody)
-	e.RequestErrorType = c.cutPointer(e.RequestErrorType, 256)
-	e.RequestSubmittedAt = c.redact.cut(e.RequestSubmittedAt, 64)
+	if e.RequestErrorType != nil {
+		class := c.redact.cutName(*e.RequestErrorType, 256)
+		e.RequestErrorType = &class
+	}
+	if _, err := time.Parse(time.RFC3339, e.RequestSubmittedAt); err != nil || len(e.RequestSubmittedAt) > 64 { // a time holds no secret
+		e.RequestSubmittedAt = c.redact.cut(e.RequestSubmittedAt, 64)
+	}
 	if s := e.ResponseStatusCode; s != nil && (*s < 0 || *s > 999) {
 		e.ResponseStatusCode = nil
 	}
@@ -154,6 +159,11 @@ func quoted(s string) int {
 // cut is the beginning of s without secrets, at most n bytes; its cost does not grow with s.
 func (r redactor) cut(s string, n int) string {
 	return cutString(r.text(cutString(s, n+margin)), n)
+}
+
+// cutName is cut for the name of a field, a method or a class.
+func (r redactor) cutName(s string, n int) string {
+	return cutString(r.name(cutString(s, n+margin)), n)
 }
 
 // cutEnd is the end of s without secrets, from a whole character on, at most n bytes; its cost does not grow with s.

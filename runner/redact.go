@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"encoding/json"
 	"net/url"
 	"slices"
 	"sort"
@@ -92,7 +91,15 @@ func proxyAddress(apiURL, apiRoot string) map[string]string {
 }
 
 func (r redactor) text(s string) string {
-	s = r.secrets.Text(r.address.Replace(s))
+	return r.withoutKeys(r.secrets.Text(r.address.Replace(s)))
+}
+
+// name is the name of a field, as text would leave it in JSON.
+func (r redactor) name(s string) string {
+	return r.withoutKeys(r.secrets.Name(r.address.Replace(s)))
+}
+
+func (r redactor) withoutKeys(s string) string {
 	for _, scanner := range r.keys.each() {
 		if data := []byte(s); scanner.Contains(data) {
 			scanner.Mask(data)
@@ -123,11 +130,11 @@ func (r redactor) shown(v Value) Value {
 	if !ok {
 		return Value{Type: v.Type, V: r.any(v.V)}
 	}
-	shown := make([]Value, len(list))
+	items := make([]Value, len(list))
 	for i, item := range list {
-		shown[i] = r.shown(item)
+		items[i] = r.shown(item)
 	}
-	return Value{Type: v.Type, V: shown}
+	return Value{Type: v.Type, V: items}
 }
 
 func (r redactor) any(v any) any {
@@ -146,8 +153,6 @@ func (r redactor) any(v any) any {
 			shown[key] = r.any(item)
 		}
 		return shown
-	case json.Number:
-		return v
 	}
 	return v
 }
@@ -158,7 +163,7 @@ func (r redactor) headers(headers map[string]string) map[string]string {
 	}
 	shown := make(map[string]string, len(headers))
 	for name, value := range headers {
-		shown[r.text(name)] = r.text(value)
+		shown[r.name(name)] = r.text(value)
 	}
 	return shown
 }

@@ -2,107 +2,144 @@ package telemetry
 
 import (
 	"encoding/base64"
-	"encoding/json"
-	"net/url"
+	"encoding/hex"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
+// The rules of a Mask are those of kizen_runtime/redact.py, too: testdata/redaction.json has cases that both are held to.
+
 const (
-	// recodedAtLeast is the shortest secret that can be told from other text when it is written in another way.
+	// aloneBelow is the length in characters under which a value is replaced only where it stands by itself.
+	aloneBelow = 4
+	// recodedAtLeast is the shortest secret, in bytes, that can be told from other text when it is written in another way.
 	recodedAtLeast = 6
+	// recodedSize is what a recoded form counts for in a zone: what happens to look like one is no part of an identifier.
+	recodedSize = 1 << 20
 	// A part of a secret is one in a call's target when it is a third of it, within these limits.
 	partAtLeast, partAtMost = 8, 32
-	// decodings is how often a target may be percent-encoded upon itself.
-	decodings = 4
-	// encodedSize is what a byte becomes at most when it is encoded that often: % turns into %25 each time.
-	encodedSize = 1 + 2*decodings
 	// window is how much of a text is decoded at once: a decoded byte takes nine times its size.
 	window = 64 << 10
 )
 
-// spellings are the texts in which a secret travels: plain, in JSON, in Python's repr, percent-encoded, in base64, and as it
-// is written where letters have no case.
-func spellings(secret string) []string {
-	ascii := strconv.QuoteToASCII(secret)
-	all := []string{
-		secret, ascii[1 : len(ascii)-1], url.QueryEscape(secret), url.PathEscape(secret),
-		strings.NewReplacer(`\`, `\\`, `'`, `\'`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(secret),
-	}
-	var quoted strings.Builder
-	encoder := json.NewEncoder(&quoted)
-	encoder.SetEscapeHTML(false)
-	if encoder.Encode(secret) == nil {
-		all = append(all, strings.TrimSuffix(quoted.String()[1:], "\"\n"))
-	}
-	return append(all, recoded(secret)...)
+// A form is a text in which a secret is looked for.
+type form struct {
+	text  string
+	size  int  // in characters
+	named bool // reads like a name: it has only letters, and what joins words
 }
 
-// recoded is a secret in the one case, in the other, and what is sure to stand in the base64 of any text that holds it,
-// wherever it begins in that.
-func recoded(secret string) []string {
-	if len(secret) < recodedAtLeast {
-		return nil
-	}
-	all := []string{strings.ToUpper(secret), strings.ToLower(secret)}
-	for shift := range 3 {
-		padded := strings.Repeat("\x00", shift) + secret
-		for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-			all = append(all, encoding.EncodeToString([]byte(padded))[(shift*8+5)/6:len(padded)*8/6])
+// formsOf are the forms of a secret: as it is, as a form of HTML sends it, in the one case and the other, in hexadecimal,
+// and what is sure to stand in the base64 of any text that holds it, wherever it begins in that.
+func formsOf(secret string) []form {
+	exact := []string{secret, strings.ReplaceAll(secret, " ", "+")}
+	var recoded []string
+	if len(secret) >= recodedAtLeast {
+		exact = append(exact, strings.ToUpper(secret), strings.ToLower(secret))
+		hexadecimal := hex.EncodeToString([]byte(secret))
+		recoded = append(recoded, hexadecimal, strings.ToUpper(hexadecimal))
+		for shift := range 3 {
+			padded := strings.Repeat("\x00", shift) + secret
+			for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+				recoded = append(recoded, encoding.EncodeToString([]byte(padded))[(shift*8+5)/6:len(padded)*8/6])
+			}
 		}
 	}
-	return all
+	named := strings.IndexFunc(secret, func(r rune) bool { return !unicode.IsLetter(r) && !strings.ContainsRune("-_. ", r) }) < 0
+	var forms []form
+	for _, text := range exact {
+		forms = append(forms, form{text, utf8.RuneCountInString(text), named})
+	}
+	for _, text := range recoded {
+		forms = append(forms, form{text, recodedSize, false})
+	}
+	return forms
 }
 
 // Mask takes known secrets out of text. A nil Mask takes out nothing.
 type Mask struct {
 	secrets []string
-	forms   []string // of which no text may hold one, decoded
-	longest int      // of the forms, in bytes
-	text    *strings.Replacer
+	forms   map[string]form
+	begin   [1 << 10]uint64  // a set of the first two bytes of the forms, which rules out most of a text
+	lengths map[uint16][]int // of the forms, in bytes, by those; one of a single byte stands under all that begin with it
+	longest int              // of the forms, in bytes
+	pieces  func() map[int]map[string]bool
 }
 
-// NewMask is a mask of secrets; nil where there are none.
+// NewMask is a mask of secrets; nil if there are none.
 func NewMask(secrets ...string) *Mask {
-	m := &Mask{}
-	var all []string
+	m := &Mask{forms: map[string]form{}, lengths: map[uint16][]int{}}
 	for _, secret := range secrets {
 		if secret == "" {
 			continue
 		}
 		m.secrets = append(m.secrets, secret)
-		m.forms = append(append(m.forms, secret, strings.ReplaceAll(secret, " ", "+")), recoded(secret)...)
-		all = append(all, spellings(secret)...)
+		for _, f := range formsOf(secret) {
+			m.add(f)
+		}
 	}
 	if m.secrets == nil {
 		return nil
 	}
-	for _, form := range m.forms {
-		m.longest = max(m.longest, len(form))
-	}
-	// At one place the first that fits wins: a secret that starts with another one is replaced whole.
-	slices.SortStableFunc(all, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
-	for _, spelling := range all {
-		pairs = append(pairs, spelling, redacted.Mark)
-	}
-	m.text = strings.NewReplacer(pairs...)
+	m.pieces = sync.OnceValue(func() map[int]map[string]bool { return piecesOf(m.secrets) })
 	return m
 }
 
-// Text is text without the secrets, as they are or as they travel: quoted, in base64, percent-encoded however often.
+func (m *Mask) add(f form) {
+	if _, known := m.forms[f.text]; known {
+		return
+	}
+	m.forms[f.text] = f
+	m.longest = max(m.longest, len(f.text))
+	first := firstBytes(f.text, 0)
+	last := first
+	if len(f.text) == 1 {
+		last |= 0xff
+	}
+	for at := int(first); at <= int(last); at++ {
+		m.begin[at>>6] |= 1 << (at & 63)
+		if lengths := m.lengths[uint16(at)]; !slices.Contains(lengths, len(f.text)) {
+			m.lengths[uint16(at)] = append(lengths, len(f.text))
+		}
+	}
+}
+
+// firstBytes are two bytes of a text; behind its end there is a zero.
+func firstBytes(text string, at int) uint16 {
+	first := uint16(text[at]) << 8
+	if at+1 < len(text) {
+		first |= uint16(text[at+1])
+	}
+	return first
+}
+
+// Text is text without the secrets, as they are or as they travel: quoted, in base64, percent-encoded however often. A
+// value of fewer than four characters is replaced only where it stands by itself; identifiers, line numbers, names of
+// fields, and the syntax of URLs and of JSON stay as they are.
 func (m *Mask) Text(text string) string {
+	return m.text(text)
+}
+
+// Name is the name of a field, as Text would leave it in JSON.
+func (m *Mask) Name(name string) string {
+	return m.text(name, zone{0, len(name), identifying, true})
+}
+
+func (m *Mask) text(text string, known ...zone) string {
 	if m == nil {
 		return text
 	}
-	text = m.text.Replace(text)
-	if !strings.Contains(text, "%") {
+	s := structure{text: text, kinds: [][]zone{known}}
+	found := m.stretches(&s, (*Mask).whole)
+	if len(found) == 0 {
 		return text
 	}
-	return cut(text, m.stretches(text, (*Mask).whole), 0, len(text))
+	return cut(text, s.inJSON(found), 0, len(text))
 }
 
 // Target is a request's path and query without what [Mask.Text] takes out, without parts of the secrets, and without one
@@ -115,7 +152,7 @@ func (m *Mask) Target(path, query string) (maskedPath, maskedQuery string) {
 	if query != "" {
 		target += "?" + query
 	}
-	hidden := m.stretches(target, (*Mask).parts)
+	hidden := m.stretches(&structure{text: target}, (*Mask).parts)
 	maskedPath = cut(target, hidden, 0, len(path))
 	if query != "" {
 		maskedQuery = cut(target, hidden, len(path)+1, len(target))
@@ -123,111 +160,120 @@ func (m *Mask) Target(path, query string) (maskedPath, maskedQuery string) {
 	return maskedPath, maskedQuery
 }
 
-// stretch is a part of a target, by where it stands there.
-type stretch struct{ from, to int }
+// stretch is a part of a text, by where it stands there.
+type stretch struct {
+	from, to int
+	quoted   bool // a bare value of JSON, which becomes a string
+}
 
-// stretches are where find finds something in target, decoded as often as it can be, in order and apart.
-func (m *Mask) stretches(target string, find func(*Mask, view) []stretch) (merged []stretch) {
-	var found []stretch
-	for base := 0; base < len(target); base += window {
-		end := min(base+window+m.longest*encodedSize, len(target)) // what begins in a window goes on behind it
-		for v, changed := (view{text: target[base:end]}), true; changed; v, changed = v.decoded() {
-			for _, s := range find(m, v) {
-				found = append(found, stretch{base + s.from, base + s.to})
+// found is a form in a view.
+type found struct {
+	form
+	from int
+}
+
+// stretches are where find finds something in a text, decoded as often as it can be, in order and apart.
+func (m *Mask) stretches(s *structure, find func(*Mask, view) []found) []stretch {
+	var all []stretch
+	for base := 0; base < len(s.text); base += window {
+		end := min(base+window+m.longest*encodedSize, len(s.text)) // what begins in a window goes on behind it
+		var here []stretch
+		for _, v := range viewsOf(s.text[base:end]) {
+			for _, f := range find(m, v) {
+				at := stretch{from: base + v.origin(f.from), to: base + v.origin(f.from+len(f.text))}
+				if s.isSecret(at, f.form) {
+					here = append(here, at)
+				}
 			}
 		}
+		all = append(all, merged(here)...)
 	}
-	slices.SortFunc(found, func(a, b stretch) int { return a.from - b.from })
-	for _, s := range found {
-		if last := len(merged) - 1; last >= 0 && s.from <= merged[last].to {
-			merged[last].to = max(merged[last].to, s.to)
+	all = merged(all)
+	for i := range all {
+		all[i] = s.widened(all[i])
+	}
+	return merged(all)
+}
+
+// merged are stretches in order and apart: what overlaps or touches becomes one.
+func merged(stretches []stretch) []stretch {
+	slices.SortFunc(stretches, func(a, b stretch) int { return a.from - b.from })
+	apart := stretches[:0]
+	for _, s := range stretches {
+		if last := len(apart) - 1; last >= 0 && s.from <= apart[last].to {
+			apart[last].to = max(apart[last].to, s.to)
+			apart[last].quoted = apart[last].quoted || s.quoted
 		} else {
-			merged = append(merged, s)
+			apart = append(apart, s)
 		}
 	}
-	return merged
+	return apart
 }
 
 // whole is where a view holds a secret in one of its forms.
-func (m *Mask) whole(v view) (found []stretch) {
-	for _, form := range m.forms {
-		for from := 0; ; from++ {
-			at := strings.Index(v.text[from:], form)
-			if at < 0 {
-				break
+func (m *Mask) whole(v view) (all []found) {
+	for at := range len(v.text) {
+		first := firstBytes(v.text, at)
+		if m.begin[first>>6]&(1<<(first&63)) == 0 {
+			continue
+		}
+		for _, length := range m.lengths[first] {
+			if at+length > len(v.text) {
+				continue
 			}
-			from += at
-			found = append(found, v.stretch(from, len(form)))
+			if f, ok := m.forms[v.text[at:at+length]]; ok {
+				all = append(all, found{f, at})
+			}
 		}
 	}
-	return found
+	return all
 }
 
 // parts is where a view holds a secret, or a part of one.
-func (m *Mask) parts(v view) []stretch {
-	found := m.whole(v)
-	for _, secret := range m.secrets {
+func (m *Mask) parts(v view) []found {
+	all := m.whole(v)
+	for size, pieces := range m.pieces() {
+		for from := 0; from+size <= len(v.text); from++ {
+			if piece := v.text[from : from+size]; pieces[piece] {
+				all = append(all, found{form{piece, recodedSize, false}, from})
+			}
+		}
+	}
+	return all
+}
+
+// piecesOf are the parts of secrets that are long enough to be told, by their length.
+func piecesOf(secrets []string) map[int]map[string]bool {
+	pieces := map[int]map[string]bool{}
+	for _, secret := range secrets {
 		size := min(max(partAtLeast, (len(secret)+2)/3), partAtMost)
-		for from := 0; from+size <= len(v.text) && size < len(secret); from++ {
-			if strings.Contains(secret, v.text[from:from+size]) {
-				found = append(found, v.stretch(from, size))
-			}
+		if size >= len(secret) {
+			continue
+		}
+		if pieces[size] == nil {
+			pieces[size] = map[string]bool{}
+		}
+		for from := range len(secret) - size + 1 {
+			pieces[size][secret[from:from+size]] = true
 		}
 	}
-	return found
+	return pieces
 }
 
-// view is a target as it reads after some decodings.
-type view struct {
-	text   string
-	at     []int // where each byte, and the end, stand in the target; nil: where they stand in text
-	layers int
-}
-
-func (v view) origin(i int) int {
-	if v.at == nil {
-		return i
-	}
-	return v.at[i]
-}
-
-func (v view) stretch(from, size int) stretch {
-	return stretch{v.origin(from), v.origin(from + size)}
-}
-
-// decoded percent-decodes once more; changed is false when there was nothing to decode, or too much. What is no escape
-// stays as it is.
-func (v view) decoded() (next view, changed bool) {
-	if v.layers == decodings || !strings.Contains(v.text, "%") {
-		return v, false
-	}
-	var text strings.Builder
-	at := make([]int, 0, len(v.text)+1)
-	for i := 0; i < len(v.text); {
-		at = append(at, v.origin(i))
-		char, size := v.text[i], 1
-		if char == '%' && i+3 <= len(v.text) {
-			if code, err := strconv.ParseUint(v.text[i+1:i+3], 16, 8); err == nil {
-				char, size, changed = byte(code), 3, true
-			}
-		}
-		text.WriteByte(char)
-		i += size
-	}
-	at = append(at, v.origin(len(v.text)))
-	return view{text: text.String(), at: at, layers: v.layers + 1}, changed
-}
-
-// cut is target from one place to another, with a mark for each stretch that reaches into it.
-func cut(target string, hidden []stretch, from, to int) string {
+// cut is text from one place to another, with a mark for each stretch that reaches into it.
+func cut(text string, hidden []stretch, from, to int) string {
 	var kept strings.Builder
 	at := from
 	for _, s := range hidden {
 		if s.to <= from || s.from >= to {
 			continue
 		}
-		kept.WriteString(target[at:max(at, s.from)] + redacted.Mark)
+		mark := redacted.Mark
+		if s.quoted {
+			mark = `"` + mark + `"`
+		}
+		kept.WriteString(text[at:max(at, s.from)] + mark)
 		at = min(s.to, to)
 	}
-	return kept.String() + target[at:to]
+	return kept.String() + text[at:to]
 }

@@ -2,8 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // outputsStep assigns its secrets in every type that can hold their text, and logs one of them.
@@ -76,4 +80,61 @@ func TestOutputsAreExactlyWhatTheStepAssigned(t *testing.T) {
 		waitFor(t, func() bool { return len(box.of(t, "e-1")) > 1 })
 		requireExactOutputs(t, "callback of a worker", string(box.of(t, "e-1")[1].message(t).Data.Result))
 	})
+}
+
+// tellingStep puts its secrets, and what only looks like them, into a call, a log and an error.
+const tellingStep = `import json
+secret, pin = secrets["NAME"], secrets["PIN"]
+kizen.api.post("/orders/1/lines?page=1&name=" + secret, json={"n": 1, "name": secret, "ids": [1, 12, 4711, "acce4711-1111-4111-8111-acacacacacac"]}, headers={"X-Name": "1"})
+outputs.log("1 of 12 is " + secret + ", 10.1 is none; " + json.dumps({"pin": int(pin), "acme-x": [secret]}))
+raise ValueError("line 1 of " + secret + ": 1")
+`
+
+func TestOnlySecretsAreRedacted(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Acme", "acme")
+		io.WriteString(w, `{"id":"acce4711-1111-4111-8111-acacacacacac","count":1,"pin":4711,"rows":[1,12]}`)
+	}))
+	t.Cleanup(api.Close)
+	secrets := map[string]string{"NAME": "acme", "PIN": "4711", "ONE": "1", "TWO": "id"}
+	secretsFile := writeJSON(t, t.TempDir(), "secrets.json", secrets)
+	cold := sidecar(t, "", nil, "run", "--json", "--script", writeFile(t, t.TempDir(), "script.py", tellingStep),
+		"--api-root", api.URL+"/api", "--secrets-file", secretsFile)
+	s := startServe(t, "--warm", "1", "--api-root", api.URL+"/api", "--secrets-file",
+		writeJSON(t, t.TempDir(), "secrets.json", map[string]any{"b-1": secrets}))
+	warm := s.ask("POST", "/api/coderunner/run", script(tellingStep).with("secrets", []string{"NAME", "PIN", "ONE", "TWO"}))
+	for name, result := range map[string]string{"cold": cold.stdout, "warm": warm.body} {
+		var got struct {
+			Logs  []string
+			Error struct{ Error, Detail string }
+			HTTP  struct {
+				Requests []struct {
+					URL, Method, Body, ResponseBody string
+					RequestSubmittedAt              time.Time
+					Headers, ResponseHeaders        map[string]string
+				}
+			} `json:"http_requests"`
+		}
+		if err := json.Unmarshal([]byte(result), &got); err != nil || len(got.HTTP.Requests) != 1 || len(got.Logs) != 1 {
+			t.Fatalf("%s: %v: %s", name, err, result)
+		}
+		call := got.HTTP.Requests[0]
+		for what, pair := range map[string][2]string{
+			"log":           {got.Logs[0], `[REDACTED] of 12 is [REDACTED], 10.1 is none; {"pin": "[REDACTED]", "acme-x": ["[REDACTED]"]}`},
+			"error":         {got.Error.Error, `ValueError: line 1 of [REDACTED]: [REDACTED]`},
+			"url":           {call.URL, api.URL + `/api/orders/1/lines?page=[REDACTED]&name=[REDACTED]`},
+			"method":        {call.Method, "POST"},
+			"body":          {call.Body, `{"n": "[REDACTED]", "name": "[REDACTED]", "ids": ["[REDACTED]", 12, "[REDACTED]", "acce4711-1111-4111-8111-acacacacacac"]}`},
+			"header":        {call.Headers["X-Name"], "[REDACTED]"},
+			"answer":        {call.ResponseBody, `{"id":"acce4711-1111-4111-8111-acacacacacac","count":"[REDACTED]","pin":"[REDACTED]","rows":["[REDACTED]",12]}`},
+			"answer's head": {call.ResponseHeaders["X-Acme"], "[REDACTED]"},
+		} {
+			if pair[0] != pair[1] {
+				t.Errorf("%s: the %s is\n%s\nwant\n%s", name, what, pair[0], pair[1])
+			}
+		}
+		if !strings.Contains(got.Error.Detail, `File "script.py", line 5, in <module>`) || strings.Contains(got.Error.Detail, "acme") {
+			t.Errorf("%s: the detail is %s", name, got.Error.Detail)
+		}
+	}
 }

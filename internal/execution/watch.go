@@ -58,7 +58,7 @@ func (w *watch) hook(config *proxy.Config) {
 		if config.Audit != nil { // the others redact what they tell
 			call.Path, call.Query = telemetry.Redact(call.Path), telemetry.Redact(call.Query)
 		}
-		call.Method, call.Detail = w.mask.Text(call.Method), w.mask.Text(call.Detail)
+		call.Method, call.Detail = w.mask.Name(call.Method), w.mask.Text(call.Detail)
 		return call
 	}
 	config.OnCall = func(call proxy.Call) {
@@ -73,10 +73,10 @@ func (w *watch) hook(config *proxy.Config) {
 		return
 	}
 	config.Trace = func(method, _, traceparent, tracestate string) proxy.Span {
-		if w.mask.Text(traceparent+tracestate) != traceparent+tracestate {
+		if w.mask.Text(traceparent) != traceparent || w.mask.Text(tracestate) != tracestate {
 			traceparent, tracestate = "", "" // a link would tell it
 		}
-		call := w.StartCall(w.mask.Text(method), traceparent, tracestate)
+		call := w.StartCall(w.mask.Name(method), traceparent, tracestate)
 		return proxy.Span{Traceparent: call.Traceparent, Tracestate: call.Tracestate, Data: call}
 	}
 }

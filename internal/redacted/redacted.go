@@ -30,7 +30,7 @@ type secretName struct {
 	prose     bool   // in a text, before a colon and a blank: `password: x`, where `token: x` may well be a message
 }
 
-// names is the only list of its kind.
+// names is the only list of its kind. kizen_runtime/redact.py has its column of fields; a test compares them.
 var names = []secretName{
 	{"password", anywhere, anywhere, true, true},
 	{"passwd", anywhere, anywhere, true, true},

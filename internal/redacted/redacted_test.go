@@ -1,9 +1,62 @@
 package redacted
 
 import (
+	"os"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
+
+// The harness cannot import this package, so it has the names in its own language.
+func TestPythonHasTheSameNames(t *testing.T) {
+	source, err := os.ReadFile("../../runner/python/kizen_runtime/redact.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(source), "\nMARK = \""+Mark+"\"\n") {
+		t.Errorf("redact.py has another mark than %s", Mark)
+	}
+	fields := func(how match) []string {
+		return filter(func(n secretName) bool { return n.field == how })
+	}
+	if ends := fields(ending); ends != nil {
+		t.Errorf("%q: redact.py has no list of fields that end in a name", ends)
+	}
+	for constant, want := range map[string][]string{
+		"_SECRET_PARTS": fields(anywhere), "_SECRET_WORDS": fields(word), "_PLACES": places,
+	} {
+		// A string in quotes, or some in parentheses.
+		list := regexp.MustCompile(`(?m)^` + constant + ` = (\([^)]*\)|"[^"]*")\.split\(","\)`).FindSubmatch(source)
+		if list == nil {
+			t.Errorf("redact.py has no %s", constant)
+			continue
+		}
+		text := regexp.MustCompile(`"\s*"|^\(?\s*"|"\s*\)?$`).ReplaceAllString(string(list[1]), "")
+		if got := strings.Split(text, ","); !slices.Equal(got, want) {
+			t.Errorf("%s is %q, want %q", constant, got, want)
+		}
+	}
+}
+
+func TestTheDocumentationHasEveryName(t *testing.T) {
+	page, err := os.ReadFile("../../docs/telemetry.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func(name string) bool { return strings.Contains(string(page), "`"+name+"`") }
+	for _, n := range names {
+		words := strings.Fields(n.words)
+		if !told(strings.Join(words, "_")) && slices.ContainsFunc(words, func(word string) bool { return !told(word) }) {
+			t.Errorf("docs/telemetry.md does not tell of %q", n.words)
+		}
+	}
+	for _, place := range places {
+		if !told(place) {
+			t.Errorf("docs/telemetry.md does not tell of %q", place)
+		}
+	}
+}
 
 func TestNamesHaveOneEntryEach(t *testing.T) {
 	for i, n := range names {

@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from .redact import MARK, names_secret
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from .protocol import Channel
     from .redact import Redactor
 
-# Parts of the names of headers whose values let somebody in.
-_CREDENTIALS = ("authorization", "cookie", "token", "secret", "password", "api-key", "apikey", "api_key", "access-key", "credential", "signature")
 _HEADER_BYTES = 2048
 _HEADERS = 64
 _URL_BYTES = 8192
@@ -47,7 +47,7 @@ class HttpRecord:
             self._dropped.add()
             return None
         fields = {
-            "method": self.text(method or "", 64),
+            "method": self._redactor.name(method or "", 64),
             "url": self.url(url or ""),
             "headers": self.headers(headers),
             "body": self.body(body),
@@ -81,7 +81,7 @@ class HttpRecord:
         authority, slash, path = rest.partition("/")
         user, at, host = authority.rpartition("@")
         if separator and at:
-            url = f"{scheme}://[REDACTED]@{host}{slash}{path}"
+            url = f"{scheme}://{MARK}@{host}{slash}{path}"
         return self.text(url, _URL_BYTES)
 
     def headers(self, headers: Mapping[Any, Any] | None) -> dict[str, str]:
@@ -89,8 +89,7 @@ class HttpRecord:
         shown = {}
         for name, value in list((headers or {}).items())[:_HEADERS]:
             name, value = (item.decode("latin-1") if isinstance(item, bytes) else str(item) for item in (name, value))
-            hidden = any(part in name.lower() for part in _CREDENTIALS)
-            shown[self.text(name, 256)] = "[REDACTED]" if hidden else self.text(value, _HEADER_BYTES)
+            shown[self._redactor.name(name, 256)] = MARK if names_secret(name) else self.text(value, _HEADER_BYTES)
         return shown
 
     def body(self, body: Any) -> str | None:

@@ -112,3 +112,16 @@ def test_a_redirect_that_cannot_be_sent_has_an_entry_beside_its_answers(server: 
     server.answers = [answer(b"", "Location: foo://x", status="302 Found")]
     result = step(server, "import requests\ntry:\n    requests.get(inputs.url)\nexcept requests.exceptions.InvalidSchema:\n    pass")
     assert entries(result, "url", "responseStatusCode", "requestErrorType") == [(server.url + "/", 302, None), ("foo://x", None, "InvalidSchema")]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_secret_that_is_read_in_pieces_is_not_recorded(server: Server, size: int) -> None:
+    server.answers = [answer("ist pässwörd-日本, pin 4711, 日本".encode())]
+    script = f"""
+    import requests
+    with requests.get(inputs.url, stream=True) as response:
+        outputs.log(len(list(response.iter_content({size}))))
+    """
+    result = step(server, script, secrets={"S": "pässwörd-日本", "N": "4711"})
+    assert int(result.logs[0]) > 4
+    assert entries(result, "responseBody") == [("ist [REDACTED], pin [REDACTED], 日本",)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import re
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
-from kizen_runtime.redact import MARK, Redactor, head, tail
+from kizen_runtime.redact import MARK, Redactor, head, names_secret, tail
 
 NASTY = "p'a\"s\\s wö/r+d=\n\t&%世"
 
@@ -51,13 +53,40 @@ def test_every_spelling_is_hidden(secret: str) -> None:
         assert len(shown.replace(MARK, "")) <= len("before  after") + 24, (name, shown)
 
 
-def test_short_secrets_are_hidden_too() -> None:
-    assert Redactor(["7"])("a7b77") == f"a{MARK}b{MARK}"
-    assert Redactor(["E"])("RED E") == f"R{MARK}D {MARK}"
+# Cases that the sidecar's own redaction is held to, too.
+CORPUS = json.loads((Path(__file__).parents[3] / "telemetry/testdata/redaction.json").read_text())
 
 
-def test_empty_secrets_hide_nothing() -> None:
-    assert Redactor(["", ""])("text") == "text"
+def test_the_mark_is_the_sidecars() -> None:
+    assert CORPUS["mark"] == MARK
+
+
+@pytest.mark.parametrize("case", CORPUS["texts"], ids=lambda case: case["text"][:40])
+def test_texts_are_redacted_as_by_the_sidecar(case: dict[str, Any]) -> None:
+    redact = Redactor(case["secrets"])
+    assert redact(case["text"]) == case["want"]
+    assert redact(case["want"]) == case["want"]
+
+
+@pytest.mark.parametrize("case", CORPUS["names"], ids=lambda case: case["text"])
+def test_names_are_redacted_as_by_the_sidecar(case: dict[str, Any]) -> None:
+    assert Redactor(case["secrets"]).name(case["text"], 64) == case["want"]
+
+
+@pytest.mark.parametrize("name", CORPUS["fields"])
+def test_names_carry_credentials_as_for_the_sidecar(name: str) -> None:
+    assert names_secret(name) == CORPUS["fields"][name]
+
+
+def test_more_secrets_than_are_searched_for_one_by_one() -> None:
+    secrets = [f"sk_live_{number:06}" for number in range(1000)]
+    redact = Redactor([*secrets, "7", "äß"])
+    assert redact(f"{secrets[7]} x{secrets[999]} {secrets[0].upper()} sk_live_0000 7 77 äß") == f"{MARK} x{MARK} {MARK} sk_live_0000 {MARK} 77 {MARK}"
+    assert redact("_".join(secrets)) == "_".join([MARK] * 1000)
+    # What begins within a window goes on behind it.
+    for before in range((64 << 10) - 20, (64 << 10) + 3):
+        assert redact("." * before + secrets[5] + ".") == "." * before + MARK + "."
+        assert redact("." * before + "%73k_live_000005.") == "." * before + MARK + "."
 
 
 def test_a_secret_that_overlaps_another_leaves_no_part_behind() -> None:
@@ -102,4 +131,4 @@ def test_tail_says_that_something_is_missing() -> None:
 def test_lone_surrogates_do_not_stop_anything() -> None:
     assert head("\ud800é", 20) == "\\ud800é"
     assert tail("\ud800", 20) == "\\ud800"
-    assert Redactor(["\ud800x"])("a\ud800xb") == f"a{MARK}b"
+    assert Redactor(["\ud800xyz"])("a\ud800xyzb") == f"a{MARK}b"
