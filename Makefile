@@ -60,8 +60,8 @@ bench-serve: ## Measure serve under load beside starting Python for each request
 	@.ci/setup test
 	$(GO) test -run '^$$' -bench '^BenchmarkServe' -benchtime 1x -timeout 30m ./cmd/kizen-sidecar/
 
-docs: ## Write docs/reference anew from the command line's definitions
-	$(GO) test ./cmd/kizen-sidecar ./cmd/kizen-platform -run TestReferenceIsWhatTheCommandLineSays -update
+docs: ## Write docs/reference and THIRD_PARTY.md anew, from the command line's definitions and the modules of the binaries
+	$(GO) test ./cmd/kizen-sidecar ./cmd/kizen-platform -run 'TestReferenceIsWhatTheCommandLineSays|TestThirdParty' -update
 
 setup: ## Install what the tests need
 	@.ci/setup test

@@ -20,10 +20,10 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// documentation is every page, by its path in the project.
+// documentation is every page, by its path in the project. THIRD_PARTY.md is left out: it holds texts of others.
 func documentation(t *testing.T) (pages []docstest.Page) {
 	t.Helper()
-	for _, pattern := range []string{"README.md", "docs/*.md", "docs/*/*.md"} {
+	for _, pattern := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "docs/*/*.md"} {
 		files, err := filepath.Glob(filepath.Join(projectRoot, pattern))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no pages are %s (%v)", pattern, err)

@@ -87,7 +87,7 @@ func TestNothingDependsOnACommand(t *testing.T) {
 // updated for the wrong reasons.
 var onlyForTests = []string{
 	"testing", module + "internal/testkit", module + "internal/testkit/redistest",
-	"github.com/chromedp", "github.com/creack/pty", "github.com/pb33f", "github.com/rogpeppe/go-internal",
+	"github.com/chromedp", "github.com/creack/pty", "github.com/google/licensecheck", "github.com/pb33f", "github.com/rogpeppe/go-internal",
 	"github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "go.uber.org/goleak", "k8s.io", "mvdan.cc/sh", "sigs.k8s.io",
 }
 

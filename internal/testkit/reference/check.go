@@ -17,13 +17,17 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-var update = flag.Bool("update", false, "write the reference anew")
+var update = flag.Bool("update", false, "write the generated pages anew")
 
-// Check compares the reference in a file with what app says, and writes it
-// where the test was started with -update.
+// Check compares the reference in a file with what app says, as [CheckFile] does.
 func Check(t *testing.T, file string, app *kong.Application, besides []Variable) {
 	t.Helper()
-	want := Markdown(app, besides)
+	CheckFile(t, file, Markdown(app, besides))
+}
+
+// CheckFile compares a generated file with what it must be, and writes it where the test was started with -update.
+func CheckFile(t *testing.T, file, want string) {
+	t.Helper()
 	if *update {
 		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -32,7 +36,7 @@ func Check(t *testing.T, file string, app *kong.Application, besides []Variable)
 	}
 	got, err := os.ReadFile(file)
 	if err != nil || string(got) != want {
-		t.Errorf("%s is not what the command line says: run make docs (%v)", file, err)
+		t.Errorf("%s is stale: run make docs (%v)", file, err)
 	}
 }
 
