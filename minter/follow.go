@@ -4,8 +4,9 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"sync"
 	"syscall"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // Follow reloads the set when its files change, as [KeySet.Watch] does, and on SIGHUP, which no longer ends the process from
@@ -13,7 +14,7 @@ import (
 // It goes on until ctx ends or stop is called, which waits for the end of it.
 func (s *KeySet) Follow(ctx context.Context, report, unseen func(error)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	var following sync.WaitGroup
+	var following routine.Group
 	following.Go(func() {
 		if err := s.Watch(ctx, report); err != nil {
 			unseen(err)

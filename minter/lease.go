@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 const (
@@ -91,7 +93,7 @@ func (l *Lease) start(ctx context.Context) error {
 	// The lease outlives the context of the request that opened it, and ends with Close.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
-	go l.run(running)
+	routine.Go(func() { l.run(running) })
 	return nil
 }
 

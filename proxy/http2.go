@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
@@ -92,10 +93,10 @@ func (x *exchange) exchangeOverHTTP2(a *apiConn, body []byte, whole bool) (again
 	x.h2 = h
 	req := h.request(ctx, body, whole)
 	watching := make(chan struct{})
-	go func() {
+	routine.Go(func() {
 		defer close(watching)
 		h.watch(ctx, cancel)
-	}()
+	})
 	err := h.roundTrip(a, req)
 	if h.body != nil {
 		h.body.stop()

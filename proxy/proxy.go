@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/keyscan"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // Proxy serves one execution. Make one with [New].
@@ -36,7 +37,7 @@ type Proxy struct {
 
 	draining atomic.Bool
 	inFlight atomic.Int64
-	wait     sync.WaitGroup // every goroutine of ours
+	wait     routine.Group // every goroutine of ours
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -128,10 +129,10 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.eachConn((*conn).endIfIdle)
 
 	finished := make(chan struct{})
-	go func() {
+	routine.Go(func() {
 		p.wait.Wait()
 		close(finished)
-	}()
+	})
 	var err error
 	select {
 	case <-finished:
@@ -194,7 +195,7 @@ func (p *Proxy) Probe(ctx context.Context) error {
 		return fmt.Errorf("probe the proxy: %w", err)
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, routine.Safe(func() { conn.SetDeadline(time.Unix(1, 0)) }))
 	defer stop()
 	if _, err := conn.Write([]byte("GET // HTTP/1.1\r\nHost: " + p.addr + "\r\nConnection: close\r\n\r\n")); err != nil {
 		return fmt.Errorf("probe the proxy: %w", err)

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
@@ -24,7 +25,7 @@ type upload struct {
 
 func startUpload(x *exchange, a *apiConn) *upload {
 	u := &upload{x: x, a: a, done: make(chan struct{})}
-	go u.run()
+	routine.Go(u.run)
 	return u
 }
 

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
@@ -355,7 +356,7 @@ func tunnel(ctx context.Context, conn net.Conn, via *url.URL, target string) err
 		conn.SetDeadline(deadline)
 		defer conn.SetDeadline(time.Time{})
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, routine.Safe(func() { conn.SetDeadline(time.Unix(1, 0)) }))
 	defer stop()
 	request := "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n"
 	if via.User != nil {

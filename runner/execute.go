@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
@@ -51,14 +52,14 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 	}
 	a.meter = &meter{charge: a.process.ChargeCPU}
 	fed := make(chan struct{})
-	go func() {
+	routine.Go(func() {
 		defer close(fed)
 		// A harness that is gone does not read; that shows on the reading side.
 		_ = writeFrame(a.sockets.stream, body)
-	}()
+	})
 	heard := make(chan int)
-	go func() { heard <- a.listen(job.Nonce) }()
-	stopWatching := context.AfterFunc(ctx, func() { _ = a.sockets.stream.SetReadDeadline(time.Now()) })
+	routine.Go(func() { heard <- a.listen(job.Nonce) })
+	stopWatching := context.AfterFunc(ctx, routine.Safe(func() { _ = a.sockets.stream.SetReadDeadline(time.Now()) }))
 	reading := a.follow(ctx, job.Nonce)
 	stopWatching()
 	a.ended = time.Now()

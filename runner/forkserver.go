@@ -3,10 +3,10 @@ package runner
 import (
 	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
@@ -19,7 +19,7 @@ type ForkServer struct {
 	own    *Prepared
 	server *sandbox.ForkServer
 	begun  time.Time
-	forks  sync.WaitGroup
+	forks  routine.Group
 	forked atomic.Int64
 }
 

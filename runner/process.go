@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // socketPair returns the runner's end, whose reads and writes honour deadlines, and the child's; kind is SOCK_STREAM or
@@ -79,7 +81,7 @@ func newDrain() (*drain, error) {
 		return nil, fmt.Errorf("make a pipe for the step's output: %w", err)
 	}
 	d := &drain{read: read, write: write, done: make(chan struct{})}
-	go d.run()
+	routine.Go(d.run)
 	return d, nil
 }
 

@@ -14,6 +14,8 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // An export that failed for a reason that passes is tried again for a while;
@@ -108,7 +110,7 @@ type countingExporter struct{ *spanQueue }
 func (e countingExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(e.running, cancel)()
+	defer context.AfterFunc(e.running, routine.Safe(cancel))()
 	err := e.exporter.ExportSpans(ctx, spans)
 	e.waiting.Add(-int64(len(spans)))
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // instrumentation is the scope of every span and metric.
@@ -137,7 +139,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 			defer cancel()
 		}
 		errs := make([]error, len(t.closers))
-		var wait sync.WaitGroup
+		var wait routine.Group
 		for i, close := range t.closers {
 			wait.Go(func() { errs[i] = close(ctx) })
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
@@ -66,7 +67,12 @@ type commandLine struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	routine.OnPanic(func(cause any, stack []byte) {
+		fmt.Fprintf(os.Stderr, "%s\nkizen-platform: the platform failed, which is a mistake in it; please report it: %v\n", stack, cause)
+		os.Exit(exitPlatform)
+	})
+	var code int
+	routine.Safe(func() { code = run(ctx, os.Args[1:], os.Stdout, os.Stderr) })()
 	stop()
 	os.Exit(code)
 }

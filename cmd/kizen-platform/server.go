@@ -12,6 +12,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 )
@@ -189,7 +190,7 @@ func (p *platform) serve(ctx context.Context, listener net.Listener, ready func(
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	routine.Go(func() { served <- server.Serve(listener) })
 
 	err := ready("http://" + listener.Addr().String() + apiRoot)
 	if err == nil {

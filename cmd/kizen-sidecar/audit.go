@@ -8,6 +8,8 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // maxUnwritten bounds, in bytes, what is kept of calls that were under way when
@@ -65,7 +67,7 @@ func (a *audit) follow(log *slog.Logger) (stop func()) {
 	}
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
-	var following sync.WaitGroup
+	var following routine.Group
 	following.Go(func() {
 		for range hangups {
 			if err := a.reopen(); err != nil {

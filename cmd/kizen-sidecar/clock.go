@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
@@ -24,7 +24,7 @@ const tolerableSkew = minter.DefaultLeeway / 2
 // A Redis that does not tell its time is not asked again.
 func watchClock(ctx context.Context, client redis.UniversalClient, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	var watching sync.WaitGroup
+	var watching routine.Group
 	watching.Go(func() {
 		ticks := time.NewTicker(clockInterval)
 		defer ticks.Stop()

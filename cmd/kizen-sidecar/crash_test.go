@@ -3,9 +3,38 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
+
+// panicVariable has the test binary be a run whose sidecar panics on a goroutine of its own.
+const panicVariable = "KIZEN_TEST_PANIC"
+
+func panicElsewhere() {
+	endWithDocument(streams{os.Stdin, os.Stdout, os.Stderr}, []string{"run", "--json"})
+	for range 10 { // of which one is told
+		routine.Go(func() { panic("index out of range") })
+	}
+	select {}
+}
+
+func TestAPanicOfAnyGoroutineIsAFailureWithItsDocument(t *testing.T) {
+	command := exec.CommandContext(t.Context(), os.Args[0])
+	command.Env = append(os.Environ(), panicVariable+"=1")
+	var stdout, stderr bytes.Buffer
+	command.Stdout, command.Stderr = &stdout, &stderr
+	_ = command.Run() // the exit code says it
+	if code := command.ProcessState.ExitCode(); code != exitSidecar || checkOneJSON(stdout.Bytes()) != nil || !strings.Contains(stdout.String(), "index out of range") {
+		t.Errorf("%d %v %s", code, checkOneJSON(stdout.Bytes()), stdout.String())
+	}
+	if !strings.Contains(stderr.String(), "panicElsewhere") || !strings.Contains(stderr.String(), "please report it") {
+		t.Errorf("standard error: %s", stderr.String())
+	}
+}
 
 func TestAPanicIsAFailureOfTheSidecarWithItsDocument(t *testing.T) {
 	var stdout, stderr bytes.Buffer

@@ -19,6 +19,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -103,17 +104,19 @@ func main() { os.Exit(start()) }
 // hold keys.
 func start() (code int) {
 	std := streams{os.Stdin, os.Stdout, os.Stderr}
+	endWithDocument(std, os.Args[1:])
 	if err := sandbox.Conceal(); err != nil {
 		return fail(std, fmt.Errorf("keep other processes out of this one's memory: %w", err))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	defer func() {
-		if cause := recover(); cause != nil {
-			code = crashed(std, os.Args[1:], cause, debug.Stack())
-		}
-	}()
-	return run(ctx, os.Args[1:], std)
+	routine.Safe(func() { code = run(ctx, os.Args[1:], std) })()
+	return code
+}
+
+// endWithDocument has a panic in any goroutine of ours end this process as crashed says.
+func endWithDocument(std streams, arguments []string) {
+	routine.OnPanic(func(cause any, stack []byte) { os.Exit(crashed(std, arguments, cause, stack)) })
 }
 
 // crashed reports a panic of ours as what it is, a failure of the sidecar: with its exit code, and with the document that run

@@ -15,7 +15,12 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar", "kizen-platform")) }
+func TestMain(m *testing.M) {
+	if os.Getenv(panicVariable) != "" {
+		panicElsewhere()
+	}
+	os.Exit(sidecartest.Main(m, "kizen-sidecar", "kizen-platform"))
+}
 
 // The harness under the short names that tests use.
 var (

@@ -11,10 +11,10 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -125,7 +125,7 @@ func (c *proxyCommand) operators(ctx context.Context, host *station, observed *t
 	if err != nil {
 		return nil, err
 	}
-	var serving sync.WaitGroup
+	var serving routine.Group
 	serving.Go(func() {
 		if err := server.serve(); err != nil {
 			log.Error("operators get no answers any more", "error", err)

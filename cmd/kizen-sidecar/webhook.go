@@ -5,11 +5,11 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/runner"
@@ -41,7 +41,7 @@ type callbacks struct {
 	log    *slog.Logger
 	turns  *queue.Queue  // of attempts: slow receivers of one business hold up no other
 	memory *queue.Budget // of messages that are not delivered yet
-	all    sync.WaitGroup
+	all    routine.Group
 	ctx    context.Context
 	cut    context.CancelFunc
 }
@@ -146,7 +146,7 @@ func (c *callbacks) close(grace time.Duration) {
 	if c == nil {
 		return
 	}
-	timer := time.AfterFunc(grace, c.cut)
+	timer := time.AfterFunc(grace, routine.Safe(c.cut))
 	c.all.Wait()
 	timer.Stop()
 	c.cut()

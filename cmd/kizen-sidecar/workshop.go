@@ -15,6 +15,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/peer"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/pool"
@@ -162,7 +163,7 @@ func (w *workshop) work(ctx context.Context, s shift) error {
 	servers := s.servers()
 	failed := make(chan error, len(servers))
 	for _, running := range servers {
-		go func() { failed <- running.serve() }()
+		routine.Go(func() { failed <- running.serve() })
 	}
 	err := w.begin(s)
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -101,14 +102,14 @@ const revokeFirst = 250 * time.Millisecond
 func runRevoking(ctx context.Context, prepared *runner.Prepared, job runner.Execution, authority *Authority) (runner.Result, error) {
 	running, kill := context.WithCancelCause(context.WithoutCancel(ctx))
 	revoked := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
+	stop := context.AfterFunc(ctx, routine.Safe(func() {
 		defer close(revoked)
 		cause := context.Cause(ctx)
-		late := time.AfterFunc(revokeFirst, func() { kill(cause) })
+		late := time.AfterFunc(revokeFirst, routine.Safe(func() { kill(cause) }))
 		defer late.Stop()
 		authority.Revoke(ctx)
 		kill(cause)
-	})
+	}))
 	result, err := prepared.Run(running, job)
 	if !stop() {
 		<-revoked

@@ -9,6 +9,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // intake starts and stops the taking of executions. A worker that is not ready, or fails where others would not, takes nothing:
@@ -29,7 +30,7 @@ type intake struct {
 	mu      sync.Mutex
 	failing map[string]bool // executions that failed here since one succeeded
 	reason  error           // why nothing is taken; nil: it is
-	closing sync.WaitGroup  // of servers
+	closing routine.Group   // of servers
 }
 
 // failuresInARow is how many executions must fail here one after the other for the worker to be the cause.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // members says which workers live. Each renews its key three times a lease, in a loop that does nothing else:
@@ -119,7 +121,7 @@ func (m *members) join(ctx context.Context) error {
 		return m.join(ctx)
 	}
 	if t.renewed.Swap(&sent) == nil {
-		t.fence = time.AfterFunc(m.lease, func() { _ = t.check() })
+		t.fence = time.AfterFunc(m.lease, routine.Safe(func() { _ = t.check() }))
 		m.term.Store(t)
 	}
 	t.fence.Reset(time.Until(sent.Add(m.lease)))

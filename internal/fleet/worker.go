@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -77,12 +77,12 @@ type Worker struct {
 	running   atomic.Int64
 	ctx       context.Context // ends when what runs is to be cut off
 	cut       context.CancelCauseFunc
-	all       sync.WaitGroup // handlers: asynq does not wait for those whose lease it lost
+	all       routine.Group // handlers: asynq does not wait for those whose lease it lost
 
 	leave  context.CancelFunc // ends keeping
 	stop   context.CancelFunc // ends taking
-	loops  sync.WaitGroup
-	taking sync.WaitGroup
+	loops  routine.Group
+	taking routine.Group
 }
 
 // errDraining ends what has not finished when the drain timeout is over.
@@ -291,7 +291,7 @@ func (w *Worker) Stop() {
 // Shutdown takes nothing new, lets what runs finish until ctx ends, cuts off the rest, and leaves the fleet.
 func (w *Worker) Shutdown(ctx context.Context) {
 	w.Stop()
-	stop := context.AfterFunc(ctx, func() { w.cut(errDraining) })
+	stop := context.AfterFunc(ctx, routine.Safe(func() { w.cut(errDraining) }))
 	w.intake.closing.Wait()
 	if w.callbacks != nil {
 		w.callbacks.Shutdown()
@@ -508,7 +508,7 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	}
 	running, stop := context.WithCancelCause(a.Worker.ctx)
 	defer stop(nil)
-	defer context.AfterFunc(a.term.ctx, func() { stop(context.Cause(a.term.ctx)) })()
+	defer context.AfterFunc(a.term.ctx, routine.Safe(func() { stop(context.Cause(a.term.ctx)) }))()
 	done, err := a.config.Run(running, job)
 	done.Begun = a.begun.Load() // which is written down before it is true
 	outcome := done.Outcome(err)

@@ -19,6 +19,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // Embedded is a Redis inside this process, for when no other is configured. Its content dies with it. It has no listener until
@@ -31,7 +33,7 @@ type Embedded struct {
 	mu     sync.Mutex
 	open   map[net.Conn]struct{}
 	closed bool
-	all    sync.WaitGroup
+	all    routine.Group
 }
 
 // StartEmbedded starts an embedded Redis. Lifetimes elapse as they do in a real server.

@@ -6,10 +6,11 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	"maps"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // checkLimit bounds the checks of one /readyz.
@@ -54,7 +55,7 @@ func (c AdminConfig) ready(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	names := slices.Sorted(maps.Keys(c.Ready))
 	outcomes := make([]error, len(names))
-	var all sync.WaitGroup
+	var all routine.Group
 	for i, name := range names {
 		all.Go(func() { outcomes[i] = c.Ready[name](ctx) })
 	}

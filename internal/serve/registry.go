@@ -12,6 +12,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/queue"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -45,7 +46,7 @@ type Registry struct {
 	waiting *queue.Budget   // of requests that wait for a slot
 	ctx     context.Context // ends when everything that runs is to be cut off
 	cut     context.CancelCauseFunc
-	all     sync.WaitGroup
+	all     routine.Group
 
 	mu       sync.Mutex
 	byID     map[key]*Execution

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -55,7 +56,7 @@ type Pool struct {
 	cancel context.CancelFunc
 	// loading bounds how many load at once: each takes a core while it does.
 	loading chan struct{}
-	keepers sync.WaitGroup
+	keepers routine.Group
 	ready   atomic.Int64 // interpreters that wait
 
 	mu     sync.Mutex

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
@@ -23,7 +24,7 @@ type stock struct {
 	loadsOwn bool               // there can be no server, or shall be none
 	mu       sync.RWMutex       // held while something is forked, and to change the server
 	server   *runner.ForkServer // what interpreters are forked from, if any
-	retired  sync.WaitGroup     // servers that wait for the last of their forks
+	retired  routine.Group      // servers that wait for the last of their forks
 
 	loaded atomic.Pointer[outcome] // how the last attempt went
 }

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
@@ -186,10 +187,10 @@ func (f *ForkServer) Fork(ctx context.Context, spec Spec) (*Process, error) {
 		p.clean()
 		return nil, err
 	}
-	go func() {
+	routine.Go(func() {
 		defer close(p.done)
 		p.supervise(ctx)
-	}()
+	})
 	err = p.await(stage.Ready, stage.Started)
 	close(p.handedOver)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // interval is how often a program is looked at. Memory that no cgroup counts can grow by about 100 MB in that time.
@@ -178,10 +180,10 @@ func (m *monitor) warn(resident int64) {
 		return
 	}
 	m.margin = left / 2
-	go func() {
+	routine.Go(func() {
 		defer m.warning.Unlock()
 		m.nearMemory()
-	}()
+	})
 }
 
 // descendants lists the processes below one, by the kernel's lists of children. A process that moves up because its

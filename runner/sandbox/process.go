@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
@@ -133,7 +134,7 @@ func (s *Sandbox) attempt(ctx context.Context, spec Spec) (*Process, error) {
 		return nil, err
 	}
 	started := make(chan error, 1)
-	go p.launch(ctx, started)
+	routine.Go(func() { p.launch(ctx, started) })
 	if err := <-started; err != nil {
 		<-p.done
 		return nil, err
@@ -173,9 +174,9 @@ func (p *Process) launch(ctx context.Context, started chan<- error) {
 
 // supervise watches a program until nothing of it is left.
 func (p *Process) supervise(ctx context.Context) {
-	defer context.AfterFunc(ctx, p.Kill)()
+	defer context.AfterFunc(ctx, routine.Safe(p.Kill))()
 	watching := make(chan struct{})
-	var watcher sync.WaitGroup
+	var watcher routine.Group
 	if !p.unwatched {
 		p.monitor.follow(p.leader.pid())
 		watcher.Go(func() {

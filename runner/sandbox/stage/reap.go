@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // step is the main process and whatever it starts.
@@ -43,7 +45,7 @@ func (s *step) start() error {
 	for _, fd := range files[1:] {
 		_ = unix.Dup2(0, int(fd))
 	}
-	go s.endWithSidecar()
+	routine.Go(s.endWithSidecar)
 	return nil
 }
 

@@ -3,6 +3,8 @@ package stage
 import (
 	"runtime"
 	"sync"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // spareThreads is how many threads the stage keeps beside those that Go starts by itself: one for each goroutine that waits
@@ -13,7 +15,8 @@ const spareThreads = 3
 // one come, and a program in Go that cannot start a thread dies, which would be the end of the one process that kills
 // what the step leaves behind. Go keeps threads that have nothing to do.
 func startThreads() {
-	var up, done sync.WaitGroup
+	var up sync.WaitGroup
+	var done routine.Group
 	release := make(chan struct{})
 	for range spareThreads {
 		up.Add(1)
