@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"strconv"
+
+	"github.com/kizen/kizen-sidecar/internal/crowd"
 )
 
 // server is an HTTP server and where it listens.
@@ -37,14 +40,22 @@ func checkAddress(flag, text string) error {
 	return nil
 }
 
-// bind listens at the address that a flag names.
-func bind(flag, address string, with *http.Server) (*server, error) {
+// bind listens at the address that a flag names. waiting is how many callers may wait for their answers at once.
+func bind(flag, address string, waiting int, with *http.Server) (*server, error) {
 	if err := checkAddress(flag, address); err != nil {
 		return nil, err
 	}
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w; free it, or choose another", flag, address, unwrapListen(err))
+	}
+	listener = crowd.New(waiting + crowd.Extra).Listener(listener)
+	inner := with.ConnContext
+	with.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if inner != nil {
+			ctx = inner(ctx, c)
+		}
+		return crowd.ConnContext(ctx, c)
 	}
 	scheme := "http"
 	if with.TLSConfig != nil {

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/proxy"
@@ -118,7 +118,7 @@ func (c *proxyCommand) operators(ctx context.Context, host *station, observed *t
 	if host.audit != nil {
 		checks["audit"] = func(context.Context) error { return host.audit.Ready() }
 	}
-	server, err := bind("--admin-listen", c.AdminListen, &http.Server{
+	server, err := bind("--admin-listen", c.AdminListen, 0, &http.Server{
 		Handler:           hosts.Names{}.Require(serve.AdminHandler(serve.AdminConfig{Ready: checks, Metrics: observed.Handler()})),
 		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 	})

@@ -169,7 +169,7 @@ func (s *service) state() telemetry.State {
 // serve answers until ctx ends, then drains: what is new is refused, and what
 // runs finishes.
 func (s *service) serve(ctx context.Context) error {
-	api, err := bind("--listen", s.command.Listen, s.api)
+	api, err := bind("--listen", s.command.Listen, s.command.Slots+s.command.QueueDepth, s.api)
 	if err != nil {
 		return err
 	}

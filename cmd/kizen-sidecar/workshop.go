@@ -248,7 +248,7 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 	checks["redis"] = w.Ready
 	checks["accepting"] = func(context.Context) error { return accepting() }
 	guard := w.guard()
-	return bind("--admin-listen", w.flags.AdminListen, &http.Server{
+	return bind("--admin-listen", w.flags.AdminListen, 0, &http.Server{
 		ConnContext: guard.ConnContext,
 		Handler: guard.Require(w.hosts().Require(serve.AdminHandler(serve.AdminConfig{
 			Ready: checks, Metrics: w.telemetry.Handler(), Details: func() any { return w.steps.Sandbox() },

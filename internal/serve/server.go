@@ -9,6 +9,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
+	"github.com/kizen/kizen-sidecar/internal/crowd"
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/queue"
@@ -194,6 +195,7 @@ func (s *Server) run(c *gin.Context) {
 		return
 	}
 	s.waiting(c)
+	defer crowd.Hold(c.Request)()
 	select {
 	case <-e.Done():
 		s.answering(c)
