@@ -10,17 +10,24 @@ import (
 // authorize asks the policy about every call that the API could take this request for.
 func (x *exchange) authorize() *refusal {
 	x.call.Allowed = true
-	authorizer := x.c.p.cfg.Authorizer
-	if authorizer == nil {
+	if x.c.p.cfg.Authorizer == nil {
 		return nil
 	}
 	for _, method := range x.methods() {
-		for _, path := range readings(x.path) {
-			d := authorizer.Authorize(x.c.p.ctx, method, path)
-			x.call.Policy, x.call.Allowed = d.Policy, d.Allowed
-			if !d.Allowed {
-				return &refusal{outcome: Denied, detail: d.Reason, code: d.Code, policy: d.Policy}
-			}
+		if r := x.authorizeAs(method); r != nil {
+			return r
+		}
+	}
+	return x.scanBody()
+}
+
+// authorizeAs asks the policy about the request as one of a method.
+func (x *exchange) authorizeAs(method string) *refusal {
+	for _, path := range readings(x.path) {
+		d := x.c.p.cfg.Authorizer.Authorize(x.c.p.ctx, method, path)
+		x.call.Policy, x.call.Allowed = d.Policy, d.Allowed
+		if !d.Allowed {
+			return &refusal{outcome: Denied, detail: d.Reason, code: d.Code, policy: d.Policy}
 		}
 	}
 	return nil
@@ -73,15 +80,7 @@ func (x *exchange) methods() []string {
 			methods = append(methods, strings.ToUpper(string(f.Value)))
 		}
 	}
-	query := strings.TrimPrefix(string(x.query), "?")
-	for parameter := range strings.FieldsFuncSeq(query, func(r rune) bool { return r == '&' || r == ';' }) {
-		name, value, _ := strings.Cut(parameter, "=")
-		switch strings.ToLower(decodedParameter(name)) {
-		case "_method", "_httpmethod", "x-http-method", "x-http-method-override", "x-method-override":
-			methods = append(methods, strings.ToUpper(strings.TrimSpace(decodedParameter(value))))
-		}
-	}
-	return methods
+	return append(methods, queryMethods(x.query)...)
 }
 
 func decodedParameter(s string) string {

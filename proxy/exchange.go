@@ -214,6 +214,9 @@ func (x *exchange) forward() *refusal {
 	if whole && n > 0 {
 		c.out = append(c.out, make([]byte, n)...)
 		io.ReadFull(&c.body, c.out[head:]) // it is in memory
+		if r := x.body.check(c.out[head:]); r != nil {
+			return r
+		}
 		x.call.Sent = int64(n)
 	}
 	x.body.source, x.whole = &c.body, whole

@@ -33,9 +33,10 @@ const (
 // stepBody is the body of the step's request on its way to the API. It keeps the beginning, for another attempt.
 type stepBody struct {
 	source *h1.Body
-	kept   []byte // what was read from source, unless lost
-	next   int    // how much of kept this attempt has read
-	lost   bool   // source gave more than is kept
+	scanned
+	kept []byte // what was read from source, unless lost
+	next int    // how much of kept this attempt has read
+	lost bool   // source gave more than is kept
 }
 
 // Read implements io.Reader.
@@ -46,6 +47,9 @@ func (b *stepBody) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	n, err := b.source.Read(p)
+	if r := b.check(p[:n]); r != nil {
+		return 0, refusedBody{r}
+	}
 	switch {
 	case b.lost:
 	case len(b.kept)+n > maxReplay:

@@ -36,7 +36,7 @@ func (u *upload) run() {
 	u.refusal, u.err = u.copy(buf[:])
 	u.ended = time.Now()
 	if u.refusal != nil {
-		u.a.Close() // the API must not take half a request for a whole one
+		u.a.abort() // the API must not take half a request for a whole one
 	}
 }
 
@@ -85,7 +85,10 @@ func (u *upload) lastChunk() []byte {
 
 // brokenBody is the answer to a body that could not be read to its end.
 func brokenBody(err error) *refusal {
+	var refused refusedBody
 	switch {
+	case errors.As(err, &refused):
+		return refused.refusal
 	case errors.Is(err, h1.ErrMalformed), errors.Is(err, h1.ErrTooLarge), errors.Is(err, h1.ErrTooManyFields):
 		return refuse(BadRequest, "request body: "+err.Error())
 	case errors.Is(err, errHalted):

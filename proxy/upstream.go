@@ -37,6 +37,14 @@ type apiConn struct {
 	wake  func() error // asked again and again while waiting for the API; an error ends the wait
 }
 
+// abort ends a connection without TLS's goodbye, which the API could answer in the meantime.
+func (a *apiConn) abort() {
+	if secure, ok := a.Conn.(*tls.Conn); ok {
+		secure.NetConn().Close()
+	}
+	a.Close()
+}
+
 // tick is how often a wait for the API looks up to see whether it still makes sense.
 const tick = 250 * time.Millisecond
 

@@ -1,0 +1,194 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/hex"
+	"strings"
+
+	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
+)
+
+// Frameworks let a request name another method than its own, in a parameter of the query or in a field of the body: Rails,
+// Symfony, Laravel and Spring by "_method", which Express's method-override is shown to do too, ASP.NET by the name of a header
+// field. They do so for POST, and for the types of bodies that they take apart.
+
+// overriddenMethods are the methods that a POST may be taken for.
+var overriddenMethods = []string{"PUT", "PATCH", "DELETE", "GET"}
+
+// isMethodName reports whether a parameter in lower case is one by which a method is named. PHP makes "_" of ".", " " and "[" in
+// names.
+func isMethodName(name string) bool {
+	switch name {
+	case "_httpmethod", "x-http-method", "x-http-method-override", "x-method-override":
+		return true
+	}
+	return len(name) == len("_method") && strings.IndexByte("_. [", name[0]) >= 0 && name[1:] == "method"
+}
+
+// longestMethodName is the length of the longest name that isMethodName knows.
+const longestMethodName = len("x-http-method-override")
+
+// nameScanner looks for a name of isMethodName as a whole word of a body that passes by in pieces. It does not take the body apart as
+// one framework or another would: that the word stands there is enough.
+type nameScanner struct {
+	escape  byte // '%' or '\\', which begins an escaped character; 0: none is
+	pending []byte
+	word    [longestMethodName + 1]byte
+	length  int // of the word so far; a word that does not fit is no name
+}
+
+// newNameScanner returns a scanner for the body of a request, nil where no framework looks for a method in it. hidden reports that
+// the body cannot be read as it is.
+func newNameScanner(req *h1.Request) (scanner *nameScanner, hidden bool) {
+	if !h1.EqualFold(req.Method, "post") || req.Framing == h1.NoBody {
+		return nil, false
+	}
+	content := strings.ToLower(string(headerValue(req.Fields, "content-type")))
+	switch {
+	case content == "" || strings.Contains(content, "form-urlencoded"): // Rack takes a body without a type for a form
+		scanner = &nameScanner{escape: '%'}
+	case strings.Contains(content, "json"):
+		scanner = &nameScanner{escape: '\\'}
+	case strings.Contains(content, "multipart"):
+		scanner = &nameScanner{}
+	default:
+		return nil, false
+	}
+	for _, charset := range []string{"utf-16", "utf16", "utf-32", "utf32", "utf-7", "utf7", "ucs"} {
+		hidden = hidden || strings.Contains(content, charset)
+	}
+	for _, f := range req.Fields {
+		hidden = hidden || h1.EqualFold(f.Name, "content-encoding") && !h1.EqualFold(f.Value, "identity")
+	}
+	return scanner, hidden
+}
+
+// finds reports whether a name ends in p.
+func (s *nameScanner) finds(p []byte) bool {
+	for _, c := range p {
+		if len(s.pending) == 0 && (c != s.escape || c == 0) {
+			if s.take(c) {
+				return true
+			}
+			continue
+		}
+		s.pending = append(s.pending, c)
+		if char, whole := unescapeOne(s.pending); whole {
+			s.pending = s.pending[:0]
+			if s.take(char) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// unescapeOne decodes an escape once it is whole. A character that no name has is 0.
+func unescapeOne(escape []byte) (char byte, whole bool) {
+	if escape[0] == '%' {
+		if len(escape) < 3 {
+			return 0, false
+		}
+		return hexByte(escape[1:]), true
+	}
+	switch {
+	case len(escape) < 2 || escape[1] == 'u' && len(escape) < 6:
+		return 0, false
+	case escape[1] != 'u' || escape[2] != '0' || escape[3] != '0':
+		return 0, true
+	}
+	return hexByte(escape[4:]), true
+}
+
+func hexByte(digits []byte) byte {
+	var decoded [1]byte
+	if _, err := hex.Decode(decoded[:], digits[:2]); err != nil {
+		return 0
+	}
+	return decoded[0]
+}
+
+// take adds one character, and reports whether a name ends before it.
+func (s *nameScanner) take(c byte) bool {
+	if c = nameChars[c]; c != 0 {
+		if s.length < len(s.word) {
+			s.word[s.length] = c
+		}
+		s.length++
+		return false
+	}
+	length := s.length
+	s.length = 0
+	if length < len("_method") || length > longestMethodName {
+		return false
+	}
+	return isMethodName(string(s.word[:length]))
+}
+
+// nameChars are the characters of words, in lower case; 0 stands between words.
+var nameChars = func() (chars [256]byte) {
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyz0123456789_-.[") {
+		chars[c] = c
+		if 'a' <= c && c <= 'z' {
+			chars[c-'a'+'A'] = c
+		}
+	}
+	return chars
+}()
+
+// scanned is the body of a request, in which a scanner looks for the name of another method.
+type scanned struct {
+	scanner *nameScanner // nil: nothing is looked for, or no longer
+	deny    func() *refusal
+}
+
+// check returns why a piece of the body may not be sent.
+func (s *scanned) check(p []byte) *refusal {
+	if s.scanner == nil || !s.scanner.finds(p) {
+		return nil
+	}
+	s.scanner = nil // policy has been asked
+	return s.deny()
+}
+
+// refusedBody is the refusal of a body that has begun to pass.
+type refusedBody struct{ *refusal }
+
+// Error implements error.
+func (r refusedBody) Error() string { return r.detail }
+
+// scanBody begins to look for another method in the body. Where none could be seen, policy is asked at once.
+func (x *exchange) scanBody() *refusal {
+	if x.c.p.cfg.Authorizer == nil {
+		return nil
+	}
+	scanner, hidden := newNameScanner(&x.c.req)
+	if hidden {
+		return x.deniedAsOther()
+	}
+	x.body.scanned = scanned{scanner, x.deniedAsOther}
+	return nil
+}
+
+// deniedAsOther asks the policy about every method that a POST may be taken for.
+func (x *exchange) deniedAsOther() *refusal {
+	for _, method := range overriddenMethods {
+		if r := x.authorizeAs(method); r != nil {
+			r.detail += "; the body of this POST may have it taken for " + method
+			return r
+		}
+	}
+	return nil
+}
+
+// queryMethods are the methods that the query names.
+func queryMethods(query []byte) (methods []string) {
+	text := string(bytes.TrimPrefix(query, []byte("?")))
+	for parameter := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '&' || r == ';' }) {
+		name, value, _ := strings.Cut(parameter, "=")
+		if isMethodName(strings.ToLower(strings.TrimLeft(decodedParameter(name), " "))) {
+			methods = append(methods, strings.ToUpper(strings.TrimSpace(decodedParameter(value))))
+		}
+	}
+	return methods
+}
