@@ -20,10 +20,29 @@ var (
 	errCorrupt = errors.New("its body is not in its content coding")
 )
 
+// maxSilent is how many bytes of a body may be read without a byte to pass on: no content coding that is meant well needs a
+// hundredth of it, and empty blocks or what follows the end would be read for as long as the API sends them.
+const maxSilent = 1 << 20
+
+// coded is a body in its content coding.
+type coded struct {
+	answerBody
+	silent int // bytes since the last that was passed on
+}
+
+// Read implements io.Reader.
+func (c *coded) Read(p []byte) (int, error) {
+	n, err := c.answerBody.Read(p)
+	if c.silent += n; c.silent > maxSilent {
+		return 0, fmt.Errorf("%w: %d bytes of it stand for none", errCorrupt, maxSilent)
+	}
+	return n, err
+}
+
 // decoded is the body of an answer without its content coding. The API is asked for none, and the few answers that are
 // stored compressed are decoded here: the key is looked for in what the step could read.
 type decoded struct {
-	answerBody
+	coded
 	open func(*bufio.Reader) (io.Reader, error)
 	from io.Reader // nil before the first byte was asked for
 	done bool
@@ -46,7 +65,7 @@ func (x *exchange) decode(body answerBody) (answerBody, error) {
 	if coding == "" || resp.Framing == h1.NoBody || body.Done() {
 		return body, nil
 	}
-	d := &decoded{answerBody: body}
+	d := &decoded{coded: coded{answerBody: body}}
 	switch strings.TrimSuffix(coding, ",") {
 	case "gzip", "x-gzip":
 		d.open = func(r *bufio.Reader) (io.Reader, error) { return gzip.NewReader(r) }
@@ -86,15 +105,18 @@ func (d *decoded) Read(p []byte) (n int, err error) {
 		return 0, io.EOF
 	}
 	if d.from == nil {
-		d.from, err = d.open(bufio.NewReader(d.answerBody))
+		d.from, err = d.open(bufio.NewReader(&d.coded))
 	}
 	if err == nil {
 		n, err = d.from.Read(p)
 	}
+	if n > 0 {
+		d.silent = 0
+	}
 	switch {
 	case err == io.EOF:
 		d.done = true
-		_, err := io.Copy(io.Discard, d.answerBody) // the end of its framing, so that the connection can be used again
+		_, err := io.Copy(io.Discard, &d.coded) // the end of its framing, so that the connection can be used again
 		if err != nil {
 			return n, err
 		}

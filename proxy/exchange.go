@@ -251,7 +251,7 @@ func (x *exchange) exchange(a *apiConn, body []byte, whole bool) (again repeat, 
 		return x.exchangeOverHTTP2(a, body, whole)
 	}
 	x.call.Protocol = "1.1"
-	a.wake = x.wake
+	a.wake, a.asked = x.wake, time.Now()
 	x.c.api.Store(a)
 	defer x.c.api.Store(nil)
 	return x.exchangeOn(a, whole)

@@ -34,6 +34,7 @@ type apiConn struct {
 	idle   time.Duration // for how long it may be; 0 leaves that to us
 
 	armed time.Time    // the read deadline that is set
+	asked time.Time    // when wake was asked last
 	wake  func() error // asked again and again while waiting for the API; an error ends the wait
 }
 
@@ -48,10 +49,17 @@ func (a *apiConn) abort() {
 // tick is how often a wait for the API looks up to see whether it still makes sense.
 const tick = 250 * time.Millisecond
 
-// Read waits for the API for as long as wake has no objection.
+// Read waits for the API for as long as wake has no objection. An API that sends a byte now and then is waited for too.
 func (a *apiConn) Read(p []byte) (int, error) {
 	for {
-		if now := time.Now(); a.armed.Sub(now) < tick/2 {
+		now := time.Now()
+		if a.wake != nil && now.Sub(a.asked) > tick {
+			a.asked = now
+			if err := a.wake(); err != nil {
+				return 0, err
+			}
+		}
+		if a.armed.Sub(now) < tick/2 {
 			a.armed = now.Add(tick)
 			if err := a.SetReadDeadline(a.armed); err != nil {
 				return 0, err
