@@ -17,12 +17,12 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/colorprofile"
 	"github.com/dustin/go-humanize"
 
+	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -57,7 +57,7 @@ func (p page) print(done executed) error {
 }
 
 func (p page) header(w io.Writer, done executed) {
-	name := printable(done.name)
+	name := shown.Text(done.name)
 	duration := formatDuration(done.Result.Duration)
 	if done.Result.Succeeded() {
 		fmt.Fprintf(w, "%s %s in %s", goodStyle.Render("✓ "+name), goodStyle.Render("succeeded"), duration)
@@ -93,7 +93,7 @@ func (p page) logs(w io.Writer, result runner.Result) {
 		fmt.Fprintln(w, faintStyle.Render("  none; outputs.log(...) writes here, print does not"))
 	}
 	for _, line := range result.Logs {
-		indent(w, "  ", printable(line))
+		indent(w, "  ", shown.Text(line))
 	}
 }
 
@@ -124,17 +124,17 @@ func (p page) calls(w io.Writer, done executed) {
 }
 
 func callDetail(w io.Writer, call runner.HTTPEntry, root string) {
-	fmt.Fprintf(w, "\n  %s %s %s\n", titleStyle.Render(call.Method), printable(callPath(call, root)), callStatus(call))
+	fmt.Fprintf(w, "\n  %s %s %s\n", titleStyle.Render(call.Method), shown.Text(callPath(call, root)), callStatus(call))
 	message(w, "> ", call.Headers, call.Body)
 	message(w, "< ", call.ResponseHeaders, call.ResponseBody)
 }
 
 func message(w io.Writer, mark string, headers map[string]string, body *string) {
 	for _, name := range sortedKeys(headers) {
-		indent(w, "    "+faintStyle.Render(mark), printable(name+": "+headers[name]))
+		indent(w, "    "+faintStyle.Render(mark), shown.Text(name+": "+headers[name]))
 	}
 	if body != nil && *body != "" {
-		indent(w, "    "+faintStyle.Render(mark), printable(*body))
+		indent(w, "    "+faintStyle.Render(mark), shown.Text(*body))
 	}
 }
 
@@ -143,17 +143,17 @@ func (p page) failure(w io.Writer, result runner.Result) {
 		return
 	}
 	section(w, "Error", "")
-	indent(w, "  ", badStyle.Render(printable(result.Error.Message)))
+	indent(w, "  ", badStyle.Render(shown.Text(result.Error.Message)))
 	if result.Error.Detail != "" {
 		fmt.Fprintln(w)
-		indent(w, "  ", printable(strings.TrimRight(result.Error.Detail, "\n")))
+		indent(w, "  ", shown.Text(strings.TrimRight(result.Error.Detail, "\n")))
 	}
 	for _, stream := range []struct{ title, text string }{
 		{"Standard output", result.Stdout}, {"Standard error", result.Stderr},
 	} {
 		if stream.text != "" {
 			section(w, stream.title, "")
-			indent(w, "  ", printable(strings.TrimRight(stream.text, "\n")))
+			indent(w, "  ", shown.Text(strings.TrimRight(stream.text, "\n")))
 		}
 	}
 }
@@ -176,7 +176,7 @@ func (p page) phases(w io.Writer, done executed) {
 	}
 	columns(w, rows)
 	if missing := done.Result.Layers.Missing; len(missing) > 0 {
-		fmt.Fprintln(w, "\n  "+printable("sandbox without "+strings.Join(missing, ", ")))
+		fmt.Fprintln(w, "\n  "+shown.Text("sandbox without "+strings.Join(missing, ", ")))
 	}
 }
 
@@ -196,7 +196,7 @@ func columns(w io.Writer, rows [][]string) {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			row[i] = strings.ReplaceAll(printable(cell), "\n", " ")
+			row[i] = strings.ReplaceAll(shown.Text(cell), "\n", " ")
 			widths[i] = max(widths[i], lipgloss.Width(row[i]))
 		}
 	}
@@ -216,24 +216,6 @@ func indent(w io.Writer, prefix, text string) {
 	if text == "" {
 		fmt.Fprintln(w, strings.TrimRight(prefix, " "))
 	}
-}
-
-// printable shows control characters instead of obeying them. Line breaks and
-// tabs stay.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return r
-		case r == 0x7f:
-			return '␡'
-		case r < 0x20:
-			return '␀' + r
-		case unicode.Is(unicode.Cc, r) || unicode.Is(unicode.Cf, r) && unicode.Is(unicode.Bidi_Control, r):
-			return unicode.ReplacementChar
-		}
-		return r
-	}, strings.ToValidUTF8(text, string(unicode.ReplacementChar)))
 }
 
 func typeOf(value runner.Value) string { return string(value.Type) }

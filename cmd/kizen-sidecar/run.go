@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/internal/ui"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -173,10 +174,15 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 
 // printJSON writes the one document of --json.
 func printJSON(app *app, document any) error {
-	encoder := json.NewEncoder(app.stdout)
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(document)
+	if err := encoder.Encode(document); err != nil {
+		return err
+	}
+	_, err := app.stdout.Write(shown.JSON(out.Bytes()))
+	return err
 }
 
 // failure is the document of an execution that never ran, or whose outcome is

@@ -5,6 +5,8 @@ import (
 	"io"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/routine"
+	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
@@ -23,10 +25,10 @@ func startSpinner(w io.Writer, what string) (stop func()) {
 		return func() {}
 	}
 	quit, gone := make(chan struct{}), make(chan struct{})
-	go func() {
+	routine.Go(func() {
 		defer close(gone)
 		spin(w, what, quit)
-	}()
+	})
 	return func() {
 		close(quit)
 		<-gone
@@ -47,7 +49,7 @@ func spin(w io.Writer, what string, quit <-chan struct{}) {
 			return
 		case <-wait.C:
 			elapsed := time.Since(started).Seconds()
-			fmt.Fprintf(w, "%s%c running %s %.1f s", clearLine, spinnerFrames[frame%len(spinnerFrames)], printable(what), elapsed)
+			fmt.Fprintf(w, "%s%c running %s %.1f s", clearLine, spinnerFrames[frame%len(spinnerFrames)], shown.Text(what), elapsed)
 			wait.Reset(spinnerPace)
 		}
 	}

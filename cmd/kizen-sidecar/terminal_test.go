@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/creack/pty"
 )
@@ -73,4 +77,51 @@ func TestWhatIsNoTerminalGetsNeitherColoursNorASpinner(t *testing.T) {
 	if strings.Contains(got.stdout+got.stderr, "\x1b") || strings.Contains(got.stderr, "running standard input") {
 		t.Errorf("escape sequences in %q %q", got.stdout, got.stderr)
 	}
+}
+
+// TestNoAnswerHoldsWhatATerminalObeys looks at answers as curl prints them. To a client they mean what the step said.
+func TestNoAnswerHoldsWhatATerminalObeys(t *testing.T) {
+	const said = "\x1b[2J\u009b2J\u202e\u2066\x7f"
+	const source = "said = '\\x1b[2J\\x9b2J\\u202e\\u2066\\x7f'\noutputs.log(said)\noutputs.o = said\nif inputs.fail: raise ValueError(said)"
+	harmless := func(where, text string) {
+		t.Helper()
+		for _, r := range text {
+			if unicode.IsControl(r) && r != '\n' || unicode.Is(unicode.Bidi_Control, r) {
+				t.Errorf("%s holds %q:\n%q", where, r, text)
+				return
+			}
+		}
+	}
+	means := func(where, text string, failed bool) {
+		t.Helper()
+		harmless(where, text)
+		var d struct {
+			Values map[string]struct{ V string }
+			Logs   []string
+			Error  *struct{ Error string }
+		}
+		if err := json.Unmarshal([]byte(text), &d); err != nil || len(d.Logs) != 1 || d.Logs[0] != said ||
+			!failed && d.Values["o"].V != said || failed && d.Error.Error != "ValueError: "+said {
+			t.Errorf("%s: %v %+v", where, err, d)
+		}
+	}
+	s := startServe(t)
+	for _, failed := range []bool{false, true} {
+		fail := fmt.Sprint(failed)
+		got := sidecar(t, source, nil, "run", "--json", "--script", "-", "--declare-output", "o:string", "--input", "fail="+fail+":boolean")
+		means("run --json", got.stdout, failed)
+		harmless("the log", got.stderr)
+		got = sidecar(t, source, nil, "run", "--script", "-", "--declare-output", "o:string", "--input", "fail="+fail+":boolean")
+		harmless("run", got.stdout+got.stderr)
+		body := script(source).with("output_types", step{"o": "s"}).with("inputs", step{"fail": step{"t": "b", "v": fail}})
+		means("serve", s.ask("POST", "/api/coderunner/run", body).body, failed)
+		id := "e-" + fail
+		s.ask("POST", "/executions", body.with("execution_id", id))
+		waitFor(t, func() bool { return strings.Contains(s.ask("GET", "/executions/"+id, nil).body, `"finished"`) })
+		harmless("the execution", s.ask("GET", "/executions/"+id, nil).body)
+		harmless("the events", s.ask("GET", "/executions/"+id+"/events", nil).body)
+		harmless("the list", s.ask("GET", "/executions", nil).body)
+	}
+	harmless("a refusal", s.ask("POST", "/api/coderunner/run", script("pass").with("unknown"+said, 1).with("secrets", []string{said})).body)
+	harmless("a refusal", s.ask("GET", "/executions?state="+url.QueryEscape(said), nil).body)
 }

@@ -1,0 +1,36 @@
+package serve
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/kizen/kizen-sidecar/internal/shown"
+)
+
+// sanitise escapes in JSON answers and events what a terminal would obey: a person may look at them with a client that prints them
+// as they are. To a client that decodes JSON they mean the same.
+func sanitise(c *gin.Context) { c.Writer = sanitised{c.Writer} }
+
+// sanitised is a writer of whole JSON documents, or of anything else.
+type sanitised struct{ gin.ResponseWriter }
+
+// Unwrap is for http.ResponseController.
+func (w sanitised) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Write implements io.Writer. It returns the length of p, not of what became of it.
+func (w sanitised) Write(p []byte) (int, error) {
+	content := w.Header().Get("Content-Type")
+	if !strings.HasPrefix(content, "application/json") && !strings.HasPrefix(content, "text/event-stream") {
+		return w.ResponseWriter.Write(p)
+	}
+	escaped := shown.JSON(p)
+	if len(escaped) != len(p) {
+		w.Header().Del("Content-Length") // gin announces some documents
+	}
+	if _, err := w.ResponseWriter.Write(escaped); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -1,0 +1,42 @@
+package shown
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// harmful are characters that a person must not be shown as they are.
+const harmful = "\x1b[2J\x7f\u0080\u009b\u009f\u061c\u200e\u200f\u202a\u202e\u2066\u2069"
+
+func TestTextHoldsNothingThatATerminalObeys(t *testing.T) {
+	shown := Text("a\tb\n" + harmful + "\xffü€𝄞")
+	for _, r := range shown {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Bidi_Control, r) {
+			t.Errorf("%q holds %q", shown, r)
+		}
+	}
+	if !strings.HasPrefix(shown, "a\tb\n") || !strings.HasSuffix(shown, "ü€𝄞") {
+		t.Errorf("shown as %q", shown)
+	}
+}
+
+func TestJSONMeansTheSameAndHoldsNothingThatATerminalObeys(t *testing.T) {
+	for _, text := range []string{harmful, "plain", "ü€𝄞©Øâ", "\u2028", strings.Repeat("x", 1000) + harmful} {
+		document, err := json.Marshal(map[string]string{text: text})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := JSON(document)
+		for _, r := range string(shown) {
+			if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+				t.Errorf("%q holds %q", shown, r)
+			}
+		}
+		var again map[string]string
+		if err := json.Unmarshal(shown, &again); err != nil || again[text] != text {
+			t.Errorf("%q means %q, %v", shown, again, err)
+		}
+	}
+}
