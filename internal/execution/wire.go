@@ -73,17 +73,23 @@ func DecodeBody(data []byte) (Body, error) {
 	var body Body
 	var refused runner.FieldErrors
 	into, given := body.fields(), map[string]bool{}
-	err := eachField(data, func(name string, value json.RawMessage) {
+	err := eachField(data, func(name string, value json.RawMessage) bool {
 		target, known := into[name]
+		var err error
 		switch {
 		case !known:
-			refused.Add("there is no such field", name)
+			err = errors.New("there is no such field")
 		case given[name]:
-			refused.Add("is given twice", name)
-		case json.Unmarshal(value, target) != nil:
-			refused.Add("must be "+kindOf(target), name)
+			err = errors.New("is given twice")
+		default:
+			given[name] = true
+			err = readField(value, target)
 		}
-		given[name] = true
+		enough := err != nil && refused.Full()
+		if err != nil {
+			refused.Add(err.Error(), name)
+		}
+		return !enough
 	})
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -92,6 +98,19 @@ func DecodeBody(data []byte) (Body, error) {
 		refused.Add("the body is not the JSON object that is expected: " + err.Error())
 	}
 	return body, refused.Err()
+}
+
+// readField decodes one field. A list of names is counted before it is decoded; objects are decoded later, within bounds of their own.
+func readField(value json.RawMessage, target any) error {
+	if _, names := target.(*[]string); names {
+		if err := runner.CheckJSON(value, runner.MaxNames); err != nil {
+			return fmt.Errorf("must be %s: %w", kindOf(target), err)
+		}
+	}
+	if json.Unmarshal(value, target) != nil {
+		return errors.New("must be " + kindOf(target))
+	}
+	return nil
 }
 
 // kindOf is what the value of a field has to be.
@@ -107,8 +126,8 @@ func kindOf(target any) string {
 	return "a whole number"
 }
 
-// eachField reads one JSON object, and nothing after it.
-func eachField(data []byte, field func(name string, value json.RawMessage)) error {
+// eachField reads one JSON object, and nothing after it, until field returns false.
+func eachField(data []byte, field func(name string, value json.RawMessage) bool) error {
 	if !utf8.Valid(data) {
 		return errors.New("it is not UTF-8")
 	}
@@ -127,7 +146,9 @@ func eachField(data []byte, field func(name string, value json.RawMessage)) erro
 		if err := decoder.Decode(&value); err != nil {
 			return err
 		}
-		field(name.(string), value) // the names of an object are strings
+		if !field(name.(string), value) { // the names of an object are strings
+			return nil
+		}
 	}
 	if _, err := decoder.Token(); err != nil {
 		return err

@@ -2,6 +2,8 @@ package execution
 
 import (
 	"encoding/json"
+	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +57,7 @@ func TestRefusedRequestsAreKeyedByField(t *testing.T) {
 		"unknown runtime":  {`{"runtime": "python-2-7", "user_script": "pass"}`, `{"runtime":["unknown runtime`},
 		"unknown secret":   {`{"user_script": "pass", "secrets": ["NOPE"]}`, `{"secrets":["secret \"NOPE\" does not exist"]}`},
 		"no script":        {`{"runtime": "python-3-13"}`, `{"user_script":["This field is required."]}`},
+		"too many secrets": {`{"user_script": "pass", "secrets": [` + strings.Repeat(`"A",`, 500_000) + `"A"]}`, `{"secrets":["must be a list of strings: its lists have more than 1000 elements together"]}`},
 		"mistyped field":   {`{"runtime": 3, "user_script": "pass"}`, `{"runtime":["must be a string"]}`},
 		"mistyped fields":  {`{"user_script": [], "inputs": 7, "output_types": "n", "secrets": "A", "timeout_ms": 1.5}`, `{"inputs":["must be an object, or null"],"output_types":["must be an object, or null"],"secrets":["must be a list of strings"],"timeout_ms":["must be a whole number"],"user_script":["must be a string"]}`},
 		"unknown field":    {`{"user_script": "pass", "frobnicate": 1}`, `{"frobnicate":["there is no such field"]}`},
@@ -111,5 +114,26 @@ func TestIDsAreWhatHeadersAndRedisKeysCanHold(t *testing.T) {
 		if ValidID(id) != want {
 			t.Errorf("ValidID(%q) = %v", id, !want)
 		}
+	}
+}
+
+func TestUnknownFieldsAreNotReadToTheLast(t *testing.T) {
+	var body strings.Builder
+	body.WriteString(`{"user_script": "pass"`)
+	for i := range 300_000 {
+		fmt.Fprintf(&body, `, "unknown%d": [1]`, i)
+	}
+	body.WriteString("}")
+	data := []byte(body.String())
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := DecodeBody(data)
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+		t.Errorf("%d bytes of memory were taken for a body of %d", used, len(data))
+	}
+	answer, encoding := json.Marshal(err)
+	if err == nil || encoding != nil || len(answer) > 16<<10 || !strings.Contains(string(answer), `"unknown99":["there is no such field"]`) {
+		t.Errorf("%v %.200s", encoding, answer)
 	}
 }
