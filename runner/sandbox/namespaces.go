@@ -30,7 +30,7 @@ type namespaces struct {
 // namespaces chooses how to start a program: with a user namespace, where there is one; with the others alone, where root
 // may; or with none. host is its user, where root gives it one.
 func (s *Sandbox) namespaces(host int, ownNetwork bool) namespaces {
-	root := os.Geteuid() == 0
+	root := rooted()
 	ns := namespaces{attr: syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
 	user := s.holds(stage.LayerUser)
 	if root && s.holds(stage.LayerIdentity) {

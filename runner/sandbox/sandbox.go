@@ -88,6 +88,11 @@ func New(config Config) (*Sandbox, error) {
 	if _, err := os.Stat("/proc/self/ns/net"); err != nil {
 		s.miss(stage.LayerNetwork, "the kernel was built without it")
 	}
+	if os.Geteuid() == 0 {
+		if err := whyNotRooted(); err != nil {
+			s.miss(stage.LayerIdentity, err.Error())
+		}
+	}
 	s.tree = hostTree()
 	var err error
 	if s.filter, err = newFilter(); err != nil {

@@ -149,7 +149,7 @@ func removeEntry(dir *os.File, name string) error {
 
 // unlock lets its owner into a directory. Root needs no permission, and shall not follow a link that is put there meanwhile.
 func unlock(dir int, name string) error {
-	if os.Geteuid() == 0 {
+	if rooted() {
 		return nil
 	}
 	return unix.Fchmodat(dir, name, 0o700, 0)

@@ -92,7 +92,7 @@ func (u *user) release() {
 
 // takeUser takes an id for a program, where programs get one.
 func (s *Sandbox) takeUser() user {
-	if os.Geteuid() != 0 || !s.holds(stage.LayerIdentity) {
+	if !rooted() || !s.holds(stage.LayerIdentity) {
 		return user{}
 	}
 	return s.users.take()
