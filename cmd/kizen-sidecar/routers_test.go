@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,66 +21,35 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
-
-// guardedSpelling is one way to ask for a guarded call.
-type guardedSpelling struct{ method, path, header string }
-
-// guardedSpellings are tried on every router. Not every one of them is the guarded call on each.
-func guardedSpellings() []guardedSpelling {
-	var all []guardedSpelling
-	for _, path := range []string{
-		"/api-keys", "/api-keys/", "/api-keys.json", "/api-keys.json/", "/API-KEYS", "/api-keys.JSON", "/%61pi-keys", "/api%2dkeys.json",
-		"/x//../api-keys", "/./api-keys", "/%2e/api-keys", "/api-keys%20", "/api-keys;v=1", "/api-keys#x/y", "/api-keys%23x", "/api-keys%3fx",
-		"/team/1/api-keys", "/team/1/api-keys.json", "/team/a%2fb/api-keys", "/team/a%252fb/api-keys", "/team/a%5cb/api-keys", "/team/;x/api-keys",
-		"/team/%20/api-keys", "/team/./api-keys", "/team/%2e/api-keys", "/team%2f1%2fapi-keys", "/team//1//api-keys", "/team/1;x/api-keys",
-		"/team/1/%61pi-keys", "/team/%E2%82%AC/api-keys.json", "/team/a.b/api-keys", "/team/%00/api-keys", "/team/%0a/api-keys",
-		"/api-keys%0a", "/api-keys%0d%0a", "/api-keys/%0a", "/api%0d-keys", "/%09api-keys", "/%0a/api-keys", "/api-keys.json%0a", "/team/1%0a2/api-keys%0a",
-		"/%5capi-keys", `/team\1\api-keys`, "/team%5c1%5capi-keys", "/team/1%0a/%5capi-keys",
-		"/business-config/import", "/business-config/import.json", "/business-config//import", "/business-config%2fimport", "/business-config/./import",
-	} {
-		for _, method := range []string{"POST", "PUT"} {
-			all = append(all, guardedSpelling{method, path, ""})
-		}
-	}
-	for _, header := range []string{
-		"SCRIPT_NAME: /api/records", "Script-Name: /api/records", "script_name: /api/records", "X-Script-Name: /api/records", "PATH_INFO: /api/api-keys",
-		"X-Original-URL: /api/api-keys", "X-Rewrite-URL: /api/api-keys", "X-Original-URI: /api/api-keys", "X-Envoy-Original-Path: /api/api-keys",
-		"X-Forwarded-Prefix: /api/records", "X-Forwarded-Path: /api/api-keys", "REQUEST_URI: /api/api-keys", "Request-URI: /api/api-keys",
-	} {
-		all = append(all, guardedSpelling{"POST", "/records/api/api-keys", header})
-	}
-	for _, header := range []string{"X-HTTP-Method-Override: POST", "X_HTTP_Method_Override: post", "X-Method-Override: POST", "X-HTTP-Method: POST"} {
-		all = append(all, guardedSpelling{"GET", "/api-keys", header})
-	}
-	return all
-}
 
 // router is a server on which the guarded calls answer GUARDED, and /records/{name} answers FREE.
 type router struct {
 	name  string
 	start func(t *testing.T) (address string)
 	// reads are spellings that it is known to read as the guarded call: without the proxy they have to arrive.
-	reads []guardedSpelling
+	reads []attacks.Spelling
 }
 
 var routers = []router{
-	{"Django REST framework under gunicorn", startDjango, []guardedSpelling{
-		{"POST", "/api-keys.json", ""}, {"PUT", "/team/1/api-keys.json", ""}, {"POST", "/business-config/import.json", ""}, {"POST", "/team/;x/api-keys", ""},
-		{"POST", "/team/%20/api-keys", ""}, {"POST", "/team/./api-keys", ""}, {"POST", "/team%2f1%2fapi-keys", ""}, {"POST", "/api-keys#x/y", ""},
-		{"POST", "/records/api/api-keys", "SCRIPT_NAME: /api/records"},
+	{"Django REST framework under gunicorn", startDjango, []attacks.Spelling{
+		{Method: "POST", Path: "/api-keys.json"}, {Method: "PUT", Path: "/team/1/api-keys.json"}, {Method: "POST", Path: "/business-config/import.json"}, {Method: "POST", Path: "/team/;x/api-keys"},
+		{Method: "POST", Path: "/team/%20/api-keys"}, {Method: "POST", Path: "/team/./api-keys"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"}, {Method: "POST", Path: "/api-keys#x/y"},
+		{Method: "POST", Path: "/records/api/api-keys", Header: "SCRIPT_NAME: /api/records"},
 	}},
-	{"Express", startExpress, []guardedSpelling{
-		{"POST", "/API-KEYS", ""}, {"POST", "/team/a%2fb/api-keys", ""}, {"POST", "/team/;x/api-keys", ""}, {"PUT", "/team/%20/api-keys", ""}, {"POST", "/team/./api-keys", ""},
+	{"Express", startExpress, []attacks.Spelling{
+		{Method: "POST", Path: "/API-KEYS"}, {Method: "POST", Path: "/team/a%2fb/api-keys"}, {Method: "POST", Path: "/team/;x/api-keys"}, {Method: "PUT", Path: "/team/%20/api-keys"}, {Method: "POST", Path: "/team/./api-keys"},
+		{Method: "POST", Path: "/api-keys/1", Header: "Content-Type: application/x-www-form-urlencoded", Body: "_method=DELETE"}, {Method: "POST", Path: "/api-keys/1", Header: "Content-Type: application/json", Body: `{"_method": "DELETE"}`},
 	}},
-	{"nginx", startNginxRouter, []guardedSpelling{
-		{"POST", "/business-config//import", ""}, {"POST", "/team%2f1%2fapi-keys", ""}, {"POST", "/%2e/api-keys", ""}, {"POST", "/%61pi-keys", ""},
+	{"nginx", startNginxRouter, []attacks.Spelling{
+		{Method: "POST", Path: "/business-config//import"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"}, {Method: "POST", Path: "/%2e/api-keys"}, {Method: "POST", Path: "/%61pi-keys"},
 	}},
-	{"gin", func(t *testing.T) string { return startGin(t, false) }, []guardedSpelling{
-		{"POST", "/%61pi-keys", ""}, {"POST", "/team%2f1%2fapi-keys", ""}, {"POST", "/team/%20/api-keys", ""},
+	{"gin", func(t *testing.T) string { return startGin(t, false) }, []attacks.Spelling{
+		{Method: "POST", Path: "/%61pi-keys"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"}, {Method: "POST", Path: "/team/%20/api-keys"},
 	}},
-	{"gin by the raw path", func(t *testing.T) string { return startGin(t, true) }, []guardedSpelling{{"POST", "/team/a%2fb/api-keys", ""}}},
+	{"gin by the raw path", func(t *testing.T) string { return startGin(t, true) }, []attacks.Spelling{{Method: "POST", Path: "/team/a%2fb/api-keys"}}},
 }
 
 // TestNoRouterGetsAGuardedCall sends every spelling through the proxy to servers that are in use, each of which reads some
@@ -95,32 +65,32 @@ func TestNoRouterGetsAGuardedCall(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var read []guardedSpelling
-			for _, s := range guardedSpellings() {
+			var read []attacks.Spelling
+			for _, s := range attacks.Spellings() {
 				if _, body := ask(t, address, "/api", s); body == "GUARDED" {
 					read = append(read, s)
 				}
 				if status, body := ask(t, through.Host, through.Path, s); body == "GUARDED" {
-					t.Errorf("%s %s %s reached the guarded call: %d", s.method, s.path, s.header, status)
+					t.Errorf("%s %s %s %.80s reached the guarded call: %d", s.Method, s.Path, s.Header, s.Body, status)
 				}
 			}
 			for _, s := range r.reads {
 				if !slices.Contains(read, s) {
-					t.Errorf("%s %s %s is no guarded call here, of which the test needs some", s.method, s.path, s.header)
+					t.Errorf("%s %s %s is no guarded call here, of which the test needs some", s.Method, s.Path, s.Header)
 				}
 			}
 			for _, path := range []string{"/records/api-keys.json", "/records/a%2Fapi-keys", "/records/%20", "/records/x;y", "/records/Q1%0A2024", "/records/a%5Cb"} {
-				if status, body := ask(t, through.Host, through.Path, guardedSpelling{"POST", path, ""}); body != "FREE" {
+				if status, body := ask(t, through.Host, through.Path, attacks.Spelling{Method: "POST", Path: path}); body != "FREE" {
 					t.Errorf("POST %s, which is not guarded: %d %s", path, status, body)
 				}
 			}
-			t.Logf("reads %d spellings of %d as the guarded call", len(read), len(guardedSpellings()))
+			t.Logf("reads %d spellings of %d as the guarded call", len(read), len(attacks.Spellings()))
 		})
 	}
 }
 
 // ask sends a request byte for byte. The body of the answer is without quotes.
-func ask(t *testing.T, address, root string, s guardedSpelling) (status int, body string) {
+func ask(t *testing.T, address, root string, s attacks.Spelling) (status int, body string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
@@ -130,16 +100,16 @@ func ask(t *testing.T, address, root string, s guardedSpelling) (status int, bod
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil { // a hang is a failure
 		t.Fatal(err)
 	}
-	head := fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: 0\r\n", s.method, root, s.path, address)
-	if s.header != "" {
-		head += s.header + "\r\n"
+	head := fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n", s.Method, root, s.Path, address, len(s.Body))
+	if s.Header != "" {
+		head += s.Header + "\r\n"
 	}
-	if _, err := io.WriteString(conn, head+"\r\n"); err != nil {
+	if _, err := io.WriteString(conn, head+"\r\n"+s.Body); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) { // it may refuse before
 		t.Fatal(err)
 	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		t.Fatalf("%s %s: %v", s.method, s.path, err)
+		t.Fatalf("%s %s: %v", s.Method, s.Path, err)
 	}
 	text, err := io.ReadAll(response.Body)
 	if err != nil {

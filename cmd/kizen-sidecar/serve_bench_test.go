@@ -36,7 +36,7 @@ func BenchmarkServe(b *testing.B) {
 			}
 		}))
 		defer baseline.Close()
-		attacks(b, baseline.URL, "", "")
+		loads(b, baseline.URL, "", "")
 	})
 	for _, warm := range []int{0, 2, 8} {
 		b.Run(fmt.Sprintf("warm=%d", warm), func(b *testing.B) {
@@ -48,14 +48,14 @@ func BenchmarkServe(b *testing.B) {
 				{"1call", "kizen.api.get('/x')"},
 				{"10calls", "for _ in range(10): kizen.api.get('/x')"},
 			} {
-				b.Run(c.name, func(b *testing.B) { attacks(b, s.URL+"/api/coderunner/run", s.Token, c.source) })
+				b.Run(c.name, func(b *testing.B) { loads(b, s.URL+"/api/coderunner/run", s.Token, c.source) })
 			}
 		})
 	}
 }
 
-// attacks measures an address under each kind of load.
-func attacks(b *testing.B, url, token, source string) {
+// loads measures an address under each kind of load.
+func loads(b *testing.B, url, token, source string) {
 	for _, callers := range []uint64{1, 8, 64} {
 		b.Run(fmt.Sprintf("closed=%d", callers), func(b *testing.B) { attack(b, url, token, source, callers, 0) })
 	}

@@ -77,9 +77,12 @@ func (s *served) askFor(business, method, path string, body any) answer {
 func (s *served) try(ctx context.Context, business, method, path string, body any) (answer, error) {
 	var sent io.Reader
 	if body != nil {
-		text, err := json.Marshal(body)
-		if err != nil {
-			return answer{}, err
+		text, raw := body.(json.RawMessage) // what must not be JSON that Go would write
+		if !raw {
+			var err error
+			if text, err = json.Marshal(body); err != nil {
+				return answer{}, err
+			}
 		}
 		sent = bytes.NewReader(text)
 	}

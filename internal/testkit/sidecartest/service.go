@@ -37,13 +37,15 @@ func StartService(t testing.TB, environment []string, arguments ...string) *Serv
 func StartCommand(t testing.TB, command *exec.Cmd) *Service {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o777); err != nil { // the command may run as another user
-		t.Fatal(err)
+	for path, mode := range map[string]os.FileMode{dir: 0o777, filepath.Dir(dir): 0o755} { // the command may run as another user
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ready := filepath.Join(dir, "ready.json")
 	command.Args = append(command.Args, "--ready-file", ready, "--admin-listen", "127.0.0.1:0")
 	if wantsToken(command.Args) {
-		command.Args = append(command.Args, "--token-file", filepath.Join(t.TempDir(), "token"))
+		command.Args = append(command.Args, "--token-file", filepath.Join(dir, "token"))
 	}
 	arguments := command.Args[1:]
 	s := &Service{t: t, ready: ready, Cmd: command, Log: &Buffer{}, Ended: make(chan struct{})}

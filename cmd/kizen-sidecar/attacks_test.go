@@ -1,0 +1,435 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
+)
+
+// The tests of this file walk through the corpus of internal/testkit/attacks with the built commands.
+
+// asEachUser runs a test as this user, and as an ordinary one where this one is root. as makes a command one of that user.
+func asEachUser(t *testing.T, test func(t *testing.T, as func(*exec.Cmd) *exec.Cmd)) {
+	t.Run("as this user", func(t *testing.T) { test(t, func(command *exec.Cmd) *exec.Cmd { return command }) })
+	if os.Getuid() != 0 {
+		return
+	}
+	setpriv := requireProgram(t, "setpriv")
+	t.Run("as an ordinary user", func(t *testing.T) {
+		dir := t.TempDir()
+		for path := dir; path != "/tmp" && path != "/"; path = filepath.Dir(path) { // the user must get there
+			if err := os.Chmod(path, 0o777); err != nil {
+				t.Fatal(err)
+			}
+		}
+		test(t, func(command *exec.Cmd) *exec.Cmd {
+			ordinary := exec.Command(setpriv, append([]string{"--reuid=65534", "--regid=65534", "--clear-groups"}, command.Args...)...)
+			ordinary.Dir, ordinary.Stdin = "/", command.Stdin
+			ordinary.Env = append(slices.Clone(command.Env), "HOME="+dir, "TMPDIR="+dir)
+			return ordinary
+		})
+	})
+}
+
+// wayToRun has steps run in one of the ways that there are, and returns their results by their names.
+type wayToRun struct {
+	name string
+	run  func(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep
+}
+
+// attackedStep is what became of a step.
+type attackedStep struct {
+	Logs  []string
+	Error *struct {
+		Error, Kind, Detail string
+	}
+	Layers struct{ Held []string }
+}
+
+var waysToRun = []wayToRun{
+	{"run", runEach},
+	{"serve, cold", func(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep {
+		return serveEach(t, as, steps, "0")
+	}},
+	{"serve, warm", func(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep {
+		return serveEach(t, as, steps, "1")
+	}},
+	{"worker", workEach},
+}
+
+func runEach(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep {
+	return sideBySide(t, steps, func(body step) (attackedStep, error) {
+		command := sidecarCommand(t.Context(), nil, "run", "--script", "-", "--json", "--timeout", stepTimeout(body), "--network", "host")
+		command.Stdin = strings.NewReader(body["user_script"].(string))
+		command = as(command)
+		var stderr strings.Builder
+		command.Stderr = &stderr
+		document, err := command.Output()
+		var result attackedStep
+		if decoding := json.Unmarshal(document, &result); decoding != nil {
+			return result, fmt.Errorf("%w, %w: %s", err, decoding, stderr.String())
+		}
+		return result, nil
+	})
+}
+
+// sideBySide has four steps run at a time.
+func sideBySide(t *testing.T, steps map[string]step, run func(body step) (attackedStep, error)) map[string]attackedStep {
+	t.Helper()
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	results, places := map[string]attackedStep{}, make(chan struct{}, 4)
+	for name, body := range steps {
+		all.Go(func() {
+			places <- struct{}{}
+			defer func() { <-places }()
+			result, err := run(body)
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			results[name] = result
+		})
+	}
+	all.Wait()
+	return results
+}
+
+func stepTimeout(body step) string {
+	if ms, ok := body["timeout_ms"]; ok {
+		return fmt.Sprint(ms) + "ms"
+	}
+	return "55s"
+}
+
+func serveEach(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step, warm string) map[string]attackedStep {
+	s := &served{sidecartest.StartCommand(t, as(sidecarCommand(context.Background(), nil, "serve", "--listen", "127.0.0.1:0", "--warm", warm, "--network", "host", "--timeout", "55s"))), t}
+	return sideBySide(t, steps, func(body step) (result attackedStep, err error) {
+		got, err := s.try(t.Context(), "b-1", "POST", "/api/coderunner/run", body)
+		if err == nil {
+			err = json.Unmarshal([]byte(got.body), &result)
+		}
+		if err == nil && got.status != 200 && got.status != 400 {
+			err = fmt.Errorf("%d %s", got.status, got.body)
+		}
+		return result, err
+	})
+}
+
+func workEach(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep {
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	sidecartest.StartCommand(t, as(sidecarCommand(context.Background(), nil, "worker", "--redis-url", redisURL, "--api-root", "http://127.0.0.1:1/api", "--network", "host", "--timeout", "55s")))
+	ids := map[string]string{}
+	for name, body := range steps {
+		ids[name] = fmt.Sprint("e-", len(ids))
+		enqueue(t, store, maps.Clone(body).with("execution_id", ids[name]).with("business_id", "b-1").with("user_id", "u-1"))
+	}
+	results := map[string]attackedStep{}
+	for name, id := range ids {
+		waitFor(t, func() bool { return endings(t, store)[id] != "" })
+		var result attackedStep
+		text := store.HGet(t.Context(), "kizen:{b-1}:run:"+id, "result").Val()
+		if err := json.Unmarshal([]byte(text), &result); err != nil {
+			t.Fatalf("%s: %v %s", name, err, text)
+		}
+		results[name] = result
+	}
+	return results
+}
+
+// TestNoStepGetsWhatItAttacks runs every program of the corpus as a step.
+func TestNoStepGetsWhatItAttacks(t *testing.T) {
+	project, err := filepath.Abs(projectRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asEachUser(t, func(t *testing.T, as func(*exec.Cmd) *exec.Cmd) {
+		victim := sidecartest.StartCommand(t, as(sidecarCommand(context.Background(), nil, "serve", "--listen", "127.0.0.1:0", "--warm", "0")))
+		target := attacks.NewTarget(t, "/var/tmp", project)
+		target.Sidecar = victim.Process.Pid
+		// What the harness needs: where the proxy is, and its channels.
+		target.Environment = append(target.Environment, "TZ", "KIZEN_API_URL", "TRACEPARENT")
+		target.Descriptors = []int{95, 96, 97}
+		target.KeepsBounding = true
+		steps, programs := map[string]step{}, attacks.Programs()
+		for _, program := range programs {
+			if !program.OwnUser {
+				steps[program.Name] = script(program.Step(target))
+			}
+		}
+		for _, way := range waysToRun {
+			t.Run(way.name, func(t *testing.T) {
+				target.Renew(t)
+				results := way.run(t, as, steps)
+				for _, program := range programs {
+					result, ran := results[program.Name]
+					switch {
+					case !ran, program.Namespaced && !slices.Contains(result.Layers.Held, "PID namespace"):
+					case result.Error != nil:
+						t.Errorf("%s: the attack itself failed: %+v", program.Name, *result.Error)
+					case len(result.Logs) != 1 || result.Logs[0] != "":
+						t.Errorf("%s got:\n%s", program.Name, strings.Join(result.Logs, "\n"))
+					}
+				}
+			})
+		}
+	})
+}
+
+// TestAStepThatStandsStillEndsAtItsLimit: no stop and no state of a process outlives the step.
+func TestAStepThatStandsStillEndsAtItsLimit(t *testing.T) {
+	steps := map[string]step{}
+	for _, stop := range attacks.Stops() {
+		steps[stop.Name] = script(stop.Source).with("timeout_ms", 1500)
+	}
+	asEachUser(t, func(t *testing.T, as func(*exec.Cmd) *exec.Cmd) {
+		for _, way := range waysToRun {
+			t.Run(way.name, func(t *testing.T) {
+				for name, result := range way.run(t, as, steps) {
+					if result.Error == nil || result.Error.Kind != "timeout" {
+						t.Errorf("%s: ended otherwise: %+v %v", name, result.Error, result.Logs)
+					}
+				}
+			})
+		}
+	})
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--api-root", "http://127.0.0.1:1/api")
+	for range 4 {
+		s.ask("POST", "/api/coderunner/run", script("pass"))
+	}
+	s.before = s.steady()
+	var all sync.WaitGroup
+	for name, body := range steps {
+		all.Go(func() {
+			if got, err := s.try(t.Context(), "b-bad", "POST", "/api/coderunner/run", body); err != nil || !strings.Contains(got.body, `"kind":"timeout"`) {
+				t.Errorf("%s: %v %s", name, err, got.body)
+			}
+		})
+	}
+	all.Wait()
+	s.requireWell()
+}
+
+// TestRequestsThatCostMuchAreRefused sends serve every request of the corpus.
+func TestRequestsThatCostMuchAreRefused(t *testing.T) {
+	s := startServe(t)
+	s.ask("POST", "/api/coderunner/run", script("pass"))
+	before := sidecartest.PeakMiB(t, s.Process.Pid)
+	for _, request := range attacks.Requests() {
+		got := s.ask("POST", "/api/coderunner/run", json.RawMessage(request.Body))
+		if got.status != http.StatusBadRequest || !strings.Contains(got.body, request.Says) || len(got.body) > 64<<10 || strings.Contains(got.body, "request_id") {
+			t.Errorf("%s: %d, %d bytes: %.300s", request.Name, got.status, len(got.body), got.body)
+		}
+	}
+	if after := sidecartest.PeakMiB(t, s.Process.Pid); after > before+128 {
+		t.Errorf("serve grew from %.0f to %.0f MiB", before, after)
+	}
+}
+
+// startMaliciousAPI answers a path below /api/ with the answer of that number, and any other with 204.
+func startMaliciousAPI(t *testing.T) (root string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := attacks.Answers()
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		_ = listener.Close()
+		all.Wait()
+	})
+	all.Go(func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer c.Close()
+				for in := bufio.NewReader(c); ; {
+					r, err := http.ReadRequest(in)
+					if err != nil {
+						return
+					}
+					var n int
+					if _, err := fmt.Sscanf(r.URL.Path, "/api/answers/%d", &n); err == nil {
+						answers[n].Send(c)
+						return
+					}
+					if _, err := io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n"); err != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	return "http://" + listener.Addr().String() + "/api"
+}
+
+// TestAMaliciousAPIBreaksNeitherProxyNorHarness has steps read every answer of the corpus, four at a time.
+func TestAMaliciousAPIBreaksNeitherProxyNorHarness(t *testing.T) {
+	const slots = 4
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", fmt.Sprint(slots), "--queue-timeout", "5m", "--timeout", "55s",
+		"--memory", "128MiB", "--api-root", startMaliciousAPI(t)).settle(slots)
+	before := sidecartest.AnonymousMiB(t, s.Process.Pid)
+	var all sync.WaitGroup
+	for n, a := range attacks.Answers() {
+		all.Go(func() {
+			body := script(attacks.CallStep).with("inputs", step{"path": step{"t": "s", "v": fmt.Sprintf("/answers/%d", n)}})
+			got, err := s.try(t.Context(), "b-bad", "POST", "/api/coderunner/run", body)
+			var d attackedStep
+			if err != nil || json.Unmarshal([]byte(got.body), &d) != nil || len(got.body) > 1<<20 {
+				t.Errorf("%s: %d, %d bytes, %v", a.Name, got.status, len(got.body), err)
+				return
+			}
+			saw := strings.Join(d.Logs, "\n")
+			if d.Error != nil {
+				saw = d.Error.Kind
+			}
+			if matched, err := regexp.MatchString("^("+a.Sees+")", saw); err != nil || !matched {
+				t.Errorf("%s: the step saw %q, want %s (%v)", a.Name, saw, a.Sees, err)
+			}
+		})
+	}
+	all.Wait()
+	waitFor(t, func() bool { return sidecartest.AnonymousMiB(t, s.Process.Pid) < before+32 })
+	if most := sidecartest.PeakMiB(t, s.Process.Pid); most > 256 {
+		t.Errorf("serve took up to %.0f MiB", most)
+	}
+	s.requireWell()
+}
+
+// TestCallersThatSendLittleKeepNobodyOut: more connections than the sidecar takes, each of which has sent half a request.
+func TestCallersThatSendLittleKeepNobodyOut(t *testing.T) {
+	const strangers = 2000
+	api := newGateAPI(t)
+	api.open()
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "2", "--api-root", api.root()).settle(2)
+	before := sidecartest.AnonymousMiB(t, s.Process.Pid)
+	p := startProxy(t, "--api-root", api.root())
+	for what, c := range map[string]struct{ address, head string }{
+		"serve, half a head": {strings.TrimPrefix(s.URL, "http://"), "POST /api/coderunner/run HTTP/1.1\r\nHost: localhost\r\nX-Slow: "},
+		"serve, half a body": {strings.TrimPrefix(s.URL, "http://"), "POST /api/coderunner/run HTTP/1.1\r\nHost: localhost\r\nX-BUSINESS-ID: b-slow\r\nX-USER-ID: u\r\n" +
+			"Authorization: Bearer " + s.Token + "\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n{"},
+		"operators":          {strings.TrimPrefix(s.Admin, "http://"), "GET /metrics HTTP/1.1\r\nX-Slow: "},
+		"proxy, half a head": {strings.SplitN(strings.TrimPrefix(p.URL, "http://"), "/", 2)[0], "GET /x HTTP/1.1\r\nX-Slow: "},
+	} {
+		t.Run(what, func(t *testing.T) {
+			var slow []net.Conn
+			for range strangers {
+				connection, err := net.Dial("tcp", c.address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				slow = append(slow, connection)
+				_, _ = io.WriteString(connection, c.head) // it may have been closed for the next one
+			}
+			for range 5 {
+				if got := s.ask("POST", "/api/coderunner/run", script("outputs.log(kizen.api.get('/x').status_code)")); got.status != 200 || !strings.Contains(got.body, `"logs":["204"]`) {
+					t.Errorf("a step beside them: %d %s", got.status, got.body)
+				}
+				if status, _ := s.Readiness(); status != 200 {
+					t.Errorf("not ready: %d", status)
+				}
+				if status, body := get(t, p.URL+"/x"); status != 204 {
+					t.Errorf("a call beside them: %d %s", status, body)
+				}
+			}
+			open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Process.Pid))
+			if err != nil || len(open) > 1200 {
+				t.Errorf("serve has %d files open, %v", len(open), err)
+			}
+			for _, connection := range slow {
+				_ = connection.Close()
+			}
+		})
+	}
+	waitFor(t, func() bool { return sidecartest.AnonymousMiB(t, s.Process.Pid) < before+32 })
+	s.requireWell()
+}
+
+// bareContainers are what a container without namespaces of its own often is.
+var bareContainers = []struct {
+	name   string
+	prefix []string
+}{
+	{"root without a capability", []string{"setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"}},
+	{"an ordinary user without namespaces", []string{"unshare", "--user", "--map-root-user", "sh", "-c",
+		`for f in /proc/sys/user/max_*_namespaces; do echo 0 >"$f"; done; exec setpriv --bounding-set=-all --inh-caps=-all "$0" "$@"`}},
+}
+
+// TestAContainerWithoutNamespacesIsSaidOrRefused: with --sandbox=auto what there is holds, with --sandbox=required nothing runs.
+func TestAContainerWithoutNamespacesIsSaidOrRefused(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("SKIPPED: it takes root to take everything away")
+	}
+	requireProgram(t, "setpriv")
+	requireProgram(t, "unshare")
+	project, err := filepath.Abs(projectRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim := startServe(t, "--warm", "0")
+	for _, c := range bareContainers {
+		within := func(arguments ...string) outcome {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			command := exec.CommandContext(ctx, c.prefix[0], append(c.prefix[1:], append([]string{sidecartest.Program("kizen-sidecar"), "run", "--json", "--script", "-", "--network", "host"}, arguments[1:]...)...)...)
+			command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+			command.Stdin = strings.NewReader(arguments[0])
+			var stdout, stderr strings.Builder
+			command.Stdout, command.Stderr = &stdout, &stderr
+			_ = command.Run() // the exit code says it
+			return outcome{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+		}
+		t.Run(c.name, func(t *testing.T) {
+			refused := within("outputs.log('ran')", "--sandbox", "required")
+			if refused.code != exitSidecar || strings.Contains(refused.stdout, `"ran"`) || !strings.Contains(refused.stderr, "namespace") || !strings.Contains(refused.stderr, "unprivileged identity") {
+				t.Errorf("--sandbox=required: %d %s\n%s", refused.code, refused.stdout, refused.stderr)
+			}
+			var d attackedStep
+			got := within("outputs.log('ran')", "--sandbox", "auto")
+			if err := json.Unmarshal([]byte(got.stdout), &d); err != nil || got.code != 0 || len(d.Logs) != 1 {
+				t.Fatalf("--sandbox=auto: %d %v %s\n%s", got.code, err, got.stdout, got.stderr)
+			}
+			if !strings.Contains(got.stderr, "PID namespace") || slices.Contains(d.Layers.Held, "PID namespace") {
+				t.Errorf("the log does not say which layers are missing; held %q:\n%s", d.Layers.Held, got.stderr)
+			}
+			target := attacks.NewTarget(t, "/var/tmp", project)
+			target.Sidecar = victim.Process.Pid
+			target.Environment = append(target.Environment, "TZ", "KIZEN_API_URL", "TRACEPARENT")
+			target.Descriptors, target.KeepsBounding = []int{95, 96, 97}, true
+			for _, program := range attacks.Programs() {
+				if program.Namespaced || program.OwnUser || program.Unprivileged {
+					continue
+				}
+				target.Renew(t)
+				var d attackedStep
+				got := within(program.Step(target), "--sandbox", "auto")
+				if err := json.Unmarshal([]byte(got.stdout), &d); err != nil || d.Error != nil || len(d.Logs) != 1 || d.Logs[0] != "" {
+					t.Errorf("%s: %d %v %s\n%s", program.Name, got.code, err, got.stdout, got.stderr)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
+)
+
+// poisons are the requests and the steps of the corpus that had the sidecar grow to gigabytes, kept it busy for long, or could.
+func poisons() (all []any) {
+	for _, request := range attacks.Requests() {
+		all = append(all, json.RawMessage(request.Body))
+	}
+	for _, forgery := range attacks.Forgeries() {
+		all = append(all, script(forgery.Source()).with("output_types", step{"x": "s", "l": "l"}).with("timeout_ms", 30_000))
+	}
+	return all
+}
+
+// cgroupOfMemory makes a memory cgroup of so many bytes, and returns its directory.
+func cgroupOfMemory(t *testing.T, bytes int) string {
+	t.Helper()
+	var dir string
+	for root, file := range map[string]string{"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"} {
+		made := filepath.Join(root, fmt.Sprintf("kizen-test-%d", os.Getpid()))
+		if os.Mkdir(made, 0o755) != nil {
+			continue
+		}
+		if os.WriteFile(filepath.Join(made, file), fmt.Append(nil, bytes), 0o644) == nil {
+			dir = made
+			break
+		}
+		_ = os.Remove(made)
+	}
+	if dir == "" {
+		missingForTest(t, "a memory cgroup that this user may make")
+	}
+	t.Cleanup(func() {
+		// The groups of steps lie below.
+		_ = filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+			if err == nil && entry.IsDir() && path != dir {
+				_ = os.Remove(path)
+			}
+			return nil
+		})
+		_ = os.Remove(dir)
+	})
+	return dir
+}
+
+// TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe: under a memory limit, with a poisoned request or step each second.
+func TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe(t *testing.T) {
+	const well, slots, group = 100, 8, 256 << 20
+	dir := cgroupOfMemory(t, group)
+	api := newGateAPI(t)
+	api.open()
+	redis, disk := startRedisServer(t), t.TempDir()
+	command := tryCommand(redis, disk, "--warm", "1", "--slots", fmt.Sprint(slots), "--queue-timeout", "5m", "--timeout", "30s",
+		"--memory", "48MiB", "--api-root", api.root())
+	inside := exec.Command("/bin/sh", append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, dir}, command.Args...)...)
+	inside.Env = command.Env
+	s := tryWith(t, redis, disk, inside).settle(slots)
+	if groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.Process.Pid)); err != nil || !strings.Contains(string(groups), filepath.Base(dir)) {
+		t.Fatalf("serve is not in the cgroup with the limit: %s %v", groups, err)
+	}
+	before := sidecartest.AnonymousMiB(t, s.Process.Pid)
+
+	done := make(chan struct{})
+	var poisoned, all sync.WaitGroup
+	poisoned.Go(func() {
+		requests := poisons()
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				if i >= len(requests) {
+					return
+				}
+			case <-tick.C:
+			}
+			request := requests[i%len(requests)]
+			poisoned.Go(func() {
+				got, err := s.try(t.Context(), "b-bad", "POST", "/api/coderunner/run", request)
+				if err != nil || len(got.body) > 1<<20 || got.status >= 500 {
+					t.Errorf("poison %d: %d, %d bytes, %v", i%len(requests), got.status, len(got.body), err)
+				}
+			})
+		}
+	})
+	work := make(chan int)
+	for range slots / 2 {
+		all.Go(func() {
+			for range work {
+				got, err := s.try(t.Context(), "b-good", "POST", "/api/coderunner/run", script("outputs.log(kizen.api.get('/x').status_code)"))
+				if err != nil || got.status != 200 || !strings.Contains(got.body, `"logs":["204"]`) {
+					t.Errorf("well-behaved: %d %s %v", got.status, got.body, err)
+				}
+			}
+		})
+	}
+	for i := range well {
+		work <- i
+	}
+	close(work)
+	all.Wait()
+	close(done)
+	poisoned.Wait()
+	waitFor(t, func() bool { return sidecartest.AnonymousMiB(t, s.Process.Pid) < before+32 })
+	s.requireWell()
+}

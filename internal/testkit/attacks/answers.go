@@ -1,0 +1,95 @@
+package attacks
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+)
+
+// Answer is what a malicious API sends in answer to any request.
+type Answer struct {
+	Name  string
+	First string
+	// Again follows without end; empty: the connection is closed.
+	Again string
+	// Sees is a regular expression for what a step sees that runs CallStep, or for the kind of its failure.
+	Sees string
+}
+
+// CallStep logs what a call to the path of its input "path" came to.
+const CallStep = `
+try:
+    r = kizen.api.get(inputs.path)
+    outputs.log(f"{r.status_code} {len(r.content)}")
+except Exception as e:
+    outputs.log(type(e).__name__)
+`
+
+// bomb is 256 MiB of zeroes, compressed to a quarter of a MiB.
+var bomb = sync.OnceValue(func() string {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	zeroes := make([]byte, 1<<20)
+	for range 256 {
+		_, _ = w.Write(zeroes) // memory takes everything
+	}
+	_ = w.Close()
+	return packed.String()
+})
+
+// Answers are all of them. The step's memory is limited to less than the bombs hold.
+func Answers() []Answer {
+	const ok, broken = "HTTP/1.1 200 OK\r\n", "ChunkedEncodingError|ConnectionError"
+	fields := func(count, size int) string {
+		var all strings.Builder
+		for i := range count {
+			fmt.Fprintf(&all, "X-%d: %s\r\n", i, strings.Repeat("v", size))
+		}
+		return all.String()
+	}
+	return []Answer{
+		{"header fields without end", ok, "X-A: " + strings.Repeat("a", 1000) + "\r\n", "502 "},
+		{"one header field without end", ok + "X-A: ", strings.Repeat("a", 1000), "502 "},
+		{"a header field's name without end", ok, strings.Repeat("a", 1000), "502 "},
+		{"a status line without end", "HTTP/1.1 200 ", strings.Repeat("a", 1000), "502 "},
+		{"10,000 header fields", ok + fields(10_000, 1) + "\r\n", "", "502 "},
+		{"500 header fields of 500 bytes", ok + fields(500, 500) + "Content-Length: 0\r\n\r\n", "", "200 0|ConnectionError"},
+		{"interim answers without end", "", "HTTP/1.1 100 Continue\r\n\r\n", "502 |" + broken},
+		{"early hints without end", "", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", "10[0-9] |502 |" + broken},
+		{"another protocol", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "x", "502 "},
+		{"a length of 100 petabytes", ok + "Content-Length: 99999999999999999\r\n\r\nshort", "", broken},
+		{"a length beyond any number", ok + "Content-Length: 99999999999999999999999\r\n\r\nshort", "", "502 "},
+		{"a negative length", ok + "Content-Length: -1\r\n\r\nshort", "", "502 "},
+		{"two lengths", ok + "Content-Length: 5\r\nContent-Length: 50\r\n\r\nshort", "", "502 "},
+		{"more than its length", ok + "Content-Length: 5\r\n\r\nshort", strings.Repeat("x", 4096), "200 5"},
+		{"a length beside chunks", ok + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "", "200 2"},
+		{"a chunk of an exabyte", ok + "Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFF\r\nshort", "", broken},
+		{"a chunk beyond any number", ok + "Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFFFFF\r\nshort", "", broken},
+		{"a chunk's size without end", ok + "Transfer-Encoding: chunked\r\n\r\n", strings.Repeat("0", 1000), broken},
+		{"a chunk's extension without end", ok + "Transfer-Encoding: chunked\r\n\r\n5;", strings.Repeat("x", 1000), broken},
+		{"trailers without end", ok + "Transfer-Encoding: chunked\r\n\r\n0\r\n", "X-T: " + strings.Repeat("t", 1000) + "\r\n", broken + "|200 0"},
+		{"a body without end", ok + "\r\n", strings.Repeat("x", 32<<10), "memory_limit|MemoryError"},
+		{"256 MiB of zeroes, compressed", ok + "Content-Encoding: gzip\r\n\r\n" + bomb(), "", "memory_limit|MemoryError"},
+		{"compressed twice", ok + "Content-Encoding: gzip, gzip\r\n\r\n" + bomb(), "", "502 "},
+		{"compressed blocks of nothing without end", ok + "Content-Encoding: deflate\r\n\r\n\x78\x9c", strings.Repeat("\x00\x00\x00\xff\xff", 1000), broken},
+		{"not compressed as it says", ok + "Content-Encoding: gzip\r\n\r\nplain", "", "502 |" + broken},
+		{"a redirect to itself", "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: ?again\r\n\r\n", "", "TooManyRedirects"},
+		{"a redirect of a megabyte", "HTTP/1.1 302 Found\r\nLocation: /" + strings.Repeat("x", 1<<20) + "\r\n\r\n", "", "502 "},
+		{"control characters in a header field", ok + "X-A: \x1b[2J\x00\r\nContent-Length: 0\r\n\r\n", "", "502 "},
+		{"bytes that are no HTTP", "\x16\x03\x01\x02\x00\x01\x00", "", "502 "},
+		{"HTTP/0.9", "<html>", "", "502 "},
+		{"HTTP/2 unasked", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "", "502 "},
+		{"nothing", "", "", "502 "},
+	}
+}
+
+// Send writes an answer until the other side has enough.
+func (a Answer) Send(w io.Writer) {
+	_, err := io.WriteString(w, a.First)
+	for err == nil && a.Again != "" {
+		_, err = io.WriteString(w, a.Again)
+	}
+}

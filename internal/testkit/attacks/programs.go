@@ -1,0 +1,172 @@
+package attacks
+
+import (
+	"embed"
+	"fmt"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Program is an attack that a step runs, in Python. It tries one thing, says what it got in a line that begins with BROKEN, and does no
+// harm where it succeeds: it destroys only what [Target] made, and calls the kernel with arguments that it refuses.
+type Program struct {
+	Name string
+	// Namespaced: it takes a file system or processes of the step's own to refuse it.
+	Namespaced bool
+	// Always: it is refused without a sandbox as well.
+	Always bool
+	// Unprivileged: it takes a user that is not root.
+	Unprivileged bool
+	// OwnUser: it is for a step that has the sidecar's own user and sees its processes.
+	OwnUser bool
+
+	code string
+}
+
+//go:embed prelude.py programs/*.py
+var files embed.FS
+
+// Lines at the beginning of a program's file, behind the one with its name.
+const (
+	namespacedLine   = "# takes namespaces\n"
+	alwaysLine       = "# refused without a sandbox too\n"
+	unprivilegedLine = "# takes a user that is not root\n"
+	ownUserLine      = "# takes the sidecar's own user\n"
+)
+
+// Prelude defines what programs have in common.
+func Prelude() string { return read("prelude.py") }
+
+// Programs are all of them.
+func Programs() []Program {
+	entries, err := files.ReadDir("programs")
+	if err != nil {
+		panic(err) // they are embedded
+	}
+	var programs []Program
+	for _, entry := range entries {
+		name, code, _ := strings.Cut(read(path.Join("programs", entry.Name())), "\n")
+		p := Program{Name: strings.TrimPrefix(name, "# ")}
+		code, p.Namespaced = strings.CutPrefix(code, namespacedLine)
+		code, p.Always = strings.CutPrefix(code, alwaysLine)
+		code, p.Unprivileged = strings.CutPrefix(code, unprivilegedLine)
+		p.code, p.OwnUser = strings.CutPrefix(code, ownUserLine)
+		programs = append(programs, p)
+	}
+	return programs
+}
+
+func read(name string) string {
+	data, err := files.ReadFile(name)
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	return string(data)
+}
+
+// Source is a program of its own, which prints what it got.
+func (p Program) Source(target Target) string { return Prelude() + target.names() + p.code }
+
+// Step is a step that logs what it got, or an empty message.
+func (p Program) Step(target Target) string {
+	return Prelude() + target.names() + "got = []\ndef broken(*what): got.append(' '.join(map(str, what)))\n" + p.code + "\noutputs.log('\\n'.join(got))\n"
+}
+
+// Target is what programs attack.
+type Target struct {
+	Sidecar  int    // process id
+	Group    int    // of processes that it is in
+	Exposed  string // a directory that anybody may write to: "id" there is id(1), which runs as its owner, and "victim" is empty
+	Secret   string // a file to steal
+	Project  string // where the project lives
+	Socket   string // name of an abstract socket of the host
+	Hostname string
+	// Environment has the names of the variables that the step may have.
+	Environment []string
+	// Descriptors are those that the step may have beside the standard ones.
+	Descriptors []int
+	// KeepsBounding: the machine does not let the sidecar empty the bounding set of capabilities, which means nothing without new
+	// privileges.
+	KeepsBounding bool
+}
+
+// NewTarget makes what attacks may destroy, until the test ends. parent is a directory that programs see.
+func NewTarget(t testing.TB, parent, project string) Target {
+	t.Helper()
+	target := Target{
+		Sidecar: os.Getpid(), Group: syscall.Getpgrp(), Project: project, Secret: filepath.Join(t.TempDir(), "secret.txt"),
+		Environment: []string{"PATH", "HOME", "LANG", "TMPDIR", "LC_CTYPE"},
+	}
+	if err := os.WriteFile(target.Secret, []byte("for the sidecar's eyes only"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	socket, err := net.Listen("unix", fmt.Sprintf("@kizen-attacks-%d-%s", os.Getpid(), filepath.Base(t.TempDir())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = socket.Close() })
+	target.Socket = strings.TrimPrefix(socket.Addr().String(), "@")
+	if target.Hostname, err = os.Hostname(); err != nil {
+		t.Fatal(err)
+	}
+	target.Exposed = exposedDirectory(t, parent)
+	target.Renew(t)
+	return target
+}
+
+// Renew makes again what the attack before may have got.
+func (target Target) Renew(t testing.TB) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(target.Exposed, "victim"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exposedDirectory(t testing.TB, parent string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, "kizen-exposed-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	program, err := os.ReadFile("/usr/bin/id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "id"), program, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Whatever the umask says.
+	for path, mode := range map[string]os.FileMode{dir: 0o777, filepath.Join(dir, "id"): 0o755 | os.ModeSetuid} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// names binds the names that programs use.
+func (target Target) names() string {
+	python := func(yes bool) string {
+		if yes {
+			return "True"
+		}
+		return "False"
+	}
+	var lines strings.Builder
+	fmt.Fprintf(&lines, "EXPOSED, SIDECAR, GROUP, SECRET, PROJECT, SOCKET, HOSTNAME, BOUNDING = %q, %d, %d, %q, %q, %q, %q, %s\n",
+		target.Exposed, target.Sidecar, target.Group, target.Secret, target.Project, target.Socket, target.Hostname, python(!target.KeepsBounding))
+	lines.WriteString("SETUID, VICTIM, ENVIRONMENT, DESCRIPTORS = EXPOSED + '/id', EXPOSED + '/victim', set(), {'0', '1', '2'}\n")
+	for _, name := range target.Environment {
+		fmt.Fprintf(&lines, "ENVIRONMENT.add(%q)\n", name)
+	}
+	for _, descriptor := range target.Descriptors {
+		fmt.Fprintf(&lines, "DESCRIPTORS.add('%d')\n", descriptor)
+	}
+	return lines.String()
+}

@@ -1,0 +1,4 @@
+# modes and times outside /tmp cannot be changed
+# takes namespaces
+refused("chmod", lambda: os.chmod(VICTIM, 0o666))
+refused("utime", lambda: os.utime(VICTIM))

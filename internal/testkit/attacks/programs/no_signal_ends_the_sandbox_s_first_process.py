@@ -1,0 +1,6 @@
+# no signal ends the sandbox's first process
+# takes namespaces
+for n in range(1, 65):
+    try: os.kill(1, n)
+    except PermissionError: pass
+os.getppid() == 1 or broken("orphaned")

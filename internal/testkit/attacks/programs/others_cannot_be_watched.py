@@ -1,0 +1,6 @@
+# others cannot be watched
+import fcntl
+for name, number, *arguments in ("inotify_init1", 294, 0), ("inotify_init", 253), ("inotify_add_watch", 254, -1, b"/usr/lib", 1):
+    sys_refused(name, number, *arguments)
+directory = os.open("/usr/lib", os.O_RDONLY)
+refused("dnotify", lambda: fcntl.fcntl(directory, fcntl.F_NOTIFY, fcntl.DN_ACCESS), errno.EPERM)
