@@ -106,7 +106,10 @@ class Job:
     def _show_stacks(self, fd: int) -> None:
         from .stacks import install
 
-        install(fd)
+        try:
+            install(fd)
+        except PermissionError:
+            pass  # a step of the sidecar's own user may not have signals sent, and does without
 
     def _record_http(self, requests: "Any") -> None:
         from .http_record import HttpRecord, install
