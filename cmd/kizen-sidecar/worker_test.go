@@ -335,3 +335,35 @@ func TestWorkerDrains(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 }
+
+// TestASecondSIGTERMEndsADrain: steps are cut off, and no key of theirs is left.
+func TestASecondSIGTERMEndsADrain(t *testing.T) {
+	t.Parallel()
+	redisURL := startRedisServer(t)
+	store := redisClient(t, redisURL)
+	for _, what := range []string{"worker", "serve"} {
+		t.Run(what, func(t *testing.T) {
+			api := newTally(t, 0)
+			var s *served
+			if what == "worker" {
+				s = startWorker(t, redisURL, api.URL+"/api", "--drain-timeout", "1h")
+				enqueue(t, store, forFleet("held", "while True: kizen.api.post('/ran/held')"))
+			} else {
+				s = startServe(t, "--redis-url", redisURL, "--api-root", api.URL+"/api", "--drain-timeout", "1h")
+				go func() { // the answer is that of a step which was cut off, if any
+					_, _ = s.try(context.Background(), "b-1", "POST", "/api/coderunner/run", script("while True: kizen.api.post('/ran/held')"))
+				}()
+			}
+			waitFor(t, func() bool { _, held := api.look(); return held == 1 })
+			_ = s.Process.Signal(syscall.SIGTERM)
+			waitFor(t, func() bool { return strings.Contains(s.Log.String(), "draining") })
+			_ = s.Process.Signal(syscall.SIGTERM)
+			if code := s.ExitCode(); code != exitOK {
+				t.Errorf("exit code %d", code)
+			}
+			if left := store.Keys(context.Background(), "kizen:*:key:*").Val(); len(left) != 0 {
+				t.Errorf("left in redis: %v", left)
+			}
+		})
+	}
+}

@@ -8,8 +8,10 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"os/signal"
 	"runtime"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
@@ -224,10 +226,13 @@ func (w *workshop) retract() {
 	}
 }
 
+// drain lets what runs finish, until the drain timeout is over or another signal asks to end.
 func (w *workshop) drain(ctx context.Context, s shift) {
-	w.log.Info("draining", "running", s.running(), "drain_timeout", w.flags.DrainTimeout.String())
 	limited, cancel := context.WithTimeout(ctx, w.flags.DrainTimeout)
 	defer cancel()
+	limited, ignore := signal.NotifyContext(limited, os.Interrupt, syscall.SIGTERM)
+	defer ignore()
+	w.log.Info("draining", "running", s.running(), "drain_timeout", w.flags.DrainTimeout.String())
 	s.drain(limited)
 	grace, stop := context.WithTimeout(ctx, 5*time.Second)
 	defer stop()
