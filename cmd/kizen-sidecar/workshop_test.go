@@ -12,7 +12,7 @@ import (
 
 	"github.com/hibiken/asynq"
 
-	"github.com/kizen/kizen-sidecar/internal/fleet"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // check is what /readyz says of one thing.
@@ -139,7 +139,7 @@ func TestWorkerMeasuresWhatServeMeasures(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked := time.Now().Add(-time.Hour)
-	task := asynq.NewTaskWithHeaders("kizen:execution", payload, map[string]string{fleet.EnqueuedAt: asked.Format(time.RFC3339Nano)})
+	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, payload, map[string]string{wire.EnqueuedAt: asked.Format(time.RFC3339Nano)})
 	if _, err := asynq.NewClientFromRedisClient(store).EnqueueContext(t.Context(), task, asynq.Queue("kizen")); err != nil {
 		t.Fatal(err)
 	}

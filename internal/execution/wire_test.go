@@ -3,11 +3,15 @@ package execution
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/client"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -135,5 +139,19 @@ func TestUnknownFieldsAreNotReadToTheLast(t *testing.T) {
 	answer, encoding := json.Marshal(err)
 	if err == nil || encoding != nil || len(answer) > 16<<10 || !strings.Contains(string(answer), `"unknown99":["there is no such field"]`) {
 		t.Errorf("%v %.200s", encoding, answer)
+	}
+}
+
+// TestTheClientSendsTheFieldsThatAreRead holds the request of the public package against what is read here.
+func TestTheClientSendsTheFieldsThatAreRead(t *testing.T) {
+	var sent []string
+	request := reflect.TypeFor[client.Request]()
+	for i := range request.NumField() {
+		name, _, _ := strings.Cut(request.Field(i).Tag.Get("json"), ",")
+		sent = append(sent, name)
+	}
+	slices.Sort(sent)
+	if read := slices.Sorted(maps.Keys(new(Body).fields())); !slices.Equal(sent, read) {
+		t.Errorf("the client sends %v, the server reads %v", sent, read)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/kizen/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
@@ -26,11 +27,11 @@ func (w *Worker) enqueueCallback(ctx context.Context, s subject, m webhook.Messa
 	if err != nil {
 		return fmt.Errorf("write the callback: %w", err)
 	}
-	headers := map[string]string{executionHeader: s.id, businessHeader: s.business, "traceparent": s.traceparent}
+	headers := map[string]string{executionHeader: s.id, businessHeader: s.business, wire.Traceparent: s.traceparent}
 	if late {
 		headers[lateHeader] = "1"
 	}
-	task := asynq.NewTaskWithHeaders(CallbackTask, payload, headers)
+	task := asynq.NewTaskWithHeaders(wire.CallbackTask, payload, headers)
 	_, err = w.client.EnqueueContext(ctx, task, callbackOptions(w.config.Queue, m.ID)...)
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
 		return nil
@@ -76,7 +77,7 @@ func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 	}
 	failed := w.config.Sender.Try(ctx, message)
 	headers := task.Headers()
-	about := telemetry.WithExecution(telemetry.WithTrace(ctx, headers["traceparent"]), headers[executionHeader])
+	about := telemetry.WithExecution(telemetry.WithTrace(ctx, headers[wire.Traceparent]), headers[executionHeader])
 	state, failure := CallbackDelivered, ""
 	if failed != nil {
 		w.config.Log.WarnContext(about, "a callback was not delivered", "message_id", message.ID, "error", failed)
@@ -99,5 +100,5 @@ func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 
 // traceOf is the trace that a task belongs to.
 func traceOf(n names, headers map[string]string) string {
-	return cmp.Or(n.Traceparent, headers["traceparent"])
+	return cmp.Or(n.Traceparent, headers[wire.Traceparent])
 }

@@ -1,6 +1,6 @@
 // Package fleet shares executions among many machines, over a queue in Redis.
 //
-// An orchestrator enqueues a task of type [ExecutionTask]; a [Worker] takes it, runs it and has its result delivered. The
+// An orchestrator enqueues a task of type [wire.ExecutionTask]; a [Worker] takes it, runs it and has its result delivered. The
 // queue is hibiken/asynq's, which delivers each task at least once. What makes that safe is a record of every execution,
 // changed by scripts that Redis runs one at a time:
 //

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // TestAStartWaitsUntilItIsAsDurableAsConfigured. Where Redis is older than 7.2, "disk" is refused in words.
@@ -37,7 +38,7 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 		if ours, err := r.start(t.Context(), own); !ours || err != nil {
 			t.Errorf("started: %v, %v", ours, err)
 		}
-		if state := replica.Do(t, "HGET", recordKey("b", "e"), "state"); state != string(Started) {
+		if state := replica.Do(t, "HGET", wire.RecordKey("b", "e"), "state"); state != string(Started) {
 			t.Errorf("the replica has %q", state)
 		}
 		done := ending{outcome: "ok", at: time.Now(), begun: true}
@@ -47,7 +48,7 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 		if err := r.settle(t.Context(), own, time.Hour); err != nil {
 			t.Error(err)
 		}
-		if state := replica.Do(t, "HGET", recordKey("b", "e"), "state"); state != string(Finished) {
+		if state := replica.Do(t, "HGET", wire.RecordKey("b", "e"), "state"); state != string(Finished) {
 			t.Errorf("the replica has %q", state)
 		}
 		if ours, err := r.start(t.Context(), newTicket("b", "e", "other")); ours || err != nil {

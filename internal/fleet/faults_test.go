@@ -18,6 +18,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // enqueueOnce enqueues an execution that asynq would try once.
@@ -30,7 +31,7 @@ func (f *fleetOf) enqueueOnce(id, callback string) {
 		f.t.Fatal(err)
 	}
 	client := asynq.NewClientFromRedisClient(f.store)
-	_, err = client.EnqueueContext(f.t.Context(), asynq.NewTask(ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id), asynq.MaxRetry(0))
+	_, err = client.EnqueueContext(f.t.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id), asynq.MaxRetry(0))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -332,7 +333,7 @@ func TestAnExecutionThatItsWorkerDoesNotKnowIsEnded(t *testing.T) {
 	f := newFleet(t)
 	f.lease = time.Minute
 	worker := f.worker(f.server.Addr, 5, fine)
-	record := recordKey("b", "e")
+	record := wire.RecordKey("b", "e")
 	err := f.store.HSet(t.Context(), record, "state", "started", "owner", worker.members.term.Load().id+"/lost").Err()
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // keepFleet is the loop of the one worker that looks after the fleet. It is apart from the loop that renews, so that however much
@@ -207,7 +208,7 @@ func (w *Worker) archivedOnPurpose(ctx context.Context, task *asynq.TaskInfo, at
 		return true, nil
 	}
 	named, err := readNames(task.Payload)
-	if task.Type != ExecutionTask || err != nil {
+	if task.Type != wire.ExecutionTask || err != nil {
 		return false, nil
 	}
 	// A worker of an older version gave no mark.

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // State is how far an execution has come.
@@ -65,8 +66,6 @@ type records struct {
 	durable Durability
 }
 
-func recordKey(business, id string) string { return "kizen:{" + business + "}:run:" + id }
-
 func tombstoneKey(business, id string) string { return "kizen:{" + business + "}:ran:" + id }
 
 // ticket is the right of one attempt to an execution.
@@ -84,7 +83,7 @@ func (t ticket) worker() string {
 }
 
 func (t ticket) keys() []string {
-	return []string{recordKey(t.business, t.id), tombstoneKey(t.business, t.id)}
+	return []string{wire.RecordKey(t.business, t.id), tombstoneKey(t.business, t.id)}
 }
 
 // claim is what became of a claim. It succeeded if owner is that of the ticket.
@@ -235,7 +234,7 @@ return 1`)
 
 // setCallback writes down what has become of the callback of an execution.
 func (r records) setCallback(ctx context.Context, business, id, state, failure string) error {
-	return callbackScript.Run(ctx, r.redis, []string{recordKey(business, id)}, state, time.Now().UnixMilli(), failure).Err()
+	return callbackScript.Run(ctx, r.redis, []string{wire.RecordKey(business, id)}, state, time.Now().UnixMilli(), failure).Err()
 }
 
 // ending is how an execution ended.
@@ -267,7 +266,7 @@ type callbackState struct {
 }
 
 func (r records) read(ctx context.Context, business, id string) (entry, error) {
-	h, err := r.redis.HGetAll(ctx, recordKey(business, id)).Result()
+	h, err := r.redis.HGetAll(ctx, wire.RecordKey(business, id)).Result()
 	if err != nil {
 		return entry{}, fmt.Errorf("read the record of execution %s: %w", id, err)
 	}

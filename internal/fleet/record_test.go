@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // newRecords are records in a Redis of their own.
@@ -214,11 +215,11 @@ func TestRecordsDoNotStayForever(t *testing.T) {
 	r, server := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
 	mustClaim(t, r, owner)
-	if ttl := server.TTL(recordKey("b", "e")); ttl != unfinishedLimit {
+	if ttl := server.TTL(wire.RecordKey("b", "e")); ttl != unfinishedLimit {
 		t.Errorf("unfinished: %s", ttl)
 	}
 	mustFinish(t, r, owner, ended("ok"))
-	if ttl := server.TTL(recordKey("b", "e")); ttl != time.Hour {
+	if ttl := server.TTL(wire.RecordKey("b", "e")); ttl != time.Hour {
 		t.Errorf("finished: %s", ttl)
 	}
 	server.FastForward(time.Hour)

@@ -12,22 +12,13 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
-
-// The types of tasks. The payload of the first is an execution.Body, that of the second a webhook.Message.
-const (
-	ExecutionTask = "kizen:execution"
-	CallbackTask  = "kizen:callback"
-)
-
-// EnqueuedAt is the header of a task that says when it was put into the queue, as RFC 3339 writes it; asynq does not keep that.
-// The headers traceparent and tracestate say which trace it belongs to.
-const EnqueuedAt = "enqueued_at"
 
 // enqueuedAt is when a task was put into the queue. Where its headers do not say so, or say what cannot be, that is now, and
 // nobody knows how long it waited.
 func enqueuedAt(headers map[string]string, now time.Time) time.Time {
-	at, err := time.Parse(time.RFC3339, headers[EnqueuedAt])
+	at, err := time.Parse(time.RFC3339, headers[wire.EnqueuedAt])
 	if err != nil || at.After(now) || now.Sub(at) > unfinishedLimit {
 		return now
 	}

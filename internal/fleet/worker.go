@@ -17,6 +17,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
@@ -504,7 +505,7 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	}
 	job.Starting, job.Fence, job.Asked, job.Delivered = a.starting, a.term.check, a.asked, true
 	if job.Job.Traceparent == "" {
-		job.Job.Traceparent, job.Tracestate = a.headers["traceparent"], a.headers["tracestate"]
+		job.Job.Traceparent, job.Tracestate = a.headers[wire.Traceparent], a.headers[wire.Tracestate]
 	}
 	running, stop := context.WithCancelCause(a.Worker.ctx)
 	defer stop(nil)

@@ -25,6 +25,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -201,7 +202,7 @@ func (f *fleetOf) enqueueBody(id string, body any) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	_, err = asynq.NewClientFromRedisClient(f.store).EnqueueContext(f.t.Context(), asynq.NewTask(ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id))
+	_, err = asynq.NewClientFromRedisClient(f.store).EnqueueContext(f.t.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id))
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -22,9 +22,9 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/kizen/kizen-sidecar/internal/fleet"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // Canaries: secrets that the sidecar is given, each with a text of its own to look for.
@@ -435,7 +435,7 @@ func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := asynq.NewClientFromRedisClient(client).EnqueueContext(t.Context(), asynq.NewTask(fleet.ExecutionTask, payload), asynq.Queue("kizen")); err != nil {
+	if _, err := asynq.NewClientFromRedisClient(client).EnqueueContext(t.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue("kizen")); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()

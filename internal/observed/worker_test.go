@@ -9,9 +9,9 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/kizen/kizen-sidecar/internal/fleet"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // TestTheTraceOfAnExecutionFromAQueueBeginsWhereItWasEnqueued has the orchestrator say in the task's headers when that was,
@@ -27,8 +27,8 @@ func TestTheTraceOfAnExecutionFromAQueueBeginsWhereItWasEnqueued(t *testing.T) {
 	enqueued := time.Now().Add(-time.Minute)
 	client := redis.NewClient(&redis.Options{Addr: store.Addr})
 	defer func() { _ = client.Close() }()
-	task := asynq.NewTaskWithHeaders(fleet.ExecutionTask, payload, map[string]string{
-		"traceparent": "00-" + callerTrace + "-" + callerSpan + "-01", "tracestate": "vendor=1", fleet.EnqueuedAt: enqueued.Format(time.RFC3339Nano),
+	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, payload, map[string]string{
+		"traceparent": "00-" + callerTrace + "-" + callerSpan + "-01", "tracestate": "vendor=1", wire.EnqueuedAt: enqueued.Format(time.RFC3339Nano),
 	})
 	if _, err := asynq.NewClientFromRedisClient(client).EnqueueContext(t.Context(), task, asynq.Queue("kizen")); err != nil {
 		t.Fatal(err)

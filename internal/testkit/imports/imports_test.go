@@ -103,3 +103,23 @@ func TestTheBinariesHoldNothingThatOnlyTestsUse(t *testing.T) {
 		}
 	}
 }
+
+// ofClient are the modules that whoever imports client takes with it.
+var ofClient = []string{
+	"github.com/kizen/kizen-sidecar", "github.com/google/uuid", "github.com/hibiken/asynq", "github.com/redis/go-redis/v9",
+	"github.com/standard-webhooks/standard-webhooks/libraries",
+	// of asynq and go-redis
+	"github.com/cespare/xxhash/v2", "github.com/robfig/cron/v3", "github.com/spf13/cast", "go.uber.org/atomic",
+	"golang.org/x/sys", "golang.org/x/time", "google.golang.org/protobuf",
+}
+
+func TestTheClientHasFewDependencies(t *testing.T) {
+	for _, listed := range list(t, "-deps", "./client") {
+		if listed.Module != nil && !slices.Contains(ofClient, listed.Module.Path) {
+			t.Errorf("client depends on %s", listed.ImportPath)
+		}
+		if path := own(listed.ImportPath); path != "" && !slices.Contains([]string{"client", "internal/outcomes", "internal/wire"}, path) {
+			t.Errorf("client depends on %s", path)
+		}
+	}
+}

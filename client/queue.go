@@ -1,0 +1,115 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/wire"
+)
+
+// Errors of a [Queue].
+var (
+	// ErrEnqueued: an execution with this id is in the queue, or was. It is not run again.
+	ErrEnqueued = errors.New("an execution with this id was enqueued before")
+	// ErrUnknown: no execution of this business has this id, or its result is no longer kept.
+	ErrUnknown = errors.New("there is no record of the execution")
+)
+
+// Queue hands executions to a fleet of kizen-sidecar worker. It is safe for concurrent use.
+type Queue struct {
+	// Redis is the Redis of the fleet. The caller closes it.
+	Redis redis.UniversalClient
+	// Name is the --queue of the workers; default "kizen".
+	Name string
+}
+
+// Enqueue puts an execution into the queue and returns its id. A request without a business or an account is refused; what else
+// is wrong with it, a worker says in the result. The error is [ErrEnqueued] when the id is known to the queue.
+func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err error) {
+	if request.BusinessID == "" || request.UserID == "" {
+		return "", errors.New("an execution of a queue needs BusinessID and UserID")
+	}
+	request.ExecutionID = cmp.Or(request.ExecutionID, uuid.NewString())
+	body, err := json.Marshal(request)
+	if err != nil {
+		return "", fmt.Errorf("encode the request: %w", err)
+	}
+	headers := map[string]string{wire.EnqueuedAt: time.Now().Format(time.RFC3339Nano)}
+	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, body, headers)
+	_, err = asynq.NewClientFromRedisClient(q.Redis).EnqueueContext(ctx, task,
+		asynq.Queue(cmp.Or(q.Name, wire.DefaultQueue)), asynq.TaskID(wire.TaskID(request.BusinessID, request.ExecutionID)))
+	switch {
+	case errors.Is(err, asynq.ErrTaskIDConflict):
+		return "", ErrEnqueued
+	case err != nil:
+		return "", fmt.Errorf("enqueue the execution: %w", err)
+	}
+	return request.ExecutionID, nil
+}
+
+// Finished is an execution of a fleet that has ended.
+type Finished struct {
+	ExecutionID string  `json:"execution_id"`
+	BusinessID  string  `json:"business_id"`
+	Outcome     Outcome `json:"outcome"`
+	// Result says, for an execution whose step did not run, why in its Error.
+	Result Result `json:"result"`
+}
+
+// minPoll and maxPoll bound the time between two looks at a record.
+const (
+	minPoll = 25 * time.Millisecond
+	maxPoll = time.Second
+)
+
+// Wait waits until an execution of a business has ended. It looks at the record of the execution, seldom where it takes long.
+// An execution that was never enqueued is waited for until ctx ends.
+func (q *Queue) Wait(ctx context.Context, businessID, id string) (Finished, error) {
+	for pause := minPoll; ; pause = min(pause*3/2, maxPoll) {
+		finished, err := q.Get(ctx, businessID, id)
+		if err == nil || !errors.Is(err, ErrUnknown) && !errors.Is(err, errUnfinished) {
+			return finished, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return Finished{}, fmt.Errorf("no worker has finished execution %s; is one running on this Redis: %w", id, context.Cause(ctx))
+		}
+	}
+}
+
+var errUnfinished = errors.New("the execution has not finished")
+
+// Get returns an execution that has ended. The error is [ErrUnknown] where there is no record of it.
+func (q *Queue) Get(ctx context.Context, businessID, id string) (Finished, error) {
+	record, err := q.Redis.HMGet(ctx, wire.RecordKey(businessID, id), wire.FieldState, wire.FieldOutcome, wire.FieldResult).Result()
+	if err != nil {
+		return Finished{}, fmt.Errorf("read the record of execution %s: %w", id, err)
+	}
+	var fields [3]string
+	for i := range fields {
+		fields[i], _ = record[i].(string)
+	}
+	switch fields[0] {
+	case "":
+		return Finished{}, ErrUnknown
+	case wire.StateFinished:
+	default:
+		return Finished{}, errUnfinished
+	}
+	finished := Finished{ExecutionID: id, BusinessID: businessID, Outcome: Outcome(fields[1])}
+	if err := json.Unmarshal([]byte(fields[2]), &finished.Result); err != nil {
+		return finished, fmt.Errorf("read the result of execution %s: %w", id, err)
+	}
+	return finished, nil
+}
