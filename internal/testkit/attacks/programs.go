@@ -24,6 +24,8 @@ type Program struct {
 	Unprivileged bool
 	// OwnUser: it is for a step that has the sidecar's own user and sees its processes.
 	OwnUser bool
+	// Scoped: it takes Landlock's scopes (Linux 6.12) to refuse it.
+	Scoped bool
 
 	code string
 }
@@ -36,6 +38,7 @@ const (
 	namespacedLine   = "# takes namespaces\n"
 	alwaysLine       = "# refused without a sandbox too\n"
 	unprivilegedLine = "# takes a user that is not root\n"
+	scopedLine       = "# takes Landlock's scopes\n"
 	ownUserLine      = "# takes the sidecar's own user\n"
 )
 
@@ -55,7 +58,8 @@ func Programs() []Program {
 		code, p.Namespaced = strings.CutPrefix(code, namespacedLine)
 		code, p.Always = strings.CutPrefix(code, alwaysLine)
 		code, p.Unprivileged = strings.CutPrefix(code, unprivilegedLine)
-		p.code, p.OwnUser = strings.CutPrefix(code, ownUserLine)
+		code, p.OwnUser = strings.CutPrefix(code, ownUserLine)
+		p.code, p.Scoped = strings.CutPrefix(code, scopedLine)
 		programs = append(programs, p)
 	}
 	return programs
