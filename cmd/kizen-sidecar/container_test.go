@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -38,8 +39,17 @@ func TestContainerFilesNameOnlyWhatExists(t *testing.T) {
 		}
 	})
 	t.Run("every Go folder is copied", func(t *testing.T) {
-		for _, folder := range []string{"cmd", "minter", "policy", "proxy", "runner", "telemetry"} {
-			if !strings.Contains(dockerfile, "COPY "+folder+" "+folder+"\n") {
+		const module = "github.com/kizen/kizen-sidecar/"
+		list := exec.CommandContext(t.Context(), "go", "list", "-deps", module+"cmd/...")
+		list.Dir = projectRoot
+		packages, err := list.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path := range strings.Lines(string(packages)) {
+			path, ours := strings.CutPrefix(strings.TrimSpace(path), module)
+			folder, _, _ := strings.Cut(path, "/")
+			if ours && !strings.Contains(dockerfile, "COPY "+folder+" "+folder+"\n") {
 				t.Errorf("Dockerfile does not copy %s", folder)
 			}
 		}
