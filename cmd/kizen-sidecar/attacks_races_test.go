@@ -76,8 +76,8 @@ outputs.log(kizen.api.get("/custom-objects").status_code)
 	}
 }
 
-// TestStreamsThatAreResetAtOnceKeepNobodyOut is HTTP/2 rapid reset, and a flood of each kind of frame that wants an answer.
-func TestStreamsThatAreResetAtOnceKeepNobodyOut(t *testing.T) {
+// TestTortureStreamsThatAreResetAtOnceKeepNobodyOut is HTTP/2 rapid reset, and a flood of each kind of frame that wants an answer.
+func TestTortureStreamsThatAreResetAtOnceKeepNobodyOut(t *testing.T) {
 	const token = "a-token-of-the-test-and-only-of-it"
 	authority := redistest.NewAuthority(t)
 	authority.Issue(t, "server", x509.ExtKeyUsageServerAuth)

@@ -156,8 +156,8 @@ func workEach(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step)
 	return results
 }
 
-// TestNoStepGetsWhatItAttacks runs every program of the corpus as a step.
-func TestNoStepGetsWhatItAttacks(t *testing.T) {
+// TestTortureNoStepGetsWhatItAttacks runs every program of the corpus as a step.
+func TestTortureNoStepGetsWhatItAttacks(t *testing.T) {
 	project, err := filepath.Abs(projectRoot)
 	if err != nil {
 		t.Fatal(err)
@@ -195,8 +195,8 @@ func TestNoStepGetsWhatItAttacks(t *testing.T) {
 	})
 }
 
-// TestAStepThatStandsStillEndsAtItsLimit: no stop and no state of a process outlives the step.
-func TestAStepThatStandsStillEndsAtItsLimit(t *testing.T) {
+// TestTortureAStepThatStandsStillEndsAtItsLimit: no stop and no state of a process outlives the step.
+func TestTortureAStepThatStandsStillEndsAtItsLimit(t *testing.T) {
 	steps := map[string]step{}
 	for _, stop := range attacks.Stops() {
 		steps[stop.Name] = script(stop.Source).with("timeout_ms", 1500)
@@ -286,8 +286,8 @@ func startMaliciousAPI(t *testing.T) (root string) {
 	return "http://" + listener.Addr().String() + "/api"
 }
 
-// TestAMaliciousAPIBreaksNeitherProxyNorHarness has steps read every answer of the corpus, four at a time.
-func TestAMaliciousAPIBreaksNeitherProxyNorHarness(t *testing.T) {
+// TestTortureAMaliciousAPIBreaksNeitherProxyNorHarness has steps read every answer of the corpus, four at a time.
+func TestTortureAMaliciousAPIBreaksNeitherProxyNorHarness(t *testing.T) {
 	const slots = 4
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", fmt.Sprint(slots), "--queue-timeout", "5m", "--timeout", "55s",
 		"--memory", "128MiB", "--api-root", startMaliciousAPI(t)).settle(slots)
@@ -319,8 +319,8 @@ func TestAMaliciousAPIBreaksNeitherProxyNorHarness(t *testing.T) {
 	s.requireWell()
 }
 
-// TestCallersThatSendLittleKeepNobodyOut: more connections than the sidecar takes, each of which has sent half a request.
-func TestCallersThatSendLittleKeepNobodyOut(t *testing.T) {
+// TestTortureCallersThatSendLittleKeepNobodyOut: more connections than the sidecar takes, each of which has sent half a request.
+func TestTortureCallersThatSendLittleKeepNobodyOut(t *testing.T) {
 	const strangers = 2000
 	api := newGateAPI(t)
 	api.open()
