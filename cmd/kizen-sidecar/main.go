@@ -12,13 +12,13 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
-	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
 
+	"github.com/kizen/kizen-sidecar/internal/buildinfo"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
@@ -137,7 +137,7 @@ func newParser(line any, std streams) (*kong.Kong, error) {
 		kong.Description("The runtime beside every Kizen Code Step.\n\nExit codes: 0 success, 1 the step failed or a command found nothing to act on, 2 wrong usage or a refused request, 3 the sidecar could not do its work."),
 		kong.DefaultEnvars("KIZEN"),
 		kong.Writers(std.stdout, std.stderr),
-		kong.Vars{"version": version(), "max_timeout": runner.MaxWall.String()},
+		kong.Vars{"version": buildinfo.Version(), "max_timeout": runner.MaxWall.String()},
 		kong.UsageOnError(),
 		kong.ValueFormatter(helpText),
 		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(readDuration)),
@@ -219,18 +219,4 @@ func fail(std streams, err error) int {
 		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", telemetry.Redact(err.Error()))
 		return exitSidecar
 	}
-}
-
-// version is the module's version, or the commit it was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			return setting.Value
-		}
-	}
-	return info.Main.Version
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/buildinfo"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
@@ -14,7 +15,7 @@ const flushLimit = 2 * time.Second
 // it returns sends what is left; a collector that does not take it is logged.
 func (a *app) observe(ctx context.Context, prometheus, oneShot bool) (*telemetry.Telemetry, func(), error) {
 	started, err := telemetry.Start(ctx, telemetry.Config{
-		Service: "kizen-sidecar", Version: version(), Logger: a.log, Prometheus: prometheus, OneShot: oneShot,
+		Service: "kizen-sidecar", Version: buildinfo.Version(), Logger: a.log, Prometheus: prometheus, OneShot: oneShot,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -53,8 +53,6 @@ func createToken(name string) error {
 	if _, err := os.Lstat(name); err == nil {
 		return fs.ErrExist
 	}
-	random := make([]byte, 32)
-	_, _ = rand.Read(random)                                                          // never fails
 	temporary, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*") // mode 0600
 	if err != nil {
 		return err

@@ -1,0 +1,18 @@
+// Package buildinfo says what the running program was built from.
+package buildinfo
+
+import "runtime/debug"
+
+// Version returns the commit that the program was built from, or the version of its module where that is not known.
+func Version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			return setting.Value
+		}
+	}
+	return info.Main.Version
+}
