@@ -134,7 +134,7 @@ const (
 	maxPause = 5 * time.Second
 )
 
-// stream reads one stream of events and moves after on. ended is true when nothing is to come, or nobody wants it.
+// stream reads one stream of events and moves after on. ended is true when nothing is to come, or when the caller stops.
 func (c *Client) stream(ctx context.Context, id string, after *int, yield func(Event) bool) (ended bool, err error) {
 	response, err := c.send(ctx, http.MethodGet, "/executions/"+url.PathEscape(id)+"/events", nil, http.Header{
 		"Accept": {"text/event-stream"}, "Last-Event-Id": {strconv.Itoa(*after)},

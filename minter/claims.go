@@ -32,7 +32,7 @@ func newClaims(key Key, issuer, audience string) *claims {
 		Subject:   key.Identity.AccountID,
 		Audience:  audience,
 		ExpiresAt: key.ExpiresAt.Add(time.Second - 1).Unix(), // rounded up: the record, in milliseconds, decides the end
-		// Dated back: the clock of whoever verifies may be behind, and many libraries refuse a nbf or an iat of the future.
+		// Dated back: the verifier's clock may be behind, and many libraries refuse a nbf or an iat of the future.
 		NotBefore:   key.IssuedAt.Add(-DefaultLeeway).Unix(),
 		IssuedAt:    key.IssuedAt.Add(-DefaultLeeway).Unix(),
 		ID:          key.ID,

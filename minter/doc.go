@@ -4,6 +4,6 @@
 // its signature holds and its record is in Redis. The two functions to start from are [Minter.Mint], or [Minter.Lease] for a
 // key that outlives its own lifetime, and [Verifier.Verify].
 //
-// Redis holds records, never tokens: reading all of Redis gives nobody a key. When Redis cannot be reached nothing is
+// Redis holds records, never tokens: no key can be read from it. When Redis cannot be reached nothing is
 // minted and nothing is valid.
 package minter

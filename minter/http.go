@@ -70,7 +70,7 @@ func (v *Verifier) VerifyRequest(ctx context.Context, header http.Header) (Ident
 }
 
 // VerifyHandler answers as nginx's auth_request and Envoy's ext_authz over HTTP expect it, whatever the method and the path: 200
-// with the identity in headers; 401 with {"error": code, "reason": text}; 503 when nobody can tell, which both of them take as
+// with the identity in headers; 401 with {"error": code, "reason": text}; 503 when Redis cannot be asked, which both of them take as
 // a refusal. It calls failed with the error behind a 503; nil is fine.
 func VerifyHandler(verifier *Verifier, failed func(context.Context, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -67,7 +67,7 @@ func (s *KeySet) reload() error {
 	return nil
 }
 
-// refresh reloads the set if its source may have changed since the last load, and says whether it did. Whoever invents key
+// refresh reloads the set if its source may have changed since the last load, and says whether it did. A caller that invents key
 // ids costs us no more than this look. A change just before a load may have had the same modification time as one just after.
 func (s *KeySet) refresh() bool {
 	if s.source.Path == "" {

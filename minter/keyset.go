@@ -36,7 +36,7 @@ type keySetState struct {
 	signing []signingKey         // each signs from its time until the next one's
 	public  map[string]publicKey // by key id, those of signing included
 	sealing []sealingKey         // the last one seals
-	publish []byte               // the public key as a JWK, where nobody else has it: it goes into Redis
+	publish []byte               // the public key as a JWK, where no verifier has it yet: it goes into Redis
 }
 
 type signingKey struct {
@@ -148,7 +148,7 @@ func (s *keySetState) signer(now time.Time) (signingKey, error) {
 	if len(s.signing) == 0 {
 		return signingKey{}, ErrNoSigningKey
 	}
-	return s.signing[0], nil // this clock is behind the one of whoever made the key
+	return s.signing[0], nil // this clock is behind that of the machine that made the key
 }
 
 // verifier returns the key that verifies signatures by id at now.

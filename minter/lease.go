@@ -51,7 +51,7 @@ func (k leased) over() bool { return time.Since(k.came) >= k.ExpiresAt.Sub(k.Iss
 // the lease is closed.
 // A proxy answers 503 with Reason.
 type UnavailableError struct {
-	Reason string // for whoever asked for a key
+	Reason string // for the caller that asked for a key
 	Err    error  // why the last renewal failed
 }
 

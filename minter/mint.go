@@ -28,7 +28,7 @@ type Config struct {
 	Audience string           // default [DefaultAudience]
 	Now      func() time.Time // default time.Now
 	Admit    Admission        // nil: a suspended account gets no key, every other one does
-	// Renewed is told how each renewal of a [Lease] went; nil: nobody is.
+	// Renewed is told how each renewal of a [Lease] went, unless it is nil.
 	Renewed func(ctx context.Context, took time.Duration, err error)
 }
 
@@ -61,7 +61,7 @@ func New(config Config) (*Minter, error) {
 }
 
 // Mint signs a key for id that is valid for lifetime (at least one millisecond, at most [MaxLifetime]) and writes its
-// record, in one round trip to Redis. When it fails, or when nobody can tell whether Redis took the record, no token leaves
+// record, in one round trip to Redis. When it fails, or when it is not known whether Redis took the record, no token leaves
 // this function, and what Redis may hold expires after lifetime. Errors are a [*DeniedError] for an account
 // that may not act now, or one of the Redis client.
 func (m *Minter) Mint(ctx context.Context, id Identity, lifetime time.Duration) (Key, error) {

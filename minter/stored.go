@@ -125,7 +125,7 @@ func (s *StoredKeys) Delete(ctx context.Context, businessID, accountID string) e
 	})
 }
 
-// View opens the keys of an account, primary first. Whoever calls it has checked that the viewer may see them.
+// View opens the keys of an account, primary first. The caller has checked that the viewer may see them.
 func (s *StoredKeys) View(ctx context.Context, businessID, accountID string) ([]StoredKey, error) {
 	if err := validateAccount(businessID, accountID); err != nil {
 		return nil, err

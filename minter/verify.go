@@ -35,7 +35,7 @@ const (
 	CodeSuspended   = "suspended" // the account is suspended
 )
 
-// DeniedError says why a key was refused. Code and Reason may be shown to whoever sent it.
+// DeniedError says why a key was refused. Code and Reason may be shown to its sender.
 type DeniedError struct {
 	Code   string // one of the Code constants
 	Reason string // a sentence for people

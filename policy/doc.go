@@ -1,4 +1,4 @@
-// Package policy decides what an account may do, by its type, its permission level and the rules of whoever runs it.
+// Package policy decides what an account may do, by its type, its permission level and the operator's rules.
 //
 // Rules are Cedar policies (https://docs.cedarpolicy.com) over the schema in schema.cedarschema: the principal is an account,
 // the action an HTTP method, the resource an endpoint, which belongs to the operations that operations.yaml gives it.

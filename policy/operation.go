@@ -114,7 +114,7 @@ func parseCall(call string, within []string) (route, error) {
 }
 
 // find returns the operations that a call may belong to, in any reading of its path, and the ids of the accounts it may be
-// about. HEAD does what GET does, and a method that nobody knows may do what any method does.
+// about. HEAD does what GET does, and an unknown method may do what any method does.
 func (o operations) find(method, path string) (within, accounts []string) {
 	routes := o.all
 	if isCanonical(path) && strings.IndexByte(path, '.') < 0 { // the usual path has one reading

@@ -31,7 +31,7 @@ func (x *exchange) readAnswer(a *apiConn) error {
 			return x.deliver(&c.respBody)
 		}
 		if c.resp.Status == 101 {
-			return h1.ErrMalformed // nobody asked to switch protocols
+			return h1.ErrMalformed // the request did not ask to switch protocols
 		}
 		if c.req.Minor == 0 {
 			continue

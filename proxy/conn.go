@@ -148,7 +148,7 @@ func (c *conn) stopReading() {
 	c.nc.SetReadDeadline(time.Unix(1, 0))
 }
 
-// resumeReading undoes stopReading, once nobody else reads.
+// resumeReading undoes stopReading, once no other goroutine reads.
 func (c *conn) resumeReading() {
 	c.halt.Store(false)
 	c.readArmed = time.Time{}

@@ -68,7 +68,7 @@ func (c *conn) serveOne() (keep bool) {
 	return !x.closing
 }
 
-// unreadable is the answer to a head that could not be read, nil where there is nobody to answer.
+// unreadable is the answer to a head that could not be read, nil where the connection is gone.
 func unreadable(err error) *refusal {
 	switch {
 	case errors.Is(err, h1.ErrTooLarge), errors.Is(err, h1.ErrTooManyFields):

@@ -393,7 +393,7 @@ func (b *h2Body) Close() error {
 	return nil
 }
 
-// stop ends reading from the step, and returns when nobody does. What was not read is left on the connection.
+// stop ends reading from the step, and returns when the reader has ended. What was not read is left on the connection.
 func (b *h2Body) stop() {
 	c := b.x.c
 	b.mu.Lock()

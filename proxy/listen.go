@@ -50,7 +50,7 @@ func (p *Proxy) hostIsOurs(host []byte) bool {
 			return true
 		}
 	}
-	// An address of this machine's loopback names nobody else: 127.0.0.1, 127.1.2.3, [::1] with our port.
+	// An address of this machine's loopback names no other server: 127.0.0.1, 127.1.2.3, [::1] with our port.
 	given, err := netip.ParseAddrPort(string(host))
 	ours, err2 := netip.ParseAddrPort(p.addr)
 	return err == nil && err2 == nil && given.Addr().IsLoopback() && given.Port() == ours.Port()

@@ -120,7 +120,7 @@ func bundleKey(python Interpreter) (string, error) {
 
 func (b *bundles) path(key string) string { return filepath.Join(b.dir, "harness-"+key) }
 
-// load trusts only a file that nobody else can have written.
+// load trusts only a file that no other user can have written.
 func (b *bundles) load(key string) ([]byte, error) {
 	if b.dir == "" {
 		return nil, fs.ErrNotExist

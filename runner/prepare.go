@@ -176,7 +176,7 @@ var environment = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "LA
 func (p *Prepared) Relimit(limits Limits) { p.limits = limits }
 
 // Listener is bound to the loopback address of the step's own network; nil on the host's. Its address is where the
-// execution's proxy has to serve; whoever takes it closes it.
+// execution's proxy has to serve; the caller that takes it closes it.
 func (p *Prepared) Listener() net.Listener { return p.process.Listener() }
 
 // Done is closed when the interpreter has ended; one that waits for its job only does when it is killed.
@@ -217,7 +217,7 @@ func (p *Prepared) Run(ctx context.Context, execution Execution) (Result, error)
 	}
 	a := &attempt{Prepared: p, execution: execution, limits: limits, collector: newCollector(execution), taken: time.Now()}
 	if p.warm {
-		// It has waited for nobody's sake but its own.
+		// The pool chose to wait, so the wait is not the execution's time.
 		p.begun, p.spawned = a.taken, a.taken
 		p.process.LimitCPU(limits.CPU)
 	}

@@ -57,7 +57,7 @@ type Config struct {
 	Network sandbox.Network
 	// Limits bound every execution.
 	Limits Limits
-	// Logger hears about what an operator should know; nil: nobody does.
+	// Logger receives what an operator should know. If it is nil, nothing is logged.
 	Logger *slog.Logger
 }
 

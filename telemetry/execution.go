@@ -37,7 +37,7 @@ type ExecutionInfo struct {
 	Step                      string // the step's name
 	Runtime                   string
 	API                       *url.URL // the API root that its calls go to
-	// Traceparent and Tracestate are the headers of whoever asked for it. What
+	// Traceparent and Tracestate are the headers of the request for it. What
 	// does not follow the W3C recommendation is ignored.
 	Traceparent, Tracestate string
 	Server                  bool      // it was asked for over HTTP

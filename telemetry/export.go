@@ -106,7 +106,7 @@ func (q *spanQueue) Shutdown(ctx context.Context) error {
 // countingExporter is the exporter as the batch processor sees it.
 type countingExporter struct{ *spanQueue }
 
-// ExportSpans never returns an error: there is nobody left to tell.
+// ExportSpans never returns an error: no caller is left to handle it.
 func (e countingExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -171,7 +171,7 @@ func (m *Metrics) Watch(state func() State) (stop func()) {
 
 // WatchFleet asks for the backlog of a queue whenever metrics are collected,
 // until stop is called. Where look fails nothing is said: a fleet must not
-// shrink because nobody can see its queue.
+// shrink because no other part sees its queue.
 func (m *Metrics) WatchFleet(queue string, look func(context.Context) (Backlog, error)) (stop func()) {
 	if m == nil {
 		return func() {}

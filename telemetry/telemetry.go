@@ -39,7 +39,7 @@ type Config struct {
 	// environment says of exporters.
 	Prometheus bool
 	// OneShot is for a process that ends with its one execution: an export is
-	// tried once, since nobody would see a second attempt.
+	// tried once, since a second attempt would go unseen.
 	OneShot bool
 }
 
@@ -111,7 +111,7 @@ func describe(ctx context.Context, config Config) *resource.Resource {
 		resource.WithFromEnv(),
 	)
 	if err != nil {
-		// The error quotes the variable, which is nobody's business but its author's.
+		// The error quotes the variable, which only its author may see.
 		config.Logger.Warn("OTEL_RESOURCE_ATTRIBUTES is not all understood; write key=value,key=value")
 	}
 	return res

@@ -302,7 +302,7 @@ func (line commandLine) announce(content ready) error {
 	return nil
 }
 
-// writeWhole puts a file in place whole, so that whoever waits for it never reads half of it.
+// writeWhole puts a file in place whole, so that no reader sees half of it.
 func writeWhole(path, text string) error {
 	file, err := os.CreateTemp(filepath.Dir(path), ".ready-*")
 	if err != nil {

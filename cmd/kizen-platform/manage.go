@@ -145,7 +145,7 @@ func (p *platform) readAccount(c *gin.Context) {
 	}
 }
 
-// readOnly are the fields of an account that nobody writes.
+// readOnly are the fields of an account that no request can write.
 var readOnly = []string{"id", "email", "account_type", "created_at", "updated_at", "archived_at", "version", "integration", "status", "suspended_for"}
 
 // unknownFields are those of a body that are not among the known ones, in order.
@@ -344,7 +344,7 @@ func (p *platform) updateAccount(c *gin.Context) {
 	sendAccount(c, http.StatusOK, a)
 }
 
-// archiveAccount ends an account for good. Its keys die first: whoever is killed in between leaves an account without keys,
+// archiveAccount ends an account for good. Its keys die first: a process that is killed in between leaves an account without keys,
 // never keys without an account.
 func (p *platform) archiveAccount(c *gin.Context) {
 	a, ok := p.managed(c)

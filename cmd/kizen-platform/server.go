@@ -171,7 +171,7 @@ func handle(on gin.IRoutes, method, path string, do gin.HandlerFunc) {
 	}
 }
 
-// unavailable answers a call that nobody can answer now, and tells the operator why.
+// unavailable answers a call that cannot be answered now, and tells the operator why.
 func (p *platform) unavailable(c *gin.Context, err error) {
 	p.log.ErrorContext(c.Request.Context(), "a call failed", "route", c.FullPath(), "error", err)
 	refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store does not answer; try again")

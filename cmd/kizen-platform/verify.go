@@ -29,7 +29,7 @@ type performer struct {
 	ExecutionID string `json:"execution_id,omitempty"`
 }
 
-// admittedKey is where [platform.admit] leaves the caller for whoever waits for it: a *caller in the context.
+// admittedKey is where [platform.admit] leaves the caller for later handlers: a *caller in the context.
 type admittedKey struct{}
 
 // authenticate refuses requests without a key that is valid now, of an account that may act now.

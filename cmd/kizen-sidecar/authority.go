@@ -104,7 +104,7 @@ func (s *station) close() {
 	}
 }
 
-// checkType refuses an account type that there is not.
+// checkType refuses an unknown account type.
 func checkType(engine *policy.Engine, id minter.Identity) error {
 	_, err := engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID})
 	return err

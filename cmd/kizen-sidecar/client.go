@@ -71,7 +71,7 @@ func writeJSONFile(path string, document any) error {
 	return writeAtomically(path, append(data, '\n'), 0o600)
 }
 
-// writeAtomically writes a file that nobody ever sees half written.
+// writeAtomically writes a file so that no reader sees half of it.
 func writeAtomically(path string, content []byte, mode fs.FileMode) error {
 	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {

@@ -96,7 +96,7 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 		return err
 	}
 	defer func() {
-		authority.Close(ctx, max(c.ShutdownGrace, time.Millisecond)) // without any, nobody would be answered
+		authority.Close(ctx, max(c.ShutdownGrace, time.Millisecond)) // without any grace no call would be answered
 		authority.Log().Info("stopped", counted(authority.Calls()))
 	}()
 	if err := c.announce(app, authority, mode); err != nil {

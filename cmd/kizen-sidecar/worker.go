@@ -153,7 +153,7 @@ func (s *workerService) serve(ctx context.Context) error {
 		running:   func() int { running, _ := s.worker.Load(); return running },
 		drain: func(limited context.Context) {
 			s.worker.Stop()
-			close(s.draining) // whoever reads that this one is not ready may rely on it taking nothing more
+			close(s.draining) // a reader that sees "not ready" may rely on it taking nothing more
 			s.worker.Shutdown(limited)
 		},
 	})

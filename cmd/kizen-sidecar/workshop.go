@@ -129,7 +129,7 @@ func (w *workshop) close() {
 }
 
 // shift is one stretch of work, from the first answer of the listeners to the
-// last. Those that there are not are nil.
+// last. A part that is not configured is nil.
 type shift struct {
 	api, operators *server
 	// token is what requests to api must carry, and tokenFile where it is kept. Both are empty where callers have tokens of
@@ -183,7 +183,7 @@ func (w *workshop) work(ctx context.Context, s shift) error {
 	return err
 }
 
-// begin takes work, and tells the log, and whoever waits for the file, where.
+// begin takes work, and writes its addresses to the log and to the ready file.
 func (w *workshop) begin(s shift) error {
 	if s.begin != nil {
 		if err := s.begin(); err != nil {
@@ -238,7 +238,7 @@ func (w *workshop) drain(ctx context.Context, s shift) {
 	defer stop()
 	for _, running := range s.servers() {
 		if err := running.Shutdown(grace); err != nil {
-			_ = running.Close() // whoever still reads is cut off
+			_ = running.Close() // a caller that still reads is cut off
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// revokeLimit bounds taking a key back. A key that could not be taken back dies by itself, so nobody waits longer for it.
+// revokeLimit bounds taking a key back. A key that could not be taken back dies by itself, so waiting longer gains nothing.
 const revokeLimit = 5 * time.Second
 
 // Serving says where the proxy of an [Authority] listens, and for how long its key and its calls may last.
@@ -163,7 +163,7 @@ func (a *Authority) Close(ctx context.Context, grace time.Duration) {
 	}
 }
 
-// errNoKeyYet is what a caller is told that found the listener before anybody was told of it.
+// errNoKeyYet is the answer to a call that comes before the step knows the address.
 var errNoKeyYet = errors.New("the execution has not begun")
 
 // keptKeys is how many keys are remembered: a proxy that is renewed for days has used many, of which all but these are dead.

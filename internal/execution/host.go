@@ -34,7 +34,7 @@ type Config struct {
 	Audit proxy.Audit
 	// Telemetry traces and measures every execution; nil: nothing does.
 	Telemetry *telemetry.Telemetry
-	// Log is told of each execution, and what an operator must act on; nil: nobody is.
+	// Log is told of each execution, and what an operator must act on. If it is nil, nothing is logged.
 	Log *slog.Logger
 }
 
@@ -65,7 +65,7 @@ func NewHost(config Config) (*Host, error) {
 	return &Host{config: config, minter: m}, nil
 }
 
-// Ready does what minting does, for an execution that is nobody's: it says whether an execution would get its key now.
+// Ready does what minting does, for an execution of a business that does not exist: it says whether an execution would get its key now.
 func (h *Host) Ready(ctx context.Context) error {
 	key, err := h.minter.Mint(ctx, minter.Identity{
 		BusinessID: "readiness", AccountID: "readiness", AccountType: policy.ServiceAutomation, ExecutionID: "readiness",

@@ -15,22 +15,22 @@ const keyGrace = 15 * time.Second
 
 // Request is one execution to run.
 type Request struct {
-	// Identity is whom the step acts for. It comes from whoever may say so, never from the step.
+	// Identity is the account that the step acts for. It comes from an authenticated caller, never from the step.
 	Identity minter.Identity
 	// Name is what people call the step; for traces and the log.
 	Name string
 	// Job is the step and what it is given. Its ID, APIURL and APIRoot are set by [Host.Run]; its Traceparent is that of
-	// whoever asked for it, which the step gets a child of.
+	// the request for it, and the step gets a child of that.
 	Job    runner.Execution
 	Limits runner.Limits
 	// Tracestate goes with Traceparent.
 	Tracestate string
-	// Asked is when it was asked for and began to wait for a slot; zero: nobody waited. Delivered says that a queue handed it
+	// Asked is when it was asked for and began to wait for a slot; zero means that nothing waited. Delivered says that a queue handed it
 	// over; otherwise it was asked for over HTTP.
 	Asked     time.Time
 	Delivered bool
 	// Starting, if any, is asked when all is ready and the step's code is about to start. Its error is that of [Host.Run], and
-	// the code does not start: whoever must not run a step twice writes down here that it runs.
+	// the code does not start: a caller that must not run a step twice writes down here that it runs.
 	Starting func(context.Context) error
 	// Fence, if any, is asked before each use of the key. After an error of it the step calls the API no more: whoever may be
 	// taken for dead says so here, at once, however long this process was stopped.
@@ -88,7 +88,7 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err er
 	done.Result, err = runRevoking(ctx, prepared, r.Job, authority)
 	w.ran(spawned, done.Result, err)
 	began = time.Now()
-	authority.Close(ctx, 0) // nobody waits for what the step left in flight
+	authority.Close(ctx, 0) // calls that the step left in flight are cut
 	done.Mint, done.Teardown = authority.minting, time.Since(began)
 	done.MintBegan, done.RevokeBegan = authority.mintBegan, began
 	return done, err

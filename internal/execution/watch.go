@@ -28,7 +28,7 @@ type watch struct {
 	mask    *telemetry.Mask // of what the step was granted
 }
 
-// watch begins telling of an execution, as a child of whoever asked for it.
+// watch begins the trace and the log of an execution, as a child of the request for it.
 func (h *Host) watch(ctx context.Context, r Request) *watch {
 	t := h.config.Telemetry
 	w := &watch{metrics: t.Metrics(), tracing: t.Tracing(), mask: maskOf(r.Job.Secrets)}
@@ -50,7 +50,7 @@ func maskOf(granted map[string]runner.Secret) *telemetry.Mask {
 	return telemetry.NewMask(values...)
 }
 
-// hook has the proxy tell of each call. A proxy that nobody traces is left as it is.
+// hook has the proxy tell of each call. Without tracing, the proxy is left as it is.
 func (w *watch) hook(config *proxy.Config) {
 	config.Logger = w.log
 	config.Mask = func(call proxy.Call) proxy.Call {

@@ -67,7 +67,7 @@ var identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
 // ValidID reports whether an id can be one.
 func ValidID(id string) bool { return identifier.MatchString(id) }
 
-// DecodeBody reads a body. Fields that there are not are refused, those that are given twice, and values of a wrong kind.
+// DecodeBody reads a body. Unknown fields, fields that are given twice and values of a wrong kind are refused.
 // Mistakes are *runner.FieldErrors, all together; what could be read is returned beside them.
 func DecodeBody(data []byte) (Body, error) {
 	var body Body

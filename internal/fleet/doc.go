@@ -5,7 +5,7 @@
 // changed by scripts that Redis runs one at a time:
 //
 //	queued    it was given back, and waits
-//	claimed   a worker prepares it: whoever claims it last has it
+//	claimed   a worker prepares it: the last claim holds
 //	started   the step's code may have begun, and never begins again
 //	finished  its result stands
 //

@@ -9,7 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// held is the index of the tasks of one queue that this worker has, under kizen:fleet:{QUEUE}:held:WORKER. Whoever takes over
+// held is the index of the tasks of one queue that this worker has, under kizen:fleet:{QUEUE}:held:WORKER. The worker that takes over
 // from a dead worker reads this index, and never all active tasks. A task stays in it until asynq has written down its end.
 type held struct {
 	redis redis.UniversalClient

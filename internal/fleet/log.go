@@ -5,7 +5,7 @@ import (
 	"log/slog"
 )
 
-// asynqLog gives asynq our log. What it says at Info is of interest to nobody but whoever debugs it.
+// asynqLog gives asynq our log. What it says at Info is of interest only while debugging.
 type asynqLog struct{ log *slog.Logger }
 
 func (l asynqLog) Debug(args ...any) { l.log.Debug(fmt.Sprint(args...)) }

@@ -36,7 +36,7 @@ const (
 	CallbackFailed    = "failed"
 )
 
-// unfinishedLimit is how long a record is kept that nobody touches: far longer than asynq waits to deliver again.
+// unfinishedLimit is how long an untouched record is kept: far longer than asynq waits to deliver again.
 const unfinishedLimit = 7 * 24 * time.Hour
 
 // tombstoneLimit is the least time for which an id is not run again once its execution has finished.

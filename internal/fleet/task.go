@@ -16,7 +16,7 @@ import (
 )
 
 // enqueuedAt is when a task was put into the queue. Where its headers do not say so, or say what cannot be, that is now, and
-// nobody knows how long it waited.
+// how long it waited is not known.
 func enqueuedAt(headers map[string]string, now time.Time) time.Time {
 	at, err := time.Parse(time.RFC3339, headers[wire.EnqueuedAt])
 	if err != nil || at.After(now) || now.Sub(at) > unfinishedLimit {

@@ -564,7 +564,7 @@ func (a *attempt) starting(ctx context.Context) error {
 	if !ours {
 		return errTakenOver
 	}
-	// Whoever has run this before writes that down within the pause after a restart, so nothing starts that was claimed before.
+	// A worker that has run this before writes that down within the pause after a restart, so nothing starts that was claimed before.
 	changed, err := a.run.check(ctx)
 	if err != nil {
 		return err

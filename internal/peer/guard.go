@@ -34,7 +34,7 @@ func (g *Guard) refuses(connection net.Conn) bool {
 	case err == nil:
 		return g.FromStep(owner)
 	case errors.Is(err, ErrClosed):
-		return true // a caller waits for its answer; whoever closed at once may have been a step
+		return true // a caller waits for its answer; a connection that closed at once may have been a step's
 	case errors.Is(err, ErrNotLocal):
 		remote := address(connection.RemoteAddr())
 		return remote.IsValid() && remote.Addr().IsLoopback() // it was a socket of this machine, and is gone

@@ -1,6 +1,6 @@
 // Package queue shares a fixed number of slots among businesses, so that none of them can starve another.
 //
-// Whoever comes when all slots are taken waits. A slot that becomes free goes to the waiting business that holds the fewest,
+// A caller that comes when all slots are taken waits. A slot that becomes free goes to the waiting business that holds the fewest,
 // and among those to the one that has gone without the longest; within a business it goes in order of arrival. The number
 // that may wait is bounded as well: when it is reached, a newcomer of a business that waits less than another takes the
 // place of the youngest of the business that waits the most.

@@ -33,9 +33,9 @@ type RegistryConfig struct {
 	// business that has the most loses its oldest, so that a business with no more than its equal share loses nothing to others.
 	Keep      int
 	KeepBytes int64
-	// Abandoned is told of each execution that left the queue without a slot, and why; nil: nobody is.
+	// Abandoned is told of each execution that left the queue without a slot, and why, unless it is nil.
 	Abandoned func(request execution.Request, err error)
-	// Finished is told of each end, on the goroutine that ran it; nil: nobody is.
+	// Finished is told of each end, on the goroutine that ran it, unless it is nil.
 	Finished func(*Execution)
 	Log      *slog.Logger
 }

@@ -28,7 +28,7 @@ type Config struct {
 	Hosts hosts.Names
 	// Secrets are what steps may be granted; nil: none.
 	Secrets execution.Secrets
-	// CheckIdentity refuses an account type that there is not; nil: anything goes.
+	// CheckIdentity refuses an unknown account type. If it is nil, every type is accepted.
 	CheckIdentity func(minter.Identity) error
 	// Callbacks says that somebody delivers the end of an execution to its callback URL; elsewhere such a URL is refused.
 	Callbacks bool
@@ -201,7 +201,7 @@ func (s *Server) run(c *gin.Context) {
 		s.answering(c)
 	case <-c.Request.Context().Done():
 		e.Cancel()
-		return // nobody listens
+		return // the caller is gone
 	}
 	ended, err := e.Ended()
 	if err != nil {

@@ -46,7 +46,7 @@ func Handler(prefix string) http.Handler {
 // reportModules are the modules of a report, each after those that it imports.
 var reportModules = []string{"dom.js", "format.js", "python.js", "waterfall.js", "page.js", "report.js"}
 
-// Report writes one file that shows record, and asks nobody for anything.
+// Report writes one file that shows record, and loads nothing from elsewhere.
 func Report(w io.Writer, record Record) error {
 	script, err := bundle(reportModules)
 	if err != nil {

@@ -107,7 +107,7 @@ func OutputTypes(declared runner.Outputs) map[string]runner.Type {
 	return types
 }
 
-// add appends a phase, unless it never was. What a warm interpreter did before anybody asked is no time of this execution.
+// add appends a phase, unless it never was. What a warm interpreter did before the request is no time of this execution.
 func (r *Record) add(name string, began time.Time, spent time.Duration) {
 	if began.IsZero() || spent <= 0 {
 		return

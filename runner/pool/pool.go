@@ -45,7 +45,7 @@ type Config struct {
 	// Exec has each interpreter executed and loaded for itself. It shares nothing that Python or the kernel chooses once with
 	// others, and takes as long as a cold start.
 	Exec bool
-	// Log is told when no interpreter can be started; nil: nobody is.
+	// Log is told when no interpreter can be started. If it is nil, nothing is logged.
 	Log *slog.Logger
 }
 
@@ -84,7 +84,7 @@ func New(config Config) *Pool {
 // Ready is how many interpreters wait now.
 func (p *Pool) Ready() int { return int(p.ready.Load()) }
 
-// Keep has the pool keep interpreters of a runtime before anybody has asked for one.
+// Keep has the pool keep interpreters of a runtime before the first execution asks for one.
 func (p *Pool) Keep(runtime runner.Runtime) { p.stock(runtime) }
 
 // errLoading is what Check says before the first interpreter.
@@ -103,7 +103,7 @@ func (p *Pool) Check(runtime runner.Runtime) error {
 }
 
 // Close ends the interpreters that wait, and returns when nothing is left of them. Those that were given away belong to
-// whoever took them, and Close waits until they have ended.
+// the caller that took them, and Close waits until they have ended.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true

@@ -128,7 +128,7 @@ func (s *stock) fork(ctx context.Context) (*runner.Prepared, error) {
 func (s *stock) renew(ctx context.Context) error {
 	s.renewing.Lock()
 	defer s.renewing.Unlock()
-	old := s.server // which nobody else changes
+	old := s.server // which only this goroutine changes
 	if s.loadsOwn || s.serves(old) {
 		return nil
 	}
@@ -154,7 +154,7 @@ func (s *stock) serves(server *runner.ForkServer) bool {
 	return server != nil && !ended(server.Done()) && time.Since(server.Begun()) < config.MaxAge && server.Forked() < config.MaxForks
 }
 
-// replace changes the server while nobody forks.
+// replace changes the server while no fork is under way.
 func (s *stock) replace(server *runner.ForkServer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -59,7 +59,7 @@ type Process struct {
 	// unwatched: only the kernel keeps its limits.
 	unwatched bool
 
-	// handedOver is closed when nobody else reads events any more.
+	// handedOver is closed once the reader of events has stopped.
 	handedOver chan struct{}
 	done       chan struct{}
 	exit       Exit
@@ -181,7 +181,7 @@ func (p *Process) supervise(ctx context.Context) {
 		p.monitor.follow(p.leader.pid())
 		watcher.Go(func() {
 			p.monitor.watch(watching, func() {
-				// Whoever starts a program is told that it runs before it is told that it ran too long.
+				// The caller hears that a program runs before it hears that the program ran too long.
 				<-p.handedOver
 				p.end(false)
 			})

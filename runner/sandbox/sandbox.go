@@ -16,7 +16,7 @@ import (
 type Mode string
 
 const (
-	// ModeAuto uses every layer that there is and warns of those that there are not. It is the default.
+	// ModeAuto uses every layer that this machine has and warns of the others. It is the default.
 	ModeAuto Mode = "auto"
 	// ModeRequired refuses to start anything unless every layer of isolation holds.
 	ModeRequired Mode = "required"

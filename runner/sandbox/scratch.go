@@ -155,7 +155,7 @@ func unlock(dir int, name string) error {
 	return unix.Fchmodat(dir, name, 0o700, 0)
 }
 
-// removeStaleScratch removes the directories of ours that nobody uses.
+// removeStaleScratch removes the directories of ours that no sidecar uses any more.
 func (s *Sandbox) removeStaleScratch(dir string) {
 	left, err := filepath.Glob(filepath.Join(dir, scratchPrefix+"*"))
 	if err != nil {

@@ -128,7 +128,7 @@ func (s *Service) ExitCode() int {
 	return code
 }
 
-// Readiness is what /readyz answers; the status is 0 where nobody does.
+// Readiness is what /readyz answers; the status is 0 without an answer.
 func (s *Service) Readiness() (status int, body string) { return s.get("/readyz") }
 
 // Metrics is what Prometheus would be given.

@@ -113,7 +113,7 @@ func receive() (*Job, error) {
 }
 
 // report sends an event, with a descriptor unless fd is negative. A sidecar that no longer listens is dead, and so will
-// the stage be: there is nobody left to tell.
+// the stage be: no caller is left to handle it.
 func report(event Event, fd int) {
 	packet, err := json.Marshal(event)
 	if err != nil {
