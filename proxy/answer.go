@@ -86,7 +86,7 @@ func (x *exchange) appendAnswer(b []byte) []byte {
 		if x.scanner.Contains(f.Value) || x.scanner.ContainsName(f.Name) {
 			continue
 		}
-		switch responseFate(f.Name) {
+		switch responseAction(f.Name) {
 		case framing:
 			if !framed {
 				before := len(b)
@@ -201,7 +201,7 @@ func (x *exchange) frame(buf *[copySize]byte, n int, chunked, ended bool, body a
 func (x *exchange) appendLastChunk(b []byte, trailers []h1.Field) []byte {
 	b = append(b, "0\r\n"...)
 	for _, f := range trailers {
-		if responseFate(f.Name) == pass && !x.scanner.Contains(f.Value) && !x.scanner.ContainsName(f.Name) {
+		if responseAction(f.Name) == pass && !x.scanner.Contains(f.Value) && !x.scanner.ContainsName(f.Name) {
 			b = appendField(b, f.Name, f.Value)
 		}
 	}

@@ -76,7 +76,7 @@ func decodedOnce(raw []byte) string {
 func (x *exchange) methods() []string {
 	methods := []string{x.call.Method}
 	for _, f := range x.c.req.Fields {
-		if requestFate(f.Name) == override {
+		if requestAction(f.Name) == override {
 			methods = append(methods, strings.ToUpper(string(f.Value)))
 		}
 	}

@@ -426,7 +426,7 @@ func (x *exchange) appendRequest(b []byte) []byte {
 
 	c.names = connectionNames(c.names, c.req.Fields)
 	for _, f := range c.req.Fields {
-		switch requestFate(f.Name) {
+		switch requestAction(f.Name) {
 		case hostField:
 			b = append(append(append(b, f.Name...), ": "...), p.cfg.APIRoot.Host...)
 			b = append(b, "\r\n"...)
@@ -471,7 +471,7 @@ func (x *exchange) rangeValue(f h1.Field) []byte {
 
 // passes reports whether a field of the request goes to the API as it is. Needs c.names.
 func (x *exchange) passes(f h1.Field) bool {
-	switch requestFate(f.Name) {
+	switch requestAction(f.Name) {
 	case pass, override:
 		return !named(x.c.names, f.Name)
 	case trace:

@@ -6,19 +6,19 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// fate is what becomes of a header field on its way through.
-type fate uint8
+// headerAction is what becomes of a header field on its way through.
+type headerAction uint8
 
 const (
-	pass      fate = iota
-	drop           // ours to send, a credential, or meant for the next hop only
-	framing        // rewritten from what the parser understood
-	hostField      // replaced by the API's
-	location       // see location.go
-	trace          // replaced when we trace
-	coding         // TE, of which only "trailers" is end-to-end
-	byteRange      // Range, which is widened
-	override       // names a method or a path other than the request line's
+	pass      headerAction = iota
+	drop                   // ours to send, a credential, or meant for the next hop only
+	framing                // rewritten from what the parser understood
+	hostField              // replaced by the API's
+	location               // see location.go
+	trace                  // replaced when we trace
+	coding                 // TE, of which only "trailers" is end-to-end
+	byteRange              // Range, which is widened
+	override               // names a method or a path other than the request line's
 )
 
 // longestName is the longest name that either table below knows.
@@ -35,8 +35,8 @@ func fold(buf *[longestName]byte, name []byte) []byte {
 	return buf[:len(name)]
 }
 
-// requestFate says what becomes of a field that the step sent.
-func requestFate(name []byte) fate {
+// requestAction says what becomes of a field that the step sent.
+func requestAction(name []byte) headerAction {
 	var buf [longestName]byte
 	folded := fold(&buf, name)
 	switch string(folded) {
@@ -84,8 +84,8 @@ var droppedPrefixes = []string{
 	"x-forwarded", "x-envoy-", "x-original-", "x-rewrite-", "x-accel-", "x-remote-", "x-auth-request-", "x-kizen-",
 }
 
-// responseFate says what becomes of a field that the API sent.
-func responseFate(name []byte) fate {
+// responseAction says what becomes of a field that the API sent.
+func responseAction(name []byte) headerAction {
 	var buf [longestName]byte
 	switch string(fold(&buf, name)) {
 	case "x-api-key", "x-business-id", "x-user-id", "set-cookie", "set-cookie2":

@@ -208,9 +208,9 @@ func (h *h2Exchange) header() http.Header {
 	for _, f := range c.req.Fields {
 		name := textproto.CanonicalMIMEHeaderKey(string(f.Name))
 		switch {
-		case requestFate(f.Name) == coding && h1.HasToken(f.Value, "trailers"):
+		case requestAction(f.Name) == coding && h1.HasToken(f.Value, "trailers"):
 			header[name] = []string{"trailers"}
-		case requestFate(f.Name) == byteRange && h.ranged:
+		case requestAction(f.Name) == byteRange && h.ranged:
 			header[name] = []string{string(h.rangeValue(f))}
 		case name != "Trailer" && h.passes(f):
 			header[name] = append(header[name], string(f.Value))
@@ -240,7 +240,7 @@ func (c *conn) announcedTrailers() http.Header {
 			continue
 		}
 		for name := range h1.Tokens(f.Value) {
-			if h1.ValidName(name) && requestFate(name) == pass {
+			if h1.ValidName(name) && requestAction(name) == pass {
 				if trailers == nil {
 					trailers = http.Header{}
 				}

@@ -76,7 +76,7 @@ func (u *upload) copy(buf []byte) (*refusal, error) {
 func (u *upload) lastChunk() []byte {
 	b := []byte("0\r\n")
 	for _, f := range u.x.c.body.Trailer() {
-		if requestFate(f.Name) == pass {
+		if requestAction(f.Name) == pass {
 			b = appendField(b, f.Name, f.Value)
 		}
 	}

@@ -23,9 +23,9 @@ type authorityFlags struct {
 	DevelopmentKeys bool `help:"Sign with a pair of this process's own although neither Redis nor the API is on this machine. Who can write to that Redis can then mint." group:"Keys"`
 }
 
-// granted is what authorityFlags mean: all that the caller can get wrong has
+// checkedFlags is what authorityFlags mean: all that the caller can get wrong has
 // been checked, and nothing is open.
-type granted struct {
+type checkedFlags struct {
 	flags   authorityFlags
 	keys    *minter.KeySet
 	ownKeys bool // nothing is configured, and keys are of this process
@@ -37,8 +37,8 @@ type granted struct {
 }
 
 // check reads and checks everything that the flags name.
-func (f authorityFlags) check(log *slog.Logger) (granted, error) {
-	g := granted{flags: f, log: log}
+func (f authorityFlags) check(log *slog.Logger) (checkedFlags, error) {
+	g := checkedFlags{flags: f, log: log}
 	var err error
 	if g.proxy, err = f.proxyConfig(log); err != nil {
 		return g, err
@@ -55,8 +55,8 @@ func (f authorityFlags) check(log *slog.Logger) (granted, error) {
 	return g, nil
 }
 
-// station is a host of executions and what it holds open.
-type station struct {
+// openHost is a host of executions and what it holds open.
+type openHost struct {
 	*execution.Host
 	store *store
 	audit *audit
@@ -64,8 +64,8 @@ type station struct {
 }
 
 // open connects to Redis and opens the audit.
-func (g granted) open(interpreters execution.Interpreters) (*station, error) {
-	s := &station{log: g.log}
+func (g checkedFlags) open(interpreters execution.Interpreters) (*openHost, error) {
+	s := &openHost{log: g.log}
 	if err := s.start(g, interpreters); err != nil {
 		s.close()
 		return nil, err
@@ -73,7 +73,7 @@ func (g granted) open(interpreters execution.Interpreters) (*station, error) {
 	return s, nil
 }
 
-func (s *station) start(g granted, interpreters execution.Interpreters) (err error) {
+func (s *openHost) start(g checkedFlags, interpreters execution.Interpreters) (err error) {
 	if s.audit, err = g.flags.openAudit(); err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (s *station) start(g granted, interpreters execution.Interpreters) (err err
 
 // close gives back what open took. What goes wrong is logged: the outcome of
 // what ran stands.
-func (s *station) close() {
+func (s *openHost) close() {
 	if s.store != nil {
 		s.store.close()
 	}

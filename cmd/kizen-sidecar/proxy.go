@@ -55,11 +55,11 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if err != nil {
 		return err
 	}
-	granted, err := c.check(app.log)
+	checked, err := c.check(app.log)
 	if err != nil {
 		return err
 	}
-	if err := checkType(granted.engine, target.identity()); err != nil {
+	if err := checkType(checked.engine, target.identity()); err != nil {
 		return usagef("--account-type: %w", err)
 	}
 	observed, flush, err := app.observe(ctx, c.AdminListen != "", false)
@@ -67,14 +67,14 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 		return err
 	}
 	defer flush()
-	granted.telemetry = observed
-	host, err := granted.open(nil)
+	checked.telemetry = observed
+	host, err := checked.open(nil)
 	if err != nil {
 		return err
 	}
 	defer host.close()
 	c.targetFlags.announce(app.log)
-	defer reloadKeys(ctx, granted.keys, app.log)()
+	defer reloadKeys(ctx, checked.keys, app.log)()
 	defer host.audit.follow(app.log)()
 	if host.store.embedded == nil {
 		defer watchClock(ctx, host.store, app.log)()
@@ -103,14 +103,14 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 		return err
 	}
 	defer c.withdraw(app)
-	authority.Log().Info("serving", "api_root", granted.proxy.APIRoot.String())
+	authority.Log().Info("serving", "api_root", checked.proxy.APIRoot.String())
 	c.wait(ctx)
 	authority.Log().Info("stopping")
 	return nil
 }
 
 // operators answers operators until the function that it returns is called.
-func (c *proxyCommand) operators(ctx context.Context, host *station, observed *telemetry.Telemetry, log *slog.Logger) (stop func(), err error) {
+func (c *proxyCommand) operators(ctx context.Context, host *openHost, observed *telemetry.Telemetry, log *slog.Logger) (stop func(), err error) {
 	if c.AdminListen == "" {
 		return func() {}, nil
 	}

@@ -132,11 +132,11 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	if err := c.checkReport(); err != nil {
 		return done, err
 	}
-	granted, err := c.check(app.log)
+	checked, err := c.check(app.log)
 	if err != nil {
 		return done, err
 	}
-	if err := checkType(granted.engine, done.target.identity()); err != nil {
+	if err := checkType(checked.engine, done.target.identity()); err != nil {
 		return done, usagef("--account-type: %w", err)
 	}
 	limits, err := c.limits()
@@ -147,13 +147,13 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	if err != nil {
 		return done, err
 	}
-	done.name, done.runtime, done.apiRoot = job.name, job.execution.Runtime, granted.proxy.APIRoot.String()
+	done.name, done.runtime, done.apiRoot = job.name, job.execution.Runtime, checked.proxy.APIRoot.String()
 	steps, err := runner.New(c.runnerConfig(app.log))
 	if err != nil {
 		return done, err
 	}
-	granted.telemetry = observed
-	host, err := granted.open(steps)
+	checked.telemetry = observed
+	host, err := checked.open(steps)
 	if err != nil {
 		return done, err
 	}

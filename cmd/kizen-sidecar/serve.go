@@ -22,7 +22,7 @@ import (
 type serveCommand struct {
 	listenFlags
 	queueFlags
-	workshopFlags
+	daemonFlags
 	targetFlags
 }
 
@@ -87,7 +87,7 @@ func (c *serveCommand) Run(ctx context.Context, app *app, command *kong.Context)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.daemon.close()
 	return s.serve(ctx)
 }
 
@@ -101,7 +101,7 @@ func (c *serveCommand) fill() error {
 
 // service is what serve runs.
 type service struct {
-	*workshop
+	daemon     *daemon
 	command    *serveCommand
 	queue      *queue.Queue
 	executions *serve.Registry
@@ -128,13 +128,13 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 		return nil, err
 	}
 	c.announceCallers(app.log)
-	s := &service{workshop: shared, command: c, queue: waiting, token: token}
-	s.telemetry.Metrics().Watch(s.state)
+	s := &service{daemon: shared, command: c, queue: waiting, token: token}
+	s.daemon.telemetry.Metrics().Watch(s.state)
 	s.executions = serve.NewRegistry(serve.RegistryConfig{
-		Queue: s.queue, Run: s.Run, Abandoned: s.Abandon, QueueTimeout: c.QueueTimeout,
-		Finished: s.callback.finished, Log: app.log,
+		Queue: s.queue, Run: s.daemon.host.Run, Abandoned: s.daemon.host.Abandon, QueueTimeout: c.QueueTimeout,
+		Finished: s.daemon.callback.finished, Log: app.log,
 	})
-	guard := s.guard()
+	guard := s.daemon.guard()
 	s.api = &http.Server{
 		Handler: guard.Require(s.control(callers, certifiedNames(encryption))), ConnContext: guard.ConnContext, TLSConfig: encryption,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
@@ -144,11 +144,11 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 
 func (s *service) control(callers *serve.Callers, certified []string) http.Handler {
 	return serve.NewServer(serve.Config{
-		Hosts:      s.hosts(certified...),
-		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.limits, Secrets: s.secrets, Log: s.log,
-		Callbacks: s.callback != nil,
-		UI:        s.command.UI, APIRoot: s.granted.proxy.APIRoot.String(),
-		CheckIdentity: func(id minter.Identity) error { return checkType(s.granted.engine, id) },
+		Hosts:      s.daemon.hosts(certified...),
+		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.daemon.limits, Secrets: s.daemon.secrets, Log: s.daemon.log,
+		Callbacks: s.daemon.callback != nil,
+		UI:        s.command.UI, APIRoot: s.daemon.checked.proxy.APIRoot.String(),
+		CheckIdentity: func(id minter.Identity) error { return checkType(s.daemon.checked.engine, id) },
 	}).Handler()
 }
 
@@ -163,7 +163,7 @@ func certifiedNames(config *tls.Config) []string {
 // state is what the metrics say of the load.
 func (s *service) state() telemetry.State {
 	load := s.queue.Stats()
-	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots, Ready: s.warm.Ready()}
+	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots, Ready: s.daemon.warm.Ready()}
 }
 
 // serve answers until ctx ends, then drains: what is new is refused, and what
@@ -173,7 +173,7 @@ func (s *service) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	operators, err := s.operators(func() error {
+	operators, err := s.daemon.operators(func() error {
 		if s.queue.Stats().Draining {
 			return queue.ErrDraining
 		}
@@ -183,12 +183,12 @@ func (s *service) serve(ctx context.Context) error {
 		_ = api.listener.Close()
 		return err
 	}
-	return s.work(ctx, shift{
+	return s.daemon.work(ctx, listeners{
 		api: api, operators: operators, token: s.token, tokenFile: s.command.TokenFile,
 		running: func() int { return s.queue.Stats().Used },
 		drain: func(limited context.Context) {
 			if err := s.executions.Shutdown(limited); err != nil {
-				s.log.Warn("the drain timeout is over", "error", err)
+				s.daemon.log.Warn("the drain timeout is over", "error", err)
 			}
 		},
 	})

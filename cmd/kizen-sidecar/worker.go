@@ -20,7 +20,7 @@ import (
 // workerCommand is kizen-sidecar worker.
 type workerCommand struct {
 	workerFlags
-	workshopFlags
+	daemonFlags
 }
 
 // workerFlags say what a worker takes.
@@ -80,7 +80,7 @@ func (c *workerCommand) Run(ctx context.Context, app *app, command *kong.Context
 
 // workerService is what worker runs.
 type workerService struct {
-	*workshop
+	daemon   *daemon
 	worker   *fleet.Worker
 	draining chan struct{}
 	// unwatch ends the questions about the queue, which need Redis.
@@ -99,14 +99,14 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 	if err != nil {
 		return nil, err
 	}
-	s := &workerService{workshop: shared, draining: make(chan struct{})}
+	s := &workerService{daemon: shared, draining: make(chan struct{})}
 	s.worker = fleet.NewWorker(fleet.Config{
-		Redis: s.store, Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Keep: c.Keep,
+		Redis: s.daemon.host.store, Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Keep: c.Keep,
 		Durability: fleet.Durability(c.StartDurability), Revoke: s.revoke, Ready: s.ready, Try: s.try,
-		Prepare: preparing(s.secrets, s.limits, s.granted.engine), Run: s.Run, Sender: s.callback.sending(), Log: app.log,
+		Prepare: preparing(s.daemon.secrets, s.daemon.limits, s.daemon.checked.engine), Run: s.daemon.host.Run, Sender: s.daemon.callback.sending(), Log: app.log,
 	})
-	s.telemetry.Metrics().Watch(s.state)
-	s.unwatch = s.telemetry.Metrics().WatchFleet(c.Queue, s.worker.Backlog)
+	s.daemon.telemetry.Metrics().Watch(s.state)
+	s.unwatch = s.daemon.telemetry.Metrics().WatchFleet(c.Queue, s.worker.Backlog)
 	return s, nil
 }
 
@@ -131,23 +131,23 @@ func preparing(secrets execution.SecretsByBusiness, limits runner.Limits, engine
 
 func (s *workerService) close() {
 	s.unwatch()
-	s.workshop.close()
+	s.daemon.close()
 }
 
 // state is what the metrics say of the load of this worker.
 func (s *workerService) state() telemetry.State {
 	running, waiting := s.worker.Load()
-	return telemetry.State{Queue: waiting, SlotsUsed: running, SlotsTotal: s.flags.Slots, Ready: s.warm.Ready()}
+	return telemetry.State{Queue: waiting, SlotsUsed: running, SlotsTotal: s.daemon.flags.Slots, Ready: s.daemon.warm.Ready()}
 }
 
 // serve works until ctx ends, then drains: nothing new is taken, and what runs
 // finishes.
 func (s *workerService) serve(ctx context.Context) error {
-	operators, err := s.operators(s.accepting)
+	operators, err := s.daemon.operators(s.accepting)
 	if err != nil {
 		return err
 	}
-	return s.work(ctx, shift{
+	return s.daemon.work(ctx, listeners{
 		operators: operators,
 		begin:     func() error { return s.worker.Start(ctx) },
 		running:   func() int { running, _ := s.worker.Load(); return running },
@@ -172,7 +172,7 @@ func (s *workerService) accepting() error {
 // ready says which of the worker's own readiness checks fails, but for those of Redis, without which nothing can be taken, and for
 // accepting, which is what the answer decides.
 func (s *workerService) ready(ctx context.Context) error {
-	for name, check := range s.checks() {
+	for name, check := range s.daemon.checks() {
 		if err := check(ctx); err != nil {
 			return fmt.Errorf("not ready: %s: %w", name, err)
 		}
@@ -182,13 +182,13 @@ func (s *workerService) ready(ctx context.Context) error {
 
 // revoke ends the keys of an execution whose worker has died.
 func (s *workerService) revoke(ctx context.Context, business, id string) error {
-	_, err := minter.NewRevoker(s.store).Execution(ctx, business, id)
+	_, err := minter.NewRevoker(s.daemon.host.store).Execution(ctx, business, id)
 	return err
 }
 
 // try starts an interpreter as an execution would, and ends it.
 func (s *workerService) try(ctx context.Context) error {
-	prepared, err := s.warm.Prepare(ctx, runner.DefaultRuntime, s.limits)
+	prepared, err := s.daemon.warm.Prepare(ctx, runner.DefaultRuntime, s.daemon.limits)
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func BenchmarkExecution(b *testing.B) {
 		times["bare-fork"] = append(times["bare-fork"], fork())
 		times["warm"] = append(times["warm"], timed(b, take(b, p)))
 		began := time.Now()
-		forked, err := p.stock(runner.DefaultRuntime).fork(b.Context())
+		forked, err := p.of(runner.DefaultRuntime).fork(b.Context())
 		if forked == nil {
 			b.Skip("there are no forks here: ", err)
 		}

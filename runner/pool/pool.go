@@ -59,9 +59,9 @@ type Pool struct {
 	keepers routine.Group
 	ready   atomic.Int64 // interpreters that wait
 
-	mu     sync.Mutex
-	closed bool
-	stocks map[runner.Runtime]*stock
+	mu       sync.Mutex
+	closed   bool
+	runtimes map[runner.Runtime]*runtimePool
 }
 
 // New returns a pool that has started nothing. Close it.
@@ -76,7 +76,7 @@ func New(config Config) *Pool {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
 	config.Limits = config.Limits.WithDefaults()
-	p := &Pool{config: config, loading: make(chan struct{}, goruntime.NumCPU()), stocks: map[runner.Runtime]*stock{}}
+	p := &Pool{config: config, loading: make(chan struct{}, goruntime.NumCPU()), runtimes: map[runner.Runtime]*runtimePool{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -85,7 +85,7 @@ func New(config Config) *Pool {
 func (p *Pool) Ready() int { return int(p.ready.Load()) }
 
 // Keep has the pool keep interpreters of a runtime before the first execution asks for one.
-func (p *Pool) Keep(runtime runner.Runtime) { p.stock(runtime) }
+func (p *Pool) Keep(runtime runner.Runtime) { p.of(runtime) }
 
 // errLoading is what Check says before the first interpreter.
 var errLoading = errors.New("the first warm interpreter is loading")
@@ -94,7 +94,7 @@ var errLoading = errors.New("the first warm interpreter is loading")
 // can be filled: under load no interpreter may be waiting at the moment of the question, which is what they are for.
 func (p *Pool) Check(runtime runner.Runtime) error {
 	p.mu.Lock()
-	s := p.stocks[runtime]
+	s := p.runtimes[runtime]
 	p.mu.Unlock()
 	if s == nil {
 		return errLoading
@@ -110,7 +110,7 @@ func (p *Pool) Close() {
 	p.mu.Unlock()
 	p.cancel()
 	p.keepers.Wait()
-	for _, s := range p.stocks {
+	for _, s := range p.runtimes {
 		s.close()
 	}
 }
@@ -122,7 +122,7 @@ func (p *Pool) Prepare(ctx context.Context, runtime runner.Runtime, limits runne
 	if runtime == "" {
 		runtime = runner.DefaultRuntime
 	}
-	if s := p.stock(runtime); s != nil && limits.ShareProcess(p.config.Limits) {
+	if s := p.of(runtime); s != nil && limits.ShareProcess(p.config.Limits) {
 		if prepared := s.take(ctx); prepared != nil {
 			prepared.Relimit(limits)
 			return prepared, nil
@@ -131,17 +131,17 @@ func (p *Pool) Prepare(ctx context.Context, runtime runner.Runtime, limits runne
 	return p.config.Source.Prepare(ctx, runtime, limits)
 }
 
-// stock is where the interpreters of a runtime are; nil once the pool is closed, or keeps none.
-func (p *Pool) stock(runtime runner.Runtime) *stock {
+// of returns where the interpreters of a runtime are; nil once the pool is closed, or keeps none.
+func (p *Pool) of(runtime runner.Runtime) *runtimePool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || p.config.Size == 0 {
 		return nil
 	}
-	s, ok := p.stocks[runtime]
+	s, ok := p.runtimes[runtime]
 	if !ok {
-		s = newStock(p, runtime)
-		p.stocks[runtime] = s
+		s = newRuntimePool(p, runtime)
+		p.runtimes[runtime] = s
 		for range p.config.Size {
 			p.keepers.Go(s.keep)
 		}

@@ -46,7 +46,7 @@ func newPool(t testing.TB, size int, config runner.Config) *Pool {
 func take(t testing.TB, p *Pool) *runner.Prepared {
 	t.Helper()
 	select {
-	case prepared := <-p.stock(runner.DefaultRuntime).waiting:
+	case prepared := <-p.of(runner.DefaultRuntime).waiting:
 		return prepared
 	case <-time.After(5 * time.Minute):
 		t.Fatal("no interpreter got warm")
@@ -207,7 +207,7 @@ func TestWhatIsTakenBeforeAnyWaitsIsForkedOnDemand(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	first := take(t, p)
 	defer first.Discard()
-	if p.stocks[runner.DefaultRuntime].server == nil {
+	if p.runtimes[runner.DefaultRuntime].server == nil {
 		t.Skip("there are no forks here")
 	}
 	for range 5 {
@@ -225,14 +225,14 @@ func TestWhatIsTakenBeforeAnyWaitsIsForkedOnDemand(t *testing.T) {
 func TestWithoutForksEachInterpreterIsLoaded(t *testing.T) {
 	p := newPool(t, 1, runner.Config{Sandbox: sandbox.ModeOff})
 	run(t, p, "import sys\nassert 'requests' in sys.modules", nil)
-	if p.stocks[runner.DefaultRuntime].server != nil {
+	if p.runtimes[runner.DefaultRuntime].server != nil {
 		t.Error("a sandbox that is off forks")
 	}
 }
 
 func TestAServerThatDiedIsReplaced(t *testing.T) {
 	p := newPool(t, 0, runner.Config{})
-	s := newStock(p, runner.DefaultRuntime)
+	s := newRuntimePool(p, runner.DefaultRuntime)
 	t.Cleanup(s.close)
 	for range 2 {
 		prepared, err := s.load()
@@ -288,7 +288,7 @@ func TestAWarmInterpreterHasANetworkOfItsOwn(t *testing.T) {
 func TestAnOldOrDeadInterpreterIsReplaced(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	p.config.MaxAge = time.Nanosecond
-	s := newStock(p, runner.DefaultRuntime)
+	s := newRuntimePool(p, runner.DefaultRuntime)
 	t.Cleanup(s.close)
 	var servers []*runner.ForkServer
 	for range 2 {
@@ -314,7 +314,7 @@ func TestAnOldOrDeadInterpreterIsReplaced(t *testing.T) {
 func TestForksShareAHashSeedForACertainNumberOnly(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	p.config.MaxForks = 3
-	s := newStock(p, runner.DefaultRuntime)
+	s := newRuntimePool(p, runner.DefaultRuntime)
 	t.Cleanup(s.close)
 	seeds := map[any]int{}
 	for range 7 {
@@ -351,7 +351,7 @@ func TestExecutedInterpretersShareNothingThatIsChosenOnce(t *testing.T) {
 			p := newPool(t, 1, runner.Config{})
 			p.config.Exec = name == "executed"
 			first := take(t, p)
-			if p.stocks[runner.DefaultRuntime].server == nil && name == "forked" {
+			if p.runtimes[runner.DefaultRuntime].server == nil && name == "forked" {
 				first.Discard()
 				t.Skip("there are no forks here")
 			}

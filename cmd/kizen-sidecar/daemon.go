@@ -24,9 +24,9 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// workshopFlags are what every command has that runs executions until it is
+// daemonFlags are what every command has that runs executions until it is
 // told to stop.
-type workshopFlags struct {
+type daemonFlags struct {
 	configFlags
 	operationFlags
 	webhookFlags
@@ -65,11 +65,11 @@ func (f *operationFlags) fill() error {
 	return nil
 }
 
-// workshop is what executions of a standing command are run with.
-type workshop struct {
-	*station
-	flags     *workshopFlags
-	granted   granted
+// daemon is what serve and worker have in common: the parts that executions are run with, and how they start and drain.
+type daemon struct {
+	host      *openHost
+	flags     *daemonFlags
+	checked   checkedFlags
 	limits    runner.Limits
 	secrets   execution.SecretsByBusiness
 	steps     *runner.Runner
@@ -82,8 +82,8 @@ type workshop struct {
 
 // open checks everything that the flags name, and opens nothing but Redis and
 // the audit.
-func (f *workshopFlags) open(ctx context.Context, app *app) (*workshop, error) {
-	w := &workshop{flags: f, log: app.log}
+func (f *daemonFlags) open(ctx context.Context, app *app) (*daemon, error) {
+	w := &daemon{flags: f, log: app.log}
 	if err := w.check(app); err != nil {
 		return nil, err
 	}
@@ -92,15 +92,15 @@ func (f *workshopFlags) open(ctx context.Context, app *app) (*workshop, error) {
 		return nil, err
 	}
 	w.warm = pool.New(pool.Config{Source: w.steps, Size: f.Warm, Exec: f.WarmIsolation == "exec", Limits: w.limits, Log: app.log})
-	w.granted.telemetry = w.telemetry
-	if w.station, err = w.granted.open(w.warm); err != nil {
+	w.checked.telemetry = w.telemetry
+	if w.host, err = w.checked.open(w.warm); err != nil {
 		w.flush()
 		return nil, err
 	}
 	return w, nil
 }
 
-func (w *workshop) check(app *app) (err error) {
+func (w *daemon) check(app *app) (err error) {
 	f := w.flags
 	if w.secrets, err = loadSecrets(f.SecretsFile); err != nil {
 		return err
@@ -111,7 +111,7 @@ func (w *workshop) check(app *app) (err error) {
 	if w.callback, err = f.callbacks(app.log); err != nil {
 		return err
 	}
-	if w.granted, err = f.check(app.log); err != nil {
+	if w.checked, err = f.check(app.log); err != nil {
 		return err
 	}
 	w.steps, err = runner.New(f.runnerConfig(app.log))
@@ -121,16 +121,16 @@ func (w *workshop) check(app *app) (err error) {
 // callbackGrace is how long the last callbacks may take.
 const callbackGrace = 5 * time.Second
 
-func (w *workshop) close() {
+func (w *daemon) close() {
 	w.warm.Close()
 	w.callback.close(callbackGrace)
-	w.station.close()
+	w.host.close()
 	w.flush()
 }
 
-// shift is one stretch of work, from the first answer of the listeners to the
+// listeners are what a daemon serves, from the first answer of the listeners to the
 // last. A part that is not configured is nil.
-type shift struct {
+type listeners struct {
 	api, operators *server
 	// token is what requests to api must carry, and tokenFile where it is kept. Both are empty where callers have tokens of
 	// their own.
@@ -145,7 +145,7 @@ type shift struct {
 }
 
 // servers are the listeners, that of the operators last: they watch the end.
-func (s shift) servers() (all []*server) {
+func (s listeners) servers() (all []*server) {
 	for _, one := range []*server{s.api, s.operators} {
 		if one != nil {
 			all = append(all, one)
@@ -154,12 +154,12 @@ func (s shift) servers() (all []*server) {
 	return all
 }
 
-// work runs a shift until ctx ends or a listener fails.
-func (w *workshop) work(ctx context.Context, s shift) error {
-	defer reloadKeys(ctx, w.granted.keys, w.log)()
-	defer w.audit.follow(w.log)()
-	if w.store.embedded == nil {
-		defer watchClock(ctx, w.store, w.log)()
+// work serves until ctx ends or a listener fails.
+func (w *daemon) work(ctx context.Context, s listeners) error {
+	defer reloadKeys(ctx, w.checked.keys, w.log)()
+	defer w.host.audit.follow(w.log)()
+	if w.host.store.embedded == nil {
+		defer watchClock(ctx, w.host.store, w.log)()
 	}
 	w.warm.Keep(runner.DefaultRuntime)
 	servers := s.servers()
@@ -184,7 +184,7 @@ func (w *workshop) work(ctx context.Context, s shift) error {
 }
 
 // begin takes work, and writes its addresses to the log and to the ready file.
-func (w *workshop) begin(s shift) error {
+func (w *daemon) begin(s listeners) error {
 	if s.begin != nil {
 		if err := s.begin(); err != nil {
 			return err
@@ -217,7 +217,7 @@ func (w *workshop) begin(s shift) error {
 }
 
 // retract takes away what says that executions are taken.
-func (w *workshop) retract() {
+func (w *daemon) retract() {
 	if w.flags.ReadyFile == "" {
 		return
 	}
@@ -227,7 +227,7 @@ func (w *workshop) retract() {
 }
 
 // drain lets what runs finish, until the drain timeout is over or another signal asks to end.
-func (w *workshop) drain(ctx context.Context, s shift) {
+func (w *daemon) drain(ctx context.Context, s listeners) {
 	limited, cancel := context.WithTimeout(ctx, w.flags.DrainTimeout)
 	defer cancel()
 	limited, ignore := signal.NotifyContext(limited, os.Interrupt, syscall.SIGTERM)
@@ -245,12 +245,12 @@ func (w *workshop) drain(ctx context.Context, s shift) {
 
 // operators is the server that operators ask, bound; nil without one.
 // accepting says why no new execution is taken.
-func (w *workshop) operators(accepting func() error) (*server, error) {
+func (w *daemon) operators(accepting func() error) (*server, error) {
 	if w.flags.AdminListen == "" {
 		return nil, nil
 	}
 	checks := w.checks()
-	checks["redis"] = w.Ready
+	checks["redis"] = w.host.Ready
 	checks["accepting"] = func(context.Context) error { return accepting() }
 	guard := w.guard()
 	return bind("--admin-listen", w.flags.AdminListen, 0, &http.Server{
@@ -263,12 +263,12 @@ func (w *workshop) operators(accepting func() error) (*server, error) {
 }
 
 // checks say whether this machine can run executions.
-func (w *workshop) checks() map[string]serve.Check {
+func (w *daemon) checks() map[string]serve.Check {
 	checks := map[string]serve.Check{
 		"sandbox": func(context.Context) error { return sandboxReady(w.steps, w.flags.Sandbox) },
 	}
-	if w.audit != nil {
-		checks["audit"] = func(context.Context) error { return w.audit.Ready() }
+	if w.host.audit != nil {
+		checks["audit"] = func(context.Context) error { return w.host.audit.Ready() }
 	}
 	if w.flags.Warm > 0 {
 		checks["warm"] = func(context.Context) error { return w.warm.Check(runner.DefaultRuntime) }
@@ -277,7 +277,7 @@ func (w *workshop) checks() map[string]serve.Check {
 }
 
 // hosts are the names of --host-name, those in a certificate, and that of this machine.
-func (w *workshop) hosts(certified ...string) hosts.Names {
+func (w *daemon) hosts(certified ...string) hosts.Names {
 	names := slices.Concat(w.flags.HostName, certified)
 	if own, err := os.Hostname(); err == nil {
 		names = append(names, own)
@@ -286,7 +286,7 @@ func (w *workshop) hosts(certified ...string) hosts.Names {
 }
 
 // guard keeps the steps that this process runs out of its own servers.
-func (w *workshop) guard() *peer.Guard {
+func (w *daemon) guard() *peer.Guard {
 	return &peer.Guard{Log: w.log, FromStep: func(o peer.Owner) bool { return w.steps.HoldsSocket(o.UserID, o.Inode) }}
 }
 

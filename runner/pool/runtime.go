@@ -13,8 +13,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
-// stock keeps the interpreters of one runtime.
-type stock struct {
+// runtimePool keeps the interpreters of one runtime.
+type runtimePool struct {
 	pool    *Pool
 	runtime runner.Runtime
 	// waiting is not buffered: an interpreter belongs to its keeper until somebody takes it.
@@ -32,13 +32,13 @@ type stock struct {
 // outcome is how an attempt to have an interpreter wait went.
 type outcome struct{ err error }
 
-func newStock(pool *Pool, runtime runner.Runtime) *stock {
-	s := &stock{pool: pool, runtime: runtime, waiting: make(chan *runner.Prepared), loadsOwn: pool.config.Exec}
+func newRuntimePool(pool *Pool, runtime runner.Runtime) *runtimePool {
+	s := &runtimePool{pool: pool, runtime: runtime, waiting: make(chan *runner.Prepared), loadsOwn: pool.config.Exec}
 	s.loaded.Store(&outcome{errLoading})
 	return s
 }
 
-func (s *stock) check() error {
+func (s *runtimePool) check() error {
 	err := s.loaded.Load().err
 	if err != nil && err != errLoading {
 		return fmt.Errorf("no warm interpreter can be started: %w", err)
@@ -47,7 +47,7 @@ func (s *stock) check() error {
 }
 
 // take gives an interpreter that waits or, where none does, a fork; nil where that cannot be had.
-func (s *stock) take(ctx context.Context) *runner.Prepared {
+func (s *runtimePool) take(ctx context.Context) *runner.Prepared {
 	for {
 		select {
 		case prepared := <-s.waiting:
@@ -80,7 +80,7 @@ func ended(done <-chan struct{}) bool {
 const retry = 5 * time.Second
 
 // keep has one interpreter wait, and starts the next when it is taken, until the pool is closed.
-func (s *stock) keep() {
+func (s *runtimePool) keep() {
 	for s.pool.ctx.Err() == nil {
 		prepared, err := s.load()
 		s.loaded.Store(&outcome{err})
@@ -96,7 +96,7 @@ func (s *stock) keep() {
 }
 
 // load forks an interpreter, or loads one where there are no forks. Those given away outlive the pool's context.
-func (s *stock) load() (*runner.Prepared, error) {
+func (s *runtimePool) load() (*runner.Prepared, error) {
 	select {
 	case s.pool.loading <- struct{}{}:
 		defer func() { <-s.pool.loading }()
@@ -114,7 +114,7 @@ func (s *stock) load() (*runner.Prepared, error) {
 }
 
 // fork forks an interpreter; nil where there is nothing to fork it from.
-func (s *stock) fork(ctx context.Context) (*runner.Prepared, error) {
+func (s *runtimePool) fork(ctx context.Context) (*runner.Prepared, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.server == nil || ended(s.server.Done()) {
@@ -125,7 +125,7 @@ func (s *stock) fork(ctx context.Context) (*runner.Prepared, error) {
 
 // renew sees to it that there is a server to fork from, and none that is used up or dead, where there can be one at all.
 // Meanwhile the old one serves.
-func (s *stock) renew(ctx context.Context) error {
+func (s *runtimePool) renew(ctx context.Context) error {
 	s.renewing.Lock()
 	defer s.renewing.Unlock()
 	old := s.server // which only this goroutine changes
@@ -149,20 +149,20 @@ func (s *stock) renew(ctx context.Context) error {
 }
 
 // serves reports whether a server is good for another fork.
-func (s *stock) serves(server *runner.ForkServer) bool {
+func (s *runtimePool) serves(server *runner.ForkServer) bool {
 	config := s.pool.config
 	return server != nil && !ended(server.Done()) && time.Since(server.Begun()) < config.MaxAge && server.Forked() < config.MaxForks
 }
 
 // replace changes the server while no fork is under way.
-func (s *stock) replace(server *runner.ForkServer) {
+func (s *runtimePool) replace(server *runner.ForkServer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.server = server
 }
 
 // offer returns when the interpreter was taken, has died, is old, or is not needed any more.
-func (s *stock) offer(prepared *runner.Prepared) {
+func (s *runtimePool) offer(prepared *runner.Prepared) {
 	p := s.pool
 	age := time.NewTimer(p.config.MaxAge)
 	defer age.Stop()
@@ -181,7 +181,7 @@ func (s *stock) offer(prepared *runner.Prepared) {
 }
 
 // close ends what interpreters are forked from, once the last of them has ended. No keeper may be left.
-func (s *stock) close() {
+func (s *runtimePool) close() {
 	server := s.server
 	s.replace(nil)
 	if server != nil {
