@@ -20,6 +20,7 @@ import (
 
 // TestNoKeyIsGoodOnceItsRevocationIsTold revokes keys while eight threads of their step use them.
 func TestNoKeyIsGoodOnceItsRevocationIsTold(t *testing.T) {
+	t.Parallel()
 	redisURL := startRedisServer(t)
 	platform := startPlatform(t, "--redis-url", redisURL)
 	var mu sync.Mutex

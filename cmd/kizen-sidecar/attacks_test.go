@@ -380,6 +380,7 @@ var bareContainers = []struct {
 
 // TestAContainerWithoutNamespacesIsSaidOrRefused: with --sandbox=auto what there is holds, with --sandbox=required nothing runs.
 func TestAContainerWithoutNamespacesIsSaidOrRefused(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("SKIPPED: it takes root to take everything away")
 	}

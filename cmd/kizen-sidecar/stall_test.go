@@ -49,6 +49,7 @@ func stall(t *testing.T, listener net.Listener, pid func() int) {
 
 // TestAStepIsJudgedByItsOwnTime stops the sidecar for longer than the step's limit.
 func TestAStepIsJudgedByItsOwnTime(t *testing.T) {
+	t.Parallel()
 	rows := map[string]struct{ body, says string }{
 		"in time":              {"outputs.x = 'done'", "done"},
 		"a large result":       {"outputs.x = 'done' * 10**6", "donedonedone"},

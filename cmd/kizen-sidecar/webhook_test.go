@@ -82,6 +82,7 @@ func (e *ends) submit(business, id, callback string) {
 // TestReceiversThatHangHoldUpNoOtherBusiness: one attempt that ends is enough
 // for the other business to have its turn.
 func TestReceiversThatHangHoldUpNoOtherBusiness(t *testing.T) {
+	t.Parallel()
 	release, told := make(chan struct{}), make(chan struct{})
 	var hanging atomic.Int64
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

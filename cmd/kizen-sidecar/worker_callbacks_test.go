@@ -76,7 +76,10 @@ func (r *resetting) reset() {
 	clear(r.open)
 }
 
-func TestEveryCallbackIsDeliveredUnderFaults(t *testing.T) { requireCallbacks(t, 30) }
+func TestEveryCallbackIsDeliveredUnderFaults(t *testing.T) {
+	t.Parallel()
+	requireCallbacks(t, 30)
+}
 
 func TestTortureEveryCallbackOfManyIsDeliveredUnderFaults(t *testing.T) { requireCallbacks(t, 500) }
 
