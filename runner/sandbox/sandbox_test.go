@@ -71,8 +71,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestAsOrdinaryUser runs all the tests again as a user that is not root, but those named TestTorture.
-func TestAsOrdinaryUser(t *testing.T) { asOrdinaryUser(t, "-test.skip=^TestTorture") }
+// TestTortureEverythingAsOrdinaryUser runs all the tests again as a user that is not root, but those named TestTorture.
+func TestTortureEverythingAsOrdinaryUser(t *testing.T) { asOrdinaryUser(t, "-test.skip=^TestTorture") }
 
 func asOrdinaryUser(t *testing.T, which string) {
 	t.Helper()
