@@ -10,10 +10,10 @@ export GOFLAGS := -tags=nomsgpack $(GOFLAGS)
 TORTURE := ^TestTorture
 TORTURED = $(sort $(dir $(shell grep -rlE 'func TestTorture' --include='*_test.go' .)))
 
-# The tests of these packages drive the built commands, which have no race detector. They are compiled as the commands are,
+# The tests of these packages drive the built commands, which have no race detector, or the processes of sandboxes. They are compiled as the commands are,
 # so that their dependencies are compiled once. They mostly wait for other processes, so that more of them run side by side than there
 # are processors.
-DRIVEN = $(sort $(dir $(shell grep -rl 'sidecartest[.]Main' --include='*_test.go' .)))
+DRIVEN = $(sort ./runner/sandbox/ $(dir $(shell grep -rl 'sidecartest[.]Main' --include='*_test.go' .)))
 RACED = $(filter-out $(DRIVEN),$(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Module.Path)}}' ./...)))
 PLAINLY := CGO_ENABLED=0 $(GO) test -trimpath -vet=off -parallel 4
 # make lint vets.
