@@ -13,13 +13,13 @@ import (
 )
 
 // smallDisk mounts a file system of 256 KiB and 32 files.
-func smallDisk(t *testing.T) string {
+func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: only root can mount a small disk")
 	}
 	disk := t.TempDir()
-	if err := unix.Mount("kizen-test", disk, "tmpfs", unix.MS_NOSUID, "size=256k,nr_inodes=32,mode=1777"); err != nil {
+	if err := unix.Mount("kizen-test", disk, "tmpfs", unix.MS_NOSUID, "size="+size+",nr_inodes=64,mode=1777"); err != nil {
 		if os.Getenv("KIZEN_TEST_REQUIRE") != "" && !errors.Is(err, unix.EPERM) {
 			t.Fatal(err)
 		}
@@ -61,7 +61,7 @@ func fill(t *testing.T, disk string) (free func()) {
 }
 
 func TestTortureServeNeedsNoDiskWhereStepsHaveTheirOwn(t *testing.T) {
-	disk := smallDisk(t)
+	disk := smallDisk(t, "256k")
 	api := newGateAPI(t)
 	s := try(t, startRedisServer(t), disk, "--warm", "0", "--slots", "4", "--api-root", api.root()).settle(4)
 	free := fill(t, disk)
@@ -78,7 +78,7 @@ func TestTortureServeNeedsNoDiskWhereStepsHaveTheirOwn(t *testing.T) {
 // TestTortureServeSaysThatItsDiskIsFull has steps use the sidecar's own disk, as they
 // do where the kernel gives them none.
 func TestTortureServeSaysThatItsDiskIsFull(t *testing.T) {
-	disk := smallDisk(t)
+	disk := smallDisk(t, "1m") // the compiled harness is kept there too
 	redisURL := startRedisServer(t)
 	api := newGateAPI(t)
 	s := try(t, redisURL, disk, "--sandbox", "off", "--warm", "0", "--slots", "4", "--api-root", api.root()).settle(4)
@@ -96,7 +96,7 @@ func TestTortureServeSaysThatItsDiskIsFull(t *testing.T) {
 // TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards has
 // the audit's disk fill up, in the middle of a line perhaps.
 func TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards(t *testing.T) {
-	disk := smallDisk(t)
+	disk := smallDisk(t, "256k")
 	api := newGateAPI(t)
 	file := filepath.Join(disk, "audit.jsonl")
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "0", "--slots", "4", "--api-root", api.root(), "--audit-file", file).settle(4)
