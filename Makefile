@@ -15,7 +15,7 @@ TORTURED = $(sort $(dir $(shell grep -rlE 'func TestTorture' --include='*_test.g
 # are processors.
 DRIVEN = $(sort ./runner/sandbox/ $(dir $(shell grep -rl 'sidecartest[.]Main' --include='*_test.go' .)))
 RACED = $(filter-out $(DRIVEN),$(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Module.Path)}}' ./...)))
-PLAINLY := CGO_ENABLED=0 $(GO) test -trimpath -vet=off -parallel 4
+PLAINLY := CGO_ENABLED=0 $(GO) test -trimpath -vet=off -parallel 3
 # make lint vets.
 RACING := $(GO) test -race -vet=off
 
