@@ -205,7 +205,7 @@ func TestAQueueRunsAnExecutionOnce(t *testing.T) {
 	queue := client.Queue{Redis: store}
 	request := script("outputs.log('from a queue')")
 	if _, err := queue.Enqueue(t.Context(), request); err == nil {
-		t.Error("an execution for nobody was enqueued")
+		t.Error("an execution without a business was enqueued")
 	}
 	request.BusinessID, request.UserID = "b-1", "u-1"
 	id, err := queue.Enqueue(t.Context(), request)

@@ -156,7 +156,7 @@ func TestBadFieldsOfAccountsAreKeyedByField(t *testing.T) {
 		"null for a body":           {"PATCH", one, `null`, "body"},
 		"groups missing":            {"PUT", one + "/permission-groups", `{}`, "permission_groups"},
 		"null groups":               {"PUT", one + "/permission-groups", `{"permission_groups":null}`, "permission_groups"},
-		"timeline of nobody":        {"GET", "/timeline", "", "account"},
+		"timeline without account":  {"GET", "/timeline", "", "account"},
 		"timeline from nowhere":     {"GET", "/timeline?account=x&before=yesterday", "", "before"},
 		"include that is not bool":  {"GET", "/team/typeahead?include_service_accounts=perhaps", "", "include_service_accounts"},
 	} {
@@ -248,8 +248,8 @@ func TestAKeyOfTheWrongKindOrTypeIsNoKey(t *testing.T) {
 	for name, c := range map[string]struct{ account, kind, code string }{
 		"a signed key of an integration account": {id, policy.ServiceIntegration, policy.CodeKeyKind},
 		"another type than the account's":        {id, policy.ServicePlugin, policy.CodeUnknownAccount},
-		"a type that there is not":               {id, "service_robot", policy.CodeUnknownAccount},
-		"a person that there is not":             {"nobody", policy.Employee, policy.CodeUnknownAccount},
+		"an unknown type":                        {id, "service_robot", policy.CodeUnknownAccount},
+		"an unknown person":                      {"nobody", policy.Employee, policy.CodeUnknownAccount},
 		"an account by a person's type":          {id, policy.Employee, policy.CodeUnknownAccount},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -126,7 +126,7 @@ func TestEveryEntryRefusesTheSameKeys(t *testing.T) {
 		"another type than the account's":        {w.signed(id, policy.ServicePlugin), policy.CodeUnknownAccount},
 		"an archived account":                    {keyOfArchived, minter.CodeRevoked},
 		"the Code Account":                       {w.headers, ""},
-		"an employee":                            {w.person(nobody), ""},
+		"an employee":                            {w.person(unprivileged), ""},
 	} {
 		for entry, ask := range entries {
 			if got := ask(w, row.headers); got != row.want {

@@ -16,8 +16,8 @@ func TestARefusalNamesThePermissionAndTheLevel(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"x"}`)
 	for _, row := range []struct{ as, method, path, needs, has string }{
-		{nobody, "GET", "/service-accounts", "read", "none"},
-		{nobody, "GET", "/permission-groups", "read", "none"},
+		{unprivileged, "GET", "/service-accounts", "read", "none"},
+		{unprivileged, "GET", "/permission-groups", "read", "none"},
 		{viewer, "POST", "/service-accounts/" + id + "/tokens/rotate", "write", "read"},
 		{editor, "DELETE", "/service-accounts/" + id, "remove", "write"},
 	} {
@@ -100,7 +100,7 @@ func TestHEADAnswersWhatGETDoes(t *testing.T) {
 		if strings.HasSuffix(path, "/timeline") {
 			path += "?account=" + id
 		}
-		for _, headers := range []http.Header{w.person(admin), w.person(nobody)} {
+		for _, headers := range []http.Header{w.person(admin), w.person(unprivileged)} {
 			var answers [2]*http.Response
 			for i, method := range []string{"GET", "HEAD"} {
 				request, err := http.NewRequestWithContext(t.Context(), method, outside+path, nil)
@@ -181,7 +181,7 @@ func TestATimelineTellsWhatWasDoneToTheAccountAndByWhom(t *testing.T) {
 	w.refused(403, policy.CodeNotPermitted, "", w.person(editor), "DELETE", path, "") // does nothing
 	w.want(204, w.person(admin), "DELETE", path, "")
 	var got []string
-	for _, e := range list(w.want(200, w.person(nobody), "GET", "/timeline?account="+id, ""), "results") {
+	for _, e := range list(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+id, ""), "results") {
 		by, _ := e["by"].(map[string]any)
 		got = append(got, fmt.Sprint(e["action"], " ", by["name"]))
 	}

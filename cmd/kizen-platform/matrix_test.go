@@ -125,7 +125,7 @@ type actor struct {
 func (w *world) callerAt(kind policy.AccountType, level policy.Level) actor {
 	w.t.Helper()
 	if !kind.Service() {
-		id := []string{nobody, viewer, editor, admin}[level]
+		id := []string{unprivileged, viewer, editor, admin}[level]
 		return actor{subject{kind, id}, func(method, path, body string) answer { return w.callAs(w.person(id), method, path, body) }}
 	}
 	c, headers := w.accountOf(kind)
@@ -171,7 +171,7 @@ func (w *world) runMatrix(routes map[string]string, c actor, level policy.Level,
 	w.t.Helper()
 	account, err := accountStore{redis: w.redis}.find(w.t.Context(), testBusiness, target.id)
 	must(w.t, err)
-	record := text(w.want(201, w.person(nobody), "POST", "/records/deals", `{"fields":[]}`), "id")
+	record := text(w.want(201, w.person(unprivileged), "POST", "/records/deals", `{"fields":[]}`), "id")
 	for _, o := range contract {
 		method, path, _ := strings.Cut(routes[o.id], " ")
 		switch {
@@ -226,13 +226,13 @@ func TestNoSpellingOfAPathGetsAroundThePlatform(t *testing.T) {
 		"/service-accounts/" + strings.Replace(id, "-", "%2d", 1), "/service-accounts/" + strings.Replace(id, "-", "%252d", 1),
 	} {
 		for _, method := range []string{"GET", "DELETE", "PATCH", "POST"} {
-			got := w.callAs(w.person(nobody), method, path, `{"name":"x"}`)
+			got := w.callAs(w.person(unprivileged), method, path, `{"name":"x"}`)
 			if got.status < 400 || strings.Contains(text(got, "email"), "@") {
 				t.Errorf("%s %s: %d %v", method, path, got.status, got.body)
 			}
 		}
 	}
-	headers := w.person(nobody)
+	headers := w.person(unprivileged)
 	for _, name := range []string{"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"} {
 		headers.Set(name, "DELETE")
 	}

@@ -81,7 +81,7 @@ func TestTwoInstancesOnOneRedisAgree(t *testing.T) {
 	if got := a.callAs(headers, "GET", "/custom-objects", ""); got.status != 401 {
 		t.Errorf("archived at the other instance: %d %v", got.status, got.body)
 	}
-	if got := ownCalls(b.want(200, b.person(nobody), "GET", "/timeline?account="+id, "")); len(got) != 2 {
+	if got := ownCalls(b.want(200, b.person(unprivileged), "GET", "/timeline?account="+id, "")); len(got) != 2 {
 		t.Errorf("the timeline of both instances: %v", got)
 	}
 }

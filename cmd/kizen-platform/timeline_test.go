@@ -25,7 +25,7 @@ func TestTimelineShowsWhatAnAccountDidNewestFirst(t *testing.T) {
 	w.callAs(two, "GET", "/records/deals/"+two.Get(minter.HeaderKey), "")
 
 	calls := func(query string) (calls []string) {
-		got := w.want(200, w.person(nobody), "GET", "/timeline?account="+testAccount+query, "")
+		got := w.want(200, w.person(unprivileged), "GET", "/timeline?account="+testAccount+query, "")
 		if about := got.body["account"].(map[string]any); about["name"] != "Agentic Workflow Code Account" || about["account_type"] != policy.ServiceAutomation {
 			t.Errorf("the timeline is of %v", about)
 		}
@@ -63,7 +63,7 @@ func ownCalls(a answer) (paths []string) {
 func timelinePages(w *world, path string) (ids []string, pages int) {
 	w.t.Helper()
 	for ; path != "" && pages < 50; pages++ {
-		got := w.want(200, w.person(nobody), "GET", path, "")
+		got := w.want(200, w.person(unprivileged), "GET", path, "")
 		ids = append(ids, column(got, "id")...)
 		path = text(got, "next")
 	}
@@ -94,7 +94,7 @@ func TestTimelineIsPagedAndCapped(t *testing.T) {
 		t.Errorf("%d events of one execution", len(one))
 	}
 	for _, path := range []string{"/x/1999", "/x/1990"} {
-		if first := w.want(200, w.person(nobody), "GET", "/timeline?account="+testAccount, ""); !slices.Contains(column(first, "path"), path) {
+		if first := w.want(200, w.person(unprivileged), "GET", "/timeline?account="+testAccount, ""); !slices.Contains(column(first, "path"), path) {
 			t.Errorf("%s is not among the newest", path)
 		}
 	}
@@ -105,13 +105,13 @@ func TestTimelineOutlivesTheAccount(t *testing.T) {
 	id, headers := w.integrationAccount(`{"name":"Sync"}`)
 	w.want(200, headers, "GET", "/team", "")
 	w.want(204, w.person(admin), "DELETE", "/service-accounts/"+id, "")
-	if got := ownCalls(w.want(200, w.person(nobody), "GET", "/timeline?account="+id, "")); !slices.Equal(got, []string{"/team"}) {
+	if got := ownCalls(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+id, "")); !slices.Equal(got, []string{"/team"}) {
 		t.Errorf("got %v", got)
 	}
-	if got := column(w.want(200, w.person(nobody), "GET", "/timeline?account="+admin, ""), "path"); !strings.HasPrefix(got[0], "/service-accounts/") {
+	if got := column(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+admin, ""), "path"); !strings.HasPrefix(got[0], "/service-accounts/") {
 		t.Errorf("of a person: %v", got)
 	}
-	w.refused(404, "not_found", "", w.person(nobody), "GET", "/timeline?account=stranger", "")
+	w.refused(404, "not_found", "", w.person(unprivileged), "GET", "/timeline?account=stranger", "")
 }
 
 func TestTimelineShowsWhatAnOperatorDid(t *testing.T) {
@@ -127,7 +127,7 @@ func TestTimelineShowsWhatAnOperatorDid(t *testing.T) {
 		must(t, err)
 	}
 	var done []string
-	for _, e := range list(w.want(200, w.person(nobody), "GET", "/timeline?account="+id, ""), "results") {
+	for _, e := range list(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+id, ""), "results") {
 		if by, ok := e["by"].(map[string]any); ok && by["account_type"] == "operator" {
 			done = append(done, fmt.Sprint(e["action"], " by ", by["name"]))
 		}

@@ -127,8 +127,8 @@ func TestAServiceAccountMakesNoKeyForItself(t *testing.T) {
 
 func TestAPersonCreatesAnAPIKeyThatWorks(t *testing.T) {
 	w := start(t)
-	created := w.want(201, w.person(nobody), "POST", "/api-keys", "")
-	own := stored(nobody, text(created, "token"))
+	created := w.want(201, w.person(unprivileged), "POST", "/api-keys", "")
+	own := stored(unprivileged, text(created, "token"))
 	if got := w.want(200, own, "GET", "/custom-objects", ""); got.body["performed_by"].(map[string]any)["name"] != "Edsger Dijkstra" {
 		t.Errorf("the key acts as %v", got.body["performed_by"])
 	}

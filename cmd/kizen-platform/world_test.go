@@ -151,10 +151,10 @@ func (w *world) headersFor(key minter.Key) http.Header {
 
 // The people of a business, by what they may do.
 const (
-	admin  = "1b4e28ba-2fa1-41d2-883f-0016d3cca427" // remove
-	editor = "2c5ea4c0-4067-41fe-8d5f-0b9d3c9a1f11" // write
-	viewer = "3d6f0a82-5b1c-4c3e-9a67-5d1f0a7c2e22" // read
-	nobody = "4e7f1b93-6c2d-4d4f-8b78-6e2f1b8d3f33" // none
+	admin        = "1b4e28ba-2fa1-41d2-883f-0016d3cca427" // remove
+	editor       = "2c5ea4c0-4067-41fe-8d5f-0b9d3c9a1f11" // write
+	viewer       = "3d6f0a82-5b1c-4c3e-9a67-5d1f0a7c2e22" // read
+	unprivileged = "4e7f1b93-6c2d-4d4f-8b78-6e2f1b8d3f33" // none
 )
 
 // person are the headers of an employee.
