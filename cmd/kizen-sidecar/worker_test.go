@@ -165,7 +165,7 @@ func TestTortureKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 	var bodies []step
 	for i := range total {
 		id := fmt.Sprintf("e-%03d", i)
-		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"')").with("callback_url", callbacks.URL+"/hook"))
+		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"').raise_for_status()").with("callback_url", callbacks.URL+"/hook"))
 	}
 	enqueue(t, store, bodies...)
 	var workers []*served
@@ -241,7 +241,7 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 	})
 	for i := range total {
 		id := fmt.Sprint("e-", i)
-		enqueue(t, store, forFleet(id, "kizen.api.post('/ran/"+id+"')"))
+		enqueue(t, store, forFleet(id, "kizen.api.post('/ran/"+id+"').raise_for_status()"))
 	}
 	if status, body := broken.Readiness(); status != 503 || !strings.Contains(body, "/no/such/python") {
 		t.Errorf("readiness %d %s", status, body)
