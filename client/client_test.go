@@ -207,7 +207,11 @@ func TestAQueueRunsAnExecutionOnce(t *testing.T) {
 	if _, err := queue.Enqueue(t.Context(), request); err == nil {
 		t.Error("an execution without a business was enqueued")
 	}
-	request.BusinessID, request.UserID = "b-1", "u-1"
+	request.BusinessID, request.UserID = "b}1", "u-1"
+	if _, err := queue.Enqueue(t.Context(), request); err == nil || !strings.Contains(err.Error(), `BusinessID "b}1" must be an id`) {
+		t.Errorf("a business that no worker could name: %v", err)
+	}
+	request.BusinessID = "b-1"
 	id, err := queue.Enqueue(t.Context(), request)
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
@@ -31,13 +32,15 @@ type Queue struct {
 	Name string
 }
 
-// Enqueue puts an execution into the queue and returns its id. A request without a business or an account is refused; what else
-// is wrong with it, a worker says in the result. The error is [ErrEnqueued] when the id is known to the queue.
+// Enqueue puts an execution into the queue and returns its id. A request is refused whose BusinessID, UserID or ExecutionID
+// is no id; what else is wrong with it, a worker says in the result. The error is [ErrEnqueued] when the id is known to the queue.
 func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err error) {
-	if request.BusinessID == "" || request.UserID == "" {
-		return "", errors.New("an execution of a queue needs BusinessID and UserID")
-	}
 	request.ExecutionID = cmp.Or(request.ExecutionID, uuid.NewString())
+	// A worker keeps no record of an execution that these do not name, so that nothing would ever say what is wrong.
+	err = errors.Join(ids.Check("BusinessID", request.BusinessID), ids.Check("UserID", request.UserID), ids.Check("ExecutionID", request.ExecutionID))
+	if err != nil {
+		return "", err
+	}
 	body, err := json.Marshal(request)
 	if err != nil {
 		return "", fmt.Errorf("encode the request: %w", err)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/kizen/kizen-sidecar/internal/ids"
 )
 
 // claims are the payload of a signed key: the registered names of RFC 7519 section 4.1, all of them required, and what
@@ -58,7 +60,7 @@ func (c *claims) Validate() error {
 	if err := c.identity().validate(); err != nil {
 		return err
 	}
-	return validateID("jti", c.ID)
+	return ids.Check("jti", c.ID)
 }
 
 // The six methods below are jwt.Claims.

@@ -1,14 +1,17 @@
 package minter
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/kizen/kizen-sidecar/internal/ids"
 )
 
-// maxIDLength bounds every part of an [Identity], in bytes. Kizen's own are UUIDs.
-const maxIDLength = 128
+// maxKIDLength bounds the name of a signing or sealing key, in bytes.
+const maxKIDLength = 128
 
 // Identity says for whom a key acts. It comes from the orchestrator, never from the step.
 type Identity struct {
@@ -23,29 +26,31 @@ func (id Identity) validate() error {
 	if err := validateAccount(id.BusinessID, id.AccountID); err != nil {
 		return err
 	}
-	if err := validateID("account type", id.AccountType); err != nil {
+	if err := ids.Check("account type", id.AccountType); err != nil {
 		return err
 	}
-	return validateID("execution id", id.ExecutionID)
+	return ids.Check("execution id", id.ExecutionID)
 }
 
 func validateAccount(businessID, accountID string) error {
-	if err := validateID("business id", businessID); err != nil {
+	if err := ids.Check("business id", businessID); err != nil {
 		return err
 	}
-	return validateID("account id", accountID)
+	return ids.Check("account id", accountID)
 }
 
-func validateID(name, value string) error {
+// validateKID checks the name of a key. Who made the key chose it (RFC 7517 section 4.5), so it may be more than an id of ours:
+// the thumbprint of a key (RFC 7638) can begin with "-".
+func validateKID(value string) error {
 	switch {
 	case value == "":
-		return fmt.Errorf("%s is empty", name)
-	case len(value) > maxIDLength:
-		return fmt.Errorf("%s is longer than %d bytes", name, maxIDLength)
+		return errors.New("kid is empty")
+	case len(value) > maxKIDLength:
+		return fmt.Errorf("kid is longer than %d bytes", maxKIDLength)
 	case strings.ContainsFunc(value, func(r rune) bool {
 		return r > unicode.MaxASCII || !unicode.IsPrint(r) || strings.ContainsRune(" {}*?[]\\", r)
 	}):
-		return fmt.Errorf("%s %q may hold printable ASCII without spaces and without {}*?[]\\ only", name, value)
+		return fmt.Errorf("kid %q may hold printable ASCII without spaces and without {}*?[]\\ only", value)
 	}
 	return nil
 }

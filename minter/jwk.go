@@ -101,9 +101,10 @@ func parseJWK(parsed jwk.Key) (keyMaterial, error) {
 		return keyMaterial{}, err
 	}
 	if id, ok := parsed.KeyID(); ok {
-		if key.id = id; validateID("kid", id) != nil {
-			return keyMaterial{}, validateID("kid", id)
+		if err := validateKID(id); err != nil {
+			return keyMaterial{}, err
 		}
+		key.id = id
 	}
 	if key.id == "" {
 		return keyMaterial{}, errors.New("a sealing key in it has no kid")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -255,13 +256,13 @@ func TestMintRefusesWhatItCannotSign(t *testing.T) {
 		lifetime time.Duration
 		want     string
 	}{
-		"no account":          {with(func(id *minter.Identity) { id.AccountID = "" }), time.Minute, "account id is empty"},
-		"no type":             {with(func(id *minter.Identity) { id.AccountType = "" }), time.Minute, "account type is empty"},
-		"no execution":        {with(func(id *minter.Identity) { id.ExecutionID = "" }), time.Minute, "execution id is empty"},
+		"no account":          {with(func(id *minter.Identity) { id.AccountID = "" }), time.Minute, `account id "" ` + ids.Rule},
+		"no type":             {with(func(id *minter.Identity) { id.AccountType = "" }), time.Minute, `account type "" ` + ids.Rule},
+		"no execution":        {with(func(id *minter.Identity) { id.ExecutionID = "" }), time.Minute, `execution id "" ` + ids.Rule},
 		"another hash slot":   {with(func(id *minter.Identity) { id.BusinessID = "a}:key:{b" }), time.Minute, "business id"},
 		"a pattern":           {with(func(id *minter.Identity) { id.ExecutionID = "a*" }), time.Minute, "execution id"},
 		"a header of its own": {with(func(id *minter.Identity) { id.AccountID = "a\r\nX-Admin: 1" }), time.Minute, "account id"},
-		"too long":            {with(func(id *minter.Identity) { id.AccountID = strings.Repeat("a", 129) }), time.Minute, "longer than 128"},
+		"too long":            {with(func(id *minter.Identity) { id.AccountID = strings.Repeat("a", 129) }), time.Minute, "at most 128"},
 		"no lifetime":         {someone, 0, "outside 1ms to 1h0m0s"},
 		"too long a lifetime": {someone, time.Hour + 1, "outside 1ms to 1h0m0s"},
 	} {

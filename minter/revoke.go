@@ -8,6 +8,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/ids"
 )
 
 // Revoker ends signed keys before they expire, effective on the next request that carries one. It needs no signing key. What
@@ -127,7 +129,7 @@ func (r *Revoker) Resume(ctx context.Context, businessID, accountID string) (lif
 }
 
 func (r *Revoker) do(what, businessID, id string, command func() error) error {
-	err := errors.Join(validateID("business id", businessID), validateID(what+" id", id))
+	err := errors.Join(ids.Check("business id", businessID), ids.Check(what+" id", id))
 	if err == nil {
 		err = command()
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/ids"
 )
 
 // What a call about stored keys may be refused with.
@@ -157,7 +159,7 @@ func (s *StoredKeys) add(ctx context.Context, id Identity, expires time.Time, pr
 			return err
 		}
 		key.Identity.AccountType = document.AccountType
-		if err := validateID("account type", document.AccountType); err != nil {
+		if err := ids.Check("account type", document.AccountType); err != nil {
 			return err
 		}
 		sealed, err := s.seal(key)

@@ -203,7 +203,7 @@ func (v *Verifier) parse(ctx context.Context, token string) (c claims, found *he
 		if !v.config.TrustPublished {
 			return nil, errUnknownKey
 		}
-		if err := errors.Join(c.Validate(), validateID("kid", h.KeyID)); err != nil {
+		if err := errors.Join(c.Validate(), validateKID(h.KeyID)); err != nil {
 			return nil, err
 		}
 		var err error

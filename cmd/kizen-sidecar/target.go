@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
@@ -64,8 +64,8 @@ func resolveID(flag, given, fallback string) (string, error) {
 	if id == "" {
 		return fallback, nil
 	}
-	if !execution.ValidID(id) {
-		return "", usagef("%s %q is not an id; use letters, digits, '.', '_', ':' and '-', 128 at most", flag, id)
+	if err := ids.Check(flag, id); err != nil {
+		return "", usageError{err}
 	}
 	return id, nil
 }

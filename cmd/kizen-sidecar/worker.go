@@ -11,6 +11,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/fleet"
+	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/runner"
@@ -119,8 +120,8 @@ func preparing(secrets execution.SecretsByBusiness, limits runner.Limits, engine
 		}
 		id := minter.Identity{BusinessID: body.BusinessID, AccountID: body.UserID, AccountType: body.AccountType, ExecutionID: body.ExecutionID}
 		var refused runner.FieldErrors
-		if !execution.ValidID(body.UserID) {
-			refused.Add("must be an id: letters, digits, '.', '_', ':' and '-', 128 at most", "user_id")
+		if !ids.Valid(body.UserID) {
+			refused.Add(ids.Rule, "user_id")
 		}
 		refused.Merge(checkType(engine, id), "account_type")
 		job, limits, err := body.Job(body.BusinessID, secrets, limits)

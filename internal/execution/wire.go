@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"regexp"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -60,12 +59,6 @@ func (o *object) UnmarshalJSON(data []byte) error {
 	}
 	return errors.New("no object")
 }
-
-// identifier is what an id may look like: it travels in a header, in a claim and in the name of a Redis key.
-var identifier = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
-
-// ValidID reports whether an id can be one.
-func ValidID(id string) bool { return identifier.MatchString(id) }
 
 // DecodeBody reads a body. Unknown fields, fields that are given twice and values of a wrong kind are refused.
 // Mistakes are *runner.FieldErrors, all together; what could be read is returned beside them.

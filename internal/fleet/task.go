@@ -10,7 +10,7 @@ import (
 
 	"github.com/hibiken/asynq"
 
-	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
@@ -54,7 +54,7 @@ func readNames(payload []byte) (names, error) {
 	if err != nil && !errors.As(err, &mistyped) {
 		return n, deadLetter(fmt.Errorf("the payload is not a JSON object: %w", err))
 	}
-	if !execution.ValidID(n.ExecutionID) || !execution.ValidID(n.BusinessID) {
+	if !ids.Valid(n.ExecutionID) || !ids.Valid(n.BusinessID) {
 		return n, deadLetter(errors.New("the payload names no execution and business"))
 	}
 	return n, nil

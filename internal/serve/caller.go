@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -107,7 +108,7 @@ func (c *Caller) load() error {
 		return errors.New("give either token_file or certificate")
 	case c.Trusted && (c.BusinessID != "" || c.UserID != ""):
 		return errors.New("a trusted caller names business and user in each request; leave business_id and user_id out")
-	case !c.Trusted && (!execution.ValidID(c.BusinessID) || !execution.ValidID(c.UserID)):
+	case !c.Trusted && (!ids.Valid(c.BusinessID) || !ids.Valid(c.UserID)):
 		return errors.New("give business_id and user_id, or trusted: true")
 	}
 	if c.TokenFile == "" {

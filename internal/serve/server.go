@@ -12,6 +12,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/crowd"
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
@@ -272,8 +273,8 @@ func (s *Server) checkIdentity(id minter.Identity) error {
 		name, value string
 		optional    bool
 	}{{"business_id", id.BusinessID, false}, {"user_id", id.AccountID, false}, {"execution_id", id.ExecutionID, true}} {
-		if !execution.ValidID(field.value) && (field.value != "" || !field.optional) {
-			refused.Add("must be an id: letters, digits, '.', '_', ':' and '-', 128 at most", field.name)
+		if !ids.Valid(field.value) && (field.value != "" || !field.optional) {
+			refused.Add(ids.Rule, field.name)
 		}
 	}
 	if s.config.CheckIdentity != nil {
