@@ -330,41 +330,6 @@ func TestServeRunsAnExecutionOnce(t *testing.T) {
 	}
 }
 
-// TestServeTakesTheKeyBackBeforeItKills holds up the revocation: as long as it
-// is not through, the step lives.
-func TestServeTakesTheKeyBackBeforeItKills(t *testing.T) {
-	redisURL := startRedisServer(t)
-	store := redisClient(t, redisURL)
-	api := newGateAPI(t)
-	s := startServe(t, "--api-root", api.root(), "--redis-url", redisURL, "--redis-timeout", "20s")
-	marker := newMarker()
-	s.ask("POST", "/executions", gated(marker).with("execution_id", "e-1"))
-	waitFor(t, func() bool { return api.waiting.Load() == 1 })
-	if records := recordsIn(t, redisURL); len(records) != 1 {
-		t.Fatalf("redis holds %v, want one record", records)
-	}
-	if err := store.Do(t.Context(), "CLIENT", "PAUSE", "60000", "WRITE").Err(); err != nil {
-		t.Fatal(err)
-	}
-	if got := s.ask("DELETE", "/executions/e-1", nil); got.status != 202 {
-		t.Errorf("%d %s", got.status, got.body)
-	}
-	waitFor(t, func() bool {
-		return strings.Contains(store.Info(t.Context(), "clients").Val(), "blocked_clients:1")
-	})
-	if !processExists(marker) {
-		t.Error("the step was killed while its key was valid")
-	}
-	if err := store.Do(t.Context(), "CLIENT", "UNPAUSE").Err(); err != nil {
-		t.Fatal(err)
-	}
-	if data := s.events("e-1").until("finished"); !strings.Contains(data, `"outcome":"cancelled"`) {
-		t.Errorf("finished with %s", data)
-	}
-	requireNoRecords(t, redisURL)
-	requireNoProcess(t, marker)
-}
-
 func redisClient(t *testing.T, redisURL string) *redis.Client {
 	t.Helper()
 	options, err := redis.ParseURL(redisURL)

@@ -39,7 +39,7 @@ type Serving struct {
 
 // Authority is what lets an execution call the API: a leased key, and the proxy that puts it into requests.
 type Authority struct {
-	lease *minter.Lease
+	lease lease
 	keys  lateKeys
 	proxy *proxy.Proxy
 	watch *watch
@@ -70,16 +70,23 @@ func (h *Host) Open(ctx context.Context, id minter.Identity, s Serving) (*Author
 func (h *Host) open(ctx context.Context, id minter.Identity, s Serving, w *watch) (*Authority, error) {
 	a := &Authority{watch: w, id: id, name: s.Name}
 	a.keys.fence = s.fence
-	err := a.serve(h, id, s)
-	if err == nil {
-		a.mintBegan = time.Now()
-		a.lease, a.minting, err = w.mint(ctx, h, id, s.KeyLifetime)
-	}
-	if err != nil {
-		a.Close(ctx, 0)
+	opened := false
+	defer func() {
+		if !opened {
+			a.Close(ctx, 0)
+		}
+	}()
+	if err := a.serve(h, id, s); err != nil {
 		return nil, err
 	}
-	a.keys.lease.Store(a.lease)
+	a.mintBegan = time.Now()
+	leased, took, err := w.mint(ctx, h, id, s.KeyLifetime)
+	if err != nil {
+		return nil, err
+	}
+	a.lease, a.minting = leased, took
+	a.keys.lease.Store(&leased)
+	opened = true
 	return a, nil
 }
 
@@ -171,21 +178,21 @@ const keptKeys = 4
 
 // lateKeys is the key source of a proxy that listens before there is a key. It remembers what it gave.
 type lateKeys struct {
-	lease atomic.Pointer[minter.Lease]
+	lease atomic.Pointer[lease]
 	given atomic.Pointer[[]string]
 	fence func() error // says why the key may be used no more; nil: it may be
 }
 
 // Key implements proxy.KeySource.
 func (k *lateKeys) Key(ctx context.Context) (string, error) {
-	lease := k.lease.Load()
-	if lease == nil {
+	leased := k.lease.Load()
+	if leased == nil {
 		return "", errNoKeyYet
 	}
 	if err := k.fenced(); err != nil {
 		return "", err
 	}
-	key, err := lease.Key(ctx)
+	key, err := (*leased).Key(ctx)
 	for given := k.given.Load(); err == nil; given = k.given.Load() {
 		if given != nil && slices.Contains(*given, key) {
 			break
@@ -222,14 +229,14 @@ func (k *lateKeys) fenced() error {
 
 // Renew implements proxy.Renewer.
 func (k *lateKeys) Renew(ctx context.Context, stale string) (string, error) {
-	lease := k.lease.Load()
-	if lease == nil {
+	leased := k.lease.Load()
+	if leased == nil {
 		return "", errNoKeyYet
 	}
 	if err := k.fenced(); err != nil {
 		return "", err
 	}
-	return lease.Renew(ctx, stale)
+	return (*leased).Renew(ctx, stale)
 }
 
 // authorizer is an account before the rules, as the proxy asks it.

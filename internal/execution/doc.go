@@ -9,6 +9,7 @@
 //  4. the step runs
 //  5. calls in flight are cut, the key is taken back, the listener is closed
 //
-// Interrupted anywhere, it goes to the last line. A crash leaves nothing valid past the key's own expiry, which is set by
-// the command that writes the key's record.
+// Interrupted anywhere, it goes to the last line. So does a panic on the goroutine of an execution, before it ends the
+// process. A crash leaves nothing valid past the key's own expiry, which is set by the command that writes the key's
+// record.
 package execution

@@ -11,7 +11,8 @@ import (
 func TestTheKeyIsNotUsedOnceTheFenceIsClosed(t *testing.T) {
 	closed := errors.New("another worker may take over")
 	keys := lateKeys{fence: func() error { return closed }}
-	keys.lease.Store(&minter.Lease{})
+	var leased lease = &minter.Lease{}
+	keys.lease.Store(&leased)
 	var unavailable *minter.UnavailableError
 	if key, err := keys.Key(t.Context()); key != "" || !errors.As(err, &unavailable) || !errors.Is(err, closed) {
 		t.Errorf("key %q, %v", key, err)

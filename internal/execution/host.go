@@ -40,8 +40,10 @@ type Config struct {
 
 // Host runs executions. It is safe for concurrent use.
 type Host struct {
-	config Config
-	minter *minter.Minter
+	config       Config
+	minter       *minter.Minter
+	keys         keyStore
+	interpreters interpreters
 }
 
 // NewHost checks config. It opens nothing.
@@ -62,7 +64,7 @@ func NewHost(config Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{config: config, minter: m}, nil
+	return &Host{config: config, minter: m, keys: minted{m}, interpreters: started{config.Interpreters}}, nil
 }
 
 // Ready does what minting does, for an execution of a business that does not exist: it says whether an execution would get its key now.

@@ -57,21 +57,34 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err er
 	limits := r.Limits.WithDefaults()
 	began := time.Now()
 	// Python starts, or is there already, while the key is minted.
-	prepared, err := h.config.Interpreters.Prepare(context.WithoutCancel(ctx), r.Job.Runtime, limits)
+	prepared, err := h.interpreters.prepare(context.WithoutCancel(ctx), r.Job.Runtime, limits)
 	spawned := time.Now()
 	w.Phase(telemetry.PhaseSpawn, began, spawned, err)
 	if err != nil {
 		return done, err
 	}
+	defer func() {
+		if !done.Begun {
+			prepared.Discard()
+		}
+	}()
 	lifetime := limits.Wall + keyGrace
 	authority, err := h.open(ctx, r.Identity, Serving{
 		Listener: prepared.Listener(), KeyLifetime: lifetime, Deadline: time.Now().Add(lifetime),
 		fence: r.Fence,
 	}, w)
 	if err != nil {
-		prepared.Discard()
 		return done, err
 	}
+	// The calls that the step left in flight are cut. A panic below ends the process, and the key goes first.
+	defer func() {
+		began := time.Now()
+		authority.Close(ctx, 0)
+		if done.Begun {
+			done.Mint, done.Teardown = authority.minting, time.Since(began)
+			done.MintBegan, done.RevokeBegan = authority.mintBegan, began
+		}
+	}()
 	r.Job.ID, r.Job.APIURL, r.Job.APIRoot = r.Identity.ExecutionID, authority.URL(), h.config.Proxy.APIRoot.String()
 	r.Job.Keys = authority.Keys
 	r.Job.Timeout = limits.Wall
@@ -79,18 +92,12 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err er
 	done.Traceparent = r.Job.Traceparent
 	if r.Starting != nil {
 		if err := r.Starting(ctx); err != nil {
-			prepared.Discard()
-			authority.Close(ctx, 0)
 			return done, err
 		}
 	}
 	done.Begun = true
 	done.Result, err = runRevoking(ctx, prepared, r.Job, authority)
 	w.ran(spawned, done.Result, err)
-	began = time.Now()
-	authority.Close(ctx, 0) // calls that the step left in flight are cut
-	done.Mint, done.Teardown = authority.minting, time.Since(began)
-	done.MintBegan, done.RevokeBegan = authority.mintBegan, began
 	return done, err
 }
 
@@ -99,8 +106,9 @@ const revokeFirst = 250 * time.Millisecond
 
 // runRevoking runs the step so that the end of ctx revokes the key first, and kills the step then. A Redis that does not answer
 // lets no step run on.
-func runRevoking(ctx context.Context, prepared *runner.Prepared, job runner.Execution, authority *Authority) (runner.Result, error) {
+func runRevoking(ctx context.Context, prepared interpreter, job runner.Execution, authority *Authority) (runner.Result, error) {
 	running, kill := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer kill(nil)
 	revoked := make(chan struct{})
 	stop := context.AfterFunc(ctx, routine.Safe(func() {
 		defer close(revoked)
@@ -114,6 +122,5 @@ func runRevoking(ctx context.Context, prepared *runner.Prepared, job runner.Exec
 	if !stop() {
 		<-revoked
 	}
-	kill(nil)
 	return result, err
 }

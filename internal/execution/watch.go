@@ -197,13 +197,13 @@ func unlessNil(err error) error {
 }
 
 // mint leases a key, and tells how that went.
-func (w *watch) mint(ctx context.Context, h *Host, id minter.Identity, lifetime time.Duration) (*minter.Lease, time.Duration, error) {
+func (w *watch) mint(ctx context.Context, h *Host, id minter.Identity, lifetime time.Duration) (lease, time.Duration, error) {
 	began := time.Now()
-	lease, err := h.minter.Lease(ctx, id, lifetime)
+	leased, err := h.keys.lease(ctx, id, lifetime)
 	ended := time.Now()
 	w.Phase(telemetry.PhaseMint, began, ended, err)
 	w.metrics.Key(w.ctx, telemetry.KeyMint, ended.Sub(began), err)
-	return lease, ended.Sub(began), err
+	return leased, ended.Sub(began), err
 }
 
 // ran tells of the phases that only the runner knows: prepared is when the interpreter was there.
