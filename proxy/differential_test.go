@@ -250,7 +250,7 @@ func TestStepSeesTheSameAsWithoutProxy(t *testing.T) {
 		return false
 	})
 	p := start(t, api.root(), nil)
-	listed := readDifferences(t, "In an answer")
+	listed := readDifferences(t, "In a response")
 	replace := func(name, value string) string {
 		if name == "location" {
 			return strings.Replace(value, "/api", p.base, 1)
