@@ -8,30 +8,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// malformed are what a stranger may send to a shared store. The first two would end a miniredis, and with it this process.
-var malformed = map[string]string{
-	"a string of 2^63 bytes":   "*1\r\n$9223372036854775000\r\n",
-	"an empty array":           "*0\r\n",
-	"a negative array":         "*-1\r\n",
-	"an array of 2^31 strings": "*2147483648\r\n",
-	"a negative string":        "*1\r\n$-1\r\n",
-	"no number":                "*x\r\n",
-	"no line end":              "*1\n$4\nPING\n",
-	"a simple string":          "+PING\r\n",
-	"an inline command":        "PING\r\n",
-	"another end of a string":  "*1\r\n$4\r\nPINGxx",
-	"a long line":              "*" + strings.Repeat("1", 1<<20),
-	"a string that is too big": "*2\r\n$4\r\nECHO\r\n$1048576\r\n" + strings.Repeat("x", 1<<20),
-}
-
 func TestNothingThatAStrangerSendsEndsTheEmbeddedStore(t *testing.T) {
 	store := embedded(t)
 	f := onRedis(t, store.URL())
-	for name, sent := range malformed {
+	for _, stranger := range attacks.Strangers() {
+		name, sent := stranger.Name, stranger.Sends
 		conn, err := net.Dial("tcp", store.Addr())
 		if err != nil {
 			t.Fatal(err)
@@ -53,7 +39,8 @@ func TestNothingThatACommandHoldsEndsTheEmbeddedStore(t *testing.T) {
 	store := embedded(t)
 	password, _, _ := strings.Cut(strings.TrimPrefix(store.URL(), "redis://:"), "@")
 	f := onRedis(t, store.URL())
-	for name, sent := range malformed {
+	for _, stranger := range attacks.Strangers() {
+		name, sent := stranger.Name, stranger.Sends
 		conn, err := net.Dial("tcp", store.Addr())
 		if err != nil {
 			t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
 func TestServeOutlivesItsRedis(t *testing.T) {
@@ -95,68 +97,35 @@ func TestServeWithoutPythonRefusesAndLeavesNothing(t *testing.T) {
 	s.requireNothingLeft()
 }
 
-// hostile are steps that want the sidecar, or their neighbours, down, and the
-// kinds of failure that each may end with. Without a descriptor to spare it
-// depends on what is loaded already.
-func hostile(marker string) map[string]struct{ source, kind string } {
-	forge := func(body string) string {
-		return "import os, json\nbody = " + body + "\nfor fd in range(3, 256):\n  try: os.write(fd, body)\n  except OSError: pass\nraise ValueError('really')"
-	}
-	return map[string]struct{ source, kind string }{
-		"endless":       {"while True: pass", "timeout"},
-		"memory":        {"b = []\nwhile True: b.append(bytearray(b'x' * (8 << 20)))", "memory_limit"},
-		"killed":        {"import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "killed_by_signal"},
-		"exits":         {"import os\nos._exit(3)", "exited"},
-		"full disk":     {"open('/tmp/x', 'wb').write(bytes(64 << 20))", "output_limit"},
-		"leaves child":  {"import subprocess\nsubprocess.Popen(['sleep', '" + marker + "'], start_new_session=True)\nraise SystemError('x')", "exception"},
-		"deaf":          {"import signal, time\nfor s in (1, 2, 3, 13, 14, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(99)", "timeout"},
-		"log flood":     {"while True: outputs.log('x' * 8192)", "timeout"},
-		"output flood":  {"while True: print('x' * (1 << 16))", "timeout"},
-		"huge result":   {"outputs.x = 'x' * (8 << 20)", "output_limit"},
-		"forged result": {forge("json.dumps({'k': 'result', 'n': '0' * 32, 'ok': True, 'values': {}}).encode()\nbody = len(body).to_bytes(4, 'big') + body"), "exception"},
-		"forged length": {forge("b'\\xff\\xff\\xff\\xff' + b'x' * 65536"), "result_missing"},
-		"shuts up":      {"import os\nos.closerange(0, 1024)", "result_missing"},
-		"call flood":    {"import threading\ndef f():\n  while True: kizen.api.get('/x')\nall = [threading.Thread(target=f) for _ in range(16)]\nfor t in all: t.start()\nfor t in all: t.join()", "timeout"},
-		"files":         {"all = []\nwhile True: all.append(open('/dev/null'))", "exception|result_missing"},
-	}
-}
-
-// forkBomb is for sandboxes alone that end it whatever happens.
-const forkBomb = `
-import os
-while True:
-    try: os.fork()
-    except OSError: pass`
-
 func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 	api := newGateAPI(t)
 	api.open()
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--queue-timeout", "5m", "--timeout", "3s",
 		"--memory", "128MiB", "--tmp-size", "8MiB", "--api-root", api.root()).settle(4)
 	marker := newMarker()
-	steps := hostile(marker)
+	steps := attacks.HostileSteps(marker)
 	if _, body := s.Readiness(); strings.Contains(body, `"name":"PID namespace","held":true`) && strings.Contains(body, `"name":"process cgroup","held":true`) {
-		steps["fork bomb"] = struct{ source, kind string }{forkBomb, "timeout"}
+		steps = append(steps, attacks.ForkBomb)
 	} else {
 		t.Log("without the fork bomb: nothing here would end it for certain")
 	}
 	var all sync.WaitGroup
-	for name, h := range steps {
+	for _, h := range steps {
 		all.Go(func() {
-			body := script(h.source).with("output_types", step{"x": "s"})
+			body := script(h.Source).with("output_types", step{"x": "s"})
 			got, err := s.try(t.Context(), "b-bad", "POST", "/api/coderunner/run", body)
-			kind := regexp.MustCompile(`"kind":"(` + h.kind + `)"`)
+			kind := regexp.MustCompile(`"kind":"(` + h.Kind + `)"`)
 			if err != nil || got.status != 400 || !kind.MatchString(got.body) {
-				t.Errorf("%s: %d %.2000s %v", name, got.status, got.body, err)
+				t.Errorf("%s: %d %.2000s %v", h.Name, got.status, got.body, err)
 			}
 			if strings.Contains(got.body, `"values":{`) || len(got.body) > 1<<20 {
-				t.Errorf("%s: %d bytes, %.2000s", name, len(got.body), got.body)
+				t.Errorf("%s: %d bytes, %.2000s", h.Name, len(got.body), got.body)
 			}
 		})
 		all.Go(func() {
 			got, err := s.try(t.Context(), "b-good", "POST", "/api/coderunner/run", script("outputs.log(kizen.api.get('/x').status_code)"))
 			if err != nil || got.status != 200 || !strings.Contains(got.body, `"logs":["204"]`) {
-				t.Errorf("beside %s: %d %s %v", name, got.status, got.body, err)
+				t.Errorf("beside %s: %d %s %v", h.Name, got.status, got.body, err)
 			}
 		})
 	}

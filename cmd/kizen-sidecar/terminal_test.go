@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 	"unicode"
 
 	"github.com/creack/pty"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
 // onTerminal runs the built binary with a terminal for its standard output and
@@ -81,8 +84,8 @@ func TestWhatIsNoTerminalGetsNeitherColoursNorASpinner(t *testing.T) {
 
 // TestNoAnswerHoldsWhatATerminalObeys looks at answers as curl prints them. To a client they mean what the step said.
 func TestNoAnswerHoldsWhatATerminalObeys(t *testing.T) {
-	const said = "\x1b[2J\u009b2J\u202e\u2066\x7f"
-	const source = "said = '\\x1b[2J\\x9b2J\\u202e\\u2066\\x7f'\noutputs.log(said)\noutputs.o = said\nif inputs.fail: raise ValueError(said)"
+	const said = attacks.Harmful
+	source := "said = " + strconv.QuoteToASCII(said) + "\noutputs.log(said)\noutputs.o = said\nif inputs.fail: raise ValueError(said)"
 	harmless := func(where, text string) {
 		t.Helper()
 		for _, r := range text {

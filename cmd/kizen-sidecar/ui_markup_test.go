@@ -15,14 +15,13 @@ import (
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 	"github.com/kizen/kizen-sidecar/internal/ui"
 )
 
 // markupAt is what must stand on the page as it is: it says where it came from, so that a page that leaves it out, or a
 // browser that obeys it, tells which way it came. It begins with a word that is wider than a telephone.
-func markupAt(place string) string {
-	return strings.Repeat("W", 80) + fmt.Sprintf(`'"></script><script>window.pwned=%q</script><img src=x onerror="window.pwned='%[1]s'"><a href="javascript:window.pwned='%[1]s'" onmouseover="window.pwned='%[1]s'">`, place)
-}
+func markupAt(place string) string { return strings.Repeat("W", 80) + attacks.Markup(place) }
 
 // writingStep writes markup wherever a step can, then waits, then succeeds or fails.
 const writingStep = `

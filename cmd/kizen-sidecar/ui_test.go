@@ -16,10 +16,12 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
 // markup is what must never become an element, in every place that a step or a server can write to.
-const markup = `</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1"><svg onload="window.pwned=1"></svg>`
+var markup = attacks.Markup("1")
 
 const evilScript = `import requests
 evil = inputs.evil

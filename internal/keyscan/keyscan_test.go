@@ -3,13 +3,11 @@ package keyscan
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/binary"
-	"encoding/hex"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"unicode/utf16"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
 // signedKey has the shape of a signed key: claims, and 86 characters of signature.
@@ -21,52 +19,13 @@ func signedKey(r *rand.Rand) string {
 	return "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ0ZXN0In0." + base64.RawURLEncoding.EncodeToString(signature)
 }
 
-// encodings are the ways in which an API may send a text back.
-var encodings = map[string]func(string) string{
-	"as it is":           func(s string) string { return s },
-	"base64":             func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
-	"base64url":          func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) },
-	"base64 in lines":    func(s string) string { return inLines(base64.StdEncoding.EncodeToString([]byte(s)), 76) },
-	"hexadecimal":        func(s string) string { return hex.EncodeToString([]byte(s)) },
-	"HEXADECIMAL":        func(s string) string { return strings.ToUpper(hex.EncodeToString([]byte(s))) },
-	"percent":            func(s string) string { return each(s, "%%%02x") },
-	"PERCENT":            func(s string) string { return each(s, "%%%02X") },
-	"UTF-16LE":           func(s string) string { return wide(s, binary.LittleEndian) },
-	"UTF-16BE":           func(s string) string { return wide(s, binary.BigEndian) },
-	"base64 in a string": func(s string) string { return `{"echo":"` + base64.StdEncoding.EncodeToString([]byte(s)) + `"}` },
-}
-
-func each(s, format string) string {
-	var out strings.Builder
-	for i := range len(s) {
-		fmt.Fprintf(&out, format, s[i])
-	}
-	return out.String()
-}
-
-func wide(s string, order binary.AppendByteOrder) string {
-	var out []byte
-	for _, unit := range utf16.Encode([]rune(s)) {
-		out = order.AppendUint16(out, unit)
-	}
-	return string(out)
-}
-
-func inLines(s string, width int) string {
-	var out strings.Builder
-	for len(s) > width {
-		out.WriteString(s[:width] + "\r\n")
-		s = s[width:]
-	}
-	return out.String() + s
-}
-
 func TestEveryFormOfTheKeyIsMasked(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 20 {
 		key := signedKey(random)
 		s := New(key)
-		for name, encode := range encodings {
+		for _, form := range attacks.Encodings() {
+			name, encode := form.Name, form.Encode
 			for before := range 40 {
 				text := encode(strings.Repeat("x", before) + key + "tail of the answer")
 				data := []byte(text)
@@ -75,7 +34,7 @@ func TestEveryFormOfTheKeyIsMasked(t *testing.T) {
 					t.Fatalf("%s, %d bytes before it: %q", name, before, data)
 				}
 				least := 8 // tenths of the end of the key
-				if strings.HasSuffix(name, "lines") {
+				if form.Tells {
 					least = 4 // every line break saves a piece
 				}
 				if stars := bytes.Count(data, []byte("*")); stars < len(encode(key[len(key)-84:]))*least/10 {
@@ -100,7 +59,8 @@ func TestOtherTextIsLeftAlone(t *testing.T) {
 func TestAKeyThatArrivesInTwoPiecesIsMasked(t *testing.T) {
 	key := signedKey(rand.New(rand.NewPCG(5, 6)))
 	s := New(key)
-	for name, encode := range encodings {
+	for _, form := range attacks.Encodings() {
+		name, encode := form.Name, form.Encode
 		text := encode("x" + key + "y")
 		want := []byte(text)
 		s.Mask(want)

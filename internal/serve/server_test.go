@@ -33,6 +33,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -531,26 +532,11 @@ func TestWhenAllIsTakenCallersAreToldWhenToComeBack(t *testing.T) {
 func TestPagesOfABrowserAreNoCallers(t *testing.T) {
 	for name, w := range map[string]*world{"anonymous": start(t, nil, 1, 1), "with a token": start(t, tokens(t), 1, 1)} {
 		authorized := http.Header{"Authorization": {"Bearer platform-token-0123456789"}, "X-Business-Id": {"b1"}, "X-User-Id": {"u1"}}
-		for attack, c := range map[string]struct {
-			header http.Header
-			status int
-		}{
-			"a rebound name":   {http.Header{"Host": {"attacker.example"}}, 421},
-			"a rebound number": {http.Header{"Host": {"0x7f000001:80"}}, 421},
-			"another origin":   {http.Header{"Origin": {"https://attacker.example"}}, 403},
-			"no origin":        {http.Header{"Origin": {"null"}}, 403},
-			"another port":     {http.Header{"Origin": {"http://127.0.0.1:1"}}, 403},
-			"another site":     {http.Header{"Sec-Fetch-Site": {"cross-site"}}, 403},
-			"a sibling":        {http.Header{"Sec-Fetch-Site": {"same-site"}}, 403},
-			"plain text":       {http.Header{"Content-Type": {"text/plain"}}, 415},
-			"a form":           {http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, 415},
-			"no type":          {http.Header{"Content-Type": {""}}, 415},
-			"two types":        {http.Header{"Content-Type": {"text/plain, application/json"}}, 415},
-		} {
-			maps.Copy(c.header, authorized)
+		for _, page := range attacks.Pages() {
+			maps.Copy(page.Header, authorized)
 			for _, path := range []string{"/api/coderunner/run", "/executions"} {
-				if got := w.call("POST", path, script("fine"), c.header); got.status != c.status {
-					t.Errorf("%s, %s, %s: %d %s", name, attack, path, got.status, got.body)
+				if got := w.call("POST", path, script("fine"), page.Header); got.status != page.Status {
+					t.Errorf("%s, %s, %s: %d %s", name, page.Name, path, got.status, got.body)
 				}
 			}
 		}

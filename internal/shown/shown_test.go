@@ -5,13 +5,12 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
-// harmful are characters that a person must not be shown as they are.
-const harmful = "\x1b[2J\x7f\u0080\u009b\u009f\u061c\u200e\u200f\u202a\u202e\u2066\u2069"
-
 func TestTextHoldsNothingThatATerminalObeys(t *testing.T) {
-	shown := Text("a\tb\n" + harmful + "\xffü€𝄞")
+	shown := Text("a\tb\n" + attacks.Harmful + "\xffü€𝄞")
 	for _, r := range shown {
 		if unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Bidi_Control, r) {
 			t.Errorf("%q holds %q", shown, r)
@@ -23,7 +22,7 @@ func TestTextHoldsNothingThatATerminalObeys(t *testing.T) {
 }
 
 func TestJSONMeansTheSameAndHoldsNothingThatATerminalObeys(t *testing.T) {
-	for _, text := range []string{harmful, "plain", "ü€𝄞©Øâ", "\u2028", strings.Repeat("x", 1000) + harmful} {
+	for _, text := range []string{attacks.Harmful, "plain", "ü€𝄞©Øâ", "\u2028", strings.Repeat("x", 1000) + attacks.Harmful} {
 		document, err := json.Marshal(map[string]string{text: text})
 		if err != nil {
 			t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/kizen/kizen-sidecar/internal/redacted"
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
 var (
@@ -168,11 +169,7 @@ func TestAddressesInsideAreNotTold(t *testing.T) {
 	}()
 	port := listener.Addr().(*net.TCPAddr).Port
 	sender := newSender(t)
-	for _, host := range []string{
-		"127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "127.1", "2130706433", "0x7f.1", "0.0.0.0", "[::]",
-		"10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "[fe80::1]", "[fd00::1]", "[fec0::1]", "100.64.0.1",
-		"[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[2001:0:7f00:1::]", "224.0.0.1", "255.255.255.255", "192.0.2.1", "[ff02::1]",
-	} {
+	for _, host := range attacks.Addresses() {
 		for _, scheme := range []string{"http", "https"} {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			err := sender.Try(ctx, finished(t, fmt.Sprintf("%s://%s:%d/", scheme, host, port)))

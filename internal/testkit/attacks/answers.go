@@ -40,6 +40,9 @@ var bomb = sync.OnceValue(func() string {
 	return packed.String()
 })
 
+// BadGateway is what a step sees of an answer that the proxy refuses.
+const BadGateway = "502 "
+
 // Answers are all of them. The step's memory is limited to less than the bombs hold.
 func Answers() []Answer {
 	const ok, broken = "HTTP/1.1 200 OK\r\n", "ChunkedEncodingError|ConnectionError"
@@ -51,19 +54,19 @@ func Answers() []Answer {
 		return all.String()
 	}
 	return []Answer{
-		{"header fields without end", ok, "X-A: " + strings.Repeat("a", 1000) + "\r\n", "502 "},
-		{"one header field without end", ok + "X-A: ", strings.Repeat("a", 1000), "502 "},
-		{"a header field's name without end", ok, strings.Repeat("a", 1000), "502 "},
-		{"a status line without end", "HTTP/1.1 200 ", strings.Repeat("a", 1000), "502 "},
-		{"10,000 header fields", ok + fields(10_000, 1) + "\r\n", "", "502 "},
+		{"header fields without end", ok, "X-A: " + strings.Repeat("a", 1000) + "\r\n", BadGateway},
+		{"one header field without end", ok + "X-A: ", strings.Repeat("a", 1000), BadGateway},
+		{"a header field's name without end", ok, strings.Repeat("a", 1000), BadGateway},
+		{"a status line without end", "HTTP/1.1 200 ", strings.Repeat("a", 1000), BadGateway},
+		{"10,000 header fields", ok + fields(10_000, 1) + "\r\n", "", BadGateway},
 		{"500 header fields of 500 bytes", ok + fields(500, 500) + "Content-Length: 0\r\n\r\n", "", "200 0|ConnectionError"},
 		{"interim answers without end", "", "HTTP/1.1 100 Continue\r\n\r\n", "502 |" + broken},
 		{"early hints without end", "", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", "10[0-9] |502 |" + broken},
-		{"another protocol", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "x", "502 "},
+		{"another protocol", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "x", BadGateway},
 		{"a length of 100 petabytes", ok + "Content-Length: 99999999999999999\r\n\r\nshort", "", broken},
-		{"a length beyond any number", ok + "Content-Length: 99999999999999999999999\r\n\r\nshort", "", "502 "},
-		{"a negative length", ok + "Content-Length: -1\r\n\r\nshort", "", "502 "},
-		{"two lengths", ok + "Content-Length: 5\r\nContent-Length: 50\r\n\r\nshort", "", "502 "},
+		{"a length beyond any number", ok + "Content-Length: 99999999999999999999999\r\n\r\nshort", "", BadGateway},
+		{"a negative length", ok + "Content-Length: -1\r\n\r\nshort", "", BadGateway},
+		{"two lengths", ok + "Content-Length: 5\r\nContent-Length: 50\r\n\r\nshort", "", BadGateway},
 		{"more than its length", ok + "Content-Length: 5\r\n\r\nshort", strings.Repeat("x", 4096), "200 5"},
 		{"a length beside chunks", ok + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "", "200 2"},
 		{"a chunk of an exabyte", ok + "Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFF\r\nshort", "", broken},
@@ -73,16 +76,24 @@ func Answers() []Answer {
 		{"trailers without end", ok + "Transfer-Encoding: chunked\r\n\r\n0\r\n", "X-T: " + strings.Repeat("t", 1000) + "\r\n", broken + "|200 0"},
 		{"a body without end", ok + "\r\n", strings.Repeat("x", 32<<10), "memory_limit|MemoryError"},
 		{"256 MiB of zeroes, compressed", ok + "Content-Encoding: gzip\r\n\r\n" + bomb(), "", "memory_limit|MemoryError"},
-		{"compressed twice", ok + "Content-Encoding: gzip, gzip\r\n\r\n" + bomb(), "", "502 "},
+		{"compressed twice", ok + "Content-Encoding: gzip, gzip\r\n\r\n" + bomb(), "", BadGateway},
 		{"compressed blocks of nothing without end", ok + "Content-Encoding: deflate\r\n\r\n\x78\x9c", strings.Repeat("\x00\x00\x00\xff\xff", 1000), broken},
 		{"not compressed as it says", ok + "Content-Encoding: gzip\r\n\r\nplain", "", "502 |" + broken},
 		{"a redirect to itself", "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: ?again\r\n\r\n", "", "TooManyRedirects"},
-		{"a redirect of a megabyte", "HTTP/1.1 302 Found\r\nLocation: /" + strings.Repeat("x", 1<<20) + "\r\n\r\n", "", "502 "},
-		{"control characters in a header field", ok + "X-A: \x1b[2J\x00\r\nContent-Length: 0\r\n\r\n", "", "502 "},
-		{"bytes that are no HTTP", "\x16\x03\x01\x02\x00\x01\x00", "", "502 "},
-		{"HTTP/0.9", "<html>", "", "502 "},
-		{"HTTP/2 unasked", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "", "502 "},
-		{"nothing", "", "", "502 "},
+		{"a redirect of a megabyte", "HTTP/1.1 302 Found\r\nLocation: /" + strings.Repeat("x", 1<<20) + "\r\n\r\n", "", BadGateway},
+		{"control characters in a header field", ok + "X-A: \x1b[2J\x00\r\nContent-Length: 0\r\n\r\n", "", BadGateway},
+		{"bytes that are no HTTP", "\x16\x03\x01\x02\x00\x01\x00", "", BadGateway},
+		{"HTTP/0.9", "<html>", "", BadGateway},
+		{"HTTP/2 unasked", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "", BadGateway},
+		{"nothing", "", "", BadGateway},
+		{"two lengths around two bytes", ok + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", "", BadGateway},
+		{"a folded field", ok + "X: a\r\n b\r\nContent-Length: 0\r\n\r\n", "", BadGateway},
+		{"an unknown coding", ok + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "", BadGateway},
+		{"a switch of protocols", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "", BadGateway},
+		{"another protocol's greeting", "SSH-2.0-x\r\n\r\n", "", BadGateway},
+		{"a coding in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "", BadGateway},
+		{"a NUL in a header field", ok + "X: \x00\r\n\r\n", "", BadGateway},
+		{"a hundred interim answers", strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 100), "", BadGateway},
 	}
 }
 

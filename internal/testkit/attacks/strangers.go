@@ -1,0 +1,24 @@
+package attacks
+
+import "strings"
+
+// Stranger is what somebody without a password sends to a Redis that is shared.
+type Stranger struct{ Name, Sends string }
+
+// Strangers are all of them. The first two would end a miniredis, and with it the process around it.
+func Strangers() []Stranger { return strangers }
+
+var strangers = []Stranger{
+	{"a string of 2^63 bytes", "*1\r\n$9223372036854775000\r\n"},
+	{"an empty array", "*0\r\n"},
+	{"a negative array", "*-1\r\n"},
+	{"an array of 2^31 strings", "*2147483648\r\n"},
+	{"a negative string", "*1\r\n$-1\r\n"},
+	{"no number", "*x\r\n"},
+	{"no line end", "*1\n$4\nPING\n"},
+	{"a simple string", "+PING\r\n"},
+	{"an inline command", "PING\r\n"},
+	{"another end of a string", "*1\r\n$4\r\nPINGxx"},
+	{"a long line", "*" + strings.Repeat("1", 1<<20)},
+	{"a string that is too big", "*2\r\n$4\r\nECHO\r\n$1048576\r\n" + strings.Repeat("x", 1<<20)},
+}
