@@ -97,7 +97,7 @@ func TestABrokenCollectorIsGivenUpAndMentionedOnce(t *testing.T) {
 			if c.inTime && err != nil || !c.inTime && !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Shutdown error = %v", err)
 			}
-			if sent, failed := telemetry.queue.exported.Load(), telemetry.queue.failed.Load(); sent != 0 || failed != 90 {
+			if sent, failed := telemetry.queue.exported.Load(), telemetry.queue.failed.Load(); sent != 0 || failed != 10*spansEach {
 				t.Errorf("%d spans exported, %d failed", sent, failed)
 			}
 			if n := strings.Count(log.String(), "not exported"); n != 1 {
@@ -150,9 +150,9 @@ func hangingCollector(t *testing.T, milliseconds string) {
 	}
 	// The exporter has stopped, so that no batch is under way.
 	waiting, dropped, failed, exported := q.waiting.Load(), q.dropped.Load(), q.failed.Load(), q.exported.Load()
-	if waiting+dropped+failed != 9*(executions+100) || dropped == 0 || exported != 0 {
+	if waiting+dropped+failed != spansEach*(executions+100) || dropped == 0 || exported != 0 {
 		t.Errorf("of %d spans %d wait, %d were dropped, %d failed, %d were exported",
-			9*(executions+100), waiting, dropped, failed, exported)
+			spansEach*(executions+100), waiting, dropped, failed, exported)
 	}
 }
 

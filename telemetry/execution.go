@@ -15,16 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
-)
-
-// Phases of an execution, in their order. Each is a span of its trace.
-const (
-	PhaseQueue  = "queue"  // waiting for a free slot
-	PhaseMint   = "mint"   // the signed key, and its record in Redis
-	PhaseSpawn  = "spawn"  // until a sandboxed Python runs
-	PhaseImport = "import" // until the step's first line
-	PhaseStep   = "step"   // the step's own code
-	PhaseRevoke = "revoke" // what was opened for the execution is closed, the key among it
+	"github.com/kizen/kizen-sidecar/internal/phases"
 )
 
 // valueLimit bounds the attributes of spans, in bytes, and with them what the
@@ -54,7 +45,7 @@ type Execution struct {
 	step      trace.SpanContext
 	server    server
 	began     time.Time
-	ran       span        // the phase PhaseStep
+	ran       span        // the phase [phases.Step]
 	called    atomic.Bool // a span has the step's span as its parent
 }
 
@@ -124,7 +115,7 @@ func (t *Telemetry) Execution(ctx context.Context, info ExecutionInfo) (context.
 }
 
 // StepContext is the trace context for the step's environment: the span that
-// the phase PhaseStep will be, or the caller's where traces are off. Both are
+// the phase [phases.Step] will be, or the caller's where traces are off. Both are
 // empty where there is none.
 func (e *Execution) StepContext() (traceparent, tracestate string) {
 	h := headersOf(e.step)
@@ -132,17 +123,17 @@ func (e *Execution) StepContext() (traceparent, tracestate string) {
 }
 
 // Phase records a part of the execution that has ended, by err where it went
-// wrong. Of PhaseStep the span follows with End, which knows what became of it.
-func (e *Execution) Phase(name string, began, ended time.Time, err error) {
-	e.telemetry.metrics.phase(e.ctx, name, ended.Sub(began))
-	if name == PhaseStep {
+// wrong. Of [phases.Step] the span follows with End, which knows what became of it.
+func (e *Execution) Phase(name phases.Phase, began, ended time.Time, err error) {
+	e.telemetry.metrics.phase(e.ctx, string(name), ended.Sub(began))
+	if name == phases.Step {
 		e.ran = span{began, ended}
 		return
 	}
 	if e.root == nil {
 		return
 	}
-	_, phase := e.telemetry.tracer.Start(e.ctx, name, trace.WithTimestamp(began))
+	_, phase := e.telemetry.tracer.Start(e.ctx, string(name), trace.WithTimestamp(began))
 	if err != nil {
 		class := errorType(err)
 		phase.SetStatus(codes.Error, brief(err.Error()))
@@ -187,7 +178,7 @@ func (e *Execution) stepSpan(now time.Time) (trace.Span, time.Time) {
 		e.ran = span{e.began, now} // its calls must not hang in the air
 	}
 	ctx := context.WithValue(e.ctx, reservedID{}, e.step.SpanID())
-	_, step := e.telemetry.tracer.Start(ctx, PhaseStep, trace.WithTimestamp(e.ran.began))
+	_, step := e.telemetry.tracer.Start(ctx, string(phases.Step), trace.WithTimestamp(e.ran.began))
 	return step, e.ran.ended
 }
 

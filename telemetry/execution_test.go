@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/phases"
 	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
@@ -61,11 +62,11 @@ func info() ExecutionInfo {
 // at is a moment of the execution that began at noon.
 func at(milliseconds int) time.Time { return noon.Add(time.Duration(milliseconds) * time.Millisecond) }
 
-func named(t *testing.T, spans tracetest.SpanStubs, name string) tracetest.SpanStub {
+func named[Name ~string](t *testing.T, spans tracetest.SpanStubs, name Name) tracetest.SpanStub {
 	t.Helper()
 	var found tracetest.SpanStubs
 	for _, span := range spans {
-		if span.Name == name {
+		if span.Name == string(name) {
 			found = append(found, span)
 		}
 	}
@@ -99,18 +100,18 @@ func TestOneTraceLeadsFromTheCallerThroughTheStepToTheAPI(t *testing.T) {
 	if id := trace.SpanContextFromContext(ctx).TraceID().String(); id != callerTrace {
 		t.Errorf("the context is of trace %s", id)
 	}
-	for i, phase := range []string{PhaseQueue, PhaseMint, PhaseSpawn, PhaseImport} {
+	for i, phase := range []phases.Phase{phases.Queue, phases.Mint, phases.Spawn, phases.Import} {
 		execution.Phase(phase, at(i), at(i+1), nil)
 	}
 	stepParent, stepState := execution.StepContext()
 	call := execution.StartCall("GET", "", "")
 	execution.EndCall(call, CallEnd{Method: "GET", Path: "/custom-objects", Status: 200})
-	execution.Phase(PhaseStep, at(4), at(9), nil)
-	execution.Phase(PhaseRevoke, at(9), at(10), nil)
+	execution.Phase(phases.Step, at(4), at(9), nil)
+	execution.Phase(phases.Revoke, at(9), at(10), nil)
 	execution.End(Ending{Outcome: outcomes.OK})
 
 	all := spans()
-	root, step, get := named(t, all, "execution"), named(t, all, PhaseStep), named(t, all, "GET")
+	root, step, get := named(t, all, "execution"), named(t, all, phases.Step), named(t, all, "GET")
 	if len(all) != 8 {
 		t.Errorf("%d spans", len(all))
 	}
@@ -125,7 +126,7 @@ func TestOneTraceLeadsFromTheCallerThroughTheStepToTheAPI(t *testing.T) {
 	if root.Parent.SpanID().String() != callerSpan || !root.Parent.IsRemote() || root.SpanKind != trace.SpanKindServer {
 		t.Errorf("the root's parent is %v, its kind %v", root.Parent, root.SpanKind)
 	}
-	for i, name := range []string{PhaseQueue, PhaseMint, PhaseSpawn, PhaseImport} {
+	for i, name := range []phases.Phase{phases.Queue, phases.Mint, phases.Spawn, phases.Import} {
 		phase := named(t, all, name)
 		if phase.Parent.SpanID() != root.SpanContext.SpanID() || !phase.StartTime.Equal(at(i)) || !phase.EndTime.Equal(at(i+1)) {
 			t.Errorf("%s is from %v to %v below %v", name, phase.StartTime, phase.EndTime, phase.Parent.SpanID())
@@ -174,10 +175,10 @@ func TestCallsAreBelowTheSpanThatTheStepMade(t *testing.T) {
 		_, execution := telemetry.Execution(context.Background(), info())
 		call := execution.StartCall("GET", sent, "step=2")
 		execution.EndCall(call, CallEnd{Method: "GET", Status: 200})
-		execution.Phase(PhaseStep, at(1), at(2), nil)
+		execution.Phase(phases.Step, at(1), at(2), nil)
 		execution.End(Ending{Outcome: outcomes.OK})
 		all := spans()
-		want, state := named(t, all, PhaseStep).SpanContext.SpanID().String(), "vendor=1"
+		want, state := named(t, all, phases.Step).SpanContext.SpanID().String(), "vendor=1"
 		if name == inner {
 			want, state = inner, "step=2"
 		}
@@ -198,7 +199,7 @@ func TestSamplingFollowsTheCallerAndNotTheStep(t *testing.T) {
 	traceparent, _ := execution.StepContext()
 	call := execution.StartCall("GET", strings.TrimSuffix(traceparent, "00")+"01", "")
 	execution.EndCall(call, CallEnd{Method: "GET", Status: 200})
-	execution.Phase(PhaseStep, at(1), at(2), nil)
+	execution.Phase(phases.Step, at(1), at(2), nil)
 	execution.End(Ending{Outcome: "timeout"})
 	if all := spans(); len(all) != 0 {
 		t.Errorf("%d spans were exported of a trace that is not sampled", len(all))
@@ -236,17 +237,17 @@ func TestFailuresAreStatusesAndEvents(t *testing.T) {
 		t.Run(string(c.ending.Outcome), func(t *testing.T) {
 			telemetry, spans := tracing(t)
 			_, execution := telemetry.Execution(context.Background(), info())
-			execution.Phase(PhaseStep, at(1), at(2), nil)
+			execution.Phase(phases.Step, at(1), at(2), nil)
 			execution.End(c.ending)
 			all := spans()
-			for _, name := range []string{"execution", PhaseStep} {
+			for _, name := range []phases.Phase{"execution", phases.Step} {
 				span := named(t, all, name)
 				if span.Status.Code != codes.Error || span.Status.Description != string(c.ending.Outcome) {
 					t.Errorf("%s has status %+v", name, span.Status)
 				}
 				wantAttributes(t, span.Attributes, map[string]any{"error.type": string(c.ending.Outcome)})
 			}
-			step := named(t, all, PhaseStep)
+			step := named(t, all, phases.Step)
 			if len(step.Events) != 1 || step.Events[0].Name != c.event {
 				t.Fatalf("events = %+v", step.Events)
 			}
@@ -259,14 +260,14 @@ func TestFailuresAreStatusesAndEvents(t *testing.T) {
 func TestAnExecutionWhoseStepNeverRanFailsWithoutAStepSpan(t *testing.T) {
 	telemetry, spans := tracing(t)
 	_, execution := telemetry.Execution(context.Background(), info())
-	execution.Phase(PhaseMint, at(0), at(1), fmt.Errorf("dial redis://app:%s@h: %w", plain, context.DeadlineExceeded))
+	execution.Phase(phases.Mint, at(0), at(1), fmt.Errorf("dial redis://app:%s@h: %w", plain, context.DeadlineExceeded))
 	execution.StepContext()
 	execution.End(Ending{Outcome: "internal", ExitCode: -1})
 	all := spans()
 	if len(all) != 2 {
 		t.Errorf("%d spans", len(all))
 	}
-	mint, root := named(t, all, PhaseMint), named(t, all, "execution")
+	mint, root := named(t, all, phases.Mint), named(t, all, "execution")
 	if mint.Status.Code != codes.Error || strings.Contains(mint.Status.Description, plain) || !strings.Contains(mint.Status.Description, "redis") {
 		t.Errorf("status = %+v", mint.Status)
 	}
@@ -282,7 +283,7 @@ func TestCallsOfAnExecutionThatToldNoStepStillHaveTheirParent(t *testing.T) {
 	execution.EndCall(execution.StartCall("GET", "", ""), CallEnd{Method: "GET", Status: 200})
 	execution.End(Ending{Outcome: "cancelled"})
 	all := spans()
-	if named(t, all, "GET").Parent.SpanID() != named(t, all, PhaseStep).SpanContext.SpanID() {
+	if named(t, all, "GET").Parent.SpanID() != named(t, all, phases.Step).SpanContext.SpanID() {
 		t.Error("the call's parent was never exported")
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/phases"
 )
 
 // measuring returns telemetry whose metrics can be scraped.
@@ -110,7 +111,7 @@ func TestLabelsAreBoundedWhateverIsMeasured(t *testing.T) {
 		execution.EndCall(nil, CallEnd{Method: s, Path: "/" + s, Status: 1000 + i, Denied: true, Policy: s, Error: s})
 		execution.EndCall(nil, CallEnd{Method: "GET", Status: 600 + i})
 		execution.EndCall(nil, CallEnd{Method: "GET", Status: 403, Denied: true, Policy: "guardrail." + s, Error: "guardrail"})
-		execution.Phase(s, at(0), at(1), nil)
+		execution.Phase(phases.Phase(s), at(0), at(1), nil)
 		metrics.Redis(ctx, s, time.Millisecond, errors.New(s))
 		metrics.Key(ctx, s, time.Millisecond, errors.New(s))
 	}
@@ -239,7 +240,7 @@ func TestMeasuringCostsNoAllocationWhenItIsOff(t *testing.T) {
 	ctx, execution := telemetry.Execution(context.Background(), info())
 	end := CallEnd{Method: "GET", Path: "/custom-objects", Query: "page=2", Status: 200, Policy: "default.calls"}
 	allocations := testing.AllocsPerRun(100, func() {
-		execution.Phase(PhaseMint, at(0), at(1), nil)
+		execution.Phase(phases.Mint, at(0), at(1), nil)
 		execution.EndCall(execution.StartCall("GET", caller, ""), end)
 		telemetry.Metrics().Key(ctx, KeyMint, time.Millisecond, nil)
 		telemetry.Metrics().Redis(ctx, "SET", time.Millisecond, nil)

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/phases"
 )
 
 // environment sets these variables, and none other of OpenTelemetry's.
@@ -73,10 +74,13 @@ func (l *lines) String() string {
 	return l.out.String()
 }
 
+// spansEach is how many spans execute makes: the execution, its phases and two calls.
+var spansEach = int64(1 + len(phases.All()) + 2)
+
 // execute goes through one execution with a call, and all else that is measured.
 func execute(t *Telemetry) {
 	ctx, execution := t.Execution(context.Background(), info())
-	for _, phase := range []string{PhaseQueue, PhaseMint, PhaseSpawn, PhaseImport, PhaseStep, PhaseRevoke} {
+	for _, phase := range phases.All() {
 		execution.Phase(phase, at(1), at(2), nil)
 	}
 	execution.EndCall(execution.StartCall("GET", "", ""), CallEnd{Method: "GET", Path: "/custom-objects", Status: 200, Received: 9})

@@ -51,7 +51,7 @@ func TestTheConnectionToTheAPIIsOpenBeforeTheStepAsksForIt(t *testing.T) {
 }
 
 // phase is a line of run -v.
-var phase = regexp.MustCompile(`(?m)^  (mint|spawn|import|step|teardown) +([0-9.]+) ms$`)
+var phase = regexp.MustCompile(`(?m)^  (spawn|mint|import|step|teardown|revoke) +([0-9.]+) ms$`)
 
 // BenchmarkColdStart says where the milliseconds of a cold run go: its phases, and what of the whole is none of them, the
 // binary itself. The baselines of the same run are a Python that does nothing, and one that imports requests.
@@ -75,7 +75,7 @@ func BenchmarkColdStart(b *testing.B) {
 		}
 		phases["binary"] = append(phases["binary"], milliseconds(whole[len(whole)-1])+rest)
 	}
-	if len(phases) != 6 {
+	if len(phases) != 7 {
 		b.Fatalf("run -v told of %d phases", len(phases)-1)
 	}
 	for name, spent := range phases {

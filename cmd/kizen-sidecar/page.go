@@ -22,6 +22,7 @@ import (
 	"github.com/charmbracelet/colorprofile"
 	"github.com/dustin/go-humanize"
 
+	"github.com/kizen/kizen-sidecar/internal/phases"
 	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -160,19 +161,11 @@ func (p page) failure(w io.Writer, result runner.Result) {
 
 func (p page) phases(w io.Writer, done executed) {
 	section(w, "Time", "")
-	phases := done.Result.Phases
 	rows := [][]string{}
-	for _, phase := range []struct {
-		name  string
-		spent time.Duration
-	}{
-		{"mint", done.Mint},
-		{"spawn", phases.Spawn},
-		{"import", phases.Import},
-		{"step", phases.Step},
-		{"teardown", phases.Teardown + done.Teardown},
-	} {
-		rows = append(rows, []string{phase.name, formatDuration(phase.spent)})
+	for phase, spent := range done.Spent(0) {
+		if phase != phases.Queue { // a command does not wait
+			rows = append(rows, []string{string(phase), formatDuration(spent)})
+		}
 	}
 	columns(w, rows)
 	if missing := done.Result.Layers.Missing; len(missing) > 0 {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/phases"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/proxy"
@@ -162,7 +163,7 @@ func (a *Authority) Close(ctx context.Context, grace time.Duration) {
 		if a.revokingSince.Before(began) { // an interrupt came first
 			began = a.revokingSince
 		}
-		a.watch.Phase(telemetry.PhaseRevoke, began, time.Now(), a.revokingErr)
+		a.watch.Phase(phases.Revoke, began, time.Now(), a.revokingErr)
 	}
 	if a.owned {
 		a.watch.End(telemetry.Ending{Outcome: outcomes.OK, ExitCode: -1})

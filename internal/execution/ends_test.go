@@ -367,8 +367,8 @@ func TestARedisThatHangsHoldsUpNoEnd(t *testing.T) {
 			if took := time.Since(began); took != revokeLimit || err != nil || done.Result.Outcome != outcomes.OK {
 				t.Errorf("%q, %v after %s", done.Result.Outcome, err, took)
 			}
-			if done.Teardown != revokeLimit {
-				t.Errorf("teardown %s", done.Teardown)
+			if done.Revoke != revokeLimit {
+				t.Errorf("revoke took %s", done.Revoke)
 			}
 		})
 	})

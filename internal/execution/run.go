@@ -4,10 +4,10 @@ import (
 	"context"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/phases"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
-	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // keyGrace is how long a key outlives the step's limit: start-up before it and the last call's answer after it.
@@ -46,7 +46,7 @@ func (h *Host) Run(ctx context.Context, r Request) (done Ended, err error) {
 	if !r.Asked.IsZero() {
 		now := time.Now()
 		queued = now.Sub(r.Asked)
-		w.Phase(telemetry.PhaseQueue, r.Asked, now, nil)
+		w.Phase(phases.Queue, r.Asked, now, nil)
 	}
 	done, err = h.run(w.ctx, r, w)
 	w.end(r, done, queued, err)
@@ -59,7 +59,7 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err er
 	// Python starts, or is there already, while the key is minted.
 	prepared, err := h.interpreters.prepare(context.WithoutCancel(ctx), r.Job.Runtime, limits)
 	spawned := time.Now()
-	w.Phase(telemetry.PhaseSpawn, began, spawned, err)
+	w.Phase(phases.Spawn, began, spawned, err)
 	if err != nil {
 		return done, err
 	}
@@ -81,7 +81,7 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err er
 		began := time.Now()
 		authority.Close(ctx, 0)
 		if done.Begun {
-			done.Mint, done.Teardown = authority.minting, time.Since(began)
+			done.Mint, done.Revoke = authority.minting, time.Since(began)
 			done.MintBegan, done.RevokeBegan = authority.mintBegan, began
 		}
 	}()

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/phases"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/proxy"
 	"github.com/kizen/kizen-sidecar/runner"
@@ -98,10 +99,11 @@ func (w *watch) end(r Request, done Ended, queued time.Duration, err error) {
 	w.End(ending)
 	attributes := []any{
 		"outcome", ending.Outcome, "account_type", r.Identity.AccountType, "user_id", r.Identity.AccountID, "step", r.Name,
-		"runtime", string(r.Job.Runtime), "queue_ms", milliseconds(queued), "mint_ms", milliseconds(done.Mint),
-		"spawn_ms", milliseconds(done.Result.Phases.Spawn), "import_ms", milliseconds(done.Result.Phases.Import),
-		"duration_ms", milliseconds(done.Result.Duration), "teardown_ms", milliseconds(done.Result.Phases.Teardown + done.Teardown),
+		"runtime", string(r.Job.Runtime), "duration_ms", milliseconds(done.Result.Duration),
 		"cpu_ms", milliseconds(done.Result.Evidence.CPU), "peak_memory_bytes", done.Result.Evidence.PeakMemory,
+	}
+	for phase, spent := range done.Spent(queued) {
+		attributes = append(attributes, string(phase)+"_ms", milliseconds(spent))
 	}
 	if record := done.Result.HTTP; record != nil {
 		attributes = append(attributes, "http_requests", record.Count)
@@ -142,7 +144,7 @@ func endingOf(done Ended, err error) telemetry.Ending {
 func (h *Host) Abandon(r Request, err error) {
 	w := h.watch(context.Background(), r)
 	now := time.Now()
-	w.Phase(telemetry.PhaseQueue, r.Asked, now, err)
+	w.Phase(phases.Queue, r.Asked, now, err)
 	ending := endingOf(Ended{}, err)
 	w.End(ending)
 	w.log.Info("execution ended", "outcome", ending.Outcome, "account_type", r.Identity.AccountType, "user_id", r.Identity.AccountID,
@@ -201,7 +203,7 @@ func (w *watch) mint(ctx context.Context, h *Host, id minter.Identity, lifetime 
 	began := time.Now()
 	leased, err := h.keys.lease(ctx, id, lifetime)
 	ended := time.Now()
-	w.Phase(telemetry.PhaseMint, began, ended, err)
+	w.Phase(phases.Mint, began, ended, err)
 	w.metrics.Key(w.ctx, telemetry.KeyMint, ended.Sub(began), err)
 	return leased, ended.Sub(began), err
 }
@@ -209,11 +211,13 @@ func (w *watch) mint(ctx context.Context, h *Host, id minter.Identity, lifetime 
 // ran tells of the phases that only the runner knows: prepared is when the interpreter was there.
 func (w *watch) ran(prepared time.Time, result runner.Result, err error) {
 	if result.Started.IsZero() {
-		w.Phase(telemetry.PhaseImport, prepared, time.Now(), err)
+		w.Phase(phases.Import, prepared, time.Now(), err)
 		return
 	}
-	w.Phase(telemetry.PhaseImport, prepared, result.Started, nil)
-	w.Phase(telemetry.PhaseStep, result.Started, result.Started.Add(result.Duration), nil)
+	w.Phase(phases.Import, prepared, result.Started, nil)
+	ended := result.Started.Add(result.Duration)
+	w.Phase(phases.Step, result.Started, ended, nil)
+	w.Phase(phases.Teardown, ended, ended.Add(result.Phases.Teardown), nil)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

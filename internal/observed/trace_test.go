@@ -64,6 +64,7 @@ func checkTree(t *testing.T, c *collector) {
 		"execution > spawn (Internal, Unset)":       1,
 		"execution > import (Internal, Unset)":      1,
 		"execution > step (Internal, Unset)":        1,
+		"execution > teardown (Internal, Unset)":    1,
 		"execution > revoke (Internal, Unset)":      1,
 		"step > GET (Client, Unset)":                2,
 		"step > GET (Client, Error)":                1,
@@ -191,7 +192,7 @@ func checkMetrics(t *testing.T, c *collector, page string) {
 		counts     map[string]uint64
 	}{
 		{"kizen.execution.duration", "kizen.execution.outcome", one("ok")},
-		{"kizen.execution.phase.duration", "kizen.execution.phase", one("queue", "mint", "spawn", "import", "step", "revoke")},
+		{"kizen.execution.phase.duration", "kizen.execution.phase", one("queue", "spawn", "mint", "import", "step", "teardown", "revoke")},
 		{"http.client.request.duration", "http.response.status_code", map[string]uint64{"200": 2, "404": 1, "403": 1}},
 		{"http.client.request.body.size", "http.request.method", map[string]uint64{"GET": 3, "POST": 1}},
 		{"http.client.response.body.size", "http.request.method", map[string]uint64{"GET": 3, "POST": 1}},

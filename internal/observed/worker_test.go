@@ -48,6 +48,7 @@ func TestTheTraceOfAnExecutionFromAQueueBeginsWhereItWasEnqueued(t *testing.T) {
 		"execution > spawn (Internal, Unset)":         1,
 		"execution > import (Internal, Unset)":        1,
 		"execution > step (Internal, Unset)":          1,
+		"execution > teardown (Internal, Unset)":      1,
 		"execution > revoke (Internal, Unset)":        1,
 		"step > GET (Client, Unset)":                  1,
 	}

@@ -74,20 +74,11 @@ type Snapshot struct {
 	QueuedAt    time.Time        `json:"queued_at"`
 	StartedAt   time.Time        `json:"started_at,omitzero"`
 	FinishedAt  time.Time        `json:"finished_at,omitzero"`
-	Phases      *Phases          `json:"phases,omitempty"`
-	Result      json.RawMessage  `json:"result,omitempty"`
+	// Phases say where the time went, in milliseconds: a number for each of [phases.All], whose name ends in "_ms".
+	Phases map[string]float64 `json:"phases,omitempty"`
+	Result json.RawMessage    `json:"result,omitempty"`
 	// Failure says why there is no result.
 	Failure string `json:"failure,omitempty"`
-}
-
-// Phases say where the time went, in milliseconds.
-type Phases struct {
-	Queue    float64 `json:"queue_ms"`
-	Mint     float64 `json:"mint_ms"`
-	Spawn    float64 `json:"spawn_ms"`
-	Import   float64 `json:"import_ms"`
-	Step     float64 `json:"step_ms"`
-	Teardown float64 `json:"teardown_ms"`
 }
 
 // ID is the execution's id.
@@ -160,10 +151,9 @@ func (e *Execution) Snapshot() Snapshot {
 	}
 	result := e.ended.Result
 	s.Outcome, s.Result = result.Outcome, e.document
-	s.Phases = &Phases{
-		Queue: milliseconds(e.started.Sub(e.queued)), Mint: milliseconds(e.ended.Mint), Spawn: milliseconds(result.Phases.Spawn),
-		Import: milliseconds(result.Phases.Import), Step: milliseconds(result.Phases.Step),
-		Teardown: milliseconds(result.Phases.Teardown + e.ended.Teardown),
+	s.Phases = map[string]float64{}
+	for phase, spent := range e.ended.Spent(e.started.Sub(e.queued)) {
+		s.Phases[string(phase)+"_ms"] = milliseconds(spent)
 	}
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/phases"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -59,9 +60,9 @@ type Record struct {
 
 // Phase is a part of the execution's time.
 type Phase struct {
-	Name  string  `json:"name"`
-	Start float64 `json:"start_ms"`
-	Spent float64 `json:"spent_ms"`
+	Name  phases.Phase `json:"name"`
+	Start float64      `json:"start_ms"`
+	Spent float64      `json:"spent_ms"`
 }
 
 // NewRecord is the record of an execution. Its document is done.Result's, already marshalled; nil while there is none.
@@ -81,19 +82,19 @@ func NewRecord(about About, done execution.Ended, document json.RawMessage) Reco
 	for _, at := range result.LogTimes {
 		r.LogTimes = append(r.LogTimes, r.offset(at))
 	}
-	r.add("queue", about.Queued, about.Dequeued.Sub(about.Queued))
+	r.add(phases.Queue, about.Queued, about.Dequeued.Sub(about.Queued))
 	spent := result.Phases
-	r.add("spawn", result.Begun, spent.Spawn)
-	r.add("mint", done.MintBegan, done.Mint)
+	r.add(phases.Spawn, result.Begun, spent.Spawn)
+	r.add(phases.Mint, done.MintBegan, done.Mint)
 	if !result.Begun.IsZero() {
-		r.add("import", result.Begun.Add(spent.Spawn), spent.Import)
+		r.add(phases.Import, result.Begun.Add(spent.Spawn), spent.Import)
 	}
 	if !result.Started.IsZero() {
-		r.add("step", result.Started, spent.Step)
+		r.add(phases.Step, result.Started, spent.Step)
 	}
 	if !done.RevokeBegan.IsZero() {
-		r.add("teardown", done.RevokeBegan.Add(-spent.Teardown), spent.Teardown)
-		r.add("revoke", done.RevokeBegan, done.Teardown)
+		r.add(phases.Teardown, done.RevokeBegan.Add(-spent.Teardown), spent.Teardown)
+		r.add(phases.Revoke, done.RevokeBegan, done.Revoke)
 	}
 	return r
 }
@@ -108,7 +109,7 @@ func OutputTypes(declared runner.Outputs) map[string]runner.Type {
 }
 
 // add appends a phase, unless it never was. What a warm interpreter did before the request is no time of this execution.
-func (r *Record) add(name string, began time.Time, spent time.Duration) {
+func (r *Record) add(name phases.Phase, began time.Time, spent time.Duration) {
 	if began.IsZero() || spent <= 0 {
 		return
 	}

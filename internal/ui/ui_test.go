@@ -22,7 +22,7 @@ func TestARecordTellsWhenEachPhaseWas(t *testing.T) {
 	at := func(ms int) time.Time { return origin.Add(time.Duration(ms) * time.Millisecond) }
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 	done := execution.Ended{
-		Mint: ms(2), MintBegan: at(12), Teardown: ms(3), RevokeBegan: at(90),
+		Mint: ms(2), MintBegan: at(12), Revoke: ms(3), RevokeBegan: at(90),
 		Result: runner.Result{
 			Outcome: outcomes.OK, Begun: at(10), Started: at(40), LogTimes: []time.Time{at(41)},
 			Phases: runner.Phases{Spawn: ms(5), Import: ms(25), Step: ms(40), Teardown: ms(10)},
