@@ -128,11 +128,19 @@ function logs(record, result) {
   return h("section", { class: "logs", "aria-labelledby": "logs-title" },
     h("div", { class: "bar-title" }, h("h2", { id: "logs-title" }, "Logs"), h("span", { class: "note" }, dropped || (lines.length > 0 && count(lines.length, "message")))),
     lines.length === 0 ? h("p", { class: "none" }, record.state === "finished" ? "none; outputs.log(…) writes here, print does not" : "none yet")
-      : h("ol", { class: lines.length > 1000 ? "lines many" : "lines", role: "log", "aria-live": record.state === "finished" ? "off" : "polite" }, lines.map((line, i) => {
-        const at = record.log_times[i];
-        return h("li", {}, h("time", { title: at === undefined ? null : clock(Date.parse(record.origin) + at) },
-          at === undefined ? "" : `+${duration(Math.max(at - origin, 0))}`), h("span", { class: "text" }, line));
-      })));
+      : h("div", { class: "lines", role: "log", "aria-live": record.state === "finished" ? "off" : "polite" }, blocks(lines.length).map(([first, end]) =>
+        h("ol", { class: end - first === block ? "block" : "" }, lines.slice(first, end).map((line, i) => {
+          const at = record.log_times[first + i];
+          return h("li", {}, h("time", { title: at === undefined ? null : clock(Date.parse(record.origin) + at) },
+            at === undefined ? "" : `+${duration(Math.max(at - origin, 0))}`), h("span", { class: "text" }, line));
+        })))));
+}
+
+// block is how many messages the browser lays out or leaves out together: one by one, a hundred thousand take it a minute.
+const block = 200;
+
+function blocks(count) {
+  return Array.from({ length: Math.ceil(count / block) }, (_, i) => [i * block, Math.min((i + 1) * block, count)]);
 }
 
 function printed(record) {
