@@ -54,15 +54,17 @@ func sidecar(t *testing.T, stdin string, environment []string, arguments ...stri
 	return outcome{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// requireProgram skips, loudly, a test whose program is missing; where
+// requireProgram returns the path of the first of names that is installed. Without one it skips the test, loudly; where
 // everything must be there it fails instead.
-func requireProgram(t *testing.T, name string) string {
+func requireProgram(t *testing.T, names ...string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		missingForTest(t, name)
+	for _, name := range names {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
 	}
-	return path
+	missingForTest(t, names[0])
+	return ""
 }
 
 func missingForTest(t *testing.T, what string) {
