@@ -10,16 +10,16 @@ export GOFLAGS := -tags=nomsgpack $(GOFLAGS)
 TORTURE := ^TestTorture
 TORTURED = $(sort $(dir $(shell grep -rlE 'func TestTorture' --include='*_test.go' .)))
 
-# The tests of these packages drive the built commands, which have no race detector, or the processes of sandboxes. They are compiled as the commands are,
-# so that their dependencies are compiled once. They mostly wait for other processes, so that more of them run side by side than there
-# are processors.
+# The tests of these packages drive the built commands, which have no race detector, or the processes of sandboxes.
 DRIVEN = $(sort ./runner/sandbox/ $(dir $(shell grep -rl 'sidecartest[.]Main' --include='*_test.go' .)))
-RACED = $(filter-out $(DRIVEN),$(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Module.Path)}}' ./...)))
-PLAINLY := CGO_ENABLED=0 $(GO) test -trimpath -vet=off -parallel 3
-# make lint vets.
+PACKAGES = $(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Module.Path)}}' ./...))
+# The longest packages come first, that the others run beside them. Tests are compiled as the commands are, so that their
+# dependencies are compiled once; make lint vets. Most tests wait for other processes, so that more of them run side by side
+# than there are processors.
+TESTING := CGO_ENABLED=0 $(GO) test -trimpath -vet=off -parallel 3
 RACING := $(GO) test -race -vet=off
 
-.PHONY: help build demo test torture lint bench bench-serve docs setup clean
+.PHONY: help build demo test race pythons torture lint bench bench-serve docs setup clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,18 +32,25 @@ demo: ## Run the example step against the reference platform and show its page
 	@$(MAKE) --no-print-directory build
 	@examples/demo
 
-test: build ## Set up what the tests need, then run every test but those of make torture
+test: build ## Set up what the tests need, then run every test once, but those of make torture
 	@.ci/setup test
-	KIZEN_TEST_BIN=$(CURDIR)/bin $(PLAINLY) -timeout 30m -skip '$(TORTURE)' $(DRIVEN)
-	KIZEN_TEST_BIN=$(CURDIR)/bin $(RACING) -timeout 30m -skip '$(TORTURE)' $(RACED)
+	KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -timeout 30m -skip '$(TORTURE)' $(DRIVEN) $(filter-out $(DRIVEN),$(PACKAGES))
 	@.ci/python -m mypy --config-file runner/python/pyproject.toml runner/python/kizen_runtime runner/python/*.py
-	@.ci/pythons
+	@.ci/python -m pytest -q -p no:cacheprovider runner/python/tests
+	@echo "left to make race and make pythons: the same tests under the race detector, and on other versions of Python"
 	@echo "left to make torture:"; grep -rhoE 'func TestTorture[A-Za-z]+' --include='*_test.go' . | sed 's/func /  /' | sort
+
+race: ## Run the packages' tests under the race detector, but those that drive processes
+	@.ci/setup test
+	$(RACING) -timeout 30m -skip '$(TORTURE)' $(filter-out $(DRIVEN),$(PACKAGES))
+
+pythons: ## Run the harness's tests on each supported version of Python
+	@.ci/setup test
+	@.ci/pythons
 
 torture: build ## Run the tests that fill the machine, alone on it and one after the other
 	@.ci/setup test
-	KIZEN_TEST_BIN=$(CURDIR)/bin $(PLAINLY) -v -p 1 -timeout 60m -run '$(TORTURE)' $(filter $(DRIVEN),$(TORTURED))
-	KIZEN_TEST_BIN=$(CURDIR)/bin $(RACING) -v -p 1 -timeout 60m -run '$(TORTURE)' $(filter-out $(DRIVEN),$(TORTURED))
+	KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -v -p 1 -timeout 60m -run '$(TORTURE)' $(TORTURED)
 
 lint: ## Check formatting, vet, staticcheck and a tidy go.mod
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted; run gofmt -w"; exit 1; fi
