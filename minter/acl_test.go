@@ -35,7 +35,8 @@ func documentedLines(t *testing.T) map[string][]string {
 	return users
 }
 
-// duties is what each role does, in terms of a vault whose client is logged in as that role. boss may do everything.
+// duties performs the operations of each role on a vault whose client is logged in as that role. boss may do
+// everything.
 var duties = map[string]func(t *testing.T, v, boss *vault) error{
 	"kizen-sidecar": func(t *testing.T, v, boss *vault) error {
 		fresh := on(t, v.redis) // publishes its public key
@@ -100,8 +101,8 @@ var duties = map[string]func(t *testing.T, v, boss *vault) error{
 	},
 }
 
-// as is the vault for whoever logs in by url.
-func (v *vault) as(t *testing.T, url string) *vault {
+// loggedIn returns the vault with a client that logs in by url.
+func (v *vault) loggedIn(t *testing.T, url string) *vault {
 	t.Helper()
 	other := *v
 	other.redis = open(t, url)
@@ -118,7 +119,7 @@ func (v *vault) as(t *testing.T, url string) *vault {
 	return &other
 }
 
-func TestDocumentedACLIsEnoughAndTheLeast(t *testing.T) {
+func TestDocumentedACLIsMinimal(t *testing.T) {
 	server := redistest.Start(t)
 	boss := newVault(t, server.URL())
 	users := documentedUsers(t)
@@ -128,7 +129,7 @@ func TestDocumentedACLIsEnoughAndTheLeast(t *testing.T) {
 	logIn := func(t *testing.T, name string, rules []string) *vault {
 		t.Helper()
 		server.Do(t, append([]string{"ACL", "SETUSER", name, "reset"}, rules...)...)
-		return boss.as(t, "redis://"+name+":PASSWORD@"+server.Addr)
+		return boss.loggedIn(t, "redis://"+name+":PASSWORD@"+server.Addr)
 	}
 	for name, rules := range users {
 		t.Run(name, func(t *testing.T) {
@@ -150,7 +151,7 @@ func TestDocumentedACLIsEnoughAndTheLeast(t *testing.T) {
 				}
 				less := slices.Delete(slices.Clone(rules), i, i+1)
 				server.Do(t, "ACL", "LOG", "RESET")
-				// A refused UNWATCH is seen by the server alone: it leaves a connection that fails its next transaction.
+				// Only the server sees a refused UNWATCH: it leaves a connection that fails its next transaction.
 				if err := duties[name](t, logIn(t, name, less), boss); err == nil && server.Do(t, "ACL", "LOG") == "" {
 					t.Errorf("%s is not needed", rule)
 				}
@@ -165,8 +166,8 @@ func TestSidecarCanNeitherResumeNorUnrevokeUnderItsACL(t *testing.T) {
 	r := minter.NewRevoker(open(t, "redis://kizen-sidecar:PASSWORD@"+server.Addr))
 	for name, err := range map[string]error{
 		"resume":  func() error { _, _, err := r.Resume(t.Context(), "business-1", "account-1"); return err }(),
-		"suspend": second(r.Suspend(t.Context(), "business-1", "account-1")),
-		"revoke":  second(r.Account(t.Context(), "business-1", "account-1")),
+		"suspend": errorOf(r.Suspend(t.Context(), "business-1", "account-1")),
+		"revoke":  errorOf(r.Account(t.Context(), "business-1", "account-1")),
 	} {
 		if err == nil {
 			t.Errorf("%s: allowed", name)
@@ -174,7 +175,7 @@ func TestSidecarCanNeitherResumeNorUnrevokeUnderItsACL(t *testing.T) {
 	}
 }
 
-func TestDocumentedACLIsEnoughOnAClusterWithOneWordMore(t *testing.T) {
+func TestDocumentedACLNeedsOneMoreWordOnACluster(t *testing.T) {
 	t.Parallel()
 	nodes := redistest.StartCluster(t)
 	boss := newVault(t, "redis+cluster://"+nodes[0].Addr)
@@ -182,13 +183,13 @@ func TestDocumentedACLIsEnoughOnAClusterWithOneWordMore(t *testing.T) {
 		for _, node := range nodes {
 			node.Do(t, append([]string{"ACL", "SETUSER", name}, append(rules, "+cluster|slots")...)...)
 		}
-		if err := duties[name](t, boss.as(t, "redis+cluster://"+name+":PASSWORD@"+nodes[0].Addr), boss); err != nil {
+		if err := duties[name](t, boss.loggedIn(t, "redis+cluster://"+name+":PASSWORD@"+nodes[0].Addr), boss); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
-func TestDocumentedACLIsEnoughAndTheLeastOnASentinel(t *testing.T) {
+func TestDocumentedACLIsMinimalOnASentinel(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	server.Do(t, append([]string{"ACL", "SETUSER", "kizen-sidecar"}, documentedUsers(t)["kizen-sidecar"]...)...)
@@ -215,25 +216,25 @@ func TestDocumentedACLIsEnoughAndTheLeastOnASentinel(t *testing.T) {
 		}
 		sentinel.Do(t, "ACL", "LOG", "RESET")
 		err := use(slices.Delete(slices.Clone(rules), i, i+1))
-		// What the client asks beside the master's address is missed later, at a failover: the Sentinel alone tells.
+		// The client needs the other commands only at a failover, so only the Sentinel shows that one is refused.
 		refused := func() bool { return sentinel.Do(t, "ACL", "LOG") != "" }
 		if err == nil {
-			redistest.Await(t, "a refusal of what is left without "+rule, refused)
+			redistest.Await(t, "a refusal of a command that needs "+rule, refused)
 		}
 	}
 }
 
-func TestDocumentedACLIsEnoughInAnotherDatabaseWithOneWordMore(t *testing.T) {
+func TestDocumentedACLNeedsOneMoreWordInAnotherDatabase(t *testing.T) {
 	server := redistest.Start(t)
 	boss := newVault(t, server.URL()+"/3")
 	for name, rules := range documentedUsers(t) {
 		url := "redis://" + name + ":PASSWORD@" + server.Addr + "/3"
 		server.Do(t, append([]string{"ACL", "SETUSER", name}, rules...)...)
-		if err := duties[name](t, boss.as(t, url), boss); err == nil {
+		if err := duties[name](t, boss.loggedIn(t, url), boss); err == nil {
 			t.Errorf("%s: +select is not needed", name)
 		}
 		server.Do(t, "ACL", "SETUSER", name, "+select")
-		if err := duties[name](t, boss.as(t, url), boss); err != nil {
+		if err := duties[name](t, boss.loggedIn(t, url), boss); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// forge is an attacker's workbench: a key set that a verifier trusts, a good key, and the means to bend it.
+// forge builds forged keys: it has a key set that a verifier trusts, a valid key, and methods to alter it.
 type forge struct {
 	fixture
 	*attacks.Workbench
@@ -37,7 +37,7 @@ func b64(data []byte) string { return base64.RawURLEncoding.EncodeToString(data)
 
 func TestForgedTokensAreRefused(t *testing.T) {
 	g := newForge(t)
-	// What the table changes must be the reason: signed again without a change, the key is good.
+	// The changes in the table must be the reason for a refusal: signed again without a change, the key is valid.
 	if _, err := g.verifier.Verify(t.Context(), g.Unchanged(), "business-1", "account-1"); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestHeadersMustBeTheKeysOwn(t *testing.T) {
 	}
 }
 
-func TestClocksMayDifferByTheLeewayAndNoMore(t *testing.T) {
+func TestClocksMayDifferByAtMostTheLeeway(t *testing.T) {
 	g := newForge(t)
 	keys, err := minter.LoadKeySet(minter.KeySetConfig{Text: minter.NewToken(pemOf(t, g.Trusted))})
 	if err != nil {
@@ -92,7 +92,7 @@ func TestClocksMayDifferByTheLeewayAndNoMore(t *testing.T) {
 		"same clock":             {0, ""},
 		"ahead within leeway":    {time.Minute + 4*time.Second, ""},
 		"ahead beyond leeway":    {time.Minute + 7*time.Second, minter.CodeExpired},
-		"behind within leeway":   {-9 * time.Second, ""}, // keys are dated back by as much again
+		"behind within leeway":   {-9 * time.Second, ""}, // keys are backdated by the leeway too
 		"behind beyond leeway":   {-12 * time.Second, minter.CodeNotYetValid},
 		"a year behind":          {-365 * 24 * time.Hour, minter.CodeNotYetValid},
 		"ahead, almost expired":  {time.Minute - 2*time.Second, ""},
@@ -152,7 +152,7 @@ func TestWritingToRedisIsNotEnough(t *testing.T) {
 			t.Errorf("%s: %v, want %s", name, err, row.want)
 		}
 	}
-	// Nor does a record serve another key than its own.
+	// A record serves only its own key.
 	set("kizen:{business-1}:key:"+g.good.ID, forged)
 	if got := g.verify(t, g.good); got != minter.CodeRevoked {
 		t.Errorf("a record of another identity: %q", got)
@@ -165,7 +165,7 @@ func TestWritingToRedisIsNotEnough(t *testing.T) {
 	}
 }
 
-func TestPublishedKeyServesItsBusinessAlone(t *testing.T) {
+func TestPublishedKeyServesOnlyItsBusiness(t *testing.T) {
 	f := onRedis(t, embedded(t).URL())
 	key := f.mint(t, someone)
 	name := f.redis.Keys(t.Context(), "*:jwk:*").Val()[0]

@@ -64,8 +64,8 @@ func (x *bench) set(b *testing.B) {
 	}
 }
 
-// compare runs prepare, the baseline and the subject in turn, so that what the machine does meanwhile hits both, and reports the median
-// of each and their ratio.
+// compare alternates prepare, the baseline and the subject, so that other load on the machine affects both equally, and
+// reports the median of each and their ratio.
 func compare(b *testing.B, prepare, baseline, subject func()) {
 	b.Helper()
 	var times [2][]time.Duration
@@ -93,7 +93,8 @@ func BenchmarkMintAgainstOneSet(b *testing.B) {
 	compare(b, func() {}, func() { x.set(b) }, func() { x.mint(b) })
 }
 
-// BenchmarkMintUnsignedAgainstOneSet is what minting asks of Redis, without the signature, whose share depends on how far Redis is.
+// BenchmarkMintUnsignedAgainstOneSet measures the Redis part of minting, without the signature, whose share depends on
+// the latency of Redis.
 func BenchmarkMintUnsignedAgainstOneSet(b *testing.B) {
 	x := newBench(b)
 	compare(b, func() {}, func() { x.set(b) }, func() {

@@ -13,8 +13,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/ids"
 )
 
-// claims are the payload of a signed key: the registered names of RFC 7519 section 4.1, all of them required, and what
-// says for whom the key acts.
+// claims is the payload of a signed key: the registered claims of RFC 7519 section 4.1, all of them required, and the
+// identity that the key acts for.
 type claims struct {
 	Issuer      string `json:"iss"`
 	Subject     string `json:"sub"`
@@ -30,11 +30,12 @@ type claims struct {
 
 func newClaims(key Key, issuer, audience string) *claims {
 	return &claims{
-		Issuer:    issuer,
-		Subject:   key.Identity.AccountID,
-		Audience:  audience,
-		ExpiresAt: key.ExpiresAt.Add(time.Second - 1).Unix(), // rounded up: the record, in milliseconds, decides the end
-		// Dated back: the verifier's clock may be behind, and many libraries refuse a nbf or an iat of the future.
+		Issuer:   issuer,
+		Subject:  key.Identity.AccountID,
+		Audience: audience,
+		// rounded up: the record decides the expiry, in milliseconds
+		ExpiresAt: key.ExpiresAt.Add(time.Second - 1).Unix(),
+		// Backdated: the verifier's clock may be behind, and many libraries refuse a nbf or an iat in the future.
 		NotBefore:   key.IssuedAt.Add(-DefaultLeeway).Unix(),
 		IssuedAt:    key.IssuedAt.Add(-DefaultLeeway).Unix(),
 		ID:          key.ID,
@@ -48,8 +49,8 @@ func (c *claims) identity() Identity {
 	return Identity{AccountID: c.Subject, AccountType: c.AccountType, BusinessID: c.BusinessID, ExecutionID: c.ExecutionID}
 }
 
-// UnmarshalJSON reads a payload strictly: names match by case, and a name that appears twice is an error where
-// encoding/json would silently take the last one.
+// UnmarshalJSON reads a payload strictly: names match by case, and a repeated name is an error, whereas encoding/json
+// would silently take the last one.
 func (c *claims) UnmarshalJSON(data []byte) error {
 	type plain claims
 	return json.Unmarshal(data, (*plain)(c))
@@ -72,7 +73,7 @@ func (c *claims) GetAudience() (jwt.ClaimStrings, error)       { return jwt.Clai
 func (c *claims) GetIssuer() (string, error)                   { return c.Issuer, nil }
 func (c *claims) GetSubject() (string, error)                  { return c.Subject, nil }
 
-// numericDate is nil for an absent claim, which the jwt library then reports as missing.
+// numericDate returns nil for an absent claim, which the jwt library then reports as missing.
 func numericDate(seconds int64) *jwt.NumericDate {
 	if seconds == 0 {
 		return nil
@@ -90,16 +91,16 @@ func sign(c *claims, key signingKey) (Token, error) {
 	return NewToken(value), nil
 }
 
-// header is everything a signed key's JOSE header may hold (RFC 7515 section 4). Names that point at a key of the
-// sender's choosing, jwk, jku, x5c and x5u, and extensions in crit have no place here and are refused.
+// header lists the only members that a signed key's JOSE header may have (RFC 7515 section 4). Members that refer to a
+// key of the sender's choice (jwk, jku, x5c, x5u) and extensions in crit are refused.
 type header struct {
 	Algorithm string `json:"alg"`
 	KeyID     string `json:"kid"`
 	Type      string `json:"typ"`
 }
 
-// parseHeader reads a token's header strictly. The jwt library reads it again, but would keep the last of two members of the
-// same name.
+// parseHeader reads a token's header strictly. The jwt library parses it again, but would silently keep the last of two
+// members with the same name.
 func parseHeader(token string) (header, error) {
 	encoded, _, _ := strings.Cut(token, ".")
 	data, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
@@ -117,6 +118,6 @@ func parseHeader(token string) (header, error) {
 }
 
 var (
-	errHeader    = errors.New("the header holds something else than alg, kid and typ")
+	errHeader    = errors.New("the header has members other than alg, kid and typ")
 	errAlgorithm = errors.New("the algorithm is not EdDSA")
 )

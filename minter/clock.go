@@ -8,8 +8,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ClockSkew returns by how much the clock of Redis is ahead of the one of this machine; negative: behind. It is exact to half of a
-// round trip.
+// ClockSkew returns how far the clock of Redis is ahead of this machine's clock; it is negative if Redis is behind. The
+// error is at most half a round trip.
 func ClockSkew(ctx context.Context, client redis.UniversalClient) (time.Duration, error) {
 	began := time.Now()
 	there, err := client.Time(ctx).Result()
@@ -19,7 +19,8 @@ func ClockSkew(ctx context.Context, client redis.UniversalClient) (time.Duration
 	return there.Sub(began.Add(time.Since(began) / 2).Round(0)), nil
 }
 
-// Probe does to Redis what minting does, for a business that is none: it says whether a key could be minted now. It leaves nothing.
+// Probe writes to Redis as minting does, for a reserved business ID, to check whether a key could be minted now. It
+// deletes what it wrote.
 func Probe(ctx context.Context, client redis.UniversalClient) error {
 	now := time.Now()
 	key := Key{ID: rand.Text(), IssuedAt: now, ExpiresAt: now.Add(probeLifetime), Identity: Identity{
@@ -32,5 +33,5 @@ func Probe(ctx context.Context, client redis.UniversalClient) error {
 	return s.delete(ctx, recordKey(key.Identity.BusinessID, key.ID))
 }
 
-// probeLifetime is how long the record of a probe stays that could not be deleted.
+// probeLifetime is the expiry of a probe's record, in case it cannot be deleted.
 const probeLifetime = 5 * time.Second

@@ -13,7 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-func TestNothingThatAStrangerSendsEndsTheEmbeddedStore(t *testing.T) {
+func TestUnauthenticatedInputDoesNotCrashTheEmbeddedStore(t *testing.T) {
 	store := embedded(t)
 	f := onRedis(t, store.URL())
 	for _, stranger := range attacks.Strangers() {
@@ -35,7 +35,7 @@ func TestNothingThatAStrangerSendsEndsTheEmbeddedStore(t *testing.T) {
 	}
 }
 
-func TestNothingThatACommandHoldsEndsTheEmbeddedStore(t *testing.T) {
+func TestCommandArgumentsDoNotCrashTheEmbeddedStore(t *testing.T) {
 	store := embedded(t)
 	password, _, _ := strings.Cut(strings.TrimPrefix(store.URL(), "redis://:"), "@")
 	f := onRedis(t, store.URL())
@@ -78,7 +78,7 @@ func TestClockSkewOfRedisIsMeasured(t *testing.T) {
 	}
 }
 
-// TestAProbeFailsWhereMintingDoes has a Redis that answers PING in each case.
+// TestAProbeFailsWhereMintingDoes uses a Redis that answers PING in each case.
 func TestAProbeFailsWhereMintingDoes(t *testing.T) {
 	server := redistest.Start(t)
 	boss := open(t, server.URL())

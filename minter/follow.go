@@ -9,15 +9,15 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// Follow reloads the set when its files change, as [KeySet.Watch] does, and on SIGHUP, which no longer ends the process from
-// here on. report is told of each reload, with nil where it worked; unseen is told once if changes of the files cannot be seen.
-// It goes on until ctx ends or stop is called, which waits for the end of it.
-func (s *KeySet) Follow(ctx context.Context, report, unseen func(error)) (stop func()) {
+// Follow reloads the set when its files change, as [KeySet.Watch] does, and on SIGHUP, which then no longer ends the
+// process. It calls report after each reload, with nil on success, and unwatched once if it cannot watch the files. It
+// runs until ctx ends or until stop is called; stop waits for it to end.
+func (s *KeySet) Follow(ctx context.Context, report, unwatched func(error)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var following routine.Group
 	following.Go(func() {
 		if err := s.Watch(ctx, report); err != nil {
-			unseen(err)
+			unwatched(err)
 		}
 	})
 	hangups := make(chan os.Signal, 1)

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// The headers of a request to the API, and of the answer of [VerifyHandler].
+// The headers of a request to the API, and of the response of [VerifyHandler].
 const (
 	HeaderKey      = "X-API-KEY"
 	HeaderBusiness = "X-BUSINESS-ID"
@@ -22,7 +22,7 @@ const (
 	HeaderExecution        = "X-Kizen-Execution"
 )
 
-// jwksMaxAge is for how long a JWK set may be cached, in seconds. A key should be in the set for that long before it signs.
+// jwksMaxAge is how long a JWK set may be cached, in seconds. A key should be in the set for that long before it signs.
 const jwksMaxAge = "300"
 
 // JWKSHandler serves the public keys of a set, for /.well-known/jwks.json (RFC 7517 section 8.5.2), with cache headers.
@@ -52,8 +52,8 @@ func JWKSHandler(keys *KeySet) http.Handler {
 	})
 }
 
-// VerifyRequest decides about a request to the API by its three headers, each of which must be there exactly once. Errors are
-// those of [Verifier.Verify].
+// VerifyRequest verifies a request to the API by its three headers, each of which must be present exactly once. Errors
+// are those of [Verifier.Verify].
 func (v *Verifier) VerifyRequest(ctx context.Context, header http.Header) (Identity, error) {
 	var sent [3]string
 	for i, name := range []string{HeaderKey, HeaderBusiness, HeaderUser} {
@@ -69,9 +69,9 @@ func (v *Verifier) VerifyRequest(ctx context.Context, header http.Header) (Ident
 	return v.Verify(ctx, sent[0], sent[1], sent[2])
 }
 
-// VerifyHandler answers as nginx's auth_request and Envoy's ext_authz over HTTP expect it, whatever the method and the path: 200
-// with the identity in headers; 401 with {"error": code, "reason": text}; 503 when Redis cannot be asked, which both of them take as
-// a refusal. It calls failed with the error behind a 503; nil is fine.
+// VerifyHandler answers as nginx's auth_request and Envoy's ext_authz over HTTP expect it, whatever the method and the
+// path: 200 with the identity in headers; 401 with {"error": code, "reason": text}; 503 if Redis cannot be reached,
+// which both treat as a refusal. If failed is not nil, VerifyHandler calls it with the error behind a 503.
 func VerifyHandler(verifier *Verifier, failed func(context.Context, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
@@ -83,7 +83,8 @@ func VerifyHandler(verifier *Verifier, failed func(context.Context, error)) http
 			header.Set(HeaderAccount, id.AccountID)
 			header.Set(HeaderAccountType, id.AccountType)
 			header.Set(HeaderVerifiedBusiness, id.BusinessID)
-			header.Set(HeaderExecution, id.ExecutionID) // empty for a stored key: it must replace what the caller sent, too
+			// empty for a stored key, but set, to replace the caller's value
+			header.Set(HeaderExecution, id.ExecutionID)
 			w.WriteHeader(http.StatusOK)
 		case errors.As(err, &refusal):
 			header.Set("WWW-Authenticate", Challenge(refusal))
@@ -97,8 +98,8 @@ func VerifyHandler(verifier *Verifier, failed func(context.Context, error)) http
 	})
 }
 
-// Challenge is the WWW-Authenticate header of a 401 (RFC 9110 section 11.6.1). Its error is the refusal's code: a sidecar mints anew
-// where that is [CodeUnknownKey], or where the record of the key was lost.
+// Challenge returns the WWW-Authenticate header of a 401 (RFC 9110 section 11.6.1). Its error is the refusal's code. A
+// sidecar mints a new key if the code is [CodeUnknownKey] or the key's record was lost.
 func Challenge(refusal *DeniedError) string {
 	challenge := `ApiKey header="` + HeaderKey + `", error="` + refusal.Code + `"`
 	if refusal.Lost {

@@ -225,7 +225,7 @@ func TestVerifyEndpointGuardsAnAPIBehindNginx(t *testing.T) {
 	}
 }
 
-// spoof adds what only the verifier may say, and returns the header.
+// spoof adds headers that only the verifier may set, and returns the header.
 func spoof(header http.Header) http.Header {
 	for _, name := range []string{minter.HeaderAccount, minter.HeaderAccountType, minter.HeaderVerifiedBusiness, minter.HeaderExecution} {
 		header.Set(name, "root")
@@ -233,8 +233,9 @@ func spoof(header http.Header) http.Header {
 	return header
 }
 
-// envoy asks authority about a request as the ext_authz filter does over HTTP with the path prefix /verify: with its method, its path
-// behind the prefix and no body. It returns the header that the request goes on with, nil when it does not.
+// envoy asks authority about a request as Envoy's ext_authz filter does over HTTP with the path prefix /verify: with
+// its method, its path after the prefix and no body. It returns the header of the forwarded request, or nil if the
+// request is refused.
 func envoy(t *testing.T, authority, method, path string, header http.Header) http.Header {
 	t.Helper()
 	check := header.Clone()
@@ -283,7 +284,8 @@ func TestVerifyEndpointGuardsAnAPIBehindEnvoy(t *testing.T) {
 	}
 }
 
-// startNginx starts an nginx as docs/keys.md configures it, in front of api and with authority for /verify, and returns its address.
+// startNginx starts an nginx as docs/keys.md configures it, in front of api and with authority for /verify, and returns
+// its address.
 func startNginx(t *testing.T, authority, api string) string {
 	t.Helper()
 	port := strconv.Itoa(redistest.FreePort(t))

@@ -10,10 +10,10 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/ids"
 )
 
-// maxKIDLength bounds the name of a signing or sealing key, in bytes.
+// maxKIDLength limits the ID of a signing or sealing key, in bytes.
 const maxKIDLength = 128
 
-// Identity says for whom a key acts. It comes from the orchestrator, never from the step.
+// Identity is the account that a key acts for, and its execution. It comes from the orchestrator, never from the step.
 type Identity struct {
 	AccountID   string // the service account: the JWT's sub, the X-USER-ID header
 	AccountType string // "service_automation", "service_integration", ...
@@ -21,7 +21,8 @@ type Identity struct {
 	ExecutionID string // the execution the key was made for; empty for a stored key
 }
 
-// validate refuses what could not stand in a Redis key or in a header. A brace would move the key to another hash slot.
+// validate rejects IDs that are not safe in a Redis key or in a header. A brace would move the key to another hash
+// slot.
 func (id Identity) validate() error {
 	if err := validateAccount(id.BusinessID, id.AccountID); err != nil {
 		return err
@@ -39,8 +40,8 @@ func validateAccount(businessID, accountID string) error {
 	return ids.Check("account id", accountID)
 }
 
-// validateKID checks the name of a key. Who made the key chose it (RFC 7517 section 4.5), so it may be more than an id of ours:
-// the thumbprint of a key (RFC 7638) can begin with "-".
+// validateKID checks the ID of a key. The creator of the key chooses it (RFC 7517 section 4.5), so its rules are looser
+// than those of our own IDs: the thumbprint of a key (RFC 7638) can begin with "-".
 func validateKID(value string) error {
 	switch {
 	case value == "":
@@ -50,7 +51,7 @@ func validateKID(value string) error {
 	case strings.ContainsFunc(value, func(r rune) bool {
 		return r > unicode.MaxASCII || !unicode.IsPrint(r) || strings.ContainsRune(" {}*?[]\\", r)
 	}):
-		return fmt.Errorf("kid %q may hold printable ASCII without spaces and without {}*?[]\\ only", value)
+		return fmt.Errorf("kid %q may contain only printable ASCII without spaces and without {}*?[]\\", value)
 	}
 	return nil
 }
@@ -61,7 +62,7 @@ type Key struct {
 	Token     Token
 	Identity  Identity
 	IssuedAt  time.Time
-	ExpiresAt time.Time // the record in Redis is gone by then
+	ExpiresAt time.Time // the record in Redis has expired by then
 
-	generations generations // those that its record names
+	generations generations // the ones in its record
 }

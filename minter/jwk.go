@@ -17,14 +17,14 @@ import (
 )
 
 const (
-	// sealingKeySize is that of AES-256, in bytes.
+	// sealingKeySize is the key size of AES-256, in bytes.
 	sealingKeySize = 32
-	// memberFrom is the JWK member that says from when a key is used, in RFC 3339. RFC 7517 section 4 lets readers that do not
-	// know it ignore it.
+	// memberFrom is the JWK member with the time from which a key is used, in RFC 3339. RFC 7517 section 4 allows
+	// readers to ignore unknown members.
 	memberFrom = "kizen_from"
 )
 
-// keyMaterial is one key as it was read or made: a signing pair, a public key alone, or a sealing secret.
+// keyMaterial is one key as read or generated: a signing pair, only a public key, or a sealing secret.
 type keyMaterial struct {
 	id      string
 	from    time.Time
@@ -33,14 +33,14 @@ type keyMaterial struct {
 	sealing []byte
 }
 
-// thumbprint is the key's id: the hash of RFC 7638 over the members that RFC 8037 section 2 names. An id made from the
-// key itself cannot be claimed for another key.
+// thumbprint returns the key's ID: the hash of RFC 7638 over the members that RFC 8037 section 2 names. An ID derived
+// from the key itself cannot be claimed for another key.
 func thumbprint(public ed25519.PublicKey) string {
 	sum := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + base64.RawURLEncoding.EncodeToString(public) + `"}`))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// parseKeys reads PEM (PKCS #8 and SubjectPublicKeyInfo), a JWK or a JWK set. Its errors never quote what they read.
+// parseKeys reads PEM (PKCS #8 and SubjectPublicKeyInfo), a JWK or a JWK set. Its errors never quote the input.
 func parseKeys(text []byte) ([]keyMaterial, error) {
 	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
 		return parseJWKs(text)
@@ -57,10 +57,10 @@ func parsePEM(text []byte) (keys []keyMaterial, err error) {
 		case "PUBLIC KEY":
 			parsed, err = x509.ParsePKIXPublicKey(block.Bytes)
 		default:
-			return nil, fmt.Errorf("a PEM block is %q; only PRIVATE KEY (PKCS #8, not encrypted) and PUBLIC KEY are read", block.Type)
+			return nil, fmt.Errorf("a PEM block has type %q; use PRIVATE KEY (PKCS #8, not encrypted) or PUBLIC KEY", block.Type)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("a PEM block that says %s is none", block.Type)
+			return nil, fmt.Errorf("a PEM block of type %s cannot be parsed", block.Type)
 		}
 		key, err := newKeyMaterial(parsed)
 		if err != nil {
@@ -69,7 +69,7 @@ func parsePEM(text []byte) (keys []keyMaterial, err error) {
 		keys = append(keys, key)
 	}
 	if keys == nil {
-		return nil, errors.New("it holds neither PEM nor a JWK")
+		return nil, errors.New("it contains neither PEM nor a JWK")
 	}
 	return keys, nil
 }
@@ -77,7 +77,7 @@ func parsePEM(text []byte) (keys []keyMaterial, err error) {
 func parseJWKs(text []byte) ([]keyMaterial, error) {
 	set, err := jwk.Parse(text, jwk.WithRejectDuplicateKID(true))
 	if err != nil {
-		return nil, errors.New("it is neither a JWK nor a JWK set that can be read")
+		return nil, errors.New("it is neither a valid JWK nor a valid JWK set")
 	}
 	keys := make([]keyMaterial, 0, set.Len())
 	for i := range set.Len() {
@@ -94,7 +94,7 @@ func parseJWKs(text []byte) ([]keyMaterial, error) {
 func parseJWK(parsed jwk.Key) (keyMaterial, error) {
 	var raw any
 	if err := jwk.Export(parsed, &raw); err != nil {
-		return keyMaterial{}, errors.New("a JWK in it cannot be read")
+		return keyMaterial{}, errors.New("a JWK in it cannot be parsed")
 	}
 	key, err := newKeyMaterial(raw)
 	if err != nil {
@@ -116,7 +116,7 @@ func parseJWK(parsed jwk.Key) (keyMaterial, error) {
 			key.from, err = time.Parse(time.RFC3339Nano, from)
 		}
 		if err != nil {
-			return keyMaterial{}, fmt.Errorf("the %s of key %q is not a time as in RFC 3339", memberFrom, key.id)
+			return keyMaterial{}, fmt.Errorf("the %s of key %q is not a time in RFC 3339", memberFrom, key.id)
 		}
 	}
 	return key, nil
@@ -125,9 +125,9 @@ func parseJWK(parsed jwk.Key) (keyMaterial, error) {
 func newKeyMaterial(raw any) (keyMaterial, error) {
 	switch key := raw.(type) {
 	case ed25519.PrivateKey:
-		// A public half that is not the private one's would make signatures that give the private key away.
+		// Signing with a public key that does not match the private key would leak the private key.
 		if !bytes.Equal(ed25519.NewKeyFromSeed(key.Seed()), key) {
-			return keyMaterial{}, errors.New("the halves of a key pair in it do not belong together")
+			return keyMaterial{}, errors.New("the public and the private key of a pair in it do not match")
 		}
 		public := key.Public().(ed25519.PublicKey)
 		return keyMaterial{id: thumbprint(public), public: public, private: key}, nil
@@ -139,7 +139,7 @@ func newKeyMaterial(raw any) (keyMaterial, error) {
 		}
 		return keyMaterial{sealing: key}, nil
 	}
-	return keyMaterial{}, errors.New("it holds a key that is not Ed25519; others are not used")
+	return keyMaterial{}, errors.New("it contains a key that is not Ed25519; use an Ed25519 key")
 }
 
 // encodeJWK writes a key as a JWK, its private part only if secret is true.
@@ -148,7 +148,7 @@ func encodeJWK(key keyMaterial, secret bool) (jwk.Key, error) {
 	use, algorithm := jwk.ForSignature, jwa.KeyAlgorithm(jwa.EdDSA())
 	switch {
 	case key.sealing != nil && !secret:
-		return nil, errors.New("a sealing key has no public half")
+		return nil, errors.New("a sealing key has no public key")
 	case key.sealing != nil:
 		raw, use, algorithm = key.sealing, jwk.ForEncryption, jwa.A256GCM()
 	case secret:
@@ -170,7 +170,7 @@ func encodeJWK(key keyMaterial, secret bool) (jwk.Key, error) {
 	return encoded, nil
 }
 
-// JWKS returns the public keys that verify now as a JWK set (RFC 7517 section 5, RFC 8037), for any JWT library.
+// JWKS returns the public keys that are valid now as a JWK set (RFC 7517 section 5, RFC 8037), for any JWT library.
 func (s *KeySet) JWKS() ([]byte, error) {
 	set := jwk.NewSet()
 	state := s.state.Load()
@@ -190,7 +190,7 @@ func (s *KeySet) JWKS() ([]byte, error) {
 	return json.Marshal(set)
 }
 
-// encodePublished writes the public half of a signing key for Redis.
+// encodePublished encodes the public key of a signing pair for Redis.
 func encodePublished(key keyMaterial) ([]byte, error) {
 	encoded, err := encodeJWK(key, false)
 	if err != nil {
@@ -199,11 +199,11 @@ func encodePublished(key keyMaterial) ([]byte, error) {
 	return json.Marshal(encoded)
 }
 
-// parsePublished reads a public key that a minter published under id.
+// parsePublished parses a public key that a minter published under id.
 func parsePublished(id, text string) (ed25519.PublicKey, error) {
 	keys, err := parseKeys([]byte(text))
 	if err != nil || len(keys) != 1 || keys[0].public == nil || thumbprint(keys[0].public) != id {
-		return nil, errors.New("the published key is not the one its id names")
+		return nil, errors.New("the published key does not match its id")
 	}
 	return keys[0].public, nil
 }

@@ -15,21 +15,22 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// maxKeyFile bounds what is read as a key file, in bytes.
+// maxKeyFile is the maximal size of a key file, in bytes.
 const maxKeyFile = 1 << 20
 
-// keyFileNames are the endings of the files in a key directory that are read. Everything else there is left alone.
-var keyFileNames = []string{".jwk", ".jwks", ".json", ".pem", ".key", ".pub"}
+// keyFileExtensions are the extensions of key files. Other files in a key directory are ignored.
+var keyFileExtensions = []string{".jwk", ".jwks", ".json", ".pem", ".key", ".pub"}
 
-// KeySetConfig says where the keys of a set are: in a file or a directory of files, or in Text. Each is PEM (PKCS #8, or
+// KeySetConfig names the source of a key set: a file, a directory of files, or Text. Each source holds PEM (PKCS #8, or
 // SubjectPublicKeyInfo for keys that only verify), a JWK or a JWK set.
 //
-// The JWK member "kizen_from", which [NewSigningKey] writes, says from when a key signs: it is current until the next one's
-// time, and verifies until the last key that it can have signed has expired. Among keys without it the last by file name,
-// and within a file the last, is current, and the others verify for as long as they are there.
+// [NewSigningKey] writes the JWK member "kizen_from", the time from which a key signs. The key is current until the
+// next key's time, and verifies until the last key that it can have signed has expired. Among keys without this member,
+// the last one by file name, and the last one within a file, is current; the others verify for as long as they are in
+// the set.
 type KeySetConfig struct {
 	Path string // a file or a directory
-	Text Token  // the keys themselves, from the environment say
+	Text Token  // the keys themselves, for example from the environment
 }
 
 // LoadKeySet reads a key set.
@@ -41,8 +42,8 @@ func LoadKeySet(config KeySetConfig) (*KeySet, error) {
 	return set, nil
 }
 
-// Reload reads the set again from where it came. When that fails the set stays as it was. A set that was generated has nothing to
-// read.
+// Reload reads the set again from its source. If that fails, the set stays unchanged. For a generated set it does
+// nothing.
 func (s *KeySet) Reload() error {
 	if s.source == (KeySetConfig{}) {
 		return nil
@@ -67,8 +68,9 @@ func (s *KeySet) reload() error {
 	return nil
 }
 
-// refresh reloads the set if its source may have changed since the last load, and says whether it did. A caller that invents key
-// ids costs us no more than this look. A change just before a load may have had the same modification time as one just after.
+// refresh reloads the set if its source may have changed since the last load, and reports whether it did. An invented
+// key ID therefore costs no more than a stat. Changes just before and just after a load may have the same modification
+// time.
 func (s *KeySet) refresh() bool {
 	if s.source.Path == "" {
 		return false
@@ -79,7 +81,7 @@ func (s *KeySet) refresh() bool {
 	return changed && s.reload() == nil
 }
 
-// modified is the modification time of the file or directory, zero where there is none.
+// modified returns the modification time of the file or directory, or zero if it does not exist.
 func (c KeySetConfig) modified() time.Time {
 	info, err := os.Stat(c.Path)
 	if err != nil {
@@ -88,15 +90,16 @@ func (c KeySetConfig) modified() time.Time {
 	return info.ModTime()
 }
 
-// Watch reloads the set whenever its files change, until ctx ends, and calls report after each attempt with how it went. It
-// returns at once for a set that comes from no file.
+// Watch reloads the set whenever its files change, until ctx ends, and calls report with the result of each attempt. If
+// the set does not come from a file, Watch returns at once.
 func (s *KeySet) Watch(ctx context.Context, report func(error)) error {
 	if s.source.Path == "" {
 		return nil
 	}
 	dir := s.source.Path
 	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
-		dir = filepath.Dir(dir) // a file that is replaced is another file: only its directory sees that
+		// a watch on a file does not notice that the file is replaced; a watch on its directory does
+		dir = filepath.Dir(dir)
 	}
 	watcher, err := fsnotify.NewWatcher()
 	if err == nil {
@@ -106,30 +109,30 @@ func (s *KeySet) Watch(ctx context.Context, report func(error)) error {
 	if err != nil {
 		return fmt.Errorf("watch the keys in %q: %w", dir, err)
 	}
-	// What changed between the last load and the start of the watch was not seen by either.
+	// Neither the last load nor the watch has seen changes between the two.
 	report(s.Reload())
-	settled := time.NewTimer(0)
-	<-settled.C
-	defer settled.Stop()
+	debounce := time.NewTimer(0)
+	<-debounce.C
+	defer debounce.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-watcher.Events:
-			settled.Reset(20 * time.Millisecond) // one change makes several events
+			debounce.Reset(20 * time.Millisecond) // one change causes several events
 		case <-watcher.Errors: // events were lost
-			settled.Reset(0)
-		case <-settled.C:
+			debounce.Reset(0)
+		case <-debounce.C:
 			report(s.Reload())
 		}
 	}
 }
 
-// read returns the keys and the name of where they are, for messages.
+// read returns the keys and the name of their source, for messages.
 func (c KeySetConfig) read() (string, []keyMaterial, error) {
 	switch {
 	case (c.Path == "") == (c.Text.Reveal() == ""):
-		return "", nil, errors.New("a key set comes either from a path or from a text")
+		return "", nil, errors.New("a key set needs either a path or a text")
 	case c.Path == "":
 		keys, err := parseKeys([]byte(c.Text.Reveal()))
 		if err != nil {
@@ -162,8 +165,8 @@ func (c KeySetConfig) read() (string, []keyMaterial, error) {
 	return name, keys, nil
 }
 
-// keyFiles lists the key files of a directory by name. Names with a dot in front are of files that are being written, and of
-// Kubernetes.
+// keyFiles lists the key files of a directory by name. It skips names that begin with a dot: temporary files, and the
+// internal files of Kubernetes volumes.
 func keyFiles(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -171,7 +174,7 @@ func keyFiles(dir string) ([]string, error) {
 	}
 	var files []string
 	for _, entry := range entries {
-		if !strings.HasPrefix(entry.Name(), ".") && slices.Contains(keyFileNames, filepath.Ext(entry.Name())) {
+		if !strings.HasPrefix(entry.Name(), ".") && slices.Contains(keyFileExtensions, filepath.Ext(entry.Name())) {
 			files = append(files, filepath.Join(dir, entry.Name()))
 		}
 	}
@@ -193,7 +196,7 @@ func readKeyFile(file string) ([]keyMaterial, error) {
 	return parseKeys(text)
 }
 
-// NewKey is a key that was made and written nowhere yet.
+// NewKey is a generated key that has not been written yet.
 type NewKey struct {
 	ID  string // the kid
 	jwk Token
@@ -202,7 +205,7 @@ type NewKey struct {
 // JWK returns the private key as a JWK. It is a secret.
 func (k NewKey) JWK() Token { return k.jwk }
 
-// NewSigningKey makes an Ed25519 key pair that signs from a time on.
+// NewSigningKey generates an Ed25519 key pair that signs from the given time on.
 func NewSigningKey(from time.Time) (NewKey, error) {
 	key, err := generateSigning(from)
 	if err != nil {
@@ -211,7 +214,7 @@ func NewSigningKey(from time.Time) (NewKey, error) {
 	return newKey(key)
 }
 
-// NewSealingKey makes a key that seals stored keys from a time on.
+// NewSealingKey generates a key that seals stored keys from the given time on.
 func NewSealingKey(from time.Time) (NewKey, error) { return newKey(generateSealing(from)) }
 
 func newKey(key keyMaterial) (NewKey, error) {
@@ -226,8 +229,8 @@ func newKey(key keyMaterial) (NewKey, error) {
 	return NewKey{key.id, NewToken(string(text))}, nil
 }
 
-// WriteKey writes a key into a key directory, which is made if it is not there, readable by its owner alone. A reader sees all
-// of the file or nothing of it.
+// WriteKey writes a key into a key directory, readable only by its owner, and creates the directory if necessary. A
+// reader sees the whole file or no file.
 func WriteKey(dir string, key NewKey) (err error) {
 	defer func() {
 		if err != nil {
@@ -237,7 +240,7 @@ func WriteKey(dir string, key NewKey) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(dir, ".new-*") // made with mode 0600
+	file, err := os.CreateTemp(dir, ".new-*") // with mode 0600
 	if err != nil {
 		return err
 	}
@@ -249,8 +252,8 @@ func WriteKey(dir string, key NewKey) (err error) {
 	return os.Rename(file.Name(), filepath.Join(dir, key.ID+".jwk"))
 }
 
-// PruneKeys removes the files of signing keys that verify nothing any more, and returns their ids. It is harmless beside
-// other rotations.
+// PruneKeys removes the files of signing keys that no longer verify, and returns their IDs. It is safe beside
+// concurrent rotations.
 func PruneKeys(dir string, now time.Time) ([]string, error) {
 	set, err := LoadKeySet(KeySetConfig{Path: dir})
 	if err != nil {
@@ -261,7 +264,8 @@ func PruneKeys(dir string, now time.Time) ([]string, error) {
 		if key.Use != "sign" || key.Until.IsZero() || now.Before(key.Until) {
 			continue
 		}
-		// Only files that WriteKey made hold one key each and can go as a whole. A kid of somebody else's may be a path.
+		// Only files written by WriteKey contain exactly one key and can be removed. The kid of another key may
+		// be a path.
 		name := key.ID + ".jwk"
 		if name != filepath.Base(name) {
 			continue

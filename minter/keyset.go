@@ -13,30 +13,30 @@ import (
 	"time"
 )
 
-// retireGrace is how long a signer that has not yet heard of its successor may go on signing.
+// retireGrace is how long a signer may keep signing with an old key before it notices the new one.
 const retireGrace = time.Minute
 
-// ErrNoSigningKey is returned by a mint with a key set that can only verify.
-var ErrNoSigningKey = errors.New("the key set holds no private signing key; make one with kizen-sidecar keys generate")
+// ErrNoSigningKey is the error of minting with a key set that can only verify.
+var ErrNoSigningKey = errors.New("the key set has no private signing key; create one with kizen-sidecar keys generate")
 
-// KeySet holds the Ed25519 keys that signed keys are signed and checked with (RFC 8037), and the keys that stored keys are
-// sealed with. One of each is current; the others verify, or open what was sealed earlier. It is safe for concurrent use,
-// and every use sees one consistent set, also while it is reloaded.
+// KeySet holds the Ed25519 keys that sign and verify signed keys (RFC 8037), and the keys that seal stored keys. One of
+// each kind is current; the others only verify, or open what they sealed earlier. A KeySet is safe for concurrent use,
+// and every use sees one consistent set, even during a reload.
 type KeySet struct {
 	state atomic.Pointer[keySetState]
 
 	source KeySetConfig
 	mu     sync.Mutex // serialises reloads
 	loaded time.Time  // when the last load began
-	stamp  time.Time  // the modification time that the source had then
+	stamp  time.Time  // the source's modification time at that load
 }
 
 // keySetState is one consistent set.
 type keySetState struct {
 	signing []signingKey         // each signs from its time until the next one's
-	public  map[string]publicKey // by key id, those of signing included
+	public  map[string]publicKey // by key ID, including those of signing
 	sealing []sealingKey         // the last one seals
-	publish []byte               // the public key as a JWK, where no verifier has it yet: it goes into Redis
+	publish []byte               // the public key as a JWK, to publish in Redis; nil for configured keys
 }
 
 type signingKey struct {
@@ -45,7 +45,7 @@ type signingKey struct {
 	from    time.Time // zero: always
 }
 
-// publicKey is what signatures by one key are checked with.
+// publicKey verifies the signatures of one key.
 type publicKey struct {
 	key   ed25519.PublicKey
 	until time.Time // zero: no end
@@ -53,13 +53,13 @@ type publicKey struct {
 
 type sealingKey struct {
 	id   string
-	aead cipher.AEAD // AES-256-GCM that makes its own nonces
-	find []byte      // of the keyed hash
+	aead cipher.AEAD // AES-256-GCM with random nonces
+	find []byte      // key of the lookup hash
 }
 
-// GenerateKeySet makes a key set of fresh keys, for when none is configured. A [Minter] publishes the public signing key in
-// Redis beside the records, with their lifetime, so that a [Verifier] on the same Redis that trusts published keys can
-// verify. What is sealed with it can be opened by this process alone.
+// GenerateKeySet returns a key set with new keys, for use without configured keys. A [Minter] publishes the public
+// signing key in Redis beside the records, with their lifetime, so that a [Verifier] on the same Redis that trusts
+// published keys can verify them. Only this process can open what the set has sealed.
 func GenerateKeySet() (*KeySet, error) {
 	signing, err := generateSigning(time.Time{})
 	if err != nil {
@@ -91,10 +91,10 @@ func generateSealing(from time.Time) keyMaterial {
 	return keyMaterial{id: rand.Text(), from: from, sealing: secret}
 }
 
-// newKeySetState orders keys by the time from which they are used; keys without one come first, in the order given.
+// newKeySetState orders keys by their start time; keys without one come first, in the given order.
 func newKeySetState(keys []keyMaterial) (*keySetState, error) {
 	if len(keys) == 0 {
-		return nil, errors.New("there is no key in it; make one with kizen-sidecar keys generate")
+		return nil, errors.New("it contains no key; create one with kizen-sidecar keys generate")
 	}
 	keys = slices.Clone(keys)
 	slices.SortStableFunc(keys, func(a, b keyMaterial) int { return a.from.Compare(b.from) })
@@ -112,7 +112,7 @@ func newKeySetState(keys []keyMaterial) (*keySetState, error) {
 	return state, nil
 }
 
-// add puts a key behind those that are there. A copy of one that is there adds nothing: it would retire its own original.
+// add appends a key. It ignores a copy of a key in the set, which would otherwise retire its original.
 func (s *keySetState) add(key keyMaterial) error {
 	if key.sealing != nil {
 		sealing, err := newSealingKey(key.id, key.sealing)
@@ -138,7 +138,7 @@ func (s *keySetState) add(key keyMaterial) error {
 	return nil
 }
 
-// signer returns the key that signs at now: the last one whose time has come.
+// signer returns the key that signs at now: the last one whose start time has passed.
 func (s *keySetState) signer(now time.Time) (signingKey, error) {
 	for _, key := range slices.Backward(s.signing) {
 		if !key.from.After(now) {
@@ -160,8 +160,8 @@ func (s *keySetState) verifier(id string, now time.Time) (ed25519.PublicKey, boo
 	return public.key, true
 }
 
-// lookup returns the key that verifies signatures by id at now. A key that is not known may be one that a signer has
-// already loaded and this process has not: the files are looked at again before it is refused.
+// lookup returns the key that verifies signatures by id at now. A signer may have loaded a key before this process, so
+// lookup checks the files again before it refuses an unknown ID.
 func (s *KeySet) lookup(id string, now time.Time) (ed25519.PublicKey, bool) {
 	if s == nil {
 		return nil, false
@@ -175,13 +175,13 @@ func (s *KeySet) lookup(id string, now time.Time) (ed25519.PublicKey, bool) {
 	return s.state.Load().verifier(id, now)
 }
 
-// Current returns the id (the JWT's kid) of the key that signs now, "" when the set can only verify.
+// Current returns the ID (the JWT's kid) of the key that signs now, or "" if the set can only verify.
 func (s *KeySet) Current() string {
 	key, _ := s.state.Load().signer(time.Now())
 	return key.id
 }
 
-// sealer returns the id of the key that seals, "" when there is none.
+// sealer returns the ID of the key that seals, or "" if the set has none.
 func (s *KeySet) sealer() string {
 	sealing := s.state.Load().sealing
 	if len(sealing) == 0 {
@@ -190,16 +190,16 @@ func (s *KeySet) sealer() string {
 	return sealing[len(sealing)-1].id
 }
 
-// KeyInfo describes one key of a set. It holds nothing secret.
+// KeyInfo describes one key of a set. It contains no secrets.
 type KeyInfo struct {
 	ID      string    `json:"kid"`
 	Use     string    `json:"use"`            // "sign", "verify" or "seal"
 	Current bool      `json:"current"`        // it signs, or seals, now
-	From    time.Time `json:"from,omitzero"`  // when it starts to; zero: always
-	Until   time.Time `json:"until,omitzero"` // when it stops to verify; zero: no end is known
+	From    time.Time `json:"from,omitzero"`  // when its use starts; zero: always
+	Until   time.Time `json:"until,omitzero"` // when it stops verifying; zero: not known yet
 }
 
-// List describes the keys of the set, sealing keys last, each in the order of their use.
+// List describes the keys of the set in the order of their use, sealing keys last.
 func (s *KeySet) List() []KeyInfo {
 	state := s.state.Load()
 	current := s.Current()

@@ -140,7 +140,7 @@ func TestKeysAreReadFromEveryForm(t *testing.T) {
 	}
 }
 
-func TestKeysThatCannotBeUsedAreRefusedWithoutQuotingThem(t *testing.T) {
+func TestErrorsForUnusableKeysDoNotQuoteThem(t *testing.T) {
 	public, private := pair(t)
 	foreign, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -149,11 +149,11 @@ func TestKeysThatCannotBeUsedAreRefusedWithoutQuotingThem(t *testing.T) {
 	const canary = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"
 	for name, row := range map[string]struct{ text, want string }{
 		"nothing":             {"canary", "neither PEM nor a JWK"},
-		"broken JSON":         {`{"kty":"OKP","d":"` + canary, "neither a JWK nor a JWK set"},
+		"broken JSON":         {`{"kty":"OKP","d":"` + canary, "neither a valid JWK nor a valid JWK set"},
 		"RSA":                 {pemOf(t, foreign), "not Ed25519"},
 		"encrypted":           {"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "not encrypted"},
-		"not what it says":    {"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "that says PRIVATE KEY is none"},
-		"empty set":           {`{"keys":[]}`, "there is no key in it"},
+		"not what it says":    {"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "of type PRIVATE KEY cannot be parsed"},
+		"empty set":           {`{"keys":[]}`, "it contains no key"},
 		"halves do not match": {`{"kty":"OKP","crv":"Ed25519","d":"` + canary + `","x":"AAAAAAKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, ""},
 		"X25519":              {`{"kty":"OKP","crv":"X25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not Ed25519"},
 		"kid with a brace":    {`{"kid":"a}b","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "kid"},
@@ -177,7 +177,7 @@ func TestKeysThatCannotBeUsedAreRefusedWithoutQuotingThem(t *testing.T) {
 	}
 }
 
-// thumb is any 32 bytes in base64url that are another public key.
+// thumb returns 32 bytes in base64url that are another public key.
 func thumb(public ed25519.PublicKey) string {
 	encoded, _ := json.Marshal([]byte(public))
 	return strings.NewReplacer("+", "-", "/", "_", "=", "", `"`, "").Replace(string(encoded))
@@ -494,7 +494,7 @@ func TestWatchSeesASecretThatKubernetesUpdates(t *testing.T) {
 	}
 }
 
-func TestWrittenKeysAreTheirOwnersAlone(t *testing.T) {
+func TestOnlyTheOwnerCanReadWrittenKeys(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	id := rotate(t, dir, time.Now())
 	for path, want := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, id+".jwk"): 0o600} {
@@ -505,7 +505,7 @@ func TestWrittenKeysAreTheirOwnersAlone(t *testing.T) {
 	}
 }
 
-func TestJWKSHoldsNothingSecret(t *testing.T) {
+func TestJWKSContainsNoSecret(t *testing.T) {
 	dir := t.TempDir()
 	rotate(t, dir, time.Now())
 	seal, err := minter.NewSealingKey(time.Now())

@@ -17,7 +17,8 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
-// Lease is a signed key that is renewed before it expires, for as long as the lease is open. It is safe for concurrent use.
+// Lease is a signed key that is renewed before it expires, for as long as the lease is open. It is safe for concurrent
+// use.
 type Lease struct {
 	mint   func(ctx context.Context, previous *Key) (Key, error)
 	revoke func(context.Context, ...Key) error
@@ -29,27 +30,26 @@ type Lease struct {
 
 	mu       sync.Mutex
 	key      leased
-	old      []leased      // renewed since, not yet over: calls in flight may still carry them
-	err      error         // why the last renewal failed; nil after one that did not
-	renewing bool          // since asked no renewal has ended
-	asked    time.Time     // when a key was last renewed because it was refused
-	renewed  chan struct{} // closed and replaced when a renewal ends, either way
+	old      []leased      // replaced keys that have not expired: calls in flight may still use them
+	err      error         // of the last renewal; nil if it succeeded
+	renewing bool          // a renewal requested at asked has not ended
+	asked    time.Time     // when Renew last requested a renewal because a key was refused
+	renewed  chan struct{} // closed and replaced when a renewal ends, successfully or not
 	closed   bool
 }
 
-// leased is a key and when it came, by the monotonic clock.
+// leased is a key with its time of minting by the monotonic clock.
 type leased struct {
 	Key
-	came time.Time
+	mintedAt time.Time
 }
 
-// over reports whether the key's lifetime has passed. Unlike its expiry that does not follow the wall clock, after whose jump
-// the record is in Redis for as long as ever.
-func (k leased) over() bool { return time.Since(k.came) >= k.ExpiresAt.Sub(k.IssuedAt) }
+// expired reports whether the key's lifetime has passed, by the monotonic clock. If the wall clock jumps, ExpiresAt and
+// the expiry of the record in Redis no longer agree.
+func (k leased) expired() bool { return time.Since(k.mintedAt) >= k.ExpiresAt.Sub(k.IssuedAt) }
 
-// UnavailableError says that there is no valid key to use: it expired and could not be renewed, it is known to be revoked, or
-// the lease is closed.
-// A proxy answers 503 with Reason.
+// UnavailableError says that the lease has no valid key: it expired and could not be renewed, it is known to be
+// revoked, or the lease is closed. A proxy answers 503 with Reason.
 type UnavailableError struct {
 	Reason string // for the caller that asked for a key
 	Err    error  // why the last renewal failed
@@ -61,9 +61,9 @@ func (e *UnavailableError) Error() string { return e.Reason }
 // Unwrap returns why the last renewal failed.
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
-// Lease mints a key for id and renews it at about two thirds of lifetime until the lease is closed. While a renewal fails
-// the valid key stays in use and the renewal is tried again with backoff. Revoking the execution ends the lease for good;
-// keys that were revoked with their account or business are replaced at the next renewal. Errors are those of [Minter.Mint].
+// Lease mints a key for id and renews it at about two thirds of its lifetime until the lease is closed. If a renewal
+// fails, the valid key stays in use and the lease retries with backoff. Revoking the execution ends the lease for good;
+// keys revoked with their account or business are replaced at the next renewal. Errors are those of [Minter.Mint].
 func (m *Minter) Lease(ctx context.Context, id Identity, lifetime time.Duration) (*Lease, error) {
 	l := &Lease{
 		mint: func(ctx context.Context, previous *Key) (Key, error) {
@@ -97,8 +97,8 @@ func (l *Lease) start(ctx context.Context) error {
 	return nil
 }
 
-// Key returns the key to use now. It waits only when there is no valid key and a renewal may still bring one; then all who
-// wait share that renewal. The error is a [*UnavailableError], or ctx's.
+// Key returns the key to use now. It waits only if the lease has no valid key and a renewal may still succeed; all
+// waiting callers share that renewal. The error is a [*UnavailableError], or ctx's.
 func (l *Lease) Key(ctx context.Context) (string, error) {
 	for {
 		l.mu.Lock()
@@ -125,13 +125,13 @@ func (l *Lease) Key(ctx context.Context) (string, error) {
 	}
 }
 
-// renewalPause is how long a key that was renewed because it was refused is not renewed for that again: where the platform goes on
-// refusing, each call would ask for another key.
+// renewalPause is the minimal time between renewals for refused keys. Without it, every call would request another key
+// from a platform that refuses them all.
 const renewalPause = 5 * time.Second
 
-// Renew returns another key than stale, which the API refused although it had not expired, as after Redis lost its content. It
-// waits for a renewal, all who ask at the same time for one; and gives up at once where the last one that was asked for is less
-// than 5 seconds ago, or a renewal failed.
+// Renew replaces the key stale, which the API refused although it had not expired, for example because Redis lost its
+// data. It waits for a renewal, which concurrent callers share. It fails at once if the last requested renewal was less
+// than 5 seconds ago, or if the renewal fails.
 func (l *Lease) Renew(ctx context.Context, stale string) (string, error) {
 	l.mu.Lock()
 	key, renewed, closed := l.key, l.renewed, l.closed
@@ -152,7 +152,7 @@ func (l *Lease) Renew(ctx context.Context, stale string) (string, error) {
 	}
 	select {
 	case l.hurry <- struct{}{}:
-	default: // a renewal was asked for already
+	default: // a renewal is already requested
 	}
 	select {
 	case <-renewed:
@@ -168,7 +168,7 @@ func (l *Lease) Renew(ctx context.Context, stale string) (string, error) {
 	return l.Key(ctx)
 }
 
-// publicReason keeps addresses of ours out of what a step may read.
+// publicReason keeps internal addresses out of messages that a step may read.
 func publicReason(err error) string {
 	var refusal *DeniedError
 	switch {
@@ -180,8 +180,8 @@ func publicReason(err error) string {
 	return "the signed key has expired and cannot be renewed: the key store does not answer"
 }
 
-// Close ends the renewing and revokes every key of the lease that has not expired. After it Key returns a
-// [*UnavailableError]. Closing twice is no error.
+// Close stops renewals and revokes every key of the lease that has not expired. After it, Key returns a
+// [*UnavailableError]. Closing a lease twice is not an error.
 func (l *Lease) Close(ctx context.Context) error {
 	l.mu.Lock()
 	closed := l.closed
@@ -212,7 +212,7 @@ func (l *Lease) run(ctx context.Context) {
 		case <-l.hurry:
 		}
 		key, err := l.mint(ctx, &l.key.Key)
-		l.settle(key, err)
+		l.store(key, err)
 		switch {
 		case err == nil:
 			timer.Reset(l.untilRenewal())
@@ -226,19 +226,20 @@ func (l *Lease) run(ctx context.Context) {
 	}
 }
 
-func (l *Lease) settle(key Key, err error) {
+// store records the result of a renewal and wakes the callers that wait for it.
+func (l *Lease) store(key Key, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.renewing = false
 	var refusal *DeniedError
 	switch l.err = err; {
 	case errors.As(err, &refusal), errors.Is(err, ErrRevoked):
-		l.key.ExpiresAt = l.now() // it is dead already: better to say so than to send it
+		l.key.ExpiresAt = l.now() // the key is already invalid, so Key must not return it
 	case err == nil:
-		l.old = slices.DeleteFunc(append(l.old, l.key), leased.over)
+		l.old = slices.DeleteFunc(append(l.old, l.key), leased.expired)
 		l.key = leased{key, time.Now()}
 		select {
-		case <-l.hurry: // what it asked for has just happened
+		case <-l.hurry: // this renewal fulfils the request
 		default:
 		}
 	}
@@ -246,15 +247,15 @@ func (l *Lease) settle(key Key, err error) {
 	l.renewed = make(chan struct{})
 }
 
-// untilRenewal is two thirds of the lifetime, give or take a tenth of it, so that sidecars that started together do not
-// renew together.
+// untilRenewal returns the time until the next renewal: two thirds of the lifetime, plus or minus a tenth, so that
+// sidecars that started together do not renew together.
 func (l *Lease) untilRenewal() time.Duration {
 	lifetime := l.key.ExpiresAt.Sub(l.key.IssuedAt)
 	jitter := time.Duration((rand.Float64()*2 - 1) * float64(lifetime) / 10)
 	return max(l.key.IssuedAt.Add(lifetime*2/3+jitter).Sub(l.now()), 0)
 }
 
-// backoff doubles from firstRetry to lastRetry, and takes off up to half at random.
+// backoff doubles from firstRetry to lastRetry, minus up to half at random.
 func backoff(failures int) time.Duration {
 	wait := min(firstRetry<<min(failures, 10), lastRetry)
 	return wait - time.Duration(rand.Int64N(int64(wait/2)))

@@ -13,7 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 )
 
-// fakeMint stands in for a Minter, so that a lease can be watched on the fake clock of synctest.
+// fakeMint replaces a Minter, so that a lease can be observed on the fake clock of synctest.
 type fakeMint struct {
 	mu      sync.Mutex
 	lease   *Lease
@@ -157,10 +157,10 @@ func TestLeaseUsesTheValidKeyWhileRedisIsDownThenSaysWhy(t *testing.T) {
 	})
 }
 
-func TestLeaseRenewsOnceForAllWhoWait(t *testing.T) {
+func TestLeaseRenewsOnceForAllWaitingCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := openFakeLease(t, 60*time.Second)
-		// As after a suspend: the wall clock passed the expiry and the timer did not.
+		// As after a suspend of the machine: the wall clock passed the expiry, but the timer did not fire.
 		f.set(func() { f.jumped, f.slow = time.Hour, time.Second })
 		var waiting sync.WaitGroup
 		for range 50 {
@@ -233,7 +233,7 @@ func TestLeaseReportsASuspendedAccount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := openFakeLease(t, 60*time.Second)
 		f.fail(fmt.Errorf("mint key: %w", denied(CodeSuspended, ErrSuspended.Error(), ErrSuspended)))
-		time.Sleep(50 * time.Second) // its own lifetime is not over, but it is known to be dead
+		time.Sleep(50 * time.Second) // its lifetime is not over, but it is known to be invalid
 		_, err := f.lease.Key(t.Context())
 		if !errors.Is(err, ErrSuspended) || err.Error() != "the signed key is no longer valid: the account is suspended" {
 			t.Errorf("Key = %v", err)
@@ -267,7 +267,7 @@ func TestLeaseRevokesAKeyThatAJumpOfTheClockMadeOld(t *testing.T) {
 	})
 }
 
-func TestARefusedKeyIsRenewedOnceForAllWhoAskAndNotAgainSoon(t *testing.T) {
+func TestARefusedKeyIsRenewedOnceForAllCallersAndNotAgainSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := openFakeLease(t, time.Hour)
 		f.set(func() { f.slow = time.Second })

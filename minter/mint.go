@@ -16,19 +16,20 @@ const (
 	DefaultIssuer = "kizen-sidecar"
 	// DefaultAudience is the aud claim of signed keys.
 	DefaultAudience = "kizen-api"
-	// MaxLifetime bounds how long a signed key may live. It is fixed because it is also how long a revocation is remembered.
+	// MaxLifetime is the maximal lifetime of a signed key. It is fixed because revocations are also kept for that
+	// long.
 	MaxLifetime = time.Hour
 )
 
-// Config says how a [Minter] works. Redis and Keys are required.
+// Config configures a [Minter]. Redis and Keys are required.
 type Config struct {
 	Redis    redis.UniversalClient // the caller closes it
 	Keys     *KeySet
 	Issuer   string           // default [DefaultIssuer]
 	Audience string           // default [DefaultAudience]
 	Now      func() time.Time // default time.Now
-	Admit    Admission        // nil: a suspended account gets no key, every other one does
-	// Renewed is told how each renewal of a [Lease] went, unless it is nil.
+	Admit    Admission        // if nil, every account that is not suspended gets keys
+	// Renewed, if not nil, is called after each renewal of a [Lease].
 	Renewed func(ctx context.Context, took time.Duration, err error)
 }
 
@@ -36,14 +37,14 @@ type Config struct {
 type Minter struct {
 	config    Config
 	store     store
-	published atomic.Int64 // when the last key that was signed expires, in milliseconds since the epoch
+	published atomic.Int64 // the latest expiry of all keys signed so far, in milliseconds since the epoch
 }
 
-// publishSlack is for how much longer than it must a public key stays published, so that mints at the same moment need not
-// correct each other.
+// publishSlack is how much longer than necessary a public key stays published, so that concurrent mints need not extend
+// it again.
 const publishSlack = 500 * time.Millisecond
 
-// New checks config and returns a Minter. It does not talk to Redis.
+// New validates config and returns a Minter. It does not contact Redis.
 func New(config Config) (*Minter, error) {
 	if config.Redis == nil || config.Keys == nil {
 		return nil, errors.New("a minter needs a redis client and a key set")
@@ -61,15 +62,15 @@ func New(config Config) (*Minter, error) {
 }
 
 // Mint signs a key for id that is valid for lifetime (at least one millisecond, at most [MaxLifetime]) and writes its
-// record, in one round trip to Redis. When it fails, or when it is not known whether Redis took the record, no token leaves
-// this function, and what Redis may hold expires after lifetime. Errors are a [*DeniedError] for an account
-// that may not act now, or one of the Redis client.
+// record, in one round trip to Redis. If it fails, or if it is unknown whether Redis stored the record, Mint returns no
+// token, and any record in Redis expires after lifetime. Errors are a [*DeniedError] for an account that may not act
+// now, or an error of the Redis client.
 func (m *Minter) Mint(ctx context.Context, id Identity, lifetime time.Duration) (Key, error) {
 	return m.mint(ctx, id, lifetime, nil)
 }
 
-// mint is Mint, or where previous is not nil the renewal of that key: it fails with [ErrRevoked] when the execution was revoked
-// since previous was minted.
+// mint is Mint, or, if previous is not nil, the renewal of that key: it fails with [ErrRevoked] if the execution was
+// revoked after previous was minted.
 func (m *Minter) mint(ctx context.Context, id Identity, lifetime time.Duration, previous *Key) (Key, error) {
 	if err := id.validate(); err != nil {
 		return Key{}, fmt.Errorf("mint key: %w", err)
@@ -80,7 +81,7 @@ func (m *Minter) mint(ctx context.Context, id Identity, lifetime time.Duration, 
 	if err := m.config.Admit.decide(ctx, id, nil); err != nil {
 		return Key{}, fmt.Errorf("mint key for execution %s: %w", id.ExecutionID, err)
 	}
-	now := m.config.Now().Round(0) // the wall clock alone: the monotonic one stands still while the machine sleeps
+	now := m.config.Now().Round(0) // only the wall clock: the monotonic clock stops while the machine sleeps
 	key := Key{ID: rand.Text(), Identity: id, IssuedAt: now, ExpiresAt: now.Add(lifetime)}
 	keys := m.config.Keys.state.Load()
 	signer, err := keys.signer(now)
@@ -100,14 +101,15 @@ func (m *Minter) mint(ctx context.Context, id Identity, lifetime time.Duration, 
 	return key, nil
 }
 
-// put writes the record of key, and its public key where that is published.
+// put writes the record of key, and the public key if it is published.
 func (m *Minter) put(ctx context.Context, key Key, public *published, previous *Key) (generations, error) {
 	if public == nil {
 		return m.store.put(ctx, key, nil, previous, m.config.Admit)
 	}
 	public.until = m.publishUntil(key.ExpiresAt).Add(publishSlack)
 	named, err := m.store.put(ctx, key, public, previous, m.config.Admit)
-	// A mint of a longer key may have published before this one did, and this one for too short a time.
+	// A concurrent mint of a longer-lived key may have published before this one, which then shortened the
+	// publication.
 	for err == nil && m.publishUntil(key.ExpiresAt).After(public.until) {
 		public.until = m.publishUntil(key.ExpiresAt).Add(publishSlack)
 		err = m.store.publish(ctx, m.store.redis, key, public)
@@ -115,7 +117,7 @@ func (m *Minter) put(ctx context.Context, key Key, public *published, previous *
 	return named, err
 }
 
-// publishUntil takes note of when a key expires, and returns when the last key that this minter has signed does.
+// publishUntil records the expiry of a key, and returns the latest expiry of all keys that this minter has signed.
 func (m *Minter) publishUntil(expires time.Time) time.Time {
 	end := expires.UnixMilli() + 1
 	for last := m.published.Load(); end > last; last = m.published.Load() {
@@ -126,7 +128,7 @@ func (m *Minter) publishUntil(expires time.Time) time.Time {
 	return time.UnixMilli(m.published.Load())
 }
 
-// Revoke ends key at once by deleting its record. Revoking a key that has expired or was revoked is no error.
+// Revoke invalidates key at once by deleting its record. Revoking an expired or revoked key is not an error.
 func (m *Minter) Revoke(ctx context.Context, key Key) error {
 	if err := m.store.delete(ctx, recordKey(key.Identity.BusinessID, key.ID)); err != nil {
 		return fmt.Errorf("revoke key of execution %s: %w", key.Identity.ExecutionID, err)

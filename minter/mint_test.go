@@ -150,7 +150,7 @@ func TestEverythingAKeyLeavesInRedisExpiresWithIt(t *testing.T) {
 	})
 }
 
-// lateShortMint holds a pipeline back, the first one, until a longer key was minted.
+// lateShortMint delays the first pipeline until a longer-lived key was minted.
 type lateShortMint struct {
 	held   atomic.Bool
 	longer func()
@@ -167,7 +167,7 @@ func (l *lateShortMint) ProcessPipelineHook(next redis.ProcessPipelineHook) redi
 	}
 }
 
-func TestPublicKeyOutlivesTheLongestKeyWhateverMintArrivesLast(t *testing.T) {
+func TestPublicKeyOutlivesTheLongestKeyInAnyOrderOfMints(t *testing.T) {
 	f := onRedis(t, embedded(t).URL())
 	var long minter.Key
 	f.redis.AddHook(&lateShortMint{longer: func() {
@@ -186,7 +186,8 @@ func TestPublicKeyOutlivesTheLongestKeyWhateverMintArrivesLast(t *testing.T) {
 func TestKeysEndByTheWallClock(t *testing.T) {
 	key := onRedis(t, embedded(t).URL()).mint(t, someone)
 	for name, at := range map[string]time.Time{"IssuedAt": key.IssuedAt, "ExpiresAt": key.ExpiresAt} {
-		if strings.Contains(at.String(), "m=") { // which stands still while the machine sleeps, and Redis does not
+		// the monotonic clock stops while the machine sleeps, but Redis continues
+		if strings.Contains(at.String(), "m=") {
 			t.Errorf("%s follows the monotonic clock: %s", name, at)
 		}
 	}
@@ -248,7 +249,7 @@ func TestMintCostsOneRoundTrip(t *testing.T) {
 	}
 }
 
-func TestMintRefusesWhatItCannotSign(t *testing.T) {
+func TestMintRefusesInvalidRequests(t *testing.T) {
 	f := onRedis(t, embedded(t).URL())
 	with := func(change func(*minter.Identity)) minter.Identity { id := someone; change(&id); return id }
 	for name, row := range map[string]struct {
@@ -299,7 +300,7 @@ func TestMintAndVerifyFailClosedWithoutRedis(t *testing.T) {
 	}
 }
 
-func TestAmbiguousMintLeavesNothingBehindItsLifetime(t *testing.T) {
+func TestAmbiguousMintLeavesNothingAfterItsLifetime(t *testing.T) {
 	server := redistest.Start(t)
 	direct := open(t, server.URL())
 	relay := startRelay(t, server.Addr)
@@ -329,7 +330,7 @@ func TestAmbiguousMintLeavesNothingBehindItsLifetime(t *testing.T) {
 	}
 }
 
-// relay stands between a client and a Redis, counts its round trips and can lose the answers.
+// relay forwards between a client and a Redis, counts its round trips and can drop the responses.
 type relay struct {
 	addr    string
 	mu      sync.Mutex

@@ -13,14 +13,14 @@ import (
 // ErrRevoked ends a [Lease] whose execution was revoked.
 var ErrRevoked = errors.New("the execution was revoked")
 
-// generations are those of a key's three scopes: its business, its account and its execution. A scope that was not revoked
-// in the last MaxLifetime has the empty one.
+// generations holds the generation of each of a key's three scopes: business, account and execution. If a scope was not
+// revoked in the last MaxLifetime, its generation is empty.
 type generations [3]string
 
 // ofExecution is the index of the execution's generation.
 const ofExecution = 2
 
-// record is what Redis holds of a signed key. It never holds the token.
+// record is the record of a signed key in Redis. It never contains the token.
 type record struct {
 	AccountID   string      `json:"account_id"`
 	AccountType string      `json:"account_type"`
@@ -30,19 +30,19 @@ type record struct {
 	Generations generations `json:"generations"`
 }
 
-// store keeps the records of signed keys. All the Redis keys of a business share a hash tag, so that what belongs together
-// is in one cluster slot:
+// store keeps the records of signed keys. All Redis keys of a business share a hash tag, so they are in one cluster
+// slot:
 //
-//	kizen:{BUSINESS}:key:JTI         a record as JSON, or that the key was revoked by its id, until the key expires
+//	kizen:{BUSINESS}:key:JTI         a record as JSON, or the mark of a revoked key, until the key expires
 //	kizen:{BUSINESS}:business        a scope's generation, until MaxLifetime after its revocation
 //	kizen:{BUSINESS}:account:ID      the same
 //	kizen:{BUSINESS}:execution:ID    the same
-//	kizen:{BUSINESS}:MARK:ID         there while the account is suspended for that reason, see [Reason]
-//	kizen:{BUSINESS}:jwk:KID         a published public key, until what it signed expires
+//	kizen:{BUSINESS}:MARK:ID         exists while the account is suspended for that reason, see [Reason]
+//	kizen:{BUSINESS}:jwk:KID         a published public key, until the keys that it signed expire
 //
-// A key is valid while its record exists, its account is not suspended and no scope of it has another generation. Revoking a
-// scope gives it a new generation, which leaves every record that was written before dead, at once and however many there
-// are. When the generation expires, so have they all.
+// A key is valid while its record exists, its account is not suspended and none of its scopes has another generation.
+// Revoking a scope gives it a new generation, which invalidates all earlier records at once, however many exist. They
+// have all expired when the generation expires.
 type store struct{ redis redis.UniversalClient }
 
 func recordKey(business, id string) string    { return "kizen:{" + business + "}:key:" + id }
@@ -51,7 +51,7 @@ func accountKey(business, id string) string   { return "kizen:{" + business + "}
 func executionKey(business, id string) string { return "kizen:{" + business + "}:execution:" + id }
 func publishedKey(business, id string) string { return "kizen:{" + business + "}:jwk:" + id }
 
-// scopes is what Redis says about the scopes of a key.
+// scopes is the state of a key's scopes in Redis.
 type scopes struct {
 	generations generations
 	suspended   []Reason
@@ -72,7 +72,7 @@ func readScopes(values []any) (s scopes) {
 	return s
 }
 
-// published is a public key to write beside a record, and until when.
+// published is a public key to write beside a record, with its expiry.
 type published struct {
 	id    string
 	jwk   []byte
@@ -84,9 +84,9 @@ func (s store) publish(ctx context.Context, to redis.Cmdable, key Key, public *p
 	return to.Set(ctx, name, public.jwk, public.until.Sub(key.IssuedAt)).Err()
 }
 
-// put writes the record of key and reads the generations it should name, in one round trip. Only where a scope was revoked
-// lately is a second one needed, which names them. It returns those that the record names. A key that renews previous gets no
-// record that stands when the execution has been revoked since.
+// put writes the record of key and reads the current generations of its scopes, in one round trip. Only if a scope was
+// revoked recently, it writes the record again with those generations. It returns the generations in the record. If key
+// renews previous and the execution was revoked since, it gets no valid record.
 func (s store) put(ctx context.Context, key Key, public *published, previous *Key, admit Admission) (generations, error) {
 	found, err := s.putUnder(ctx, key, public, generations{})
 	now := found.generations
@@ -122,15 +122,16 @@ func (s store) putUnder(ctx context.Context, key Key, public *published, named g
 	return readScopes(found.Val()), nil
 }
 
-// held is what Redis says about a signed key.
-type held struct {
-	record    string // empty: there is none
+// keyState is the state of a signed key in Redis.
+type keyState struct {
+	record    string // empty if Redis has none
 	scopes    scopes
-	published string // empty: there is none, or it was not asked for
+	published string // empty if Redis has none, or if it was not requested
 }
 
-// get reads everything that decides about a key in one round trip. signer is empty unless its published key is wanted.
-func (s store) get(ctx context.Context, id Identity, keyID, signer string) (*held, error) {
+// get reads the whole state of a key in one round trip. If signer is not empty, it also reads the signer's published
+// key.
+func (s store) get(ctx context.Context, id Identity, keyID, signer string) (*keyState, error) {
 	keys := append(scopeKeys(id), recordKey(id.BusinessID, keyID))
 	if signer != "" {
 		keys = append(keys, publishedKey(id.BusinessID, signer))
@@ -139,7 +140,7 @@ func (s store) get(ctx context.Context, id Identity, keyID, signer string) (*hel
 	if err != nil {
 		return nil, err
 	}
-	h := &held{}
+	h := &keyState{}
 	scopes := len(keys) - 1
 	if signer != "" {
 		scopes--
@@ -151,15 +152,15 @@ func (s store) get(ctx context.Context, id Identity, keyID, signer string) (*hel
 }
 
 var (
-	errNoRecord = errors.New("there is no record of the key: it has expired or was revoked")
-	errLost     = errors.New("there is no record of the key, nor of its revocation: it has expired or was lost")
+	errNoRecord = errors.New("the key has no record: it has expired or was revoked")
+	errLost     = errors.New("neither the key nor a revocation of it has a record: it has expired or was lost")
 )
 
-// revokedRecord stands in place of the record of a key that was revoked by its id.
+// revokedRecord replaces the record of a key that was revoked by its ID.
 const revokedRecord = "revoked"
 
-// check says whether the record stands and is the one of id.
-func (h *held) check(id Identity) error {
+// check returns an error unless the record is valid and belongs to id.
+func (h *keyState) check(id Identity) error {
 	switch {
 	case h.record == "" && h.scopes.generations == generations{} && len(h.scopes.suspended) == 0:
 		return errLost
@@ -171,16 +172,17 @@ func (h *held) check(id Identity) error {
 		return fmt.Errorf("read the record: %w", err)
 	}
 	if (Identity{r.AccountID, r.AccountType, r.BusinessID, r.ExecutionID}) != id {
-		return errors.New("the record is of another identity")
+		return errors.New("the record belongs to another identity")
 	}
-	if !r.Generations.stand(h.scopes.generations) {
+	if !r.Generations.validUnder(h.scopes.generations) {
 		return errNoRecord
 	}
 	return nil
 }
 
-// stand reports whether a record that names these generations is good now: no scope of it was revoked since.
-func (g generations) stand(now generations) bool {
+// validUnder reports whether a record with these generations is valid under the current ones: none of its scopes was
+// revoked since.
+func (g generations) validUnder(now generations) bool {
 	for i, generation := range now {
 		if generation != "" && generation != g[i] {
 			return false

@@ -12,43 +12,43 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/ids"
 )
 
-// Revoker ends signed keys before they expire, effective on the next request that carries one. It needs no signing key. What
-// it leaves in Redis is one small key a scope, which expires after [MaxLifetime]; a suspension stays until it is lifted, and stands
-// in the account's timeline, as does its end. Its errors are about an id that cannot be one, or one of the Redis client.
+// Revoker revokes signed keys before they expire, with effect on the next request. It needs no signing key. It leaves
+// one small Redis key per scope, which expires after [MaxLifetime]. A suspension stays until it is lifted; the
+// account's timeline shows both. Errors are about an invalid ID, or come from the Redis client.
 type Revoker struct {
 	redis    redis.UniversalClient
 	operator string
-	unnoted  func(error)
+	unlogged func(error)
 }
 
-// NewRevoker returns a Revoker on the Redis of the minters.
+// NewRevoker returns a Revoker that uses the Redis of the minters.
 func NewRevoker(client redis.UniversalClient) *Revoker {
 	return &Revoker{client, "an operator", func(error) {}}
 }
 
-// As names the operator for the timelines of accounts. unnoted is told why a suspension, or its end, is missing in the timeline: it
-// holds all the same.
-func (r *Revoker) As(operator string, unnoted func(error)) *Revoker {
-	return &Revoker{r.redis, operator, unnoted}
+// As returns a Revoker that names the operator in the timelines of accounts. It calls unlogged if a suspension or its
+// end could not be added to the timeline; the change itself is in effect.
+func (r *Revoker) As(operator string, unlogged func(error)) *Revoker {
+	return &Revoker{r.redis, operator, unlogged}
 }
 
-// Revocation is what was revoked: one key, or all keys of a scope.
+// Revocation is the revocation of one key, or of all keys of a scope.
 type Revocation struct {
-	// Again says that [Revoker.Suspend] found the account suspended by an operator already.
+	// Again reports that [Revoker.Suspend] found the account already suspended by an operator.
 	Again bool
 
 	redis      redis.UniversalClient
 	businessID string
 	scope      string // the Redis key of the scope's generation; empty for one key
-	before     string // the generation until then
-	record     any    // of the one key
+	before     string // the scope's generation before the revocation
+	record     any    // the record of the one key
 }
 
-// Key revokes the one signed key of a business that has this id, the JWT's jti.
+// Key revokes the signed key with this ID (the JWT's jti) in a business.
 func (r *Revoker) Key(ctx context.Context, businessID, id string) (Revocation, error) {
 	revoked := Revocation{redis: r.redis, businessID: businessID}
 	err := r.do("key", businessID, id, func() error {
-		// What stays says that the key was revoked, and not lost.
+		// The mark shows that the key was revoked, and not lost.
 		was, err := before(r.redis.SetArgs(ctx, recordKey(businessID, id), revokedRecord, redis.SetArgs{Mode: "XX", KeepTTL: true, Get: true}))
 		revoked.record = was
 		return err
@@ -61,7 +61,7 @@ func (r *Revoker) Execution(ctx context.Context, businessID, id string) (Revocat
 	return r.revoke(ctx, "execution", businessID, id, executionKey(businessID, id))
 }
 
-// Account revokes every key that was minted for an account. It may go on with new ones.
+// Account revokes every key that was minted for an account. The account can still get new ones.
 func (r *Revoker) Account(ctx context.Context, businessID, id string) (Revocation, error) {
 	return r.revoke(ctx, "account", businessID, id, accountKey(businessID, id))
 }
@@ -80,8 +80,8 @@ func (r *Revoker) revoke(ctx context.Context, what, businessID, id, scope string
 	return revoked, err
 }
 
-// Suspend suspends an account as an operator: it revokes every signed key of the account, its stored keys are refused, and none
-// is minted until [Revoker.Resume]. The signed keys it had stay revoked then.
+// Suspend suspends an account as an operator: until [Revoker.Resume], all its signed and stored keys are refused and no
+// new one is minted. Its signed keys stay revoked even after that.
 func (r *Revoker) Suspend(ctx context.Context, businessID, accountID string) (Revocation, error) {
 	revoked := Revocation{redis: r.redis, businessID: businessID, scope: accountKey(businessID, accountID)}
 	err := r.do("account", businessID, accountID, func() error {
@@ -91,7 +91,7 @@ func (r *Revoker) Suspend(ctx context.Context, businessID, accountID string) (Re
 			generation = pipe.SetArgs(ctx, revoked.scope, newGeneration(), redis.SetArgs{TTL: MaxLifetime, Get: true})
 			return nil
 		})
-		if err != nil && !errors.Is(err, redis.Nil) { // which says that one of them was not there before
+		if err != nil && !errors.Is(err, redis.Nil) { // redis.Nil: one of the two did not exist before
 			return err
 		}
 		was, err := before(mark)
@@ -100,7 +100,7 @@ func (r *Revoker) Suspend(ctx context.Context, businessID, accountID string) (Re
 		}
 		revoked.Again = was != ""
 		if !revoked.Again {
-			r.note(ctx, businessID, accountID, ActionSuspend)
+			r.addToTimeline(ctx, businessID, accountID, ActionSuspend)
 		}
 		revoked.before, err = before(generation)
 		return err
@@ -108,8 +108,8 @@ func (r *Revoker) Suspend(ctx context.Context, businessID, accountID string) (Re
 	return revoked, err
 }
 
-// Resume lifts an operator's suspension of an account, and no other. lifted is false when there was none; left are the reasons
-// for which the account stays suspended.
+// Resume lifts only an operator's suspension of an account. lifted is false if the account had none; left lists the
+// reasons for which it stays suspended.
 func (r *Revoker) Resume(ctx context.Context, businessID, accountID string) (lifted bool, left []Reason, err error) {
 	err = r.do("account", businessID, accountID, func() error {
 		n, err := r.redis.Del(ctx, markKey(businessID, accountID, ReasonOperator)).Result()
@@ -117,7 +117,7 @@ func (r *Revoker) Resume(ctx context.Context, businessID, accountID string) (lif
 			return err
 		}
 		if lifted = n > 0; lifted {
-			r.note(ctx, businessID, accountID, ActionResume)
+			r.addToTimeline(ctx, businessID, accountID, ActionResume)
 		}
 		all, err := Suspensions(ctx, r.redis, businessID, accountID)
 		if err == nil {
@@ -139,10 +139,10 @@ func (r *Revoker) do(what, businessID, id string, command func() error) error {
 	return nil
 }
 
-// newGeneration makes a generation of a scope, which leaves every record that names another one dead.
+// newGeneration returns a new generation of a scope, which invalidates every record with another one.
 func newGeneration() string { return rand.Text() }
 
-// before is what a SET with GET replaced; empty where nothing was there.
+// before returns the value that a SET with GET replaced, or "" if the key did not exist.
 func before(replaced *redis.StatusCmd) (string, error) {
 	value, err := replaced.Result()
 	if errors.Is(err, redis.Nil) {
@@ -151,20 +151,20 @@ func before(replaced *redis.StatusCmd) (string, error) {
 	return value, err
 }
 
-// sharded is a client of a cluster.
+// sharded is implemented by clients of a cluster.
 type sharded interface {
 	MasterForKey(ctx context.Context, key string) (*redis.Client, error)
 }
 
-// countBatch is how many Redis keys one SCAN looks at.
+// countBatch is how many Redis keys one SCAN examines.
 const countBatch = 1000
 
-// Count returns how many signed keys the revocation ended: those that were good until then. It walks through all keys of the
-// Redis, in batches, and is for people: the revocation holds already.
+// Count returns how many signed keys the revocation ended: those that were valid before it. It scans all keys in Redis,
+// in batches, and serves only to inform the operator: the revocation is already in effect.
 func (r Revocation) Count(ctx context.Context) (int, error) {
 	total, err := r.count(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("count the keys that were revoked: %w", err)
+		return 0, fmt.Errorf("count the revoked keys: %w", err)
 	}
 	return total, nil
 }
@@ -174,7 +174,7 @@ func (r Revocation) count(ctx context.Context) (int, error) {
 		return r.live(ctx, []any{r.record})
 	}
 	var node redis.Cmdable = r.redis
-	if c, ok := r.redis.(sharded); ok { // the keys of a business are in one slot, and SCAN asks one node
+	if c, ok := r.redis.(sharded); ok { // the keys of a business are in one slot, and SCAN runs on one node
 		master, err := c.MasterForKey(ctx, r.scope)
 		if err != nil {
 			return 0, err
@@ -213,12 +213,12 @@ func (r Revocation) count(ctx context.Context) (int, error) {
 	return total, nil
 }
 
-// live counts those of some records that were good until the revocation, and that it ended.
+// live counts the records that were valid until this revocation ended them.
 func (r Revocation) live(ctx context.Context, texts []any) (live int, err error) {
 	var records []record
 	var names []string
 	for _, text := range texts {
-		text, _ := text.(string) // nil: it has expired meanwhile
+		text, _ := text.(string) // nil: it has expired in the meantime
 		var found record
 		if json.Unmarshal([]byte(text), &found) != nil || found.BusinessID != r.businessID {
 			continue
@@ -246,7 +246,7 @@ func (r Revocation) live(ctx context.Context, texts []any) (live int, err error)
 				then[j] = r.before
 			}
 		}
-		if found.Generations.stand(then) {
+		if found.Generations.validUnder(then) {
 			live++
 		}
 	}

@@ -13,9 +13,9 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-func second(_ minter.Revocation, err error) error { return err }
+func errorOf(_ minter.Revocation, err error) error { return err }
 
-// family is one key for each way in which an identity can differ from someone's.
+// family mints one key for each way in which an identity can differ from someone's.
 func family(t *testing.T, f fixture) map[string]minter.Key {
 	t.Helper()
 	return map[string]minter.Key{
@@ -27,32 +27,32 @@ func family(t *testing.T, f fixture) map[string]minter.Key {
 	}
 }
 
-func TestRevocationReachesItsScopeAndNothingElseAtOnce(t *testing.T) {
+func TestRevocationAffectsOnlyItsScopeAtOnce(t *testing.T) {
 	for name, row := range map[string]struct {
 		revoke func(context.Context, *minter.Revoker, minter.Key) error
 		dead   []string
 	}{
 		"key": {
 			func(ctx context.Context, r *minter.Revoker, k minter.Key) error {
-				return second(r.Key(ctx, "business-1", k.ID))
+				return errorOf(r.Key(ctx, "business-1", k.ID))
 			},
 			[]string{"the key"},
 		},
 		"execution": {
 			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error {
-				return second(r.Execution(ctx, "business-1", "execution-1"))
+				return errorOf(r.Execution(ctx, "business-1", "execution-1"))
 			},
 			[]string{"the key", "its sibling"},
 		},
 		"account": {
 			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error {
-				return second(r.Account(ctx, "business-1", "account-1"))
+				return errorOf(r.Account(ctx, "business-1", "account-1"))
 			},
 			[]string{"the key", "its sibling", "another execution"},
 		},
 		"business": {
 			func(ctx context.Context, r *minter.Revoker, _ minter.Key) error {
-				return second(r.Business(ctx, "business-1"))
+				return errorOf(r.Business(ctx, "business-1"))
 			},
 			[]string{"the key", "its sibling", "another execution", "another account"},
 		},
@@ -65,7 +65,7 @@ func TestRevocationReachesItsScopeAndNothingElseAtOnce(t *testing.T) {
 					want[dead] = minter.CodeRevoked
 				}
 				revoker := minter.NewRevoker(f.redis)
-				for range 2 { // revoking again changes nothing for those who are left
+				for range 2 { // a repeated revocation does not affect the others
 					if err := row.revoke(t.Context(), revoker, keys["the key"]); err != nil {
 						t.Fatal(err)
 					}
@@ -86,7 +86,8 @@ func TestRevocationReachesItsScopeAndNothingElseAtOnce(t *testing.T) {
 	}
 }
 
-// nextKey waits until a lease gives another key than before, or none, and fails if one that it gives is not refused meanwhile.
+// nextKey waits until a lease returns a key other than before, or an error, and fails the test if a key that it returns
+// meanwhile is accepted.
 func nextKey(t *testing.T, f fixture, lease *minter.Lease, before string) (string, error) {
 	t.Helper()
 	for {
@@ -131,8 +132,8 @@ func TestLeaseDoesNotOutliveTheRevocationOfItsExecution(t *testing.T) {
 			}
 		}
 		for name, revoke := range map[string]func() error{
-			"account":  func() error { return second(revoker.Account(t.Context(), "business-1", "account-1")) },
-			"business": func() error { return second(revoker.Business(t.Context(), "business-1")) },
+			"account":  func() error { return errorOf(revoker.Account(t.Context(), "business-1", "account-1")) },
+			"business": func() error { return errorOf(revoker.Business(t.Context(), "business-1")) },
 		} {
 			lease, key := open()
 			if err := revoke(); err != nil {
@@ -145,7 +146,7 @@ func TestLeaseDoesNotOutliveTheRevocationOfItsExecution(t *testing.T) {
 	})
 }
 
-func TestNobodyWaitsForALeaseWhoseKeyWasRevoked(t *testing.T) {
+func TestKeyOfALeaseReturnsAtOnceAfterARevocation(t *testing.T) {
 	f := onRedis(t, embedded(t).URL())
 	lease, err := f.minter.Lease(t.Context(), someone, time.Minute)
 	if err != nil {
@@ -179,7 +180,7 @@ func TestSuspendedAccountHasNoKeysAndGetsNone(t *testing.T) {
 		if key, err := f.minter.Mint(t.Context(), someone, time.Minute); !errors.Is(err, minter.ErrSuspended) || key.Token.Reveal() != "" {
 			t.Errorf("Mint = %v, %v; want ErrSuspended", key, err)
 		}
-		// Revoking what is suspended must not lift the suspension.
+		// Revoking the keys of a suspended account must not lift the suspension.
 		if _, err := revoker.Account(t.Context(), "business-1", "account-1"); err != nil {
 			t.Fatal(err)
 		}
@@ -198,12 +199,13 @@ func TestSuspendedAccountHasNoKeysAndGetsNone(t *testing.T) {
 	})
 }
 
-// TestARevocationCountsTheKeysThatItEnded covers every scope, and that keys which were dead already do not count.
+// TestARevocationCountsTheKeysThatItEnded covers every scope, and checks that keys which were already invalid do not
+// count.
 func TestARevocationCountsTheKeysThatItEnded(t *testing.T) {
 	everyStore(t, func(t *testing.T, f fixture) {
 		r := minter.NewRevoker(f.redis)
 		keys := family(t, f)
-		for range 1200 { // more than one SCAN looks at
+		for range 1200 { // more than one SCAN examines
 			f.mint(t, minter.Identity{AccountID: "account-9", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "execution-9"})
 		}
 		for _, step := range []struct {
@@ -265,14 +267,14 @@ func TestReasonsOfASuspensionAreLiftedOneByOne(t *testing.T) {
 	}
 }
 
-func TestRevokerRefusesWhatCannotBeAnID(t *testing.T) {
+func TestRevokerRefusesInvalidIDs(t *testing.T) {
 	f := onRedis(t, embedded(t).URL())
 	r := minter.NewRevoker(f.redis)
 	for name, err := range map[string]error{
-		"empty":     second(r.Execution(t.Context(), "business-1", "")),
-		"pattern":   second(r.Execution(t.Context(), "business-1", "*")),
-		"other key": second(r.Key(t.Context(), "business-1}:account:{x", "a")),
-		"business":  second(r.Business(t.Context(), "")),
+		"empty":     errorOf(r.Execution(t.Context(), "business-1", "")),
+		"pattern":   errorOf(r.Execution(t.Context(), "business-1", "*")),
+		"other key": errorOf(r.Key(t.Context(), "business-1}:account:{x", "a")),
+		"business":  errorOf(r.Business(t.Context(), "")),
 	} {
 		if err == nil {
 			t.Errorf("%s: accepted", name)
@@ -293,11 +295,11 @@ func TestNothingIsLeftAfterAThousandExecutions(t *testing.T) {
 				t.Fatal(err)
 			}
 			switch i % 4 {
-			case 0, 1: // as every execution that ends well
+			case 0, 1: // a clean end
 				err = f.minter.Revoke(t.Context(), key)
 			case 2:
 				_, err = revoker.Key(t.Context(), id.BusinessID, key.ID)
-			} // and a quarter crashed before it could
+			} // the last quarter crashed first
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -316,8 +318,8 @@ func TestNothingIsLeftAfterAThousandExecutions(t *testing.T) {
 	})
 }
 
-// TestALostRecordIsToldFromARevokedOne: a sidecar mints anew for the first only.
-func TestALostRecordIsToldFromARevokedOne(t *testing.T) {
+// TestALostRecordDiffersFromARevokedOne: a sidecar mints a new key only for a lost record.
+func TestALostRecordDiffersFromARevokedOne(t *testing.T) {
 	everyStore(t, func(t *testing.T, f fixture) {
 		r := minter.NewRevoker(f.redis)
 		forget := func(key minter.Key) error {
@@ -329,18 +331,18 @@ func TestALostRecordIsToldFromARevokedOne(t *testing.T) {
 			lost bool
 		}{
 			{"lost", forget, true},
-			{"the key", func(key minter.Key) error { return second(r.Key(t.Context(), "business-1", key.ID)) }, false},
+			{"the key", func(key minter.Key) error { return errorOf(r.Key(t.Context(), "business-1", key.ID)) }, false},
 			{"the key, twice", func(key minter.Key) error {
-				return errors.Join(second(r.Key(t.Context(), "business-1", key.ID)), second(r.Key(t.Context(), "business-1", key.ID)))
+				return errors.Join(errorOf(r.Key(t.Context(), "business-1", key.ID)), errorOf(r.Key(t.Context(), "business-1", key.ID)))
 			}, false},
-			{"the execution", func(minter.Key) error { return second(r.Execution(t.Context(), "business-1", "execution-1")) }, false},
+			{"the execution", func(minter.Key) error { return errorOf(r.Execution(t.Context(), "business-1", "execution-1")) }, false},
 			{"the execution, and lost", func(key minter.Key) error {
-				return errors.Join(second(r.Execution(t.Context(), "business-1", "execution-1")), forget(key))
+				return errors.Join(errorOf(r.Execution(t.Context(), "business-1", "execution-1")), forget(key))
 			}, false},
-			{"the account", func(minter.Key) error { return second(r.Account(t.Context(), "business-1", "account-1")) }, false},
-			{"the business", func(minter.Key) error { return second(r.Business(t.Context(), "business-1")) }, false},
+			{"the account", func(minter.Key) error { return errorOf(r.Account(t.Context(), "business-1", "account-1")) }, false},
+			{"the business", func(minter.Key) error { return errorOf(r.Business(t.Context(), "business-1")) }, false},
 			{"suspended, and lost", func(key minter.Key) error {
-				return errors.Join(second(r.Suspend(t.Context(), "business-1", "account-1")), forget(key))
+				return errors.Join(errorOf(r.Suspend(t.Context(), "business-1", "account-1")), forget(key))
 			}, false},
 		} {
 			key := f.mint(t, someone)

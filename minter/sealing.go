@@ -16,14 +16,14 @@ type sealedStored struct {
 	ID         string    `json:"id"`
 	CreatedAt  time.Time `json:"created_at"`
 	ExpiresAt  time.Time `json:"expires_at,omitzero"`
-	SealingKey string    `json:"sealing_key"` // the id of the key that Sealed and Hash were made with
+	SealingKey string    `json:"sealing_key"` // the ID of the key behind Sealed, Hash and Proof
 	Sealed     []byte    `json:"sealed"`
 	Hash       string    `json:"hash"`
 	Proof      string    `json:"proof"`
 }
 
-// renew seals again what an older sealing key sealed, so that this one can go some day. What was not sealed for this account as
-// it is in the document stops the change.
+// renew reseals keys that an older sealing key sealed, so that the older one can be removed eventually. If a key was
+// not sealed for exactly this account, renew fails and stops the change.
 func (s *StoredKeys) renew(businessID, accountID string, document *storedDocument) error {
 	for i, sealed := range document.Keys {
 		id := Identity{AccountID: accountID, AccountType: document.AccountType, BusinessID: businessID}
@@ -63,19 +63,20 @@ func (s *StoredKeys) open(id Identity, sealed sealedStored) (Token, error) {
 		}
 		text, err := key.aead.Open(nil, nil, sealed.Sealed, storedContext(id, sealed.ID))
 		if err != nil {
-			return Token{}, fmt.Errorf("stored key %q was not sealed by sealing key %q for this account; delete the account's keys and make new ones", sealed.ID, key.id)
+			return Token{}, fmt.Errorf("stored key %q was not sealed by sealing key %q for this account; delete the account's keys and create new ones", sealed.ID, key.id)
 		}
 		return NewToken(string(text)), nil
 	}
-	return Token{}, fmt.Errorf("stored key %q was sealed by sealing key %q, which the key set does not hold", sealed.ID, sealed.SealingKey)
+	return Token{}, fmt.Errorf("stored key %q was sealed by sealing key %q, which is not in the key set", sealed.ID, sealed.SealingKey)
 }
 
-// storedContext binds what is sealed to its place: moved to another account, or with another type of account, it does not open.
+// storedContext binds a sealed key to its account: it does not open for another account or another account type.
 func storedContext(id Identity, keyID string) []byte {
 	return []byte(id.BusinessID + "\x00" + id.AccountID + "\x00" + id.AccountType + "\x00" + keyID)
 }
 
-// expiryContext is what a proof says of a key's expiry; a key without one is proved as keys were before any had one.
+// expiryContext is the part of a proof for the key's expiry. It is empty for a key without one, as in proofs from
+// before expiries existed.
 func expiryContext(expires time.Time) string {
 	if expires.IsZero() {
 		return ""
@@ -83,7 +84,7 @@ func expiryContext(expires time.Time) string {
 	return "\x00" + expires.UTC().Format(time.RFC3339Nano)
 }
 
-// newSealingKey derives from one secret what seals and what finds.
+// newSealingKey derives the key for sealing and the key for lookups from one secret.
 func newSealingKey(id string, secret []byte) (sealingKey, error) {
 	seal, err := hkdf.Key(sha256.New, secret, nil, "kizen stored key: seal", sealingKeySize)
 	if err != nil {
@@ -104,7 +105,7 @@ func newSealingKey(id string, secret []byte) (sealingKey, error) {
 	return sealingKey{id, aead, find}, nil
 }
 
-// hash is the keyed hash that a stored key is found by.
+// hash returns the keyed hash by which a stored key is looked up.
 func (k sealingKey) hash(token string) string {
 	mac := hmac.New(sha256.New, k.find)
 	mac.Write([]byte(token))

@@ -15,13 +15,13 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/ids"
 )
 
-// What a call about stored keys may be refused with.
+// The errors of operations on stored keys.
 var (
-	ErrStoredExists   = errors.New("the account has a stored key already; rotate it")
+	ErrStoredExists   = errors.New("the account already has a stored key; rotate it")
 	ErrNoStored       = errors.New("the account has no stored key")
 	ErrNoSecondary    = errors.New("the account has no secondary key")
-	ErrNoSealingKey   = errors.New("the key set holds no sealing key; make one with kizen-sidecar keys generate --sealing")
-	ErrStoredConflict = errors.New("others keep changing the account's keys at this moment; try again")
+	ErrNoSealingKey   = errors.New("the key set has no sealing key; create one with kizen-sidecar keys generate --sealing")
+	ErrStoredConflict = errors.New("concurrent changes of the account's keys keep interfering; try again")
 )
 
 // StoredKey is one of the at most two keys of an integration account. It is valid until it is rotated out or deleted.
@@ -30,23 +30,24 @@ type StoredKey struct {
 	Token     Token
 	Identity  Identity // without an execution
 	CreatedAt time.Time
-	ExpiresAt time.Time // when it stops to be valid; zero: never
+	ExpiresAt time.Time // zero: never
 	Primary   bool
 }
 
-// StoredKeys keeps the keys of integration accounts: sealed, so that those who may can view them, and found by a keyed hash,
-// so that verifying opens nothing. The account's keys and their hashes change in one transaction in one slot:
+// StoredKeys keeps the keys of integration accounts. They are sealed, so that authorised users can view them, and
+// looked up by a keyed hash, so that verification opens nothing. One transaction in one cluster slot changes the
+// account's keys and their hashes:
 //
 //	kizen:{BUSINESS}:stored:ACCOUNT    the account's keys, primary first, sealed, as JSON
-//	kizen:{BUSINESS}:storedhash:HASH   whose key it is that has this hash
+//	kizen:{BUSINESS}:storedhash:HASH   the owner of the key with this hash
 //
-// It is safe for concurrent use, also by several processes. Errors are those above or one of the Redis client.
+// It is safe for concurrent use, also by several processes. Errors are those above, or come from the Redis client.
 type StoredKeys struct {
 	redis redis.UniversalClient
 	keys  *KeySet
 }
 
-// storedDocument is what Redis holds of an account's keys.
+// storedDocument holds an account's keys in Redis.
 type storedDocument struct {
 	AccountType string         `json:"account_type"`
 	Keys        []sealedStored `json:"keys"` // primary first
@@ -59,7 +60,7 @@ func storedHashKey(business, hash string) string {
 	return "kizen:{" + business + "}:storedhash:" + hash
 }
 
-// NewStoredKeys returns the stored keys in a Redis, sealed with the sealing keys of a set.
+// NewStoredKeys returns the stored keys in a Redis, sealed with the sealing keys of a key set.
 func NewStoredKeys(client redis.UniversalClient, keys *KeySet) (*StoredKeys, error) {
 	if client == nil || keys == nil {
 		return nil, errors.New("stored keys need a redis client and a key set")
@@ -70,8 +71,8 @@ func NewStoredKeys(client redis.UniversalClient, keys *KeySet) (*StoredKeys, err
 	return &StoredKeys{client, keys}, nil
 }
 
-// Create makes the first key of an account, which is valid until expires unless that is zero. The execution of id is ignored. It
-// returns [ErrStoredExists] when there is one.
+// Create creates the first key of an account. The key is valid until expires, or without limit if expires is zero.
+// Create ignores the execution of id. If the account has a key, it returns [ErrStoredExists].
 func (s *StoredKeys) Create(ctx context.Context, id Identity, expires time.Time) (StoredKey, error) {
 	id.ExecutionID = ""
 	return s.add(ctx, id, expires, func(document *storedDocument) error {
@@ -83,8 +84,8 @@ func (s *StoredKeys) Create(ctx context.Context, id Identity, expires time.Time)
 	})
 }
 
-// Rotate makes a new primary key, which is valid until expires unless that is zero. The old one becomes the secondary, and the old secondary dies. It returns [ErrNoStored]
-// for an account without a key.
+// Rotate creates a new primary key, valid until expires, or without limit if expires is zero. The old primary becomes
+// the secondary, and the old secondary is deleted. If the account has no key, Rotate returns [ErrNoStored].
 func (s *StoredKeys) Rotate(ctx context.Context, businessID, accountID string, expires time.Time) (StoredKey, error) {
 	return s.add(ctx, Identity{BusinessID: businessID, AccountID: accountID}, expires, func(document *storedDocument) error {
 		if len(document.Keys) == 0 {
@@ -95,7 +96,7 @@ func (s *StoredKeys) Rotate(ctx context.Context, businessID, accountID string, e
 	})
 }
 
-// DeleteSecondary ends the secondary key, or returns [ErrNoSecondary].
+// DeleteSecondary deletes the secondary key, or returns [ErrNoSecondary].
 func (s *StoredKeys) DeleteSecondary(ctx context.Context, businessID, accountID string) error {
 	return s.change(ctx, businessID, accountID, func(document *storedDocument) error {
 		if len(document.Keys) < 2 {
@@ -106,8 +107,8 @@ func (s *StoredKeys) DeleteSecondary(ctx context.Context, businessID, accountID 
 	})
 }
 
-// DeleteKey ends the key of an account that has this id, or returns [ErrNoStored]. Where it was the primary, the secondary becomes
-// that.
+// DeleteKey deletes the account's key with this ID, or returns [ErrNoStored]. If it was the primary, the secondary
+// becomes the primary.
 func (s *StoredKeys) DeleteKey(ctx context.Context, businessID, accountID, id string) error {
 	return s.change(ctx, businessID, accountID, func(document *storedDocument) error {
 		i := slices.IndexFunc(document.Keys, func(key sealedStored) bool { return key.ID == id })
@@ -127,7 +128,7 @@ func (s *StoredKeys) Delete(ctx context.Context, businessID, accountID string) e
 	})
 }
 
-// View opens the keys of an account, primary first. The caller has checked that the viewer may see them.
+// View opens the keys of an account, primary first. The caller must check that the viewer may see them.
 func (s *StoredKeys) View(ctx context.Context, businessID, accountID string) ([]StoredKey, error) {
 	if err := validateAccount(businessID, accountID); err != nil {
 		return nil, err
@@ -148,7 +149,7 @@ func (s *StoredKeys) View(ctx context.Context, businessID, accountID string) ([]
 	return keys, nil
 }
 
-// add puts a fresh key in front of those that prepare leaves.
+// add prepends a new key to those that prepare leaves.
 func (s *StoredKeys) add(ctx context.Context, id Identity, expires time.Time, prepare func(*storedDocument) error) (StoredKey, error) {
 	key := StoredKey{ID: rand.Text(), Token: newStoredToken(), Identity: id, CreatedAt: time.Now().UTC(), Primary: true}
 	if !expires.IsZero() {
@@ -172,7 +173,7 @@ func (s *StoredKeys) add(ctx context.Context, id Identity, expires time.Time, pr
 	return key, nil
 }
 
-// change edits an account's keys in a transaction, again from the start when somebody else was faster.
+// change edits an account's keys in a transaction, and starts over if another change interfered.
 func (s *StoredKeys) change(ctx context.Context, businessID, accountID string, edit func(*storedDocument) error) error {
 	if err := validateAccount(businessID, accountID); err != nil {
 		return err

@@ -79,7 +79,7 @@ func (v *vault) rotate(t testing.TB) minter.StoredKey {
 	return key
 }
 
-// code is that with which a stored key is refused, "" when it is not.
+// code returns the code with which a stored key is refused, or "" if it is accepted.
 func (v *vault) code(t testing.TB, key minter.StoredKey) string {
 	t.Helper()
 	return v.verify(t, minter.Key{Token: key.Token, Identity: integration})
@@ -160,7 +160,7 @@ func TestConcurrentRotationsLeaveTwoKeys(t *testing.T) {
 	})
 }
 
-func TestStoredKeyIsFoundByScannersAndByNobodyWhoGuesses(t *testing.T) {
+func TestStoredKeyIsFoundByScannersButCannotBeGuessed(t *testing.T) {
 	v := newVault(t, embedded(t).URL())
 	token := v.create(t).Token.Reveal()
 	if !regexp.MustCompile(`^kizen_[0-9A-Za-z]{49}$`).MatchString(token) {
@@ -197,14 +197,14 @@ func TestStoredKeyIsFoundByScannersAndByNobodyWhoGuesses(t *testing.T) {
 	}
 }
 
-// another is a well-formed stored key that nobody was given.
+// another returns a well-formed stored key that was never issued.
 func another() string {
 	body := strings.Repeat("A", 43)
 	sum := big.NewInt(int64(crc32.ChecksumIEEE([]byte(body)))).Text(62)
 	return "kizen_" + body + strings.Repeat("0", 6-len(sum)) + sum
 }
 
-func TestRedisHoldsStoredKeysSealedAndInTheirPlace(t *testing.T) {
+func TestRedisHoldsStoredKeysSealedForTheirAccount(t *testing.T) {
 	v := newVault(t, redistest.Start(t).URL())
 	key := v.create(t)
 	v.rotate(t)
@@ -213,7 +213,7 @@ func TestRedisHoldsStoredKeysSealedAndInTheirPlace(t *testing.T) {
 			t.Errorf("%s = %s holds the key", name, value)
 		}
 	}
-	// What is sealed for one account opens for no other.
+	// A key sealed for one account does not open for another.
 	sealed := v.redis.Get(t.Context(), "kizen:{business-1}:stored:account-7").Val()
 	if err := v.redis.Set(t.Context(), "kizen:{business-1}:stored:account-8", sealed, 0).Err(); err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func TestRedisHoldsStoredKeysSealedAndInTheirPlace(t *testing.T) {
 	if keys, err := v.stored.View(t.Context(), "business-1", "account-8"); err == nil {
 		t.Errorf("the keys of another account open: %v", keys)
 	}
-	// An owner that was written by hand under a hash that fits no key.
+	// An owner entry written by hand, under a hash that belongs to no key.
 	if err := v.redis.Set(t.Context(), "kizen:{business-1}:storedhash:00", `{"id":"x","account_id":"account-7","account_type":"service_integration","hash":"00"}`, 0).Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestWritingToRedisGivesAStoredKeyNoOtherOwner(t *testing.T) {
 	if code := v.code(t, key); code != "" {
 		t.Errorf("the owner himself is refused: %s", code)
 	}
-	// Nor does a rotation put its seal under another type of account.
+	// A rotation does not reseal keys for a changed account type either.
 	document := "kizen:{business-1}:stored:account-7"
 	set(document, strings.Replace(v.redis.Get(t.Context(), document).Val(), "service_integration", "service_automation", 1))
 	if key, err := v.stored.Rotate(t.Context(), "business-1", "account-7", time.Time{}); err == nil {
@@ -274,7 +274,7 @@ func TestWritingToRedisGivesAStoredKeyNoOtherOwner(t *testing.T) {
 	}
 }
 
-func TestStoredKeysWithoutTheirSealingKeyFailInWords(t *testing.T) {
+func TestStoredKeysWithoutTheirSealingKeyFailWithAClearError(t *testing.T) {
 	v := newVault(t, embedded(t).URL())
 	key := v.create(t)
 	if err := os.Remove(filepath.Join(v.dir, v.keys.List()[1].ID+".jwk")); err != nil {
@@ -299,7 +299,7 @@ func TestStoredKeysWithoutTheirSealingKeyFailInWords(t *testing.T) {
 	}
 }
 
-func TestStoredKeysSayWhichRedisFailed(t *testing.T) {
+func TestErrorsOfStoredKeysNameTheRedisServer(t *testing.T) {
 	t.Parallel()
 	servers := map[string][]*redistest.Server{"redis://": {redistest.Start(t)}, "redis+cluster://": redistest.StartCluster(t)}
 	for scheme, nodes := range servers {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// A stored key is its prefix, 256 random bits in 43 characters and their CRC-32 in 6, in base 62. Secret scanners find it as
-// kizen_[0-9A-Za-z]{49}, and tell it from what merely looks like it by the checksum.
+// A stored key is its prefix, 256 random bits in 43 characters and their CRC-32 in 6, in base 62. Secret scanners find
+// it as kizen_[0-9A-Za-z]{49} and recognise false positives by the checksum.
 const (
 	storedPrefix = "kizen_"
 	storedBody   = 43
@@ -31,7 +31,7 @@ func base62(n *big.Int, width int) string {
 	return strings.Repeat("0", width-len(text)) + text
 }
 
-// isStoredToken says whether a token has the form of a stored key, its checksum included.
+// isStoredToken reports whether a token has the form of a stored key, including its checksum.
 func isStoredToken(token string) bool {
 	text, ok := strings.CutPrefix(token, storedPrefix)
 	return ok && len(text) == storedBody+storedCheck && storedChecksum(text[:storedBody]) == text[storedBody:]

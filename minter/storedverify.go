@@ -9,8 +9,8 @@ import (
 	"github.com/go-json-experiment/json"
 )
 
-// storedOwner is found by a key's hash. Proof shows that somebody who has the sealing key wrote it, for this business: whoever
-// can only write to Redis gives a key no other owner.
+// storedOwner is the owner of a stored key, looked up by the key's hash. Proof shows that a holder of the sealing key
+// wrote it for this business: write access to Redis is not enough to change a key's owner.
 type storedOwner struct {
 	ID          string `json:"id"`
 	AccountID   string `json:"account_id"`
@@ -26,20 +26,20 @@ func (v *Verifier) checkStored(ctx context.Context, token, businessID, userID st
 		return checked{}, denied(CodeMalformed, "this is not a stored key", nil)
 	}
 	if err := validateAccount(businessID, userID); err != nil {
-		return checked{}, denied(CodeMalformed, "an id header cannot be one", err)
+		return checked{}, denied(CodeMalformed, "the business or the user header is not a valid id", err)
 	}
 	if v.config.Keys == nil || len(v.config.Keys.state.Load().sealing) == 0 {
 		return checked{}, denied(CodeUnknownKey, "stored keys are not accepted here", nil)
 	}
 	owner, suspended, err := v.findOwner(ctx, token, businessID, userID)
-	if err == nil && owner == nil && v.config.Keys.refresh() { // it may be sealed with a key made since
+	if err == nil && owner == nil && v.config.Keys.refresh() { // it may be sealed with a newer key
 		owner, suspended, err = v.findOwner(ctx, token, businessID, userID)
 	}
 	switch {
 	case err != nil:
 		return checked{}, fmt.Errorf("verify a stored key of account %s: %w", userID, err)
 	case owner == nil:
-		return checked{}, denied(CodeRevoked, "there is no such key in this business: it was rotated out or deleted", errNoRecord)
+		return checked{}, denied(CodeRevoked, "this business has no such key: it was rotated out or deleted", errNoRecord)
 	}
 	id := Identity{AccountID: owner.AccountID, AccountType: owner.AccountType, BusinessID: businessID}
 	if err := checkHeaders(id, businessID, userID); err != nil {

@@ -8,18 +8,19 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Reason says why an account is suspended. Several can hold at the same time, each is set and lifted independently, and an
-// account may act while none holds.
+// Reason is a reason for which an account is suspended. Several can apply at the same time, and each is set and lifted
+// independently. An account may act while none applies.
 type Reason string
 
 // The reasons for which an account is suspended.
 const (
-	ReasonOperator Reason = "operator"             // an operator: [Revoker.Suspend], until [Revoker.Resume]
+	// an operator suspended it: [Revoker.Suspend], until [Revoker.Resume]
+	ReasonOperator Reason = "operator"
 	ReasonDisabled Reason = "integration_disabled" // its integration is disabled
 	ReasonArchived Reason = "archived"             // it was archived, for good
 )
 
-// marks names the Redis key of each reason. The value says nothing: the key exists while the reason holds.
+// marks names the Redis key of each reason. The key exists while the reason applies; its value has no meaning.
 var marks = []struct {
 	reason Reason
 	name   string
@@ -57,11 +58,12 @@ func readMarks(values []any) (held []Reason) {
 	return held
 }
 
-// ErrSuspended is found in what a mint and [Verifier.Verify] return for a suspended account, unless an [Admission] says otherwise.
+// ErrSuspended is wrapped by the errors of a mint and of [Verifier.Verify] for a suspended account, unless an
+// [Admission] decides otherwise.
 var ErrSuspended = errors.New("the account is suspended")
 
-// Admission decides whether an account may act now, given the reasons for which it is suspended. It is asked before a key is
-// minted and after one was verified. The identity has no execution where the key is a stored one. A refusal should be a
+// Admission decides whether an account may act now, given the reasons for which it is suspended. It is called before a
+// key is minted and after one was verified. For a stored key, the identity has no execution. A refusal should be a
 // [*DeniedError].
 type Admission func(ctx context.Context, id Identity, suspended []Reason) error
 
@@ -79,18 +81,19 @@ func (a Admission) decide(ctx context.Context, id Identity, suspended []Reason) 
 	return denied(CodeSuspended, ErrSuspended.Error()+" ("+strings.Join(names, ", ")+")", ErrSuspended)
 }
 
-// SuspendIn suspends an account for a reason, and revokes every signed key that it has, as part of a caller's transaction.
+// SuspendIn suspends an account for a reason, and revokes all its signed keys, as part of the caller's transaction.
 func SuspendIn(ctx context.Context, pipe redis.Pipeliner, businessID, accountID string, reason Reason) {
-	pipe.Set(ctx, markKey(businessID, accountID, reason), "1", 0) // errors of a transaction come with its end
+	pipe.Set(ctx, markKey(businessID, accountID, reason), "1", 0) // Exec returns the errors of the transaction
 	pipe.Set(ctx, accountKey(businessID, accountID), newGeneration(), MaxLifetime)
 }
 
-// LiftIn lifts one reason of an account's suspension, as part of a caller's transaction.
+// LiftIn lifts one reason of an account's suspension, as part of the caller's transaction.
 func LiftIn(ctx context.Context, pipe redis.Pipeliner, businessID, accountID string, reason Reason) {
 	pipe.Del(ctx, markKey(businessID, accountID, reason))
 }
 
-// Suspensions returns the reasons for which each of some accounts of a business is suspended, in one round trip.
+// Suspensions returns, for each of the given accounts of a business, the reasons for which it is suspended, in one
+// round trip.
 func Suspensions(ctx context.Context, client redis.Cmdable, businessID string, accountIDs ...string) ([][]Reason, error) {
 	if len(accountIDs) == 0 {
 		return nil, nil

@@ -8,14 +8,15 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
-// Token is a credential as it goes on the wire. However it is printed, logged or marshalled it shows as "[REDACTED]";
-// [Token.Reveal] is the one way to its value. The zero Token is empty.
-type Token struct{ value *string } // a pointer, because fmt prints unexported fields of other structs without asking any method
+// Token is a credential in its wire form. Printing, logging and marshalling show "[REDACTED]"; only [Token.Reveal]
+// returns the value. The zero Token is empty.
+// a pointer, because fmt prints unexported fields of other structs without calling their methods
+type Token struct{ value *string }
 
-// NewToken wraps a credential that was received, so that it cannot be printed by accident.
+// NewToken wraps a credential, so that it cannot be printed by accident.
 func NewToken(value string) Token { return Token{&value} }
 
-// Reveal returns the credential itself. Hand it to the request that needs it and to nothing else.
+// Reveal returns the credential itself. Pass it only to the request that needs it.
 func (t Token) Reveal() string {
 	if t.value == nil {
 		return ""

@@ -12,7 +12,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-func TestTokenShowsNowhereButInReveal(t *testing.T) {
+func TestOnlyRevealShowsTheToken(t *testing.T) {
 	const secret = "canary-7f3a"
 	token := minter.NewToken(secret)
 	key := minter.Key{ID: "id", Token: token}

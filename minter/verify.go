@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// DefaultLeeway is by how much the clocks of a sidecar and a platform may differ.
+	// DefaultLeeway is how far the clocks of a sidecar and a platform may differ.
 	DefaultLeeway = 5 * time.Second
-	// maxTokenLength bounds what is parsed at all, in bytes. A signed key has about 600.
+	// maxTokenLength is the maximal length of a token, in bytes. A signed key has about 600.
 	maxTokenLength = 4096
 )
 
@@ -22,39 +22,40 @@ const (
 const (
 	CodeMissing     = "missing"     // no key was sent
 	CodeMalformed   = "malformed"   // not a signed key
-	CodeAlgorithm   = "algorithm"   // signed with something else than EdDSA
+	CodeAlgorithm   = "algorithm"   // not signed with EdDSA
 	CodeUnknownKey  = "unknown_key" // signed by a key that is not in the key set
-	CodeSignature   = "signature"   // the signature does not hold
+	CodeSignature   = "signature"   // the signature is invalid
 	CodeExpired     = "expired"
 	CodeNotYetValid = "not_yet_valid"
 	CodeIssuer      = "issuer"
 	CodeAudience    = "audience"
 	CodeBusiness    = "business"  // the business header is not the key's business
 	CodeUser        = "user"      // the user header is not the key's account
-	CodeRevoked     = "revoked"   // there is no record of the key, or not this one
+	CodeRevoked     = "revoked"   // the key has no record, or the record belongs to another identity
 	CodeSuspended   = "suspended" // the account is suspended
 )
 
 // DeniedError says why a key was refused. Code and Reason may be shown to its sender.
 type DeniedError struct {
 	Code   string // one of the Code constants
-	Reason string // a sentence for people
-	Err    error  // what the check returned; may be nil
-	// Lost: the key was good once, and nothing says that it was revoked. Where Redis lost its content, another key is good again.
+	Reason string // a human-readable sentence
+	Err    error  // the error of the check; may be nil
+	// Lost reports that the key was once valid and that Redis has no revocation of it. If Redis lost its data, a new
+	// key works.
 	Lost bool
 }
 
 // Error implements error.
 func (e *DeniedError) Error() string { return "key refused: " + e.Reason }
 
-// Unwrap returns what the check that refused the key returned.
+// Unwrap returns the error of the check that refused the key.
 func (e *DeniedError) Unwrap() error { return e.Err }
 
 func denied(code, reason string, err error) error {
 	return &DeniedError{Code: code, Reason: reason, Err: err}
 }
 
-// VerifierConfig says what a [Verifier] accepts. Redis is required, and Keys or TrustPublished.
+// VerifierConfig configures a [Verifier]. Redis is required, and Keys or TrustPublished.
 type VerifierConfig struct {
 	Redis    redis.UniversalClient // the caller closes it
 	Keys     *KeySet
@@ -62,23 +63,23 @@ type VerifierConfig struct {
 	Audience string           // default [DefaultAudience]
 	Leeway   time.Duration    // for exp and nbf; default [DefaultLeeway]; negative: none
 	Now      func() time.Time // default time.Now
-	Admit    Admission        // nil: every account that is not suspended may act
-	// StoredUsed is told of each use of a stored key that was let in, by the key's id; nil: uses are not recorded.
+	Admit    Admission        // if nil, every account that is not suspended may act
+	// StoredUsed, if not nil, is called for each accepted use of a stored key, with the key's ID.
 	StoredUsed func(ctx context.Context, id Identity, keyID string)
 
-	// TrustPublished accepts keys signed by a pair whose public half a minter published in Redis. Whoever can write to Redis
-	// can then mint: for development, and where Redis is as trusted as a signing key.
+	// TrustPublished accepts keys whose signer's public key a minter published in Redis. Anyone who can write to
+	// Redis can then mint, so use it only for development, or if Redis is as trusted as a signing key.
 	TrustPublished bool
 }
 
-// Verifier decides whether a key that came with a request is good. It is safe for concurrent use.
+// Verifier decides whether the key of a request is valid. It is safe for concurrent use.
 type Verifier struct {
 	config VerifierConfig
 	store  store
 	parser *jwt.Parser
 }
 
-// NewVerifier checks config and returns a Verifier. It does not talk to Redis.
+// NewVerifier validates config and returns a Verifier. It does not contact Redis.
 func NewVerifier(config VerifierConfig) (*Verifier, error) {
 	if config.Redis == nil {
 		return nil, errors.New("a verifier needs a redis client")
@@ -110,19 +111,19 @@ func NewVerifier(config VerifierConfig) (*Verifier, error) {
 	)}, nil
 }
 
-// Verify decides about a request that carries token, a signed or a stored key, and in its two id headers businessID and userID.
-// It returns for whom the key acts, or a [*DeniedError]; any other error is one of the Redis client. It decides nothing, and the
-// request must not pass either.
+// Verify verifies a request with token, a signed or a stored key, and with businessID and userID in its two ID headers.
+// It returns the identity that the key acts for, or a [*DeniedError]. Any other error comes from the Redis client and
+// leaves the decision open; the request must not pass then either.
 func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string) (Identity, error) {
 	found, err := v.check(ctx, token, businessID, userID)
 	if err == nil && len(found.suspended) == 0 {
-		err = found.dead // otherwise the suspension is why it is dead
+		err = found.invalid // otherwise the suspension is the reason
 	}
 	if err == nil {
 		err = v.config.Admit.decide(ctx, found.id, found.suspended)
 	}
 	if err == nil {
-		err = found.dead
+		err = found.invalid
 	}
 	if err != nil {
 		return Identity{}, err
@@ -133,12 +134,12 @@ func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string)
 	return found.id, nil
 }
 
-// checked is what a good signature, or a stored key that is there, says.
+// checked is the result of a valid signature, or of a stored key that exists.
 type checked struct {
 	id        Identity
 	suspended []Reason
 	storedID  string // of a stored key
-	dead      error  // why a signed key is not good any more: there is no record of it, or it was revoked
+	invalid   error  // why a signed key is no longer valid: it has no record, or it was revoked
 }
 
 func (v *Verifier) check(ctx context.Context, token, businessID, userID string) (checked, error) {
@@ -146,7 +147,7 @@ func (v *Verifier) check(ctx context.Context, token, businessID, userID string) 
 	case token == "":
 		return checked{}, denied(CodeMissing, "no key was sent", nil)
 	case len(token) > maxTokenLength:
-		return checked{}, denied(CodeMalformed, "the key is too long to be one", nil)
+		return checked{}, denied(CodeMalformed, "the key is too long", nil)
 	case strings.HasPrefix(token, storedPrefix):
 		return v.checkStored(ctx, token, businessID, userID)
 	}
@@ -165,7 +166,7 @@ func (v *Verifier) check(ctx context.Context, token, businessID, userID string) 
 	}
 	all := checked{id: id, suspended: found.scopes.suspended}
 	if err := found.check(id); err != nil {
-		all.dead = &DeniedError{Code: CodeRevoked, Reason: err.Error(), Err: err, Lost: errors.Is(err, errLost)}
+		all.invalid = &DeniedError{Code: CodeRevoked, Reason: err.Error(), Err: err, Lost: errors.Is(err, errLost)}
 	}
 	return all, nil
 }
@@ -181,14 +182,14 @@ func checkHeaders(id Identity, businessID, userID string) error {
 }
 
 var (
-	errNotBase64  = errors.New("the token holds something else than base64url and dots")
-	errUnknownKey = errors.New("the key was signed by a key that is not known here")
+	errNotBase64  = errors.New("the token contains characters other than base64url and dots")
+	errUnknownKey = errors.New("the key was signed by an unknown key")
 )
 
-// parse checks all that a token says by itself. Where its signer is known from Redis alone, what else Redis says of the key comes
-// along in the same round trip.
-func (v *Verifier) parse(ctx context.Context, token string) (c claims, found *held, err error) {
-	// encoding/base64 skips line ends, which would let one key be written in many ways.
+// parse checks everything that needs no record. If only Redis knows the signer, parse reads the key's state in the same
+// round trip.
+func (v *Verifier) parse(ctx context.Context, token string) (c claims, found *keyState, err error) {
+	// encoding/base64 skips line ends, which would give one key many spellings.
 	if strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
 		return claims{}, nil, errNotBase64
 	}
@@ -218,10 +219,10 @@ func (v *Verifier) parse(ctx context.Context, token string) (c claims, found *he
 	return c, found, err
 }
 
-// storeError is a failure of Redis while a token is parsed.
+// storeError is a failure of Redis while parsing a token.
 type storeError struct{ error }
 
-// explainParse turns the jwt library's errors into ours.
+// explainParse turns the jwt library's errors into a [*DeniedError].
 func explainParse(err error) error {
 	var store *storeError
 	if errors.As(err, &store) {
@@ -239,11 +240,11 @@ func explainParse(err error) error {
 		{jwt.ErrTokenNotValidYet, CodeNotYetValid, "the key is not valid yet"},
 		{jwt.ErrTokenInvalidIssuer, CodeIssuer, "the key is from another issuer"},
 		{jwt.ErrTokenInvalidAudience, CodeAudience, "the key is for another audience"},
-		{jwt.ErrTokenSignatureInvalid, CodeSignature, "the signature does not hold"},
+		{jwt.ErrTokenSignatureInvalid, CodeSignature, "the signature is invalid"},
 	} {
 		if errors.Is(err, row.cause) {
 			return denied(row.code, row.reason, err)
 		}
 	}
-	return denied(CodeMalformed, "the key lacks claims that it must have", err)
+	return denied(CodeMalformed, "the key lacks required claims", err)
 }

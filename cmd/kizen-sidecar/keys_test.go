@@ -93,7 +93,7 @@ func TestMistakesWithKeysAreOneLine(t *testing.T) {
 		"generate twice":      {[]string{"generate", "--keys", dir}, "holds such a key already; use kizen-sidecar keys rotate"},
 		"rotate nothing":      {[]string{"rotate", "--keys", other}, "holds no such key yet; use kizen-sidecar keys generate"},
 		"list nothing":        {[]string{"list"}, "no keys given"},
-		"list an empty place": {[]string{"list", "--keys", other}, "there is no key in it"},
+		"list an empty place": {[]string{"list", "--keys", other}, "it contains no key"},
 		"list no place":       {[]string{"list", "--keys", filepath.Join(other, "none")}, "there are no keys at"},
 		"revoke nothing":      {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1"}, "--execution"},
 		"revoke two things":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--key", "a", "--execution", "b"}, "--execution"},
