@@ -13,16 +13,16 @@ const (
 	ServicePlugin      = "service_plugin"
 )
 
-// servicePrefix begins the name of every type that is not a person's.
+// servicePrefix is the prefix of the names of all service account types.
 const servicePrefix = "service_"
 
-// AccountType says what accounts of one type have, may suffer, and how they show.
+// AccountType defines the properties of accounts of one type.
 type AccountType struct {
 	Name  string // the claim account_type of keys, and the field of accounts
-	Title string // for people
+	Title string // human-readable
 
-	SignedKeys bool // it acts with a key for each execution
-	StoredKeys bool // it has a primary and a secondary key
+	SignedKeys bool // has a key for each execution
+	StoredKeys bool // has a primary and a secondary key
 
 	Creatable  bool // over the API; otherwise provisioned, see Provisioned
 	Archivable bool
@@ -30,26 +30,26 @@ type AccountType struct {
 
 	Provisioned Provision
 
-	BillingSeat  bool // it counts as one
-	EmployeeList bool // it is in the public employee list
-	Typeahead    bool // it is found without asking for service accounts
-	Timeline     bool // what it does appears under its name
+	BillingSeat  bool // counts as a billing seat
+	EmployeeList bool // is in the public employee list
+	Typeahead    bool // is found without include_service_accounts
+	Timeline     bool // the timeline shows its actions under its name
 }
 
 // Service reports whether accounts of this type are service accounts: employees that are not human.
 func (t AccountType) Service() bool { return strings.HasPrefix(t.Name, servicePrefix) }
 
-// Provision says when an account comes to be.
+// Provision says how accounts of a type are created.
 type Provision string
 
-// When accounts come to be.
+// The ways in which accounts are created.
 const (
-	ProvisionedByBusiness Provision = "business" // one for each business, from its first mention
+	ProvisionedByBusiness Provision = "business" // one for each business, when the platform first sees the business
 	ProvisionedByPlugin   Provision = "plugin"   // one for each plugin that is installed
 	ProvisionedByHand     Provision = "hand"     // by a person, or over the API
 )
 
-// accountTypes is the one place where a type is defined. docs/extending.md shows how to add one.
+// accountTypes defines all account types. docs/extending.md shows how to add one.
 var accountTypes = []AccountType{
 	{
 		Name: Employee, Title: "Employee",

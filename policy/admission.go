@@ -7,18 +7,18 @@ import (
 
 // The codes of a [Refusal].
 const (
-	CodeUnknownAccount = "unknown_account" // there is no such account, or type
+	CodeUnknownAccount = "unknown_account" // the account or its type does not exist
 	CodeKeyKind        = "key_kind"        // accounts of the type have no keys of this kind
 	CodeArchived       = "archived"
 	CodeSuspended      = "suspended"
 )
 
-// Applicant is an account that asks to act, as far as it is known who it is.
+// Applicant is an account that wants to act.
 type Applicant struct {
 	Type      string
-	StoredKey bool // it shows a stored key; otherwise a signed one
-	// Unknown says why the business has no such account. It is empty where the business has it, and where only a platform could
-	// tell.
+	StoredKey bool // it presents a stored key; otherwise a signed one
+	// Unknown says why the business has no such account. It is empty if the business has it, and on a sidecar, which
+	// cannot know.
 	Unknown string
 	// Suspended holds the reasons for which the account is suspended, by name.
 	Suspended []string
@@ -27,25 +27,25 @@ type Applicant struct {
 // Refusal says why an account may not act.
 type Refusal struct {
 	Code   string // one of the codes above
-	Reason string // a sentence for people
+	Reason string // a human-readable sentence
 }
 
-// archived is the reason of a suspension that nothing lifts.
+// archived is the reason of a permanent suspension.
 const archived = "archived"
 
-// suspensions says in words what each reason of a suspension means, and who lifts it.
+// suspensions explains each reason for a suspension, and how it is lifted.
 var suspensions = map[string]string{
 	"operator":             "an operator suspended it, until keys revoke --resume",
 	"integration_disabled": "its integration is disabled; enable it",
 }
 
-// Admit decides whether an account may act now, nil where it may. It is the one decision behind a sidecar's minting, a platform's
-// API and its verdicts for other services.
+// Admit decides whether an account may act now, and returns nil if it may. A sidecar's minting, a platform's API and
+// its /verify endpoint all use this decision.
 func Admit(a Applicant) *Refusal {
 	kind, ok := FindAccountType(a.Type)
 	switch {
 	case !ok:
-		return &Refusal{CodeUnknownAccount, "the account type is not known here"}
+		return &Refusal{CodeUnknownAccount, "the account type is unknown"}
 	case a.StoredKey && !kind.StoredKeys:
 		return &Refusal{CodeKeyKind, "accounts of type " + kind.Name + " have no stored keys"}
 	case !a.StoredKey && !kind.SignedKeys:

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestAdmissionOfEveryTypeKindOfKeyAndPairOfReasons walks through the table of types; what the platform and the sidecar make of
-// the decision is tested there.
+// TestAdmissionOfEveryTypeKindOfKeyAndPairOfReasons walks through the table of types. The tests of platform and sidecar
+// cover their use of the decision.
 func TestAdmissionOfEveryTypeKindOfKeyAndPairOfReasons(t *testing.T) {
 	reasons := []string{"", "operator", "integration_disabled", "archived"}
 	for _, kind := range AccountTypes() {

@@ -17,10 +17,10 @@ func readDocument(t *testing.T, name string) string {
 	return string(text)
 }
 
-// fence is a block of code, with what stands behind its three marks.
+// fence matches a fenced code block and its info string.
 var fence = regexp.MustCompile("(?ms)^ *```(.+?)\n(.*?)^ *```$")
 
-func TestSnippetsOfExtendingStandInTheFilesTheyName(t *testing.T) {
+func TestSnippetsOfExtendingAreInTheFilesTheyName(t *testing.T) {
 	checked := 0
 	for _, block := range fence.FindAllStringSubmatch(readDocument(t, "extending.md"), -1) {
 		language, file, _ := strings.Cut(block[1], " ")
@@ -29,11 +29,11 @@ func TestSnippetsOfExtendingStandInTheFilesTheyName(t *testing.T) {
 		}
 		text, err := os.ReadFile(filepath.Join("..", file))
 		if err != nil {
-			t.Errorf("a snippet is of no file: %v", err)
+			t.Errorf("a snippet names no readable file: %v", err)
 			continue
 		}
 		if !strings.Contains(string(text), block[2]) {
-			t.Errorf("%s does not hold\n%s", file, block[2])
+			t.Errorf("%s does not contain\n%s", file, block[2])
 		}
 		checked++
 	}

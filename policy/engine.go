@@ -14,21 +14,21 @@ import (
 // The codes of a refusing [Decision].
 const (
 	CodeGuardrail    = "guardrail"      // a built-in forbid
-	CodePolicy       = "policy"         // a forbid of the operator's
+	CodePolicy       = "policy"         // one of the operator's forbids
 	CodeNotPermitted = "not_permitted"  // nothing permits it
 	CodePath         = "malformed_path" // the path cannot be decided on
 	CodeFailed       = "policy_failed"  // a policy could not be evaluated
 )
 
-// Decision is what an [Engine] says about one call.
+// Decision is the decision of an [Engine] about one call.
 type Decision struct {
 	Allowed bool
-	Policy  string // the id of the policy that decided; empty when none did
-	Reason  string // why, for people
+	Policy  string // the ID of the deciding policy; empty if none decided
+	Reason  string // human-readable
 	Code    string // one of the Code constants; empty when allowed
 }
 
-// Account is who calls, or whom a call is about.
+// Account is the caller, or the target of a call.
 type Account struct {
 	ID, Type, BusinessID string
 	Level                Level // of [ManageServiceAccounts]
@@ -38,21 +38,21 @@ type Account struct {
 type Call struct {
 	Method  string
 	Path    string   // relative to the API root, in any spelling
-	Target  *Account // the account that the call is about, when it is known
-	Changes []string // the fields that the call would change, when they are known
-	Grants  Level    // the highest level that the call would give to the target
+	Target  *Account // the account that the call is about; nil if unknown
+	Changes []string // the fields that the call would change; nil if unknown
+	Grants  Level    // the highest level that the call would grant to the target
 }
 
-// Engine decides by one set of policies, which never changes. It is safe for concurrent use.
+// Engine decides by one immutable set of policies. It is safe for concurrent use.
 type Engine struct {
 	rules      ruleSet
 	operations operations
-	levels     bool // it decides by permission levels
+	levels     bool // decides by permission levels
 }
 
-// ForCalls returns the engine for calls on their way to the API. paths are rule files of the operator's, and directories of
-// them (*.cedar). While none of them holds a permit everything is allowed that no forbid stops; with a permit among them,
-// only what they permit is. Every problem of every file is reported, each as an [*Error] or as what the file system said.
+// ForCalls returns the engine for calls to the API. paths are the operator's rule files, and directories of them
+// (*.cedar). If no file contains a permit, everything is allowed that no forbid stops; otherwise only what they permit.
+// ForCalls reports all problems of all files, each as an [*Error] or as an error of the file system.
 func ForCalls(paths ...string) (*Engine, error) {
 	return load(func(l *loader) {
 		own := len(l.rules)
@@ -65,7 +65,7 @@ func ForCalls(paths ...string) (*Engine, error) {
 	})
 }
 
-// ForPlatform returns the engine for a platform: guardrails, and what each permission level allows.
+// ForPlatform returns the engine for a platform: the guardrails and the rules of each permission level.
 func ForPlatform() (*Engine, error) {
 	engine, err := load(func(l *loader) { l.addBuiltIn("permissions.cedar", permissionsText) })
 	if err == nil {
@@ -91,7 +91,7 @@ func load(more func(*loader)) (*Engine, error) {
 	return &Engine{rules: l.rules, operations: ops}, nil
 }
 
-// Count returns how many policies the engine decides by: those of the binary, and those read from files.
+// Count returns the number of policies: those in the binary, and those from files.
 func (e *Engine) Count() (builtIn, own int) {
 	for _, r := range e.rules {
 		if r.builtIn {
@@ -101,7 +101,7 @@ func (e *Engine) Count() (builtIn, own int) {
 	return builtIn, len(e.rules) - builtIn
 }
 
-// Operations returns the operations that a call belongs to, the narrowest first. There may be none.
+// Operations returns the operations that a call belongs to, the narrowest first, possibly none.
 func (e *Engine) Operations(method, path string) []string {
 	if _, err := Canonical(path); err != nil {
 		return nil
@@ -110,15 +110,15 @@ func (e *Engine) Operations(method, path string) []string {
 	return within
 }
 
-// Principal is one account before an engine: what stands before the calls of one execution.
+// Principal is an engine for the calls of one account. Each execution has one.
 type Principal struct {
 	engine  *Engine
 	account Account
 	entity  cedar.Entity
-	rules   map[string]ruleSet // that can apply, by method
+	rules   map[string]ruleSet // the applicable rules, by method
 }
 
-// For returns account before the engine. Its type must be one of [AccountTypes].
+// For returns the Principal for account. Its type must be one of [AccountTypes].
 func (e *Engine) For(account Account) (*Principal, error) {
 	entity, err := accountEntity(account)
 	if err != nil {
@@ -127,12 +127,12 @@ func (e *Engine) For(account Account) (*Principal, error) {
 	return &Principal{engine: e, account: account, entity: entity, rules: applicable(e.rules, entity)}, nil
 }
 
-// Authorize decides on a call of which only method and path are known.
+// Authorize decides on a call by its method and path.
 func (p *Principal) Authorize(_ context.Context, method, path string) Decision {
 	return p.Decide(Call{Method: method, Path: path})
 }
 
-// Decide decides on a call. It is allowed if it is in every spelling of its path.
+// Decide decides on a call. The call is allowed if it is allowed under every spelling of its path.
 func (p *Principal) Decide(call Call) (decision Decision) {
 	path, err := Canonical(call.Path)
 	var paths []string
@@ -140,7 +140,7 @@ func (p *Principal) Decide(call Call) (decision Decision) {
 		paths, err = spellings(path)
 	}
 	if err != nil {
-		return Decision{Code: CodePath, Reason: fmt.Sprintf("%v, so nothing can be decided about it", err)}
+		return Decision{Code: CodePath, Reason: fmt.Sprintf("%v, so policies cannot decide on it", err)}
 	}
 	within, about := p.engine.operations.find(action(call.Method), call.Path)
 	for _, path := range paths {
@@ -151,7 +151,7 @@ func (p *Principal) Decide(call Call) (decision Decision) {
 	return decision
 }
 
-// decide decides on a call by one spelling of its path, the operations that it belongs to and the accounts it is about.
+// decide decides on a call under one spelling of its path, with its operations and the accounts it is about.
 func (p *Principal) decide(call Call, path string, within, about []string) Decision {
 	var err error
 	method := action(call.Method)
@@ -189,7 +189,7 @@ func (p *Principal) decide(call Call, path string, within, about []string) Decis
 	return decision
 }
 
-// permissionOperation is the operation that holds what a level of [ManageServiceAccounts] is needed for.
+// permissionOperation returns the operation that groups everything that needs a level of [ManageServiceAccounts].
 func permissionOperation(level Level) string { return "manage_service_accounts." + level.String() }
 
 func (s ruleSet) decide(entities cedar.EntityGetter, request cedar.Request) Decision {
@@ -213,7 +213,7 @@ func (s ruleSet) decide(entities cedar.EntityGetter, request cedar.Request) Deci
 	return decision
 }
 
-// action is the name of a method's action.
+// action returns the name of a method's action.
 func action(method string) string {
 	method = strings.ToUpper(method)
 	if methods[method] == "" {
@@ -222,7 +222,7 @@ func action(method string) string {
 	return method
 }
 
-// ruleSet hands policies to Cedar in their order, so that the first that decided is always the same.
+// ruleSet passes policies to Cedar in a fixed order, so that the reported policy is deterministic.
 type ruleSet []rule
 
 // All implements cedar.PolicyIterator.
@@ -257,7 +257,7 @@ func (c callEntities) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
 	return entity, ok
 }
 
-// actionEntities are the methods, each in its group.
+// actionEntities has an entity for each method, with its group as parent.
 var actionEntities = func() cedar.EntityMap {
 	entities := cedar.EntityMap{}
 	for method, group := range methods {

@@ -47,7 +47,7 @@ func principal(t testing.TB, e *Engine, a Account) *Principal {
 	return p
 }
 
-func TestServiceAccountsAreStoppedAtGuardrailsBeforeTheyCall(t *testing.T) {
+func TestGuardrailsStopCallsOfServiceAccounts(t *testing.T) {
 	engine := forCalls(t)
 	for _, accountType := range AccountTypes() {
 		p := principal(t, engine, accountOf(accountType.Name))
@@ -125,7 +125,7 @@ func TestAnAccountIsFoundInEveryReadingOfItsPath(t *testing.T) {
 }
 
 // Names of sheets, folders and records have line breaks and backslashes in them.
-func TestAPathWithALineBreakOrABackslashIsDecidedOn(t *testing.T) {
+func TestAPathMayContainALineBreakOrABackslash(t *testing.T) {
 	p := principal(t, forCalls(t), accountOf(ServiceAutomation))
 	for _, path := range []string{
 		"/proxy/sheets/values/Q1%0A2024", "/proxy/sheets/values/Q1%0D%0A2024!A1:B2", "/files/a%5Cb", `/files/a\b`, "/files/a%255Cb", "/files/tab%09",
@@ -147,7 +147,7 @@ func TestAPathWithALineBreakOrABackslashIsDecidedOn(t *testing.T) {
 	}
 }
 
-func TestNoRuleOfAFileLiftsAGuardrail(t *testing.T) {
+func TestNoRuleOfAFileOverridesAGuardrail(t *testing.T) {
 	engine := forCalls(t, `permit (principal, action, resource);
 		permit (principal, action in Action::"write", resource in Operation::"create_api_key");`)
 	if got := principal(t, engine, accountOf(ServiceAutomation)).Authorize(t.Context(), "POST", "/api-keys"); got.Policy != "guardrail.own_api_key" {
@@ -168,7 +168,7 @@ func TestRulesOfAFileAddForbidsAndPermits(t *testing.T) {
 		policy, code string
 	}{
 		"a forbid stops what it names":           {[]string{noDeletes}, accountOf(ServiceAutomation), "DELETE", "/records/deals/1", false, "no-deletes", CodePolicy},
-		"a forbid alone leaves the rest allowed": {[]string{noDeletes}, accountOf(ServiceAutomation), "GET", "/team", true, "default.calls", ""},
+		"with only a forbid the rest is allowed": {[]string{noDeletes}, accountOf(ServiceAutomation), "GET", "/team", true, "default.calls", ""},
 		"a permit allows what it names":          {[]string{recordsOnly}, accountOf(ServiceAutomation), "GET", "/Records/deals", true, "records", ""},
 		"a permit leaves the rest denied":        {[]string{recordsOnly}, accountOf(ServiceAutomation), "GET", "/team", false, "", CodeNotPermitted},
 		"a permit is for its account type":       {[]string{recordsOnly}, accountOf(ServicePlugin), "GET", "/records/deals", false, "", CodeNotPermitted},
@@ -185,7 +185,8 @@ func TestRulesOfAFileAddForbidsAndPermits(t *testing.T) {
 	}
 }
 
-// TestAPolicyThatCannotBeEvaluatedDenies overflows, which no validation foresees: a forbid that fails must not let pass.
+// TestAPolicyThatCannotBeEvaluatedDenies uses an overflow, which validation cannot detect: a failing forbid must not
+// allow the call.
 func TestAPolicyThatCannotBeEvaluatedDenies(t *testing.T) {
 	for _, effect := range []string{"permit", "forbid"} {
 		engine := forCalls(t, `@id("x") `+effect+` (principal, action, resource) when { principal.level - 9223372036854775807 - 2 > 0 };
@@ -200,7 +201,7 @@ func TestAPolicyThatCannotBeEvaluatedDenies(t *testing.T) {
 func TestABadFileIsRefusedByFileLineAndPolicy(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"syntax":                     {"permit (principal, action, resource);\npermit (oops);", "rules.cedar:2:13: "},
-		"empty":                      {"// nothing", "rules.cedar: there is no policy"},
+		"empty":                      {"// nothing", "rules.cedar: it contains no policy"},
 		"unknown attribute":          {"\n@id(\"x\")\nforbid (principal, action, resource) when { resource.size > 1 };", `rules.cedar:2:1: policy "x": `},
 		"wrong type":                 {`@id("x") forbid (principal, action, resource) when { resource.path > 1 };`, `policy "x": `},
 		"attribute without has":      {`@id("x") forbid (principal, action, resource) when { context.target.service };`, `policy "x": `},
@@ -209,12 +210,12 @@ func TestABadFileIsRefusedByFileLineAndPolicy(t *testing.T) {
 		"unknown account type":       {`@id("x") forbid (principal in AccountType::"service_robot", action, resource);`, `policy "x": `},
 		"unknown action":             {`@id("x") forbid (principal, action == Action::"FETCH", resource);`, `policy "x": `},
 		"unknown entity type":        {`@id("x") forbid (principal is Robot, action, resource);`, `policy "x": `},
-		"path in upper case":         {`@id("x") forbid (principal, action, resource) when { resource.path like "/Records/*" };`, `policy "x": no path equals "/Records/`},
-		"path encoded":               {`@id("x") forbid (principal, action, resource) when { resource.path == "/a%20b" };`, `policy "x": no path equals "/a%20b"`},
-		"path with a slash too many": {`@id("x") forbid (principal, action, resource) when { resource.path == "/a//b" };`, `policy "x": no path equals "/a//b"`},
+		"path in upper case":         {`@id("x") forbid (principal, action, resource) when { resource.path like "/Records/*" };`, `policy "x": no path can equal "/Records/`},
+		"path encoded":               {`@id("x") forbid (principal, action, resource) when { resource.path == "/a%20b" };`, `policy "x": no path can equal "/a%20b"`},
+		"path with a slash too many": {`@id("x") forbid (principal, action, resource) when { resource.path == "/a//b" };`, `policy "x": no path can equal "/a//b"`},
 
-		"path that ends in a slash": {`@id("x") forbid (principal, action, resource) when { resource.path like "/records/" };`, `no path equals "/records/"`}, "id of a guardrail": {`@id("guardrail.own_api_key") permit (principal, action, resource);`, `policy "guardrail.own_api_key": the id is taken by guardrails.cedar:`},
-		"reserved id":        {`@id("permission.all") permit (principal, action, resource);`, `ids that begin with "permission." are built in`},
+		"path that ends in a slash": {`@id("x") forbid (principal, action, resource) when { resource.path like "/records/" };`, `no path can equal "/records/"`}, "id of a guardrail": {`@id("guardrail.own_api_key") permit (principal, action, resource);`, `policy "guardrail.own_api_key": the id is taken by guardrails.cedar:`},
+		"reserved id":        {`@id("permission.all") permit (principal, action, resource);`, `ids that begin with "permission." are reserved`},
 		"id given twice":     {"@id(\"x\") permit (principal, action, resource);\n@id(\"x\") permit (principal, action, resource);", `rules.cedar:2:1: policy "x": the id is taken by `},
 		"unknown annotation": {`@id("x") @because("y") permit (principal, action, resource);`, `policy "x": unknown annotation @because`},
 	} {
@@ -231,7 +232,7 @@ func TestABadFileIsRefusedByFileLineAndPolicy(t *testing.T) {
 	}
 }
 
-func TestAllThatIsWrongIsReportedAtOnce(t *testing.T) {
+func TestAllErrorsAreReportedAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{"a.cedar": "permit (oops);", "b.cedar": "permit (principal, action, resource) when { resource.nothing };"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -239,7 +240,7 @@ func TestAllThatIsWrongIsReportedAtOnce(t *testing.T) {
 		}
 	}
 	_, err := ForCalls(dir, filepath.Join(dir, "missing.cedar"), t.TempDir())
-	for _, want := range []string{"a.cedar:1:13", "b.cedar:1:1", "missing.cedar", "holds no *.cedar file"} {
+	for _, want := range []string{"a.cedar:1:13", "b.cedar:1:1", "missing.cedar", "contains no *.cedar file"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v lacks %s", err, want)
 		}
@@ -261,7 +262,7 @@ func TestGuardrailsHaveAnIDAndAReason(t *testing.T) {
 	}
 }
 
-func TestNobodyGrantsMoreThanItHas(t *testing.T) {
+func TestNoAccountGrantsMoreThanItHas(t *testing.T) {
 	engine, err := ForPlatform()
 	if err != nil {
 		t.Fatal(err)
@@ -292,7 +293,7 @@ func TestPlatformDecidesByLevelTypeAndTarget(t *testing.T) {
 		call    string
 		needs   Level
 		changes []string
-		spared  func(AccountType) bool // the guardrail lets the target be
+		spared  func(AccountType) bool // the guardrail does not apply to the target
 	}{
 		{"GET /service-accounts/" + integration, Read, nil, nil},
 		{"GET /service-accounts/" + integration + "/tokens", Read, nil, func(t AccountType) bool { return t.StoredKeys }},
@@ -330,13 +331,13 @@ func TestPlatformDecidesByLevelTypeAndTarget(t *testing.T) {
 	}
 }
 
-func TestUnknownAccountTypeStandsBeforeNoEngine(t *testing.T) {
+func TestForRejectsAnUnknownAccountType(t *testing.T) {
 	if _, err := forCalls(t).For(accountOf("service_robot")); err == nil || !strings.Contains(err.Error(), "service_automation") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestEveryServiceAccountIsNoSeatAndNotListed(t *testing.T) {
+func TestServiceAccountsAreNeitherSeatsNorListed(t *testing.T) {
 	for _, a := range AccountTypes() {
 		if a.Service() && (a.BillingSeat || a.EmployeeList || a.Typeahead || !a.Timeline) {
 			t.Errorf("%+v", a)
@@ -347,10 +348,10 @@ func TestEveryServiceAccountIsNoSeatAndNotListed(t *testing.T) {
 	}
 }
 
-func TestOperationsThatCannotBeAreRefused(t *testing.T) {
+func TestInvalidOperationsAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"- operation: a\n- operation: a":                       "listed twice",
-		"- operation: a\n  in: [b]":                            `"b" is named but not listed`,
+		"- operation: a\n  in: [b]":                            `"b" is referenced but not listed`,
 		"- operation: a\n  calls: [FETCH /x]":                  "has no method",
 		"- operation: a\n  calls: [\"GET /\"]":                 "has no path",
 		"- operation: a\n  calls: [\"GET /{x}\"]":              "has no path",
@@ -365,7 +366,8 @@ func TestOperationsThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
-// FuzzCanonical holds the two promises that policies stand on: the result is a fixed point, and nothing in it climbs.
+// FuzzCanonical checks the two properties that policies rely on: the result is a fixed point, and no segment of it
+// climbs.
 func FuzzCanonical(f *testing.F) {
 	for _, seed := range []string{"/api-keys", "/%2561pi-keys", "//A/./b;c/", "/x/../y", "/a%2fb", "", "/\xff", "/%c0%ae%c0%ae/", "/a%0Ab", "/\x01.", "/ \x01 .", `/a\..\b`} {
 		f.Add(seed)
@@ -387,8 +389,8 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
-// BenchmarkDecide compares a decision at 100 policies with one by the guardrails alone: when all of them could apply to the
-// caller and the method, and when one in ten could.
+// BenchmarkDecide compares decisions with 100 policies to decisions with only the guardrails, if all policies could
+// apply to the caller and the method, and if one in ten could.
 func BenchmarkDecide(b *testing.B) {
 	const wanted = 100
 	builtIn, _ := forCalls(b).Count()

@@ -8,7 +8,7 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// Guardrails are part of the binary; rule files of an operator are the arguments of ForCalls.
+// Guardrails are part of the binary; the arguments of ForCalls are an operator's rule files.
 func ExampleForCalls() {
 	engine, err := policy.ForCalls()
 	if err != nil {

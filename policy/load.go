@@ -31,11 +31,11 @@ var permissionsText []byte
 //go:embed calls.cedar
 var callsText []byte
 
-// Error says what is wrong with a policy file, and where.
+// Error is an error in a policy file, with its position.
 type Error struct {
 	File         string
 	Line, Column int    // from 1; 0 when unknown
-	Policy       string // its id, when it could be read
+	Policy       string // the policy's ID; empty if unknown
 	Err          error
 }
 
@@ -51,27 +51,27 @@ func (e *Error) Error() string {
 	return text + ": " + e.Err.Error()
 }
 
-// Unwrap returns what is wrong.
+// Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// rule is a policy with what people are told about it.
+// rule is a policy with its ID and reason.
 type rule struct {
 	policy  *cedar.Policy
-	bare    *cedar.Policy // the same, see withoutScope
+	bare    *cedar.Policy // the policy without its scope, see withoutScope
 	id      string
 	reason  string
 	builtIn bool
 }
 
-// reserved begin the ids of what is built in.
+// reserved lists the ID prefixes of built-in policies.
 var reserved = []string{"guardrail.", "permission.", "default."}
 
-// loader reads policies and collects everything that is wrong with them.
+// loader reads policies and collects their errors.
 type loader struct {
 	validator *validate.Validator
 	enums     map[cedar.EntityType][]string
 	rules     []rule
-	at        map[string]string // where each id is defined
+	at        map[string]string // file and line of each ID
 	errs      []error
 }
 
@@ -88,7 +88,7 @@ func newLoader(ops operations) (*loader, error) {
 	return &loader{validator: validate.New(resolved), enums: enums, at: map[string]string{}}, nil
 }
 
-// enumerations is the part of the schema that comes from tables.
+// enumerations returns the part of the schema that comes from tables.
 func enumerations(ops operations) map[cedar.EntityType][]string {
 	enums := map[cedar.EntityType][]string{"Operation": ops.names}
 	for _, t := range accountTypes {
@@ -110,17 +110,17 @@ func enumerationText(enums map[cedar.EntityType][]string) string {
 
 func permissionID(level Level) string { return ManageServiceAccounts + "." + level.String() }
 
-// addBuiltIn reads policies that are part of the binary.
+// addBuiltIn adds policies from the binary.
 func (l *loader) addBuiltIn(file string, text []byte) { l.add(file, text, true) }
 
-// addPath reads a file, or every *.cedar file of a directory in the order of their names.
+// addPath adds the policies of a file, or of every *.cedar file in a directory, in the order of their names.
 func (l *loader) addPath(path string) {
 	files := []string{path}
 	info, err := os.Stat(path)
 	if err == nil && info.IsDir() {
 		files, err = filepath.Glob(filepath.Join(path, "*.cedar"))
 		if err == nil && len(files) == 0 {
-			err = errors.New("the directory holds no *.cedar file")
+			err = errors.New("the directory contains no *.cedar file")
 		}
 	}
 	if err != nil {
@@ -138,7 +138,7 @@ func (l *loader) addPath(path string) {
 }
 
 func (l *loader) unreadable(path string, err error) {
-	var cause *fs.PathError // its own text names the path a second time
+	var cause *fs.PathError // its own message repeats the path
 	if errors.As(err, &cause) {
 		err = cause.Err
 	}
@@ -152,7 +152,7 @@ func (l *loader) add(file string, text []byte, builtIn bool) {
 		return
 	}
 	if len(policies) == 0 {
-		l.errs = append(l.errs, &Error{File: file, Err: errors.New("there is no policy in it")})
+		l.errs = append(l.errs, &Error{File: file, Err: errors.New("it contains no policy")})
 	}
 	for _, p := range policies {
 		r := rule{policy: p, bare: withoutScope(p), builtIn: builtIn}
@@ -162,7 +162,7 @@ func (l *loader) add(file string, text []byte, builtIn bool) {
 			r.id = fmt.Sprintf("%s:%d", filepath.Base(file), at.Line)
 		}
 		if r.reason == "" {
-			r.reason = fmt.Sprintf("policy %q decides so", r.id)
+			r.reason = fmt.Sprintf("policy %q decides this", r.id)
 		}
 		for _, err := range l.check(r, builtIn) {
 			l.errs = append(l.errs, &Error{File: file, Line: at.Line, Column: at.Column, Policy: r.id, Err: err})
@@ -172,7 +172,7 @@ func (l *loader) add(file string, text []byte, builtIn bool) {
 	}
 }
 
-// check returns all that is wrong with one policy.
+// check returns all errors of one policy.
 func (l *loader) check(r rule, builtIn bool) []error {
 	var errs []error
 	if first, twice := l.at[r.id]; twice {
@@ -180,7 +180,7 @@ func (l *loader) check(r rule, builtIn bool) []error {
 	}
 	for _, prefix := range reserved {
 		if !builtIn && strings.HasPrefix(r.id, prefix) {
-			errs = append(errs, fmt.Errorf("ids that begin with %q are built in; choose another @id", prefix))
+			errs = append(errs, fmt.Errorf("ids that begin with %q are reserved; choose another @id", prefix))
 		}
 	}
 	for key := range r.policy.Annotations() {
@@ -190,17 +190,17 @@ func (l *loader) check(r rule, builtIn bool) []error {
 	}
 	tree := (*ast.Policy)(r.policy.AST())
 	if err := l.validator.Policy(r.id, tree); err != nil {
-		// The id stands in front already.
+		// The message already begins with the ID.
 		errs = append(errs, errors.New(strings.ReplaceAll(err.Error(), "for policy `"+r.id+"`, ", "")))
 	}
-	return append(errs, l.deadLiterals(tree)...)
+	return append(errs, l.unmatchableLiterals(tree)...)
 }
 
-// deadLiterals finds what no call can ever equal: a forbid that never matches is a hole. The validator does not look into
-// enumerations, nor does it know how paths are spelled.
-func (l *loader) deadLiterals(p *ast.Policy) []error {
+// unmatchableLiterals finds literals that no call can match, because a forbid that never matches protects nothing. The
+// validator checks neither the values of enumerations nor the form of paths.
+func (l *loader) unmatchableLiterals(p *ast.Policy) []error {
 	var errs []error
-	note := func(err error) {
+	add := func(err error) {
 		if err != nil {
 			errs = append(errs, err)
 		}
@@ -208,14 +208,14 @@ func (l *loader) deadLiterals(p *ast.Policy) []error {
 	ast.Inspect(eval.PolicyToNode(p), func(n ast.IsNode) bool {
 		switch n := n.(type) {
 		case ast.NodeTypeLike:
-			note(deadPath(strings.ReplaceAll(strings.Trim(string(n.Value.MarshalCedar()), `"`), "*", "x")))
+			add(unmatchablePath(strings.ReplaceAll(strings.Trim(string(n.Value.MarshalCedar()), `"`), "*", "x")))
 		case ast.NodeValue:
 			switch value := n.Value.(type) {
 			case cedar.String:
-				note(deadPath(string(value)))
+				add(unmatchablePath(string(value)))
 			case cedar.EntityUID:
 				if names, ok := l.enums[value.Type]; ok && !slices.Contains(names, string(value.ID)) {
-					note(fmt.Errorf("there is no %s; use one of %s", value, strings.Join(names, ", ")))
+					add(fmt.Errorf("%s does not exist; use one of %s", value, strings.Join(names, ", ")))
 				}
 			}
 		}
@@ -224,17 +224,17 @@ func (l *loader) deadLiterals(p *ast.Policy) []error {
 	return errs
 }
 
-func deadPath(text string) error {
+func unmatchablePath(text string) error {
 	if !strings.HasPrefix(text, "/") {
 		return nil
 	}
 	if canonical, err := Canonical(text); err == nil && canonical == text {
 		return nil
 	}
-	return fmt.Errorf("no path equals %q; paths are compared decoded, in lower case, without empty and dot segments", text)
+	return fmt.Errorf("no path can equal %q; paths are compared decoded, in lower case, without empty and dot segments", text)
 }
 
-// cedarPosition is how the parser writes where it stopped.
+// cedarPosition matches the position in an error of the parser.
 var cedarPosition = regexp.MustCompile(`<input>:(\d+):(\d+)`)
 
 func syntaxError(file string, err error) error {

@@ -13,14 +13,14 @@ import (
 //go:embed operations.yaml
 var operationsYAML []byte
 
-// Operation is what a call does, as policies name it.
+// Operation is the name of an action for policies, and the calls that perform it.
 type Operation struct {
 	Name  string   `yaml:"operation"`
 	In    []string `yaml:"in"`    // wider operations
 	Calls []string `yaml:"calls"` // "METHOD /path/{account}"
 }
 
-// methods are those that have an action of their own, with the group that each is in.
+// methods maps the methods with their own action to the action's group.
 var methods = map[string]string{
 	"GET": "read", "HEAD": "read", "OPTIONS": "read",
 	"POST": "write", "PUT": "write", "PATCH": "write", "DELETE": "write", "other": "write",
@@ -29,12 +29,12 @@ var methods = map[string]string{
 // route is one call of an operation.
 type route struct {
 	method   string
-	segments []string // "" stands for any
-	account  int      // the segment that names the account a call is about; -1: none
+	segments []string // "" matches any
+	account  int      // the index of the segment with the call's target account, or -1
 	within   []string // the operation and all wider ones
 }
 
-// operations finds what a call does. Routes are kept by their first segment.
+// operations finds the operations of a call. routes is indexed by the first segment.
 type operations struct {
 	names  []string
 	routes map[string][]route
@@ -71,14 +71,14 @@ func loadOperations(data []byte) (operations, error) {
 	return found, nil
 }
 
-// widen returns name and every operation it is in.
+// widen returns name and every operation that contains it.
 func widen(byName map[string]Operation, name string, seen []string) ([]string, error) {
 	if slices.Contains(seen, name) {
 		return seen, nil
 	}
 	o, ok := byName[name]
 	if !ok {
-		return nil, fmt.Errorf("operations.yaml: operation %q is named but not listed", name)
+		return nil, fmt.Errorf("operations.yaml: operation %q is referenced but not listed", name)
 	}
 	seen = append(seen, name)
 	var err error
@@ -113,11 +113,11 @@ func parseCall(call string, within []string) (route, error) {
 	return r, nil
 }
 
-// find returns the operations that a call may belong to, in any reading of its path, and the ids of the accounts it may be
-// about. HEAD does what GET does, and an unknown method may do what any method does.
+// find returns the operations that a call may belong to, in any interpretation of its path, and the IDs of the accounts
+// it may be about. HEAD counts as GET, and an unknown method may be any method.
 func (o operations) find(method, path string) (within, accounts []string) {
 	routes := o.all
-	if isCanonical(path) && strings.IndexByte(path, '.') < 0 { // the usual path has one reading
+	if isCanonical(path) && strings.IndexByte(path, '.') < 0 { // an ordinary path has one interpretation
 		first, _, _ := strings.Cut(path[1:], "/")
 		routes = o.routes[first]
 	}
@@ -125,7 +125,7 @@ func (o operations) find(method, path string) (within, accounts []string) {
 		if !r.covers(method) {
 			continue
 		}
-		about, ok := r.reads(path)
+		about, ok := r.match(path)
 		if !ok {
 			continue
 		}

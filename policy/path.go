@@ -8,15 +8,15 @@ import (
 	"unicode"
 )
 
-// errPath is why a path cannot be decided on.
-var errPath = errors.New("the path has no single reading")
+// errPath is the error of a path on which policies cannot decide.
+var errPath = errors.New("the path is ambiguous")
 
-// maxDecodings is how often a path may be percent-encoded upon itself.
+// maxDecodings is the maximal number of nested percent-encodings of a path.
 const maxDecodings = 4
 
-// Canonical returns the one spelling of a call's path that policies are decided on: percent-decoded, in lower case, without
-// empty and dot segments, path parameters, query, and slash at the end. A path that servers may read differently, because it
-// climbs with "..", is encoded upon itself too often, or holds a NUL or what is not UTF-8, is an error.
+// Canonical returns the form of a call's path that policies use: percent-decoded, in lower case, without empty and dot
+// segments, path parameters, query and trailing slash. It returns an error if servers may interpret the path
+// differently: if it climbs with "..", has too many nested encodings, or contains a NUL or invalid UTF-8.
 func Canonical(path string) (string, error) {
 	if isCanonical(path) {
 		return path, nil
@@ -31,7 +31,7 @@ func Canonical(path string) (string, error) {
 	return "", errPath
 }
 
-// isCanonical spares the usual path a copy.
+// isCanonical avoids a copy of an ordinary path.
 func isCanonical(path string) bool {
 	if path == "/" {
 		return true
@@ -51,7 +51,7 @@ func isCanonical(path string) bool {
 	return path != "" && path[0] == '/' && previous != '/'
 }
 
-// unescape decodes once, as the most tolerant server would: what is no encoding stays as it is.
+// unescape decodes once, as the most tolerant server would: an invalid escape stays unchanged.
 func unescape(path string) string {
 	if !strings.Contains(path, "%") {
 		return path
@@ -95,8 +95,8 @@ func clean(path string) (string, error) {
 	return cleaned.String(), nil
 }
 
-// spellings returns the canonical path and what else it is to some servers, which take a backslash for a slash or leave
-// control characters out. Most paths have one spelling.
+// spellings returns the canonical path and its other forms for servers that treat a backslash as a slash or remove
+// control characters. Most paths have one spelling.
 func spellings(canonical string) ([]string, error) {
 	all := []string{canonical}
 	if isCanonical(canonical) {

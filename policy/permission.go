@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// ManageServiceAccounts is the settings permission that the management of service accounts needs.
+// ManageServiceAccounts is the settings permission for managing service accounts.
 const ManageServiceAccounts = "MANAGE_SERVICE_ACCOUNTS"
 
-// Level is how far a permission goes. Each includes those before it.
+// Level is the level of a permission. Each level includes those before it.
 type Level int
 
 // The levels of a permission.
@@ -21,7 +21,7 @@ const (
 
 var levelNames = [...]string{None: "none", Read: "read", Write: "write", Remove: "remove"}
 
-// Levels returns every level, the least first.
+// Levels returns every level, the lowest first.
 func Levels() []Level { return []Level{None, Read, Write, Remove} }
 
 // String returns the level's name.

@@ -2,24 +2,24 @@ package policy
 
 import "strings"
 
-// Servers read one path in different ways. They decode it once, several times or not at all. To some an encoded slash or a
-// backslash separates segments, to others it is part of one. Some drop path parameters, empty and dot segments, blanks,
-// control characters, and what follows an encoded "?", "#", NUL or line break; frameworks take a suffix such as ".json" for a
-// format. An operation is found by every one of these readings, since a guardrail must hold for the server that the call
-// meets, whichever it is.
+// Servers interpret one path in different ways. They decode it once, several times or not at all. For some, an encoded
+// slash or a backslash separates segments; for others, it is part of a segment. Some drop path parameters, empty and
+// dot segments, spaces, control characters, and everything after an encoded "?", "#", NUL or line break. Frameworks
+// treat a suffix such as ".json" as a format. An operation matches a path under every one of these interpretations,
+// because a guardrail must hold for every server.
 
-// reach is how much of a route can have been read. Bit i stands for its first i segments.
+// reach is a set of prefixes of a route: bit i is set if its first i segments have been matched.
 type reach uint64
 
-// reading follows one route through every reading of a path.
+// reading matches one route against all interpretations of a path.
 type reading struct {
 	route
-	ended    bool     // a reading that ends before the path does has read all of the route
-	accounts []string // what may stand for {account}
+	ended    bool     // an interpretation that ends before the path has matched the whole route
+	accounts []string // the possible values of {account}
 }
 
-// reads reports whether path, in any spelling, may be read as the route, and which accounts it may name then.
-func (r route) reads(path string) (accounts []string, ok bool) {
+// match reports whether path, in any spelling, can be interpreted as the route, and which accounts it may then name.
+func (r route) match(path string) (accounts []string, ok bool) {
 	whole := reading{route: r}
 	at := reach(1)
 	for segment := range strings.SplitSeq(strings.ToLower(path), "/") {
@@ -32,7 +32,7 @@ func (r route) reads(path string) (accounts []string, ok bool) {
 
 func (r *reading) complete(at reach) bool { return at>>len(r.segments)&1 == 1 }
 
-// segment goes on by what stands between two slashes, as often decoded as any server does.
+// segment advances by the text between two slashes, decoded as often as any server does.
 func (r *reading) segment(at reach, raw string) (next reach) {
 	for range maxDecodings + 1 {
 		next |= r.literal(at, raw)
@@ -52,7 +52,7 @@ func (r *reading) segment(at reach, raw string) (next reach) {
 
 func isSeparator(c rune) bool { return c == '/' || c == '\\' }
 
-// piece goes on by what has no separator in it, whole and up to where the path ends for some servers.
+// piece advances by text without separators: the whole of it, and the part before the end of the path for some servers.
 func (r *reading) piece(at reach, text string) (next reach) {
 	next = r.parameters(at, text)
 	if end := strings.IndexAny(text, "?#\x00\r\n"); end >= 0 {
@@ -63,7 +63,7 @@ func (r *reading) piece(at reach, text string) (next reach) {
 	return next
 }
 
-// parameters goes on by text with the path parameters in it and without them.
+// parameters advances by text with and without its path parameters.
 func (r *reading) parameters(at reach, text string) (next reach) {
 	next = r.blanks(at, text)
 	if name, _, ok := strings.Cut(text, ";"); ok {
@@ -72,7 +72,7 @@ func (r *reading) parameters(at reach, text string) (next reach) {
 	return next
 }
 
-// blanks goes on by text with the blanks and control characters in it and without them.
+// blanks advances by text with and without its spaces and control characters.
 func (r *reading) blanks(at reach, text string) (next reach) {
 	next = r.literal(at, text)
 	bare := strings.TrimSpace(withoutControls(text))
@@ -85,7 +85,8 @@ func (r *reading) blanks(at reach, text string) (next reach) {
 	return next
 }
 
-// literal goes on by text as one segment, of which a format suffix may be left out at the end of the route.
+// literal advances by text as one segment. In the last segment of the route, it also tries the text without a format
+// suffix.
 func (r *reading) literal(at reach, text string) (next reach) {
 	for i, want := range r.segments {
 		if at>>i&1 == 0 {

@@ -8,17 +8,17 @@ import (
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
 )
 
-// The principal of an engine's calls is known before the first call, and there are few methods. So which rules can apply is
-// found once for each method, and a decision evaluates only what those rules say about the call itself.
+// The principal is known before the first call, and methods are few. So the applicable rules are determined once for
+// each method, and a decision evaluates only their conditions on the call itself.
 
-// withoutScope is a policy that leaves out what applies has decided.
+// withoutScope returns a policy without the scope that applicable has already checked.
 func withoutScope(p *cedar.Policy) *cedar.Policy {
 	tree := *(*ast.Policy)(p.AST())
 	tree.Principal, tree.Action = ast.ScopeTypeAll{}, ast.ScopeTypeAll{}
 	return cedar.NewPolicyFromAST((*stableast.Policy)(&tree))
 }
 
-// applicable are the rules whose scope admits the principal, by method.
+// applicable returns the rules whose scope matches the principal, by method.
 func applicable(rules ruleSet, principal cedar.Entity) map[string]ruleSet {
 	byMethod := make(map[string]ruleSet, len(methods))
 	for method := range methods {
@@ -34,7 +34,7 @@ func applicable(rules ruleSet, principal cedar.Entity) map[string]ruleSet {
 	return byMethod
 }
 
-// admits decides as Cedar does whether an entity is in a scope. The parents of an entity are all of its ancestors here.
+// admits reports, as Cedar does, whether an entity is in a scope. Parents contains all ancestors of an entity.
 func admits(scope ast.IsScopeNode, entity cedar.Entity) bool {
 	within := func(uid cedar.EntityUID) bool { return uid == entity.UID || entity.Parents.Contains(uid) }
 	switch s := scope.(type) {

@@ -6,8 +6,8 @@ import (
 	"github.com/cedar-policy/cedar-go"
 )
 
-// TestScopesDecideAsCedarDoes compares, for every kind of scope, the rules that are kept with what Cedar says of the whole
-// policy.
+// TestScopesDecideAsCedarDoes compares, for every kind of scope, the decision of the selected rules with Cedar's
+// decision for the whole policy.
 func TestScopesDecideAsCedarDoes(t *testing.T) {
 	principals := []string{
 		`principal`, `principal == Account::"` + code + `"`, `principal == Account::"other"`,

@@ -59,11 +59,11 @@ func TestPolicyExplainSaysByWhichRuleAndWhy(t *testing.T) {
 		"guardrail": {[]string{"POST", "//API-keys/"},
 			"denied: POST /api-keys\n  policy     guardrail.own_api_key\n  reason     a service account cannot create API keys for itself\n  operation  create_api_key\n  code       guardrail\n"},
 		"allowed": {[]string{"get", "/custom-objects"},
-			"allowed: GET /custom-objects\n  policy     default.calls\n  reason     no rule of the operator's limits this call\n"},
+			"allowed: GET /custom-objects\n  policy     default.calls\n  reason     no rule of the operator restricts this call\n"},
 		"a rule of the operator's": {[]string{"DELETE", "/records/deals/1", "--policy", rules},
 			"denied: DELETE /records/deals/1\n  policy     no-deletes\n  reason     nothing is deleted here\n  code       policy\n"},
 		"a path that climbs": {[]string{"GET", "/a/../b"},
-			"denied: GET /a/../b\n  reason     the path has no single reading, so nothing can be decided about it\n  code       malformed_path\n"},
+			"denied: GET /a/../b\n  reason     the path is ambiguous, so policies cannot decide on it\n  code       malformed_path\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := policyRun(t, append([]string{"explain"}, c.arguments...)...)
@@ -104,8 +104,8 @@ func TestPolicyExplainRefusesAnUnknownAccountType(t *testing.T) {
 	}
 }
 
-// TestNoSpellingOfADeniedCallLeavesTheProxy attacks the built proxy, whose rules permit everything, with every spelling of a
-// guarded call. None may reach the API, and each is in the audit.
+// TestNoSpellingOfADeniedCallLeavesTheProxy attacks the built proxy, whose rules permit everything, with every spelling
+// of a guarded call. None may reach the API, and each is in the audit.
 func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
 	api := newRecordingAPI(t)
 	audit := filepath.Join(t.TempDir(), "audit")
