@@ -8,15 +8,14 @@ import (
 	"testing"
 )
 
-// call is what the proxy's hooks do for one call of a step.
+// call does what the proxy's hooks do for one call of a step.
 func call(execution *Execution) {
 	execution.EndCall(execution.StartCall("GET", "", ""), CallEnd{
 		Method: "GET", Path: "/custom-objects", Query: "page=2", Status: 200, Received: 512, Policy: "default.calls",
 	})
 }
 
-// BenchmarkCall compares a call without telemetry, with telemetry that is off,
-// and with what can be on.
+// BenchmarkCall compares a call without telemetry, with telemetry off, and with each signal on.
 func BenchmarkCall(b *testing.B) {
 	b.Run("none", func(b *testing.B) {
 		for b.Loop() {
@@ -69,8 +68,7 @@ func BenchmarkExecution(b *testing.B) {
 	})
 }
 
-// BenchmarkLog is the line that is logged for an execution, against the same
-// without redaction.
+// BenchmarkLog compares the log line of an execution with and without redaction.
 func BenchmarkLog(b *testing.B) {
 	redacting, err := NewLogger(io.Discard, LogConfig{Format: "json"})
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// silent is an address that accepts connections and never answers.
+// silent returns an address that accepts connections and never answers.
 func silent(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -38,7 +38,7 @@ func silent(t *testing.T) string {
 	return "http://" + listener.Addr().String()
 }
 
-// refusing is an address where nobody listens.
+// refusing returns an address on which no process listens.
 func refusing(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -49,7 +49,7 @@ func refusing(t *testing.T) string {
 	return "http://" + listener.Addr().String()
 }
 
-// failing answers every export with a status, and repeats what it was sent.
+// failing answers every export with a status, and echoes the request.
 func failing(t *testing.T, status int) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -156,7 +156,7 @@ func hangingCollector(t *testing.T, milliseconds string) {
 	}
 }
 
-func TestWhatIsRecordedAfterShutdownIsLostQuietly(t *testing.T) {
+func TestDataRecordedAfterShutdownIsDroppedSilently(t *testing.T) {
 	server := httptest.NewServer(&receiver{})
 	defer server.Close()
 	environment(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL})

@@ -13,40 +13,38 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// urlPartLimit is how much of a path or a query is kept.
+// urlPartLimit is the maximal length of a recorded path or query.
 const urlPartLimit = 1024
 
-// Call is a call of the step to the API that is under way.
+// Call is a step's call to the API in progress.
 type Call struct {
-	// Traceparent and Tracestate are the headers that the API gets in place of
-	// the step's own.
+	// Traceparent and Tracestate are the headers that the API gets instead of the step's.
 	Traceparent, Tracestate string
 
 	span trace.Span
 }
 
-// CallEnd is what became of a call.
+// CallEnd is the result of a call.
 type CallEnd struct {
 	Method   string
 	Path     string // relative to the API root
-	Query    string // its values are not kept
+	Query    string // its values are not recorded
 	Duration time.Duration
-	Status   int   // what the step was answered; zero when it got nothing
+	Status   int   // of the response to the step; zero if it got none
 	Sent     int64 // bytes of the request's body
-	Received int64 // bytes of the answer's body
-	// Error says why the API's answer did not arrive whole, in one word of a
-	// closed set; empty when it did, whatever its status.
+	Received int64 // bytes of the response's body
+	// Error says why the API's response did not arrive whole, as one word of a closed set. It is empty if the whole
+	// response arrived, whatever its status.
 	Error    string
-	Policy   string // the policy that decided; empty when none was asked
-	Denied   bool   // what it decided
-	Retried  bool   // sent a second time
+	Policy   string // the deciding policy; empty if none was evaluated
+	Denied   bool   // the policy denied the call
+	Retried  bool   // the request was sent again
 	Protocol string // version of HTTP spoken with the API; empty means 1.1
 }
 
-// StartCall begins the client span of a call, below the span whose context the
-// step sent with it, or below the step's own, with a link, where that
-// belongs to another trace. It is nil when traces are off: the step's headers may pass as they
-// are. [Execution.EndCall] ends it.
+// StartCall begins the client span of a call. Its parent is the span in the step's headers. If those belong to another
+// trace, the parent is the step's own span, and the call's span has a link to the other trace. StartCall returns nil if
+// traces are off; the step's headers may then pass unchanged. [Execution.EndCall] ends the span.
 func (e *Execution) StartCall(method, traceparent, tracestate string) *Call {
 	if e.root == nil {
 		return nil
@@ -54,7 +52,7 @@ func (e *Execution) StartCall(method, traceparent, tracestate string) *Call {
 	parent := e.step
 	sent := headers{traceparent, tracestate}.parse()
 	if sent.IsValid() && sent.TraceID() == e.step.TraceID() {
-		// Whether the trace is sampled is not the step's to say.
+		// The step must not decide whether the trace is sampled.
 		parent = e.step.WithSpanID(sent.SpanID())
 		if sent.TraceState().Len() > 0 {
 			parent = parent.WithTraceState(sent.TraceState())
@@ -73,8 +71,7 @@ func (e *Execution) StartCall(method, traceparent, tracestate string) *Call {
 	return &Call{Traceparent: h.traceparent, Tracestate: h.tracestate, span: span}
 }
 
-// EndCall ends a call and counts it. call is what StartCall returned, or nil
-// for a call that was refused before it.
+// EndCall ends a call and counts it. call is the result of StartCall, or nil for a call that was refused before it.
 func (e *Execution) EndCall(call *Call, end CallEnd) {
 	e.telemetry.metrics.call(e.ctx, e.server, &end)
 	if call == nil {
@@ -124,8 +121,7 @@ func (end *CallEnd) decision() string {
 	return "allow"
 }
 
-// errorType is why a call failed, empty when it did not: an answer of 400 or
-// more is a failure of the client's span.
+// errorType returns why a call failed, or "" if it succeeded. A status of 400 or more is a failure of the client span.
 func (end *CallEnd) errorType() string {
 	switch {
 	case end.Error != "":
@@ -136,8 +132,7 @@ func (end *CallEnd) errorType() string {
 	return ""
 }
 
-// knownMethod is method, or what the semantic conventions say in place of one
-// that a step made up.
+// knownMethod returns method, or the placeholder of the semantic conventions for an unknown method.
 func knownMethod(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete, http.MethodHead,
@@ -147,7 +142,7 @@ func knownMethod(method string) string {
 	return "_OTHER"
 }
 
-// url is url.full, with no value of the query.
+// url returns url.full without query values.
 func (s server) url(path, query string) string {
 	full := s.root + Redact(truncate(path, urlPartLimit))
 	if query == "" {
@@ -156,8 +151,7 @@ func (s server) url(path, query string) string {
 	return full + "?" + maskQuery(query)
 }
 
-// maskQuery keeps the names of a query's parameters, and nothing of their
-// values. A parameter without a value is one.
+// maskQuery keeps the names of a query's parameters and masks their values. A parameter without "=" counts as a value.
 func maskQuery(query string) string {
 	var masked strings.Builder
 	for parameter := range strings.FieldsFuncSeq(truncate(query, urlPartLimit), func(r rune) bool { return r == '&' || r == ';' }) {

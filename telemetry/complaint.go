@@ -12,22 +12,20 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// complaintInterval is how often exporting may be mentioned in the log.
+// complaintInterval is the minimal time between two log lines about exporting.
 const complaintInterval = time.Minute
 
-// complaintLength is how much of an error is worth a line of the log; a
-// collector may answer with a page.
+// complaintLength is the maximal length of a logged error; a collector may answer with a whole page.
 const complaintLength = 300
 
-// complaints is where everything ends that goes wrong while exporting: in the
-// log, once in an interval.
+// complaints logs failures of exporting, at most once per interval.
 type complaints struct {
 	log  *slog.Logger
 	mask *Mask // of the credentials of exporters
 	now  func() time.Time
 
-	// quiet holds back the libraries' own words on settings that have been
-	// named already, which would also use up the interval's one line.
+	// quiet suppresses the libraries' messages about settings that have already been reported. They would also use up
+	// the one line of the interval.
 	quiet atomic.Bool
 
 	mu         sync.Mutex
@@ -39,8 +37,8 @@ func newComplaints(log *slog.Logger, secrets []string) *complaints {
 	return &complaints{log: log, mask: NewMask(secrets...), now: time.Now}
 }
 
-// say logs what failed and why, or counts it where the last line is too recent.
-func (c *complaints) say(what string, err error) {
+// report logs what failed and why, or counts it if the last line is too recent.
+func (c *complaints) report(what string, err error) {
 	c.mu.Lock()
 	now := c.now()
 	if now.Before(c.next) {
@@ -66,7 +64,7 @@ func (c *complaints) clean(text string) string {
 	return brief(c.mask.Text(truncate(text, 8*complaintLength)))
 }
 
-// brief is a text that may be long, redacted and cut for a line.
+// brief redacts a text and truncates it for a log line.
 func brief(text string) string {
 	return truncate(Redact(truncate(text, 8*complaintLength)), complaintLength)
 }
@@ -82,25 +80,23 @@ func truncate(text string, limit int) string {
 // Handle implements otel.ErrorHandler.
 func (c *complaints) Handle(err error) {
 	if errors.Is(err, resource.ErrPartialResource) || c.quiet.Load() {
-		return // describe has said so, without the value
+		return // describe has reported it, without the value
 	}
-	c.say("opentelemetry reports an error", err)
+	c.report("opentelemetry reports an error", err)
 }
 
-// sdkLog takes the libraries' own log. What they write of a setting that they
-// cannot read includes its value, such as a header with a credential, so only
-// the message is kept.
+// sdkLog receives the libraries' own log. Their records about an invalid setting include its value, such as a header
+// with a credential, so sdkLog keeps only the message.
 type sdkLog struct{ c *complaints }
 
-// Enabled lets errors and warnings through; the library numbers its levels
-// downwards from zero.
+// Enabled accepts errors and warnings; the library numbers its levels downwards from zero.
 func (sdkLog) Enabled(_ context.Context, level slog.Level) bool { return level >= -1 }
 
 func (l sdkLog) Handle(_ context.Context, record slog.Record) error {
 	if l.c.quiet.Load() {
 		return nil
 	}
-	l.c.say("opentelemetry has a problem with its settings; check the OTEL_ variables: "+record.Message, nil)
+	l.c.report("opentelemetry rejects a setting; check the OTEL_ variables: "+record.Message, nil)
 	return nil
 }
 

@@ -10,7 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// headers are the two of the W3C Trace Context recommendation.
+// headers holds the two headers of the W3C Trace Context recommendation.
 type headers struct{ traceparent, tracestate string }
 
 // Get, Set and Keys implement propagation.TextMapCarrier.
@@ -35,8 +35,7 @@ func (h *headers) Set(key, value string) {
 
 func (*headers) Keys() []string { return []string{"traceparent", "tracestate"} }
 
-// parse returns the span that the headers name, invalid where they do not
-// follow the recommendation.
+// parse returns the span context in the headers; it is invalid if they do not follow the recommendation.
 func (h headers) parse() trace.SpanContext {
 	if h.traceparent == "" {
 		return trace.SpanContext{}
@@ -44,17 +43,16 @@ func (h headers) parse() trace.SpanContext {
 	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), &h))
 }
 
-// headersOf names span. They are empty where it is invalid.
+// headersOf returns the headers for span; they are empty if span is invalid.
 func headersOf(span trace.SpanContext) (h headers) {
 	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), span), &h)
 	return h
 }
 
-// reservedID is the context key of a span id that was given away before its
-// span could begin.
+// reservedID is the context key of a span ID that was handed out before its span begins.
 type reservedID struct{}
 
-// spanIDs draws ids at random, but for a span whose id is in its context.
+// spanIDs generates random IDs, except for a span whose ID is in its context.
 type spanIDs struct{}
 
 // NewIDs implements sdktrace.IDGenerator.
@@ -84,18 +82,16 @@ func newSpanID() (id trace.SpanID) {
 
 var _ sdktrace.IDGenerator = spanIDs{}
 
-// executionID is the context key of an execution's id.
+// executionID is the context key of an execution's ID.
 type executionID struct{}
 
-// WithTrace names the trace that the context belongs to by a W3C traceparent.
-// Records that are logged with it carry trace_id; they do not where the
-// traceparent names none.
+// WithTrace adds the trace of a W3C traceparent to a context. Records logged with it have trace_id, unless the
+// traceparent is invalid.
 func WithTrace(ctx context.Context, traceparent string) context.Context {
 	return trace.ContextWithRemoteSpanContext(ctx, headers{traceparent: traceparent}.parse())
 }
 
-// WithExecution names the execution that the context belongs to. Records that
-// are logged with it carry execution_id.
+// WithExecution adds an execution's ID to a context. Records logged with it have execution_id.
 func WithExecution(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, executionID{}, id)
 }

@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// measured are the labels of every metric of a scrape, by its name, those of
-// a Go process left out.
+// measured returns the labels of every metric of a scrape, by name, without the metrics of a Go process.
 func measured(page string) map[string][]string {
 	metrics := map[string][]string{}
 	part, label := regexp.MustCompile(`_(bucket|sum|count|total)$`), regexp.MustCompile(`([a-z_]+)="`)
@@ -32,8 +31,7 @@ func measured(page string) map[string][]string {
 	return metrics
 }
 
-// documented are the labels of every metric of docs/telemetry.md, by its name,
-// as Prometheus spells both.
+// documented returns the labels of every metric in docs/telemetry.md, by name, as Prometheus spells both.
 func documented(t *testing.T) map[string][]string {
 	t.Helper()
 	text, err := os.ReadFile("../docs/telemetry.md")
@@ -80,6 +78,6 @@ func TestThePageOfMetricsHasEveryOneWithItsUnitAndLabels(t *testing.T) {
 		delete(want, name)
 	}
 	if len(want) > 0 {
-		t.Errorf("docs/telemetry.md has metrics that there are not: %v", want)
+		t.Errorf("docs/telemetry.md lists metrics that do not exist: %v", want)
 	}
 }

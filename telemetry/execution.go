@@ -18,29 +18,28 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/phases"
 )
 
-// valueLimit bounds the attributes of spans, in bytes, and with them what the
-// queue can hold, unless OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT is set.
+// valueLimit is the maximal length of a span attribute, in bytes, unless OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT is set.
+// It limits the memory of the queue.
 const valueLimit = 2048
 
-// ExecutionInfo describes an execution that begins. None of it is secret.
+// ExecutionInfo describes an execution at its start. It contains no secrets.
 type ExecutionInfo struct {
 	ID, Business, AccountType string
 	Step                      string // the step's name
 	Runtime                   string
 	API                       *url.URL // the API root that its calls go to
-	// Traceparent and Tracestate are the headers of the request for it. What
-	// does not follow the W3C recommendation is ignored.
+	// Traceparent and Tracestate are the headers of the request for it. Invalid values are ignored.
 	Traceparent, Tracestate string
-	Server                  bool      // it was asked for over HTTP
-	Consumer                bool      // it was taken from a queue
-	Began                   time.Time // when it was asked for; zero means now
+	Server                  bool      // requested over HTTP
+	Consumer                bool      // taken from a queue
+	Began                   time.Time // when it was requested; zero means now
 }
 
-// Execution is one execution as telemetry sees it. Phase and End belong to one
-// goroutine; the other methods may be called by any.
+// Execution records the telemetry of one execution. Only one goroutine may call Phase and End; the other methods are
+// safe for concurrent use.
 type Execution struct {
 	telemetry *Telemetry
-	ctx       context.Context // carries root, for metrics and children
+	ctx       context.Context // contains root, for metrics and children
 	root      trace.Span      // nil when traces are off
 	step      trace.SpanContext
 	server    server
@@ -49,23 +48,21 @@ type Execution struct {
 	called    atomic.Bool // a span has the step's span as its parent
 }
 
-// span is a stretch of time.
+// span is a period of time.
 type span struct{ began, ended time.Time }
 
-// Ending says how an execution ended. It has no text of the step's: what a
-// step raises may hold anything.
+// Ending says how an execution ended. It contains no text from the step, because exceptions may contain anything.
 type Ending struct {
 	Outcome outcomes.Outcome
-	// Exception is the class of what the step raised, such as ValueError. What
-	// is not the name of a class is left out.
+	// Exception is the class of the step's exception, such as ValueError. Text that is not a class name is dropped.
 	Exception  string
 	CPU        time.Duration
-	PeakMemory int64  // bytes; zero when it is not known
-	ExitCode   int    // negative when there is none
-	Signal     string // what killed the step's process, if anything did
+	PeakMemory int64  // bytes; zero if unknown
+	ExitCode   int    // negative if unknown
+	Signal     string // that killed the step's process, if any
 }
 
-// trace starts tracing through exporter.
+// trace starts tracing with exporter.
 func (t *Telemetry) trace(exporter sdktrace.SpanExporter, res *resource.Resource) {
 	t.queue = newSpanQueue(exporter, t.complaints)
 	limits := sdktrace.NewSpanLimits()
@@ -80,9 +77,8 @@ func (t *Telemetry) trace(exporter sdktrace.SpanExporter, res *resource.Resource
 	t.closers = append(t.closers, t.queue.Shutdown)
 }
 
-// Execution begins an execution: its span continues the trace of its caller,
-// or of ctx. The context it returns is the one to log and to go on with: it
-// carries the span and the execution's id. End must be called.
+// Execution begins an execution. Its span continues the trace of its caller, or of ctx. Use the returned context for
+// logs and further work: it contains the span and the execution's ID. The caller must call End.
 func (t *Telemetry) Execution(ctx context.Context, info ExecutionInfo) (context.Context, *Execution) {
 	if info.Began.IsZero() {
 		info.Began = time.Now()
@@ -168,22 +164,20 @@ func (e *Execution) End(ending Ending) {
 	e.root.End(trace.WithTimestamp(now))
 }
 
-// stepSpan begins the span whose id the step was given, and says when it
-// ended. It is nil where the step never ran.
+// stepSpan begins the span whose ID the step was given, and returns its end time. It returns nil if the step never ran.
 func (e *Execution) stepSpan(now time.Time) (trace.Span, time.Time) {
 	if e.ran.began.IsZero() {
 		if !e.called.Load() {
 			return nil, now
 		}
-		e.ran = span{e.began, now} // its calls must not hang in the air
+		e.ran = span{e.began, now} // the spans of its calls need a parent
 	}
 	ctx := context.WithValue(e.ctx, reservedID{}, e.step.SpanID())
 	_, step := e.telemetry.tracer.Start(ctx, string(phases.Step), trace.WithTimestamp(e.ran.began))
 	return step, e.ran.ended
 }
 
-// event is named as the semantic conventions name an exception; other
-// failures are named for what they are.
+// event returns the event name of the semantic conventions for an exception, and the outcome for other failures.
 func (e Ending) event() string {
 	if e.Exception != "" {
 		return semconv.ExceptionEventName
@@ -191,8 +185,7 @@ func (e Ending) event() string {
 	return string(e.Outcome)
 }
 
-// isClass reports whether name can be that of a class in Python, with its
-// module.
+// isClass reports whether name can be the name of a Python class, with or without its module.
 func isClass(name string) bool {
 	for i, r := range name {
 		switch {
@@ -228,9 +221,9 @@ func (e *Ending) describe() (failed bool, attributes []attribute.KeyValue) {
 	return e.Outcome.Failed(), attributes
 }
 
-// server is who answers an execution's calls.
+// server is the API that an execution calls.
 type server struct {
-	root string // the API root, as the beginning of a URL
+	root string // the API root, as a URL prefix
 	host string
 	port int
 }

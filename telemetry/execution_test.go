@@ -33,7 +33,7 @@ var (
 	noon    = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 )
 
-// tracing returns telemetry that keeps its spans, and what they are by now.
+// tracing returns telemetry that keeps its spans, and a function that returns them.
 func tracing(t *testing.T) (*Telemetry, func() tracetest.SpanStubs) {
 	t.Helper()
 	exporter := tracetest.NewInMemoryExporter()
@@ -59,7 +59,7 @@ func info() ExecutionInfo {
 	}
 }
 
-// at is a moment of the execution that began at noon.
+// at returns a time in the execution, which began at noon.
 func at(milliseconds int) time.Time { return noon.Add(time.Duration(milliseconds) * time.Millisecond) }
 
 func named[Name ~string](t *testing.T, spans tracetest.SpanStubs, name Name) tracetest.SpanStub {
@@ -277,7 +277,7 @@ func TestAnExecutionWhoseStepNeverRanFailsWithoutAStepSpan(t *testing.T) {
 	}
 }
 
-func TestCallsOfAnExecutionThatToldNoStepStillHaveTheirParent(t *testing.T) {
+func TestCallsHaveAParentEvenWithoutAStepPhase(t *testing.T) {
 	telemetry, spans := tracing(t)
 	_, execution := telemetry.Execution(context.Background(), info())
 	execution.EndCall(execution.StartCall("GET", "", ""), CallEnd{Method: "GET", Status: 200})

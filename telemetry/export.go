@@ -18,8 +18,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// An export that failed for a reason that passes is tried again for a while;
-// the queue is bounded meanwhile.
+// An export with a transient failure is retried for a while, with a bounded queue.
 const (
 	retryFirst = time.Second
 	retryLast  = 10 * time.Second
@@ -48,31 +47,29 @@ func newMetricExporter(ctx context.Context, protocol string, oneShot bool) (sdkm
 	}))
 }
 
-// spanQueue is the way of a span out of this process: the SDK's batch
-// processor, with what it drops counted, errors told to complaints, and an end
-// that waits for its goroutine whatever the collector does.
+// spanQueue exports spans with the SDK's batch processor. It also counts dropped spans, passes errors to complaints,
+// and on shutdown waits for the processor's goroutine, whatever the collector does.
 type spanQueue struct {
 	sdktrace.SpanProcessor // the batch processor
 	exporter               sdktrace.SpanExporter
 	complaints             *complaints
 
 	limit                     int64
-	waiting                   atomic.Int64 // ended, and not yet given up or exported
+	waiting                   atomic.Int64 // ended, but neither dropped nor exported yet
 	exported, failed, dropped atomic.Int64
-	running                   context.Context // ends when nothing may be waited for any longer
+	running                   context.Context // ends when exports must stop
 	giveUp                    context.CancelFunc
-	gone                      chan struct{} // closed when the batch processor's goroutine has returned
+	done                      chan struct{} // closed when the batch processor's goroutine has returned
 }
 
 func newSpanQueue(exporter sdktrace.SpanExporter, complaints *complaints) *spanQueue {
-	q := &spanQueue{exporter: exporter, complaints: complaints, limit: queueLimit(), gone: make(chan struct{})}
+	q := &spanQueue{exporter: exporter, complaints: complaints, limit: queueLimit(), done: make(chan struct{})}
 	q.running, q.giveUp = context.WithCancel(context.Background())
 	q.SpanProcessor = sdktrace.NewBatchSpanProcessor(countingExporter{q}, sdktrace.WithMaxQueueSize(int(q.limit)))
 	return q
 }
 
-// queueLimit is OTEL_BSP_MAX_QUEUE_SIZE, which the batch processor does not
-// tell.
+// queueLimit returns OTEL_BSP_MAX_QUEUE_SIZE, which the batch processor does not expose.
 func queueLimit() int64 {
 	limit, err := strconv.Atoi(os.Getenv("OTEL_BSP_MAX_QUEUE_SIZE"))
 	if err != nil || limit <= 0 {
@@ -81,7 +78,7 @@ func queueLimit() int64 {
 	return int64(limit)
 }
 
-// OnEnd queues a span, or drops it where the queue is full.
+// OnEnd queues a span, or drops it if the queue is full.
 func (q *spanQueue) OnEnd(span sdktrace.ReadOnlySpan) {
 	if !span.SpanContext().IsSampled() {
 		return
@@ -94,19 +91,18 @@ func (q *spanQueue) OnEnd(span sdktrace.ReadOnlySpan) {
 	q.SpanProcessor.OnEnd(span)
 }
 
-// Shutdown exports what waits until ctx ends, gives up the rest, and returns
-// when the queue's goroutine has.
+// Shutdown exports queued spans until ctx ends, drops the rest, and returns when the queue's goroutine has ended.
 func (q *spanQueue) Shutdown(ctx context.Context) error {
 	err := q.SpanProcessor.Shutdown(ctx)
 	q.giveUp()
-	<-q.gone
+	<-q.done
 	return err
 }
 
-// countingExporter is the exporter as the batch processor sees it.
+// countingExporter is the exporter for the batch processor.
 type countingExporter struct{ *spanQueue }
 
-// ExportSpans never returns an error: no caller is left to handle it.
+// ExportSpans never returns an error, because no caller would handle it.
 func (e countingExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -115,20 +111,20 @@ func (e countingExporter) ExportSpans(ctx context.Context, spans []sdktrace.Read
 	e.waiting.Add(-int64(len(spans)))
 	if err != nil {
 		e.failed.Add(int64(len(spans)))
-		e.complaints.say("spans were not exported; check the collector at OTEL_EXPORTER_OTLP_ENDPOINT", err)
+		e.complaints.report("spans were not exported; check the collector at OTEL_EXPORTER_OTLP_ENDPOINT", err)
 		return nil
 	}
 	e.exported.Add(int64(len(spans)))
 	return nil
 }
 
-// Shutdown is called on the last of the batch processor's goroutines.
+// Shutdown is called by the batch processor's goroutine as its last action.
 func (e countingExporter) Shutdown(ctx context.Context) error {
-	defer close(e.gone)
+	defer close(e.done)
 	return e.exporter.Shutdown(ctx)
 }
 
-// quietExporter tells complaints what the SDK would tell a global.
+// quietExporter passes errors to complaints, which the SDK would pass to its global handler.
 type quietExporter struct {
 	sdkmetric.Exporter
 	complaints *complaints
@@ -136,7 +132,7 @@ type quietExporter struct {
 
 func (e quietExporter) Export(ctx context.Context, metrics *metricdata.ResourceMetrics) error {
 	if err := e.Exporter.Export(ctx, metrics); err != nil {
-		e.complaints.say("metrics were not exported; check the collector at OTEL_EXPORTER_OTLP_ENDPOINT", err)
+		e.complaints.report("metrics were not exported; check the collector at OTEL_EXPORTER_OTLP_ENDPOINT", err)
 	}
 	return nil
 }

@@ -10,23 +10,22 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
-// Names of the attributes that say what a record belongs to.
+// The attributes with a record's execution and trace.
 const (
 	traceKey     = "trace_id"
 	executionKey = "execution_id"
 )
 
-// redactingHandler redacts every record before the next handler sees it, so
-// that a slip elsewhere does not become a leak, and adds the trace and the
-// execution of the record's context. The next handler gets everything at the
-// top level: the ids belong there, whatever group the logger is in.
+// redactingHandler redacts every record before the next handler sees it, so that a mistake elsewhere does not become a
+// leak, and adds the trace and the execution of the record's context. The next handler gets everything at the top
+// level, because the IDs belong there, whatever group the logger is in.
 type redactingHandler struct {
 	next   slog.Handler
 	groups []group
-	bound  []string // the ids that the logger carries already
+	bound  []string // the IDs that the logger already has
 }
 
-// group is one that a logger is in, and the attributes bound inside it.
+// group is a group of a logger, with the attributes bound inside it.
 type group struct {
 	name  string
 	attrs []slog.Attr
@@ -77,7 +76,7 @@ func (h redactingHandler) WithGroup(name string) slog.Handler {
 	return h
 }
 
-// ids are the trace and the execution of ctx, but for those in bound.
+// ids returns the trace and the execution of ctx, except those in bound.
 func ids(ctx context.Context, bound []string) (attrs []slog.Attr) {
 	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() && !slices.Contains(bound, traceKey) {
 		attrs = append(attrs, slog.String(traceKey, span.TraceID().String()))

@@ -10,13 +10,11 @@ import (
 	"golang.org/x/term"
 )
 
-// LogConfig says how the log is written.
+// LogConfig configures the log.
 type LogConfig struct {
-	// Level is the lowest level that is written: debug, info, warn or error.
-	// Empty means info.
+	// Level is the lowest level to write: debug, info, warn or error. Empty means info.
 	Level string
-	// Format is text, json or auto. Auto, and empty, mean text on a terminal
-	// and JSON otherwise.
+	// Format is text, json or auto. Auto and empty mean text on a terminal and JSON otherwise.
 	Format string
 }
 
@@ -53,8 +51,7 @@ func IsTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// textHandler writes the time of day alone: a person who reads a terminal
-// knows the date.
+// textHandler writes only the time of day, without the date.
 func textHandler(w io.Writer, options *slog.HandlerOptions) slog.Handler {
 	text := *options
 	text.ReplaceAttr = func(groups []string, attr slog.Attr) slog.Attr {

@@ -12,7 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-func TestLogSettingsThatDoNotExistAreRefusedByName(t *testing.T) {
+func TestUnknownLogSettingsAreRefusedByName(t *testing.T) {
 	for _, config := range []LogConfig{{Level: "loud"}, {Format: "xml"}} {
 		_, err := NewLogger(&bytes.Buffer{}, config)
 		if err == nil || !strings.Contains(err.Error(), config.Level+config.Format) {
@@ -34,7 +34,7 @@ func TestLogLevelHoldsBackWhatIsBelowIt(t *testing.T) {
 	}
 }
 
-// jsonLog returns a logger, and what it has written, a record a map.
+// jsonLog returns a logger, and a function that returns its records as maps.
 func jsonLog(t *testing.T) (*slog.Logger, func() []map[string]any) {
 	t.Helper()
 	var out bytes.Buffer

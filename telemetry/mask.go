@@ -12,30 +12,31 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
-// The rules of a Mask are those of kizen_runtime/redact.py, too: testdata/redaction.json has cases that both are held to.
+// A Mask follows the same rules as kizen_runtime/redact.py: the cases in testdata/redaction.json test both.
 
 const (
-	// aloneBelow is the length in characters under which a value is replaced only where it stands by itself.
-	aloneBelow = 4
-	// recodedAtLeast is the shortest secret, in bytes, that can be told from other text when it is written in another way.
+	// wholeWordBelow is the length in characters below which a value is replaced only as a whole word.
+	wholeWordBelow = 4
+	// recodedAtLeast is the length, in bytes, from which a secret can be distinguished from other text in an encoded
+	// form.
 	recodedAtLeast = 6
-	// recodedSize is what a recoded form counts for in a zone: what happens to look like one is no part of an identifier.
+	// recodedSize is the nominal size of an encoded form in a zone: an encoded form is never part of an identifier.
 	recodedSize = 1 << 20
-	// A part of a secret is one in a call's target when it is a third of it, within these limits.
+	// A third of a secret, within these limits, counts as a part of it in a call's target.
 	partAtLeast, partAtMost = 8, 32
-	// window is how much of a text is decoded at once: a decoded byte takes nine times its size.
+	// window is how much text is decoded at once: a decoded byte needs nine times its size.
 	window = 64 << 10
 )
 
-// A form is a text in which a secret is looked for.
+// A form is an encoding of a secret to search for.
 type form struct {
 	text  string
 	size  int  // in characters
-	named bool // reads like a name: it has only letters, and what joins words
+	named bool // looks like a name: only letters and word separators
 }
 
-// formsOf are the forms of a secret: as it is, as a form of HTML sends it, in the one case and the other, in hexadecimal,
-// and what is sure to stand in the base64 of any text that holds it, wherever it begins in that.
+// formsOf returns the forms of a secret: plain, as an HTML form sends it, in upper and lower case, in hexadecimal, and
+// the characters that the base64 of any text containing it must have, at each alignment.
 func formsOf(secret string) []form {
 	exact := []string{secret, strings.ReplaceAll(secret, " ", "+")}
 	var recoded []string
@@ -61,17 +62,18 @@ func formsOf(secret string) []form {
 	return forms
 }
 
-// Mask takes known secrets out of text. A nil Mask takes out nothing.
+// Mask replaces known secrets in text. A nil Mask replaces nothing.
 type Mask struct {
 	secrets []string
 	forms   map[string]form
-	begin   [1 << 10]uint64  // a set of the first two bytes of the forms, which rules out most of a text
-	lengths map[uint16][]int // of the forms, in bytes, by those; one of a single byte stands under all that begin with it
-	longest int              // of the forms, in bytes
+	begin   [1 << 10]uint64 // a set of the first two bytes of the forms, which excludes most positions in a text
+	// of the forms, in bytes, by first two bytes; a form of one byte is under all pairs that begin with it
+	lengths map[uint16][]int
+	longest int // of the forms, in bytes
 	pieces  func() map[int]map[string]bool
 }
 
-// NewMask is a mask of secrets; nil if there are none.
+// NewMask returns a mask of secrets, or nil without secrets.
 func NewMask(secrets ...string) *Mask {
 	m := &Mask{forms: map[string]form{}, lengths: map[uint16][]int{}}
 	for _, secret := range secrets {
@@ -109,7 +111,7 @@ func (m *Mask) add(f form) {
 	}
 }
 
-// firstBytes are two bytes of a text; behind its end there is a zero.
+// firstBytes returns two bytes of a text, padded with a zero at its end.
 func firstBytes(text string, at int) uint16 {
 	first := uint16(text[at]) << 8
 	if at+1 < len(text) {
@@ -118,14 +120,14 @@ func firstBytes(text string, at int) uint16 {
 	return first
 }
 
-// Text is text without the secrets, as they are or as they travel: quoted, in base64, percent-encoded however often. A
-// value of fewer than four characters is replaced only where it stands by itself; identifiers, line numbers, names of
-// fields, and the syntax of URLs and of JSON stay as they are.
+// Text returns text without the secrets, whether plain, quoted, in base64, or percent-encoded repeatedly. A value of
+// fewer than four characters is replaced only as a whole word. Identifiers, line numbers, field names and the syntax of
+// URLs and JSON stay unchanged.
 func (m *Mask) Text(text string) string {
 	return m.text(text)
 }
 
-// Name is the name of a field, as Text would leave it in JSON.
+// Name returns the name of a field as Text would leave it in JSON.
 func (m *Mask) Name(name string) string {
 	return m.text(name, zone{0, len(name), identifying, true})
 }
@@ -142,8 +144,8 @@ func (m *Mask) text(text string, known ...zone) string {
 	return cut(text, s.inJSON(found), 0, len(text))
 }
 
-// Target is a request's path and query without what [Mask.Text] takes out, without parts of the secrets, and without one
-// that goes on from the path into the query.
+// Target returns a request's path and query without everything that [Mask.Text] replaces, without parts of the secrets,
+// and without a secret that extends from the path into the query.
 func (m *Mask) Target(path, query string) (maskedPath, maskedQuery string) {
 	if m == nil {
 		return path, query
@@ -160,23 +162,24 @@ func (m *Mask) Target(path, query string) (maskedPath, maskedQuery string) {
 	return maskedPath, maskedQuery
 }
 
-// stretch is a part of a text, by where it stands there.
+// stretch is a range of bytes in a text.
 type stretch struct {
 	from, to int
-	quoted   bool // a bare value of JSON, which becomes a string
+	quoted   bool // a bare JSON value, whose replacement becomes a string
 }
 
-// found is a form in a view.
+// found is an occurrence of a form in a view.
 type found struct {
 	form
 	from int
 }
 
-// stretches are where find finds something in a text, decoded as often as it can be, in order and apart.
+// stretches returns the ranges in which find finds something, in the text and in all its decodings. They are sorted and
+// disjoint.
 func (m *Mask) stretches(s *structure, find func(*Mask, view) []found) []stretch {
 	var all []stretch
 	for base := 0; base < len(s.text); base += window {
-		end := min(base+window+m.longest*encodedSize, len(s.text)) // what begins in a window goes on behind it
+		end := min(base+window+m.longest*encodedSize, len(s.text)) // a match may extend beyond the window
 		var here []stretch
 		for _, v := range viewsOf(s.text[base:end]) {
 			for _, f := range find(m, v) {
@@ -195,7 +198,7 @@ func (m *Mask) stretches(s *structure, find func(*Mask, view) []found) []stretch
 	return merged(all)
 }
 
-// merged are stretches in order and apart: what overlaps or touches becomes one.
+// merged sorts stretches and joins those that overlap or touch.
 func merged(stretches []stretch) []stretch {
 	slices.SortFunc(stretches, func(a, b stretch) int { return a.from - b.from })
 	apart := stretches[:0]
@@ -210,7 +213,7 @@ func merged(stretches []stretch) []stretch {
 	return apart
 }
 
-// whole is where a view holds a secret in one of its forms.
+// whole returns where a view contains a secret in one of its forms.
 func (m *Mask) whole(v view) (all []found) {
 	for at := range len(v.text) {
 		first := firstBytes(v.text, at)
@@ -229,7 +232,7 @@ func (m *Mask) whole(v view) (all []found) {
 	return all
 }
 
-// parts is where a view holds a secret, or a part of one.
+// parts returns where a view contains a secret or a part of one.
 func (m *Mask) parts(v view) []found {
 	all := m.whole(v)
 	for size, pieces := range m.pieces() {
@@ -242,7 +245,7 @@ func (m *Mask) parts(v view) []found {
 	return all
 }
 
-// piecesOf are the parts of secrets that are long enough to be told, by their length.
+// piecesOf returns the parts of secrets that are long enough to recognise, by length.
 func piecesOf(secrets []string) map[int]map[string]bool {
 	pieces := map[int]map[string]bool{}
 	for _, secret := range secrets {
@@ -260,7 +263,7 @@ func piecesOf(secrets []string) map[int]map[string]bool {
 	return pieces
 }
 
-// cut is text from one place to another, with a mark for each stretch that reaches into it.
+// cut returns text from one offset to another, with a mark for each stretch that overlaps it.
 func cut(text string, hidden []stretch, from, to int) string {
 	var kept strings.Builder
 	at := from

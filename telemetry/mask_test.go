@@ -108,7 +108,7 @@ func FuzzMaskOfTargets(f *testing.F) {
 	f.Add("hunter2hunter2", "/a%20%2", "b=c%41")
 	f.Add("a%41", "/%61%2541", "%")
 	f.Fuzz(func(t *testing.T, secret, path, query string) {
-		if utf8.RuneCountInString(secret) < aloneBelow || strings.Contains(redacted.Mark, secret) {
+		if utf8.RuneCountInString(secret) < wholeWordBelow || strings.Contains(redacted.Mark, secret) {
 			return
 		}
 		maskedPath, maskedQuery := NewMask(secret).Target(path, query)

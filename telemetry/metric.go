@@ -20,7 +20,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
 
-// seriesLimit bounds the series of one metric; the SDK adds up what is beyond.
+// seriesLimit is the maximal number of series of one metric; the SDK combines the rest.
 const seriesLimit = 1000
 
 // Operations on signed keys, for [Metrics.Key].
@@ -30,8 +30,7 @@ const (
 	KeyRevoke = "revoke"
 )
 
-// Metrics measures. A nil one, which is what metrics that are off have, does
-// nothing and costs nothing.
+// Metrics records metrics. If nil, because metrics are off, it does nothing and costs nothing.
 type Metrics struct {
 	meter metric.Meter
 
@@ -43,22 +42,21 @@ type Metrics struct {
 	fleetDepth, fleetDead                        metric.Int64ObservableGauge
 	fleetOldest                                  metric.Float64ObservableGauge
 
-	// What a label may be. Everything else that is a label is of a closed set.
+	// The values of open labels. All other labels have a closed set of values.
 	policies, guardrails, words *labels
 }
 
-// State is how busy a server of executions is.
+// State is the load of a server of executions.
 type State struct {
-	Queue                 int // executions that wait for a slot
+	Queue                 int // executions waiting for a slot
 	SlotsUsed, SlotsTotal int
-	Ready                 int // warm interpreters that wait for an execution
+	Ready                 int // warm interpreters waiting for an execution
 }
 
-// Backlog is what waits in a queue that many machines share. Each of them says
-// the same, so it is no sum.
+// Backlog is the state of a queue that many machines share. All of them report the same values, so do not add them up.
 type Backlog struct {
-	Depth       int           // executions that wait
-	Oldest      time.Duration // how long the oldest of them has waited
+	Depth       int           // waiting executions
+	Oldest      time.Duration // the wait of the oldest of them
 	DeadLetters int           // executions that were given up
 }
 
@@ -94,8 +92,7 @@ func (t *Telemetry) measure(ctx context.Context, protocol string, scraped, oneSh
 	return t.watchQueue()
 }
 
-// Boundaries of histograms, in seconds and in bytes. Those of a request are
-// the semantic conventions'.
+// Boundaries of histograms, in seconds and in bytes. Those of requests come from the semantic conventions.
 var (
 	executionSeconds = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
 	requestSeconds   = []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}
@@ -125,32 +122,32 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 	}
 	m.executions = seconds("kizen.execution.duration", "Executions, from the request to their end, by outcome.", executionSeconds)
 	m.phases = seconds("kizen.execution.phase.duration", "Phases of executions; queue is the wait for a slot.", executionSeconds)
-	m.keys = seconds("kizen.key.operation.duration", "Signed keys that were minted, renewed or revoked.", requestSeconds)
+	m.keys = seconds("kizen.key.operation.duration", "Mints, renewals and revocations of signed keys.", requestSeconds)
 	m.redis = seconds("db.client.operation.duration", "Commands to Redis.", redisSeconds)
 	m.calls = seconds("http.client.request.duration", "Calls of steps to the API.", requestSeconds)
-	m.sent = bytes("http.client.request.body.size", "Bodies that steps sent to the API.")
-	m.received = bytes("http.client.response.body.size", "Bodies that the API answered.")
+	m.sent = bytes("http.client.request.body.size", "Request bodies sent to the API.")
+	m.received = bytes("http.client.response.body.size", "Response bodies received from the API.")
 	var err error
 	m.denials, err = meter.Int64Counter("kizen.policy.denials", metric.WithUnit("{denial}"),
 		metric.WithDescription("Calls that a policy refused."))
 	errs = append(errs, err)
-	m.queueLength = level("kizen.execution.queue.length", "{execution}", "Executions that wait for a slot.")
-	m.slotUsage = level("kizen.execution.slot.usage", "{slot}", "Slots that an execution holds.")
+	m.queueLength = level("kizen.execution.queue.length", "{execution}", "Executions waiting for a slot.")
+	m.slotUsage = level("kizen.execution.slot.usage", "{slot}", "Slots in use.")
 	m.slotLimit = level("kizen.execution.slot.limit", "{slot}", "Executions that may run at once.")
-	m.poolReady = level("kizen.pool.ready", "{interpreter}", "Warm interpreters that wait for an execution.")
+	m.poolReady = level("kizen.pool.ready", "{interpreter}", "Warm interpreters waiting for an execution.")
 	m.fleetDepth, err = meter.Int64ObservableGauge("kizen.fleet.queue.depth", metric.WithUnit("{execution}"),
-		metric.WithDescription("Executions that wait in the queue, for whichever worker."))
+		metric.WithDescription("Executions waiting in the queue, for any worker."))
 	errs = append(errs, err)
 	m.fleetOldest, err = meter.Float64ObservableGauge("kizen.fleet.queue.wait", metric.WithUnit("s"),
-		metric.WithDescription("How long the oldest execution in the queue has waited."))
+		metric.WithDescription("The wait of the oldest execution in the queue."))
 	errs = append(errs, err)
 	m.fleetDead, err = meter.Int64ObservableGauge("kizen.fleet.dead_letters", metric.WithUnit("{execution}"),
-		metric.WithDescription("Executions that were given up, and are kept."))
+		metric.WithDescription("Executions that were given up and kept as dead letters."))
 	errs = append(errs, err)
 	return m, errors.Join(errs...)
 }
 
-// Watch asks for the state whenever metrics are collected, until stop is called.
+// Watch calls state whenever metrics are collected, until stop is called.
 func (m *Metrics) Watch(state func() State) (stop func()) {
 	if m == nil {
 		return func() {}
@@ -166,12 +163,11 @@ func (m *Metrics) Watch(state func() State) (stop func()) {
 	if err != nil {
 		return func() {}
 	}
-	return func() { _ = registration.Unregister() } // it fails only when it was never registered
+	return func() { _ = registration.Unregister() } // fails only without a registration
 }
 
-// WatchFleet asks for the backlog of a queue whenever metrics are collected,
-// until stop is called. Where look fails nothing is said: a fleet must not
-// shrink because no other part sees its queue.
+// WatchFleet calls look for the backlog of a queue whenever metrics are collected, until stop is called. If look fails,
+// the metrics are absent: a reported zero could make an autoscaler shrink the fleet.
 func (m *Metrics) WatchFleet(queue string, look func(context.Context) (Backlog, error)) (stop func()) {
 	if m == nil {
 		return func() {}
@@ -190,7 +186,7 @@ func (m *Metrics) WatchFleet(queue string, look func(context.Context) (Backlog, 
 	if err != nil {
 		return func() {}
 	}
-	return func() { _ = registration.Unregister() } // it fails only when it was never registered
+	return func() { _ = registration.Unregister() } // fails only without a registration
 }
 
 // Key counts one operation on a signed key: KeyMint, KeyRenew or KeyRevoke.
@@ -201,7 +197,7 @@ func (m *Metrics) Key(ctx context.Context, operation string, took time.Duration,
 	m.keys.Record(ctx, took.Seconds(), withError(err, attribute.String("kizen.key.operation", m.words.of(operation))))
 }
 
-// Redis counts one command, by its name alone. A reply of nil is no error.
+// Redis counts one command by its name. A nil reply is not an error.
 func (m *Metrics) Redis(ctx context.Context, command string, took time.Duration, err error) {
 	if m == nil {
 		return
@@ -210,7 +206,7 @@ func (m *Metrics) Redis(ctx context.Context, command string, took time.Duration,
 		semconv.DBSystemNameRedis, semconv.DBOperationName(m.words.of(command))))
 }
 
-// withError adds error.type, where there is an error.
+// withError adds error.type if err is not nil.
 func withError(err error, attributes ...attribute.KeyValue) metric.MeasurementOption {
 	if err != nil {
 		attributes = append(attributes, semconv.ErrorTypeKey.String(errorType(err)))
@@ -218,7 +214,7 @@ func withError(err error, attributes ...attribute.KeyValue) metric.MeasurementOp
 	return metric.WithAttributeSet(attribute.NewSet(attributes...))
 }
 
-// errorType is what kind of error it is, of a closed set.
+// errorType returns the kind of an error, from a closed set.
 func errorType(err error) string {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -250,7 +246,7 @@ func (m *Metrics) call(ctx context.Context, to server, end *CallEnd) {
 	attributes := make([]attribute.KeyValue, 0, 5)
 	attributes = append(attributes, semconv.HTTPRequestMethodKey.String(knownMethod(end.Method)),
 		semconv.ServerAddress(to.host), semconv.ServerPort(to.port))
-	if http.StatusText(end.Status) != "" { // an API may make up statuses
+	if http.StatusText(end.Status) != "" { // an API may invent statuses
 		attributes = append(attributes, semconv.HTTPResponseStatusCode(end.Status))
 	}
 	if failure := end.errorType(); failure != "" {
@@ -268,8 +264,7 @@ func (m *Metrics) call(ctx context.Context, to server, end *CallEnd) {
 	}
 }
 
-// policy is the label of a policy. Those of operators cannot crowd out the
-// built-in ones.
+// policy returns the label of a policy. Operators' policies cannot displace the built-in ones.
 func (m *Metrics) policy(id string) string {
 	if strings.HasPrefix(id, "guardrail.") || strings.HasPrefix(id, "default.") {
 		return m.guardrails.of(id)
@@ -277,7 +272,7 @@ func (m *Metrics) policy(id string) string {
 	return m.policies.of(id)
 }
 
-// labels are the values that a label has had, up to a limit.
+// labels holds the values that a label has had, up to a limit.
 type labels struct {
 	limit int
 	mu    sync.RWMutex
@@ -286,7 +281,7 @@ type labels struct {
 
 func newLabels(limit int) *labels { return &labels{limit: limit, known: map[string]struct{}{}} }
 
-// of is value, or "_OTHER" where that would be one too many.
+// of returns value, or "_OTHER" if value would exceed the limit.
 func (l *labels) of(value string) string {
 	l.mu.RLock()
 	_, known := l.known[value]
@@ -303,17 +298,16 @@ func (l *labels) of(value string) string {
 	return value
 }
 
-// watchQueue makes the span queue's own counts metrics, as the semantic
-// conventions name them.
+// watchQueue publishes the span queue's counts as metrics, named by the semantic conventions.
 func (t *Telemetry) watchQueue() error {
 	if t.queue == nil {
 		return nil
 	}
 	spans := metric.WithUnit("{span}")
 	processed, err := t.metrics.meter.Int64ObservableCounter("otel.sdk.processor.span.processed", spans,
-		metric.WithDescription("Spans that left the queue; error.type says which were dropped."))
+		metric.WithDescription("Spans that left the queue; error.type marks dropped ones."))
 	exported, err2 := t.metrics.meter.Int64ObservableCounter("otel.sdk.exporter.span.exported", spans,
-		metric.WithDescription("Spans that were sent; error.type says which did not arrive."))
+		metric.WithDescription("Exported spans; error.type marks those that did not arrive."))
 	if err := errors.Join(err, err2); err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func measuring(t *testing.T) *Telemetry {
 	return telemetry
 }
 
-// scrape is what /metrics says.
+// scrape returns the response of /metrics.
 func scrape(t *testing.T, telemetry *Telemetry) string {
 	t.Helper()
 	server := httptest.NewServer(telemetry.Handler())
@@ -49,7 +49,7 @@ func scrape(t *testing.T, telemetry *Telemetry) string {
 	return string(body)
 }
 
-// exposed are the names of the series of a scrape, and those of their labels.
+// exposed returns the names of the series of a scrape, and of their labels.
 func exposed(page string) (series, labels map[string]bool) {
 	series, labels = map[string]bool{}, map[string]bool{}
 	label := regexp.MustCompile(`([a-zA-Z_][a-zA-Z0-9_]*)="`)
@@ -151,7 +151,7 @@ var promQL = []string{
 	"sum", "max", "by", "rate", "histogram_quantile", "label_replace", "label_values", "vector", "or", "le", "job", "instance", "class",
 }
 
-// watched has measured an execution, and watches a service and a fleet.
+// watched returns telemetry that has measured an execution and watches a service and a fleet.
 func watched(t *testing.T) *Telemetry {
 	t.Helper()
 	environment(t, map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_OTLP_ENDPOINT": failing(t, 400)})
@@ -199,7 +199,7 @@ func TestEveryMetricOfTheDashboardExists(t *testing.T) {
 	}
 }
 
-// queries are all the expressions of a dashboard.
+// queries returns all expressions of a dashboard.
 func queries(t *testing.T, data []byte) (all []string) {
 	t.Helper()
 	var dashboard struct {
@@ -251,7 +251,7 @@ func TestMeasuringCostsNoAllocationWhenItIsOff(t *testing.T) {
 	}
 }
 
-func TestABacklogThatCannotBeSeenIsNotSaidToBeEmpty(t *testing.T) {
+func TestAnUnknownBacklogIsNotReportedAsEmpty(t *testing.T) {
 	telemetry := measuring(t)
 	var down error
 	stop := telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) {
@@ -277,7 +277,7 @@ func TestABacklogThatCannotBeSeenIsNotSaidToBeEmpty(t *testing.T) {
 	}
 }
 
-func TestAScrapeSaysHowTheProcessDoes(t *testing.T) {
+func TestAScrapeHasProcessMetrics(t *testing.T) {
 	series, _ := exposed(scrape(t, measuring(t)))
 	for _, name := range []string{"go_goroutines", "process_resident_memory_bytes"} {
 		if !series[name] {

@@ -11,14 +11,14 @@ import (
 
 const (
 	quotedValue = `(?:\\*"[^"]+|\\*'[^']+)`
-	// secretValue is what stands behind such a name and its separator: a string in
-	// quotes, which may be escaped themselves, or everything up to the next blank.
+	// secretValue matches the value after such a name and its separator: a string in quotes, which may themselves be
+	// escaped, or everything up to the next space.
 	secretValue = `(?:\\*"[^"]+|\\*'[^']+|[^\s"'&}\]]+)`
-	// noPath is the beginning of a name that is not the last element of a path.
+	// noPath matches the beginning of a name that is not the last element of a path.
 	noPath = `(?:^|[^/\w.-])[\w.-]*`
 )
 
-// assignedNames and proseNames match the ends of names of what is a credential in a text.
+// assignedNames and proseNames match the ends of credential names in a text.
 var (
 	assignedNames = anyOf(redacted.Assigned())
 	proseNames    = anyOf(redacted.Prose())
@@ -37,17 +37,17 @@ func lastWords(names []string) (words []string) {
 	return slices.Compact(words)
 }
 
-// A shape is what a secret looks like when nothing else says that it is one.
+// A shape is a pattern by which a secret can be recognised without knowing it.
 type shape struct {
-	// hints are in lower case, and what matches has one of them, in any case:
-	// looking for them is much cheaper than matching.
+	// hints are in lower case. Every match contains one of them, in any case, and searching for them is much
+	// cheaper than matching.
 	hints   []string
-	pattern string // keeps what stands in its first group
+	pattern string // the first group is kept
 }
 
 var shapes = []shape{
-	// A PEM block that holds a private key, whole or cut (RFC 7468). Its body
-	// may have dashes, in the headers of an encrypted one.
+	// A PEM block with a private key, complete or truncated (RFC 7468). Its body may have dashes, in the headers of
+	// an encrypted key.
 	{[]string{"-----begin"}, `()(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----|\z)`},
 	// A JSON Web Token (RFC 7519), any other compact JWS, or any JSON object in
 	// base64, such as a JWK in a variable: they all start with an encoded brace.
@@ -57,12 +57,13 @@ var shapes = []shape{
 	{[]string{"ls0tls1crudjti", "mc4caqaw", "mii"}, `()\b(?:LS0tLS1CRUdJTi|MC4CAQAw|MII)[A-Za-z0-9_+/-]{30,}={0,2}`},
 	// The private parts of a JSON Web Key (RFC 7517, RFC 8037, RFC 7518), quoted or escaped.
 	{[]string{`"`, "'"}, `(\\*["'](?:d|k|p|q|dp|dq|qi)\\*["']\s*:\s*\\*["'])[A-Za-z0-9_-]{16,}`},
-	// Keys that say what they are: ours, Standard Webhooks', and those of services that steps call.
+	// Keys with a known prefix: ours, those of Standard Webhooks, and those of services that steps call.
 	{
 		[]string{"kizen_", "whsec_", "whsk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "k_live_", "akia"},
 		`()(?:kizen_[0-9A-Za-z]{49}|(?:whsec_|whsk_|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|sk_live_|rk_live_|AKIA)[A-Za-z0-9_+/=-]{12,})`,
 	},
-	// Those, a token, and what follows a scheme, in base64; ours wherever they begin in it, and in hexadecimal.
+	// These keys, a token, and the text after a scheme, in base64; our keys also at any alignment, and in
+	// hexadecimal.
 	{[]string{"zxlk", "qmvhcmvyi", "qmfzawmg"}, `()\b(?:ZXlK|QmVhcmVyI|QmFzaWMg)[A-Za-z0-9_+/-]{20,}={0,2}`},
 	{[]string{"a2l6zw5f", "tpemvux", "raxplbl"}, `()[A-Za-z0-9_+/-]*(?:a2l6ZW5f|tpemVuX|raXplbl)[A-Za-z0-9_+/-]{60,}={0,2}`},
 	{[]string{"6b697a656e5f"}, `(?i)()6b697a656e5f[0-9a-f]{98}`},
@@ -70,26 +71,27 @@ var shapes = []shape{
 	{[]string{"authorization"}, `(?i)(\b(?:proxy-)?authorization\\*["']?\s*[:=]\s*\[?)(?:\\*"[^"\r\n]+|\\*'[^'\r\n]+|[^\s"'\[\]][^\r\n\]]*)`},
 	{[]string{"cookie"}, `(?i)(\b(?:set-)?cookie\\*["']?\s*[:=]\s*\[?\\*["']?)[^\s"'\]=]+=[^\r\n"'\]]*`},
 	{[]string{"bearer", "basic"}, `(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}`},
-	// The password of a URL, up to the last @ of its authority, whatever is in it; what looks like a port is none.
+	// The password of a URL, up to the last @ of its authority, with any content; digits that look like a port are
+	// not a password.
 	{[]string{"://"}, `(?i)([a-z][a-z0-9+.-]*://[^\s/:@"'\[]*:)(?:[^\s"'/@]*[^\s"'/@0-9][^\s"']*|[^\s"'/@]+)@`},
-	// A token in place of a user's name.
+	// A token instead of a user name.
 	{[]string{"://"}, `(?i)([a-z][a-z0-9+.-]*://)[^\s/:@"']{16,}@`},
-	// What is named for what it carries: "a": "b", "a": b, a=b, and A:b as Go prints a structure. The name in quotes, or
-	// before a number, is no path: an error says `"/run/token": no such file`, a compiler `/src/token:12`.
+	// Values with a credential's name: "a": "b", "a": b, a=b, and A:b as Go prints a structure. A name in quotes,
+	// or before a number, must not be a path: an error says `"/run/token": no such file`, a compiler
+	// `/src/token:12`.
 	{nameHints, `(?i)(` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + quotedValue},
 	{nameHints, `(?i)(["'][^/"'\n]*` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + secretValue},
 	{nameHints, `(?i)(` + assignedNames + `\s*=\s*)` + secretValue},
 	{nameHints, `(?i)(` + assignedNames + `:)(?:` + quotedValue + `|[0-9]*[^\s"'&}\]0-9:][^\s"'&}\]]*)`},
 	{nameHints, `(?i)(` + noPath + assignedNames + `:)` + secretValue},
-	// In prose only by names that are sure.
+	// In prose, only by unambiguous names.
 	{nameHints, `(?i)(` + noPath + proseNames + `\s*:\s+\[?)` + secretValue},
-	// The same within a URL; and the signature of a URL that is a credential itself.
+	// The same inside a URL, and the signature of a presigned URL.
 	{[]string{"%3d", "%3a"}, `(?i)(` + assignedNames + `(?:%5C)*(?:%2[27])?(?:%3D|%3A))[^\s"'&]+`},
 	{[]string{"sig="}, `(?i)([?&]sig=)[^\s"'&]+`},
 }
 
-// patterns are compiled when the first line is written: a process may live
-// without a log.
+// patterns are compiled when the first line is written, because a process may never log.
 var patterns = sync.OnceValue(func() []*regexp.Regexp {
 	compiled := make([]*regexp.Regexp, len(shapes))
 	for i, shape := range shapes {
@@ -98,7 +100,7 @@ var patterns = sync.OnceValue(func() []*regexp.Regexp {
 	return compiled
 })
 
-// Redact replaces whatever in text has the shape of a credential.
+// Redact replaces everything in text that looks like a credential.
 func Redact(text string) string {
 	lower := strings.ToLower(text)
 	for i, shape := range shapes {

@@ -43,12 +43,12 @@ type nested struct {
 	Any    any
 }
 
-// encoded is a JWK as it stands in a variable, by the alphabet of encoding.
+// encoded returns a JWK as in an environment variable, in the given encoding.
 func encoded(encoding *base64.Encoding, layout string) string {
 	return encoding.EncodeToString(fmt.Appendf(nil, layout, jwkD))
 }
 
-// baseOf is what stands in base64 wherever text begins in it.
+// baseOf returns the base64 characters that text has at every alignment.
 func baseOf(text string) string {
 	return base64.StdEncoding.EncodeToString([]byte(text[3 : len(text)/3*3]))
 }

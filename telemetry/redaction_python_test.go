@@ -15,7 +15,7 @@ import (
 	"unicode/utf8"
 )
 
-// redactInPython redacts each case of standard input, a line of JSON each, as a step's process does.
+// redactInPython redacts each case on standard input, one line of JSON each, as a step's process does.
 const redactInPython = `
 import json, sys
 from kizen_runtime.redact import Redactor
@@ -25,7 +25,7 @@ for line in sys.stdin:
     print(json.dumps([redact(case["Text"]), redact.name(case["Text"], 1 << 30)]))
 `
 
-// A step's process redacts first, and the sidecar what came from there: what one leaves, the other must.
+// A step's process redacts first, and the sidecar redacts its output again, so both must leave the same text.
 func TestGoAndPythonRedactAlike(t *testing.T) {
 	cases := mutations(t, 6000)
 	var input, refused bytes.Buffer
@@ -77,7 +77,7 @@ func TestGoAndPythonRedactAlike(t *testing.T) {
 	}
 }
 
-// mutations are texts put together from those of the corpus, its secrets in many forms, and what gives a text structure.
+// mutations returns texts that combine texts of the corpus, its secrets in many forms, and structural characters.
 func mutations(t *testing.T, count int) []redactionCase {
 	random := rand.New(rand.NewPCG(1, 2))
 	pick := func(from []string) string { return from[random.IntN(len(from))] }

@@ -8,13 +8,13 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
-// redaction is testdata/redaction.json, which kizen_runtime is held to, too.
+// redaction is testdata/redaction.json, which also tests kizen_runtime.
 type redaction struct {
 	Mark  string // what stands instead of a secret
 	Texts []redactionCase
-	// Names are those of fields in a text's JSON, of methods and of classes.
+	// Names are names of JSON fields, of methods and of classes.
 	Names []redactionCase
-	// Fields and Parameters say which names carry a credential; Python knows the fields alone.
+	// Fields and Parameters say which names mark a credential; Python uses only Fields.
 	Fields, Parameters map[string]bool
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
-// depthLimit is how far values are looked into; what lies deeper is left out.
+// depthLimit is the maximal depth of printed values; deeper ones are omitted.
 const depthLimit = 8
 
 func redactAttrs(attrs []slog.Attr, secret bool) []slog.Attr {
@@ -21,11 +21,10 @@ func redactAttrs(attrs []slog.Attr, secret bool) []slog.Attr {
 	return clean
 }
 
-// redactAttr redacts one attribute. Inside a group that is named for a secret
-// everything is one.
+// redactAttr redacts one attribute. Everything inside a group with a secret's name is secret.
 func redactAttr(attr slog.Attr, secret bool) slog.Attr {
 	if attr.Equal(slog.Attr{}) {
-		return attr // an empty one is ignored by every handler
+		return attr // handlers ignore an empty attribute
 	}
 	secret = secret || redacted.Field(attr.Key)
 	key := Redact(attr.Key)
@@ -42,15 +41,15 @@ func redactAttr(attr slog.Attr, secret bool) slog.Attr {
 	if value.Kind() == slog.KindString {
 		return slog.String(key, Redact(value.String()))
 	}
-	// What the next handler would print of an error, a structure or a slice of
-	// bytes cannot be inspected afterwards, so it is printed here.
+	// The output of the next handler for an error, a structure or a byte slice cannot be inspected afterwards, so it is
+	// printed here.
 	var text strings.Builder
 	printValue(&text, reflect.ValueOf(value.Any()), 0)
 	return slog.String(key, Redact(text.String()))
 }
 
-// printValue prints a value much as %+v does, but follows pointers, reads
-// bytes as text, and leaves out what is named for a secret.
+// printValue prints a value like %+v, but follows pointers, prints bytes as text, and omits fields with a secret's
+// name.
 func printValue(out *strings.Builder, v reflect.Value, depth int) {
 	switch {
 	case !v.IsValid():
@@ -78,7 +77,7 @@ func printValue(out *strings.Builder, v reflect.Value, depth int) {
 	}
 }
 
-// printSelf lets a value print itself that can, and reports whether it did.
+// printSelf uses a value's own method to print it, and reports whether it has one.
 func printSelf(out *strings.Builder, v reflect.Value) bool {
 	valuer, printer := reflect.TypeFor[slog.LogValuer](), reflect.TypeFor[fmt.Stringer]()
 	failure, formatter := reflect.TypeFor[error](), reflect.TypeFor[fmt.Formatter]()
@@ -90,8 +89,7 @@ func printSelf(out *strings.Builder, v reflect.Value) bool {
 	case t.Kind() == reflect.Interface || !itself:
 		return false
 	case !v.CanInterface():
-		// A field that is not exported: its methods, which may be there to hide
-		// it, cannot be called.
+		// The methods of an unexported field cannot be called, although they may exist to hide its value.
 		out.WriteString(t.String())
 	case t.Implements(valuer):
 		out.WriteString(redactAttr(slog.Any("value", v.Interface()), false).Value.String())

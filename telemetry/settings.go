@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// settings are what the environment asks for. The exporters read the rest of
-// it, endpoints and headers say, by themselves.
+// settings holds the settings from the environment. The exporters read the others, such as endpoints and headers,
+// themselves.
 type settings struct {
 	disabled        bool
-	traces, metrics string // the protocol of OTLP; empty when off
+	traces, metrics string // the protocol of OTLP; empty if off
 	prometheus      bool
 	secrets         []string // header values that must not be repeated
-	nonsense        bool     // a variable was warned of by its name
+	invalid         bool     // a warning has named an invalid variable
 }
 
 // The protocols of OTLP.
@@ -27,11 +27,10 @@ const (
 	protocolJSON     = "http/json"
 )
 
-// readSettings never fails: a value that means nothing is warned of, by the
-// name of its variable, and ignored.
+// readSettings never fails: it ignores an invalid value and logs a warning with the variable's name.
 func readSettings(getenv func(string) string, log *slog.Logger) settings {
 	var s settings
-	s.nonsense = checkSetting(getenv, log, "OTEL_SDK_DISABLED", oneOf("true", "false"), "true or false")
+	s.invalid = checkSetting(getenv, log, "OTEL_SDK_DISABLED", oneOf("true", "false"), "true or false")
 	if s.disabled = strings.EqualFold(strings.TrimSpace(getenv("OTEL_SDK_DISABLED")), "true"); s.disabled {
 		return s
 	}
@@ -41,7 +40,7 @@ func readSettings(getenv func(string) string, log *slog.Logger) settings {
 			s.traces = protocol(getenv, "TRACES")
 		case "none":
 		default:
-			log.Warn("traces are not exported there; set OTEL_TRACES_EXPORTER to otlp or none", "exporter", exporter)
+			log.Warn("unsupported traces exporter; set OTEL_TRACES_EXPORTER to otlp or none", "exporter", exporter)
 		}
 	}
 	for _, exporter := range exporters(getenv, "METRICS") {
@@ -55,24 +54,24 @@ func readSettings(getenv func(string) string, log *slog.Logger) settings {
 			s.prometheus = true
 		case "none":
 		default:
-			log.Warn("metrics are not exported there; set OTEL_METRICS_EXPORTER to otlp, prometheus or none", "exporter", exporter)
+			log.Warn("unsupported metrics exporter; set OTEL_METRICS_EXPORTER to otlp, prometheus or none", "exporter", exporter)
 		}
 	}
 	for _, signal := range []string{"", "TRACES_", "METRICS_"} {
 		s.secrets = append(s.secrets, headerValues(getenv("OTEL_EXPORTER_OTLP_"+signal+"HEADERS"))...)
 	}
 	if s.traces == "" && s.metrics == "" {
-		return s // what follows is of OTLP
+		return s // the rest concerns only OTLP
 	}
 	for _, c := range checks {
 		for _, name := range c.names {
-			s.nonsense = checkSetting(getenv, log, name, c.sense, c.write) || s.nonsense
+			s.invalid = checkSetting(getenv, log, name, c.sense, c.write) || s.invalid
 		}
 	}
 	return s
 }
 
-// exporters are those of a signal. An endpoint stands for otlp.
+// exporters returns the exporters of a signal. An endpoint without an exporter means otlp.
 func exporters(getenv func(string) string, signal string) []string {
 	named := strings.FieldsFunc(strings.ToLower(getenv("OTEL_"+signal+"_EXPORTER")), func(r rune) bool {
 		return r == ',' || r == ' '
@@ -84,7 +83,7 @@ func exporters(getenv func(string) string, signal string) []string {
 	return named
 }
 
-// protocol is that of a signal: http/protobuf where there is no such one.
+// protocol returns the protocol of a signal: http/protobuf if the setting is missing or unknown.
 func protocol(getenv func(string) string, signal string) string {
 	value := strings.TrimSpace(getenv("OTEL_EXPORTER_OTLP_" + signal + "_PROTOCOL"))
 	if value == "" {
@@ -97,8 +96,8 @@ func protocol(getenv func(string) string, signal string) string {
 	return protocolProtobuf
 }
 
-// checks are what the exporters and the SDK read by themselves. They ignore
-// what makes no sense, and do not say in which variable.
+// checks lists the variables that the exporters and the SDK read themselves. They ignore invalid values without naming
+// the variable.
 var checks = []struct {
 	names []string
 	sense func(string) bool
@@ -126,14 +125,13 @@ var checks = []struct {
 	}, isNumber, "a number"},
 }
 
-// checkSetting warns of a variable that makes no sense, by its name: the value
-// may be a secret.
-func checkSetting(getenv func(string) string, log *slog.Logger, name string, sense func(string) bool, write string) (nonsense bool) {
+// checkSetting logs the name of an invalid variable, but not its value, which may be a secret.
+func checkSetting(getenv func(string) string, log *slog.Logger, name string, valid func(string) bool, write string) (invalid bool) {
 	value := strings.TrimSpace(getenv(name))
-	if value == "" || sense(value) {
+	if value == "" || valid(value) {
 		return false
 	}
-	log.Warn("what this variable says makes no sense; write "+write, "variable", name)
+	log.Warn("this variable has an invalid value; write "+write, "variable", name)
 	return true
 }
 
@@ -180,8 +178,8 @@ func holdsCertificates(path string) bool {
 	return err == nil && x509.NewCertPool().AppendCertsFromPEM(text)
 }
 
-// headerValues are the values of key=value,key=value, as written and decoded.
-// A collector may repeat them in an error.
+// headerValues returns the values of key=value,key=value, both raw and decoded. A collector may repeat them in an
+// error.
 func headerValues(headers string) (values []string) {
 	for header := range strings.SplitSeq(headers, ",") {
 		_, value, found := strings.Cut(header, "=")

@@ -26,7 +26,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/phases"
 )
 
-// environment sets these variables, and none other of OpenTelemetry's.
+// environment sets these variables and unsets all others of OpenTelemetry.
 func environment(t *testing.T, variables map[string]string) {
 	t.Helper()
 	for _, variable := range os.Environ() {
@@ -40,7 +40,7 @@ func environment(t *testing.T, variables map[string]string) {
 	}
 }
 
-// started starts telemetry that logs to what it returns.
+// started starts telemetry that logs to the returned lines.
 func started(t *testing.T, config Config) (*Telemetry, *lines) {
 	t.Helper()
 	out := &lines{}
@@ -56,7 +56,7 @@ func started(t *testing.T, config Config) (*Telemetry, *lines) {
 	return telemetry, out
 }
 
-// lines is a log that may be read while it is written.
+// lines is a log that is safe for concurrent use.
 type lines struct {
 	mu  sync.Mutex
 	out bytes.Buffer
@@ -77,7 +77,7 @@ func (l *lines) String() string {
 // spansEach is how many spans execute makes: the execution, its phases and two calls.
 var spansEach = int64(1 + len(phases.All()) + 2)
 
-// execute goes through one execution with a call, and all else that is measured.
+// execute simulates one execution with a call, and everything else that is measured.
 func execute(t *Telemetry) {
 	ctx, execution := t.Execution(context.Background(), info())
 	for _, phase := range phases.All() {
@@ -220,8 +220,7 @@ func (r *receiver) Export(ctx context.Context, req *collectortrace.ExportTraceSe
 	return &collectortrace.ExportTraceServiceResponse{}, nil
 }
 
-// received are the names of the spans and metrics that arrived, and the
-// attributes of the resources that they came from.
+// received returns the names of the received spans and metrics, and the attributes of their resources.
 func (r *receiver) received() (spans, metrics map[string]int, resource map[string]string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -315,7 +314,7 @@ func TestTracesArriveOverGRPC(t *testing.T) {
 	}
 }
 
-func TestTracesArriveAsJSONOverTLSAndMetricsInTheProtocolThatTheyHave(t *testing.T) {
+func TestTracesArriveAsJSONOverTLSAndMetricsAsProtobuf(t *testing.T) {
 	var mu sync.Mutex
 	arrived := map[string]string{}
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -349,7 +348,7 @@ func TestTracesArriveAsJSONOverTLSAndMetricsInTheProtocolThatTheyHave(t *testing
 	}
 }
 
-func TestEverySettingThatMakesNoSenseIsNamed(t *testing.T) {
+func TestEveryInvalidSettingIsNamed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "empty.pem")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -381,7 +380,7 @@ func TestEverySettingThatMakesNoSenseIsNamed(t *testing.T) {
 	}
 }
 
-func TestSettingsThatMakeNoSenseAreLoggedWithoutTheirValues(t *testing.T) {
+func TestInvalidSettingsAreLoggedWithoutTheirValues(t *testing.T) {
 	server := httptest.NewServer(&receiver{})
 	defer server.Close()
 	for name, variables := range map[string]map[string]string{

@@ -11,33 +11,33 @@ import (
 )
 
 const (
-	// identifying is the length in characters from which a value is a secret within an identifier or a name, too. What is
-	// shorter may well be a part of one by chance.
+	// identifying is the length in characters from which a value is a secret even within an identifier or a name.
+	// Shorter values may be part of one by chance.
 	identifying = 16
 	// untouchable is longer than any secret.
 	untouchable = 1 << 30
-	// longestEscape is that of two escapes of JSON for one character.
+	// longestEscape is the length of two JSON escapes for one character.
 	longestEscape = 12
 )
 
-// A zone is a part of a text in which a value of fewer than least characters is taken for a part of something else.
+// A zone is a part of a text in which a value of fewer than least characters is not treated as a secret.
 type zone struct {
 	from, to, least int
-	named           bool // only values that read like a name are
+	named           bool // only for values that look like a name
 }
 
-// zonePatterns find zones: the first group of a match is one.
+// zonePatterns find zones: the first group of each match.
 var zonePatterns = sync.OnceValue(func() []zonePattern {
 	return []zonePattern{
 		{regexp.MustCompile(`(\[REDACTED\])`), untouchable, false},
-		// UUIDs, and the ids of traces (https://www.w3.org/TR/trace-context/).
+		// UUIDs, and trace IDs (https://www.w3.org/TR/trace-context/).
 		{regexp.MustCompile(`\b([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}|` +
 			`[0-9A-Fa-f]{2}-[0-9A-Fa-f]{32}-[0-9A-Fa-f]{16}-[0-9A-Fa-f]{2}|[0-9A-Fa-f]{32})\b`), identifying, false},
-		// Where an error is, in tracebacks and in messages of parsers.
+		// Positions of errors, in tracebacks and in messages of parsers.
 		{regexp.MustCompile(`(File "script\.py")`), untouchable, false},
 		{regexp.MustCompile(`File ("/[^"\n]*")`), identifying, false},
 		{regexp.MustCompile(`((?:\bline |script\.py:)[0-9]{1,7}\b(?:,? column [0-9]{1,7}\b)?(?: \(char [0-9]{1,9}\))?)`), untouchable, false},
-		// The names of parameters of a URL.
+		// The names of URL parameters.
 		{regexp.MustCompile(`[?&]([^=&?# \t\r\n"'<>]+)=`), identifying, true},
 	}
 })
@@ -48,21 +48,21 @@ type zonePattern struct {
 	named   bool
 }
 
-// jsonTokens are the braces of a JSON text, and its strings; the last of these may be cut.
+// jsonTokens matches the braces and the strings of a JSON text; the last string may be truncated.
 var jsonTokens = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?s)[{}]|"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\z)`) })
 
 const (
 	blanks = " \t\r\n"
-	// bare are the characters of JSON's numbers, true, false and null.
+	// bare lists the characters of JSON numbers, true, false and null.
 	bare             = "+-." + lettersAndDigits
 	lettersAndDigits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
-// structure is what a text consists of, found out when a secret has been found in it.
+// structure is the structure of a text, analysed once a secret has been found in it.
 type structure struct {
 	text    string
-	kinds   [][]zone  // of each kind those in the text, in order and apart
-	strings []stretch // of JSON, in order and apart, with their quotes
+	kinds   [][]zone  // the zones of each kind, sorted and disjoint
+	strings []stretch // JSON strings with their quotes, sorted and disjoint
 	scanned bool
 }
 
@@ -94,7 +94,7 @@ func (s *structure) scan() {
 			depth--
 		default:
 			s.strings = append(s.strings, stretch{from: from, to: to})
-			if before, behind := s.before(from), s.behind(to); depth > 0 && (before == '{' || before == ',') && behind == ':' {
+			if before, behind := s.before(from), s.after(to); depth > 0 && (before == '{' || before == ',') && behind == ':' {
 				keys = append(keys, zone{from, to, identifying, true})
 			}
 		}
@@ -108,8 +108,8 @@ func (s *structure) add(zones []zone) {
 	}
 }
 
-// schemes are those of the URLs in a text, of at most 32 characters (RFC 3986, section 3.1). An expression for them takes
-// long for a long word.
+// schemes returns the schemes of the URLs in a text, of at most 32 characters (RFC 3986, section 3.1). A regular
+// expression for them would be slow for a long word.
 func schemes(text string) (zones []zone) {
 	for at := 0; ; at += len("://") {
 		next := strings.Index(text[at:], "://")
@@ -125,7 +125,7 @@ func schemes(text string) (zones []zone) {
 	}
 }
 
-// jsonBegin is where the first brace or bracket stands, but for that of a mark; -1 if there is none.
+// jsonBegin returns the offset of the first brace or bracket that is not part of a mark, or -1.
 func (s *structure) jsonBegin() int {
 	at := 0
 	for {
@@ -140,7 +140,7 @@ func (s *structure) jsonBegin() int {
 	}
 }
 
-// before is the last byte before a place that is no blank, 0 if there is none.
+// before returns the last non-blank byte before an offset, or 0.
 func (s *structure) before(at int) byte {
 	if text := strings.TrimRight(s.text[:at], blanks); text != "" {
 		return text[len(text)-1]
@@ -148,17 +148,17 @@ func (s *structure) before(at int) byte {
 	return 0
 }
 
-// behind is the first byte from a place on that is no blank, 0 if there is none.
-func (s *structure) behind(at int) byte {
+// after returns the first non-blank byte from an offset on, or 0.
+func (s *structure) after(at int) byte {
 	if text := strings.TrimLeft(s.text[at:], blanks); text != "" {
 		return text[0]
 	}
 	return 0
 }
 
-// isSecret reports whether what stands at a place of the text is a secret and no part of something else.
+// isSecret reports whether an occurrence in the text is a secret and not part of something else.
 func (s *structure) isSecret(at stretch, f form) bool {
-	if f.size < aloneBelow && !s.alone(at) {
+	if f.size < wholeWordBelow && !s.isWholeWord(at) {
 		return false
 	}
 	s.scan()
@@ -174,8 +174,8 @@ func (s *structure) isSecret(at stretch, f form) bool {
 	return true
 }
 
-// alone reports whether a value is no part of a longer word, number, name, address or path.
-func (s *structure) alone(at stretch) bool {
+// isWholeWord reports whether a value is not part of a longer word, number, name, address or path.
+func (s *structure) isWholeWord(at stretch) bool {
 	left, right := s.text[:at.from], s.text[at.to:]
 	before, size := utf8.DecodeLastRuneInString(left)
 	behind, width := utf8.DecodeRuneInString(right)
@@ -190,12 +190,13 @@ func (s *structure) alone(at stretch) bool {
 	return !isJoint(behind) || !startsWithWord(right[width:])
 }
 
-// thousands reports whether a text begins with what follows a comma within a number; other commas are between values.
+// thousands reports whether a text begins with a group of digits as after a comma in a number; other commas separate
+// values.
 func thousands(text string) bool {
 	return len(text)-len(strings.TrimLeft(text, "0123456789")) == 3
 }
 
-// endsInWord and startsWithWord take a mark for a word, which it may have been.
+// endsInWord and startsWithWord count a mark as a word, because it may have replaced one.
 func endsInWord(text string) bool {
 	last, _ := utf8.DecodeLastRuneInString(text)
 	return isWord(last) || strings.HasSuffix(text, redacted.Mark)
@@ -206,7 +207,7 @@ func startsWithWord(text string) bool {
 	return isWord(first) || strings.HasPrefix(text, redacted.Mark)
 }
 
-// isWord reports whether a character is of a word or number. Of those outside of ASCII all are but punctuation.
+// isWord reports whether a character belongs to a word or number. Outside ASCII, all characters except punctuation do.
 func isWord(r rune) bool {
 	if r < utf8.RuneSelf {
 		return r == '_' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z'
@@ -216,21 +217,21 @@ func isWord(r rune) bool {
 
 func isJoint(r rune) bool { return r < utf8.RuneSelf && strings.ContainsRune(".-:@+%", r) }
 
-// widened is a stretch that ends no escape in its middle.
+// widened extends a stretch so that it does not split an escape.
 func (s *structure) widened(at stretch) stretch {
 	at.from, _ = s.escapeAround(at.from)
 	_, at.to = s.escapeAround(at.to)
 	return at
 }
 
-// escapeAround is where the escape that a place is within begins and ends; the place itself if it is within none.
+// escapeAround returns the bounds of the escape around an offset, or the offset itself if it is not inside an escape.
 func (s *structure) escapeAround(place int) (from, to int) {
 	for from := max(0, place-longestEscape+1); from < place; from++ {
 		if s.text[from] != '%' && s.text[from] != '\\' {
 			continue
 		}
 		if run := from - len(strings.TrimRight(s.text[:from], `\`)); s.text[from] == '\\' && run%2 != 0 {
-			continue // it is escaped itself
+			continue // this backslash is itself escaped
 		}
 		if _, size := escape(s.text[from:]); from+size > place {
 			return from, from + size
@@ -239,7 +240,7 @@ func (s *structure) escapeAround(place int) (from, to int) {
 	return place, place
 }
 
-// inJSON leaves the syntax of JSON as it is: a bare value that holds a secret is replaced whole, by a string.
+// inJSON keeps the JSON valid: a bare value that contains a secret is replaced as a whole, by a string.
 func (s *structure) inJSON(secrets []stretch) []stretch {
 	isJSON := s.jsonBegin() == len(s.text)-len(strings.TrimLeft(s.text, blanks))
 	for i, secret := range secrets {
@@ -249,7 +250,7 @@ func (s *structure) inJSON(secrets []stretch) []stretch {
 		}
 		secret.from = len(strings.TrimRight(s.text[:secret.from], bare))
 		secret.to = len(s.text) - len(strings.TrimLeft(s.text[secret.to:], bare))
-		before, behind := s.before(secret.from), s.behind(secret.to)
+		before, behind := s.before(secret.from), s.after(secret.to)
 		inList := isJSON && strings.IndexByte(":,[", before) >= 0
 		inObject := before == ':' && s.before(strings.LastIndexByte(s.text[:secret.from], ':')) == '"'
 		if secret.quoted = (inList || inObject) && (strings.IndexByte(",]}", behind) >= 0 || isJSON && behind == 0); secret.quoted {

@@ -23,51 +23,42 @@ import (
 // instrumentation is the scope of every span and metric.
 const instrumentation = "github.com/kizen/kizen-sidecar/telemetry"
 
-// shutdownTimeout bounds Shutdown where its context does not.
+// shutdownTimeout limits Shutdown if its context has no deadline.
 const shutdownTimeout = 5 * time.Second
 
-// Config says what describes this process, and what is on beside what the
-// environment asks for.
+// Config describes this process, and enables features in addition to the environment's settings.
 type Config struct {
-	// Service is service.name unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES
-	// name another; Version is service.version.
+	// Service is service.name, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES override it; Version is
+	// service.version.
 	Service, Version string
-	// Logger hears of settings that cannot be used, and of collectors that do
-	// not answer, the latter once a minute at most. Default: discarded.
+	// Logger logs invalid settings, and failing collectors at most once a minute. If nil, logging is disabled.
 	Logger *slog.Logger
-	// Prometheus keeps metrics for [Telemetry.Handler], whatever the
-	// environment says of exporters.
+	// Prometheus keeps metrics for [Telemetry.Handler], whatever exporters the environment sets.
 	Prometheus bool
-	// OneShot is for a process that ends with its one execution: an export is
-	// tried once, since a second attempt would go unseen.
+	// OneShot is for a process that ends with its one execution: it tries each export only once, because the process
+	// does not wait for retries.
 	OneShot bool
 }
 
 // Telemetry is the tracing and the metrics of this process.
 type Telemetry struct {
-	tracer     trace.Tracer // nil when traces are off
+	tracer     trace.Tracer // nil if traces are off
 	metrics    *Metrics     // nil when metrics are off
 	complaints *complaints
 	handler    http.Handler
-	queue      *spanQueue // nil when traces are off
+	queue      *spanQueue // nil if traces are off
 	closers    []func(context.Context) error
 	once       sync.Once
 	closed     error
 }
 
-// Start starts what the environment asks for, by the OpenTelemetry
-// specification's OTEL_* variables: OTEL_SDK_DISABLED, OTEL_TRACES_EXPORTER
-// (otlp, none), OTEL_METRICS_EXPORTER (otlp, prometheus, none),
-// OTEL_EXPORTER_OTLP_* (grpc, http/protobuf, and http/json of traces),
-// OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, OTEL_BSP_*,
-// OTEL_METRIC_EXPORT_*, OTEL_SPAN_*. It differs in one default: an exporter
-// that is not named is otlp only where an endpoint is, and none otherwise.
-//
-// A variable whose value makes no sense is named in the log and ignored, as the
-// specification wants; an error means that this machine cannot export what it
-// should. What was started must be ended with [Telemetry.Shutdown]. The
-// libraries' own complaints are process-wide and go to the Logger of the last
-// Start.
+// Start starts telemetry as configured by the OpenTelemetry specification's OTEL_* variables: OTEL_SDK_DISABLED,
+// OTEL_TRACES_EXPORTER (otlp, none), OTEL_METRICS_EXPORTER (otlp, prometheus, none), OTEL_EXPORTER_OTLP_* (grpc,
+// http/protobuf, and http/json of traces), OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER,
+// OTEL_BSP_*, OTEL_METRIC_EXPORT_*, OTEL_SPAN_*. It differs from the specification in one default: if no exporter is
+// named, it is otlp if an endpoint is set, and none otherwise. Start logs the name of a variable with an invalid value
+// and ignores it, as the specification requires. An error means that this machine cannot export. The caller must call
+// [Telemetry.Shutdown]. The libraries' own messages are process-wide and go to the Logger of the last Start.
 func Start(ctx context.Context, config Config) (*Telemetry, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
@@ -78,7 +69,7 @@ func Start(ctx context.Context, config Config) (*Telemetry, error) {
 	if settings.traces == "" && settings.metrics == "" && !prometheus {
 		return t, nil
 	}
-	t.complaints.quiet.Store(settings.nonsense)
+	t.complaints.quiet.Store(settings.invalid)
 	defer t.complaints.quiet.Store(false)
 	otel.SetErrorHandler(t.complaints)
 	otel.SetLogger(logr.FromSlogHandler(sdkLog{t.complaints}))
@@ -100,7 +91,7 @@ func Start(ctx context.Context, config Config) (*Telemetry, error) {
 	return t, nil
 }
 
-// describe is this process as a resource. The environment has the last word.
+// describe returns this process as a resource. The environment overrides config.
 func describe(ctx context.Context, config Config) *resource.Resource {
 	res, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),
@@ -111,26 +102,23 @@ func describe(ctx context.Context, config Config) *resource.Resource {
 		resource.WithFromEnv(),
 	)
 	if err != nil {
-		// The error quotes the variable, which only its author may see.
-		config.Logger.Warn("OTEL_RESOURCE_ATTRIBUTES is not all understood; write key=value,key=value")
+		// The error quotes the value, which must not be logged.
+		config.Logger.Warn("OTEL_RESOURCE_ATTRIBUTES is partly invalid; write key=value,key=value")
 	}
 	return res
 }
 
-// Metrics takes what is measured outside of an execution. It may be used
-// whether or not metrics are on.
+// Metrics returns the metrics that belong to no execution. It may be used whether or not metrics are on.
 func (t *Telemetry) Metrics() *Metrics { return t.metrics }
 
-// Handler serves the metrics to Prometheus, or 404 where they are not kept for it.
+// Handler serves the metrics to Prometheus, or 404 if they are not kept.
 func (t *Telemetry) Handler() http.Handler { return t.handler }
 
 // Tracing reports whether traces are on.
 func (t *Telemetry) Tracing() bool { return t.tracer != nil }
 
-// Shutdown sends what waits to be sent and ends every goroutine. It returns
-// when ctx ends, or five seconds have passed where ctx has no deadline, with
-// what was not sent given up; the error then says so, and is for the log
-// alone. What is recorded afterwards is lost.
+// Shutdown exports queued data and ends every goroutine. When ctx ends, or after five seconds if ctx has no deadline,
+// it drops the rest and returns an error, which is only for the log. Data recorded afterwards is lost.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	t.once.Do(func() {
 		if _, bounded := ctx.Deadline(); !bounded {
@@ -152,7 +140,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 }
 
 func metricsOff(disabled bool) http.Handler {
-	why := "no metrics are kept for Prometheus here"
+	why := "metrics for Prometheus are not enabled"
 	if disabled {
 		why += ": OTEL_SDK_DISABLED is true"
 	}

@@ -8,16 +8,16 @@ import (
 )
 
 const (
-	// decodings is how often a text may be encoded upon itself.
+	// decodings is the maximal number of nested encodings of a text.
 	decodings = 4
-	// encodedSize is what a byte becomes at most when it is percent-encoded that often: % turns into %25 each time.
+	// encodedSize is the maximal size of a byte after that many percent-encodings: each turns % into %25.
 	encodedSize = 1 + 2*decodings
 )
 
-// view is a text as it reads after some decodings.
+// view is a text after some decodings.
 type view struct {
 	text   string
-	at     []int // where each byte, and the end, stand in the text that was given; nil: where they stand in text
+	at     []int // the offset of each byte, and of the end, in the original text; if nil, offsets are unchanged
 	layers int
 }
 
@@ -28,7 +28,7 @@ func (v view) origin(i int) int {
 	return v.at[i]
 }
 
-// viewsOf are a text and what it reads as, percent-decoded and without escapes of quoted strings, in any order.
+// viewsOf returns a text and its decodings, by percent-decoding and by unquoting strings, in any order.
 func viewsOf(text string) []view {
 	views := []view{{text: text}}
 	for i := 0; i < len(views); i++ {
@@ -48,7 +48,7 @@ func viewsOf(text string) []view {
 	return views
 }
 
-// decoded decodes the escapes that begin with mark once more. Everything else stays as it is.
+// decoded decodes the escapes that begin with mark once more. Everything else stays unchanged.
 func (v view) decoded(mark byte) view {
 	var text strings.Builder
 	at := make([]int, 0, len(v.text)+1)
@@ -68,8 +68,8 @@ func (v view) decoded(mark byte) view {
 	return view{text: text.String(), at: append(at, v.origin(len(v.text))), layers: v.layers + 1}
 }
 
-// escape is what the escape at the beginning of a text stands for, in a URL, in JSON or in Python, and its length; 0 if it
-// is none.
+// escape returns the meaning of the escape at the beginning of a text, in a URL, in JSON or in Python, and its length,
+// or 0 if the text begins with no escape.
 func escape(text string) (plain string, size int) {
 	if len(text) < 2 {
 		return "", 0
