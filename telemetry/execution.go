@@ -40,7 +40,7 @@ type ExecutionInfo struct {
 type Execution struct {
 	telemetry *Telemetry
 	ctx       context.Context // contains root, for metrics and children
-	root      trace.Span      // nil when traces are off
+	root      trace.Span      // nil if traces are off
 	step      trace.SpanContext
 	server    server
 	began     time.Time
