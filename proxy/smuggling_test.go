@@ -42,7 +42,7 @@ func TestNoTwoRequestsOutOfOne(t *testing.T) {
 // TestAnswerCannotBecomeTwo: an answer whose end servers disagree about, or that is none, is a 502.
 func TestAnswerCannotBecomeTwo(t *testing.T) {
 	for _, a := range attacks.Answers() {
-		if a.Sees != attacks.BadGateway || a.Again != "" {
+		if !strings.HasSuffix(a.Sees, attacks.BadGateway) || a.Again != "" {
 			continue
 		}
 		t.Run(a.Name, func(t *testing.T) {

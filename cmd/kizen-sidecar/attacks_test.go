@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -48,177 +47,16 @@ func asEachUser(t *testing.T, test func(t *testing.T, as func(*exec.Cmd) *exec.C
 	})
 }
 
-// wayToRun has steps run in one of the ways that there are, and returns their results by their names.
-type wayToRun struct {
-	name string
-	run  func(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep
-}
-
-// attackedStep is what became of a step.
-type attackedStep struct {
-	Logs  []string
-	Error *struct {
-		Error, Kind, Detail string
-	}
-	Layers struct{ Held []string }
-}
-
-var waysToRun = []wayToRun{
-	{"run", runEach},
-	{"serve, cold", func(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep {
-		return serveEach(t, as, steps, "0")
-	}},
-	{"serve, warm", func(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep {
-		return serveEach(t, as, steps, "1")
-	}},
-	{"worker", workEach},
-}
-
-func runEach(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep {
-	return sideBySide(t, steps, func(body step) (attackedStep, error) {
-		command := sidecarCommand(t.Context(), nil, "run", "--script", "-", "--json", "--timeout", stepTimeout(body), "--network", "host")
-		command.Stdin = strings.NewReader(body["user_script"].(string))
-		command = as(command)
-		var stderr strings.Builder
-		command.Stderr = &stderr
-		document, err := command.Output()
-		var result attackedStep
-		if decoding := json.Unmarshal(document, &result); decoding != nil {
-			return result, fmt.Errorf("%w, %w: %s", err, decoding, stderr.String())
-		}
-		return result, nil
-	})
-}
-
-// sideBySide has four steps run at a time.
-func sideBySide(t *testing.T, steps map[string]step, run func(body step) (attackedStep, error)) map[string]attackedStep {
-	t.Helper()
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	results, places := map[string]attackedStep{}, make(chan struct{}, 4)
-	for name, body := range steps {
-		all.Go(func() {
-			places <- struct{}{}
-			defer func() { <-places }()
-			result, err := run(body)
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			results[name] = result
-		})
-	}
-	all.Wait()
-	return results
-}
-
-func stepTimeout(body step) string {
-	if ms, ok := body["timeout_ms"]; ok {
-		return fmt.Sprint(ms) + "ms"
-	}
-	return "55s"
-}
-
-func serveEach(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step, warm string) map[string]attackedStep {
-	s := &served{sidecartest.StartCommand(t, as(sidecarCommand(context.Background(), nil, "serve", "--listen", "127.0.0.1:0", "--warm", warm, "--network", "host", "--timeout", "55s"))), t}
-	return sideBySide(t, steps, func(body step) (result attackedStep, err error) {
-		got, err := s.try(t.Context(), "b-1", "POST", "/api/coderunner/run", body)
-		if err == nil {
-			err = json.Unmarshal([]byte(got.body), &result)
-		}
-		if err == nil && got.status != 200 && got.status != 400 {
-			err = fmt.Errorf("%d %s", got.status, got.body)
-		}
-		return result, err
-	})
-}
-
-func workEach(t *testing.T, as func(*exec.Cmd) *exec.Cmd, steps map[string]step) map[string]attackedStep {
-	redisURL := startRedisServer(t)
-	store := redisClient(t, redisURL)
-	sidecartest.StartCommand(t, as(sidecarCommand(context.Background(), nil, "worker", "--redis-url", redisURL, "--api-root", "http://127.0.0.1:1/api", "--network", "host", "--timeout", "55s")))
-	ids := map[string]string{}
-	for name, body := range steps {
-		ids[name] = fmt.Sprint("e-", len(ids))
-		enqueue(t, store, maps.Clone(body).with("execution_id", ids[name]).with("business_id", "b-1").with("user_id", "u-1"))
-	}
-	results := map[string]attackedStep{}
-	for name, id := range ids {
-		waitFor(t, func() bool { return endings(t, store)[id] != "" })
-		var result attackedStep
-		text := store.HGet(t.Context(), "kizen:{b-1}:run:"+id, "result").Val()
-		if err := json.Unmarshal([]byte(text), &result); err != nil {
-			t.Fatalf("%s: %v %s", name, err, text)
-		}
-		results[name] = result
-	}
-	return results
-}
-
-// TestTortureNoStepGetsWhatItAttacks runs every program of the corpus as a step.
-func TestTortureNoStepGetsWhatItAttacks(t *testing.T) {
-	project, err := filepath.Abs(projectRoot)
-	if err != nil {
-		t.Fatal(err)
-	}
-	asEachUser(t, func(t *testing.T, as func(*exec.Cmd) *exec.Cmd) {
-		victim := sidecartest.StartCommand(t, as(sidecarCommand(context.Background(), nil, "serve", "--listen", "127.0.0.1:0", "--warm", "0")))
-		target := attacks.NewTarget(t, "/var/tmp", project)
-		target.Sidecar = victim.Process.Pid
-		// What the harness needs: where the proxy is, and its channels.
-		target.Environment = append(target.Environment, "TZ", "KIZEN_API_URL", "TRACEPARENT")
-		target.Descriptors = []int{95, 96, 97}
-		target.KeepsBounding = true
-		steps, programs := map[string]step{}, attacks.Programs()
-		for _, program := range programs {
-			if !program.OwnUser {
-				steps[program.Name] = script(program.Step(target))
-			}
-		}
-		for _, way := range waysToRun {
-			t.Run(way.name, func(t *testing.T) {
-				target.Renew(t)
-				results := way.run(t, as, steps)
-				for _, program := range programs {
-					result, ran := results[program.Name]
-					switch {
-					case !ran, program.Namespaced && !slices.Contains(result.Layers.Held, "PID namespace"):
-					case result.Error != nil:
-						t.Errorf("%s: the attack itself failed: %+v", program.Name, *result.Error)
-					case len(result.Logs) != 1 || result.Logs[0] != "":
-						t.Errorf("%s got:\n%s", program.Name, strings.Join(result.Logs, "\n"))
-					}
-				}
-			})
-		}
-	})
-}
-
-// TestTortureAStepThatStandsStillEndsAtItsLimit: no stop and no state of a process outlives the step.
-func TestTortureAStepThatStandsStillEndsAtItsLimit(t *testing.T) {
-	steps := map[string]step{}
-	for _, stop := range attacks.Stops() {
-		steps[stop.Name] = script(stop.Source).with("timeout_ms", 1500)
-	}
-	asEachUser(t, func(t *testing.T, as func(*exec.Cmd) *exec.Cmd) {
-		for _, way := range waysToRun {
-			t.Run(way.name, func(t *testing.T) {
-				for name, result := range way.run(t, as, steps) {
-					if result.Error == nil || result.Error.Kind != "timeout" {
-						t.Errorf("%s: ended otherwise: %+v %v", name, result.Error, result.Logs)
-					}
-				}
-			})
-		}
-	})
+// TestTortureAStepThatStandsStillLeavesNothing: no stop and no state of a process outlives the step.
+func TestTortureAStepThatStandsStillLeavesNothing(t *testing.T) {
+	stops := prepareStops(t, nil)
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--api-root", "http://127.0.0.1:1/api")
 	for range 4 {
 		s.ask("POST", "/api/coderunner/run", script("pass"))
 	}
 	s.before = s.steady()
 	var all sync.WaitGroup
-	for name, body := range steps {
+	for name, body := range stops.steps {
 		all.Go(func() {
 			if got, err := s.try(t.Context(), "b-bad", "POST", "/api/coderunner/run", body); err != nil || !strings.Contains(got.body, `"kind":"timeout"`) {
 				t.Errorf("%s: %v %s", name, err, got.body)
@@ -227,22 +65,6 @@ func TestTortureAStepThatStandsStillEndsAtItsLimit(t *testing.T) {
 	}
 	all.Wait()
 	s.requireWell()
-}
-
-// TestRequestsThatCostMuchAreRefused sends serve every request of the corpus.
-func TestRequestsThatCostMuchAreRefused(t *testing.T) {
-	s := startServe(t)
-	s.ask("POST", "/api/coderunner/run", script("pass"))
-	before := sidecartest.PeakMiB(t, s.Process.Pid)
-	for _, request := range attacks.Requests() {
-		got := s.ask("POST", "/api/coderunner/run", json.RawMessage(request.Body))
-		if got.status != http.StatusBadRequest || !strings.Contains(got.body, request.Says) || len(got.body) > 64<<10 || strings.Contains(got.body, "request_id") {
-			t.Errorf("%s: %d, %d bytes: %.300s", request.Name, got.status, len(got.body), got.body)
-		}
-	}
-	if after := sidecartest.PeakMiB(t, s.Process.Pid); after > before+128 {
-		t.Errorf("serve grew from %.0f to %.0f MiB", before, after)
-	}
 }
 
 // startMaliciousAPI answers a path below /api/ with the answer of that number, and any other with 204.

@@ -84,30 +84,17 @@ func (a *echoAPI) requireSafe(t *testing.T, where, result string) {
 	a.requireUnknown(t, where, result)
 }
 
-func TestAStepCannotReadItsKeyFromAnAPIThatEchoes(t *testing.T) {
+// TestNoLogAndNoCallbackTellsTheKeyThatAnAPIEchoes: what else than the result tells of a step. Results are tried in every way by
+// the driver of attacks_ways_test.go.
+func TestNoLogAndNoCallbackTellsTheKeyThatAnAPIEchoes(t *testing.T) {
 	t.Parallel()
 	api := newEchoAPI(t)
-	t.Run("run", func(t *testing.T) {
-		script := writeFile(t, t.TempDir(), "script.py", attacks.EchoStep())
-		got := sidecar(t, "", nil, "run", "--json", "--script", script, "--declare-output", "found:a[s]", "--api-root", api.URL+"/api")
-		api.requireSafe(t, "the document", got.stdout)
-		api.requireUnknown(t, "the log", got.stderr)
-	})
-	t.Run("serve", func(t *testing.T) {
-		s := startServe(t, "--api-root", api.URL+"/api")
-		for _, what := range []string{"first", "second"} {
-			body := script(attacks.EchoStep()).with("output_types", map[string]string{"found": "a[s]"})
-			api.requireSafe(t, what+" answer", s.ask("POST", "/api/coderunner/run", body).body)
-		}
-		api.requireUnknown(t, "the log", s.Log.String())
-	})
-	t.Run("worker", func(t *testing.T) {
-		redisURL, box := startRedisServer(t), newMailbox(t)
-		enqueue(t, redisClient(t, redisURL), forFleet("e-1", attacks.EchoStep()).with("output_types", map[string]string{"found": "a[s]"}).with("callback_url", box.URL))
-		startWorker(t, redisURL, api.URL+"/api")
-		waitFor(t, func() bool { return len(box.of(t, "e-1")) > 1 })
-		api.requireSafe(t, "the callback", string(box.of(t, "e-1")[1].message(t).Data.Result))
-	})
+	redisURL, box := startRedisServer(t), newMailbox(t)
+	enqueue(t, redisClient(t, redisURL), forFleet("e-1", attacks.EchoStep()).with("output_types", map[string]string{"found": "a[s]"}).with("callback_url", box.URL))
+	w := startWorker(t, redisURL, api.URL+"/api")
+	waitFor(t, func() bool { return len(box.of(t, "e-1")) > 1 })
+	api.requireSafe(t, "the callback", string(box.of(t, "e-1")[1].message(t).Data.Result))
+	api.requireUnknown(t, "the log", w.Log.String())
 }
 
 func TestAStepCannotReadItsKeyThroughNginxThatCompresses(t *testing.T) {

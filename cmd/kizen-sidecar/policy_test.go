@@ -141,11 +141,8 @@ func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
 			t.Errorf("%s %s %s %.80s: %d %s", s.Method, s.Path, s.Header, s.Body, status, text)
 		}
 	}
-	for _, got := range api.apiCalls()[passed:] {
-		// A body that is sent on as it comes is cut off before the word that makes of it another call.
-		if got.target != "/api-keys/1" || bytes.Contains(got.body, []byte("_method")) {
-			t.Errorf("the API got %s %s %.100s", got.method, got.target, got.body)
-		}
+	if calls := api.apiCalls(); len(calls) != passed {
+		t.Errorf("the API got %v", calls)
 	}
 	if code := p.Stop(t, syscall.SIGTERM); code != exitOK {
 		t.Errorf("exit code %d", code)

@@ -100,11 +100,7 @@ func ask(t *testing.T, address, root string, s attacks.Spelling) (status int, bo
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil { // a hang is a failure
 		t.Fatal(err)
 	}
-	head := fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n", s.Method, root, s.Path, address, len(s.Body))
-	if s.Header != "" {
-		head += s.Header + "\r\n"
-	}
-	if _, err := io.WriteString(conn, head+"\r\n"+s.Body); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) { // it may refuse before
+	if _, err := io.WriteString(conn, s.Text(address, root)); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) { // it may refuse before
 		t.Fatal(err)
 	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)

@@ -100,7 +100,7 @@ func TestServeWithoutPythonRefusesAndLeavesNothing(t *testing.T) {
 func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 	api := newGateAPI(t)
 	api.open()
-	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--queue-timeout", "5m", "--timeout", "3s",
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--queue-timeout", "5m", "--timeout", "55s",
 		"--memory", "128MiB", "--tmp-size", "8MiB", "--api-root", api.root()).settle(4)
 	marker := newMarker()
 	steps := attacks.HostileSteps(marker)
@@ -112,7 +112,7 @@ func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 	var all sync.WaitGroup
 	for _, h := range steps {
 		all.Go(func() {
-			body := script(h.Source).with("output_types", step{"x": "s"})
+			body := script(h.Source).with("output_types", step{"x": "s"}).with("timeout_ms", h.LimitMS())
 			got, err := s.try(t.Context(), "b-bad", "POST", "/api/coderunner/run", body)
 			kind := regexp.MustCompile(`"kind":"(` + h.Kind + `)"`)
 			if err != nil || got.status != 400 || !kind.MatchString(got.body) {

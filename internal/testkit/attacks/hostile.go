@@ -3,9 +3,17 @@ package attacks
 // Hostile is a step that wants the sidecar, or its neighbours, down. It declares the output "x", a text.
 type Hostile struct {
 	Name, Source string
-	// Kind is a regular expression for the kinds of failure that it may end with, at a limit of 3 s, 128 MiB of memory and 8 MiB in
+	// Kind is a regular expression for the kinds of failure that it may end with, at its limit on time, 128 MiB of memory and 8 MiB in
 	// /tmp. Without a descriptor to spare it depends on what is loaded already.
 	Kind string
+}
+
+// LimitMS is its limit on time in milliseconds. It is short for a step that would not end otherwise.
+func (h Hostile) LimitMS() int {
+	if h.Kind == "timeout" {
+		return 3000
+	}
+	return 50_000
 }
 
 // HostileSteps are all of them. marker is an argument of a process that one of them leaves.

@@ -1,6 +1,10 @@
 package attacks
 
-import "strings"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
 
 // Message is a request that a step sends to its proxy byte for byte. Servers in use disagree about where it ends.
 type Message struct {
@@ -109,3 +113,31 @@ func Targets() []string { return targets }
 var targets = []string{
 	"GET http://evil.example/x", "GET http://HOSTCAP/x", "CONNECT evil.example:443", "CONNECT CAP/x", "OPTIONS *", "GET xCAP/x", "GET ?x",
 }
+
+// SendStep sends each text to the step's proxy over a connection of its own, and logs a line for it: the status of the first answer,
+// and how many answers came. CAP and HOST stand for the proxy's own.
+func SendStep(texts []string) string {
+	var list strings.Builder
+	for _, text := range texts {
+		fmt.Fprintf(&list, "    %s,\n", strconv.QuoteToASCII(text))
+	}
+	return "texts = [\n" + list.String() + "]\n" + sendStep
+}
+
+const sendStep = `
+import os, re, socket, urllib.parse
+proxy = urllib.parse.urlsplit(os.environ["KIZEN_API_URL"])
+def send(text):
+    answer = b""
+    with socket.create_connection((proxy.hostname, proxy.port), 30) as s:
+        try:
+            s.sendall(text.replace("HOST", proxy.netloc).replace("CAP", proxy.path).encode())
+            while part := s.recv(1 << 16): answer += part
+        except ConnectionError: pass  # it refuses before it has read all
+    return answer.decode("latin-1")
+lines = []
+for text in texts:
+    answer = send(text)
+    lines.append(f"{answer[9:12]} {len(re.findall('HTTP/1.1 [0-9]{3} ', answer))}")
+for at in range(0, len(lines), 100): outputs.log("\n".join(lines[at:at + 100]))
+`

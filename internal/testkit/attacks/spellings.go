@@ -14,6 +14,15 @@ type Spelling struct {
 	Passes bool
 }
 
+// Text is what is sent to a server at this host, whose paths begin with base.
+func (s Spelling) Text(host, base string) string {
+	head := fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n", s.Method, base, s.Path, host, len(s.Body))
+	if s.Header != "" {
+		head += s.Header + "\r\n"
+	}
+	return head + "\r\n" + s.Body
+}
+
 // Reading is a path, and the servers that read it as that of a guarded call.
 type Reading struct{ Path, By string }
 
