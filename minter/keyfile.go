@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 )
 
 // maxKeyFile is the maximal size of a key file, in bytes.
@@ -240,16 +242,7 @@ func WriteKey(dir string, key NewKey) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(dir, ".new-*") // with mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(file.Name()) }()
-	_, err = file.WriteString(key.jwk.Reveal() + "\n")
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), filepath.Join(dir, key.ID+".jwk"))
+	return wholefile.Keep(filepath.Join(dir, key.ID+".jwk"), []byte(key.jwk.Reveal()+"\n"), 0o600)
 }
 
 // PruneKeys removes the files of signing keys that no longer verify, and returns their IDs. It is safe beside

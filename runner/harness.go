@@ -17,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 )
 
 // The harness is Python source inside this binary. It reaches an interpreter over the job's socket, so that there is no
@@ -136,19 +138,12 @@ func (b *bundles) load(key string) ([]byte, error) {
 	return os.ReadFile(b.path(key))
 }
 
-// store writes aside and renames, so that a reader never sees half a bundle. That it could not is of no consequence.
+// store keeps a bundle for the next process. A failure only costs that process the time of compiling.
 func (b *bundles) store(key string, bundle []byte) {
 	if b.dir == "" {
 		return
 	}
-	file, err := os.CreateTemp(b.dir, "harness-*.part") // mode 0600
-	if err != nil {
-		return
-	}
-	_, err = file.Write(bundle)
-	if closeErr := file.Close(); err != nil || closeErr != nil || os.Rename(file.Name(), b.path(key)) != nil {
-		_ = os.Remove(file.Name())
-	}
+	_ = wholefile.Write(b.path(key), bundle, 0o600)
 }
 
 // compileTimeout bounds the one run of an interpreter that compiles the harness.

@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"syscall"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/buildinfo"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/routine"
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
@@ -295,26 +295,9 @@ func (line commandLine) announce(content ready) error {
 		if file.path == "" {
 			continue
 		}
-		if err := writeWhole(file.path, file.text+"\n"); err != nil {
+		if err := wholefile.Write(file.path, []byte(file.text+"\n"), 0o600); err != nil {
 			return fmt.Errorf("write %s %q: %w", file.flag, file.path, err)
 		}
-	}
-	return nil
-}
-
-// writeWhole puts a file in place whole, so that no reader sees half of it.
-func writeWhole(path, text string) error {
-	file, err := os.CreateTemp(filepath.Dir(path), ".ready-*")
-	if err != nil {
-		return err
-	}
-	_, err = file.WriteString(text)
-	err = errors.Join(err, file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/kizen/kizen-sidecar/internal/routine"
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 )
 
 // maxUnwritten bounds, in bytes, what is kept of calls that were under way when
@@ -34,7 +35,7 @@ func (f apiFlags) openAudit() (*audit, error) {
 	}
 	file, err := openAuditFile(f.AuditFile)
 	if err != nil {
-		return nil, usagef("cannot write --audit-file %q: %w", f.AuditFile, unwrapPath(err))
+		return nil, usagef("cannot write --audit-file %q: %w", f.AuditFile, wholefile.Cause(err))
 	}
 	return &audit{file: file}, nil
 }
@@ -50,9 +51,9 @@ func (a *audit) reopen() error {
 	defer a.mu.Unlock()
 	file, err := openAuditFile(a.file.Name())
 	if err != nil {
-		return unwrapPath(err)
+		return wholefile.Cause(err)
 	}
-	err = unwrapPath(a.file.Close())
+	err = wholefile.Cause(a.file.Close())
 	a.file, a.torn = file, false
 	if flushing := a.flush(); err == nil {
 		err = flushing
@@ -114,7 +115,7 @@ func (a *audit) flush() error {
 	}
 	if a.torn {
 		if _, err := a.file.Write([]byte{'\n'}); err != nil {
-			return unwrapPath(err)
+			return wholefile.Cause(err)
 		}
 		a.torn = false
 	}
@@ -122,14 +123,14 @@ func (a *audit) flush() error {
 	whole := bytes.LastIndexByte(a.unwritten[:n], '\n') + 1
 	a.torn = n > whole
 	a.unwritten = append(a.unwritten[:0], a.unwritten[whole:]...)
-	return unwrapPath(err)
+	return wholefile.Cause(err)
 }
 
 // close gives the file back. That something is missing in it is logged.
 func (a *audit) close(log *slog.Logger) {
 	err := a.Ready()
 	if closing := a.file.Close(); err == nil {
-		err = unwrapPath(closing)
+		err = wholefile.Cause(closing)
 	}
 	lost := bytes.Count(a.unwritten, []byte{'\n'}) + a.dropped
 	if err != nil || lost > 0 {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -29,7 +30,7 @@ Examples:
 // Run is called by kong.
 func (c *clientCommand) Run(app *app) error {
 	if err := os.MkdirAll(c.Directory, 0o755); err != nil {
-		return usagef("cannot make folder %q: %w", c.Directory, unwrapPath(err))
+		return usagef("cannot make folder %q: %w", c.Directory, wholefile.Cause(err))
 	}
 	module, err := runner.ClientModule()
 	if err != nil {
@@ -44,22 +45,13 @@ func (c *clientCommand) Run(app *app) error {
 	case err == nil && !c.Force:
 		return usagef("%s is there and differs; use --force to overwrite it", path)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return usagef("cannot read %q: %w", path, unwrapPath(err))
+		return usagef("cannot read %q: %w", path, wholefile.Cause(err))
 	}
-	if err := writeAtomically(path, []byte(module), 0o644); err != nil {
-		return usagef("cannot write %q: %w", path, unwrapPath(err))
+	if err := wholefile.Keep(path, []byte(module), 0o644); err != nil {
+		return usagef("cannot write %q: %w", path, wholefile.Cause(err))
 	}
 	fmt.Fprintln(app.stdout, path)
 	return nil
-}
-
-// unwrapPath takes away the file name that a message of ours says itself.
-func unwrapPath(err error) error {
-	var cause *fs.PathError
-	if errors.As(err, &cause) {
-		return cause.Err
-	}
-	return err
 }
 
 // writeJSONFile writes a small document for a script that waits for it.
@@ -68,19 +60,5 @@ func writeJSONFile(path string, document any) error {
 	if err != nil {
 		return err
 	}
-	return writeAtomically(path, append(data, '\n'), 0o600)
-}
-
-// writeAtomically writes a file so that no reader sees half of it.
-func writeAtomically(path string, content []byte, mode fs.FileMode) error {
-	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temporary.Name())
-	_, err = temporary.Write(content)
-	if err = errors.Join(err, temporary.Chmod(mode), temporary.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temporary.Name(), path)
+	return wholefile.Write(path, append(data, '\n'), 0o600)
 }

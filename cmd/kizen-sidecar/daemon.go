@@ -19,6 +19,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/peer"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/serve"
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/pool"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -206,7 +207,7 @@ func (w *daemon) begin(s listeners) error {
 			addresses["token"] = token
 		}
 		if err := writeJSONFile(w.flags.ReadyFile, addresses); err != nil {
-			return fmt.Errorf("write --ready-file %q: %w", w.flags.ReadyFile, unwrapPath(err))
+			return fmt.Errorf("write --ready-file %q: %w", w.flags.ReadyFile, wholefile.Cause(err))
 		}
 	}
 	if s.tokenFile != "" {

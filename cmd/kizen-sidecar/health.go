@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 )
 
 // healthCommand is kizen-sidecar health.
@@ -54,7 +56,7 @@ func (c *healthCommand) base() (*url.URL, error) {
 	if c.EnvFile != "" {
 		data, err := os.ReadFile(c.EnvFile)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read --env-file %q: %w; is the proxy running?", c.EnvFile, unwrapPath(err))
+			return nil, fmt.Errorf("cannot read --env-file %q: %w; is the proxy running?", c.EnvFile, wholefile.Cause(err))
 		}
 		first, _, _ := strings.Cut(strings.TrimSpace(string(data)), "\n")
 		text = strings.TrimPrefix(first, "KIZEN_API_URL=")

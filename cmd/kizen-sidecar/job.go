@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -127,7 +128,7 @@ func readFile(what, name string) ([]byte, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, usagef("no such %s %q; check the path", what, name)
 	case err != nil:
-		return nil, usagef("cannot read %s %q: %w", what, name, unwrapPath(err))
+		return nil, usagef("cannot read %s %q: %w", what, name, wholefile.Cause(err))
 	}
 	return data, nil
 }

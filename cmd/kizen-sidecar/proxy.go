@@ -17,6 +17,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/serve"
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/proxy"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -200,8 +201,8 @@ func (c *proxyCommand) announce(app *app, authority *execution.Authority, mode f
 		line += "TRACEPARENT=" + traceparent + "\n"
 	}
 	if c.EnvFile != "" {
-		if err := writeAtomically(c.EnvFile, []byte(line), mode); err != nil {
-			return fmt.Errorf("write --env-file %q: %w", c.EnvFile, unwrapPath(err))
+		if err := wholefile.Write(c.EnvFile, []byte(line), mode); err != nil {
+			return fmt.Errorf("write --env-file %q: %w", c.EnvFile, wholefile.Cause(err))
 		}
 	}
 	_, err := fmt.Fprint(app.stdout, line)

@@ -13,6 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/internal/ui"
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
@@ -90,10 +91,10 @@ func (c *runCommand) report(done executed) error {
 		AccountType: id.AccountType, APIRoot: done.apiRoot, State: "finished", Queued: done.began, Dequeued: done.began,
 	}, done.Ended, document))
 	if err == nil {
-		err = writeAtomically(c.Report, page.Bytes(), 0o600)
+		err = wholefile.Keep(c.Report, page.Bytes(), 0o600)
 	}
 	if err != nil {
-		return fmt.Errorf("write --report %q: %w", c.Report, unwrapPath(err))
+		return fmt.Errorf("write --report %q: %w", c.Report, wholefile.Cause(err))
 	}
 	return nil
 }
