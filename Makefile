@@ -10,8 +10,14 @@ export GOFLAGS := -tags=nomsgpack $(GOFLAGS)
 TORTURE := ^TestTorture
 TORTURED = $(sort $(dir $(shell grep -rlE 'func TestTorture' --include='*_test.go' .)))
 
+# The tests with the heaviest dependencies (a browser, a collector, Kubernetes) and the tools of lint are modules of their own,
+# so that an importer of client or minter does not inherit them. ./... ends at a module: each target names all of them.
+E2E := internal/e2e
+MODULES := . $(E2E) internal/tools
+STATICCHECK := $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod staticcheck
+
 # The tests of these packages drive the built commands, which have no race detector, or the processes of sandboxes.
-DRIVEN = $(sort ./runner/sandbox/ $(dir $(shell grep -rl 'sidecartest[.]Main' --include='*_test.go' .)))
+DRIVEN = $(filter-out ./$(E2E)/%,$(sort ./runner/sandbox/ $(dir $(shell grep -rl 'sidecartest[.]Main' --include='*_test.go' .))))
 PACKAGES = $(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Module.Path)}}' ./...))
 # The longest packages come first, that the others run beside them. Tests are compiled as the commands are, so that their
 # dependencies are compiled once; make lint vets. Most tests wait for other processes, so that more of them run side by side
@@ -19,7 +25,7 @@ PACKAGES = $(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Modul
 TESTING := CGO_ENABLED=0 $(GO) test -trimpath -vet=off -parallel 3
 RACING := $(GO) test -race -vet=off
 
-.PHONY: help build demo test race pythons torture lint bench bench-serve docs setup clean
+.PHONY: help build demo test test-packages test-e2e race pythons torture lint bench bench-serve docs setup clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,11 +40,17 @@ demo: ## Run the example step against the reference platform and show its page
 
 test: build ## Set up what the tests need, then run every test once, but those of make torture
 	@.ci/setup test
-	KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -timeout 30m -skip '$(TORTURE)' $(DRIVEN) $(filter-out $(DRIVEN),$(PACKAGES))
+	@$(MAKE) --no-print-directory -j 2 test-packages test-e2e
 	@.ci/python -m mypy --config-file runner/python/pyproject.toml runner/python/kizen_runtime runner/python/*.py
 	@.ci/python -m pytest -q -p no:cacheprovider runner/python/tests
 	@echo "left to make race and make pythons: the same tests under the race detector, and on other versions of Python"
 	@echo "left to make torture:"; grep -rhoE 'func TestTorture[A-Za-z]+' --include='*_test.go' . | sed 's/func /  /' | sort
+
+test-packages: build
+	KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -timeout 30m -skip '$(TORTURE)' $(DRIVEN) $(filter-out $(DRIVEN),$(PACKAGES))
+
+test-e2e: build
+	cd $(E2E) && KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -p 1 -timeout 30m -skip '$(TORTURE)' ./...
 
 race: ## Run the packages' tests under the race detector, but those that drive processes
 	@.ci/setup test
@@ -50,23 +62,27 @@ pythons: ## Run the harness's tests on each supported version of Python
 
 torture: build ## Run the tests that fill the machine, alone on it and one after the other
 	@.ci/setup test
-	KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -v -p 1 -timeout 60m -run '$(TORTURE)' $(TORTURED)
+	KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -v -p 1 -timeout 60m -run '$(TORTURE)' $(filter-out ./$(E2E)/%,$(TORTURED))
+	cd $(E2E) && KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -v -p 1 -timeout 60m -run '$(TORTURE)' ./...
 
-lint: ## Check formatting, vet, staticcheck and a tidy go.mod
+lint: ## Check formatting, vet, staticcheck and a tidy go.mod, of every module
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted; run gofmt -w"; exit 1; fi
 	$(GO) vet ./...
-	$(GO) tool staticcheck ./...
-	$(GO) mod tidy -diff
+	cd $(E2E) && $(GO) vet ./...
+	$(STATICCHECK) ./...
+	cd $(E2E) && $(STATICCHECK) ./...
+	@set -e; for module in $(MODULES); do echo "go mod tidy -diff in $$module"; (cd $$module && $(GO) mod tidy -diff); done
 
 bench: ## Measure against the baselines of docs/performance.md
 	@.ci/setup test
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./minter/ ./proxy/ ./policy/ ./telemetry/ ./internal/execution/
-	$(GO) test -run '^$$' -bench '^Benchmark(Run|ColdStart|FirstCall|Ready|Memory|ProxyCommand)$$' -benchtime 2s ./cmd/kizen-sidecar/
+	$(GO) test -run '^$$' -bench '^Benchmark(Run|ColdStart|FirstCall|Ready|Memory)$$' -benchtime 2s ./cmd/kizen-sidecar/
+	cd $(E2E) && $(GO) test -run '^$$' -bench '^BenchmarkProxyCommand$$' -benchtime 2s ./load/
 	$(GO) test -run '^$$' -bench . -benchtime 60x ./runner/...
 
 bench-serve: ## Measure serve under load beside starting Python for each request
 	@.ci/setup test
-	$(GO) test -run '^$$' -bench '^BenchmarkServe' -benchtime 1x -timeout 30m ./cmd/kizen-sidecar/
+	cd $(E2E) && $(GO) test -run '^$$' -bench '^BenchmarkServe' -benchtime 1x -timeout 30m ./load/
 
 docs: ## Write docs/reference and THIRD_PARTY.md anew, from the command line's definitions and the modules of the binaries
 	$(GO) test ./cmd/kizen-sidecar ./cmd/kizen-platform -run 'TestReferenceIsWhatTheCommandLineSays|TestThirdParty' -update

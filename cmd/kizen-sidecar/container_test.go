@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -66,7 +65,7 @@ func TestContainerFilesNameOnlyWhatExists(t *testing.T) {
 		if match == nil {
 			t.Fatal("the Dockerfile has no HEALTHCHECK")
 		}
-		requireKnown(t, jsonList(t, match[1]))
+		sidecartest.RequireFlags(t, jsonList(t, match[1]))
 	})
 	t.Run("not root", func(t *testing.T) {
 		if !regexp.MustCompile(`(?m)^USER \d{4,}$`).MatchString(dockerfile) {
@@ -81,7 +80,7 @@ func TestContainerFilesNameOnlyWhatExists(t *testing.T) {
 	})
 	t.Run("default command", func(t *testing.T) {
 		match := regexp.MustCompile(`(?m)^CMD (\[.*\])$`).FindStringSubmatch(dockerfile)
-		requireKnown(t, append([]string{"kizen-sidecar"}, jsonList(t, match[1])...))
+		sidecartest.RequireFlags(t, append([]string{"kizen-sidecar"}, jsonList(t, match[1])...))
 	})
 	t.Run("compose", func(t *testing.T) { checkCompose(t, readText(t, "compose.yaml"), dockerfile) })
 }
@@ -116,11 +115,11 @@ func checkCompose(t *testing.T, text, dockerfile string) {
 		}
 		if command[0] == "sh" {
 			for _, words := range regexp.MustCompile(`kizen-sidecar \w+`).FindAllString(strings.Join(service.Command, " "), -1) {
-				requireKnown(t, strings.Fields(words))
+				sidecartest.RequireFlags(t, strings.Fields(words))
 			}
 			continue
 		}
-		requireKnown(t, append(slices.Clone(command), service.Command...))
+		sidecartest.RequireFlags(t, append(slices.Clone(command), service.Command...))
 		for _, argument := range service.Command {
 			if path, ok := strings.CutPrefix(argument, "/usr/share/kizen/"); ok {
 				if _, err := os.Stat(filepath.Join(projectRoot, path)); err != nil || !strings.Contains(dockerfile, "COPY examples /usr/share/kizen/examples") {
@@ -132,29 +131,6 @@ func checkCompose(t *testing.T, text, dockerfile string) {
 			if _, ok := compose.Services[other]; !ok {
 				t.Errorf("service %s depends on %s, which does not exist", name, other)
 			}
-		}
-	}
-}
-
-// requireKnown checks a command line's program, subcommand and flags against
-// the built binary's own help.
-func requireKnown(t *testing.T, command []string) {
-	t.Helper()
-	help := []string{"--help"}
-	if len(command) > 1 && !strings.HasPrefix(command[1], "-") {
-		help = []string{command[1], "--help"}
-	}
-	var out bytes.Buffer
-	program := sidecarCommand(t.Context(), nil, help...)
-	program.Path = sidecartest.Program(command[0])
-	program.Stdout = &out
-	if err := program.Run(); err != nil {
-		t.Fatalf("%s %v: %v", command[0], help, err)
-	}
-	for _, argument := range command[1:] {
-		flag, _, _ := strings.Cut(argument, "=")
-		if strings.HasPrefix(flag, "--") && !regexp.MustCompile(regexp.QuoteMeta(flag)+`[\s=,]`).MatchString(out.String()) {
-			t.Errorf("%s %s has no flag %s", command[0], help[0], flag)
 		}
 	}
 }

@@ -146,7 +146,7 @@ func checkCommand(t *testing.T, command docstest.Command) error {
 		_, err := grammar(t).Parse(arguments)
 		return err
 	case "kizen-platform":
-		requireKnown(t, append([]string{command.Program}, command.Arguments...))
+		sidecartest.RequireFlags(t, append([]string{command.Program}, command.Arguments...))
 	case "make":
 		return checkTargets(t, command.Arguments)
 	case "go":
@@ -183,10 +183,14 @@ func checkFiles(arguments []string) error {
 // checkGo finds packages that do not exist, and patterns of tests that match
 // none in them.
 func checkGo(t *testing.T, arguments []string) error {
+	module := ""
+	if at := slices.Index(arguments, "-C"); at >= 0 { // another module, in a folder of this one
+		module = arguments[at+1]
+	}
 	var names []string
 	for _, argument := range arguments {
 		if folder, ok := strings.CutPrefix(argument, "./"); ok {
-			names = append(names, testsIn(t, folder)...)
+			names = append(names, testsIn(t, path.Join(module, folder))...)
 		}
 	}
 	for i, argument := range arguments[:max(0, len(arguments)-1)] {

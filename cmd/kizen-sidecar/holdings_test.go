@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -161,7 +160,7 @@ func (h holdings) beyond(before holdings) (more []string) {
 
 func (s *tried) holdings() holdings {
 	s.t.Helper()
-	h := holdings{processes: descendants(s.Process.Pid)}
+	h := holdings{processes: sidecartest.Descendants(s.Process.Pid)}
 	goroutines, _ := s.metric("go_goroutines")
 	h.goroutines = int(goroutines)
 	h.files, h.pooled = s.openFiles()
@@ -226,31 +225,4 @@ func socketsTo(t *testing.T, pid int, port string) map[string]bool {
 		}
 	}
 	return sockets
-}
-
-// parent is that of a process, from its /proc/PID/stat, whose second field can
-// hold anything.
-var parent = regexp.MustCompile(`\) \S (\d+) `)
-
-// descendants are the processes that come from one, zombies among them.
-func descendants(pid int) (all []int) {
-	parents := map[int]int{}
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, stat := range stats {
-		text, err := os.ReadFile(stat)
-		if found := parent.FindSubmatch(text); err == nil && found != nil {
-			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
-			parents[child], _ = strconv.Atoi(string(found[1]))
-		}
-	}
-	for child := range parents {
-		for at := child; at != 0; at = parents[at] {
-			if parents[at] == pid {
-				all = append(all, child)
-				break
-			}
-		}
-	}
-	slices.Sort(all)
-	return all
 }

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/chromedp/chromedp"
 
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
@@ -159,30 +156,5 @@ func TestWhoMayCallIsSaidOnceAndCompletely(t *testing.T) {
 		if err == nil || !strings.Contains(string(out), want) || strings.Count(string(out), "\n") != 1 {
 			t.Errorf("%v: %v %s, want %q", arguments, err, out, want)
 		}
-	}
-}
-
-// TestThePageAsksForTheToken, keeps it for the tab only, and asks again for one that is wrong.
-func TestThePageAsksForTheToken(t *testing.T) {
-	browser := openBrowser(t)
-	s := startServe(t, "--ui", "--warm", "0")
-	b := newTab(t, browser)
-	b.do(chromedp.Navigate(s.URL + "/ui/"))
-	b.until(`!!document.querySelector("#token")`)
-	b.shot("token")
-	give := func(token string) {
-		b.do(chromedp.SetValue("#token", token), chromedp.Click("#use-token"))
-	}
-	give("not-the-token-of-serve")
-	b.until(`document.querySelector("#token-help")?.textContent.includes("does not know this token")`)
-	give(s.Token)
-	b.until(`!!document.querySelector("table.list")`)
-	if where := eval[string](b, "location.href"); strings.Contains(where, s.Token) {
-		t.Errorf("the address shows the token: %s", where)
-	}
-	b.do(chromedp.Navigate(fmt.Sprint(s.URL, "/ui/#/new")))
-	b.until(`!!document.querySelector("#run")`)
-	if cookies := eval[string](b, "document.cookie"); cookies != "" {
-		t.Errorf("cookies %q", cookies)
 	}
 }

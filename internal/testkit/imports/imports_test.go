@@ -83,6 +83,33 @@ func TestNothingDependsOnACommand(t *testing.T) {
 	}
 }
 
+// Modules of tools and of the heaviest tests, which have go.mod files of their own in internal/tools and internal/e2e: an importer
+// of client or minter would have them in its module graph.
+var ofOtherModules = []string{
+	"github.com/chromedp", "github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "honnef.co/go/tools", "k8s.io", "sigs.k8s.io",
+}
+
+func TestTheModuleRequiresNoToolsAndNoHeavyTestModules(t *testing.T) {
+	command := exec.Command("go", "mod", "edit", "-json")
+	command.Dir = "../../.."
+	output, err := command.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Require []struct{ Path string }
+		Tool    []struct{ Path string }
+	}
+	if err := json.Unmarshal(output, &file); err != nil || len(file.Require) < 10 {
+		t.Fatalf("%d modules are required, %v", len(file.Require), err)
+	}
+	for _, required := range append(file.Require, file.Tool...) {
+		if slices.ContainsFunc(ofOtherModules, func(folder string) bool { return within(required.Path, folder) }) {
+			t.Errorf("go.mod requires %s; it belongs into internal/e2e or internal/tools", required.Path)
+		}
+	}
+}
+
 // Modules that only tests use, and the helpers of tests themselves, would make the shipped binaries larger and would be
 // updated for the wrong reasons.
 var onlyForTests = []string{

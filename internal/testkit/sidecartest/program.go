@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,8 +19,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// module is where the commands are built from.
-const module = "github.com/kizen/kizen-sidecar/cmd/"
+// module is where the commands are built.
+const module = "github.com/kizen/kizen-sidecar"
 
 // programs is the directory of what Main has built.
 var programs string
@@ -63,10 +64,15 @@ func provide(dir string, names []string) error {
 		}
 		return nil
 	}
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return fmt.Errorf("find the module of the commands: %w", err)
+	}
 	build := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", dir+"/")
 	for _, name := range names {
-		build.Args = append(build.Args, module+name)
+		build.Args = append(build.Args, "./cmd/"+name)
 	}
+	build.Dir = strings.TrimSpace(string(root)) // of their own module's versions, also for tests of another one
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {

@@ -1,4 +1,4 @@
-package main
+package page
 
 import (
 	"encoding/json"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 	"github.com/kizen/kizen-sidecar/internal/ui"
 )
 
@@ -148,7 +149,7 @@ func TestThePageAsksForTheSameAgain(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
 	dir := t.TempDir()
-	secrets := writeFile(t, dir, "secrets.json", `{"00000000-0000-4000-8000-00000000b001": {"ACME_KEY": "hunter2-and-more"}}`)
+	secrets := sidecartest.WriteFile(t, dir, "secrets.json", `{"00000000-0000-4000-8000-00000000b001": {"ACME_KEY": "hunter2-and-more"}}`)
 	base := startUI(t, "--ui", "--secrets-file", secrets)
 	body := map[string]any{
 		"name": "Failing", "runtime": "python-3-12", "user_script": "outputs.total = 1\nraise ValueError(secrets['ACME_KEY'])\n", "secrets": []string{"ACME_KEY"}, "timeout_ms": 2500,
@@ -224,7 +225,7 @@ func reportOf(t *testing.T, record any) string {
 	}
 	head, rest, _ := strings.Cut(empty.String(), `id="record">`)
 	_, tail, _ := strings.Cut(rest, "</script>")
-	return writeFile(t, t.TempDir(), "out.html", head+`id="record">`+string(text)+"</script>"+tail)
+	return sidecartest.WriteFile(t, t.TempDir(), "out.html", head+`id="record">`+string(text)+"</script>"+tail)
 }
 
 func TestThePageDrawsAShortExecutionWithManyMessagesToScale(t *testing.T) {
@@ -260,7 +261,7 @@ func TestThePageOfALongMessageHasRoomForTheRest(t *testing.T) {
 	dir := t.TempDir()
 	report := filepath.Join(dir, "out.html")
 	got := sidecar(t, `raise ValueError("much " * 1000)`, nil, "run", "--script", "-", "--report", report)
-	if got.code != exitStepFailed {
+	if got.code != 1 {
 		t.Fatalf("exit code %d\n%s", got.code, got.stderr)
 	}
 	b := newTab(t, openBrowser(t))
@@ -293,4 +294,29 @@ func TestThePageFollowsAStepThatLogsAsMuchAsItMay(t *testing.T) {
 	b.do(chromedp.Navigate(base + "/ui/#/executions/x"))
 	b.until(fmt.Sprintf(`document.querySelectorAll(".lines li").length === %d`, messages))
 	b.clean(base)
+}
+
+// TestThePageAsksForTheToken, keeps it for the tab only, and asks again for one that is wrong.
+func TestThePageAsksForTheToken(t *testing.T) {
+	browser := openBrowser(t)
+	s := sidecartest.StartService(t, nil, "serve", "--listen", "127.0.0.1:0", "--ui", "--warm", "0")
+	b := newTab(t, browser)
+	b.do(chromedp.Navigate(s.URL + "/ui/"))
+	b.until(`!!document.querySelector("#token")`)
+	b.shot("token")
+	give := func(token string) {
+		b.do(chromedp.SetValue("#token", token), chromedp.Click("#use-token"))
+	}
+	give("not-the-token-of-serve")
+	b.until(`document.querySelector("#token-help")?.textContent.includes("does not know this token")`)
+	give(s.Token)
+	b.until(`!!document.querySelector("table.list")`)
+	if where := eval[string](b, "location.href"); strings.Contains(where, s.Token) {
+		t.Errorf("the address shows the token: %s", where)
+	}
+	b.do(chromedp.Navigate(fmt.Sprint(s.URL, "/ui/#/new")))
+	b.until(`!!document.querySelector("#run")`)
+	if cookies := eval[string](b, "document.cookie"); cookies != "" {
+		t.Errorf("cookies %q", cookies)
+	}
 }

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"encoding/json"
@@ -10,11 +10,13 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
@@ -28,7 +30,7 @@ const openRate = 10
 // Its baseline starts python3 for every request from a plain handler. ns/op is
 // of no interest; the metrics are.
 func BenchmarkServe(b *testing.B) {
-	python := pythonWithRequests(b)
+	python := redistest.RequirePython(b, "requests")
 	b.Run("python3", func(b *testing.B) {
 		baseline := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := exec.CommandContext(r.Context(), python, "-c", "import requests").Run(); err != nil {
@@ -42,7 +44,7 @@ func BenchmarkServe(b *testing.B) {
 		b.Run(fmt.Sprintf("warm=%d", warm), func(b *testing.B) {
 			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 			defer api.Close()
-			s := startBenchmarked(b, "--api-root", api.URL+"/api", "--python", python, "--queue-timeout", "2m", "--warm", strconv.Itoa(warm))
+			s := startBenchmarked(b, "--api-root", api.URL+apiRoot, "--python", python, "--queue-timeout", "2m", "--warm", strconv.Itoa(warm))
 			for _, c := range []struct{ name, source string }{
 				{"empty", "pass"},
 				{"1call", "kizen.api.get('/x')"},
@@ -65,7 +67,7 @@ func loads(b *testing.B, url, token, source string) {
 // attack sends requests for five seconds: at a rate, or as fast as callers get
 // their answers.
 func attack(b *testing.B, url, token, source string, callers uint64, rate int) {
-	body, err := json.Marshal(step{"runtime": "python-3-12", "user_script": source})
+	body, err := json.Marshal(map[string]any{"runtime": "python-3-12", "user_script": source})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -103,10 +105,15 @@ func BenchmarkServeMemory(b *testing.B) {
 }
 
 func waitingMemory(b *testing.B, slots, callers int) {
-	api := newGateAPI(b)
-	s := startBenchmarked(b, "--api-root", api.root(), "--slots", strconv.Itoa(slots), "--queue-depth", "1024", "--queue-timeout", "5m", "--warm", "0")
+	var calling atomic.Int64
+	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		calling.Add(1)
+		<-r.Context().Done() // the step's end
+	}))
+	defer api.Close()
+	s := startBenchmarked(b, "--api-root", api.URL+apiRoot, "--slots", strconv.Itoa(slots), "--queue-depth", "1024", "--queue-timeout", "5m", "--warm", "0")
 	call := func() {
-		r, err := http.NewRequest("POST", s.URL+"/api/coderunner/run", strings.NewReader(`{"runtime": "python-3-12", "user_script": "kizen.api.get('/gate')"}`))
+		r, err := http.NewRequest("POST", s.URL+"/api/coderunner/run", strings.NewReader(`{"runtime": "python-3-12", "user_script": "kizen.api.get('/x')"}`))
 		if err != nil {
 			b.Error(err)
 			return
@@ -121,19 +128,19 @@ func waitingMemory(b *testing.B, slots, callers int) {
 	for range slots {
 		go call()
 	}
-	waitFor(b, func() bool { return api.waiting.Load() == int64(slots) })
+	sidecartest.WaitFor(b, func() bool { return calling.Load() == int64(slots) })
 	before := sidecartest.AnonymousMiB(b, s.Process.Pid)
 	for range callers {
 		go call()
 	}
-	waitFor(b, func() bool {
+	sidecartest.WaitFor(b, func() bool {
 		return strings.Contains(s.Metrics(), fmt.Sprintf("\nkizen_execution_queue_length %d\n", callers))
 	})
 	anonymous := sidecartest.AnonymousMiB(b, s.Process.Pid)
 	b.ReportMetric(anonymous, "anonymous-MiB")
 	b.ReportMetric((anonymous-before)*1024/float64(callers), "KiB/caller")
 	steps := 0.0
-	for _, pid := range descendants(s.Process.Pid) {
+	for _, pid := range sidecartest.Descendants(s.Process.Pid) {
 		steps += proportionalMiB(pid)
 	}
 	b.ReportMetric(steps, "steps-MiB")

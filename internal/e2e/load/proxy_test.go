@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"errors"
@@ -19,6 +19,11 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
+
+func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar")) }
+
+// apiRoot is the path of the API root.
+const apiRoot = "/api"
 
 // BenchmarkProxyCommand drives the built proxy command, whose built-in policies decide every call: once without telemetry,
 // once with a span of every call on its way to a collector; and nginx, which adds the same three headers and does no more.
@@ -42,16 +47,16 @@ func BenchmarkProxyCommand(b *testing.B) {
 		{"traced", []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL}},
 	} {
 		b.Run(way.name, func(b *testing.B) {
-			p := sidecartest.StartProxy(b, way.environment, "--api-root", api.URL+apiRootPath, "--log-level", "error")
-			driveProxy(b, api.URL+apiRootPath, p.URL, p.Process.Pid)
-			if code := p.Stop(b, syscall.SIGTERM); code != exitOK {
+			p := sidecartest.StartProxy(b, way.environment, "--api-root", api.URL+apiRoot, "--log-level", "error")
+			driveProxy(b, api.URL+apiRoot, p.URL, p.Process.Pid)
+			if code := p.Stop(b, syscall.SIGTERM); code != 0 {
 				b.Errorf("exit code %d\n%s", code, p.Log)
 			}
 		})
 	}
 	b.Run("nginx", func(b *testing.B) {
 		base, worker := startNginx(b, api.Listener.Addr().String())
-		driveProxy(b, api.URL+apiRootPath, base+apiRootPath, worker)
+		driveProxy(b, api.URL+apiRoot, base+apiRoot, worker)
 	})
 }
 
@@ -155,3 +160,5 @@ func processorTime(b *testing.B, pid int) time.Duration {
 	}
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

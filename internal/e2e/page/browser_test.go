@@ -1,10 +1,11 @@
-package main
+package page
 
 import (
 	"context"
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,10 +19,13 @@ import (
 	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 // screenshots is where a person looks at what the tests saw; git ignores it.
-const screenshots = "../../artifacts/page"
+const screenshots = "../../../artifacts/page"
 
 // tab is a page in a real Chromium, which writes down what must not happen.
 type tab struct {
@@ -37,7 +41,10 @@ type tab struct {
 func openBrowser(t *testing.T) context.Context {
 	t.Helper()
 	// The shell is the same engine without the window, and starts in a fraction of the time.
-	program := requireProgram(t, "chromium-headless-shell", "chromium")
+	program, err := exec.LookPath("chromium-headless-shell")
+	if err != nil {
+		program = redistest.Require(t, "chromium")
+	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, // CI is root in a container
 		chromedp.UserDataDir(profileDir(t)), chromedp.Flag("disable-dev-shm-usage", true), chromedp.WSURLReadTimeout(5*time.Minute))
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
@@ -288,6 +295,6 @@ func profileDir(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { waitFor(t, func() bool { return os.RemoveAll(dir) == nil }) })
+	t.Cleanup(func() { sidecartest.WaitFor(t, func() bool { return os.RemoveAll(dir) == nil }) })
 	return dir
 }

@@ -1,4 +1,4 @@
-package main
+package kubernetes
 
 import (
 	"bytes"
@@ -16,13 +16,17 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
+
+func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar", "kizen-platform")) }
 
 // manifests are the documents of a file of examples/kubernetes, by kind, each
 // decoded strictly into the type that Kubernetes has for it.
 func manifests(t *testing.T, file string) map[string]any {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(projectRoot, "examples/kubernetes", file))
+	text, err := os.ReadFile(filepath.Join("../../../examples/kubernetes", file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,11 +78,11 @@ func checkPod(t *testing.T, pod corev1.PodSpec) {
 			}
 		}
 		if strings.HasPrefix(c.Image, "kizen-sidecar") {
-			requireKnown(t, append([]string{"kizen-sidecar"}, c.Args...))
+			sidecartest.RequireFlags(t, append([]string{"kizen-sidecar"}, c.Args...))
 		}
 		for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
 			if probe != nil && probe.Exec != nil {
-				requireKnown(t, probe.Exec.Command)
+				sidecartest.RequireFlags(t, probe.Exec.Command)
 			}
 		}
 	}

@@ -1,0 +1,2 @@
+// Package kubernetes holds the manifests of examples/kubernetes against Kubernetes' own types and the flags of the commands.
+package kubernetes

@@ -1,0 +1,2 @@
+// Package load measures the built commands under load.
+package load

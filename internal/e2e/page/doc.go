@@ -1,0 +1,2 @@
+// Package page tests the page and the reports of executions in a real Chromium.
+package page

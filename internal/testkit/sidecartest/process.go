@@ -1,0 +1,36 @@
+package sidecartest
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+)
+
+// parent is that of a process, from its /proc/PID/stat, whose second field can
+// hold anything.
+var parent = regexp.MustCompile(`\) \S (\d+) `)
+
+// Descendants returns the processes that come from pid, zombies among them.
+func Descendants(pid int) (all []int) {
+	parents := map[int]int{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		if found := parent.FindSubmatch(text); err == nil && found != nil {
+			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
+			parents[child], _ = strconv.Atoi(string(found[1]))
+		}
+	}
+	for child := range parents {
+		for at := child; at != 0; at = parents[at] {
+			if parents[at] == pid {
+				all = append(all, child)
+				break
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
