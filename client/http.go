@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/kizen/kizen-sidecar/internal/backoff"
 )
 
 // maxAnswer bounds an answer, and one event, in bytes.
@@ -99,12 +101,13 @@ func (c *Client) Wait(ctx context.Context, id string) (Execution, error) {
 // is opened again where it broke. The error, if any, comes last: the end of ctx, or an [*Error].
 func (c *Client) Events(ctx context.Context, id string, after int) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		for pause := minPause; ; pause = min(2*pause, maxPause) {
+		for failures := 1; ; failures++ {
 			before := after
 			ended, err := c.stream(ctx, id, &after, func(e Event) bool { return yield(e, nil) })
 			if after > before {
-				pause = minPause
+				failures = 1
 			}
+			pause := backoff.Delay(failures, minPause, maxPause)
 			var refused *Error
 			switch {
 			case ended:
@@ -118,12 +121,7 @@ func (c *Client) Events(ctx context.Context, id string, after int) iter.Seq2[Eve
 			case refused != nil:
 				pause = refused.RetryAfter
 			}
-			timer := time.NewTimer(pause)
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				timer.Stop()
-			}
+			_ = backoff.Wait(ctx, pause) // the next attempt says that ctx has ended
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
@@ -81,12 +82,8 @@ func (q *Queue) Wait(ctx context.Context, businessID, id string) (Finished, erro
 		if err == nil || !errors.Is(err, ErrUnknown) && !errors.Is(err, errUnfinished) {
 			return finished, err
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return Finished{}, fmt.Errorf("no worker has finished execution %s; is one running on this Redis: %w", id, context.Cause(ctx))
+		if err := backoff.Wait(ctx, pause); err != nil {
+			return Finished{}, fmt.Errorf("no worker has finished execution %s; is one running on this Redis: %w", id, err)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
@@ -220,8 +221,8 @@ func (l *Lease) run(ctx context.Context) {
 		case errors.Is(err, ErrRevoked):
 			return
 		default:
-			timer.Reset(backoff(failures))
 			failures++
+			timer.Reset(backoff.Delay(failures, firstRetry, lastRetry))
 		}
 	}
 }
@@ -253,10 +254,4 @@ func (l *Lease) untilRenewal() time.Duration {
 	lifetime := l.key.ExpiresAt.Sub(l.key.IssuedAt)
 	jitter := time.Duration((rand.Float64()*2 - 1) * float64(lifetime) / 10)
 	return max(l.key.IssuedAt.Add(lifetime*2/3+jitter).Sub(l.now()), 0)
-}
-
-// backoff doubles from firstRetry to lastRetry, minus up to half at random.
-func backoff(failures int) time.Duration {
-	wait := min(firstRetry<<min(failures, 10), lastRetry)
-	return wait - time.Duration(rand.Int64N(int64(wait/2)))
 }

@@ -5,13 +5,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/internal/ids"
 )
 
@@ -204,10 +204,8 @@ func (s *StoredKeys) change(ctx context.Context, businessID, accountID string, e
 		case !errors.Is(err, redis.TxFailedErr):
 			return fmt.Errorf("change the keys of account %s: %w", accountID, err)
 		}
-		select {
-		case <-time.After(mathrand.N(time.Duration(attempt+1) * 5 * time.Millisecond)):
-		case <-ctx.Done():
-			return fmt.Errorf("change the keys of account %s: %w", accountID, ctx.Err())
+		if err := backoff.Wait(ctx, backoff.Delay(attempt+1, 5*time.Millisecond, 100*time.Millisecond)); err != nil {
+			return fmt.Errorf("change the keys of account %s: %w", accountID, err)
 		}
 	}
 	return fmt.Errorf("change the keys of account %s: %w", accountID, ErrStoredConflict)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
 )
@@ -236,10 +236,8 @@ func (s accountStore) change(ctx context.Context, businessID string, edit func(*
 		case !errors.Is(err, redis.TxFailedErr):
 			return account{}, fmt.Errorf("change the accounts of business %s: %w", businessID, err)
 		}
-		select {
-		case <-time.After(rand.N(time.Duration(attempt+1) * 5 * time.Millisecond)):
-		case <-ctx.Done():
-			return account{}, fmt.Errorf("change the accounts of business %s: %w", businessID, ctx.Err())
+		if err := backoff.Wait(ctx, backoff.Delay(attempt+1, 5*time.Millisecond, 100*time.Millisecond)); err != nil {
+			return account{}, fmt.Errorf("change the accounts of business %s: %w", businessID, err)
 		}
 	}
 	return account{}, errConflict

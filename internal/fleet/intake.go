@@ -8,6 +8,7 @@ import (
 
 	"github.com/hibiken/asynq"
 
+	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
@@ -59,7 +60,7 @@ func (i *intake) run(ctx context.Context) {
 			if failures == failuresInARow { // the first interpreters may be loading
 				i.told(err)
 			}
-			wait(ctx, backoff(failures, i.first, i.last))
+			_ = backoff.Wait(ctx, backoff.Delay(failures, i.first, i.last)) // the loop ends with ctx
 			continue
 		}
 		i.told(nil)
@@ -72,7 +73,7 @@ func (i *intake) run(ctx context.Context) {
 		if time.Since(began) > i.last {
 			failures = 1
 		}
-		wait(ctx, backoff(failures, i.first, i.last))
+		_ = backoff.Wait(ctx, backoff.Delay(failures, i.first, i.last))
 	}
 }
 
@@ -151,14 +152,4 @@ func (i *intake) succeeded() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	clear(i.failing)
-}
-
-// wait waits for d, or for the end of ctx.
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -114,11 +113,4 @@ func delay(retried int, err error, _ *asynq.Task) time.Duration {
 		return 0
 	}
 	return webhook.Delay(retried+1, err)
-}
-
-// backoff doubles from first to last with the number of failures, from 1, and takes off up to half at random, so that those who
-// failed together do not come back together.
-func backoff(failures int, first, last time.Duration) time.Duration {
-	wait := min(last, first<<min(max(failures-1, 0), 16))
-	return wait - rand.N(wait/2+1)
 }

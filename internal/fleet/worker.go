@@ -13,6 +13,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/routine"
@@ -530,7 +531,7 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	if a.intake.failed(ctx, a.id, err) {
 		return a.giveBack(ctx, err, false, 0)
 	}
-	return a.giveBack(ctx, err, true, backoff(int(attempts), time.Second, longestBackoff))
+	return a.giveBack(ctx, err, true, backoff.Delay(int(attempts), time.Second, longestBackoff))
 }
 
 // refuse ends an execution that cannot be run as it is.
@@ -633,6 +634,6 @@ func (w *Worker) insist(ctx context.Context, do func(context.Context) error) err
 		if err == nil || w.ctx.Err() != nil {
 			return err
 		}
-		wait(w.ctx, 200*time.Millisecond)
+		_ = backoff.Wait(w.ctx, 200*time.Millisecond)
 	}
 }

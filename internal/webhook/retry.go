@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/backoff"
 )
 
 const (
@@ -56,11 +57,7 @@ func Final(err error) bool {
 // Delay is how long to wait after the attempt of a number, from 1, that failed with err: 1 s, 2 s, 4 s, up to 1 h, each cut
 // by up to a half at random, so that those who failed together do not come back together. A longer Retry-After is kept to.
 func Delay(attempt int, err error) time.Duration {
-	longest := longestDelay
-	if attempt-1 < 12 {
-		longest = min(longestDelay, firstDelay<<max(attempt-1, 0))
-	}
-	delay := longest - rand.N(longest/2+1)
+	delay := backoff.Delay(attempt, firstDelay, longestDelay)
 	var failed *DeliveryError
 	if errors.As(err, &failed) {
 		delay = max(delay, failed.RetryAfter)
@@ -90,11 +87,7 @@ func (s *Sender) Deliver(ctx context.Context, m Message, try func(context.Contex
 		if attempt == s.config.Attempts {
 			return fmt.Errorf("given up after %d attempts: %w", attempt, err)
 		}
-		timer := time.NewTimer(min(Delay(attempt, err), s.config.LongestDelay))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if backoff.Wait(ctx, min(Delay(attempt, err), s.config.LongestDelay)) != nil {
 			return err
 		}
 	}
