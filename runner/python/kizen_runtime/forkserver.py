@@ -28,7 +28,8 @@ _CLONE_PARENT = 0x00008000
 _CLONE_PIDFD = 0x00001000
 _CLONE_INTO_CGROUP = 0x200000000
 _PR_SET_DUMPABLE = 4
-_PR_CAPBSET_DROP = 24
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _LANDLOCK_RULE_PATH_BENEATH = 1
 _SECCOMP_SET_MODE_FILTER = 1
@@ -187,8 +188,11 @@ class _Fork:
         return self._files
 
     def _drop_privileges(self) -> None:
-        for capability in range(64):
-            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for those that the kernel does not know
+        _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        capability = 0
+        while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # until the kernel knows no more
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails without CAP_SETPCAP, where there is nothing to drop
+            capability += 1
         step = self._request["step"]
         if step:
             posix.setgroups([])

@@ -52,8 +52,9 @@ func settle(job *Job) error {
 // where the stage already is what the step will be, its own sets too. Elsewhere setuid(2) empties them.
 func dropCapabilities(job *Job) error {
 	_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-	for capability := uintptr(0); capability <= unix.CAP_LAST_CAP; capability++ {
-		// Fails without CAP_SETPCAP, where there is nothing to drop, and for capabilities newer than the kernel.
+	// The kernel says which is its last: it may know more capabilities than the headers that this was built with.
+	for capability := uintptr(0); unix.Prctl(unix.PR_CAPBSET_READ, capability, 0, 0, 0) == nil; capability++ {
+		// Fails without CAP_SETPCAP, where there is nothing to drop.
 		_ = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
 	}
 	if job.Step != nil {
