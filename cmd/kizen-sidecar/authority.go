@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/kizen/kizen-sidecar/internal/audit"
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
@@ -59,7 +60,7 @@ func (f authorityFlags) check(log *slog.Logger) (checkedFlags, error) {
 type openHost struct {
 	*execution.Host
 	store *store
-	audit *audit
+	audit *audit.File
 	log   *slog.Logger
 }
 
@@ -74,8 +75,10 @@ func (g checkedFlags) open(interpreters execution.Interpreters) (*openHost, erro
 }
 
 func (s *openHost) start(g checkedFlags, interpreters execution.Interpreters) (err error) {
-	if s.audit, err = g.flags.openAudit(); err != nil {
-		return err
+	if name := g.flags.AuditFile; name != "" {
+		if s.audit, err = audit.Open(name); err != nil {
+			return usagef("cannot write --audit-file %q: %w", name, err)
+		}
 	}
 	if s.store, err = g.flags.redisFlags.open(g.log); err != nil {
 		return err
@@ -100,7 +103,7 @@ func (s *openHost) close() {
 		s.store.close()
 	}
 	if s.audit != nil {
-		s.audit.close(s.log)
+		s.audit.Close(s.log)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/clocks"
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/peer"
@@ -158,9 +159,9 @@ func (s listeners) servers() (all []*server) {
 // work serves until ctx ends or a listener fails.
 func (w *daemon) work(ctx context.Context, s listeners) error {
 	defer reloadKeys(ctx, w.checked.keys, w.log)()
-	defer w.host.audit.follow(w.log)()
+	defer w.host.audit.Follow(w.log)()
 	if w.host.store.embedded == nil {
-		defer watchClock(ctx, w.host.store, w.log)()
+		defer clocks.Watch(ctx, w.host.store, w.log)()
 	}
 	w.warm.Keep(runner.DefaultRuntime)
 	servers := s.servers()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,10 +12,10 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
-	"text/tabwriter"
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
@@ -219,16 +220,18 @@ func (c *keysListCommand) Run(app *app) error {
 	if c.JSON {
 		return printJSON(app, keys.List())
 	}
-	table := tabwriter.NewWriter(app.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "KID\tUSE\tCURRENT\tFROM\tUNTIL")
+	rows := [][]string{{"KID", "USE", "CURRENT", "FROM", "UNTIL"}}
 	for _, key := range keys.List() {
 		current := ""
 		if key.Current {
 			current = "yes"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", key.ID, key.Use, current, formatTime(key.From), formatTime(key.Until))
+		rows = append(rows, []string{key.ID, key.Use, current, formatTime(key.From), formatTime(key.Until)})
 	}
-	return table.Flush()
+	var table bytes.Buffer
+	terminal.Table(&table, "", rows)
+	_, err = app.stdout.Write(table.Bytes())
+	return err
 }
 
 func formatTime(t time.Time) string {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/clocks"
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/routine"
@@ -76,9 +77,9 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	defer host.close()
 	c.targetFlags.announce(app.log)
 	defer reloadKeys(ctx, checked.keys, app.log)()
-	defer host.audit.follow(app.log)()
+	defer host.audit.Follow(app.log)()
 	if host.store.embedded == nil {
-		defer watchClock(ctx, host.store, app.log)()
+		defer clocks.Watch(ctx, host.store, app.log)()
 	}
 	stop, err := c.operators(ctx, host, observed, app.log)
 	if err != nil {

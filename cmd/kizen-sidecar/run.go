@@ -12,6 +12,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/shown"
+	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/internal/ui"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
@@ -60,7 +61,7 @@ func (c *runCommand) Run(ctx context.Context, app *app) error {
 	case c.JSON:
 		err = printJSON(app, done.Result)
 	default:
-		err = page{out: app.stdout, detail: c.HTTPDetail}.print(done)
+		err = terminal.Page{Out: app.stdout, Detail: c.HTTPDetail}.Print(done.Execution)
 	}
 	if err != nil {
 		return fmt.Errorf("print the result: %w", err)
@@ -87,8 +88,8 @@ func (c *runCommand) report(done executed) error {
 	id := done.target.identity()
 	var page bytes.Buffer
 	err = ui.Report(&page, ui.NewRecord(ui.About{
-		ID: id.ExecutionID, Name: done.name, Runtime: string(done.runtime), BusinessID: id.BusinessID, AccountID: id.AccountID,
-		AccountType: id.AccountType, APIRoot: done.apiRoot, State: "finished", Queued: done.began, Dequeued: done.began,
+		ID: id.ExecutionID, Name: done.Name, Runtime: string(done.Runtime), BusinessID: id.BusinessID, AccountID: id.AccountID,
+		AccountType: id.AccountType, APIRoot: done.APIRoot, State: "finished", Queued: done.began, Dequeued: done.began,
 	}, done.Ended, document))
 	if err == nil {
 		err = wholefile.Keep(c.Report, page.Bytes(), 0o600)
@@ -116,12 +117,9 @@ func (c *runCommand) checkReport() error {
 
 // executed is an execution and what became of it.
 type executed struct {
-	execution.Ended
-	name    string
-	runtime runner.Runtime
-	apiRoot string
-	target  target
-	began   time.Time
+	terminal.Execution
+	target target
+	began  time.Time
 }
 
 // execute checks the request, then runs it. What it returns is as complete as
@@ -148,7 +146,7 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	if err != nil {
 		return done, err
 	}
-	done.name, done.runtime, done.apiRoot = job.name, job.execution.Runtime, checked.proxy.APIRoot.String()
+	done.Name, done.Runtime, done.APIRoot = job.name, job.execution.Runtime, checked.proxy.APIRoot.String()
 	steps, err := runner.New(c.runnerConfig(app.log))
 	if err != nil {
 		return done, err
@@ -160,11 +158,11 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	}
 	defer host.close()
 	c.announce(app.log)
-	defer startSpinner(app.stderr, done.name)()
+	defer terminal.StartSpinner(app.stderr, done.Name)()
 	done.began = time.Now()
 	job.execution.Traceparent = os.Getenv("TRACEPARENT")
 	done.Ended, err = host.Run(ctx, execution.Request{
-		Identity: done.target.identity(), Name: done.name, Job: job.execution, Limits: limits, Tracestate: os.Getenv("TRACESTATE"),
+		Identity: done.target.identity(), Name: done.Name, Job: job.execution, Limits: limits, Tracestate: os.Getenv("TRACESTATE"),
 	})
 	var fields *runner.FieldErrors
 	if errors.As(err, &fields) {

@@ -1,12 +1,11 @@
-package main
-
-// What a person sees. Rules of this file:
+// Package terminal writes what a person sees in a terminal. Its rules:
 //
 //   - The page goes to standard output; nothing of the sidecar's own does.
-//   - Whatever a step wrote passes through printable: it can never move the
+//   - Whatever a step wrote passes through shown.Text: it can never move the
 //     cursor, change colours or retitle the terminal.
 //   - Styles are applied everywhere and taken out by the writer when the output
 //     is no terminal, or NO_COLOR is set.
+package terminal
 
 import (
 	"encoding/json"
@@ -18,47 +17,48 @@ import (
 	"strings"
 	"time"
 
-	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/colorprofile"
 	"github.com/dustin/go-humanize"
 
+	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/phases"
 	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-var (
-	goodStyle  = lipgloss.NewStyle().Foreground(lipgloss.Green).Bold(true)
-	warnStyle  = lipgloss.NewStyle().Foreground(lipgloss.Yellow).Bold(true)
-	badStyle   = lipgloss.NewStyle().Foreground(lipgloss.Red).Bold(true)
-	titleStyle = lipgloss.NewStyle().Bold(true)
-	faintStyle = lipgloss.NewStyle().Faint(true)
-)
-
-// page prints one execution for a person.
-type page struct {
-	out io.Writer
-	// detail opens every HTTP call, and shows where the time went.
-	detail bool
+// Execution is an execution and what became of it.
+type Execution struct {
+	execution.Ended
+	Name    string
+	Runtime runner.Runtime
+	// APIRoot is taken off the URLs of the step's calls.
+	APIRoot string
 }
 
-// print writes the whole page. It returns the first error of the output.
-func (p page) print(done executed) error {
+// Page prints one execution for a person.
+type Page struct {
+	Out io.Writer
+	// Detail opens every HTTP call, and shows where the time went.
+	Detail bool
+}
+
+// Print writes the whole page. It returns the first error of the output.
+func (p Page) Print(done Execution) error {
 	var text strings.Builder
 	p.header(&text, done)
 	p.values(&text, done.Result)
 	p.logs(&text, done.Result)
 	p.calls(&text, done)
 	p.failure(&text, done.Result)
-	if p.detail {
+	if p.Detail {
 		p.phases(&text, done)
 	}
-	_, err := io.WriteString(colorprofile.NewWriter(p.out, os.Environ()), text.String())
+	_, err := io.WriteString(colorprofile.NewWriter(p.Out, os.Environ()), text.String())
 	return err
 }
 
-func (p page) header(w io.Writer, done executed) {
-	name := shown.Text(done.name)
+func (p Page) header(w io.Writer, done Execution) {
+	name := shown.Text(done.Name)
 	duration := formatDuration(done.Result.Duration)
 	if done.Result.Succeeded() {
 		fmt.Fprintf(w, "%s %s in %s", goodStyle.Render("✓ "+name), goodStyle.Render("succeeded"), duration)
@@ -66,10 +66,10 @@ func (p page) header(w io.Writer, done executed) {
 		failed := fmt.Sprintf("failed (%s)", done.Result.Outcome)
 		fmt.Fprintf(w, "%s %s after %s", badStyle.Render("✗ "+name), badStyle.Render(failed), duration)
 	}
-	fmt.Fprintln(w, faintStyle.Render(fmt.Sprintf("  %s · execution %s", done.runtime, done.Result.RequestID)))
+	fmt.Fprintln(w, faintStyle.Render(fmt.Sprintf("  %s · execution %s", done.Runtime, done.Result.RequestID)))
 }
 
-func (p page) values(w io.Writer, result runner.Result) {
+func (p Page) values(w io.Writer, result runner.Result) {
 	if !result.Succeeded() {
 		return
 	}
@@ -84,7 +84,7 @@ func (p page) values(w io.Writer, result runner.Result) {
 	columns(w, rows)
 }
 
-func (p page) logs(w io.Writer, result runner.Result) {
+func (p Page) logs(w io.Writer, result runner.Result) {
 	dropped := ""
 	if result.Dropped.Bytes > 0 || result.Dropped.Messages > 0 {
 		dropped = fmt.Sprintf("%d messages and %s dropped", result.Dropped.Messages, humanize.IBytes(uint64(result.Dropped.Bytes)))
@@ -98,7 +98,7 @@ func (p page) logs(w io.Writer, result runner.Result) {
 	}
 }
 
-func (p page) calls(w io.Writer, done executed) {
+func (p Page) calls(w io.Writer, done Execution) {
 	record := done.Result.HTTP
 	if record == nil || record.Count == 0 {
 		return
@@ -111,13 +111,13 @@ func (p page) calls(w io.Writer, done executed) {
 		note += fmt.Sprintf(", %d not shown", record.NotLogged)
 	}
 	section(w, "HTTP", note)
-	root := done.apiRoot
+	root := done.APIRoot
 	rows := [][]string{{"METHOD", "PATH", "STATUS", "MS"}}
 	for _, call := range record.Requests {
 		rows = append(rows, []string{call.Method, callPath(call, root), callStatus(call), callDuration(call)})
 	}
 	columns(w, rows)
-	if p.detail {
+	if p.Detail {
 		for _, call := range record.Requests {
 			callDetail(w, call, root)
 		}
@@ -139,7 +139,7 @@ func message(w io.Writer, mark string, headers map[string]string, body *string) 
 	}
 }
 
-func (p page) failure(w io.Writer, result runner.Result) {
+func (p Page) failure(w io.Writer, result runner.Result) {
 	if result.Error == nil {
 		return
 	}
@@ -159,7 +159,7 @@ func (p page) failure(w io.Writer, result runner.Result) {
 	}
 }
 
-func (p page) phases(w io.Writer, done executed) {
+func (p Page) phases(w io.Writer, done Execution) {
 	section(w, "Time", "")
 	rows := [][]string{}
 	for phase, spent := range done.Spent(0) {
@@ -181,25 +181,14 @@ func section(w io.Writer, title, note string) {
 	fmt.Fprintln(w)
 }
 
-// columns writes rows two spaces apart, each column as wide as its widest cell.
+// columns writes rows of what a step wrote, below the title of a section.
 func columns(w io.Writer, rows [][]string) {
-	var widths []int
 	for _, row := range rows {
 		for i, cell := range row {
-			if i == len(widths) {
-				widths = append(widths, 0)
-			}
 			row[i] = strings.ReplaceAll(shown.Text(cell), "\n", " ")
-			widths[i] = max(widths[i], lipgloss.Width(row[i]))
 		}
 	}
-	for _, row := range rows {
-		var line strings.Builder
-		for i, cell := range row {
-			line.WriteString("  " + cell + strings.Repeat(" ", widths[i]-lipgloss.Width(cell)))
-		}
-		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
-	}
+	Table(w, "  ", rows)
 }
 
 func indent(w io.Writer, prefix, text string) {

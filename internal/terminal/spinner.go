@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"fmt"
@@ -17,10 +17,10 @@ const (
 
 var spinnerFrames = []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
 
-// startSpinner shows on a terminal that what runs for more than a second, and
+// StartSpinner shows on a terminal that what runs for more than a second, and
 // for how long. It returns the function that takes the line away again and
 // waits until it is gone. On anything but a terminal it does nothing.
-func startSpinner(w io.Writer, what string) (stop func()) {
+func StartSpinner(w io.Writer, what string) (stop func()) {
 	if !telemetry.IsTerminal(w) {
 		return func() {}
 	}

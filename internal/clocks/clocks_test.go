@@ -1,8 +1,10 @@
-package main
+package clocks
 
 import (
+	"bytes"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,8 +35,8 @@ func TestARedisWhoseClockDiffersIsWarnedOf(t *testing.T) {
 				t.Fatal(err)
 			}
 			asked := server.CommandCount()
-			var log lockedBuffer
-			stop := watchClock(t.Context(), client, slog.New(slog.NewTextHandler(&log, nil)))
+			var log buffer
+			stop := Watch(t.Context(), client, slog.New(slog.NewTextHandler(&log, nil)))
 			redistest.Await(t, "the clock is asked", func() bool {
 				return server.CommandCount() > asked && (row.says == "" || log.String() != "")
 			})
@@ -44,4 +46,22 @@ func TestARedisWhoseClockDiffersIsWarnedOf(t *testing.T) {
 			}
 		})
 	}
+}
+
+// buffer is a log that may be read while it is written.
+type buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(data []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(data)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }

@@ -1,4 +1,5 @@
-package main
+// Package audit keeps a file of every call that executions make.
+package audit
 
 import (
 	"bytes"
@@ -17,9 +18,9 @@ import (
 // the audit's disk filled up.
 const maxUnwritten = 4 << 20
 
-// audit is the file that every call is written to, for all executions of this
+// File is the file that every call is written to, for all executions of this
 // process. Other processes may append to it too.
-type audit struct {
+type File struct {
 	file *os.File
 
 	mu        sync.Mutex // held to use file, too
@@ -28,28 +29,25 @@ type audit struct {
 	dropped   int        // lines that were not even kept here
 }
 
-// openAudit opens the audit file, nil when there is to be none.
-func (f apiFlags) openAudit() (*audit, error) {
-	if f.AuditFile == "" {
-		return nil, nil
-	}
-	file, err := openAuditFile(f.AuditFile)
+// Open opens the file, or makes it.
+func Open(name string) (*File, error) {
+	file, err := openFile(name)
 	if err != nil {
-		return nil, usagef("cannot write --audit-file %q: %w", f.AuditFile, wholefile.Cause(err))
+		return nil, wholefile.Cause(err)
 	}
-	return &audit{file: file}, nil
+	return &File{file: file}, nil
 }
 
-func openAuditFile(name string) (*os.File, error) {
+func openFile(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
 // reopen opens the file by its name again, since it may have been moved. Lines that the old file has not taken go to the new
 // one. On an error the old file stays in use, so that no call goes unrecorded.
-func (a *audit) reopen() error {
+func (a *File) reopen() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	file, err := openAuditFile(a.file.Name())
+	file, err := openFile(a.file.Name())
 	if err != nil {
 		return wholefile.Cause(err)
 	}
@@ -61,8 +59,8 @@ func (a *audit) reopen() error {
 	return err
 }
 
-// follow reopens the file on SIGHUP until the function it returns is called. Without an audit it does nothing.
-func (a *audit) follow(log *slog.Logger) (stop func()) {
+// Follow reopens the file on SIGHUP until the function it returns is called. Without an audit it does nothing.
+func (a *File) Follow(log *slog.Logger) (stop func()) {
 	if a == nil {
 		return func() {}
 	}
@@ -86,14 +84,14 @@ func (a *audit) follow(log *slog.Logger) (stop func()) {
 }
 
 // Ready tries what the file has not taken yet, and says why it still does not.
-func (a *audit) Ready() error {
+func (a *File) Ready() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.flush()
 }
 
 // Write appends a line. One that the file does not take follows when it does.
-func (a *audit) Write(line []byte) (int, error) {
+func (a *File) Write(line []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.unwritten)+len(line) > maxUnwritten {
@@ -109,7 +107,7 @@ func (a *audit) Write(line []byte) (int, error) {
 
 // flush writes the lines that are left. Half a line is ended and written again
 // as a whole, for another process may have appended to it.
-func (a *audit) flush() error {
+func (a *File) flush() error {
 	if len(a.unwritten) == 0 {
 		return nil
 	}
@@ -126,8 +124,8 @@ func (a *audit) flush() error {
 	return wholefile.Cause(err)
 }
 
-// close gives the file back. That something is missing in it is logged.
-func (a *audit) close(log *slog.Logger) {
+// Close gives the file back. That something is missing in it is logged.
+func (a *File) Close(log *slog.Logger) {
 	err := a.Ready()
 	if closing := a.file.Close(); err == nil {
 		err = wholefile.Cause(closing)

@@ -1,11 +1,14 @@
-package main
+// Package clocks compares the clock of this machine with those of Redis and of the API: keys are valid by all three.
+package clocks
 
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -14,26 +17,26 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// clockInterval is how often the clock of Redis is looked at.
-const clockInterval = time.Minute
+// interval is how often the clock of Redis is looked at.
+const interval = time.Minute
 
-// tolerableSkew is by how much clocks may differ before it is said: half of what verifiers allow.
-const tolerableSkew = minter.DefaultLeeway / 2
+// Tolerable is by how much clocks may differ before it is said: half of what verifiers allow.
+const Tolerable = minter.DefaultLeeway / 2
 
-// watchClock warns when the clock of this machine and the one of Redis come to differ, until the function it returns is called.
+// Watch warns when the clock of this machine and the one of Redis come to differ, until the function it returns is called.
 // A Redis that does not tell its time is not asked again.
-func watchClock(ctx context.Context, client redis.UniversalClient, log *slog.Logger) (stop func()) {
+func Watch(ctx context.Context, client redis.UniversalClient, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watching routine.Group
 	watching.Go(func() {
-		ticks := time.NewTicker(clockInterval)
+		ticks := time.NewTicker(interval)
 		defer ticks.Stop()
 		for warned := false; ; {
 			skew, err := minter.ClockSkew(ctx, client)
 			if redis.HasErrorPrefix(err, "NOPERM") {
 				return
 			}
-			bad := err == nil && skew.Abs() > tolerableSkew
+			bad := err == nil && skew.Abs() > Tolerable
 			if bad && !warned {
 				log.Warn("the clocks of this machine and of redis differ; keys may be refused as expired or not yet valid: synchronise them",
 					"redis_ahead", skew.Round(time.Millisecond).String(), "allowed", minter.DefaultLeeway.String())
@@ -54,17 +57,9 @@ func watchClock(ctx context.Context, client redis.UniversalClient, log *slog.Log
 	}
 }
 
-// apiSkew is by how much the clock of the API is ahead of this machine's, by the Date header of an answer (RFC 9110 section
+// OfAPI is by how much the clock of the API is ahead of this machine's, by the Date header of an answer (RFC 9110 section
 // 6.6.1), which is in whole seconds.
-func apiSkew(ctx context.Context, f apiClockFlags) (time.Duration, error) {
-	root, err := parseAPIRoot(f.APIRoot)
-	if err != nil {
-		return 0, err
-	}
-	certificates, err := apiFlags{APICA: f.APICA}.certificates()
-	if err != nil {
-		return 0, err
-	}
+func OfAPI(ctx context.Context, root *url.URL, certificates *x509.CertPool) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, root.String(), nil)

@@ -1,0 +1,51 @@
+package terminal
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"charm.land/lipgloss/v2"
+)
+
+var (
+	goodStyle  = lipgloss.NewStyle().Foreground(lipgloss.Green).Bold(true)
+	warnStyle  = lipgloss.NewStyle().Foreground(lipgloss.Yellow).Bold(true)
+	badStyle   = lipgloss.NewStyle().Foreground(lipgloss.Red).Bold(true)
+	titleStyle = lipgloss.NewStyle().Bold(true)
+	faintStyle = lipgloss.NewStyle().Faint(true)
+)
+
+// Mark is a tick or a cross.
+func Mark(good bool) string {
+	if good {
+		return goodStyle.Render("✓")
+	}
+	return badStyle.Render("✗")
+}
+
+// Warning is the mark of what works and is not as it should be.
+func Warning() string { return warnStyle.Render("!") }
+
+// Table writes rows behind a prefix, their columns two spaces apart and each as wide as its widest cell.
+func Table(w io.Writer, prefix string, rows [][]string) {
+	var widths []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], lipgloss.Width(cell))
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, cell := range row {
+			if i > 0 {
+				line.WriteString("  ")
+			}
+			line.WriteString(cell + strings.Repeat(" ", widths[i]-lipgloss.Width(cell)))
+		}
+		fmt.Fprintln(w, strings.TrimRight(prefix+line.String(), " "))
+	}
+}
