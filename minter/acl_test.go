@@ -91,7 +91,7 @@ var duties = map[string]func(t *testing.T, v, boss *vault) error{
 			boss.mint(t, someone) // for the revocation to count
 			revoked, err := revoke()
 			if err == nil {
-				_, err = revoked.Count(t.Context())
+				_, err = revoked.Ended(t.Context())
 			}
 			_, _, resumed := minter.NewRevoker(boss.redis).Resume(t.Context(), "business-1", "account-1")
 			errs = append(errs, err, resumed)

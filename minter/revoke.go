@@ -26,8 +26,8 @@ func NewRevoker(client redis.UniversalClient) *Revoker {
 	return &Revoker{client, "an operator", func(error) {}}
 }
 
-// As returns a Revoker that names the operator in the timelines of accounts. It calls unlogged if a suspension or its
-// end could not be added to the timeline; the change itself is in effect.
+// As returns a Revoker that names the operator in the timelines of accounts. It calls unlogged if a change could not be
+// added to a timeline; the change itself is in effect.
 func (r *Revoker) As(operator string, unlogged func(error)) *Revoker {
 	return &Revoker{r.redis, operator, unlogged}
 }
@@ -42,6 +42,7 @@ type Revocation struct {
 	scope      string // the Redis key of the scope's generation; empty for one key
 	before     string // the scope's generation before the revocation
 	record     any    // the record of the one key
+	perAccount bool   // it ended keys of accounts, whatever their executions
 }
 
 // Key revokes the signed key with this ID (the JWT's jti) in a business.
@@ -58,21 +59,21 @@ func (r *Revoker) Key(ctx context.Context, businessID, id string) (Revocation, e
 
 // Execution revokes every key that was minted for an execution.
 func (r *Revoker) Execution(ctx context.Context, businessID, id string) (Revocation, error) {
-	return r.revoke(ctx, "execution", businessID, id, executionKey(businessID, id))
+	return r.revoke(ctx, "execution", businessID, id, executionKey(businessID, id), false)
 }
 
 // Account revokes every key that was minted for an account. The account can still get new ones.
 func (r *Revoker) Account(ctx context.Context, businessID, id string) (Revocation, error) {
-	return r.revoke(ctx, "account", businessID, id, accountKey(businessID, id))
+	return r.revoke(ctx, "account", businessID, id, accountKey(businessID, id), true)
 }
 
 // Business revokes every key that was minted for a business.
 func (r *Revoker) Business(ctx context.Context, id string) (Revocation, error) {
-	return r.revoke(ctx, "business", id, id, businessKey(id))
+	return r.revoke(ctx, "business", id, id, businessKey(id), true)
 }
 
-func (r *Revoker) revoke(ctx context.Context, what, businessID, id, scope string) (Revocation, error) {
-	revoked := Revocation{redis: r.redis, businessID: businessID, scope: scope}
+func (r *Revoker) revoke(ctx context.Context, what, businessID, id, scope string, perAccount bool) (Revocation, error) {
+	revoked := Revocation{redis: r.redis, businessID: businessID, scope: scope, perAccount: perAccount}
 	err := r.do(what, businessID, id, func() (err error) {
 		revoked.before, err = before(r.redis.SetArgs(ctx, scope, newGeneration(), redis.SetArgs{TTL: MaxLifetime, Get: true}))
 		return err
@@ -100,7 +101,7 @@ func (r *Revoker) Suspend(ctx context.Context, businessID, accountID string) (Re
 		}
 		revoked.Again = was != ""
 		if !revoked.Again {
-			r.addToTimeline(ctx, businessID, accountID, ActionSuspend)
+			r.addToTimeline(ctx, businessID, accountID, "", ActionSuspend)
 		}
 		revoked.before, err = before(generation)
 		return err
@@ -117,7 +118,7 @@ func (r *Revoker) Resume(ctx context.Context, businessID, accountID string) (lif
 			return err
 		}
 		if lifted = n > 0; lifted {
-			r.addToTimeline(ctx, businessID, accountID, ActionResume)
+			r.addToTimeline(ctx, businessID, accountID, "", ActionResume)
 		}
 		all, err := Suspensions(ctx, r.redis, businessID, accountID)
 		if err == nil {
@@ -159,17 +160,33 @@ type sharded interface {
 // countBatch is how many Redis keys one SCAN examines.
 const countBatch = 1000
 
-// Count returns how many signed keys the revocation ended: those that were valid before it. It scans all keys in Redis,
-// in batches, and serves only to inform the operator: the revocation is already in effect.
-func (r Revocation) Count(ctx context.Context) (int, error) {
-	total, err := r.count(ctx)
+// Ended returns the identity of each signed key that the revocation ended: those that were valid before it. It scans all
+// keys in Redis, in batches, and serves only to inform: the revocation is already in effect.
+func (r Revocation) Ended(ctx context.Context) ([]Identity, error) {
+	ended, err := r.ended(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("count the revoked keys: %w", err)
+		return nil, fmt.Errorf("find the revoked keys: %w", err)
 	}
-	return total, nil
+	return ended, nil
 }
 
-func (r Revocation) count(ctx context.Context) (int, error) {
+// AddToTimelines shows a revocation in the timelines of the accounts whose keys it ended, as [Revocation.Ended] returns
+// them: once for each account, or for each execution if it was one of an execution or of a key.
+func (r *Revoker) AddToTimelines(ctx context.Context, revoked Revocation, ended []Identity) {
+	told := map[Identity]bool{}
+	for _, id := range ended {
+		entry := Identity{AccountID: id.AccountID, ExecutionID: id.ExecutionID}
+		if revoked.perAccount {
+			entry.ExecutionID = ""
+		}
+		if !told[entry] {
+			told[entry] = true
+			r.addToTimeline(ctx, revoked.businessID, entry.AccountID, entry.ExecutionID, ActionRevoke)
+		}
+	}
+}
+
+func (r Revocation) ended(ctx context.Context) (ended []Identity, err error) {
 	if r.scope == "" {
 		return r.live(ctx, []any{r.record})
 	}
@@ -177,18 +194,17 @@ func (r Revocation) count(ctx context.Context) (int, error) {
 	if c, ok := r.redis.(sharded); ok { // the keys of a business are in one slot, and SCAN runs on one node
 		master, err := c.MasterForKey(ctx, r.scope)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		node = master
 	}
-	total := 0
 	seen := map[string]bool{} // SCAN may return a key twice
 	for cursor, first := uint64(0), true; first || cursor != 0; first = false {
 		var names []string
 		var err error
 		names, cursor, err = node.Scan(ctx, cursor, recordKey(r.businessID, "*"), countBatch).Result()
 		if err != nil {
-			return total, err
+			return nil, err
 		}
 		var fresh []string
 		for _, name := range names {
@@ -202,19 +218,19 @@ func (r Revocation) count(ctx context.Context) (int, error) {
 		}
 		records, err := r.redis.MGet(ctx, fresh...).Result()
 		if err != nil {
-			return total, err
+			return nil, err
 		}
-		n, err := r.live(ctx, records)
+		here, err := r.live(ctx, records)
 		if err != nil {
-			return total, err
+			return nil, err
 		}
-		total += n
+		ended = append(ended, here...)
 	}
-	return total, nil
+	return ended, nil
 }
 
-// live counts the records that were valid until this revocation ended them.
-func (r Revocation) live(ctx context.Context, texts []any) (live int, err error) {
+// live returns the identities of the records that were valid until this revocation ended them.
+func (r Revocation) live(ctx context.Context, texts []any) (live []Identity, err error) {
 	var records []record
 	var names []string
 	for _, text := range texts {
@@ -231,11 +247,11 @@ func (r Revocation) live(ctx context.Context, texts []any) (live int, err error)
 		records, names = append(records, found), append(names, scopes...)
 	}
 	if len(records) == 0 {
-		return 0, nil
+		return nil, nil
 	}
 	values, err := r.redis.MGet(ctx, names...).Result()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for i, found := range records {
 		var then generations
@@ -247,7 +263,7 @@ func (r Revocation) live(ctx context.Context, texts []any) (live int, err error)
 			}
 		}
 		if found.Generations.validUnder(then) {
-			live++
+			live = append(live, Identity{AccountID: found.AccountID, AccountType: found.AccountType, BusinessID: found.BusinessID, ExecutionID: found.ExecutionID})
 		}
 	}
 	return live, nil

@@ -14,6 +14,7 @@ const TimelineLength = 1000
 const (
 	ActionSuspend = "operator_suspend"
 	ActionResume  = "operator_resume"
+	ActionRevoke  = "operator_revoke" // of signed keys
 )
 
 // operatorType replaces the account type in entries about an operator, who has no account.
@@ -26,11 +27,12 @@ func TimelineKey(businessID, accountID string) string {
 	return "kizen:{" + businessID + "}:timeline:" + accountID
 }
 
-// addToTimeline adds an operator's action to an account's timeline.
-func (r *Revoker) addToTimeline(ctx context.Context, businessID, accountID, action string) {
+// addToTimeline adds an operator's action to an account's timeline. executionID is empty if the action is on all of the
+// account.
+func (r *Revoker) addToTimeline(ctx context.Context, businessID, accountID, executionID, action string) {
 	err := r.redis.XAdd(ctx, &redis.XAddArgs{
 		Stream: TimelineKey(businessID, accountID), MaxLen: TimelineLength, Approx: true,
-		Values: []any{"action", action, "by", operatorType, "by_name", r.operator, "by_type", operatorType},
+		Values: []any{"execution_id", executionID, "action", action, "by", operatorType, "by_name", r.operator, "by_type", operatorType},
 	}).Err()
 	if err != nil {
 		r.unlogged(fmt.Errorf("add to the timeline of account %q: %w", accountID, err))

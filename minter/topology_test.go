@@ -36,8 +36,8 @@ func useEverything(t *testing.T, f fixture) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := revoked.Count(t.Context()); n != 1 || err != nil {
-			t.Errorf("%s: suspending revoked %d keys, %v; want 1", id.BusinessID, n, err)
+		if ended, err := revoked.Ended(t.Context()); len(ended) != 1 || err != nil {
+			t.Errorf("%s: suspending revoked %d keys, %v; want 1", id.BusinessID, len(ended), err)
 		}
 		if code := f.verify(t, sibling); code != minter.CodeSuspended {
 			t.Fatalf("%s: suspended: %q", id.BusinessID, code)

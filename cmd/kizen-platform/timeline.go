@@ -84,7 +84,10 @@ func parseEvent(entry redis.XMessage) event {
 		Method: text("method"), Path: text("path"), Status: status, Action: text("action"),
 	}
 	if by := text("by"); by != "" {
-		e.By = &performer{ID: by, Name: text("by_name"), AccountType: text("by_type"), ExecutionID: e.ExecutionID}
+		e.By = &performer{ID: by, Name: text("by_name"), AccountType: text("by_type")}
+		if e.Method != "" { // else it is the execution that an operator acted on
+			e.By.ExecutionID = e.ExecutionID
+		}
 	}
 	return e
 }

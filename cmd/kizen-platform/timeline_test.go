@@ -116,6 +116,7 @@ func TestTimelineOutlivesTheAccount(t *testing.T) {
 
 func TestTimelineShowsWhatAnOperatorDid(t *testing.T) {
 	w := start(t)
+	w.want(200, w.headers, "GET", "/custom-objects", "")
 	id, _ := w.integrationAccount(`{"name":"Sync"}`)
 	r := minter.NewRevoker(w.redis).As("jo@host", func(err error) { t.Error(err) })
 	for range 2 { // the second time nothing is done
@@ -125,6 +126,36 @@ func TestTimelineShowsWhatAnOperatorDid(t *testing.T) {
 	for range 2 {
 		_, _, err := r.Resume(t.Context(), testBusiness, id)
 		must(t, err)
+	}
+	// Keys of two executions of the account that runs code, then all of its keys; a revocation that ends nothing is not shown.
+	var keys []minter.Key
+	for _, execution := range []string{"e-1", "e-1", "e-2", "e-3"} {
+		who := identity()
+		who.ExecutionID = execution
+		keys = append(keys, w.mint(who))
+	}
+	for _, revoke := range []func() (minter.Revocation, error){
+		func() (minter.Revocation, error) { return r.Execution(t.Context(), testBusiness, "e-1") },
+		func() (minter.Revocation, error) { return r.Execution(t.Context(), testBusiness, "e-1") },
+		func() (minter.Revocation, error) { return r.Key(t.Context(), testBusiness, keys[2].ID) },
+		func() (minter.Revocation, error) { return r.Account(t.Context(), testBusiness, testAccount) },
+		func() (minter.Revocation, error) { return r.Account(t.Context(), testBusiness, id) },
+	} {
+		revoked, err := revoke()
+		must(t, err)
+		ended, err := revoked.Ended(t.Context())
+		must(t, err)
+		r.AddToTimelines(t.Context(), revoked, ended)
+	}
+	var ended []string
+	for _, e := range list(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+testAccount, ""), "results") {
+		if e["action"] == "operator_revoke" {
+			by := e["by"].(map[string]any)
+			ended = append(ended, fmt.Sprint(e["execution_id"], " by ", by["name"], by["execution_id"]))
+		}
+	}
+	if want := []string{" by jo@host<nil>", "e-2 by jo@host<nil>", "e-1 by jo@host<nil>"}; !slices.Equal(ended, want) {
+		t.Errorf("revocations %q, want %q", ended, want)
 	}
 	var done []string
 	for _, e := range list(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+id, ""), "results") {

@@ -357,14 +357,15 @@ func (c *keysRevokeCommand) revoke(ctx context.Context, r *minter.Revoker) (stri
 	if err != nil {
 		return "", err
 	}
-	live, err := revoked.Count(ctx)
+	ended, err := revoked.Ended(ctx)
 	if err != nil {
 		return "", err
 	}
-	if live == 0 {
+	r.AddToTimelines(ctx, revoked, ended)
+	if len(ended) == 0 {
 		return "", nothingError{fmt.Errorf("there is no good signed key of %s, so none was revoked; check the ids and --redis-url", what)}
 	}
-	return fmt.Sprintf("revoked %s of %s", signedKeys(live), what), nil
+	return fmt.Sprintf("revoked %s of %s", signedKeys(len(ended)), what), nil
 }
 
 func signedKeys(n int) string {
@@ -379,14 +380,14 @@ func (c *keysRevokeCommand) suspend(ctx context.Context, r *minter.Revoker) (str
 	if err != nil {
 		return "", err
 	}
-	live, err := revoked.Count(ctx)
+	ended, err := revoked.Ended(ctx)
 	if err != nil {
 		return "", err
 	}
-	if revoked.Again && live == 0 {
+	if revoked.Again && len(ended) == 0 {
 		return "", nothingError{fmt.Errorf("account %q in business %q was suspended by an operator already; nothing changed", c.Suspend, c.BusinessID)}
 	}
-	return fmt.Sprintf("suspended account %q in business %q, which ended %s", c.Suspend, c.BusinessID, signedKeys(live)), nil
+	return fmt.Sprintf("suspended account %q in business %q, which ended %s", c.Suspend, c.BusinessID, signedKeys(len(ended))), nil
 }
 
 func (c *keysRevokeCommand) resume(ctx context.Context, r *minter.Revoker) (string, error) {
