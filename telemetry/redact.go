@@ -16,6 +16,9 @@ const (
 	secretValue = `(?:\\*"[^"]+|\\*'[^']+|[^\s"'&}\]]+)`
 	// noPath matches the beginning of a name that is not the last element of a path.
 	noPath = `(?:^|[^/\w.-])[\w.-]*`
+	// fileErrors matches why the system could not use a file, as an error says behind its name.
+	fileErrors = `(?:no such file|permission denied|is a directory|not a directory|file exists|no space left|` +
+		`too many open files|operation not permitted|read-only file system|input/output error)\b`
 )
 
 // assignedNames and proseNames match the ends of credential names in a text.
@@ -80,7 +83,8 @@ var shapes = []shape{
 	// or before a number, must not be a path: an error says `"/run/token": no such file`, a compiler
 	// `/src/token:12`.
 	{nameHints, `(?i)(` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + quotedValue},
-	{nameHints, `(?i)(["'][^/"'\n]*` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + secretValue},
+	// Why a file of such a name cannot be used is no value.
+	{nameHints, `(?i)["'][^/"'\n]*["']:\s+` + fileErrors + `|(["'][^/"'\n]*` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + secretValue},
 	{nameHints, `(?i)(` + assignedNames + `\s*=\s*)` + secretValue},
 	{nameHints, `(?i)(` + assignedNames + `:)(?:` + quotedValue + `|[0-9]*[^\s"'&}\]0-9:][^\s"'&}\]]*)`},
 	{nameHints, `(?i)(` + noPath + assignedNames + `:)` + secretValue},
@@ -109,7 +113,11 @@ func Redact(text string) string {
 		}
 		pattern := patterns()[i]
 		text = pattern.ReplaceAllStringFunc(text, func(match string) string {
-			kept := pattern.FindStringSubmatch(match)[1]
+			group := pattern.FindStringSubmatchIndex(match)
+			if group[2] < 0 {
+				return match // the shape matches it to leave it alone
+			}
+			kept := match[group[2]:group[3]]
 			if strings.HasSuffix(match, "@") {
 				return kept + redacted.Mark + "@"
 			}

@@ -219,6 +219,7 @@ func TestOrdinaryTextIsLoggedAsItIs(t *testing.T) {
 		"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
 		"GET /x?design=1&signature=none", "a key: value pair", "https://h/x?next=%2Fy%3Fpage%3D2",
 		`open "/x/token": no such file`, "open /etc/passwd: permission denied", "read /run/secrets/api-key: no such file or directory",
+		`open "token": no such file`, `open "my.token": permission denied`, `{"error":"open 'api_key': no such file or directory"}`,
 		`--keys "/home/u/auth_token": is a directory`, "/src/token:12: syntax error", "token_file=/run/token", "max_tokens=5",
 		"task-runner-launcher stopped", "-----BEGIN PUBLIC KEY-----",
 	} {
