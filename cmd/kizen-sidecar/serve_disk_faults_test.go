@@ -93,6 +93,26 @@ func TestTortureServeSaysThatItsDiskIsFull(t *testing.T) {
 	s.requireWell()
 }
 
+// TestADiskThatIsTooSmallForAStepsSourceIsNamed: cold and in a warm interpreter, which has made its directories before.
+func TestADiskThatIsTooSmallForAStepsSourceIsNamed(t *testing.T) {
+	disk := smallDisk(t, "1m") // the compiled harness is kept there too
+	source := "outputs.log(1)\n" + strings.Repeat("#", 2<<20)
+	const want = "cannot write the step's source to "
+	got := sidecar(t, source, []string{"TMPDIR=" + disk}, "run", "--script", "-", "--sandbox", "off")
+	if got.code != exitSidecar || !strings.Contains(got.stderr, want+disk) || !strings.Contains(got.stderr, "No space left on device") {
+		t.Errorf("run: %d %s", got.code, got.stderr)
+	}
+	s := try(t, startRedisServer(t), disk, "--sandbox", "off", "--warm", "1", "--slots", "1")
+	for range 2 {
+		if got := s.ask("POST", "/api/coderunner/run", script(source)); got.status != 503 || !strings.Contains(got.body, want) || !strings.Contains(got.body, "No space left on device") {
+			t.Errorf("serve: %d %s", got.status, got.body)
+		}
+	}
+	if got := s.ask("POST", "/api/coderunner/run", script("outputs.log(1)")); got.status != 200 {
+		t.Errorf("a step that fits: %d %s", got.status, got.body)
+	}
+}
+
 // TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards has
 // the audit's disk fill up, in the middle of a line perhaps.
 func TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards(t *testing.T) {

@@ -41,6 +41,9 @@ class Failure:
         self.kind, self.error, self.detail, self.status = kind, error, detail, status
 
 
+CANNOT_CREATE = 73  # EX_CANTCREAT of sysexits.h
+
+
 class Job:
     """One step, its channel and its globals."""
 
@@ -137,7 +140,11 @@ class Job:
 
     def _module(self) -> ModuleType:
         """The module that the step is the body of: what pickle, dataclasses and typing look up in sys.modules."""
-        _write_source(self.path, self.source)
+        try:
+            _write_source(self.path, self.source)
+        except OSError as failed:  # of the disk, before any code of the step's runs: the sidecar tells the last line
+            posix.write(2, f"cannot write the step's source to {self.path}: {failed.strerror}\n".encode("utf-8", "replace"))
+            posix._exit(CANNOT_CREATE)
         module = ModuleType("__main__")
         names = {"__builtins__": __builtins__, "__file__": self.path, "__loader__": Source(self.source)}
         module.__dict__.update(names, **self.globals)
