@@ -129,7 +129,7 @@ func (p *Prepared) start(launch func(spec sandbox.Spec) (process, error)) error 
 		p.process, err = launch(sandbox.Spec{
 			Files:  theirs.files(),
 			Stdout: p.stdout.write, Stderr: p.stderr.write,
-			OverLimit: p.places.ask, NearMemory: p.places.askNearMemory,
+			OverLimit: p.places.ask, NearMemory: p.places.askNearMemory, Idle: p.warm,
 			Limits: sandbox.Limits{
 				Memory: p.limits.Memory, Tmp: p.limits.TmpSize, FileSize: p.limits.FileSize,
 				Processes: int(p.limits.Processes), OpenFiles: int(p.limits.OpenFiles), CPU: p.limits.CPU,

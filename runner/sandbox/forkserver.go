@@ -91,7 +91,7 @@ func (s *Sandbox) launchForkServer(ctx context.Context, spec Spec) (*ForkServer,
 	own := spec
 	own.Files = append([]*os.File{theirs}, spec.Files...)
 	own.Network = NetworkHost
-	own.forkServer = true
+	own.forkServer, own.Idle = true, true
 	process, err := s.Start(ctx, own)
 	if err != nil {
 		return nil, errors.Join(err, requests.Close())

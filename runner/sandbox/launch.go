@@ -41,7 +41,7 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 		}
 		ownNetwork = false
 	}
-	p := &Process{user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}, unwatched: spec.forkServer}
+	p := &Process{user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
 	p.ns = s.namespaces(p.user.id, ownNetwork)
 	if spec.forkServer {
 		p.ns.serveForks()

@@ -40,6 +40,10 @@ type monitor struct {
 	warning sync.Mutex
 	margin  int64
 
+	// begun is closed when the program is no longer idle.
+	begun chan struct{}
+	begin sync.Once
+
 	mu sync.Mutex
 	// leader is the first process; 0 until there is one.
 	leader int
@@ -59,12 +63,19 @@ const nearest = 64 * mib
 // leastMargin is the memory left in bytes below which no more warnings are given.
 const leastMargin = mib
 
-func newMonitor(spec Spec, limits Limits, g *group) monitor {
-	return monitor{
+func newMonitor(spec Spec, limits Limits, g *group) *monitor {
+	m := &monitor{
 		limits: limits, counted: g.memory != "", group: g, overLimit: spec.OverLimit, nearMemory: spec.NearMemory,
-		margin: max(limits.Memory/8, min(nearest, limits.Memory/2)),
+		margin: max(limits.Memory/8, min(nearest, limits.Memory/2)), begun: make(chan struct{}),
 	}
+	if !spec.Idle {
+		m.leaveIdle()
+	}
+	return m
 }
+
+// leaveIdle has the program be watched.
+func (m *monitor) leaveIdle() { m.begin.Do(func() { close(m.begun) }) }
 
 // follow tells which first process to look at.
 func (m *monitor) follow(leader int) {
@@ -73,11 +84,16 @@ func (m *monitor) follow(leader int) {
 	m.leader = leader
 }
 
-// watch looks until done is closed, and calls kill once a limit is exceeded.
+// watch looks until done is closed, from when the program is not idle any more, and calls kill once a limit is exceeded.
 func (m *monitor) watch(done <-chan struct{}, kill func()) {
+	defer func() { m.warning.Lock() }() // waits for a warning that is under way; no other follows
+	select {
+	case <-done:
+		return
+	case <-m.begun:
+	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	defer func() { m.warning.Lock() }() // waits for a warning that is under way; no other follows
 	for {
 		select {
 		case <-done:
@@ -95,8 +111,9 @@ func (m *monitor) watch(done <-chan struct{}, kill func()) {
 	}
 }
 
-// limitCPU sets the limit on processor time, counted from now on.
+// limitCPU sets the limit on processor time, counted from now on, and has the program be watched.
 func (m *monitor) limitCPU(limit time.Duration) {
+	defer m.leaveIdle()
 	m.look()
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -55,9 +55,7 @@ type Process struct {
 	leader    leader     // set before Start returns
 	control   *net.UnixConn
 	listener  net.Listener
-	monitor   monitor
-	// unwatched: only the kernel keeps its limits.
-	unwatched bool
+	monitor   *monitor
 
 	// handedOver is closed once the reader of events has stopped.
 	handedOver chan struct{}
@@ -99,7 +97,8 @@ func (p *Process) end(ordered bool) {
 	_ = p.control.CloseWrite()
 }
 
-// LimitCPU replaces the limit on processor time, 0 is none, and counts from now on, as Exit.CPU does.
+// LimitCPU replaces the limit on processor time, 0 is none, and counts from now on, as Exit.CPU does. From now on an idle program
+// is watched.
 func (p *Process) LimitCPU(limit time.Duration) { p.monitor.limitCPU(limit) }
 
 // ChargeCPU counts processor time that the caller has spent on the program towards its limit. Exit.CPU does not include it.
@@ -177,16 +176,14 @@ func (p *Process) supervise(ctx context.Context) {
 	defer context.AfterFunc(ctx, routine.Safe(p.Kill))()
 	watching := make(chan struct{})
 	var watcher routine.Group
-	if !p.unwatched {
-		p.monitor.follow(p.leader.pid())
-		watcher.Go(func() {
-			p.monitor.watch(watching, func() {
-				// The caller hears that a program runs before it hears that the program ran too long.
-				<-p.handedOver
-				p.end(false)
-			})
+	p.monitor.follow(p.leader.pid())
+	watcher.Go(func() {
+		p.monitor.watch(watching, func() {
+			// The caller hears that a program runs before it hears that the program ran too long.
+			<-p.handedOver
+			p.end(false)
 		})
-	}
+	})
 	cpu, err := p.leader.wait()
 	// A program may be quicker to end than the events that it began are read.
 	<-p.handedOver
@@ -198,7 +195,7 @@ func (p *Process) supervise(ctx context.Context) {
 
 // outcome puts together what the stage said at its end, what the monitor saw and what the kernel counted.
 func (p *Process) outcome(cpu time.Duration, err error) Exit {
-	m := &p.monitor
+	m := p.monitor
 	used, memoryOver, cpuOver := m.seen()
 	exit := Exit{Code: -1, OOMKilled: memoryOver || p.group.outOfMemory(), CPUExceeded: cpuOver,
 		PeakMemory: used.peakMemory, PeakProcesses: used.peakProcesses, CPU: used.cpu, Err: err}

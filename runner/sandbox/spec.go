@@ -43,6 +43,10 @@ type Spec struct {
 	// is used, beside a program that runs on. Calls follow one another, and end before Process.Done is closed.
 	NearMemory func()
 
+	// Idle: the program waits, and runs nothing of a step's, until Process.LimitCPU is called. Until then only the kernel keeps its
+	// limits, and nobody looks at it.
+	Idle bool
+
 	// forkServer: it is one, see StartForkServer.
 	forkServer bool
 }

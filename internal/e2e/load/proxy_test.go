@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,9 +68,9 @@ func driveProxy(b *testing.B, api, base string, pid int) {
 		b.ReportMetric(milliseconds(through.Latencies.P50-direct.Latencies.P50), "added-p50-ms")
 		b.ReportMetric(milliseconds(through.Latencies.P99-direct.Latencies.P99), "added-p99-ms")
 		b.ReportMetric(sidecartest.AnonymousMiB(b, pid), "anonymous-MiB")
-		before := processorTime(b, pid)
+		before := sidecartest.ProcessorTime(b, pid)
 		flooded := load(b, base, vegeta.Rate{}, 8)
-		b.ReportMetric(float64(flooded.Requests)/(processorTime(b, pid)-before).Seconds(), "req/core-s")
+		b.ReportMetric(float64(flooded.Requests)/(sidecartest.ProcessorTime(b, pid)-before).Seconds(), "req/core-s")
 		b.ReportMetric(flooded.Rate, "req/s")
 		b.ReportMetric(0, "ns/op")
 	}
@@ -139,26 +138,6 @@ func load(b *testing.B, base string, rate vegeta.Rate, callers uint64) (metrics 
 		b.Fatalf("%v: %v", metrics.StatusCodes, metrics.Errors)
 	}
 	return metrics
-}
-
-// processorTime is what a process has used of the processors, in the kernel's ticks of 10 ms (proc(5), stat).
-func processorTime(b *testing.B, pid int) time.Duration {
-	b.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		b.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(text), ") ") // the name before it may have blanks
-	fields := strings.Fields(rest)
-	ticks := 0
-	for _, field := range fields[11:13] { // utime and stime
-		n, err := strconv.Atoi(field)
-		if err != nil {
-			b.Fatal(err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
