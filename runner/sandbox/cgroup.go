@@ -8,9 +8,12 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +24,15 @@ type cgroups struct {
 	unified bool
 	// memory and pids are the sidecar's own groups; empty where the controller is not to be had. The same with v2.
 	memory, pids string
+
+	mu    sync.Mutex
+	swept time.Time
+	// busy are groups of programs that have ended, which could not be removed: the kernel had not let go of a process, say.
+	busy []string
 }
+
+// sweepInterval is how often groups are removed that could not be before, and those of other sidecars that are dead.
+const sweepInterval = time.Minute
 
 // groupPrefix marks our groups; the sidecar's process id and a number follow.
 const groupPrefix = "kizen-step-"
@@ -48,8 +59,8 @@ func (s *Sandbox) findCgroups() {
 			continue
 		}
 		*controller.dir, groups.unified = dir, unified
-		sweep(dir)
 	}
+	groups.sweep(time.Now())
 	s.groups = groups
 }
 
@@ -151,18 +162,35 @@ func hasField(list []byte, field string) bool {
 	return false
 }
 
-// sweep removes groups whose sidecar is dead. A group that is in use cannot be removed, so that nothing can go wrong.
-func sweep(dir string) {
-	left, err := filepath.Glob(filepath.Join(dir, groupPrefix+"*"))
-	if err != nil {
+// sweep removes groups whose sidecar is dead, and those of this one that could not be removed before, if that was not done in the
+// last interval. A group that is in use cannot be removed, so that nothing can go wrong. Glob fails where no descriptor is
+// left; the next sweep removes what this one did not see.
+func (c *cgroups) sweep(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Sub(c.swept) < sweepInterval {
 		return
 	}
-	for _, group := range left {
-		owner, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(group), groupPrefix), "-")
-		if pid, err := strconv.Atoi(owner); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-			_ = unix.Rmdir(group)
+	c.swept = now
+	c.busy = slices.DeleteFunc(c.busy, removed)
+	for _, dir := range []string{c.memory, c.pids} {
+		left, err := filepath.Glob(filepath.Join(dir, groupPrefix+"*"))
+		if dir == "" || err != nil {
+			continue
+		}
+		for _, group := range left {
+			owner, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(group), groupPrefix), "-")
+			if pid, err := strconv.Atoi(owner); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+				removed(group)
+			}
 		}
 	}
+}
+
+// removed removes a group, and reports whether it is gone.
+func removed(dir string) bool {
+	err := unix.Rmdir(dir)
+	return err == nil || errors.Is(err, fs.ErrNotExist)
 }
 
 // group is the cgroups of one program: one directory with v2, one for each controller with v1.
@@ -179,6 +207,7 @@ func (c *cgroups) create(n uint32, limits Limits, reserve int) (*group, error) {
 	if c == nil {
 		return g, nil
 	}
+	c.sweep(time.Now())
 	name := fmt.Sprintf("%s%d-%d", groupPrefix, os.Getpid(), n)
 	for _, part := range []struct {
 		parent string
@@ -328,8 +357,10 @@ func (g *group) remove() {
 		_ = g.dir.Close()
 	}
 	for _, dir := range []string{g.memory, g.pids} {
-		if dir != "" {
-			_ = unix.Rmdir(dir)
+		if dir != "" && !removed(dir) {
+			g.parents.mu.Lock()
+			g.parents.busy = append(g.parents.busy, dir)
+			g.parents.mu.Unlock()
 		}
 	}
 }
