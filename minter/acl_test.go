@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
+	"github.com/kizen/kizen-sidecar/internal/tombstone"
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
@@ -49,7 +50,12 @@ var duties = map[string]func(t *testing.T, v, boss *vault) error{
 				return err
 			}
 		}
-		return nil
+		once := tombstone.Store{Redis: v.redis}
+		if _, err := once.Begun(t.Context(), someone.BusinessID, someone.ExecutionID); err != nil {
+			return err
+		}
+		_, err := once.Begin(t.Context(), someone.BusinessID, someone.ExecutionID, "digest")
+		return err
 	},
 	"kizen-platform": func(t *testing.T, v, boss *vault) error {
 		key := boss.mint(t, someone)

@@ -13,6 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/serve"
+	"github.com/kizen/kizen-sidecar/internal/tombstone"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -143,8 +144,12 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 }
 
 func (s *service) control(callers *serve.Callers, certified []string) http.Handler {
+	var once serve.Once
+	if s.daemon.host.store.embedded == nil {
+		once = tombstone.Store{Redis: s.daemon.host.store}
+	}
 	return serve.NewServer(serve.Config{
-		Hosts:      s.daemon.hosts(certified...),
+		Hosts: s.daemon.hosts(certified...), Once: once,
 		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.daemon.limits, Secrets: s.daemon.secrets, Log: s.daemon.log,
 		Callbacks: s.daemon.callback != nil,
 		UI:        s.command.UI, APIRoot: s.daemon.checked.proxy.APIRoot.String(),

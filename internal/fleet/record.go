@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/tombstone"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
@@ -39,9 +40,6 @@ const (
 // unfinishedLimit is how long an untouched record is kept: far longer than asynq waits to deliver again.
 const unfinishedLimit = 7 * 24 * time.Hour
 
-// tombstoneLimit is the least time for which an id is not run again once its execution has finished.
-const tombstoneLimit = 7 * 24 * time.Hour
-
 // ErrConflict: the id was submitted before, for something else.
 var ErrConflict = errors.New("an execution with this id was submitted for something else; give this one an id of its own")
 
@@ -66,8 +64,6 @@ type records struct {
 	durable Durability
 }
 
-func tombstoneKey(business, id string) string { return "kizen:{" + business + "}:ran:" + id }
-
 // ticket is the right of one attempt to an execution.
 type ticket struct{ business, id, owner string }
 
@@ -83,7 +79,7 @@ func (t ticket) worker() string {
 }
 
 func (t ticket) keys() []string {
-	return []string{wire.RecordKey(t.business, t.id), tombstoneKey(t.business, t.id)}
+	return []string{wire.RecordKey(t.business, t.id), tombstone.Key(t.business, t.id)}
 }
 
 // claim is what became of a claim. It succeeded if owner is that of the ticket.
@@ -190,7 +186,7 @@ return {ARGV[2], ''}`)
 // run again.
 func (r records) finish(ctx context.Context, t ticket, digest string, e ending, keep time.Duration) (stands string, late bool, err error) {
 	answer, err := finishScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), []byte(e.result), e.at.UnixMilli(),
-		keep.Milliseconds(), digest, max(keep, tombstoneLimit).Milliseconds(), e.begun, e.deadLetter).StringSlice()
+		keep.Milliseconds(), digest, max(keep, tombstone.Limit).Milliseconds(), e.begun, e.deadLetter).StringSlice()
 	if err != nil || len(answer) != 2 {
 		return "", false, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/tombstone"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
@@ -226,7 +227,7 @@ func TestRecordsDoNotStayForever(t *testing.T) {
 	if err := r.setCallback(t.Context(), "b", "e", CallbackDelivered, ""); err != nil || len(server.Keys()) != 1 {
 		t.Errorf("a callback brings %q back: %v", server.Keys(), err)
 	}
-	server.FastForward(tombstoneLimit)
+	server.FastForward(tombstone.Limit)
 	if len(server.Keys()) != 0 {
 		t.Errorf("left: %q", server.Keys())
 	}

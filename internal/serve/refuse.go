@@ -61,7 +61,7 @@ func (s *Server) refuseSubmission(c *gin.Context, err error) {
 	case errors.Is(err, queue.ErrDraining):
 		c.Header("Retry-After", "1")
 		refuse(c, http.StatusServiceUnavailable, "draining", err.Error())
-	case errors.Is(err, ErrConflict):
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrRan):
 		refuse(c, http.StatusConflict, "conflict", err.Error())
 	case errors.Is(err, execution.ErrCancelled), errors.Is(err, context.Canceled):
 		refuse(c, http.StatusConflict, "cancelled", execution.ErrCancelled.Error())

@@ -33,6 +33,8 @@ type Config struct {
 	CheckIdentity func(minter.Identity) error
 	// Callbacks says that somebody delivers the end of an execution to its callback URL; elsewhere such a URL is refused.
 	Callbacks bool
+	// Once keeps an id that a caller has chosen from running twice. If it is nil, only what Executions remember does.
+	Once Once
 	// UI serves the execution page at /ui/; APIRoot is what it takes off the URLs of calls.
 	UI      bool
 	APIRoot string
@@ -224,6 +226,12 @@ func (s *Server) submit(c *gin.Context) {
 	if body.CallbackURL != "" && !s.config.Callbacks {
 		refuseFields(c, "callback_url", "callbacks are not configured; start serve with --webhook-secret-file")
 		return
+	}
+	if body.ExecutionID != "" && s.config.Once != nil {
+		if err := s.once(c.Request.Context(), &request, data); err != nil {
+			s.refuseSubmission(c, err)
+			return
+		}
 	}
 	e, err := s.config.Executions.Submit(request, data, body.CallbackURL)
 	if err != nil {
