@@ -39,8 +39,8 @@ type Metrics struct {
 	denials                                metric.Int64Counter
 
 	queueLength, slotUsage, slotLimit, poolReady metric.Int64ObservableUpDownCounter
-	fleetDepth, fleetDead                        metric.Int64ObservableGauge
-	fleetOldest                                  metric.Float64ObservableGauge
+	fleetEnded                                   metric.Int64Counter
+	fleetQueue, fleetCallbacks                   backlogGauges
 
 	// The values of open labels. All other labels have a closed set of values.
 	policies, guardrails, words *labels
@@ -53,11 +53,37 @@ type State struct {
 	Ready                 int // warm interpreters waiting for an execution
 }
 
-// Backlog is the state of a queue that many machines share. All of them report the same values, so do not add them up.
+// Backlog is what waits in a queue that many machines share: executions, or callbacks. Each machine says
+// the same, so it is no sum.
 type Backlog struct {
-	Depth       int           // waiting executions
-	Oldest      time.Duration // the wait of the oldest of them
-	DeadLetters int           // executions that were given up
+	Depth       int           // how many wait
+	Oldest      time.Duration // how long the oldest of them has waited
+	DeadLetters int           // how many were given up
+}
+
+// backlogGauges are the metrics of one Backlog.
+type backlogGauges struct {
+	depth, dead metric.Int64ObservableGauge
+	oldest      metric.Float64ObservableGauge
+}
+
+// newBacklogGauges defines the gauges of a queue of things: two whose names begin with queue, and dead.
+func newBacklogGauges(meter metric.Meter, queue, dead, thing string) (g backlogGauges, err error) {
+	var errs [3]error
+	unit := metric.WithUnit("{" + thing + "}")
+	g.depth, errs[0] = meter.Int64ObservableGauge(queue+".depth", unit,
+		metric.WithDescription("How many "+thing+"s wait in the queue, for whichever worker."))
+	g.oldest, errs[1] = meter.Float64ObservableGauge(queue+".wait", metric.WithUnit("s"),
+		metric.WithDescription("How long the oldest "+thing+" in the queue has waited."))
+	g.dead, errs[2] = meter.Int64ObservableGauge(dead, unit,
+		metric.WithDescription("How many "+thing+"s were given up, and are kept."))
+	return g, errors.Join(errs[:]...)
+}
+
+func (g backlogGauges) observe(o metric.Observer, b Backlog, labels metric.MeasurementOption) {
+	o.ObserveInt64(g.depth, int64(b.Depth), labels)
+	o.ObserveFloat64(g.oldest, b.Oldest.Seconds(), labels)
+	o.ObserveInt64(g.dead, int64(b.DeadLetters), labels)
 }
 
 // measure starts metrics. An empty protocol means no OTLP.
@@ -134,15 +160,13 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 	m.queueLength = level("kizen.execution.queue.length", "{execution}", "Executions waiting for a slot.")
 	m.slotUsage = level("kizen.execution.slot.usage", "{slot}", "Slots in use.")
 	m.slotLimit = level("kizen.execution.slot.limit", "{slot}", "Executions that may run at once.")
-	m.poolReady = level("kizen.pool.ready", "{interpreter}", "Warm interpreters waiting for an execution.")
-	m.fleetDepth, err = meter.Int64ObservableGauge("kizen.fleet.queue.depth", metric.WithUnit("{execution}"),
-		metric.WithDescription("Executions waiting in the queue, for any worker."))
+	m.poolReady = level("kizen.pool.ready", "{interpreter}", "Warm interpreters that wait for an execution.")
+	m.fleetEnded, err = meter.Int64Counter("kizen.fleet.executions", metric.WithUnit("{execution}"),
+		metric.WithDescription("Executions whose end this worker wrote down, by outcome: also of those that it refused, or ended for a worker that died."))
 	errs = append(errs, err)
-	m.fleetOldest, err = meter.Float64ObservableGauge("kizen.fleet.queue.wait", metric.WithUnit("s"),
-		metric.WithDescription("The wait of the oldest execution in the queue."))
+	m.fleetQueue, err = newBacklogGauges(meter, "kizen.fleet.queue", "kizen.fleet.dead_letters", "execution")
 	errs = append(errs, err)
-	m.fleetDead, err = meter.Int64ObservableGauge("kizen.fleet.dead_letters", metric.WithUnit("{execution}"),
-		metric.WithDescription("Executions that were given up and kept as dead letters."))
+	m.fleetCallbacks, err = newBacklogGauges(meter, "kizen.fleet.callback.queue", "kizen.fleet.callback.dead_letters", "callback")
 	errs = append(errs, err)
 	return m, errors.Join(errs...)
 }
@@ -166,27 +190,36 @@ func (m *Metrics) Watch(state func() State) (stop func()) {
 	return func() { _ = registration.Unregister() } // fails only without a registration
 }
 
-// WatchFleet calls look for the backlog of a queue whenever metrics are collected, until stop is called. If look fails,
-// the metrics are absent: a reported zero could make an autoscaler shrink the fleet.
-func (m *Metrics) WatchFleet(queue string, look func(context.Context) (Backlog, error)) (stop func()) {
+// WatchFleet asks for the backlogs of a queue, of executions and of callbacks, whenever metrics are collected,
+// until stop is called. Where look fails nothing is said: a fleet must not
+// shrink because no other part sees its queue.
+func (m *Metrics) WatchFleet(queue string, look func(context.Context) (executions, callbacks Backlog, err error)) (stop func()) {
 	if m == nil {
 		return func() {}
 	}
 	labels := metric.WithAttributeSet(attribute.NewSet(attribute.String("queue", queue)))
+	executions, callbacks := m.fleetQueue, m.fleetCallbacks
 	registration, err := m.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		backlog, err := look(ctx)
+		waiting, untold, err := look(ctx)
 		if err != nil {
 			return err
 		}
-		o.ObserveInt64(m.fleetDepth, int64(backlog.Depth), labels)
-		o.ObserveFloat64(m.fleetOldest, backlog.Oldest.Seconds(), labels)
-		o.ObserveInt64(m.fleetDead, int64(backlog.DeadLetters), labels)
+		executions.observe(o, waiting, labels)
+		callbacks.observe(o, untold, labels)
 		return nil
-	}, m.fleetDepth, m.fleetOldest, m.fleetDead)
+	}, executions.depth, executions.oldest, executions.dead, callbacks.depth, callbacks.oldest, callbacks.dead)
 	if err != nil {
 		return func() {}
 	}
 	return func() { _ = registration.Unregister() } // fails only without a registration
+}
+
+// FleetEnded counts an execution whose end a worker has written down.
+func (m *Metrics) FleetEnded(ctx context.Context, outcome string) {
+	if m == nil {
+		return
+	}
+	m.fleetEnded.Add(ctx, 1, withError(nil, attribute.String("kizen.execution.outcome", m.words.of(outcome))))
 }
 
 // Key counts one operation on a signed key: KeyMint, KeyRenew or KeyRevoke.

@@ -158,7 +158,8 @@ func watched(t *testing.T) *Telemetry {
 	telemetry, _ := started(t, Config{})
 	t.Cleanup(func() { telemetry.Shutdown(context.Background()) })
 	t.Cleanup(telemetry.Metrics().Watch(func() State { return State{} }))
-	t.Cleanup(telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) { return Backlog{}, nil }))
+	t.Cleanup(telemetry.Metrics().WatchFleet("kizen", func(context.Context) (executions, callbacks Backlog, err error) { return }))
+	telemetry.Metrics().FleetEnded(t.Context(), "worker_died")
 	execute(telemetry)
 	return telemetry
 }
@@ -254,10 +255,14 @@ func TestMeasuringCostsNoAllocationWhenItIsOff(t *testing.T) {
 func TestAnUnknownBacklogIsNotReportedAsEmpty(t *testing.T) {
 	telemetry := measuring(t)
 	var down error
-	stop := telemetry.Metrics().WatchFleet("kizen", func(context.Context) (Backlog, error) {
-		return Backlog{Depth: 7, Oldest: 1500 * time.Millisecond, DeadLetters: 2}, down
+	stop := telemetry.Metrics().WatchFleet("kizen", func(context.Context) (executions, callbacks Backlog, err error) {
+		return Backlog{Depth: 7, Oldest: 1500 * time.Millisecond, DeadLetters: 2}, Backlog{Depth: 3, Oldest: time.Minute, DeadLetters: 1}, down
 	})
-	series := []string{`kizen_fleet_queue_depth{queue="kizen"} 7`, `kizen_fleet_queue_wait_seconds{queue="kizen"} 1.5`, `kizen_fleet_dead_letters{queue="kizen"} 2`}
+	series := []string{
+		`kizen_fleet_queue_depth{queue="kizen"} 7`, `kizen_fleet_queue_wait_seconds{queue="kizen"} 1.5`, `kizen_fleet_dead_letters{queue="kizen"} 2`,
+		`kizen_fleet_callback_queue_depth{queue="kizen"} 3`, `kizen_fleet_callback_queue_wait_seconds{queue="kizen"} 60`,
+		`kizen_fleet_callback_dead_letters{queue="kizen"} 1`,
+	}
 	for _, want := range series {
 		if page := scrape(t, telemetry); !strings.Contains(page, want) {
 			t.Errorf("no %s in %s", want, page)

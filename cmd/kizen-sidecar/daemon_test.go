@@ -143,18 +143,23 @@ func TestWorkerMeasuresWhatServeMeasures(t *testing.T) {
 	if _, err := asynq.NewClientFromRedisClient(store).EnqueueContext(t.Context(), task, asynq.Queue("kizen")); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool { return endings(t, store)["e-1"] == "ok" })
+	enqueue(t, store, forFleet("e-2", "pass").with("runtime", "ruby"))
+	waitFor(t, func() bool { return endings(t, store)["e-1"] == "ok" && endings(t, store)["e-2"] == "refused" })
 	for series, want := range map[string]float64{
 		`kizen_execution_duration_seconds_count{kizen_execution_outcome="ok"}`:       1,
 		`kizen_execution_phase_duration_seconds_count{kizen_execution_phase="step"}`: 1,
 		`kizen_key_operation_duration_seconds_count{kizen_key_operation="mint"}`:     1,
 		`kizen_key_operation_duration_seconds_count{kizen_key_operation="revoke"}`:   1,
-		`kizen_execution_slot_limit`:                    4,
-		`kizen_execution_slot_usage`:                    0,
-		`kizen_execution_queue_length`:                  0,
-		`kizen_fleet_queue_depth{queue="kizen"}`:        0,
-		`kizen_fleet_dead_letters{queue="kizen"}`:       0,
-		`kizen_fleet_queue_wait_seconds{queue="kizen"}`: 0,
+		`kizen_execution_slot_limit`:                                      4,
+		`kizen_execution_slot_usage`:                                      0,
+		`kizen_execution_queue_length`:                                    0,
+		`kizen_fleet_queue_depth{queue="kizen"}`:                          0,
+		`kizen_fleet_dead_letters{queue="kizen"}`:                         0,
+		`kizen_fleet_queue_wait_seconds{queue="kizen"}`:                   0,
+		`kizen_fleet_callback_queue_depth{queue="kizen"}`:                 0,
+		`kizen_fleet_callback_dead_letters{queue="kizen"}`:                0,
+		`kizen_fleet_executions_total{kizen_execution_outcome="ok"}`:      1,
+		`kizen_fleet_executions_total{kizen_execution_outcome="refused"}`: 1,
 	} {
 		waitFor(t, func() bool { got, there := w.metric(series); return there && got == want })
 	}

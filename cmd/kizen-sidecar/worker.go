@@ -104,10 +104,11 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 	s.worker = fleet.NewWorker(fleet.Config{
 		Redis: s.daemon.host.store, Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Keep: c.Keep,
 		Durability: fleet.Durability(c.StartDurability), Revoke: s.revoke, Ready: s.ready, Try: s.try,
-		Prepare: preparing(s.daemon.secrets, s.daemon.limits, s.daemon.checked.engine), Run: s.daemon.host.Run, Sender: s.daemon.callback.sending(), Log: app.log,
+		Prepare: preparing(s.daemon.secrets, s.daemon.limits, s.daemon.checked.engine), Run: s.daemon.host.Run, Sender: s.daemon.callback.sending(),
+		Metrics: s.daemon.telemetry.Metrics(), Log: app.log,
 	})
 	s.daemon.telemetry.Metrics().Watch(s.state)
-	s.unwatch = s.daemon.telemetry.Metrics().WatchFleet(c.Queue, s.worker.Backlog)
+	s.unwatch = s.daemon.telemetry.Metrics().WatchFleet(c.Queue, s.worker.Backlogs)
 	return s, nil
 }
 

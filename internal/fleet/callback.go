@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hibiken/asynq"
 
@@ -68,6 +69,9 @@ func (w *Worker) notifyLate(ctx context.Context, s subject, e ending) error {
 	return w.enqueueCallback(ctx, s, message, true)
 }
 
+// errTurn puts a callback off that has to wait for others of its business.
+var errTurn = errors.New("as many callbacks of the business are under way as may be")
+
 // deliverCallback makes one attempt to deliver a message. asynq makes the next; what is given up it keeps as a dead letter. The
 // record says how it went.
 func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
@@ -75,8 +79,13 @@ func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 	if err != nil {
 		return err
 	}
-	failed := w.config.Sender.Try(ctx, message)
 	headers := task.Headers()
+	business, began := headers[businessHeader], time.Now()
+	if after, ok := w.turns.take(business, began); !ok {
+		return &later{errTurn, after}
+	}
+	failed := w.config.Sender.Try(ctx, message)
+	w.turns.end(business, time.Since(began))
 	about := telemetry.WithExecution(telemetry.WithTrace(ctx, headers[wire.Traceparent]), headers[executionHeader])
 	state, failure := CallbackDelivered, ""
 	if failed != nil {
@@ -89,8 +98,8 @@ func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 			w.config.Log.ErrorContext(about, "a callback is given up; it is kept as a dead letter", "message_id", message.ID, "error", failed)
 		}
 	}
-	if headers[lateHeader] == "" && headers[businessHeader] != "" {
-		err := w.records.setCallback(context.WithoutCancel(ctx), headers[businessHeader], headers[executionHeader], state, failure)
+	if headers[lateHeader] == "" && business != "" {
+		err := w.records.setCallback(context.WithoutCancel(ctx), business, headers[executionHeader], state, failure)
 		if err != nil {
 			w.config.Log.WarnContext(about, "the record does not say what became of a callback", "state", state, "error", err)
 		}

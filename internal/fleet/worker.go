@@ -24,9 +24,15 @@ import (
 )
 
 // callbacksAtOnce bounds the callbacks that one worker delivers at a time.
-const callbacksAtOnce = 16
+const callbacksAtOnce = 32
 
-// Config of a [Worker]. All but Revoke, Ready, Try, Sender and Log is required.
+// taskInterval and callbackInterval are how often an empty queue is asked for executions, and for callbacks.
+const (
+	taskInterval     = 150 * time.Millisecond
+	callbackInterval = 300 * time.Millisecond
+)
+
+// Config of a [Worker]. All but Revoke, Ready, Try, Sender, Metrics and Log is required.
 type Config struct {
 	Redis redis.UniversalClient
 	// Queue is the name of asynq's queue.
@@ -54,7 +60,9 @@ type Config struct {
 	Try func(context.Context) error
 	// Sender delivers callbacks. If nil, executions that want one are refused.
 	Sender *webhook.Sender
-	Log    *slog.Logger
+	// Metrics count how executions end. If nil, nothing is counted.
+	Metrics *telemetry.Metrics
+	Log     *slog.Logger
 }
 
 // Worker takes executions from the queue until [Worker.Shutdown].
@@ -66,6 +74,7 @@ type Worker struct {
 	run       *redisRun
 	recall    *recall
 	intake    *intake
+	turns     *turns // of callbacks
 	client    *asynq.Client
 	inspector *asynq.Inspector
 	callbacks *asynq.Server
@@ -121,13 +130,15 @@ func NewWorker(config Config) *Worker {
 		held:   []*held{newHeld(config.Redis, config.Queue), newHeld(config.Redis, callbackQueue(config.Queue))},
 		client: asynq.NewClientFromRedisClient(config.Redis), inspector: asynq.NewInspectorFromRedisClient(config.Redis),
 		suspects: map[string]map[string]bool{}, archivedSince: map[string]int64{},
-		slots: make(chan struct{}, config.Slots),
+		slots: make(chan struct{}, config.Slots), turns: newTurns(callbacksAtOnce),
 	}
 	w.members = &members{redis: config.Redis, queue: config.Queue, lease: config.Lease, log: config.Log, missing: map[string]time.Time{}}
 	w.intake = &intake{
 		ready: config.Ready, try: config.Try, first: 100 * time.Millisecond, last: longestBackoff, broken: make(chan error, 1),
 		failing: map[string]bool{}, reason: errNotYet, told: w.tellTaking,
-		open: func() (*asynq.Server, error) { return w.serve(config.Queue, config.Slots, w.held[0], w.execute) },
+		open: func() (*asynq.Server, error) {
+			return w.serve(config.Queue, config.Slots, taskInterval, w.held[0], w.execute)
+		},
 	}
 	w.ctx, w.cut = context.WithCancelCause(context.Background())
 	return w
@@ -152,14 +163,21 @@ func (w *Worker) Load() (running, waiting int) {
 	return running, max(int(w.delivered.Load())-running, 0)
 }
 
-// Backlog is what waits in the queue, for whichever worker.
-func (w *Worker) Backlog(context.Context) (telemetry.Backlog, error) {
-	info, err := w.inspector.GetQueueInfo(w.config.Queue)
+// Backlogs are what waits in the queue, for whichever worker: executions and callbacks.
+func (w *Worker) Backlogs(context.Context) (executions, callbacks telemetry.Backlog, err error) {
+	if executions, err = w.backlog(w.config.Queue); err == nil {
+		callbacks, err = w.backlog(callbackQueue(w.config.Queue))
+	}
+	return executions, callbacks, err
+}
+
+func (w *Worker) backlog(queue string) (telemetry.Backlog, error) {
+	info, err := w.inspector.GetQueueInfo(queue)
 	if errors.Is(err, asynq.ErrQueueNotFound) {
 		return telemetry.Backlog{}, nil // nothing was ever enqueued
 	}
 	if err != nil {
-		return telemetry.Backlog{}, fmt.Errorf("look at queue %q: %w", w.config.Queue, err)
+		return telemetry.Backlog{}, fmt.Errorf("look at queue %q: %w", queue, err)
 	}
 	return telemetry.Backlog{
 		Depth: info.Pending + info.Retry + info.Scheduled, Oldest: info.Latency, DeadLetters: info.Archived,
@@ -179,7 +197,8 @@ func (w *Worker) Start(ctx context.Context) error {
 		return fmt.Errorf("join the fleet of queue %q: %w", w.config.Queue, err)
 	}
 	if w.config.Sender != nil {
-		if w.callbacks, err = w.serve(callbackQueue(w.config.Queue), callbacksAtOnce, w.held[1], w.deliverCallback); err != nil {
+		w.callbacks, err = w.serve(callbackQueue(w.config.Queue), callbacksAtOnce, callbackInterval, w.held[1], w.deliverCallback)
+		if err != nil {
 			return err
 		}
 	}
@@ -193,9 +212,9 @@ func (w *Worker) Start(ctx context.Context) error {
 }
 
 // serve starts a server of asynq that hands the tasks of a queue to a handler.
-func (w *Worker) serve(queue string, concurrency int, index *held, handler asynq.HandlerFunc) (*asynq.Server, error) {
+func (w *Worker) serve(queue string, concurrency int, interval time.Duration, index *held, handler asynq.HandlerFunc) (*asynq.Server, error) {
 	server := asynq.NewServerFromRedisClient(w.config.Redis, asynq.Config{
-		Concurrency: concurrency, Queues: map[string]int{queue: 1}, TaskCheckInterval: 100 * time.Millisecond,
+		Concurrency: concurrency, Queues: map[string]int{queue: 1}, TaskCheckInterval: interval,
 		DelayedTaskCheckInterval: time.Second, RetryDelayFunc: delay, IsFailure: func(err error) bool { return !isLater(err) },
 		Logger: asynqLog{w.config.Log}, LogLevel: asynq.WarnLevel, ShutdownTimeout: time.Minute,
 	})
@@ -613,6 +632,9 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	}
 	if stands == "" {
 		return &later{errTakenOver, a.config.Lease}
+	}
+	if !late {
+		a.config.Metrics.FleetEnded(ctx, stands)
 	}
 	if err := a.records.settle(ctx, s.ticket, a.config.Keep); err != nil {
 		a.config.Log.Warn("the end of an execution is told although it may not be durable yet", "execution_id", a.id, "error", err)

@@ -190,8 +190,13 @@ const traceID = "0af7651916cd43dd8448eb211c80319c"
 
 func (f *fleetOf) enqueue(id, callback string) {
 	f.t.Helper()
+	f.enqueueFor("b", id, callback)
+}
+
+func (f *fleetOf) enqueueFor(business, id, callback string) {
+	f.t.Helper()
 	f.enqueueBody(id, map[string]string{
-		"runtime": "python-3-13", "user_script": "pass", "execution_id": id, "business_id": "b", "user_id": "u", "callback_url": callback,
+		"runtime": "python-3-13", "user_script": "pass", "execution_id": id, "business_id": business, "user_id": "u", "callback_url": callback,
 		"traceparent": "00-" + traceID + "-b7ad6b7169203331-01",
 	})
 }
@@ -493,7 +498,7 @@ func TestWhatIsGivenUpIsKeptAndTold(t *testing.T) {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the dead letter", func() bool {
-		backlog, err := w.Backlog(t.Context())
+		backlog, _, err := w.Backlogs(t.Context())
 		return err == nil && backlog.DeadLetters == 1 && backlog.Depth == 0
 	})
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
