@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,7 +47,7 @@ func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err er
 	if err != nil {
 		return "", fmt.Errorf("encode the request: %w", err)
 	}
-	headers := map[string]string{wire.EnqueuedAt: time.Now().Format(time.RFC3339Nano)}
+	headers := map[string]string{wire.EnqueuedAt: time.Now().Format(time.RFC3339Nano), wire.VersionHeader: strconv.Itoa(wire.Version)}
 	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, body, headers)
 	_, err = asynq.NewClientFromRedisClient(q.Redis).EnqueueContext(ctx, task,
 		asynq.Queue(cmp.Or(q.Name, wire.DefaultQueue)), asynq.TaskID(wire.TaskID(request.BusinessID, request.ExecutionID)))

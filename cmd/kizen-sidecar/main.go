@@ -41,6 +41,7 @@ type commandLine struct {
 	Run    runCommand    `cmd:"" help:"Run one Code Step and print its result."`
 	Serve  serveCommand  `cmd:"" help:"Run steps for an orchestrator, over HTTP."`
 	Worker workerCommand `cmd:"" help:"Run steps from a queue in Redis that many machines share."`
+	Queue  queueCommand  `cmd:"" help:"Look at the queue of a fleet, and retry, cancel or drain what is in it."`
 	Proxy  proxyCommand  `cmd:"" help:"Serve the authenticating proxy for a step in a neighbouring container."`
 	Keys   keysCommand   `cmd:"" help:"Manage signing keys, and revoke what they signed."`
 	Policy policyCommand `cmd:"" help:"Validate rules for API calls, and explain what they decide."`

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -28,7 +29,8 @@ func (w *Worker) enqueueCallback(ctx context.Context, s subject, m webhook.Messa
 	if err != nil {
 		return fmt.Errorf("write the callback: %w", err)
 	}
-	headers := map[string]string{executionHeader: s.id, businessHeader: s.business, wire.Traceparent: s.traceparent}
+	headers := map[string]string{executionHeader: s.id, businessHeader: s.business, wire.Traceparent: s.traceparent,
+		wire.VersionHeader: strconv.Itoa(wire.Version)}
 	if late {
 		headers[lateHeader] = "1"
 	}

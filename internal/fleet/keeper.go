@@ -34,7 +34,7 @@ func (w *Worker) keepFleet(ctx context.Context) {
 		}
 		sweep = time.Now()
 		for _, held := range w.held {
-			if err := errors.Join(w.requeueStrays(ctx, held), w.requeueArchived(ctx, held.queue)); err != nil {
+			if err := errors.Join(w.requeueStrays(ctx, held), w.requeueArchived(ctx, held.queue), w.warnOfFullArchive(ctx, held.queue)); err != nil {
 				w.config.Log.Warn("the queue could not be searched for tasks that asynq has lost; it is tried again", "error", err)
 			}
 		}
@@ -173,12 +173,12 @@ func (w *Worker) requeueArchived(ctx context.Context, queue string) error {
 	}
 	for _, letter := range letters {
 		id, _ := letter.Member.(string)
-		task, err := w.inspector.GetTaskInfo(queue, id)
-		if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
-			continue
-		}
+		task, err := taskInfo(ctx, w.config.Redis, w.inspector, queue, id)
 		if err != nil {
-			return fmt.Errorf("look at the archived task %q: %w", id, err)
+			return err
+		}
+		if task == nil {
+			continue
 		}
 		ours, err := w.archivedOnPurpose(ctx, task, int64(letter.Score))
 		if err != nil {
@@ -196,6 +196,24 @@ func (w *Worker) requeueArchived(ctx context.Context, queue string) error {
 	if len(letters) == pageSize {
 		w.archivedSince[queue] = int64(letters[pageSize-1].Score)
 	}
+	return nil
+}
+
+// archiveLimit is how many dead letters of a queue asynq keeps.
+const archiveLimit = 9999
+
+// warnOfFullArchive says once that each further dead letter has asynq delete the oldest.
+func (w *Worker) warnOfFullArchive(ctx context.Context, queue string) error {
+	n, err := w.config.Redis.ZCard(ctx, "asynq:{"+queue+"}:archived").Result()
+	if err != nil {
+		return err
+	}
+	full := n >= archiveLimit
+	if full && !w.archiveFull[queue] {
+		w.config.Log.Error("asynq keeps no more dead letters: with each further one it deletes the oldest, whose record still says so; "+
+			"see kizen-sidecar queue list --state trimmed", "queue", queue, "dead_letters", n)
+	}
+	w.archiveFull[queue] = full
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,11 +14,12 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/routine"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // members says which workers live. Each renews its key three times a lease, in a loop that does nothing else:
 //
-//	kizen:fleet:{QUEUE}:worker:ID   exists while the worker lives
+//	kizen:fleet:{QUEUE}:worker:ID   exists while the worker lives; its version, see [wire.Version]
 //	kizen:fleet:{QUEUE}:workers     the ids of all workers that may hold work
 //	kizen:fleet:{QUEUE}:keeper      the id of the one worker that looks after the others
 //	kizen:fleet:{QUEUE}:dead:ID     the worker was declared dead, and may not come back under this id
@@ -95,7 +97,7 @@ func (m *members) current() *term {
 var renewScript = redis.NewScript(`
 if redis.call('EXISTS', KEYS[3]) == 1 then return -1 end
 redis.call('SADD', KEYS[1], ARGV[1])
-redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2])
 local keeper = redis.call('GET', KEYS[4])
 if keeper and keeper ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[2])
@@ -111,7 +113,7 @@ func (m *members) join(ctx context.Context) error {
 	keys := []string{m.allKey(), m.key(t.id), m.deadKey(t.id), m.keeperKey()}
 	limited, cancel := context.WithTimeout(ctx, max(m.lease, time.Second))
 	defer cancel()
-	answer, err := renewScript.Run(limited, m.redis, keys, t.id, m.lease.Milliseconds()).Int()
+	answer, err := renewScript.Run(limited, m.redis, keys, t.id, m.lease.Milliseconds(), wire.Version).Int()
 	if err != nil {
 		m.heard(err)
 		return err
@@ -196,6 +198,23 @@ func (m *members) deceased(ctx context.Context) []string {
 		}
 	}
 	return dead
+}
+
+// newer reports whether a worker lives that understands more than this one.
+func (m *members) newer(ctx context.Context) (bool, error) {
+	ids, err := m.redis.SMembers(ctx, m.allKey()).Result()
+	if err != nil || len(ids) == 0 {
+		return false, err
+	}
+	keys := make([]string, len(ids))
+	for i, id := range ids {
+		keys[i] = m.key(id)
+	}
+	versions, err := m.redis.MGet(ctx, keys...).Result()
+	return slices.ContainsFunc(versions, func(version any) bool {
+		text, lives := version.(string)
+		return lives && newer(text)
+	}), err
 }
 
 // judge weighs whether the key of a worker exists.

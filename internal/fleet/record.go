@@ -45,6 +45,7 @@ var ErrConflict = errors.New("an execution with this id was submitted for someth
 
 // records keeps one hash an execution, under kizen:{BUSINESS}:run:ID:
 //
+//	version      of the program that made it, see [wire.Version]
 //	state        a State
 //	digest       of what was submitted
 //	owner        who has it: WORKER/ATTEMPT
@@ -92,7 +93,8 @@ type claim struct {
 }
 
 var claimScript = redis.NewScript(`
-local known = redis.call('HMGET', KEYS[1], 'state', 'owner', 'reason', 'digest')
+local known = redis.call('HMGET', KEYS[1], 'state', 'owner', 'reason', 'digest', 'version')
+if known[5] and tonumber(known[5]) > tonumber(ARGV[5]) then return {'newer', '', 0, '', 0} end
 local digest = known[4] or redis.call('GET', KEYS[2])
 if digest and digest ~= ARGV[3] then return {'conflict', '', 0, '', 0} end
 if not known[1] and digest then return {'expired', '', 0, '', 0} end
@@ -101,14 +103,14 @@ if known[1] and known[1] ~= 'queued' and (known[1] ~= 'claimed' or known[2] ~= A
 end
 local deaths = tonumber(redis.call('HGET', KEYS[1], 'deaths') or '0')
 if known[1] == 'claimed' then deaths = redis.call('HINCRBY', KEYS[1], 'deaths', 1) end
-redis.call('HSET', KEYS[1], 'state', 'claimed', 'owner', ARGV[1], 'digest', ARGV[3])
+redis.call('HSET', KEYS[1], 'state', 'claimed', 'owner', ARGV[1], 'digest', ARGV[3], 'version', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {'claimed', ARGV[1], redis.call('HINCRBY', KEYS[1], 'attempts', 1), known[3] or '', deaths}`)
 
 // claim takes an execution that waits, or that the attempt from had claimed when its worker died; from may be empty. The first
 // claim makes the record.
 func (r records) claim(ctx context.Context, t ticket, digest, from string) (claim, error) {
-	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest, from).Slice()
+	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest, from, wire.Version).Slice()
 	if err != nil {
 		return claim{}, err
 	}
@@ -121,10 +123,13 @@ func (r records) claim(ctx context.Context, t ticket, digest, from string) (clai
 		c.reason, _ = answer[3].(string)
 		c.deaths, _ = answer[4].(int64)
 	}
-	if c.state == "conflict" {
+	switch c.state {
+	case Queued, Claimed, Started, Finished, Expired:
+		return c, nil
+	case "conflict":
 		return claim{}, ErrConflict
 	}
-	return c, nil
+	return claim{}, fmt.Errorf("the record's state is %q: %w", c.state, errNewer)
 }
 
 var startScript = redis.NewScript(`
@@ -174,7 +179,7 @@ end
 if not ours then return {'', ''} end
 if known[1] == 'finished' then return {known[3], ''} end
 redis.call('HSET', KEYS[1], 'state', 'finished', 'owner', ARGV[1], 'outcome', ARGV[2], 'result', ARGV[3], 'finished_at', ARGV[4],
-  'digest', ARGV[6])
+  'digest', ARGV[6], 'version', ARGV[10])
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'dead_letter', ARGV[9]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
@@ -186,7 +191,7 @@ return {ARGV[2], ''}`)
 // run again.
 func (r records) finish(ctx context.Context, t ticket, digest string, e ending, keep time.Duration) (stands string, late bool, err error) {
 	answer, err := finishScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), []byte(e.result), e.at.UnixMilli(),
-		keep.Milliseconds(), digest, max(keep, tombstone.Limit).Milliseconds(), e.begun, e.deadLetter).StringSlice()
+		keep.Milliseconds(), digest, max(keep, tombstone.Limit).Milliseconds(), e.begun, e.deadLetter, wire.Version).StringSlice()
 	if err != nil || len(answer) != 2 {
 		return "", false, err
 	}
@@ -218,6 +223,28 @@ return 1`)
 func (r records) reopen(ctx context.Context, business, id, deadLetter string) error {
 	keys := ticket{business: business, id: id}.keys()
 	return reopenScript.Run(ctx, r.redis, keys, deadLetter, unfinishedLimit.Milliseconds()).Err()
+}
+
+var cancelScript = redis.NewScript(`
+local state, version = unpack(redis.call('HMGET', KEYS[1], 'state', 'version'))
+if version and tonumber(version) > tonumber(ARGV[7]) then return 'newer' end
+if state and state ~= 'queued' then return state end
+if not state and redis.call('EXISTS', KEYS[2]) == 1 then return 'finished' end
+redis.call('HSET', KEYS[1], 'state', 'finished', 'owner', ARGV[1], 'outcome', ARGV[2], 'result', ARGV[3], 'finished_at', ARGV[4],
+  'digest', ARGV[5], 'version', ARGV[7])
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6])
+return ''`)
+
+// cancel ends an execution that no worker has, and returns "", or else how far it has come.
+func (r records) cancel(ctx context.Context, t ticket, digest string) (State, error) {
+	e, err := cancelledEnd(t.id)
+	if err != nil {
+		return "", err
+	}
+	state, err := cancelScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), []byte(e.result), e.at.UnixMilli(), digest,
+		tombstone.Limit.Milliseconds(), wire.Version).Text()
+	return State(state), err
 }
 
 var callbackScript = redis.NewScript(`

@@ -230,6 +230,18 @@ func (r *recall) runs(owner string) bool {
 	return r.running[owner] != nil
 }
 
+// of is the attempt of an execution that this worker has; nil: it has none.
+func (r *recall) of(business, id string) *attempt {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.running {
+		if a.business == business && a.id == id {
+			return a
+		}
+	}
+	return nil
+}
+
 // end forgets an attempt that was given back.
 func (r *recall) end(a *attempt) {
 	r.mu.Lock()

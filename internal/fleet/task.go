@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +23,16 @@ func enqueuedAt(headers map[string]string, now time.Time) time.Time {
 		return now
 	}
 	return at
+}
+
+// errNewer puts off what a newer program has written.
+var errNewer = errors.New("a newer version of kizen-sidecar wrote this; it is left to a worker that understands it, see docs/upgrade.md")
+
+// newer reports whether the version of a task, of a record or of a worker is beyond what this program understands. A version that is no
+// number is ignored.
+func newer(version string) bool {
+	n, err := strconv.Atoi(version)
+	return err == nil && n > wire.Version
 }
 
 // callbackQueue is where the callbacks of a queue's executions wait: slow receivers must not hold slots of executions.

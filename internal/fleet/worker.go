@@ -75,6 +75,8 @@ type Worker struct {
 	recall    *recall
 	intake    *intake
 	turns     *turns // of callbacks
+	letters   letters
+	cancelled cancellations
 	client    *asynq.Client
 	inspector *asynq.Inspector
 	callbacks *asynq.Server
@@ -82,6 +84,7 @@ type Worker struct {
 	// The keeper's: active tasks that the last sweep found without a worker, and the time from which it looks at archived ones.
 	suspects      map[string]map[string]bool
 	archivedSince map[string]int64
+	archiveFull   map[string]bool // as it was told
 
 	slots     chan struct{}
 	delivered atomic.Int64 // waits for a slot, or runs
@@ -129,8 +132,9 @@ func NewWorker(config Config) *Worker {
 		config: config, records: records{config.Redis, config.Durability}, recall: newRecall(), run: newRedisRun(config),
 		held:   []*held{newHeld(config.Redis, config.Queue), newHeld(config.Redis, callbackQueue(config.Queue))},
 		client: asynq.NewClientFromRedisClient(config.Redis), inspector: asynq.NewInspectorFromRedisClient(config.Redis),
-		suspects: map[string]map[string]bool{}, archivedSince: map[string]int64{},
+		suspects: map[string]map[string]bool{}, archivedSince: map[string]int64{}, archiveFull: map[string]bool{},
 		slots: make(chan struct{}, config.Slots), turns: newTurns(callbacksAtOnce),
+		letters: letters{config.Redis}, cancelled: cancellations{config.Redis, config.Queue},
 	}
 	w.members = &members{redis: config.Redis, queue: config.Queue, lease: config.Lease, log: config.Log, missing: map[string]time.Time{}}
 	w.intake = &intake{
@@ -164,20 +168,17 @@ func (w *Worker) Load() (running, waiting int) {
 }
 
 // Backlogs are what waits in the queue, for whichever worker: executions and callbacks.
-func (w *Worker) Backlogs(context.Context) (executions, callbacks telemetry.Backlog, err error) {
-	if executions, err = w.backlog(w.config.Queue); err == nil {
-		callbacks, err = w.backlog(callbackQueue(w.config.Queue))
+func (w *Worker) Backlogs(ctx context.Context) (executions, callbacks telemetry.Backlog, err error) {
+	if executions, err = w.backlog(ctx, w.config.Queue); err == nil {
+		callbacks, err = w.backlog(ctx, callbackQueue(w.config.Queue))
 	}
 	return executions, callbacks, err
 }
 
-func (w *Worker) backlog(queue string) (telemetry.Backlog, error) {
-	info, err := w.inspector.GetQueueInfo(queue)
-	if errors.Is(err, asynq.ErrQueueNotFound) {
-		return telemetry.Backlog{}, nil // nothing was ever enqueued
-	}
+func (w *Worker) backlog(ctx context.Context, queue string) (telemetry.Backlog, error) {
+	info, err := queueInfo(ctx, w.config.Redis, w.inspector, queue)
 	if err != nil {
-		return telemetry.Backlog{}, fmt.Errorf("look at queue %q: %w", queue, err)
+		return telemetry.Backlog{}, err
 	}
 	return telemetry.Backlog{
 		Depth: info.Pending + info.Retry + info.Scheduled, Oldest: info.Latency, DeadLetters: info.Archived,
@@ -234,6 +235,10 @@ func (w *Worker) holding(index *held, handler asynq.HandlerFunc) asynq.HandlerFu
 			return &later{errFenced, 0}
 		}
 		id, _ := asynq.GetTaskID(ctx)
+		if newer(task.Headers()[wire.VersionHeader]) {
+			w.config.Log.Warn("a task is left to a newer worker", "task", id, "version", task.Headers()[wire.VersionHeader], "error", errNewer)
+			return &later{errNewer, w.config.Lease}
+		}
 		defer index.returned(t.id, id)
 		if err := index.add(ctx, t.id, id); err != nil {
 			return &later{err, time.Second}
@@ -254,6 +259,7 @@ func (w *Worker) afterRenewal(ctx context.Context) {
 	for _, index := range w.held {
 		err = errors.Join(err, index.reap(ctx))
 	}
+	err = errors.Join(err, w.cancelled.apply(ctx, w.recall.of))
 	if err != nil {
 		w.config.Log.Warn("this worker could not look after its tasks; it is tried again", "error", err)
 	}
@@ -285,7 +291,7 @@ func (w *Worker) restoreFinished(ctx context.Context, done *finishedAttempt) err
 	if err := w.records.restore(ctx, done.ticket, done.digest); err != nil {
 		return err
 	}
-	if _, _, err := w.records.finish(ctx, done.ticket, done.digest, done.ending, w.config.Keep); err != nil {
+	if _, _, err := w.records.finish(ctx, done.ticket, done.digest, done.ending, w.keep(done.ending)); err != nil {
 		return err
 	}
 	known, err := w.records.read(ctx, done.business, done.id)
@@ -354,18 +360,20 @@ type attempt struct {
 	asked time.Time
 	// begun is whether the step's code may have started.
 	begun atomic.Bool
+	// stop ends it, with a cause.
+	stop context.CancelCauseFunc
 }
 
 // execute handles one delivery of an execution. asynq's context ends with asynq's lease, which says nothing about the step. It
 // returns nil only when the record says that the execution has finished: asynq deletes the task then.
 func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
+	id, _ := asynq.GetTaskID(ctx)
 	named, err := readNames(task.Payload())
 	if err != nil {
 		w.config.Log.Error("what was delivered is no execution; it is kept as a dead letter", "error", err)
-		return err
+		return w.list(ctx, id, err)
 	}
 	t, _ := ctx.Value(termKey{}).(*term)
-	id, _ := asynq.GetTaskID(ctx)
 	digest := sha256.Sum256(task.Payload())
 	a := &attempt{
 		Worker: w, term: t, payload: task.Payload(), headers: task.Headers(), asked: enqueuedAt(task.Headers(), time.Now()),
@@ -374,7 +382,20 @@ func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 			callback: named.CallbackURL, traceparent: traceOf(named, task.Headers()),
 		},
 	}
-	return a.deliver(context.WithoutCancel(ctx))
+	lasting := context.WithoutCancel(ctx)
+	return w.list(lasting, id, a.deliver(lasting))
+}
+
+// list returns the error of a delivery. If that makes the task a dead letter, it is in the list of them first.
+func (w *Worker) list(ctx context.Context, task string, err error) error {
+	var letter *archived
+	if !errors.As(err, &letter) {
+		return err
+	}
+	if listed := w.letters.add(ctx, w.config.Queue, task); listed != nil {
+		return &later{listed, time.Second}
+	}
+	return err
 }
 
 // deliver claims the execution and does what its state asks for.
@@ -389,6 +410,9 @@ func (a *attempt) deliver(ctx context.Context) error {
 		case errors.Is(err, ErrConflict):
 			a.config.Log.Error("an id was submitted for something else before; the task is kept as a dead letter", "execution_id", a.id)
 			return deadLetter(err)
+		case errors.Is(err, errNewer):
+			a.config.Log.Warn("an execution is left to a newer worker", "execution_id", a.id, "error", err)
+			return &later{err, a.config.Lease}
 		case err != nil:
 			return &later{err, time.Second}
 		case claimed.state == Expired:
@@ -442,7 +466,11 @@ func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 		}
 		if task.LastErr == known.deadLetter { // it was archived with this error, and has been put back since
 			a.config.Log.Info("a dead letter is run again", "execution_id", a.id, "run", known.run+1)
-			if err := a.records.reopen(ctx, a.business, a.id, known.deadLetter); err != nil {
+			err := a.records.reopen(ctx, a.business, a.id, known.deadLetter)
+			if err == nil {
+				err = a.letters.remove(ctx, a.config.Queue, a.task)
+			}
+			if err != nil {
 				return false, &later{err, time.Second}
 			}
 			return true, nil
@@ -507,6 +535,9 @@ func (a *attempt) ended(outcome outcomes.Outcome, result runner.Result) ending {
 
 // attempt runs a claimed execution in a slot.
 func (a *attempt) attempt(ctx context.Context, attempts int64) error {
+	running, stop := context.WithCancelCause(a.Worker.ctx)
+	defer stop(nil)
+	a.stop = stop
 	a.recall.begin(a)
 	defer a.recall.end(a)
 	a.delivered.Add(1)
@@ -514,7 +545,10 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	select {
 	case a.slots <- struct{}{}:
 		defer func() { <-a.slots }()
-	case <-a.Worker.ctx.Done():
+	case <-running.Done():
+		if cause := context.Cause(running); errors.Is(cause, execution.ErrCancelled) {
+			return a.finish(ctx, a.subject, a.failed(outcomes.Cancelled, cause))
+		}
 		return a.giveBack(ctx, errDraining, false, 0)
 	}
 	a.running.Add(1)
@@ -527,8 +561,6 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	if job.Job.Traceparent == "" {
 		job.Job.Traceparent, job.Tracestate = a.headers[wire.Traceparent], a.headers[wire.Tracestate]
 	}
-	running, stop := context.WithCancelCause(a.Worker.ctx)
-	defer stop(nil)
 	defer context.AfterFunc(a.term.ctx, routine.Safe(func() { stop(context.Cause(a.term.ctx)) }))()
 	done, err := a.config.Run(running, job)
 	done.Begun = a.begun.Load() // which is written down before it is true
@@ -540,6 +572,8 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 		return a.finish(ctx, a.subject, a.ended(outcome, done.Result))
 	case done.Begun:
 		return a.finish(ctx, a.subject, a.failed(outcomes.Internal, err))
+	case errors.Is(context.Cause(running), execution.ErrCancelled):
+		return a.finish(ctx, a.subject, a.failed(outcomes.Cancelled, execution.ErrCancelled))
 	case outcome == outcomes.Refused:
 		return a.refuse(ctx, err)
 	case errors.Is(err, errTakenOver):
@@ -553,8 +587,11 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	return a.giveBack(ctx, err, true, backoff.Delay(int(attempts), time.Second, longestBackoff))
 }
 
-// refuse ends an execution that cannot be run as it is.
+// refuse ends an execution that cannot be run as it is. While a newer worker lives, which may know more, it is left to that one.
 func (a *attempt) refuse(ctx context.Context, err error) error {
+	if others, failed := a.members.newer(ctx); failed != nil || others {
+		return a.giveBack(ctx, errors.Join(failed, fmt.Errorf("%w (here: %w)", errNewer, err)), false, time.Second)
+	}
 	a.config.Log.Warn("an execution was refused", "execution_id", a.id, "business_id", a.business, "error", err)
 	return a.finish(ctx, a.subject, a.failed(outcomes.Refused, err))
 }
@@ -616,7 +653,7 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	var stands string
 	var late bool
 	err := a.insist(ctx, func(ctx context.Context) (err error) {
-		stands, late, err = a.records.finish(ctx, s.ticket, s.digest, e, a.config.Keep)
+		stands, late, err = a.records.finish(ctx, s.ticket, s.digest, e, a.keep(e))
 		return err
 	})
 	if err != nil {
@@ -636,7 +673,7 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	if !late {
 		a.config.Metrics.FleetEnded(ctx, stands)
 	}
-	if err := a.records.settle(ctx, s.ticket, a.config.Keep); err != nil {
+	if err := a.records.settle(ctx, s.ticket, a.keep(e)); err != nil {
 		a.config.Log.Warn("the end of an execution is told although it may not be durable yet", "execution_id", a.id, "error", err)
 	}
 	known, err := a.records.read(ctx, s.business, s.id)
@@ -647,6 +684,14 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 		return &later{err, time.Second}
 	}
 	return nil
+}
+
+// keep is how long an end is kept: that of a dead letter as long as asynq keeps its task.
+func (w *Worker) keep(e ending) time.Duration {
+	if e.deadLetter != "" {
+		return max(w.config.Keep, letterLimit)
+	}
+	return w.config.Keep
 }
 
 // insist tries again while Redis is away, until the worker is cut off, and then once more.

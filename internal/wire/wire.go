@@ -18,6 +18,13 @@ const (
 	Tracestate  = "tracestate"
 )
 
+// Version is that of the tasks and records that this program writes, and the newest that it understands. It is raised where an older worker
+// would do something wrong with what a newer program has written; docs/upgrade.md has the rules.
+const Version = 1
+
+// VersionHeader is the header of a task that has its version. Without it the version is 1.
+const VersionHeader = "version"
+
 // TaskID returns the id of the task of an execution. asynq queues an id once.
 func TaskID(business, execution string) string { return business + "/" + execution }
 

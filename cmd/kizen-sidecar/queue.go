@@ -1,0 +1,294 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/fleet"
+)
+
+// queueCommand is kizen-sidecar queue.
+type queueCommand struct {
+	List   queueListCommand   `cmd:"" help:"List what waits, runs, or was given up."`
+	Show   queueShowCommand   `cmd:"" help:"Show what is known of one execution."`
+	Retry  queueRetryCommand  `cmd:"" help:"Run dead letters again, and what was put off at once."`
+	Cancel queueCancelCommand `cmd:"" help:"End executions that wait or run."`
+	Drain  queueDrainCommand  `cmd:"" help:"Have workers take nothing more, and wait until they have nothing left."`
+}
+
+// fleetFlags name the queue of a fleet in a Redis.
+type fleetFlags struct {
+	redisFlags
+	Queue string `help:"Queue of the fleet." default:"kizen" placeholder:"NAME" group:"Worker"`
+}
+
+// operate calls do with an operator of the queue. What it finds nothing to act on for becomes exit code 1.
+func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
+	if !queueName.MatchString(f.Queue) {
+		return usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
+	}
+	client, err := f.requireQueue()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	err = do(fleet.NewOperator(client, f.Queue))
+	if errors.Is(err, fleet.ErrNothing) {
+		return nothingError{errors.New(strings.TrimSuffix(err.Error(), ": "+fleet.ErrNothing.Error()))}
+	}
+	return err
+}
+
+func (f fleetFlags) requireQueue() (redis.UniversalClient, error) {
+	if f.RedisURL == "" {
+		return nil, usagef("no redis given; name the one that holds the queue with --redis-url")
+	}
+	return f.connect(nil)
+}
+
+// queueListCommand is kizen-sidecar queue list.
+type queueListCommand struct {
+	fleetFlags
+	State     string `help:"Only those in this state: waiting, put_off (until a time), active (a worker has it), dead (given up and kept), trimmed (given up, and deleted by asynq since)." enum:",waiting,put_off,active,dead,trimmed" default:"" placeholder:"STATE" env:"-"`
+	Callbacks bool   `help:"List callbacks in place of executions." env:"-"`
+	Limit     int    `help:"How many of each state." default:"100" placeholder:"N" env:"-"`
+	JSON      bool   `help:"Print a JSON object." env:"-"`
+}
+
+// Help is the long text of kizen-sidecar queue list --help.
+func (queueListCommand) Help() string {
+	return `An id is BUSINESS/EXECUTION, unless the orchestrator chose another for its task.
+
+Examples:
+  kizen-sidecar queue list --redis-url redis://redis:6379
+  kizen-sidecar queue list --state dead --json
+  kizen-sidecar queue list --callbacks --state dead`
+}
+
+// Run is called by kong.
+func (c *queueListCommand) Run(ctx context.Context, app *app) error {
+	if c.Limit < 1 {
+		return usagef("--limit must be positive")
+	}
+	return c.operate(func(o *fleet.Operator) error {
+		found, err := o.List(ctx, c.Callbacks, c.State, c.Limit)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return printJSON(app, found)
+		}
+		return writeTasks(app.stdout, found)
+	})
+}
+
+func writeTasks(to io.Writer, found fleet.Overview) error {
+	fmt.Fprintf(to, "%s: %d waiting, %d put off, %d active, %d dead, %d trimmed", found.Queue, found.Waiting, found.PutOff, found.Active, found.Dead, found.Trimmed)
+	if found.Paused {
+		fmt.Fprint(to, "; drained, so that nothing is taken")
+	}
+	fmt.Fprintln(to)
+	if len(found.Tasks) == 0 {
+		return nil
+	}
+	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "ID\tSTATE\tWHEN\tREASON")
+	for _, task := range found.Tasks {
+		when := cmp.Or(task.Next, task.Since, &time.Time{})
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", task.ID, task.State, formatTime(*when), summary(task.Reason))
+	}
+	return table.Flush()
+}
+
+// longestReason is how much of a reason a table has room for, in bytes.
+const longestReason = 120
+
+// summary is the first line of a text, cut.
+func summary(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	if len(line) > longestReason {
+		line = strings.ToValidUTF8(line[:longestReason], "") + " ..."
+	}
+	return line
+}
+
+// queueShowCommand is kizen-sidecar queue show.
+type queueShowCommand struct {
+	fleetFlags
+	ID   string `arg:"" help:"BUSINESS/EXECUTION, or the id of the task." env:"-"`
+	JSON bool   `help:"Print a JSON object, with the result." env:"-"`
+}
+
+// Help is the long text of kizen-sidecar queue show --help.
+func (queueShowCommand) Help() string {
+	return `Shows its task and its record; never its script, its inputs or its secrets. The exit code is 1 where nothing is known of it.
+
+Examples:
+  kizen-sidecar queue show business-1/0f59ea53-7e0c-4f8d-a0b8-8ab5f9a2f1b4
+  kizen-sidecar queue show business-1/e-1 --json`
+}
+
+// Run is called by kong.
+func (c *queueShowCommand) Run(ctx context.Context, app *app) error {
+	return c.operate(func(o *fleet.Operator) error {
+		shown, err := o.Show(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return printJSON(app, shown)
+		}
+		return writeExecution(app.stdout, shown)
+	})
+}
+
+func writeExecution(to io.Writer, e fleet.Execution) error {
+	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	at := func(t *time.Time) string {
+		if t == nil {
+			return ""
+		}
+		return formatTime(*t)
+	}
+	number := func(n int64) string {
+		if n == 0 {
+			return ""
+		}
+		return fmt.Sprint(n)
+	}
+	for _, row := range [][2]string{
+		{"id", e.ID}, {"task", e.State}, {"record", string(e.Record)}, {"outcome", string(e.Outcome)}, {"finished", at(e.Finished)},
+		{"reason", summary(e.Reason)}, {"given up", at(e.Since)}, {"next", at(e.Next)}, {"worker", e.Worker},
+		{"attempts", number(e.Attempts)}, {"retried", number(e.Run)}, {"callback", e.Callback}, {"callback error", summary(e.Failure)},
+		{"late outcome", string(e.Late)},
+	} {
+		if row[1] != "" {
+			fmt.Fprintf(table, "%s\t%s\n", row[0], row[1])
+		}
+	}
+	return table.Flush()
+}
+
+// queueRetryCommand is kizen-sidecar queue retry.
+type queueRetryCommand struct {
+	fleetFlags
+	IDs  []string `arg:"" optional:"" name:"id" help:"BUSINESS/EXECUTION, or the id of the task." env:"-"`
+	Dead bool     `help:"Retry all dead letters." env:"-"`
+}
+
+// Help is the long text of kizen-sidecar queue retry --help.
+func (queueRetryCommand) Help() string {
+	return `A dead letter runs again under a new attempt, with a callback of its own. What has run is not run again: enqueue it under a new id. The exit code is 1 where nothing of that id can be retried.
+
+Examples:
+  kizen-sidecar queue retry business-1/e-1 business-1/e-2
+  kizen-sidecar queue retry --dead`
+}
+
+// Run is called by kong.
+func (c *queueRetryCommand) Run(ctx context.Context, app *app) error {
+	if c.Dead == (len(c.IDs) > 0) {
+		return usagef("name ids, or all dead letters with --dead")
+	}
+	return c.operate(func(o *fleet.Operator) error {
+		if !c.Dead {
+			return each(c.IDs, func(id string) error {
+				if err := o.Retry(ctx, id); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(app.stdout, "%s is back in queue %q\n", id, c.Queue)
+				return err
+			})
+		}
+		n, err := o.RetryDead(ctx)
+		if err == nil {
+			_, err = fmt.Fprintf(app.stdout, "%d dead letters are back in queue %q\n", n, c.Queue)
+		}
+		return err
+	})
+}
+
+// each calls do for every id, and returns what failed.
+func each(ids []string, do func(id string) error) error {
+	var errs []error
+	for _, id := range ids {
+		errs = append(errs, do(id))
+	}
+	return errors.Join(errs...)
+}
+
+// queueCancelCommand is kizen-sidecar queue cancel.
+type queueCancelCommand struct {
+	fleetFlags
+	IDs []string `arg:"" name:"id" help:"BUSINESS/EXECUTION, or the id of the task." env:"-"`
+}
+
+// Help is the long text of kizen-sidecar queue cancel --help.
+func (queueCancelCommand) Help() string {
+	return `What no worker has ends as cancelled at once. The worker that has an execution takes its key back and kills its step, within a third of --lease. Callbacks tell of it. The exit code is 1 where nothing of that id waits or runs.
+
+Examples:
+  kizen-sidecar queue cancel business-1/e-1`
+}
+
+// Run is called by kong.
+func (c *queueCancelCommand) Run(ctx context.Context, app *app) error {
+	return c.operate(func(o *fleet.Operator) error {
+		return each(c.IDs, func(id string) error {
+			running, err := o.Cancel(ctx, id)
+			if err != nil {
+				return err
+			}
+			what := "is cancelled"
+			if running {
+				what = "is with a worker, which is told to end it"
+			}
+			_, err = fmt.Fprintf(app.stdout, "%s %s\n", id, what)
+			return err
+		})
+	})
+}
+
+// queueDrainCommand is kizen-sidecar queue drain.
+type queueDrainCommand struct {
+	fleetFlags
+	Timeout time.Duration `help:"Longest wait for what is active; the queue stays drained after it." default:"2m" placeholder:"DURATION" env:"-"`
+	Resume  bool          `help:"End a drain: workers take executions again." env:"-"`
+}
+
+// Help is the long text of kizen-sidecar queue drain --help.
+func (queueDrainCommand) Help() string {
+	return `No worker takes another execution until the drain is ended; what is enqueued waits, and callbacks are delivered. Returns when no worker has an execution left, before maintenance of Redis, say.
+
+Examples:
+  kizen-sidecar queue drain --timeout 90s
+  kizen-sidecar queue drain --resume`
+}
+
+// Run is called by kong.
+func (c *queueDrainCommand) Run(ctx context.Context, app *app) error {
+	return c.operate(func(o *fleet.Operator) error {
+		if c.Resume {
+			if err := o.Resume(); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(app.stdout, "workers take executions from queue %q again\n", c.Queue)
+			return err
+		}
+		ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("--timeout of %s is over; the queue stays drained", c.Timeout))
+		defer cancel()
+		err := o.Drain(ctx, func(active int) { app.log.Info("draining", "queue", c.Queue, "active", active) })
+		if err == nil {
+			_, err = fmt.Fprintf(app.stdout, "queue %q is drained; end that with kizen-sidecar queue drain --resume\n", c.Queue)
+		}
+		return err
+	})
+}

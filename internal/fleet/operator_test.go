@@ -1,0 +1,199 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
+)
+
+// TestADeadLetterThatIsRetriedRunsAgain: with a callback of its own, and it is counted as a run.
+func TestADeadLetterThatIsRetriedRunsAgain(t *testing.T) {
+	receiver := newReceiver(t, 0)
+	t.Parallel()
+	f := newFleet(t)
+	f.sender = receiver.sender
+	var works atomic.Bool
+	f.worker(f.server.Addr, 1, func(ctx context.Context, start func() error) (execution.Ended, error) {
+		if !works.Load() {
+			return execution.Ended{}, errors.New("no python anywhere")
+		}
+		return fine(ctx, start)
+	})
+	operator := NewOperator(f.store, queue)
+	const total = 3
+	for i := range total {
+		f.enqueue(fmt.Sprint("e", i), receiver.URL)
+	}
+	f.await("the dead letters", func() bool {
+		found, err := operator.List(t.Context(), false, TaskDead, 10)
+		return err == nil && found.Dead == total && len(found.Tasks) == total
+	})
+	shown, err := operator.Show(t.Context(), "e0")
+	if err != nil || shown.State != TaskDead || shown.Outcome != outcomes.NotStarted || !strings.Contains(shown.Reason, "no python anywhere") {
+		t.Errorf("shown %+v, %v", shown, err)
+	}
+	works.Store(true)
+	if err := operator.Retry(t.Context(), "e0"); err != nil {
+		t.Fatal(err)
+	}
+	f.await("the retried one", func() bool {
+		shown, err := operator.Show(t.Context(), "b/e0")
+		return err == nil && shown.Outcome == outcomes.OK && shown.Run == 1
+	})
+	if n, err := operator.RetryDead(t.Context()); err != nil || n != total-1 {
+		t.Errorf("%d were retried, %v", n, err)
+	}
+	f.await("the callbacks", func() bool { return receiver.count() == 2*total })
+	f.await("the queue to be empty", f.idle)
+	for i := range total {
+		f.requireRan(fmt.Sprint("e", i), 1)
+	}
+	found, err := operator.List(t.Context(), false, "", 10)
+	if err != nil || found.Dead+found.Trimmed+len(found.Tasks) != 0 {
+		t.Errorf("left: %+v, %v", found, err)
+	}
+	for what, err := range map[string]error{
+		"one that has run": operator.Retry(t.Context(), "b/e0"), "one that never was": operator.Retry(t.Context(), "b/none"),
+		"all of none": second(operator.RetryDead(t.Context())), "the record of none": second(operator.Show(t.Context(), "b/none")),
+	} {
+		if !errors.Is(err, ErrNothing) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// TestADeadLetterThatAsynqDeletedIsStillSeen fills asynq's archive, which then deletes the oldest with the next.
+func TestADeadLetterThatAsynqDeletedIsStillSeen(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.worker(f.server.Addr, 1, func(context.Context, func() error) (execution.Ended, error) {
+		return execution.Ended{}, errors.New("no python anywhere")
+	})
+	operator := NewOperator(f.store, queue)
+	dead := func(total int) func() bool {
+		return func() bool {
+			found, err := operator.List(t.Context(), false, TaskDead, 1)
+			return err == nil && found.Dead == total
+		}
+	}
+	f.enqueue("first", "")
+	f.await("the first", dead(1))
+	later := time.Now().Add(time.Hour).Unix()
+	message := f.store.HGet(t.Context(), "asynq:{"+queue+"}:t:first", "msg").Val()
+	fill := f.store.Pipeline()
+	for i := range archiveLimit - 1 {
+		id := fmt.Sprint("filler-", i)
+		fill.HSet(t.Context(), "asynq:{"+queue+"}:t:"+id, "msg", message, "state", "archived")
+		fill.ZAdd(t.Context(), "asynq:{"+queue+"}:archived", redis.Z{Score: float64(later), Member: id})
+	}
+	if _, err := fill.Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.await("the warning", func() bool { return strings.Contains(f.log.String(), "asynq keeps no more dead letters") })
+	f.enqueueFor("b-2", "second", "")
+	f.await("the first to be deleted", func() bool {
+		return f.store.Exists(t.Context(), "asynq:{"+queue+"}:t:first").Val() == 0
+	})
+	found, err := operator.List(t.Context(), false, TaskTrimmed, 10)
+	if err != nil || found.Trimmed != 1 || len(found.Tasks) != 1 || found.Tasks[0].ID != "first" || found.Dead != archiveLimit {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	shown, err := operator.Show(t.Context(), "b/first")
+	if err != nil || shown.State != TaskTrimmed || shown.Outcome != outcomes.NotStarted || !strings.Contains(shown.Reason, "no python anywhere") {
+		t.Errorf("shown %+v, %v", shown, err)
+	}
+	if err := operator.Retry(t.Context(), "b/first"); !errors.Is(err, ErrNothing) || !strings.Contains(err.Error(), "asynq has deleted its request") {
+		t.Errorf("retried: %v", err)
+	}
+	if ttl := f.store.TTL(t.Context(), "kizen:{b}:run:first").Val(); ttl < letterLimit-time.Hour {
+		t.Errorf("its record is kept for %s", ttl)
+	}
+}
+
+// TestWhatIsCancelledEnds: what waits, what waits inside of a worker, and what runs. Each is told once.
+func TestWhatIsCancelledEnds(t *testing.T) {
+	receiver := newReceiver(t, 0)
+	t.Parallel()
+	f := newFleet(t)
+	f.sender = receiver.sender
+	operator := NewOperator(f.store, queue)
+	f.enqueue("waits", receiver.URL)
+	if running, err := operator.Cancel(t.Context(), "waits"); err != nil || running {
+		t.Fatalf("cancelled: %v, %v", running, err)
+	}
+	if _, err := operator.Cancel(t.Context(), "waits"); !errors.Is(err, ErrNothing) {
+		t.Errorf("cancelled again: %v", err)
+	}
+	f.worker(f.server.Addr, 5, func(ctx context.Context, start func() error) (execution.Ended, error) {
+		if err := start(); err != nil {
+			return execution.Ended{}, err
+		}
+		<-ctx.Done()
+		ended := execution.Ended{}
+		ended.Result.Outcome = outcomes.Cancelled
+		return ended, nil
+	})
+	f.enqueue("runs", receiver.URL)
+	f.await("the start", func() bool { return f.started() == 1 })
+	if running, err := operator.Cancel(t.Context(), "runs"); err != nil || !running {
+		t.Fatalf("cancelled: %v, %v", running, err)
+	}
+	for _, id := range []string{"waits", "runs"} {
+		if known := f.ends(id); known.outcome != outcomes.Cancelled {
+			t.Errorf("%s ended %s: %s", id, known.outcome, known.result)
+		}
+	}
+	f.await("the callbacks", func() bool { return receiver.count() == 2 })
+	f.await("the queue to be empty", f.idle)
+	f.requireRan("waits", 0)
+	if _, err := operator.Cancel(t.Context(), "b/runs"); !errors.Is(err, ErrNothing) {
+		t.Errorf("cancelled after its end: %v", err)
+	}
+}
+
+func TestADrainedQueueIsNotTakenFrom(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	g := newGate()
+	f.worker(f.server.Addr, 5, g.after)
+	operator := NewOperator(f.store, queue)
+	f.enqueue("runs", "")
+	<-g.reached
+	var told []int
+	short, cancel := context.WithTimeoutCause(t.Context(), 3*drainPoll, errors.New("enough"))
+	defer cancel()
+	if err := operator.Drain(short, func(active int) { told = append(told, active) }); err == nil || !strings.Contains(err.Error(), "1 executions") {
+		t.Errorf("drained: %v", err)
+	}
+	close(g.opened)
+	if err := operator.Drain(t.Context(), func(active int) { told = append(told, active) }); err != nil {
+		t.Error(err)
+	}
+	if told[0] != 1 || told[len(told)-1] != 0 || !slices.IsSortedFunc(told, func(a, b int) int { return b - a }) {
+		t.Errorf("told %v", told)
+	}
+	f.enqueue("waits", "")
+	found, err := operator.List(t.Context(), false, TaskWaiting, 10)
+	if err != nil || !found.Paused || found.Waiting != 1 || found.Tasks[0].ID != "waits" {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	if err := operator.Resume(); err != nil {
+		t.Error(err)
+	}
+	f.ends("waits")
+	if err := operator.Resume(); !errors.Is(err, ErrNothing) {
+		t.Errorf("resumed again: %v", err)
+	}
+}
