@@ -18,32 +18,6 @@ type answerBody interface {
 	Trailer() []h1.Field
 }
 
-// readAnswer delivers everything that the API answers on an HTTP/1.1 connection, as it arrives.
-func (x *exchange) readAnswer(a *apiConn) error {
-	c := x.c
-	for range maxInterim {
-		if err := a.rd.ReadResponse(&c.resp, c.req.Method, maxAnswerHead, maxAnswerFields); err != nil {
-			return err
-		}
-		x.heard = true
-		if !c.resp.Interim() {
-			c.respBody.Reset(a.rd, &c.resp.Head, true)
-			return x.deliver(&c.respBody)
-		}
-		if c.resp.Status == 101 {
-			return h1.ErrMalformed // the request did not ask to switch protocols
-		}
-		if c.req.Minor == 0 {
-			continue
-		}
-		x.interim = true
-		if c.write(x.appendAnswer(c.out[:0])) != nil {
-			return errClientGone
-		}
-	}
-	return errTooManyInterims
-}
-
 // deliver passes on the final answer, whose head is in c.resp.
 func (x *exchange) deliver(body answerBody) error {
 	c := x.c

@@ -8,7 +8,8 @@
 //
 // The data path is HTTP/1.1 on both sides, on one goroutine for each connection of the step, with strict parsing
 // (package internal/h1) so that no two parties can disagree on where a request ends. Where TLS negotiates HTTP/2
-// with the API, the exchange goes through net/http's client connection instead.
+// with the API, the exchange goes through net/http's client connection instead. Both are a protocol (protocol.go), and
+// share every decision.
 //
 // Life: [New] checks the configuration, [Proxy.Start] binds, [Proxy.URL] is what the step is given, and
 // [Proxy.Shutdown] ends everything and waits for it.

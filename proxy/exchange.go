@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
-	"slices"
 	"strconv"
 	"time"
 
@@ -33,17 +31,17 @@ type exchange struct {
 	ranged   bool             // the request's Range goes to the API
 	trimming bool             // the answer's body holds more than the window
 
-	path, query []byte      // relative to the API root, as sent; query with its "?"
-	body        stepBody    // what of the body did not go with the head
-	upload      *upload     // sends the body over HTTP/1.1, nil when it went with the head
-	h2          *h2Exchange // what else there is to know over HTTP/2
-	sent        time.Time   // when the request had left, if nothing is uploaded
-	heard       bool        // the API has answered something, if only an interim answer
-	begun       bool        // the final answer's head went to the step
-	closing     bool        // the step's connection ends with this answer
-	whole       bool        // the body went with the head
-	interim     bool        // an interim answer was passed on
-	renewed     bool        // another key was asked for
+	path, query []byte        // relative to the API root, as sent; query with its "?"
+	body        stepBody      // what of the body did not go with the head
+	sending     *sending      // nil when all of the body went with the head
+	http1       http1Exchange // used over HTTP/1.1; here, it costs no memory of its own
+	interims    int           // how many interim answers there were
+	heard       bool          // the API has answered something, if only an interim answer
+	begun       bool          // the final answer's head went to the step
+	closing     bool          // the step's connection ends with this answer
+	whole       bool          // the body went with the head
+	interim     bool          // an interim answer was passed on
+	renewed     bool          // another key was asked for
 }
 
 // serveOne answers one request and reports whether another may follow on the connection.
@@ -226,7 +224,7 @@ func (x *exchange) forward() *refusal {
 		if err != nil {
 			return x.noConnection(err)
 		}
-		again, r := x.exchange(a, c.out[head:], whole)
+		again, r := x.attempt(a, c.out[head:], whole)
 		if again == withNewKey {
 			if head, r = x.rewrite(head); r != nil {
 				return r
@@ -241,30 +239,6 @@ func (x *exchange) forward() *refusal {
 		repeated = repeated || again == once
 		x.call.Retried = true
 	}
-}
-
-// exchange uses one connection, in the version of HTTP that it speaks. It says whether another may be tried.
-func (x *exchange) exchange(a *apiConn, body []byte, whole bool) (again repeat, r *refusal) {
-	x.upload, x.h2 = nil, nil
-	if a.h2 != nil {
-		x.call.Protocol = "2"
-		return x.exchangeOverHTTP2(a, body, whole)
-	}
-	x.call.Protocol = "1.1"
-	a.wake, a.asked = x.wake, time.Now()
-	x.c.api.Store(a)
-	defer x.c.api.Store(nil)
-	return x.exchangeOn(a, whole)
-}
-
-// mayRepeat says whether a request that failed may be sent again although the API may have processed it: it was on a
-// connection that had been idle, means the same twice whatever method the API takes it for, and the API has not said a
-// byte about it.
-func (x *exchange) mayRepeat(a *apiConn) repeat {
-	if a.reused && !x.heard && !slices.ContainsFunc(x.methods(), func(m string) bool { return !idempotent(m) }) {
-		return once
-	}
-	return never
 }
 
 func (x *exchange) noConnection(err error) *refusal {
@@ -285,101 +259,32 @@ func (x *exchange) ended(cause error) *refusal {
 	return refuse(PastDeadline, errDeadline.Error())
 }
 
-// exchangeOn uses one connection of HTTP/1.1.
-func (x *exchange) exchangeOn(a *apiConn, whole bool) (again repeat, r *refusal) {
-	c, p := x.c, x.c.p
-	a.SetWriteDeadline(time.Now().Add(p.cfg.StallTimeout))
-	n, err := a.Write(c.out)
-	unsent := n == 0 && err != nil && a.reused
-	x.sent = time.Now()
-	if !whole && err == nil {
-		x.upload = startUpload(x, a)
-	}
-	// A failed write does not mean that there is no answer: the API may have refused early and closed.
-	if !isTimeout(err) {
-		err = x.readAnswer(a)
-	}
-	clean := x.finishUpload(a)
-	if err == nil && clean && c.respBody.Done() && !c.resp.Close && a.rd.Buffered() == 0 && a.keepAlive(c.resp.Fields) {
-		p.pool.put(a)
-		return never, nil
-	}
-	a.Close()
-	if err == nil {
-		return never, nil
-	}
-	if r := x.uploadFault(); r != nil {
-		return never, r
-	}
-	if errors.Is(err, errKeyRenewed) {
-		return withNewKey, nil
-	}
-	switch {
-	case x.heard || a.rd.Buffered() > 0 || !connectionDied(err):
-	case unsent:
-		again = unprocessed
-	default:
-		again = x.mayRepeat(a)
-	}
-	return again, x.fault(err)
-}
-
-// connectionDied reports whether an error is what a connection that was closed meanwhile gives.
-func connectionDied(err error) bool {
-	var op *net.OpError
-	return errors.Is(err, io.EOF) || errors.As(err, &op) && !op.Timeout()
-}
-
-// idempotent lists the methods of RFC 9110 section 9.2.2.
-func idempotent(method string) bool {
-	switch method {
-	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
-		return true
-	}
-	return false
-}
-
-// fault is the answer to a request that failed on the way to the API or back.
+// fault is the answer to a request that failed on the way to the API or back. Errors of net/http quote neither headers nor
+// bodies.
 func (x *exchange) fault(err error) *refusal {
 	switch {
 	case errors.Is(err, errClientGone):
 		return refuse(ClientGone, err.Error())
 	case errors.Is(err, errShutdown), errors.Is(err, errDeadline), x.c.p.ctx.Err() != nil:
 		return x.ended(context.Cause(x.c.p.ctx))
-	case errors.Is(err, errTooSlow), isTimeout(err):
+	case errors.Is(err, errTooSlow):
 		return refuse(APITooSlow, "the api did not answer in time")
 	case errors.Is(err, h1.ErrMalformed), errors.Is(err, h1.ErrTooLarge), errors.Is(err, h1.ErrTooManyFields),
-		errors.Is(err, errTooManyInterims), unscannable(err):
+		errors.Is(err, errTooManyInterims), errors.Is(err, errSwitching), unscannable(err):
 		return refuse(BadAnswer, "the api's answer could not be read: "+err.Error())
 	case x.begun:
 		return refuse(APIBroke, "the api ended its answer early: "+err.Error())
+	case isTimeout(err):
+		return refuse(APITooSlow, "the api did not answer in time")
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return refuse(APIUnreachable, "the api closed the connection without an answer")
 	}
-	return refuse(APIUnreachable, "the connection to the api failed: "+err.Error())
+	return refuse(APIUnreachable, "the request to the api failed: "+err.Error())
 }
 
 // unscannable reports whether an answer was refused because the key could not be looked for in it.
 func unscannable(err error) bool {
 	return errors.Is(err, errPartial) || errors.Is(err, errCoding) || errors.Is(err, errCorrupt)
-}
-
-// wake says why waiting for the API has become pointless.
-func (x *exchange) wake() error {
-	c := x.c
-	if c.p.ctx.Err() != nil {
-		return context.Cause(c.p.ctx)
-	}
-	if x.upload.running() {
-		return nil
-	}
-	if !x.begun && time.Since(x.upload.endedAfter(x.sent)) > c.p.cfg.ResponseTimeout {
-		return errTooSlow
-	}
-	if c.gone() {
-		return errClientGone
-	}
-	return nil
 }
 
 // end delivers a refusal where one can be, and records the call.

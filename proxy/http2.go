@@ -73,79 +73,73 @@ func (p *pool) share(ctx context.Context, conn *tls.Conn) (*apiConn, error) {
 	return &apiConn{h2: cc}, nil
 }
 
-// h2Exchange is what an exchange over HTTP/2 has beside the exchange itself.
-type h2Exchange struct {
+// http2Exchange is one attempt over a connection of HTTP/2, which other exchanges share. net/http speaks HTTP/2: it
+// takes the request as an http.Request, reads the body by itself and returns once the final answer has begun. So the
+// waits differ from those over HTTP/1.1; what is decided during them does not.
+type http2Exchange struct {
 	*exchange
+	a        *apiConn
 	body     *h2Body // nil when it was in memory
 	began    time.Time
-	answered atomic.Bool // the final answer has begun
+	answered atomic.Bool // the final answer has begun; begun is not for watch, which runs beside its writer
 
-	mu       sync.Mutex // held by interim, which runs on the connection's goroutine
-	settled  bool       // no interim answer may be passed on any more
-	interims int
-	unfit    error // what was wrong with an interim answer: net/http hides it in an error of its own
+	ctx      context.Context // ends what net/http waits for
+	cancel   context.CancelCauseFunc
+	watching chan struct{} // closed when watch has ended
+
+	mu      sync.Mutex // held by interim, which runs on the connection's goroutine
+	settled bool       // no interim answer may be passed on any more
+	unfit   error      // what was wrong with an interim answer: net/http hides it in an error of its own
 }
 
-// exchangeOverHTTP2 is exchangeOn for a connection of HTTP/2. The body is what went into memory, when whole.
-func (x *exchange) exchangeOverHTTP2(a *apiConn, body []byte, whole bool) (again repeat, r *refusal) {
-	ctx, cancel := context.WithCancelCause(x.c.p.ctx)
-	h := &h2Exchange{exchange: x, began: time.Now()}
-	x.h2 = h
-	req := h.request(ctx, body, whole)
-	watching := make(chan struct{})
+// roundTrip implements protocol.
+func (w *http2Exchange) roundTrip(body []byte, whole bool) error {
+	w.ctx, w.cancel = context.WithCancelCause(w.c.p.ctx)
+	w.watching = make(chan struct{})
+	req := w.request(body, whole)
 	routine.Go(func() {
-		defer close(watching)
-		h.watch(ctx, cancel)
+		defer close(w.watching)
+		w.watch()
 	})
-	err := h.roundTrip(a, req)
-	if h.body != nil {
-		h.body.stop()
-		x.call.Sent = h.body.sent
+	err := w.answer(req)
+	if cause := context.Cause(w.ctx); err != nil && cause != nil && !errors.Is(err, errKeyRenewed) {
+		return cause // net/http says "canceled"
 	}
-	cause := context.Cause(ctx)
-	cancel(nil)
-	<-watching
-	switch {
-	case err == nil:
-		return never, nil
-	case h.body != nil && h.body.refusal != nil:
-		return never, h.body.refusal
-	case errors.Is(err, errKeyRenewed):
-		return withNewKey, nil
-	case cause != nil:
-		return never, x.fault(cause)
-	case !x.heard && unprocessedOverHTTP2(err):
-		return unprocessed, x.faultOverHTTP2(err)
-	}
-	return x.mayRepeat(a), x.faultOverHTTP2(err)
+	return err
 }
 
-// faultOverHTTP2 words an error of net/http, which quotes neither headers nor bodies.
-func (x *exchange) faultOverHTTP2(err error) *refusal {
-	switch {
-	case errors.Is(err, errClientGone):
-		return refuse(ClientGone, err.Error())
-	case errors.Is(err, errTooManyInterims), errors.Is(err, errSwitching), unscannable(err):
-		return refuse(BadAnswer, "the api's answer could not be read: "+err.Error())
-	case x.begun:
-		return refuse(APIBroke, "the api ended its answer early: "+err.Error())
-	case isTimeout(err):
-		return refuse(APITooSlow, "the api did not answer in time")
+// finish implements protocol. The connection stays shared, and looks after itself.
+func (w *http2Exchange) finish(error) {
+	if w.body != nil {
+		w.body.stop()
 	}
-	return refuse(APIUnreachable, "the request to the api failed: "+err.Error())
+	w.cancel(nil)
+	<-w.watching
 }
 
-func (h *h2Exchange) roundTrip(a *apiConn, req *http.Request) error {
-	resp, err := a.h2.RoundTrip(req)
-	unfit := h.settle()
+// failed implements protocol. Over HTTP/2 the API can say that it did not process a request, which HTTP/1.1 has no way
+// for.
+func (w *http2Exchange) failed(err error) repeat {
+	switch {
+	case err == context.Cause(w.ctx): // we gave up
+		return never
+	case unprocessedOverHTTP2(err):
+		return unprocessed
+	}
+	return once
+}
+
+func (w *http2Exchange) answer(req *http.Request) error {
+	resp, err := w.a.h2.RoundTrip(req)
+	unfit := w.settle()
 	if err != nil {
 		return cmp.Or(unfit, err)
 	}
 	defer resp.Body.Close()
-	h.heard = true
-	h.answered.Store(true)
-	h.fillAnswer(resp.StatusCode, resp.Header)
-	c := h.c
+	w.heard = true
+	w.answered.Store(true)
+	w.fillAnswer(resp.StatusCode, resp.Header)
+	c := w.c
 	switch {
 	case string(c.req.Method) == "HEAD" || resp.StatusCode == 204 || resp.StatusCode == 304:
 		c.resp.Framing = h1.NoBody
@@ -155,7 +149,7 @@ func (h *h2Exchange) roundTrip(a *apiConn, req *http.Request) error {
 		c.resp.Framing = h1.UntilClose
 	}
 	done := c.resp.Framing == h1.NoBody || resp.ContentLength == 0
-	return h.deliver(&h2Answer{resp: resp, left: resp.ContentLength, done: done})
+	return w.deliver(&h2Answer{resp: resp, left: resp.ContentLength, done: done})
 }
 
 // fillAnswer makes c.resp the head of an HTTP/2 answer. Its fields are in the order of their names, since theirs is
@@ -177,15 +171,16 @@ func appendFields(fields []h1.Field, header http.Header) []h1.Field {
 	return fields
 }
 
-// request is the request with the fields that appendRequest would write.
-func (h *h2Exchange) request(ctx context.Context, body []byte, whole bool) *http.Request {
-	c, root := h.c, h.c.p.cfg.APIRoot
-	trace := &httptrace.ClientTrace{Got1xxResponse: h.interim}
+// request is the request with the fields that appendRequest would write, as net/http wants them: by name, their order
+// lost.
+func (w *http2Exchange) request(body []byte, whole bool) *http.Request {
+	c, root := w.c, w.c.p.cfg.APIRoot
+	trace := &httptrace.ClientTrace{Got1xxResponse: w.interim}
 	req := &http.Request{
-		Method: h.call.Method,
-		URL:    &url.URL{Scheme: "https", Host: root.Host, Opaque: string(h.appendTarget(nil))},
+		Method: w.call.Method,
+		URL:    &url.URL{Scheme: "https", Host: root.Host, Opaque: string(w.appendTarget(nil))},
 		Host:   root.Host,
-		Header: h.header(),
+		Header: w.header(),
 	}
 	switch {
 	case whole && len(body) > 0:
@@ -196,37 +191,37 @@ func (h *h2Exchange) request(ctx context.Context, body []byte, whole bool) *http
 		if c.req.Framing == h1.Length {
 			req.ContentLength = c.req.Length
 		}
-		h.body = &h2Body{x: h.exchange, trailer: req.Trailer, moved: h.began}
-		req.Body = h.body
+		w.body = &h2Body{sending: sending{x: w.exchange}, trailer: req.Trailer, moved: w.began}
+		w.sending, req.Body = &w.body.sending, w.body
 	}
-	return req.WithContext(httptrace.WithClientTrace(ctx, trace))
+	return req.WithContext(httptrace.WithClientTrace(w.ctx, trace))
 }
 
-func (h *h2Exchange) header() http.Header {
-	c, p := h.c, h.c.p
+func (w *http2Exchange) header() http.Header {
+	c, p := w.c, w.c.p
 	header := make(http.Header, len(c.req.Fields)+4)
 	for _, f := range c.req.Fields {
 		name := textproto.CanonicalMIMEHeaderKey(string(f.Name))
 		switch {
 		case requestAction(f.Name) == coding && h1.HasToken(f.Value, "trailers"):
 			header[name] = []string{"trailers"}
-		case requestAction(f.Name) == byteRange && h.ranged:
-			header[name] = []string{string(h.rangeValue(f))}
-		case name != "Trailer" && h.passes(f):
+		case requestAction(f.Name) == byteRange && w.ranged:
+			header[name] = []string{string(w.rangeValue(f))}
+		case name != "Trailer" && w.passes(f):
 			header[name] = append(header[name], string(f.Value))
 		}
 	}
 	if header["User-Agent"] == nil {
 		header["User-Agent"] = []string{""} // or net/http would send its own
 	}
-	if h.span.Traceparent != "" {
-		header.Set("Traceparent", h.span.Traceparent)
-		if h.span.Tracestate != "" {
-			header.Set("Tracestate", h.span.Tracestate)
+	if w.span.Traceparent != "" {
+		header.Set("Traceparent", w.span.Traceparent)
+		if w.span.Tracestate != "" {
+			header.Set("Tracestate", w.span.Tracestate)
 		}
 	}
 	header.Set("Accept-Encoding", "identity")
-	header.Set("X-Api-Key", h.key)
+	header.Set("X-Api-Key", w.key)
 	header.Set("X-Business-Id", p.cfg.BusinessID)
 	header.Set("X-User-Id", p.cfg.UserID)
 	return header
@@ -251,73 +246,49 @@ func (c *conn) announcedTrailers() http.Header {
 	return trailers
 }
 
-// interim passes on an answer that a final one follows.
-func (h *h2Exchange) interim(status int, header textproto.MIMEHeader) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.heard = true
-	switch h.interims++; {
-	case h.interims > maxInterim:
-		h.unfit = errTooManyInterims
-	case status == http.StatusSwitchingProtocols:
-		h.unfit = errSwitching
+// interim is told by net/http of each answer that a final one follows.
+func (w *http2Exchange) interim(status int, header textproto.MIMEHeader) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.settled && w.unfit == nil {
+		w.fillAnswer(status, http.Header(header))
+		w.unfit = w.passInterim()
 	}
-	if h.unfit != nil {
-		return h.unfit
-	}
-	if h.settled || h.c.req.Minor == 0 {
-		return nil
-	}
-	h.fillAnswer(status, http.Header(header))
-	h.exchange.interim = true
-	if h.c.write(h.appendAnswer(nil)) != nil {
-		h.unfit = errClientGone
-	}
-	return h.unfit
+	return w.unfit
 }
 
 // settle waits for an interim answer that is being passed on, and returns what was wrong with one.
-func (h *h2Exchange) settle() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.settled = true
-	return h.unfit
+func (w *http2Exchange) settle() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settled = true
+	return w.unfit
 }
 
-// watch ends an exchange that has become pointless, as exchange.wake does over HTTP/1.1.
-func (h *h2Exchange) watch(ctx context.Context, cancel context.CancelCauseFunc) {
-	cfg := &h.c.p.cfg
+// watch ends an exchange that has become pointless. net/http has no read to look up from, as http1Exchange.wake does.
+func (w *http2Exchange) watch() {
 	look := time.NewTicker(tick)
 	defer look.Stop()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-w.ctx.Done():
 			return
 		case <-look.C:
 		}
-		uploading, moved := h.body.progress(h.began)
-		switch still := time.Since(moved); {
-		case uploading && still > cfg.StallTimeout: // the API takes nothing
-			cancel(errTooSlow)
-		case uploading:
-		case !h.answered.Load() && still > cfg.ResponseTimeout:
-			cancel(errTooSlow)
-		case h.c.gone():
-			cancel(errClientGone)
+		sending, moved := w.body.progress(w.began)
+		if err := w.pointless(sending, moved, w.answered.Load()); err != nil {
+			w.cancel(err)
 		}
 	}
 }
 
 // h2Body is the step's body on its way into an HTTP/2 stream, read by net/http on a goroutine of its own.
 type h2Body struct {
-	x       *exchange
+	sending
 	trailer http.Header
-	taken   atomic.Bool // all of it was read from the step
 
-	reading sync.Mutex // held while reading from the step
+	reading sync.Mutex // held while reading from the step, by sending.read too
 	stopped bool
-	sent    int64
-	refusal *refusal
 
 	mu    sync.Mutex
 	over  bool // the step's connection is no longer ours
@@ -352,27 +323,16 @@ func (b *h2Body) Read(p []byte) (int, error) {
 	if b.stopped {
 		return 0, errHalted
 	}
-	c := b.x.c
 	b.note(true, false)
-	n, err := b.x.body.Read(p)
-	b.sent += int64(n)
-	limit := c.p.cfg.MaxBody
-	switch {
-	case limit > 0 && b.sent > limit:
-		b.refusal = tooLarge(limit)
-		n, err = 0, errHalted
-	case err == io.EOF:
+	n, err := b.read(p)
+	if err == io.EOF {
 		b.fillTrailer()
-	case err != nil:
-		b.refusal = brokenBody(err)
-	}
-	if c.body.Done() {
-		b.taken.Store(true)
 	}
 	b.note(false, err != nil || b.x.body.Done())
 	return n, err
 }
 
+// fillTrailer leaves out trailers that were not announced: net/http has sent their names with the head.
 func (b *h2Body) fillTrailer() {
 	for _, f := range b.x.c.body.Trailer() {
 		name := textproto.CanonicalMIMEHeaderKey(string(f.Name))
