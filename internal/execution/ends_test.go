@@ -70,8 +70,8 @@ func expires(context.Context, *world) error { return context.DeadlineExceeded }
 
 func panics(context.Context, *world) error { panic("index out of range") }
 
-// world is the surroundings of one execution: an interpreter, a listener, keys and a caller, all of them fakes. It writes down what
-// happens, in order.
+// world is the surroundings of one execution: an interpreter, a listener, keys and a caller, all of them fakes. It
+// writes down what happens, in order.
 type world struct {
 	host   *Host
 	caller context.Context
@@ -261,9 +261,9 @@ func (l *pipeListener) dial(context.Context, string, string) (net.Conn, error) {
 	}
 }
 
-// TestEveryEndTakesEverythingBack lets each part end in each way. Whatever happens, the key that was minted is revoked once, and
-// before the step is killed where the caller cancels; the listener is closed; the interpreter has run or is discarded; the
-// log has one line about the end.
+// TestEveryEndTakesEverythingBack lets each part end in each way. Whatever happens, the key that was minted is revoked
+// once, and before the step is killed where the caller cancels; the listener is closed; the interpreter has run or is
+// discarded; the log has one line about the end.
 func TestEveryEndTakesEverythingBack(t *testing.T) {
 	const (
 		unprepared = "prepare"
@@ -357,7 +357,8 @@ func hangs(ctx context.Context, _ *world) error {
 	return ctx.Err()
 }
 
-// TestARedisThatHangsHoldsUpNoEnd has Redis not answer when the key is taken back: the step is killed all the same, and the end comes.
+// TestARedisThatHangsHoldsUpNoEnd has Redis not answer when the key is taken back: the step is killed all the same, and
+// the end comes.
 func TestARedisThatHangsHoldsUpNoEnd(t *testing.T) {
 	t.Run("after the step", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -412,7 +413,8 @@ func TestTheCauseOfACancellationReachesTheStep(t *testing.T) {
 	})
 }
 
-// TestCallsEndWithTheLimitOnTime: the key and the proxy outlive the limit by a grace, also where the step was not ended.
+// TestCallsEndWithTheLimitOnTime: the key and the proxy outlive the limit by a grace, also where the step was not
+// ended.
 func TestCallsEndWithTheLimitOnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)

@@ -9,7 +9,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// The interfaces below are what an execution needs of its key and of its interpreter. Tests of how executions end replace both.
+// The interfaces below are what an execution needs of its key and of its interpreter. Tests of how executions end
+// replace both.
 
 // keyStore leases the key of one execution. The error is that of [minter.Minter.Lease].
 type keyStore interface {

@@ -27,8 +27,9 @@ var differences = map[string]string{
 	"resource limits, RLIMIT_NPROC":    "the limit counts the processes of the user, and the stage has more threads than the first process of a fork",
 }
 
-// TestAForkIsInTheLayersOfAProgram: the stage builds the sandbox of a program in Go, and the fork server that of a fork in Python.
-// What each layer is to the program, probe by probe, is the same on this kernel. A layer without probes fails the test.
+// TestAForkIsInTheLayersOfAProgram: the stage builds the sandbox of a program in Go, and the fork server that of a fork
+// in Python. What each layer is to the program, probe by probe, is the same on this kernel. A layer without probes
+// fails the test.
 func TestAForkIsInTheLayersOfAProgram(t *testing.T) {
 	const name = "kizen-test-of-layers"
 	outside, err := net.Listen("unix", "@"+name)
