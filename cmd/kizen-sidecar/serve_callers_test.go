@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
@@ -139,50 +138,6 @@ func TestServeListensElsewhereOnlyForCallersItKnows(t *testing.T) {
 	}
 }
 
-func TestServeLetsNoBusinessStarveAnother(t *testing.T) {
-	api := newGateAPI(t)
-	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--slots", "1", "--queue-depth", "8")
-	submit := func(business, id string, body step) answer {
-		t.Helper()
-		return s.askFor(business, "POST", "/executions", body.with("execution_id", id))
-	}
-	submit("b-greedy", "runs", gated(newMarker()))
-	waitFor(t, func() bool { return api.waiting.Load() == 1 })
-	for i := range 8 {
-		if got := submit("b-greedy", fmt.Sprint("e-", i), script("pass")); got.status != 202 {
-			t.Fatalf("%d %s", got.status, got.body)
-		}
-	}
-	if got := submit("b-greedy", "one-too-many", script("pass")); got.status != 429 {
-		t.Errorf("beyond the queue: %d %s", got.status, got.body)
-	}
-	if got := submit("b-modest", "e", script("pass")); got.status != 202 { // it takes the place of the greedy one's youngest
-		t.Fatalf("the modest one: %d %s", got.status, got.body)
-	}
-	api.open()
-	started := func(business, id string) time.Time {
-		t.Helper()
-		var e struct {
-			State   string    `json:"state"`
-			Started time.Time `json:"started_at"`
-		}
-		waitFor(t, func() bool {
-			got := s.askFor(business, "GET", "/executions/"+id, nil)
-			return json.Unmarshal([]byte(got.body), &e) == nil && e.State == "finished"
-		})
-		return e.Started
-	}
-	modest := started("b-modest", "e")
-	for i := range 7 {
-		if greedy := started("b-greedy", fmt.Sprint("e-", i)); greedy.Before(modest) {
-			t.Errorf("number %d of the greedy one started first", i)
-		}
-	}
-	if got := s.askFor("b-greedy", "GET", "/executions/e-7", nil); !strings.Contains(got.body, "the queue is full") {
-		t.Errorf("the youngest of the greedy one: %s", got.body)
-	}
-}
-
 func TestServeTellsWhoWaitsTooLongToComeBack(t *testing.T) {
 	api := newGateAPI(t)
 	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--slots", "1", "--queue-timeout", "100ms")
@@ -191,23 +146,5 @@ func TestServeTellsWhoWaitsTooLongToComeBack(t *testing.T) {
 	got := s.ask("POST", "/api/coderunner/run", script("pass"))
 	if got.status != 429 || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "no slot became free in time") {
 		t.Errorf("%d %v %s", got.status, got.header, got.body)
-	}
-}
-
-func TestTheWaitForASlotIsNotTheStepsTime(t *testing.T) {
-	t.Parallel()
-	api := newGateAPI(t)
-	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--slots", "1")
-	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))
-	waitFor(t, func() bool { return api.waiting.Load() == 1 })
-	const limit = 2 * time.Second
-	body := script("pass").with("execution_id", "waits").with("timeout_ms", limit.Milliseconds())
-	if got := s.ask("POST", "/executions", body); got.status != 202 {
-		t.Fatalf("%d %s", got.status, got.body)
-	}
-	<-time.After(limit + limit/10) // it has waited for longer than it may run
-	api.open()
-	if ended := s.events("waits").until("finished"); !strings.Contains(ended, `"outcome":"ok"`) {
-		t.Errorf("finished with %s", ended)
 	}
 }

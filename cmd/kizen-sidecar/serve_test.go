@@ -300,36 +300,6 @@ func TestServeTellsWhatAStepDoesWhileItRuns(t *testing.T) {
 	}
 }
 
-func TestServeRunsAnExecutionOnce(t *testing.T) {
-	api := newGateAPI(t)
-	api.open()
-	s := startServe(t, "--api-root", api.root())
-	body := script("kizen.api.get('/once')").with("execution_id", "e-1")
-	var callers sync.WaitGroup
-	for range 8 {
-		callers.Go(func() {
-			if got, err := s.try(t.Context(), "b-1", "POST", "/executions", body); err != nil || got.status != 202 {
-				t.Errorf("%+v, %v", got, err)
-			}
-		})
-	}
-	callers.Wait()
-	s.events("e-1").until("finished")
-	first := s.ask("GET", "/executions/e-1", nil)
-	if again := s.ask("POST", "/executions", body); again.status != 202 || again.body != first.body || !strings.Contains(first.body, `"request_id":"e-1"`) {
-		t.Errorf("first %s\nagain %d %s", first.body, again.status, again.body)
-	}
-	if n := api.calls.Load(); n != 1 {
-		t.Errorf("it ran %d times", n)
-	}
-	if other := s.ask("POST", "/executions", script("pass").with("execution_id", "e-1")); other.status != 409 {
-		t.Errorf("the id for something else: %d %s", other.status, other.body)
-	}
-	if foreign := s.askFor("b-2", "GET", "/executions/e-1", nil); foreign.status != 404 {
-		t.Errorf("another business sees %d %s", foreign.status, foreign.body)
-	}
-}
-
 func redisClient(t *testing.T, redisURL string) *redis.Client {
 	t.Helper()
 	options, err := redis.ParseURL(redisURL)

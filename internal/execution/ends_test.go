@@ -79,6 +79,8 @@ type world struct {
 	faults map[string]fault
 	// result is what the step gives back when no fault prevents it.
 	result runner.Result
+	// asked is when the execution began to wait for a slot; zero means that it did not.
+	asked time.Time
 	// call, if any, is made by the running step.
 	call func(job runner.Execution)
 
@@ -139,7 +141,7 @@ func (w *world) story() string {
 func (w *world) run() (Ended, error) {
 	return w.host.Run(w.caller, Request{
 		Identity: minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: policy.ServiceAutomation, ExecutionID: "e-1"},
-		Name:     "double", Limits: runner.Limits{Wall: 30 * time.Second}, Job: runner.Execution{Runtime: runner.Python313},
+		Name:     "double", Asked: w.asked, Limits: runner.Limits{Wall: 30 * time.Second}, Job: runner.Execution{Runtime: runner.Python313},
 		Starting: func(ctx context.Context) error { return w.at(ctx, starting) },
 	})
 }
@@ -436,6 +438,24 @@ func TestCallsEndWithTheLimitOnTime(t *testing.T) {
 		}
 		if w.job.Timeout != 30*time.Second || w.lifetime != w.job.Timeout+keyGrace {
 			t.Errorf("limit %s, lifetime of the key %s", w.job.Timeout, w.lifetime)
+		}
+	})
+}
+
+// TestTheWaitForASlotIsNotTheStepsTime: an execution that waited for longer than it may run has all of its time.
+func TestTheWaitForASlotIsNotTheStepsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.asked = time.Now().Add(-time.Hour)
+		done, err := w.run()
+		if outcome := done.Outcome(err); outcome != outcomes.OK {
+			t.Errorf("%q, %v", outcome, err)
+		}
+		if w.job.Timeout != 30*time.Second || w.lifetime != w.job.Timeout+keyGrace {
+			t.Errorf("limit %s, lifetime of the key %s", w.job.Timeout, w.lifetime)
+		}
+		if !strings.Contains(w.log.String(), `"queue_ms":3600000,`) {
+			t.Errorf("the log does not tell of the wait:\n%s", &w.log)
 		}
 	})
 }
