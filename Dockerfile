@@ -1,5 +1,4 @@
-# One image for both commands: the sidecar with the Pythons that steps ask for,
-# and the reference platform.
+# One image for both commands: the sidecar with the Python of each runtime, and the reference platform.
 
 FROM golang:1.26-bookworm AS build
 WORKDIR /src

@@ -1,12 +1,12 @@
-# Everything that a person or CI asks of this project. `make help` lists it.
+# Targets for developers and CI. `make help` lists them.
 
 GO ?= go
 
-# gin without the codec for MessagePack, which nothing here speaks. Everything is compiled so, that its parts are compiled once.
+# Build gin without its unused MessagePack codec. All targets use the same flags, so that packages are compiled once.
 export GOFLAGS := -tags=nomsgpack $(GOFLAGS)
 
-# Tests with this name fill the machine: fork bombs, thousands of executions, floods, a clock that jumps, full disks. They
-# would starve what runs beside them, so that make test leaves them out and make torture runs them one after the other.
+# Tests with this name exhaust the machine: fork bombs, thousands of executions, floods, a clock that jumps, full disks.
+# They would starve other tests, so make test skips them, and make torture runs them one after the other.
 TORTURE := ^TestTorture
 TORTURED = $(sort $(dir $(shell grep -rlE 'func TestTorture' --include='*_test.go' .)))
 
@@ -60,7 +60,7 @@ pythons: ## Run the harness's tests on each supported version of Python
 	@.ci/setup test
 	@.ci/pythons
 
-torture: build ## Run the tests that fill the machine, alone on it and one after the other
+torture: build ## Run the tests that exhaust the machine, one at a time
 	@.ci/setup test
 	KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -v -p 1 -timeout 60m -run '$(TORTURE)' $(filter-out ./$(E2E)/%,$(TORTURED))
 	cd $(E2E) && KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -v -p 1 -timeout 60m -run '$(TORTURE)' ./...
@@ -84,11 +84,11 @@ bench-serve: ## Measure serve under load beside starting Python for each request
 	@.ci/setup test
 	cd $(E2E) && $(GO) test -run '^$$' -bench '^BenchmarkServe' -benchtime 1x -timeout 30m ./load/
 
-docs: ## Write docs/reference and THIRD_PARTY.md anew, from the command line's definitions and the modules of the binaries
+docs: ## Regenerate docs/reference and THIRD_PARTY.md
 	$(GO) test ./cmd/kizen-sidecar ./cmd/kizen-platform -run 'TestReferenceIsWhatTheCommandLineSays|TestThirdParty' -update
 
-setup: ## Install what the tests need
+setup: ## Install the test dependencies
 	@.ci/setup test
 
-clean: ## Remove what was built
+clean: ## Remove build artifacts
 	rm -rf bin .venv .cache artifacts

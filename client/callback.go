@@ -10,26 +10,26 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 )
 
-// Callback is what a callback URL is told.
+// Callback is a message to a callback URL.
 type Callback struct {
-	// ID is the same for every repetition of one message.
+	// ID is the same for every retry of one message.
 	ID string
-	// Late is true for a result that a worker reported after its execution had been ended on its behalf. The outcome that was
-	// told first stands.
+	// Late is true for a result that a worker reported after another worker had ended its execution. The outcome
+	// that was reported first stays valid.
 	Late      bool
 	Timestamp time.Time
 	Finished
 }
 
-// VerifyCallback checks the signature of a callback (Standard Webhooks 1.0.0) and reads it. body is the whole body, byte for
-// byte. One of secrets must have signed it: the values of --webhook-secret-file, two while they are rotated. A message is valid
-// for five minutes; its receiver must expect the same ID more than once.
+// VerifyCallback checks the signature of a callback (Standard Webhooks 1.0.0) and decodes it. body is the whole body,
+// byte for byte. One of secrets must have signed it: pass the values of --webhook-secret-file, two during a rotation. A
+// message is valid for five minutes; its receiver must expect the same ID more than once.
 func VerifyCallback(header http.Header, body []byte, secrets ...string) (Callback, error) {
 	refused := errors.New("no secret is given")
 	for _, secret := range secrets {
 		verifier, err := standardwebhooks.NewWebhook(secret)
 		if err != nil {
-			return Callback{}, errors.New("a webhook secret is not valid; it begins with whsec_ and goes on in base64")
+			return Callback{}, errors.New("a webhook secret is not valid; it is whsec_ followed by base64")
 		}
 		if refused = verifier.Verify(body, header); refused == nil {
 			break

@@ -24,7 +24,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// TestMain builds the sidecar: what the client says is read by the server that it is for, and the other way around.
+// TestMain builds the sidecar, so that the tests run the client against the real server.
 func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar")) }
 
 const noAPI = "http://127.0.0.1:1/api"
@@ -109,7 +109,7 @@ func TestTheSameIDIsStartedOnce(t *testing.T) {
 	}
 }
 
-// cutting is a server in front of another that cuts each stream of events after its first event.
+// cutting starts a proxy that cuts each event stream after its first event.
 func cutting(t *testing.T, to string) *httptest.Server {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -1,9 +1,9 @@
-// Package client is what an orchestrator written in Go imports to have Code Steps run.
+// Package client lets orchestrators written in Go run Code Steps.
 //
-// Over HTTP, a [Client] speaks with kizen-sidecar serve: [Client.Run] waits for the result on one connection; [Client.Start],
-// [Client.Wait] and [Client.Events] do the same without holding one. Over a queue, a [Queue] hands executions to a fleet of
-// kizen-sidecar worker. [VerifyCallback] checks what either posts to the callback URL of an execution.
+// Over HTTP, a [Client] calls kizen-sidecar serve: [Client.Run] waits for the result on one connection; [Client.Start],
+// [Client.Wait] and [Client.Events] do the same without holding a connection open. Over a queue, a [Queue] submits
+// executions to a fleet of kizen-sidecar workers. [VerifyCallback] verifies the callbacks of both.
 //
-// A step that fails is a [Result] with an [Outcome], not an error. An error means that the result is not known or that the
-// execution was not accepted; what the server said of it is an [*Error].
+// A failed step is a [Result] with an [Outcome], not an error. An error means that the result is unknown or that the
+// execution was not accepted; a refusal by the server is an [*Error].
 package client

@@ -21,30 +21,30 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/backoff"
 )
 
-// maxAnswer bounds an answer, and one event, in bytes.
+// maxAnswer is the maximal size of a response, and of one event, in bytes.
 const maxAnswer = 64 << 20
 
-// Client speaks with kizen-sidecar serve. URL is required. It is safe for concurrent use.
+// Client calls kizen-sidecar serve. URL is required. It is safe for concurrent use.
 type Client struct {
-	// URL is where serve listens, such as https://sidecar.internal:8080.
+	// URL is the address of serve, such as https://sidecar.internal:8080.
 	URL string
 	// Token authenticates the caller. Callers with a client certificate leave it empty.
 	Token string
-	// BusinessID and UserID say for whom a trusted caller acts; other callers leave them empty.
+	// BusinessID and UserID say whom a trusted caller acts for; other callers leave them empty.
 	BusinessID, UserID string
 	// HTTP is the client to use; default [http.DefaultClient].
 	HTTP *http.Client
 }
 
-// Error is an answer of the server that is no result.
+// Error is a response of the server that is not a result.
 type Error struct {
-	// Status is the status of HTTP, Code the server's own word for the refusal, such as "busy" or "draining".
+	// Status is the HTTP status, Code the server's code of the refusal, such as "busy" or "draining".
 	Status int
 	Code   string
 	Detail string
-	// Fields are the mistakes of the request, keyed by field; nil unless Status is 400.
+	// Fields holds the errors of the request, keyed by field; nil unless Status is 400.
 	Fields json.RawMessage
-	// RetryAfter is how long to wait before the same request may succeed; zero: it will not by waiting.
+	// RetryAfter is how long to wait before repeating the request; zero if waiting does not help.
 	RetryAfter time.Duration
 }
 
@@ -56,13 +56,13 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("the server answered %d %s: %s", e.Status, e.Code, e.Detail)
 }
 
-// Run runs a step and waits for its result on one connection. The end of ctx cancels the step.
+// Run runs a step and waits for its result on one connection. If ctx ends, the step is cancelled.
 func (c *Client) Run(ctx context.Context, request Request) (Result, error) {
 	response, body, err := c.exchange(ctx, http.MethodPost, "/api/coderunner/run", request)
 	if err != nil {
 		return Result{}, err
 	}
-	// A step that failed is answered with its result too, whatever the status.
+	// The response to a failed step is its result too, whatever the status.
 	var result Result
 	if json.Unmarshal(body, &result) != nil || result.RequestID == "" {
 		return Result{}, errorOf(response, body)
@@ -76,18 +76,18 @@ func (c *Client) Start(ctx context.Context, request Request) (Execution, error) 
 	return c.execution(ctx, http.MethodPost, "/executions", request)
 }
 
-// Get returns an execution as it is now.
+// Get returns the current state of an execution.
 func (c *Client) Get(ctx context.Context, id string) (Execution, error) {
 	return c.execution(ctx, http.MethodGet, "/executions/"+url.PathEscape(id), nil)
 }
 
-// Cancel takes the key of an execution back and kills its step. It returns before the execution has ended.
+// Cancel revokes the key of an execution and kills its step. It returns before the execution has ended.
 func (c *Client) Cancel(ctx context.Context, id string) error {
 	_, err := c.execution(ctx, http.MethodDelete, "/executions/"+url.PathEscape(id), nil)
 	return err
 }
 
-// Wait waits until an execution has finished, through connections that break.
+// Wait waits until an execution has finished, and reconnects if the connection breaks.
 func (c *Client) Wait(ctx context.Context, id string) (Execution, error) {
 	for _, err := range c.Events(ctx, id, 0) {
 		if err != nil {
@@ -97,8 +97,8 @@ func (c *Client) Wait(ctx context.Context, id string) (Execution, error) {
 	return c.Get(ctx, id)
 }
 
-// Events returns the events of an execution after the one with a number, as they come, up to "finished". A stream that breaks
-// is opened again where it broke. The error, if any, comes last: the end of ctx, or an [*Error].
+// Events returns the events of an execution after the given number as they occur, up to "finished". If the stream
+// breaks, Events resumes it. The error, if any, comes last: the end of ctx, or an [*Error].
 func (c *Client) Events(ctx context.Context, id string, after int) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for failures := 1; ; failures++ {
@@ -126,13 +126,13 @@ func (c *Client) Events(ctx context.Context, id string, after int) iter.Seq2[Eve
 	}
 }
 
-// minPause and maxPause bound how long a stream that broke waits before it is opened again.
+// minPause and maxPause limit the wait before a broken stream is reopened.
 const (
 	minPause = 100 * time.Millisecond
 	maxPause = 5 * time.Second
 )
 
-// stream reads one stream of events and moves after on. ended is true when nothing is to come, or when the caller stops.
+// stream reads one stream of events and advances after. ended is true if no events follow, or if the caller stops.
 func (c *Client) stream(ctx context.Context, id string, after *int, yield func(Event) bool) (ended bool, err error) {
 	response, err := c.send(ctx, http.MethodGet, "/executions/"+url.PathEscape(id)+"/events", nil, http.Header{
 		"Accept": {"text/event-stream"}, "Last-Event-Id": {strconv.Itoa(*after)},
@@ -156,7 +156,8 @@ func (c *Client) stream(ctx context.Context, id string, after *int, yield func(E
 	lines.Buffer(nil, maxAnswer)
 	var event Event
 	for lines.Scan() {
-		// The server writes a line each for id, event and data, and an empty one at which the event is complete. Lines that
+		// The server writes one line each for id, event and data, and an empty line at the end of the event.
+		// Lines that
 		// begin with a colon are comments. See section 9.2.6 of the HTML Standard.
 		field, value, _ := strings.Cut(lines.Text(), ":")
 		value = strings.TrimPrefix(value, " ")
@@ -181,7 +182,7 @@ func (c *Client) stream(ctx context.Context, id string, after *int, yield func(E
 	return false, cmp.Or(lines.Err(), io.ErrUnexpectedEOF)
 }
 
-// execution sends a request whose answer is an execution.
+// execution sends a request whose response is an execution.
 func (c *Client) execution(ctx context.Context, method, path string, body any) (Execution, error) {
 	response, answer, err := c.exchange(ctx, method, path, body)
 	if err != nil {
@@ -197,7 +198,7 @@ func (c *Client) execution(ctx context.Context, method, path string, body any) (
 	return execution, nil
 }
 
-// exchange sends body as JSON, unless it is nil, and reads the answer whole.
+// exchange sends body as JSON, unless it is nil, and reads the whole response.
 func (c *Client) exchange(ctx context.Context, method, path string, body any) (*http.Response, []byte, error) {
 	response, err := c.send(ctx, method, path, body, http.Header{})
 	if err != nil {
@@ -238,7 +239,7 @@ func (c *Client) send(ctx context.Context, method, path string, body any, header
 	return using.Do(request)
 }
 
-// errorOf is the error of an answer that is neither a result nor an execution.
+// errorOf returns the error of a response that is neither a result nor an execution.
 func errorOf(response *http.Response, body []byte) error {
 	refused := &Error{Status: response.StatusCode}
 	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds > 0 {
@@ -254,7 +255,7 @@ func errorOf(response *http.Response, body []byte) error {
 	case response.StatusCode == http.StatusBadRequest && json.Valid(body):
 		refused.Fields = body
 	default:
-		refused.Code, refused.Detail = "unknown", "the answer is not one of kizen-sidecar; check the URL"
+		refused.Code, refused.Detail = "unknown", "the response is not from kizen-sidecar; check the URL"
 	}
 	return refused
 }

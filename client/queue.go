@@ -20,13 +20,13 @@ import (
 
 // Errors of a [Queue].
 var (
-	// ErrEnqueued: an execution with this id is in the queue, or was. It is not run again.
+	// ErrEnqueued reports that an execution with this ID is or was in the queue. It does not run again.
 	ErrEnqueued = errors.New("an execution with this id was enqueued before")
-	// ErrUnknown: no execution of this business has this id, or its result is no longer kept.
-	ErrUnknown = errors.New("there is no record of the execution")
+	// ErrUnknown reports that no execution of this business has this ID, or that its result is no longer kept.
+	ErrUnknown = errors.New("the execution has no record")
 )
 
-// Queue hands executions to a fleet of kizen-sidecar worker. It is safe for concurrent use.
+// Queue submits executions to a fleet of kizen-sidecar workers. It is safe for concurrent use.
 type Queue struct {
 	// Redis is the Redis of the fleet. The caller closes it.
 	Redis redis.UniversalClient
@@ -34,11 +34,12 @@ type Queue struct {
 	Name string
 }
 
-// Enqueue puts an execution into the queue and returns its id. A request is refused whose BusinessID, UserID or ExecutionID
-// is no id; what else is wrong with it, a worker says in the result. The error is [ErrEnqueued] when the id is known to the queue.
+// Enqueue puts an execution into the queue and returns its ID. It rejects a request whose BusinessID, UserID or
+// ExecutionID is not a valid ID; a worker reports other errors of the request in the result. If the queue already knows
+// the ID, the error is [ErrEnqueued].
 func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err error) {
 	request.ExecutionID = cmp.Or(request.ExecutionID, uuid.NewString())
-	// A worker keeps no record of an execution that these do not name, so that nothing would ever say what is wrong.
+	// Without valid IDs a worker cannot keep a record, so the error would never be reported.
 	err = errors.Join(ids.Check("BusinessID", request.BusinessID), ids.Check("UserID", request.UserID), ids.Check("ExecutionID", request.ExecutionID))
 	if err != nil {
 		return "", err
@@ -65,18 +66,18 @@ type Finished struct {
 	ExecutionID string  `json:"execution_id"`
 	BusinessID  string  `json:"business_id"`
 	Outcome     Outcome `json:"outcome"`
-	// Result says, for an execution whose step did not run, why in its Error.
+	// Result has, for an execution whose step did not run, the reason as its Error.
 	Result Result `json:"result"`
 }
 
-// minPoll and maxPoll bound the time between two looks at a record.
+// minPoll and maxPoll limit the interval at which Wait reads a record.
 const (
 	minPoll = 25 * time.Millisecond
 	maxPoll = time.Second
 )
 
-// Wait waits until an execution of a business has ended. It looks at the record of the execution, seldom where it takes long.
-// An execution that was never enqueued is waited for until ctx ends.
+// Wait waits until an execution of a business has ended. It polls the execution's record, with a growing interval. If
+// the execution was never enqueued, Wait waits until ctx ends.
 func (q *Queue) Wait(ctx context.Context, businessID, id string) (Finished, error) {
 	for pause := minPoll; ; pause = min(pause*3/2, maxPoll) {
 		finished, err := q.Get(ctx, businessID, id)
@@ -91,7 +92,7 @@ func (q *Queue) Wait(ctx context.Context, businessID, id string) (Finished, erro
 
 var errUnfinished = errors.New("the execution has not finished")
 
-// Get returns an execution that has ended. The error is [ErrUnknown] where there is no record of it.
+// Get returns an execution that has ended. If it has no record, the error is [ErrUnknown].
 func (q *Queue) Get(ctx context.Context, businessID, id string) (Finished, error) {
 	record, err := q.Redis.HMGet(ctx, wire.RecordKey(businessID, id), wire.FieldState, wire.FieldOutcome, wire.FieldResult).Result()
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
-// Outcome says how an execution ended. Its methods say what follows: whether it failed, and whether it is safe to run again.
+// Outcome says how an execution ended. Its methods report whether it failed, and whether it is safe to run again.
 type Outcome = outcomes.Outcome
 
 // The outcomes.
@@ -31,11 +31,11 @@ const (
 	WorkerDied            = outcomes.WorkerDied
 )
 
-// Value is one typed value as it travels: {"t": "n", "v": "21"}.
+// Value is one typed value in its wire form: {"t": "n", "v": "21"}.
 type Value struct {
 	// Type is the one-letter code of a data type, such as s for text, n for number, b for boolean.
 	Type string `json:"t"`
-	// V is nil, or the value in the form that its type has on the wire: a number is the string of its digits.
+	// V is nil, or the value in the wire form of its type: a number is the string of its digits.
 	V any `json:"v"`
 }
 
@@ -45,28 +45,28 @@ type Request struct {
 	UserScript  string            `json:"user_script"`
 	Inputs      map[string]Value  `json:"inputs,omitempty"`
 	OutputTypes map[string]string `json:"output_types,omitempty"`
-	// Secrets are the names of the secrets that the step is granted.
+	// Secrets lists the names of the secrets to grant to the step.
 	Secrets []string `json:"secrets,omitempty"`
 
-	// ExecutionID makes a request safe to repeat: the same id is run once. [Client.Start] and [Queue.Enqueue] choose one where
-	// it is empty; [Client.Run] takes none.
+	// ExecutionID makes a request idempotent: an ID runs once. If it is empty, [Client.Start] and [Queue.Enqueue]
+	// choose one; [Client.Run] does not accept it.
 	ExecutionID string `json:"execution_id,omitempty"`
-	// BusinessID and UserID are the business and the account that the step acts for. Over HTTP they default to those of the
-	// caller; over a queue they are required.
+	// BusinessID and UserID are the business and the account that the step acts for. Over HTTP they default to those of
+	// the caller; over a queue they are required.
 	BusinessID  string `json:"business_id,omitempty"`
 	UserID      string `json:"user_id,omitempty"`
 	AccountType string `json:"account_type,omitempty"`
-	// Name is what people call the step.
+	// Name is a human-readable name of the step.
 	Name string `json:"name,omitempty"`
-	// TimeoutMS replaces the default limit of the step's time, in milliseconds.
+	// TimeoutMS overrides the default time limit of the step, in milliseconds.
 	TimeoutMS int64 `json:"timeout_ms,omitempty"`
-	// CallbackURL is told the result; see [VerifyCallback]. [Client.Run] takes none.
+	// CallbackURL receives the result; see [VerifyCallback]. [Client.Run] does not accept it.
 	CallbackURL string `json:"callback_url,omitempty"`
 	// Traceparent is the W3C trace context that the execution belongs to.
 	Traceparent string `json:"traceparent,omitempty"`
 }
 
-// Result is what an execution gave back.
+// Result is the result of an execution.
 type Result struct {
 	RequestID  string  `json:"request_id"`
 	DurationMS float64 `json:"duration_ms"`
@@ -74,11 +74,11 @@ type Result struct {
 	Values map[string]Value `json:"values"`
 	// Logs are the messages of outputs.log.
 	Logs []string `json:"logs"`
-	// HTTPRequests is the record of the step's HTTP calls; nil when the step never started.
+	// HTTPRequests is the record of the step's HTTP calls; nil if the step never started.
 	HTTPRequests *HTTPRequests `json:"http_requests"`
-	// Error is nil when the step succeeded.
+	// Error is nil if the step succeeded.
 	Error *StepError `json:"error"`
-	// Layers are those of the sandbox around the step.
+	// Layers lists the sandbox layers around the step.
 	Layers Layers `json:"layers"`
 }
 
@@ -96,10 +96,10 @@ type StepError struct {
 	// Detail is the traceback, if there is one.
 	Detail string  `json:"detail"`
 	Kind   Outcome `json:"kind"`
-	// Stdout and Stderr are the ends of what the step printed.
+	// Stdout and Stderr are the last bytes that the step printed.
 	Stdout string `json:"stdout,omitempty"`
 	Stderr string `json:"stderr,omitempty"`
-	// Evidence is what was measured of the step's processes.
+	// Evidence holds measurements of the step's processes.
 	Evidence json.RawMessage `json:"evidence,omitempty"`
 }
 
@@ -107,17 +107,17 @@ type StepError struct {
 type HTTPRequests struct {
 	Count     int `json:"count"`
 	NotLogged int `json:"not_logged"`
-	// Requests are the first of them, each a JSON object with method, url, responseStatusCode and so on.
+	// Requests holds the first calls, each a JSON object with method, url, responseStatusCode and so on.
 	Requests []json.RawMessage `json:"requests"`
 }
 
-// Layers are the layers of the sandbox: those in force, and those that the machine withholds.
+// Layers lists the sandbox layers in force, and those that the machine does not support.
 type Layers struct {
 	Held    []string `json:"held"`
 	Missing []string `json:"missing"`
 }
 
-// Execution is one execution of kizen-sidecar serve at one moment.
+// Execution is the state of one execution of kizen-sidecar serve.
 type Execution struct {
 	ID         string    `json:"execution_id"`
 	BusinessID string    `json:"business_id"`
@@ -128,7 +128,7 @@ type Execution struct {
 	QueuedAt   time.Time `json:"queued_at"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
-	// Result is nil until the execution has finished, and where its step did not run; Failure then says why.
+	// Result is nil until the execution has finished, and if its step did not run; Failure then says why.
 	Result  *Result `json:"result,omitempty"`
 	Failure string  `json:"failure,omitempty"`
 }
@@ -140,6 +140,7 @@ type Event struct {
 	// Type is "queued", "started", "log", "http" or "finished".
 	Type string    `json:"-"`
 	Time time.Time `json:"time"`
-	// Data is a JSON document: {"message": "..."} of a log, the call of http, outcome and duration_ms of finished.
+	// Data is a JSON document: {"message": "..."} for a log, the call for http, outcome and duration_ms for
+	// finished.
 	Data json.RawMessage `json:"data"`
 }

@@ -24,7 +24,7 @@ const (
 	statusSuspended = "suspended"
 )
 
-// account is a service account as Redis holds it.
+// account is a service account as stored in Redis.
 type account struct {
 	ID               string       `json:"id"`
 	AccountType      string       `json:"account_type"`
@@ -37,12 +37,12 @@ type account struct {
 	CreatedAt        time.Time    `json:"created_at"`
 	UpdatedAt        time.Time    `json:"updated_at"`
 	ArchivedAt       *time.Time   `json:"archived_at"`
-	Version          int64        `json:"version"` // grows with each change
+	Version          int64        `json:"version"` // incremented by each change
 
-	suspended []minter.Reason // why it is suspended; kept beside the account, where verifiers look
+	suspended []minter.Reason // stored separately, where verifiers read them
 }
 
-// integration is what an integration account works for. Disabling it suspends the account for that reason.
+// integration is the integration of an integration account. Disabling it suspends the account for that reason.
 type integration struct {
 	ID      string `json:"id"`
 	Enabled bool   `json:"enabled"`
@@ -57,8 +57,8 @@ func (a account) status() string {
 
 func (a account) etag() string { return `"` + strconv.FormatInt(a.Version, 10) + `"` }
 
-// as is the account before a policy engine.
-func (a account) as(businessID string) policy.Account {
+// policyAccount returns the account for a policy engine.
+func (a account) policyAccount(businessID string) policy.Account {
 	return policy.Account{ID: a.ID, Type: a.AccountType, BusinessID: businessID, Level: levelOf(a.PermissionGroups)}
 }
 
@@ -66,15 +66,15 @@ func (a account) identity(businessID string) minter.Identity {
 	return minter.Identity{AccountID: a.ID, AccountType: a.AccountType, BusinessID: businessID}
 }
 
-// What a change of accounts is refused with.
+// The errors of changes of accounts.
 var (
 	errNoAccount = errors.New("there is no such service account")
 
 	errChanged  = errors.New("the account has changed since it was read; read it again")
-	errConflict = errors.New("others keep changing the accounts at this moment; try again")
+	errConflict = errors.New("concurrent changes of the accounts keep interfering; try again")
 )
 
-// otherAccountError says that the platform has provisioned another account of a type of which a business has one.
+// otherAccountError reports that the business already has another account of a type of which it can have only one.
 type otherAccountError struct{ kind policy.AccountType }
 
 // Error implements error.
@@ -87,16 +87,16 @@ func (e otherAccountError) Error() string {
 //	kizen:{BUSINESS}:accounts    account id -> the account as JSON; for each type of which the platform provisions one,
 //	                             provisionedField -> the id of that account
 //
-// A change is one transaction on that hash and on the marks of suspensions, which are in the same slot: it happens whole or not
-// at all, also when this process is killed meanwhile.
+// A change is one transaction on that hash and on the suspension marks in the same cluster slot, so it is atomic, even
+// if this process is killed.
 type accountStore struct {
 	redis redis.UniversalClient
-	// emailDomain is where the generated addresses of new accounts seem to be. They are never used to log in.
+	// emailDomain is the domain of the generated addresses of new accounts. They are never used to log in.
 	emailDomain string
 }
 
-// provisionedField is where the id of the account of a type stands that a business has one of. It is no account's id: those
-// hold no braces. The name of the Code Account's is older than the other types.
+// provisionedField returns the hash field with the ID of the one account of a type. It cannot be an account ID, because
+// those contain no braces. The name for the Code Account is older than the other types.
 func provisionedField(accountType string) string {
 	if accountType == policy.ServiceAutomation {
 		return "{code_account}"
@@ -104,18 +104,18 @@ func provisionedField(accountType string) string {
 	return "{provisioned:" + accountType + "}"
 }
 
-// provisionedTypes are those of which the platform gives each business one account.
+// provisionedTypes returns the types of which the platform provisions one account for each business.
 func provisionedTypes() []policy.AccountType {
 	return slices.DeleteFunc(policy.AccountTypes(), func(t policy.AccountType) bool { return t.Provisioned != policy.ProvisionedByBusiness })
 }
 
 func accountsKey(businessID string) string { return "kizen:{" + businessID + "}:accounts" }
 
-// business is the accounts of one business while a change looks at them.
+// business holds the accounts of one business during a change.
 type business struct {
 	accounts    map[string]account
-	provisioned map[string]string       // account type -> the id of the one account of that type
-	also        []func(redis.Pipeliner) // what the change writes beside the account
+	provisioned map[string]string       // account type -> the ID of the one account of that type
+	also        []func(redis.Pipeliner) // further writes of the change
 	emailDomain string
 }
 
@@ -194,8 +194,8 @@ func (s accountStore) complete(ctx context.Context, businessID string, a account
 	return one[0], err
 }
 
-// look reads an account without its suspensions, or returns errNoAccount. It also says, in the same round trip, whether the
-// business has every account that the platform provisions.
+// look reads an account without its suspensions, or returns errNoAccount. It also reports, in the same round trip,
+// whether the business has all provisioned accounts.
 func (s accountStore) look(ctx context.Context, businessID, id string) (a account, provisioned bool, err error) {
 	if strings.HasPrefix(id, "{") {
 		return account{}, false, errNoAccount
@@ -219,8 +219,8 @@ func (s accountStore) look(ctx context.Context, businessID, id string) (a accoun
 	return a, provisioned, nil
 }
 
-// change edits one account of a business in a transaction, again from the start when somebody else was faster. edit sees all
-// of the business and returns the account as it shall be, or errSame.
+// change edits one account of a business in a transaction, and starts over if another change interfered. edit gets all
+// accounts of the business and returns the changed account, or errSame.
 func (s accountStore) change(ctx context.Context, businessID string, edit func(*business) (account, error)) (account, error) {
 	const attempts = 20
 	key := accountsKey(businessID)
@@ -243,7 +243,7 @@ func (s accountStore) change(ctx context.Context, businessID string, edit func(*
 	return account{}, errConflict
 }
 
-// errSame ends a change that finds the account as it shall be.
+// errSame ends a change that has nothing to change.
 var errSame = errors.New("nothing to change")
 
 func (s accountStore) changeIn(ctx context.Context, tx *redis.Tx, key string, edit func(*business) (account, error)) (account, error) {
@@ -278,7 +278,7 @@ func (s accountStore) changeIn(ctx context.Context, tx *redis.Tx, key string, ed
 	return changed, err
 }
 
-// update edits an account that is there and not archived, if match, an If-Match header, still fits it.
+// update edits an existing account that is not archived, if match, an If-Match header, matches it.
 func (s accountStore) update(ctx context.Context, businessID, id, match string, edit func(*business, *account) error) (account, error) {
 	return s.change(ctx, businessID, func(b *business) (account, error) {
 		a, ok := b.accounts[id]
@@ -292,7 +292,7 @@ func (s accountStore) update(ctx context.Context, businessID, id, match string, 
 	})
 }
 
-// fits decides as RFC 9110 section 13.1.1 says. A weak tag never fits.
+// fits reports whether an If-Match header matches (RFC 9110 section 13.1.1). A weak tag never matches.
 func fits(match, etag string) bool {
 	match = strings.TrimSpace(match)
 	if match == "" || match == "*" {
@@ -306,8 +306,8 @@ func fits(match, etag string) bool {
 	return false
 }
 
-// provision makes an account that the platform gives of itself, unless it is there. Of a type that a business has one of, it
-// may be made until the business has another.
+// provision creates an account of a provisioned type, unless it exists. If a business can have only one account of the
+// type, provision fails once the business has another one.
 func (s accountStore) provision(ctx context.Context, id minter.Identity) (account, error) {
 	return s.change(ctx, id.BusinessID, func(b *business) (account, error) {
 		if a, ok := b.accounts[id.AccountID]; ok {
@@ -326,7 +326,7 @@ func (s accountStore) provision(ctx context.Context, id minter.Identity) (accoun
 	})
 }
 
-// provisionAll makes those accounts that every business has, and that this one lacks.
+// provisionAll creates the provisioned accounts that a business lacks.
 func (s accountStore) provisionAll(ctx context.Context, businessID string) error {
 	for _, kind := range provisionedTypes() {
 		_, err := s.change(ctx, businessID, func(b *business) (account, error) {
@@ -344,7 +344,7 @@ func (s accountStore) provisionAll(ctx context.Context, businessID string) error
 	return nil
 }
 
-// newAccount is an account that no other account of the business is like. apiName may be empty.
+// newAccount returns an account with an api_name and an address that are unique in the business. apiName may be empty.
 func newAccount(b *business, id string, kind policy.AccountType, name, apiName string) account {
 	if apiName == "" {
 		apiName = b.freeAPIName(name)
@@ -355,8 +355,8 @@ func newAccount(b *business, id string, kind policy.AccountType, name, apiName s
 	}
 }
 
-// maxEmailName is how much of an api_name an address holds: RFC 5321 section 4.5.3.1.1 allows 64 characters before the "@", and
-// what makes the address unique, in other businesses too, needs 17 of them.
+// maxEmailName is the maximal length of the api_name in an address: RFC 5321 section 4.5.3.1.1 allows 64 characters
+// before the "@", and the suffix that makes the address globally unique needs 17 of them.
 const maxEmailName = 47
 
 // freeEmail generates an address that no account of the business has or had.
@@ -371,7 +371,7 @@ func (b *business) freeEmail(apiName string) string {
 	}
 }
 
-// freeAPIName makes an api_name of a name that no account of the business has.
+// freeAPIName derives an unused api_name from a name.
 func (b *business) freeAPIName(name string) string {
 	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
 	base := strings.Join(words, "_")

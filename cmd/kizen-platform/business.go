@@ -13,7 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// businessConfig is what can be carried from one business to another. It holds no keys.
+// businessConfig is the configuration that can be copied from one business to another. It contains no keys.
 type businessConfig struct {
 	CustomObjects    []customObject    `json:"custom_objects"`
 	PermissionGroups []permissionGroup `json:"permission_groups"`
@@ -47,18 +47,18 @@ func (p *platform) exportConfig(c *gin.Context) {
 	}{config, performedBy(c)})
 }
 
-// importResult says what an import did.
+// importResult is the result of an import.
 type importResult struct {
 	Created     []string  `json:"created"` // service accounts, by api_name
-	Updated     []string  `json:"updated"` // service accounts that were here already
-	Skipped     []string  `json:"skipped"` // types of service accounts that the platform provisions
-	Known       []string  `json:"known"`   // custom objects that are here already
-	Unknown     []string  `json:"unknown"` // custom objects, which the reference platform cannot make
+	Updated     []string  `json:"updated"` // existing service accounts
+	Skipped     []string  `json:"skipped"` // provisioned types of service accounts
+	Known       []string  `json:"known"`   // existing custom objects
+	Unknown     []string  `json:"unknown"` // custom objects, which the reference platform cannot create
 	PerformedBy performer `json:"performed_by"`
 }
 
-// importConfig makes the accounts of a config that the business lacks, and changes those that it has. The whole config is
-// checked before anything is written; an import that was cut off is finished by repeating it.
+// importConfig creates the accounts of a config that the business lacks, and updates those that it has. It validates
+// the whole config before it writes anything. If an import is interrupted, repeating it completes it.
 func (p *platform) importConfig(c *gin.Context) {
 	var body struct {
 		CustomObjects   *[]customObject              `json:"custom_objects"`
@@ -114,12 +114,12 @@ func (r *importResult) compareObjects(objects []customObject, errs fieldErrors) 
 // accountChange is what an import does to one account.
 type accountChange struct {
 	kind   policy.AccountType
-	before account // its id is empty for an account that is to be made
+	before account // its ID is empty for a new account
 	after  account
 	body   map[string]json.RawMessage
 }
 
-// planImport finds, for each account of a config, the one of the business that has its api_name, and all that is wrong.
+// planImport finds the existing account for each account of a config by its api_name, and reports all errors.
 func planImport(configs []map[string]json.RawMessage, all []account, errs fieldErrors) []accountChange {
 	b := business{accounts: map[string]account{}}
 	for _, a := range all {
@@ -136,7 +136,7 @@ func planImport(configs []map[string]json.RawMessage, all []account, errs fieldE
 		delete(change.body, "account_type")
 		change.kind = kind
 		var apiName string
-		_ = json.Unmarshal(config["api_name"], &apiName) // apply says what is wrong with it
+		_ = json.Unmarshal(config["api_name"], &apiName) // apply reports the error
 		for _, a := range all {
 			if a.APIName == apiName && a.ArchivedAt == nil && a.AccountType == kind.Name {
 				change.before = a
@@ -161,12 +161,13 @@ func planImport(configs []map[string]json.RawMessage, all []account, errs fieldE
 	return changes
 }
 
-// mayImport asks what would be asked if each account of a config came alone. It answers itself when the answer is no.
+// mayImport makes the same policy decisions as for separate calls for each account. If one is denied, it writes the
+// response.
 func (p *platform) mayImport(c *gin.Context, change accountChange) bool {
 	if !change.kind.Creatable {
 		return true // it is skipped
 	}
-	target := change.after.as(callerOf(c).BusinessID)
+	target := change.after.policyAccount(callerOf(c).BusinessID)
 	call := policy.Call{Method: "POST", Path: "/service-accounts", Target: &target, Grants: grants(change.body)}
 	if change.before.ID != "" {
 		call.Method, call.Path = "PATCH", "/service-accounts/"+change.before.ID

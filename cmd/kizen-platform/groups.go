@@ -19,7 +19,7 @@ type permissionGroup struct {
 	Level policy.Level `json:"manage_service_accounts"`
 }
 
-// permissionGroups are those of every business.
+// permissionGroups lists the groups that every business has.
 var permissionGroups = []permissionGroup{
 	{"everyone", "Everyone", policy.None},
 	{"service-account-viewers", "Service Account Viewers", policy.Read},
@@ -35,7 +35,7 @@ func findGroup(id string) (permissionGroup, bool) {
 	return permissionGroups[i], true
 }
 
-// levelOf is the highest level that any of the groups gives.
+// levelOf returns the highest level that any of the groups grants.
 func levelOf(groups []string) policy.Level {
 	level := policy.None
 	for _, id := range groups {
@@ -60,19 +60,19 @@ func parseGroups(raw json.RawMessage) ([]string, error) {
 	return slices.Compact(groups), nil
 }
 
-// grants is the highest level that a body would give.
+// grants returns the highest level that a body would grant.
 func grants(body map[string]json.RawMessage) policy.Level {
 	groups, err := parseGroups(body["permission_groups"])
 	if err != nil {
-		return policy.None // a bad field, which is said when it is applied
+		return policy.None // apply reports the invalid field
 	}
 	return levelOf(groups)
 }
 
-// listGroups answers every permission group that there is to give.
+// listGroups lists every permission group.
 func (p *platform) listGroups(c *gin.Context) { sendPage(c, permissionGroups) }
 
-// groupsView is the permission groups of an account.
+// groupsView shows the permission groups of an account.
 type groupsView struct {
 	PermissionGroups []permissionGroup `json:"permission_groups"`
 	PerformedBy      performer         `json:"performed_by"`
@@ -107,7 +107,7 @@ func (p *platform) setGroups(c *gin.Context) {
 	businessID := callerOf(c).BusinessID
 	a, err := p.accounts.update(c.Request.Context(), businessID, c.Param("account"), c.GetHeader("If-Match"),
 		func(b *business, a *account) error {
-			target := a.as(businessID)
+			target := a.policyAccount(businessID)
 			if !p.allowed(c, policy.Call{Target: &target, Grants: grants(body)}) {
 				return errDenied
 			}

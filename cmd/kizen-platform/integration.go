@@ -20,8 +20,8 @@ type integrationView struct {
 	PerformedBy performer `json:"performed_by"`
 }
 
-// setIntegration enables or disables an integration. Its account is suspended for that reason while it is disabled, from the same
-// transaction on; other reasons are not touched.
+// setIntegration enables or disables an integration. The same transaction suspends its account for that reason, or
+// lifts that reason; other reasons stay unchanged.
 func (p *platform) setIntegration(c *gin.Context) {
 	var body struct {
 		Enabled *bool `json:"enabled"`
@@ -74,8 +74,8 @@ func sendIntegration(c *gin.Context, a account) {
 	c.JSON(http.StatusOK, integrationView{a.Integration.ID, a.Integration.Enabled, a.ID, a.status(), performedBy(c)})
 }
 
-// integrated finds the account of the integration that a call is about. It answers itself when there is none, when the caller
-// may not, or when If-Match no longer fits.
+// integrated finds the account of the integration that a call is about. It writes the response itself if the
+// integration does not exist, the call is denied, or If-Match does not match.
 func (p *platform) integrated(c *gin.Context) (account, bool) {
 	businessID := callerOf(c).BusinessID
 	all, err := p.accounts.list(c.Request.Context(), businessID)
@@ -94,6 +94,6 @@ func (p *platform) integrated(c *gin.Context) (account, bool) {
 		p.failed(c, errChanged)
 		return account{}, false
 	}
-	target := all[i].as(businessID)
+	target := all[i].policyAccount(businessID)
 	return all[i], p.allowed(c, policy.Call{Target: &target})
 }

@@ -34,7 +34,7 @@ const (
 	exitPlatform = 3 // the platform could not do its work
 )
 
-const description = `The reference platform: checks the keys that kizen-sidecar mints and serves a few of Kizen's endpoints under /api.
+const description = `The reference platform: verifies the keys that kizen-sidecar mints and serves a few of Kizen's endpoints under /api.
 
 Examples:
   kizen-platform
@@ -47,20 +47,20 @@ Examples:
 
 Exit codes: 0 stopped when asked to, 2 wrong usage, 3 the platform could not do its work.`
 
-// commandLine is everything that can be typed after kizen-platform.
+// commandLine defines the flags of kizen-platform.
 type commandLine struct {
-	Listen          string           `help:"Address to listen on; port 0 takes a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
+	Listen          string           `help:"Address to listen on; port 0 chooses a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	RedisURL        string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --env-file and --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
-	RedisTimeout    time.Duration    `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION"`
-	RedisCA         string           `name:"redis-ca" help:"PEM file of the certificate authority that Redis's certificate is verified with. Default: the system's." placeholder:"FILE"`
+	RedisTimeout    time.Duration    `help:"Timeout of one Redis command." default:"2s" placeholder:"DURATION"`
+	RedisCA         string           `name:"redis-ca" help:"PEM file of the certificate authority that verifies Redis's certificate. Default: the system's." placeholder:"FILE"`
 	RedisCert       string           `help:"PEM file of a client certificate for Redis." placeholder:"FILE"`
 	RedisKey        string           `help:"PEM file of the client certificate's key." placeholder:"FILE"`
-	Keys            string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages, with a key that signs and one that seals. Default: the keys in KIZEN_SIGNING_KEYS, or those that sidecars publish in Redis, and stored keys that die with this process." placeholder:"FILE|DIR"`
-	EmailDomain     string           `help:"Domain of the addresses that are generated for service accounts." default:"serviceaccounts.kizen.com" placeholder:"DOMAIN"`
-	DevelopmentKeys bool             `help:"Trust signing keys that are published in Redis although Redis and the listener are open to other machines. Who can write to that Redis can then mint."`
-	ReadyFile       string           `help:"Write a JSON object with api_root and redis_url here once the platform listens. Readable by its owner alone: the URL may hold a password." placeholder:"FILE"`
-	EnvFile         string           `help:"Write KIZEN_API_ROOT and REDIS_URL here once the platform listens, for the environment of a sidecar. Readable by its owner alone." placeholder:"FILE"`
-	LogLevel        string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL"`
+	Keys            string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages, with a signing and a sealing key. Default: the keys in KIZEN_SIGNING_KEYS; without those, the public keys that sidecars publish in Redis, and stored keys that are lost when this process ends." placeholder:"FILE|DIR"`
+	EmailDomain     string           `help:"Domain of the generated addresses of service accounts." default:"serviceaccounts.kizen.com" placeholder:"DOMAIN"`
+	DevelopmentKeys bool             `help:"Trust signing keys published in Redis even if other machines can reach both Redis and the listener. Anyone who can write to that Redis can then mint keys."`
+	ReadyFile       string           `help:"Write a JSON object with api_root and redis_url here once the platform listens. Only its owner can read it, because the URL may contain a password." placeholder:"FILE"`
+	EnvFile         string           `help:"Write KIZEN_API_ROOT and REDIS_URL here once the platform listens, for the environment of a sidecar. Only its owner can read it." placeholder:"FILE"`
+	LogLevel        string           `help:"Lowest level to log: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL"`
 	LogFormat       string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT"`
 	Version         kong.VersionFlag `help:"Print the version and exit." env:"-"`
 }
@@ -77,7 +77,7 @@ func main() {
 	os.Exit(code)
 }
 
-// usageError is a mistake of the caller's: exit code 2.
+// usageError is an error of the caller: exit code 2.
 type usageError struct{ err error }
 
 func (e usageError) Error() string { return e.err.Error() }
@@ -100,10 +100,10 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 	return exitPlatform
 }
 
-// errAnswered ends the parsing of --help and --version, which have been answered by then.
+// errAnswered ends parsing after --help or --version has printed its output.
 var errAnswered = errors.New("answered by the command line itself")
 
-// parser is what reads arguments into line.
+// parser returns the parser that reads arguments into line.
 func (line *commandLine) parser(stdout, stderr io.Writer) (*kong.Kong, error) {
 	return kong.New(line,
 		kong.Name("kizen-platform"),
@@ -145,8 +145,8 @@ func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err 
 // domainName is a domain of letters, digits and hyphens (RFC 1123 section 2.1).
 var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// trusted refuses development keys in the shape of production: the set is not configured, and other machines reach both the Redis
-// that public keys would be taken from and this platform.
+// trusted refuses published keys in what looks like production: if no key set is configured, and other machines can
+// reach both this platform and the Redis with the published keys.
 func (line commandLine) trusted(configured bool) error {
 	host, _, _ := net.SplitHostPort(line.Listen)
 	ip := net.ParseIP(host)
@@ -154,7 +154,7 @@ func (line commandLine) trusted(configured bool) error {
 	if configured || line.DevelopmentKeys || local || redisconn.OnThisMachine(line.RedisURL) {
 		return nil
 	}
-	return usageError{errors.New("no keys are configured, and other machines reach redis and --listen; name keys with --keys, or trust those that are published in redis with --development-keys")}
+	return usageError{errors.New("no keys are configured, and other machines can reach redis and --listen; configure keys with --keys, or trust the keys published in redis with --development-keys")}
 }
 
 func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) error {
@@ -180,7 +180,7 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	defer func() { _ = client.Close() }() // nothing is in flight any more
+	defer func() { _ = client.Close() }() // no request is in flight
 
 	keys, configured, err := loadKeys(line.Keys, log)
 	if err != nil {
@@ -208,7 +208,7 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	})
 }
 
-// share lets sidecars use the embedded store where a file is to tell them of it.
+// share lets sidecars use the embedded store if a file will publish its address.
 func (line *commandLine) share(embedded *redisconn.Embedded, log *slog.Logger) error {
 	if line.ReadyFile == "" && line.EnvFile == "" {
 		log.Info("using an embedded store, which only this process can use; share it with --env-file")
@@ -237,25 +237,24 @@ func (line commandLine) connect(embedded *redisconn.Embedded) (redis.UniversalCl
 	return client, nil
 }
 
-// watch reads the key set again when its files change and on SIGHUP, until the function it returns is called, which waits for
-// the end of it.
+// watch reloads the key set when its files change and on SIGHUP, until stop is called; stop waits for it to end.
 func watch(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop func()) {
 	return keys.Follow(ctx, reloaded(log), func(err error) {
-		log.Warn("changes of the keys are not seen; send SIGHUP after one", "error", err)
+		log.Warn("the key files cannot be watched; send SIGHUP after a change", "error", err)
 	})
 }
 
-// signingKeysVariable holds the keys themselves. It is no flag: keys have no place in a command line.
+// signingKeysVariable contains the keys themselves. It is not a flag, because keys must not be on a command line.
 const signingKeysVariable = "KIZEN_SIGNING_KEYS"
 
-// loadKeys reads the key set that --keys or the environment names, or makes one that this process alone has.
+// loadKeys reads the key set from --keys or the environment, or generates one for this process.
 func loadKeys(path string, log *slog.Logger) (keys *minter.KeySet, configured bool, err error) {
 	source := minter.KeySetConfig{Path: path}
 	if path == "" {
 		source.Text = minter.NewToken(os.Getenv(signingKeysVariable))
 	}
 	if source.Path == "" && source.Text.Reveal() == "" {
-		log.Info("no keys are configured: trusting the public keys that sidecars publish in redis, and sealing stored keys for the life of this process")
+		log.Info("no keys are configured: trusting the public keys that sidecars publish in redis, and losing stored keys when this process ends")
 		keys, err = minter.GenerateKeySet()
 		return keys, false, err
 	}
@@ -265,11 +264,11 @@ func loadKeys(path string, log *slog.Logger) (keys *minter.KeySet, configured bo
 	return keys, true, nil
 }
 
-// reloaded tells the operator how it went when the files of the key set changed.
+// reloaded logs the result of a reload of the key set.
 func reloaded(log *slog.Logger) func(error) {
 	return func(err error) {
 		if err != nil {
-			log.Error("the keys could not be read again; those of before stay", "error", err)
+			log.Error("the keys could not be reloaded; the previous ones stay in use", "error", err)
 			return
 		}
 		log.Info("keys loaded")
@@ -282,7 +281,7 @@ type ready struct {
 	RedisURL string `json:"redis_url"`
 }
 
-// announce writes the files that say where the platform is.
+// announce writes the files with the platform's address.
 func (line commandLine) announce(content ready) error {
 	document, err := json.MarshalIndent(content, "", "  ")
 	if err != nil {

@@ -28,19 +28,19 @@ type accountView struct {
 	PerformedBy performer `json:"performed_by"`
 }
 
-// sendAccount answers an account with the ETag that If-Match takes.
+// sendAccount responds with an account and the ETag for If-Match.
 func sendAccount(c *gin.Context, status int, a account) {
 	c.Header("ETag", a.etag())
 	c.JSON(status, accountView{viewAccount(a), performedBy(c)})
 }
 
-// failed answers what a change was refused with.
+// failed writes the response to a failed change.
 func (p *platform) failed(c *gin.Context, err error) {
 	var fields fieldErrors
 	switch {
 	case errors.As(err, &fields):
 		badRequest(c, fields)
-	case errors.Is(err, errDenied): // answered already
+	case errors.Is(err, errDenied): // the response has been written
 	case errors.Is(err, errNoAccount):
 		refuse(c, http.StatusNotFound, "not_found", "there is no service account %q", c.Param("account"))
 	case errors.Is(err, errChanged):
@@ -52,10 +52,10 @@ func (p *platform) failed(c *gin.Context, err error) {
 	}
 }
 
-// errDenied ends a change that a policy has forbidden; the caller has been told.
+// errDenied ends a change that a policy has denied; the response has been written.
 var errDenied = errors.New("denied by policy")
 
-// listAccounts answers the service accounts that fit every filter, in the order asked for.
+// listAccounts lists the service accounts that match all filters, in the requested order.
 func (p *platform) listAccounts(c *gin.Context) {
 	all, err := p.accounts.list(c.Request.Context(), callerOf(c).BusinessID)
 	if err != nil {
@@ -113,7 +113,8 @@ var orderings = map[string]func(a, b account) int{
 	"updated_at": func(a, b account) int { return a.UpdatedAt.Compare(b.UpdatedAt) },
 }
 
-// fitsFilters leaves archived accounts out unless they are asked for.
+// fitsFilters reports whether an account matches all filters. Without a filter for them, archived accounts do not
+// match.
 func fitsFilters(c *gin.Context, a account) bool {
 	search := strings.ToLower(c.Query("search"))
 	status, accountType := c.Query("status"), c.Query("account_type")
@@ -123,8 +124,8 @@ func fitsFilters(c *gin.Context, a account) bool {
 		(search == "" || strings.Contains(strings.ToLower(a.Name+" "+a.APIName+" "+a.Email), search))
 }
 
-// managed finds the account that a call is about, and asks the policies again now that its type is known. It answers itself,
-// and returns false, when there is none or the call is denied.
+// managed finds the account that a call is about, and evaluates the policies again now that its type is known. If the
+// account does not exist or the call is denied, it writes the response and returns false.
 func (p *platform) managed(c *gin.Context) (account, bool) {
 	businessID := callerOf(c).BusinessID
 	a, err := p.accounts.find(c.Request.Context(), businessID, c.Param("account"))
@@ -135,7 +136,7 @@ func (p *platform) managed(c *gin.Context) (account, bool) {
 		p.failed(c, err)
 		return account{}, false
 	}
-	target := a.as(businessID)
+	target := a.policyAccount(businessID)
 	return a, p.allowed(c, policy.Call{Target: &target})
 }
 
@@ -145,15 +146,16 @@ func (p *platform) readAccount(c *gin.Context) {
 	}
 }
 
-// readOnly are the fields of an account that no request can write.
+// readOnly lists the fields of an account that no request can write.
 var readOnly = []string{"id", "email", "account_type", "created_at", "updated_at", "archived_at", "version", "integration", "status", "suspended_for"}
 
-// unknownFields are those of a body that are not among the known ones, in order.
+// unknownFields returns the unknown fields of a body, sorted.
 func unknownFields(body map[string]json.RawMessage, known ...string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(body)), func(name string) bool { return slices.Contains(known, name) })
 }
 
-// readChanges reads a body of which only these fields may be written. It answers itself when it cannot.
+// readChanges reads a body that may contain only the writable fields. If it is invalid, it writes the response and
+// returns false.
 func readChanges(c *gin.Context, writable ...string) (map[string]json.RawMessage, bool) {
 	var body map[string]json.RawMessage
 	if !readBody(c, &body) {
@@ -199,7 +201,7 @@ func (a *account) apply(b *business, body map[string]json.RawMessage) error {
 	text("api_name", &a.APIName, 64)
 	text("description", &a.Description, 1000)
 	if len(errs["name"]) == 0 && strings.ContainsFunc(a.Name, func(r rune) bool { return r == '\n' || r == '\t' || unprintable(r) }) {
-		errs.add("name", "control characters have no place in a name")
+		errs.add("name", "a name must not contain control characters")
 	}
 	if len(errs["description"]) == 0 && strings.ContainsFunc(a.Description, unprintable) {
 		errs.add("description", "no control characters but line ends and tabs")
@@ -228,14 +230,14 @@ func (a *account) apply(b *business, body map[string]json.RawMessage) error {
 	return nil
 }
 
-// unprintable reports characters that change what is around them: controls but for line ends and tabs, separators of lines and
-// paragraphs, and what turns the direction of text (Unicode's Bidi_Control).
+// unprintable reports characters that affect the text around them: control characters except line ends and tabs, line
+// and paragraph separators, and bidirectional marks (Unicode's Bidi_Control).
 func unprintable(r rune) bool {
 	return unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
 }
 
-// changes are the fields of a body, or of a config, that would change an account. A field that says what is there already changes
-// nothing, whatever may not be changed.
+// changes returns the fields of a body, or of a config, that would change an account. A field with the current value
+// changes nothing, so it is always allowed.
 func (a account) changes(body map[string]json.RawMessage) []string {
 	now := map[string]string{"name": a.Name, "api_name": a.APIName, "description": a.Description}
 	changes := []string{}
@@ -252,7 +254,7 @@ func (a account) changes(body map[string]json.RawMessage) []string {
 	return changes
 }
 
-// grants is the highest level that a body would give an account that does not have it already.
+// grants returns the highest level that a body would grant an account beyond its current level.
 func (a account) grants(body map[string]json.RawMessage) policy.Level {
 	if !slices.Contains(a.changes(body), "permission_groups") {
 		return policy.None
@@ -260,7 +262,7 @@ func (a account) grants(body map[string]json.RawMessage) policy.Level {
 	return grants(body)
 }
 
-// findServiceType reads the type that a body names; without one, it is that of accounts made by hand.
+// findServiceType returns the type that a body names; the default is the type of accounts created by hand.
 func findServiceType(raw json.RawMessage) (policy.AccountType, bool) {
 	name := policy.ServiceIntegration
 	if raw != nil && json.Unmarshal(raw, &name) != nil {
@@ -270,7 +272,7 @@ func findServiceType(raw json.RawMessage) (policy.AccountType, bool) {
 	return kind, ok && kind.Service()
 }
 
-// createAccount makes an account by hand, with its integration.
+// createAccount creates an account with its integration.
 func (p *platform) createAccount(c *gin.Context) {
 	body, ok := readChanges(c, "name", "api_name", "description", "permission_groups", "account_type")
 	if !ok {
@@ -297,7 +299,7 @@ func (p *platform) createAccount(c *gin.Context) {
 	sendAccount(c, http.StatusCreated, a)
 }
 
-// create makes an account, its integration and, where its type has stored keys, its first token.
+// create creates an account, its integration and, if its type has stored keys, its first token.
 func (p *platform) create(ctx context.Context, businessID, id string, kind policy.AccountType, body map[string]json.RawMessage) (account, error) {
 	a, err := p.accounts.change(ctx, businessID, func(b *business) (account, error) {
 		a := account{ID: id, AccountType: kind.Name, PermissionGroups: []string{}, CreatedAt: time.Now().UTC()}
@@ -314,14 +316,14 @@ func (p *platform) create(ctx context.Context, businessID, id string, kind polic
 	if err != nil || !kind.StoredKeys {
 		return a, err
 	}
-	// Without its first token, if the store fails right now, the account gets one by rotating.
+	// If the store fails now, the account has no token yet; rotation creates one later.
 	if _, err := p.stored.Create(ctx, a.identity(businessID), time.Time{}); err != nil {
 		p.log.WarnContext(ctx, "an account has no token yet", "account_id", a.ID, "error", err)
 	}
 	return a, nil
 }
 
-// updateAccount changes what a person may change of an account.
+// updateAccount changes the writable fields of an account.
 func (p *platform) updateAccount(c *gin.Context) {
 	body, ok := readChanges(c, "name", "api_name", "description", "permission_groups", "status")
 	if !ok {
@@ -330,7 +332,7 @@ func (p *platform) updateAccount(c *gin.Context) {
 	businessID := callerOf(c).BusinessID
 	a, err := p.accounts.update(c.Request.Context(), businessID, c.Param("account"), c.GetHeader("If-Match"),
 		func(b *business, a *account) error {
-			target := a.as(businessID)
+			target := a.policyAccount(businessID)
 			if !p.allowed(c, policy.Call{Target: &target, Changes: a.changes(body), Grants: a.grants(body)}) {
 				return errDenied
 			}
@@ -344,8 +346,8 @@ func (p *platform) updateAccount(c *gin.Context) {
 	sendAccount(c, http.StatusOK, a)
 }
 
-// archiveAccount ends an account for good. Its keys die first: a process that is killed in between leaves an account without keys,
-// never keys without an account.
+// archiveAccount archives an account permanently. It deletes the keys first, so that a process killed in between leaves
+// an account without keys, never keys without an account.
 func (p *platform) archiveAccount(c *gin.Context) {
 	a, ok := p.managed(c)
 	if !ok {

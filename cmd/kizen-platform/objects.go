@@ -13,7 +13,7 @@ type customObject struct {
 	ObjectType string `json:"object_type"` // standard, or pipeline: its records move through stages
 }
 
-// customObjects are the objects of every business.
+// customObjects lists the objects that every business has.
 var customObjects = []customObject{
 	{"c9bf9e57-1685-4c89-bafb-ff5af830be8a", "contacts", "Contacts", "Contact", "standard"},
 	{"0a4f7f0e-0f3c-4f5e-8a55-5f0a2f6f4c01", "companies", "Companies", "Company", "standard"},
@@ -24,7 +24,7 @@ var customObjects = []customObject{
 	{"0a4f7f0e-0f3c-4f5e-8a55-5f0a2f6f4c06", "invoices", "Invoices", "Invoice", "standard"},
 }
 
-// findObject takes an object's name or id.
+// findObject finds an object by its name or ID.
 func findObject(nameOrID string) (customObject, bool) {
 	for _, object := range customObjects {
 		if object.Name == nameOrID || object.ID == nameOrID {

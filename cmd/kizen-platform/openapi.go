@@ -12,7 +12,7 @@ import (
 //go:embed openapi.yaml
 var openAPIText []byte
 
-// openAPIDocument is the description of the API (OpenAPI 3.1) as JSON.
+// openAPIDocument returns the description of the API (OpenAPI 3.1) as JSON.
 func openAPIDocument() ([]byte, error) {
 	document, err := yaml.YAMLToJSON(openAPIText)
 	if err != nil {
@@ -21,5 +21,5 @@ func openAPIDocument() ([]byte, error) {
 	return document, nil
 }
 
-// readOpenAPI answers the description to anyone.
+// readOpenAPI serves the description without authentication.
 func (p *platform) readOpenAPI(c *gin.Context) { c.Data(http.StatusOK, "application/json", p.openAPI) }

@@ -16,7 +16,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// field is one named value of a record. Numbers are kept digit by digit.
+// field is one named value of a record. Numbers keep all their digits.
 type field struct {
 	Name  string `json:"name"`
 	Value any    `json:"value"`
@@ -54,7 +54,7 @@ func with(fields, changes []field) []field {
 	return fields
 }
 
-// table names the records of one object in one business.
+// table identifies the records of one object in one business.
 type table struct{ businessID, object string }
 
 // recordStore keeps records in memory, oldest first.
@@ -86,7 +86,7 @@ func (s *recordStore) find(t table, id string) *record {
 	return nil
 }
 
-// replace swaps the record for what change makes of it. It returns nil when there is no such record.
+// replace replaces a record by the result of change. It returns nil if the record does not exist.
 func (s *recordStore) replace(t table, id string, change func(record) *record) *record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +113,7 @@ func (s *recordStore) index(t table, id string) int {
 	return slices.IndexFunc(s.rows[t], func(r *record) bool { return r.ID == id })
 }
 
-// tableOf finds the table that a call is about. It answers itself when there is no such object.
+// tableOf finds the table that a call is about. If the object does not exist, it writes the response.
 func tableOf(c *gin.Context) (table, bool) {
 	object, ok := findObject(c.Param("object"))
 	if !ok {
@@ -124,7 +124,7 @@ func tableOf(c *gin.Context) (table, bool) {
 
 var fieldName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 
-// readFields reads {"fields": [{"name", "value"}]}. It answers itself when it cannot.
+// readFields reads {"fields": [{"name", "value"}]}. If the body is invalid, it writes the response.
 func readFields(c *gin.Context) ([]field, bool) {
 	var body struct {
 		Fields *[]map[string]any `json:"fields"`
@@ -247,7 +247,7 @@ type filter struct {
 	Value     any    `json:"value"`
 }
 
-// conditions are what a filter can ask for.
+// conditions maps the conditions of filters to their functions.
 var conditions = map[string]func(have, want any) bool{
 	"=":        equal,
 	"!=":       func(have, want any) bool { return !equal(have, want) },
@@ -260,7 +260,7 @@ func equal(have, want any) bool {
 
 func fold(v any) string { return strings.ToLower(fmt.Sprint(v)) }
 
-// searchRecords answers the records that hold the text in any field and pass every filter, in the order asked for.
+// searchRecords lists the records that contain the text in any field and match all filters, in the requested order.
 func (p *platform) searchRecords(c *gin.Context) {
 	t, ok := tableOf(c)
 	if !ok {
@@ -269,7 +269,7 @@ func (p *platform) searchRecords(c *gin.Context) {
 	var body struct {
 		Search   string   `json:"search"`
 		Filters  []filter `json:"filters"`
-		Ordering string   `json:"ordering"` // a field's name, created_at or updated_at; '-' in front for descending
+		Ordering string   `json:"ordering"` // a field's name, created_at or updated_at; a leading '-' means descending
 	}
 	if !readBody(c, &body) {
 		return
@@ -317,7 +317,7 @@ func matches(r *record, text string, filters []filter) bool {
 	})
 }
 
-// sortKey is what a record is sorted by: absent and null come first.
+// sortKey returns the value by which a record is sorted: absent and null come first.
 func sortKey(r *record, by string) any {
 	switch by {
 	case "created_at":

@@ -18,7 +18,7 @@ const (
 	maxPageSize     = 100
 )
 
-// fieldErrors is the body of a 400: what is wrong, by field.
+// fieldErrors is the body of a 400: the errors, by field.
 type fieldErrors map[string][]string
 
 // Error implements error.

@@ -1,5 +1,5 @@
-// Command enqueue is a small orchestrator: it puts a script into the queue of
-// a fleet of kizen-sidecar worker, waits, and prints how it ended.
+// Command enqueue is a small orchestrator: it enqueues a script for a fleet of kizen-sidecar workers, waits, and prints
+// how it ended.
 //
 //	export REDIS_URL=redis://127.0.0.1:6379/0 KIZEN_BUSINESS_ID=b-1 KIZEN_USER_ID=code-account-1
 //	go run ./examples/enqueue 'outputs.log("hello")'
