@@ -10,43 +10,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a step sends is bounded here as if there were no harness: a step shares its process with the harness, can read the nonce in
-// its own memory, and then sends what it likes. An honest harness stays far below these bounds.
+// These limits do not rely on the harness: a step shares its process with the harness, can read the nonce in its own
+// memory, and can then send anything. The real harness stays far below them.
 
 const (
-	// maxEvents is how many events one execution may send: as many as all log messages of a byte each of two processes.
+	// maxEvents is the maximal number of events of one execution: twice the maximal number of one-byte log messages.
 	maxEvents = 2 * maxLogTotal
-	// maxEventBytes is how many bytes all events of one execution may have together.
+	// maxEventBytes is the maximal total size of all events of one execution.
 	maxEventBytes = 128 * mib
-	// maxFrames is how many frames may come on the stream of one execution; an honest harness sends five.
+	// maxFrames is the maximal number of frames on the stream of one execution; the real harness sends five.
 	maxFrames = 100
-	// maxSmallFrame is the size in bytes of the largest frame on the stream that is no result.
+	// maxSmallFrame is the maximal size in bytes of a frame on the stream, except the result.
 	maxSmallFrame = maxEvent
-	// maxFrameElements is how many elements the lists of all outputs together may have: each output is held to maxElements.
+	// maxFrameElements is the maximal number of list elements in all outputs together; each output is limited to
+	// maxElements.
 	maxFrameElements = 10 * maxElements
-	// maxRecord is how many bytes the texts of all HTTP entries may have together; further calls are only counted.
+	// maxRecord is the maximal total size of the texts of all HTTP entries; further calls are only counted.
 	maxRecord = 8 * mib
-	// maxProcessName is the length of what tells one process of a step from the others.
+	// maxProcessName is the maximal length of the name of a step's process.
 	maxProcessName = 32
-	// maxCount is the most that a step can have dropped; more cannot happen within MaxWall.
+	// maxCount is an upper bound of a dropped count; a step cannot reach it within MaxWall.
 	maxCount = 1 << 40
-	// margin is how many bytes more than are kept of a text are looked at, so that a secret which begins in what is kept ends there.
+	// margin is how many bytes beyond the kept part of a text are examined, to recognise a secret that begins in the
+	// kept part.
 	margin = 8 << 10
 )
 
-// errTooManyFrames reports a step that sent more frames than any honest one does.
+// errTooManyFrames reports a step that sent more frames than the harness ever does.
 var errTooManyFrames = errors.New("more frames than a step may send")
 
-// meter adds up the processor time that the sidecar spends on what a step sends. It is safe for concurrent use.
+// meter adds up the CPU time that the sidecar spends on a step's messages. It is safe for concurrent use.
 type meter struct {
-	// charge makes processor time of the sidecar count towards the step's limit.
+	// charge adds CPU time of the sidecar to the step's.
 	charge func(time.Duration)
 
 	mu    sync.Mutex
 	spent time.Duration
 }
 
-// spend runs work that a step causes, and charges the step with the processor time that it takes.
+// spend runs work caused by a step, and charges the step with its CPU time.
 func (m *meter) spend(work func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -59,24 +61,24 @@ func (m *meter) spend(work func()) {
 	m.spent += took
 }
 
-// total is the processor time that the sidecar has spent.
+// total returns the CPU time that the sidecar has spent.
 func (m *meter) total() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.spent
 }
 
-// threadTime is the processor time of the calling thread.
+// threadTime returns the CPU time of the calling thread.
 func threadTime() time.Duration {
 	var used unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &used) // every kernel has this clock
 	return time.Duration(used.Nano())
 }
 
-// addCount adds what a process of the step says it dropped, whatever that is.
+// addCount adds a count that a process of the step reports, and clamps it.
 func addCount(sum, more int64) int64 { return min(sum+min(max(more, 0), maxCount), maxCount) }
 
-// bound returns an entry whose texts are cut and without secrets, and whose numbers are possible ones.
+// bound returns an entry with truncated and redacted texts and clamped numbers.
 func (c *collector) bound(e HTTPEntry) HTTPEntry {
 	e.Method = c.redact.cutName(e.Method, 64)
 	e.URL = c.redact.cut(e.URL, maxRequestBody)
@@ -88,7 +90,8 @@ func (c *collector) bound(e HTTPEntry) HTTPEntry {
 		class := c.redact.cutName(*e.RequestErrorType, 256)
 		e.RequestErrorType = &class
 	}
-	if _, err := time.Parse(time.RFC3339, e.RequestSubmittedAt); err != nil || len(e.RequestSubmittedAt) > 64 { // a time holds no secret
+	// a time contains no secret
+	if _, err := time.Parse(time.RFC3339, e.RequestSubmittedAt); err != nil || len(e.RequestSubmittedAt) > 64 {
 		e.RequestSubmittedAt = c.redact.cut(e.RequestSubmittedAt, 64)
 	}
 	if s := e.ResponseStatusCode; s != nil && (*s < 0 || *s > 999) {
@@ -109,7 +112,7 @@ func (c *collector) cutPointer(s *string, n int) *string {
 	return &cut
 }
 
-// maxHeaders is how many bytes of one message's header fields are kept.
+// maxHeaders is how many bytes of a message's header fields are kept.
 const maxHeaders = 16 << 10
 
 func (c *collector) cutHeaders(headers map[string]string) map[string]string {
@@ -123,7 +126,7 @@ func (c *collector) cutHeaders(headers map[string]string) map[string]string {
 	return c.redact.headers(headers)
 }
 
-// size is about how many bytes the texts of an entry take in a result.
+// size returns approximately how many bytes the texts of an entry take in a result.
 func (e HTTPEntry) size() int {
 	size := len(e.Method) + quoted(e.URL) + headersSize(e.Headers) + headersSize(e.ResponseHeaders)
 	for _, text := range []*string{e.Body, e.ResponseBody, e.RequestErrorType} {
@@ -142,7 +145,7 @@ func headersSize(headers map[string]string) int {
 	return size
 }
 
-// quoted is how many bytes s has as a JSON string, without the quotes: a control character is written as six.
+// quoted returns the length of s as a JSON string, without the quotes: a control character takes six bytes.
 func quoted(s string) int {
 	size := len(s)
 	for i := range len(s) {
@@ -156,7 +159,7 @@ func quoted(s string) int {
 	return size
 }
 
-// cut is the beginning of s without secrets, at most n bytes; its cost does not grow with s.
+// cut returns at most n bytes of the beginning of s, redacted; its cost does not grow with s.
 func (r redactor) cut(s string, n int) string {
 	return cutString(r.text(cutString(s, n+margin)), n)
 }
@@ -166,12 +169,13 @@ func (r redactor) cutName(s string, n int) string {
 	return cutString(r.name(cutString(s, n+margin)), n)
 }
 
-// cutEnd is the end of s without secrets, from a whole character on, at most n bytes; its cost does not grow with s.
+// cutEnd returns at most n bytes of the end of s, redacted, beginning with a whole character; its cost does not grow
+// with s.
 func (r redactor) cutEnd(s string, n int) string {
 	if len(s) <= n+margin {
 		return lastBytes(r.text(s), n)
 	}
-	// What is looked at may begin in the middle of a secret, which is then not recognised.
+	// The examined part may begin in the middle of a secret, which is then not recognised.
 	text := r.text(lastBytes(s, n+margin))
 	return lastBytes(text, min(n, max(0, len(text)-margin)))
 }

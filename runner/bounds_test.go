@@ -73,7 +73,7 @@ func TestMistakesAreBoundedInNumberAndSize(t *testing.T) {
 	var err error
 	used := allocated(func() { _, err = runner.DecodeWireInputs(data) })
 	answer := marshal(t, err)
-	if len(answer) > 256<<10 || !strings.Contains(answer, "there are more mistakes than these 100") {
+	if len(answer) > 256<<10 || !strings.Contains(answer, "there are more errors than these 100") {
 		t.Errorf("the answer has %d bytes: %.200s", len(answer), answer)
 	}
 	if limit := uint64(20 * len(data)); used > limit {
@@ -85,7 +85,8 @@ func TestMistakesAreBoundedInNumberAndSize(t *testing.T) {
 	}
 }
 
-// TestReadingIsLinear compares the memory of reading n and 4n: what copies paths or looks names up one by one grows faster.
+// TestReadingIsLinear compares the memory of reading n and 4n: what copies paths or looks names up one by one grows
+// faster.
 func TestReadingIsLinear(t *testing.T) {
 	outputTypes := func(n int) []byte {
 		members := make([]string, n)

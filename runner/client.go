@@ -2,8 +2,8 @@ package runner
 
 import "fmt"
 
-// ClientModule is the source of the kizen module for Python that runs beside a standing proxy instead of under a
-// [Runner]. It is the client that steps have, and stands alone.
+// ClientModule returns the source of the kizen module for Python programs that run beside a proxy instead of under a
+// [Runner]. It is the same client that steps have, in one self-contained file.
 func ClientModule() (string, error) {
 	source, err := harnessSources.ReadFile("python/kizen_runtime/client.py")
 	if err != nil {

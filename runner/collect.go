@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// collector gathers what a step's frames say, within the caps of the contract whatever the harness sends.
+// collector gathers the contents of a step's frames, within the limits of the contract, whatever the harness sends.
 type collector struct {
 	execution Execution
 	redact    redactor
@@ -18,7 +18,7 @@ type collector struct {
 	dropped  Dropped
 
 	entries   []HTTPEntry
-	places    map[entryKey]int // where in entries a call is
+	places    map[entryKey]int // index of a call in entries
 	recorded  int              // bytes of entries
 	full      bool             // recorded has reached its limit
 	notLogged int64
@@ -26,7 +26,7 @@ type collector struct {
 	result *message
 }
 
-// entryKey tells the calls of one execution apart.
+// entryKey identifies a call of one execution.
 type entryKey struct {
 	process string
 	index   int
@@ -38,7 +38,7 @@ func newCollector(e Execution) *collector {
 	}
 }
 
-// add takes one event that carried the job's nonce.
+// add processes one event with the job's nonce.
 func (c *collector) add(m message) {
 	switch m.Kind {
 	case kindLog:
@@ -58,7 +58,7 @@ func (c *collector) addLog(text string, alreadyCut int64) {
 	kept := c.redact.cut(text, maxLogMessage)
 	c.dropped.Bytes = addCount(c.dropped.Bytes, alreadyCut)
 	c.dropped.Bytes = addCount(c.dropped.Bytes, int64(len(text)-maxLogMessage))
-	// An empty message takes room as well.
+	// An empty message takes space as well.
 	size := max(1, len(kept))
 	if c.logBytes+size > maxLogTotal {
 		c.dropped.Messages++
@@ -88,7 +88,7 @@ func (c *collector) addEntry(key entryKey, e HTTPEntry) {
 		size -= before.size()
 	}
 	if before.answered() && !e.answered() {
-		return // the harness never takes an answer back
+		return // the harness never withdraws a response
 	}
 	if c.recorded+size > maxRecord {
 		c.full = true
@@ -112,7 +112,7 @@ func (c *collector) addEntry(key entryKey, e HTTPEntry) {
 	}
 }
 
-// fill writes what the step was given, its logs and the HTTP record into a result.
+// fill writes the step's source, inputs, logs and HTTP record into a result.
 func (c *collector) fill(result *Result) {
 	result.Source, result.Inputs = c.execution.Shown()
 	result.Logs, result.LogTimes = c.logs, c.logTimes
@@ -141,7 +141,7 @@ func (c *collector) values() ([]NamedValue, error) {
 			continue
 		}
 		if c.redact.holdsKey(raw) {
-			return nil, fmt.Errorf("output %q holds the key of this execution, which no step may pass on", output.Name)
+			return nil, fmt.Errorf("output %q contains the key of this execution, which a step must not pass on", output.Name)
 		}
 		value, err := readOutput(output, raw)
 		if err != nil {

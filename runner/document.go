@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// valuesPerElement says how many values one JSON document may hold, each object, list, text and number counted, for each
-	// element that its lists may have: decoded, a value takes many times the bytes that it takes in the document. An element that
-	// is a file has nearly as many.
+	// valuesPerElement is the maximal number of values (objects, lists, texts and numbers) in a JSON document per
+	// allowed list element, because a decoded value takes many times its size in the document. A file element has
+	// nearly as many.
 	valuesPerElement = 10
-	// maxDepth is how deep objects and lists nest: each level of a list is both.
+	// maxDepth is the maximal nesting of objects and lists: each level of a list is one of both.
 	maxDepth = 2*maxNesting + 16
-	// MaxNames is how many inputs, outputs or secrets one step may have, and how many members one object.
+	// MaxNames is the maximal number of inputs, outputs or secrets of a step, and of members of an object.
 	MaxNames = 1000
 )
 
-// CheckJSON refuses a document that would cost much to decode, before that is done: one whose lists have more elements
-// together than maxElements, whose objects have too many members, or that nests too deep. It also refuses half of a surrogate
-// pair, which encoding/json would silently replace by another character. Whether the document is JSON is left to the decoder.
+// CheckJSON rejects a document that would be expensive to decode: with more than maxElements list elements in total,
+// too many members in an object, or too deep nesting. It also rejects half of a surrogate pair, which encoding/json
+// would silently replace. It does not check whether the document is valid JSON; the decoder does.
 func CheckJSON(data []byte, maxElements int) error {
 	type container struct {
 		list    bool
@@ -76,7 +76,7 @@ func CheckJSON(data []byte, maxElements int) error {
 
 var errHalfPair = errors.New("a text in it has half of a surrogate pair")
 
-// skipText returns where the quote is that ends the text that begins at i.
+// skipText returns the index of the closing quote of the string that begins at i.
 func skipText(data []byte, i int) (int, error) {
 	for ; i < len(data) && data[i] != '"'; i++ {
 		if data[i] != '\\' {
@@ -108,7 +108,7 @@ func escapedUnit(data []byte, i int) (rune, bool) {
 	return rune(unit), err == nil
 }
 
-// decodeStrict decodes exactly one JSON value and keeps numbers as they are written.
+// decodeStrict decodes exactly one JSON value and keeps the spelling of numbers.
 func decodeStrict(data []byte, into any) error {
 	if err := CheckJSON(data, maxElements); err != nil {
 		return err

@@ -17,14 +17,14 @@ import (
 )
 
 const (
-	// startupLimit bounds the time from the start of the interpreter to the step's first line, which the step's own
-	// limit does not count.
+	// startupLimit limits the time from the start of the interpreter to the step's first line, which does not count
+	// towards the step's own limit.
 	startupLimit = 20 * time.Second
-	// exitGrace is how long the interpreter may take to leave after its result.
+	// exitGrace is how long the interpreter may take to exit after its result.
 	exitGrace = 250 * time.Millisecond
 )
 
-// attempt is one execution on its way.
+// attempt is one running execution.
 type attempt struct {
 	*Prepared
 	execution Execution
@@ -35,14 +35,14 @@ type attempt struct {
 	taken, ready, started, ended time.Time
 	// mainThread is the identifier of the thread that runs the step's body, in hexadecimal.
 	mainThread string
-	// ending is what the end of the step waits for, once its body has ended.
+	// ending lists what still runs once the step's body has ended.
 	ending *message
 	forged int
-	// overEvents: the step sent more events than it may.
+	// overEvents reports that the step exceeded the limit on events.
 	overEvents bool
 }
 
-// run hands the job over, follows the execution to its end and says what became of it.
+// run sends the job, waits for the end of the execution and returns its result.
 func (a *attempt) run(ctx context.Context) (Result, error) {
 	job := newJob(a.execution, a.limits, a.process.SourceDir())
 	body, err := marshal(job)
@@ -54,7 +54,7 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 	fed := make(chan struct{})
 	routine.Go(func() {
 		defer close(fed)
-		// A harness that is gone does not read; that shows on the reading side.
+		// If the harness has exited, the reading side notices it.
 		_ = writeFrame(a.sockets.stream, body)
 	})
 	heard := make(chan int)
@@ -68,9 +68,9 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 	}
 	exit := a.stop(ctx, reading)
 	if exit.Signal != 0 {
-		a.places.hear()
+		a.places.readCrash()
 	}
-	// Nothing is left that could send, and the socket ends behind what has been sent.
+	// No process is left that could send, so the socket ends after the sent messages.
 	_ = a.sockets.events.SetReadDeadline(time.Now().Add(lastEvents))
 	a.forged += <-heard
 	stdout, stderr := a.release()
@@ -78,9 +78,9 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 	return a.judge(ctx, reading, exit, stdout, stderr)
 }
 
-// follow reads frames until the result, the end of the stream or the deadline, and says why it stopped; nil after a
-// result. The deadline is that of starting up until the step's first line and the step's own from there on; what has come by the
-// time that it is found to have passed counts.
+// follow reads frames until the result, the end of the stream or the deadline. It returns nil after a result, otherwise
+// why it stopped. Until the step's first line the deadline is the startup limit, after it the step's own. Frames that
+// have arrived when follow notices a passed deadline still count.
 func (a *attempt) follow(ctx context.Context, nonce string) error {
 	_ = a.sockets.stream.SetReadDeadline(a.taken.Add(startupLimit))
 	late := &lateReader{ctx: ctx, file: a.sockets.stream}
@@ -114,13 +114,13 @@ func (a *attempt) follow(ctx context.Context, nonce string) error {
 	return errTooManyFrames
 }
 
-// lastEvents bounds how long the events of a step are read when its processes have ended.
+// lastEvents limits the time for reading a step's events after its processes have ended.
 const lastEvents = 5 * time.Second
 
 var eventBuffers = sync.Pool{New: func() any { return new([maxEvent]byte) }}
 
-// listen reads events until nothing is left that could send any, or until the step has sent too many, for which it is ended. It
-// returns how many events the harness did not send.
+// listen reads events until no process is left that could send any, or until the step has sent too many, for which it
+// is ended. It returns the number of forged events.
 func (a *attempt) listen(nonce string) (forged int) {
 	buffer := eventBuffers.Get().(*[maxEvent]byte)
 	defer eventBuffers.Put(buffer)
@@ -146,15 +146,15 @@ func (a *attempt) listen(nonce string) (forged int) {
 	}
 }
 
-// stop lets the interpreter leave by itself when it has said all, or when it hung up and may be on its way out, and ends
-// it otherwise.
+// stop lets the interpreter exit by itself after its result, or if it closed the connection and may be exiting;
+// otherwise it kills it.
 func (a *attempt) stop(ctx context.Context, reading error) sandbox.Exit {
 	grace := time.Duration(0)
 	switch {
 	case reading == nil:
 		grace = exitGrace
 	case errors.Is(reading, io.EOF) || errors.Is(reading, io.ErrUnexpectedEOF):
-		// A step that closed its channel still has until its limit.
+		// A step that closed its channel may still run until its limit.
 		grace = exitGrace
 		if !a.started.IsZero() {
 			grace = max(0, time.Until(a.started.Add(a.limits.Wall)))
@@ -193,7 +193,7 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 	result.Begun, result.Started = a.begun, a.started
 	result.Phases = Phases{Spawn: a.spawned.Sub(a.begun), Teardown: finished.Sub(a.ended)}
 	if a.started.IsZero() {
-		// It never came to the step: all of the time went into getting there.
+		// The step never started: the import took all of the time.
 		result.Phases.Import = a.ended.Sub(a.spawned)
 	} else {
 		result.Duration = a.ended.Sub(a.started)
@@ -210,7 +210,7 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 	return result, nil
 }
 
-// lastBytes keeps the end of s, from a whole character on.
+// lastBytes returns the end of s, beginning with a whole character.
 func lastBytes(s string, n int) string {
 	if len(s) <= n {
 		return s

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// FieldErrors are the reasons a request was refused, keyed by the field they belong to. It marshals to the body that
-// clients of the code runner understand, such as {"inputs": {"x": {"t": ["Invalid Kizen type 'mail'"]}}}.
-// At most 100 reasons are kept, and the beginning of a long one; a last one says that there are more. The zero value is an
-// empty set, ready to use.
+// FieldErrors are the reasons for which a request was refused, keyed by field. It marshals to the body that clients of
+// the code runner understand, such as {"inputs": {"x": {"t": ["Invalid Kizen type 'mail'"]}}}. At most 100 reasons are
+// kept, and the beginning of a long one; a last one says that there are more. The zero value is an empty set, ready to
+// use.
 type FieldErrors struct {
 	entries []fieldError
 	more    bool // some did not fit
@@ -21,7 +21,8 @@ type FieldErrors struct {
 const (
 	// nonField is the key of messages that belong to no field, as clients know it.
 	nonField = "non_field_errors"
-	// maxErrors and maxErrorText bound FieldErrors, in reasons and in bytes of each text and each part of a path.
+	// maxErrors is the maximal number of reasons, maxErrorText the maximal size in bytes of each text and each part of
+	// a path.
 	maxErrors    = 100
 	maxErrorText = 1 << 10
 )
@@ -31,9 +32,9 @@ type fieldError struct {
 	message string
 }
 
-var moreErrors = fieldError{message: fmt.Sprintf("there are more mistakes than these %d", maxErrors)}
+var moreErrors = fieldError{message: fmt.Sprintf("there are more errors than these %d", maxErrors)}
 
-// Add records one message under path, outermost field first. A message without a path is about the whole and
+// Add records one message under path, outermost field first. A message without a path concerns the whole request and
 // marshals under "non_field_errors".
 func (e *FieldErrors) Add(message string, path ...string) {
 	e.add(fieldError{message: cutString(message, maxErrorText)}, path)
@@ -52,11 +53,10 @@ func (e *FieldErrors) add(entry fieldError, prefix []string) {
 	e.entries = append(e.entries, entry)
 }
 
-// Full reports whether no more reasons are kept: looking for them is no use then.
+// Full reports whether further reasons would be dropped, so that the caller can stop looking for them.
 func (e *FieldErrors) Full() bool { return len(e.entries) >= maxErrors }
 
-// Merge adds what err reports below prefix: every entry when err is a *FieldErrors, its text otherwise. A nil err adds
-// nothing.
+// Merge adds err below prefix: every entry if err is a *FieldErrors, its text otherwise. A nil err adds nothing.
 func (e *FieldErrors) Merge(err error, prefix ...string) {
 	if err == nil {
 		return
@@ -72,7 +72,7 @@ func (e *FieldErrors) Merge(err error, prefix ...string) {
 	e.more = e.more || fields.more
 }
 
-// Err returns e when it holds anything, and nil otherwise.
+// Err returns e if it has entries, and nil otherwise.
 func (e *FieldErrors) Err() error {
 	if e == nil || len(e.entries) == 0 {
 		return nil
@@ -80,7 +80,7 @@ func (e *FieldErrors) Err() error {
 	return e
 }
 
-// all are the entries, and a last one where there were more.
+// all returns the entries, and a last one if some were dropped.
 func (e *FieldErrors) all() []fieldError {
 	if !e.more {
 		return e.entries
@@ -91,7 +91,7 @@ func (e *FieldErrors) all() []fieldError {
 // Error joins all lines with "; ".
 func (e *FieldErrors) Error() string { return strings.Join(e.Lines(), "; ") }
 
-// Lines returns one "field.field: message" line an entry, in the order they were found.
+// Lines returns one "field.field: message" line for each entry, in the order in which they were added.
 func (e *FieldErrors) Lines() []string {
 	entries := e.all()
 	lines := make([]string, len(entries))
@@ -108,7 +108,7 @@ func (e *FieldErrors) Lines() []string {
 func (e *FieldErrors) MarshalJSON() ([]byte, error) {
 	root := map[string]any{}
 	entries := slices.Clone(e.all())
-	// The deepest first: a message about a whole field then joins the object of its parts instead of replacing it.
+	// Deepest first, so that a message about a whole field joins the object of its parts instead of replacing it.
 	sort.SliceStable(entries, func(i, j int) bool { return len(entries[i].path) > len(entries[j].path) })
 	for _, entry := range entries {
 		path := entry.path

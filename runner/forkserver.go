@@ -10,12 +10,11 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
-// A ForkServer is a Python that has imported the harness, requests and what steps use most, and forks interpreters of it,
-// each into a sandbox of its own. It runs nothing of a step's, and was given nothing of one: no secret and no key has ever
-// been in it. What its forks have in common until it is replaced is what Python chooses when it starts: the seed of its
-// hashes, and where in memory things are.
+// A ForkServer is a Python that has imported the harness, requests and the most used modules, and forks interpreters,
+// each into its own sandbox. It never runs code or holds data of a step, so it never contains a secret or a key. Until
+// it is replaced, its forks share what Python chooses at its start: the hash seed and the memory layout.
 type ForkServer struct {
-	// own is the server's process, whose job's socket carries the harness and no job.
+	// own is the server's process. Its job socket transports only the harness, never a job.
 	own    *Prepared
 	server *sandbox.ForkServer
 	begun  time.Time
@@ -23,8 +22,8 @@ type ForkServer struct {
 	forked atomic.Int64
 }
 
-// StartForkServer starts one for runtime; limits are those of its forks. The error is [sandbox.ErrCannotFork] where forks
-// could not be kept apart; [Runner.PrepareWarm] is for there.
+// StartForkServer starts one for runtime; limits apply to its forks. If this machine cannot isolate forks, the error is
+// [sandbox.ErrCannotFork]; use [Runner.PrepareWarm] then.
 func (r *Runner) StartForkServer(ctx context.Context, runtime Runtime, limits Limits) (*ForkServer, error) {
 	own, err := r.choose(runtime, limits)
 	if err != nil {
@@ -33,7 +32,7 @@ func (r *Runner) StartForkServer(ctx context.Context, runtime Runtime, limits Li
 	f := &ForkServer{own: own, begun: own.begun}
 	bundle := r.bundles.get(ctx, own.interpreter)
 	err = own.start(func(spec sandbox.Spec) (process, error) {
-		// Descriptor 3 is the sandbox's.
+		// The sandbox uses descriptor 3.
 		spec.Argv = append(loader(own.interpreter, "4"), "forkserver")
 		spec.Env, spec.Readable, spec.Network = environment, own.interpreter.readable(), r.config.Network
 		server, err := r.sandbox.StartForkServer(ctx, spec)
@@ -54,13 +53,13 @@ func (r *Runner) StartForkServer(ctx context.Context, runtime Runtime, limits Li
 	return f, nil
 }
 
-// Begun is when the server was started.
+// Begun returns when the server was started.
 func (f *ForkServer) Begun() time.Time { return f.begun }
 
-// Forked is how many interpreters have been forked from it.
+// Forked returns how many interpreters have been forked from it.
 func (f *ForkServer) Forked() int { return int(f.forked.Load()) }
 
-// Done is closed when the server has ended, and with it all its forks.
+// Done returns a channel that is closed when the server and all its forks have ended.
 func (f *ForkServer) Done() <-chan struct{} { return f.server.Done() }
 
 // Prepare forks an interpreter, as [Runner.PrepareWarm] starts one.
@@ -87,8 +86,8 @@ func (f *ForkServer) Prepare(ctx context.Context) (*Prepared, error) {
 	return p, nil
 }
 
-// Close ends the server once all its forks have ended, and returns when nothing of it is left. Nothing may be prepared
-// meanwhile.
+// Close ends the server once all its forks have ended, and returns when all its processes are gone. The caller must not
+// call Prepare during or after Close.
 func (f *ForkServer) Close() {
 	f.forks.Wait()
 	f.own.Discard()

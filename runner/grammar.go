@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-// The grammar of the values that travel as text, a function a type: each returns the normal form. The harness has the same
-// grammar in kizen_runtime/grammar.py; the table testdata/values.json holds both to it.
+// The grammar of values in text form. Each type has one function, which returns the normal form. The harness implements
+// the same grammar in kizen_runtime/grammar.py; the table testdata/values.json tests both.
 
 const (
-	// maxDigits is how many digits a number may have: as many as CPython converts from text by default.
+	// maxDigits is the maximal number of digits of a number, CPython's default limit for converting text.
 	maxDigits = 4300
-	// maxNesting bounds lists in lists, and "a[a[...]]", so that neither side recurses without end.
+	// maxNesting limits the nesting of lists and of "a[a[...]]", so that neither side recurses without bound.
 	maxNesting = 64
-	// maxElements is how many elements all lists of one document may have together.
+	// maxElements is the maximal total number of list elements in one document.
 	maxElements = 100_000
 )
 
-// ignored is the space around a value that is not a text.
+// ignored is the white space that is ignored around a value that is not a text.
 const ignored = " \t\r\n"
 
 var (
@@ -33,7 +33,7 @@ var (
 	uuidText     = regexp.MustCompile(`^([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})$`)
 )
 
-// parseNumber accepts JSON's grammar, and a sign +, zeros in front and a missing digit beside the point.
+// parseNumber accepts JSON's grammar, and also a plus sign, leading zeros and a missing digit beside the point.
 func parseNumber(text string) (string, error) {
 	m := numberText.FindStringSubmatch(strings.Trim(text, ignored))
 	if m == nil || m[2] == "" && m[4] == "" {
@@ -52,7 +52,7 @@ func parseNumber(text string) (string, error) {
 	}
 	if point != "" || exponent != "" {
 		if f, err := strconv.ParseFloat(normal, 64); err != nil || math.IsInf(f, 0) {
-			return "", errors.New("must be a number that a float holds")
+			return "", errors.New("must be a number within the range of a float")
 		}
 	}
 	if sign == "-" {
@@ -87,8 +87,8 @@ func parseDate(text string) (string, error) {
 	return text, nil
 }
 
-// parseDatetime keeps the wall clock and the offset as they are written, and cuts off what is below the microsecond, which
-// Python's datetime cannot hold.
+// parseDatetime keeps the wall clock and the offset as written, and truncates to microseconds, the resolution of
+// Python's datetime.
 func parseDatetime(text string) (string, error) {
 	wrong := errors.New("must be a datetime in ISO 8601, like 2026-01-01T12:00:00Z")
 	m := datetimeText.FindStringSubmatch(strings.Trim(text, ignored))
@@ -134,7 +134,7 @@ func parsePhone(text string) (string, error) {
 	return text, nil
 }
 
-// parseUUID accepts any case, and the dashes all or none.
+// parseUUID accepts any case, with all dashes or none.
 func parseUUID(text string) (string, error) {
 	text = strings.ToLower(strings.Trim(text, ignored))
 	m := uuidText.FindStringSubmatch(text)

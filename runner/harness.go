@@ -21,8 +21,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 )
 
-// The harness is Python source inside this binary. It reaches an interpreter over the job's socket, so that there is no
-// file of it that a step could find or alter: loader.py is the program on the command line, the rest is its first frame.
+// The harness is Python source in this binary. An interpreter receives it over the job's socket, so no file exists that
+// a step could find or alter: loader.py is the program on the command line, and the first frame contains the rest.
 
 //go:embed python/loader.py
 var loaderSource string
@@ -33,7 +33,8 @@ var bundlerSource string
 //go:embed python/kizen_runtime/*.py
 var harnessSources embed.FS
 
-// sourceBundle packs the harness as it is: a header, then every module's name and text, each behind its length.
+// sourceBundle packs the harness as source: a header, then the name and text of every module, each with its length in
+// front.
 var sourceBundle = sync.OnceValue(func() []byte {
 	bundle := []byte("src\n")
 	names, err := fs.Glob(harnessSources, "python/kizen_runtime/*.py")
@@ -54,14 +55,14 @@ var sourceBundle = sync.OnceValue(func() []byte {
 
 // bundles keeps the compiled harness of each interpreter in memory, and on disk for the next run.
 type bundles struct {
-	// dir is where compiled bundles are kept; empty: nowhere.
+	// dir is the directory of compiled bundles; if empty, none are stored.
 	dir string
 
 	mu       sync.Mutex
 	compiled map[string][]byte
 }
 
-// bundleDir is the user's cache, or nothing where there is none to write to.
+// bundleDir returns the user's cache directory, or "" if it is not writable.
 func bundleDir() string {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -74,7 +75,7 @@ func bundleDir() string {
 	return dir
 }
 
-// get returns the harness for an interpreter, compiled when that can be had and as source otherwise.
+// get returns the harness for an interpreter, compiled if possible and as source otherwise.
 func (b *bundles) get(ctx context.Context, python Interpreter) []byte {
 	key, err := bundleKey(python)
 	if err != nil {
@@ -99,7 +100,8 @@ func (b *bundles) get(ctx context.Context, python Interpreter) []byte {
 	return bundle
 }
 
-// bundleKey names the sources, and the interpreter and its libraries as they are now: an upgraded one compiles anew.
+// bundleKey identifies the sources and the current version of the interpreter and its libraries, so that an upgrade
+// compiles again.
 func bundleKey(python Interpreter) (string, error) {
 	real, err := filepath.EvalSymlinks(python.Path)
 	if err != nil {
@@ -122,7 +124,7 @@ func bundleKey(python Interpreter) (string, error) {
 
 func (b *bundles) path(key string) string { return filepath.Join(b.dir, "harness-"+key) }
 
-// load trusts only a file that no other user can have written.
+// load reads a bundle, but only from a file that no other user can have written.
 func (b *bundles) load(key string) ([]byte, error) {
 	if b.dir == "" {
 		return nil, fs.ErrNotExist
@@ -146,7 +148,7 @@ func (b *bundles) store(key string, bundle []byte) {
 	_ = wholefile.Write(b.path(key), bundle, 0o600)
 }
 
-// compileTimeout bounds the one run of an interpreter that compiles the harness.
+// compileTimeout limits the run of an interpreter that compiles the harness.
 const compileTimeout = 10 * time.Second
 
 func compileBundle(ctx context.Context, python string) ([]byte, error) {

@@ -15,24 +15,24 @@ type Parameter struct {
 	Required bool
 }
 
-// Inputs are the values handed to a step, by name.
+// Inputs are the values passed to a step, by name.
 type Inputs map[string]Value
 
-// Outputs are the outputs a step declares, in their order, which its result keeps.
+// Outputs are the outputs that a step declares. Its result keeps their order.
 type Outputs []Parameter
 
-// DecodeInputs reads a JSON object of inputs, each of them typed {"type": "number", "value": 21}, bare 21, or of the
-// wire {"t": "n", "v": "21"}. A bare value takes the type that declared gives its name and is typed by what it is
-// otherwise; a type written beside the value wins over the declared one. An empty text for a type that is no text means
-// that the input is not supplied. Mistakes are *FieldErrors under "inputs".
+// DecodeInputs reads a JSON object of inputs, each typed {"type": "number", "value": 21}, bare 21, or in wire form
+// {"t": "n", "v": "21"}. A bare value gets its declared type, or the type of the JSON value if none is declared; a type
+// beside the value overrides the declared one. An empty text for an input that is not text means that the input is not
+// supplied. Errors are *FieldErrors under "inputs".
 func DecodeInputs(data []byte, declared []Parameter) (Inputs, error) {
 	return decodeInputs(data, func(r *reader, name string, raw any) (Value, bool, error) {
 		return r.input(raw, declaredType(declared, name))
 	})
 }
 
-// DecodeWireInputs reads a JSON object of inputs in the wire form only, or null for none, as clients send it over
-// HTTP. An empty text for a type that is no text means that the input is not supplied. Mistakes are *FieldErrors under
+// DecodeWireInputs reads a JSON object of inputs in the wire form only, or null for none, as clients send it over HTTP.
+// An empty text for an input that is not text means that the input is not supplied. Errors are *FieldErrors under
 // "inputs".
 func DecodeWireInputs(data []byte) (Inputs, error) {
 	return decodeInputs(data, func(r *reader, _ string, raw any) (Value, bool, error) {
@@ -70,7 +70,7 @@ func decodeInputs(data []byte, read func(r *reader, name string, raw any) (value
 	return inputs, errs.Err()
 }
 
-// isEmpty reports whether v is what clients send for an input of the type t that was left empty.
+// isEmpty reports whether v is how clients send an empty input of type t.
 func isEmpty(t Type, v any) bool {
 	text, ok := v.(string)
 	return ok && t != "" && t != typeString && t != typeEmail && strings.Trim(text, ignored) == ""
@@ -126,8 +126,8 @@ func (r *reader) typedInput(object map[string]any, declared Type) (Value, bool, 
 	return value, supplied, errs.Err()
 }
 
-// bareInput gives v the type t, or the type v looks like when t is empty. The elements of a bare list are typed by what
-// they are.
+// bareInput gives v the type t, or, if t is empty, the type of its JSON value. The elements of a bare list get the
+// types of their JSON values.
 func (r *reader) bareInput(v any, t Type) (Value, bool, error) {
 	if isEmpty(t, v) {
 		return Value{}, false, nil
@@ -149,8 +149,8 @@ func (r *reader) bareInput(v any, t Type) (Value, bool, error) {
 var typeSuffix = regexp.MustCompile(`^[A-Za-z_]+$|^[aeo][<\[].*[>\]]$`)
 
 // ParseInput reads "name=value[:type]" from a command line. Without a type the value takes the declared one, or is a
-// string. Lists, files and options are written as JSON. An empty value of a type that is no text is not supplied. Mistakes
-// are *FieldErrors under "inputs".
+// string. Lists, files and options are written as JSON. An empty value of a type other than text counts as not
+// supplied. Errors are *FieldErrors under "inputs".
 func ParseInput(arg string, declared []Parameter) (name string, value Value, supplied bool, err error) {
 	var errs FieldErrors
 	name, text, ok := strings.Cut(arg, "=")
@@ -203,7 +203,7 @@ func CheckInputs(declared []Parameter, inputs Inputs) error {
 }
 
 // DecodeOutputs reads a JSON object of output types, {"doubled": "number"} or {"doubled": {"type": "number"}}, or null
-// for none, keeping its order. Mistakes are *FieldErrors under "output_types".
+// for none, and keeps its order. Errors are *FieldErrors under "output_types".
 func DecodeOutputs(data []byte) (Outputs, error) {
 	var errs FieldErrors
 	var types map[string]any
@@ -233,8 +233,8 @@ func DecodeOutputs(data []byte) (Outputs, error) {
 	return outputs, errs.Err()
 }
 
-// ParseOutput reads "name[:type]" from a command line; without a type the output is a string. Mistakes are
-// *FieldErrors under "output_types".
+// ParseOutput reads "name[:type]" from a command line; without a type the output is a string. Errors are *FieldErrors
+// under "output_types".
 func ParseOutput(arg string) (Parameter, error) {
 	name, typeName, typed := strings.Cut(arg, ":")
 	if !typed {
@@ -264,7 +264,7 @@ func checkOutputName(name string) error {
 // maxName is the longest name of an input or an output in bytes.
 const maxName = 255
 
-// checkName accepts what a step can write after a dot and does not belong to Python itself.
+// checkName accepts names that a step can write after a dot and that do not belong to Python itself.
 func checkName(name string) error {
 	if len(name) > maxName {
 		return fmt.Errorf("%s is longer than %d bytes", describe(name), maxName)

@@ -16,23 +16,23 @@ import (
 
 // Interpreter is a Python found on this machine.
 type Interpreter struct {
-	// Path is what is executed.
+	// Path is the executable.
 	Path string
-	// Version is "3.13"; empty when the path does not tell.
+	// Version is such as "3.13"; empty if the path does not show it.
 	Version string
-	// Prefix is the root of its installation; Base the one its standard library lies in, which differs in a venv.
+	// Prefix is the root of its installation, Base the root of its standard library, which differs in a venv.
 	Prefix, Base string
-	// HasRequests says that the requests package lies in one of its library directories.
+	// HasRequests reports that one of its library directories contains the requests package.
 	HasRequests bool
 }
 
 // oldestMinor is the oldest 3.x the harness runs on.
 const oldestMinor = 11
 
-// FindInterpreter picks the Python for runtime, by looking at files and without running any where those tell: explicit
-// when it is given, the runtime's own version otherwise, and failing that the newest Python from 3.11 on, which warning
-// then says. With strict there is no such replacement. An interpreter that lacks requests is taken only when none has
-// it. The error wraps ErrNoPython.
+// FindInterpreter chooses the Python for runtime. It returns explicit if given, otherwise the runtime's own version,
+// otherwise the newest Python from 3.11 on with a warning. With strict it does not replace the version. It examines
+// files, and runs a Python only if they are not sufficient. It chooses an interpreter without requests only if none has
+// the package. The error wraps ErrNoPython.
 func FindInterpreter(runtime Runtime, explicit string, strict bool) (found Interpreter, warning string, err error) {
 	if explicit != "" {
 		return explicitInterpreter(explicit, runtime)
@@ -77,32 +77,32 @@ func explicitInterpreter(path string, runtime Runtime) (Interpreter, string, err
 	found.HasRequests = found.HasRequests || importsRequests(found.Path)
 	var warnings []string
 	if found.Version != runtime.Version() {
-		warnings = append(warnings, fmt.Sprintf("%s asks for python %s; running on %s (%s) as told", runtime, runtime.Version(), found.Path, found.Version))
+		warnings = append(warnings, fmt.Sprintf("%s asks for python %s; running on %s (%s) as configured", runtime, runtime.Version(), found.Path, found.Version))
 	}
 	return found, joinWarnings(append(warnings, requestsWarning(found))...), nil
 }
 
-// startTimeout bounds the one start of what may be a Python.
+// startTimeout limits the start of an executable that may be a Python.
 const startTimeout = 10 * time.Second
 
-// askVersion starts a Python whose path does not tell its version.
+// askVersion starts a Python whose path does not show its version.
 func askVersion(path string) (string, error) {
 	answer, err := ask(path, "import sys; print('%d.%d' % sys.version_info[:2])", "-S")
 	if err == nil && !pythonVersion.MatchString(answer) {
-		err = fmt.Errorf("%q is no version of python", answer)
+		err = fmt.Errorf("%q is not a version of python", answer)
 	}
 	return answer, err
 }
 
 var pythonVersion = regexp.MustCompile(`^\d+\.\d+$`)
 
-// importsRequests asks a Python whose files do not tell whether it has the requests package.
+// importsRequests runs a Python to find out whether it has the requests package, if its files do not show it.
 func importsRequests(path string) bool {
 	answer, err := ask(path, "import importlib.util; print(importlib.util.find_spec('requests') is not None)")
 	return err == nil && answer == "True"
 }
 
-// ask has a Python run a line of code, and returns what that prints.
+// ask runs a line of code in a Python and returns its output.
 func ask(path, code string, options ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
@@ -110,8 +110,8 @@ func ask(path, code string, options ...string) (string, error) {
 	return strings.TrimSpace(string(answer)), err
 }
 
-// resolveShim asks the shell script of a version manager, which takes long and would not be found inside the sandbox, once
-// which Python it stands for. Whatever does not answer is left as it is.
+// resolveShim runs the shell script of a version manager once to find the Python behind it, because the script is slow
+// and does not exist inside the sandbox. If it does not answer, the path stays unchanged.
 func resolveShim(path string) string {
 	if isBinary(path) {
 		return path
@@ -122,7 +122,7 @@ func resolveShim(path string) string {
 	return path
 }
 
-// readable lists the directories the interpreter needs that a system does not have anyway.
+// readable lists the directories that the interpreter needs in addition to the system's.
 func (i Interpreter) readable() []string {
 	var dirs []string
 	for _, dir := range []string{i.Prefix, i.Base} {
@@ -133,7 +133,7 @@ func (i Interpreter) readable() []string {
 	return dirs
 }
 
-// rank orders interpreters: having requests counts most, then being the version asked for, then being new.
+// rank orders interpreters: first by having requests, then by being the requested version, then by being newer.
 func rank(i Interpreter, runtime Runtime) int {
 	if i.Path == "" {
 		return 0
@@ -174,7 +174,7 @@ func joinWarnings(warnings ...string) string {
 	return strings.Join(slices.DeleteFunc(warnings, func(warning string) bool { return warning == "" }), "; ")
 }
 
-// searchPath lists the directories interpreters are looked for in: a venv first, then PATH, then where they usually are.
+// searchPath lists the directories to search for interpreters: a venv first, then PATH, then the usual places.
 func searchPath() []string {
 	var dirs []string
 	if venv := os.Getenv("VIRTUAL_ENV"); venv != "" {
@@ -185,14 +185,15 @@ func searchPath() []string {
 	}
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
 		dirs = append(dirs, dir)
-		// A version manager's scripts stand for the binaries beside them.
+		// Replace a version manager's scripts by the binaries beside them.
 		if filepath.Base(dir) == "shims" {
 			more, _ := filepath.Glob(filepath.Join(filepath.Dir(dir), "versions/3.*/bin"))
 			dirs = append(dirs, more...)
 		}
 	}
 	dirs = append(dirs, "/usr/local/bin", "/usr/bin")
-	// Container images and distributions put further versions beside the main one: /opt/python/3.13/bin, /opt/python3.13/bin.
+	// Container images and distributions put further versions beside the main one: /opt/python/3.13/bin,
+	// /opt/python3.13/bin.
 	for _, pattern := range []string{"/opt/python*/bin", "/opt/python/*/bin"} {
 		more, _ := filepath.Glob(pattern)
 		dirs = append(dirs, more...)
@@ -229,8 +230,8 @@ func interpreterNames() []string {
 	return names
 }
 
-// isBinary tells an interpreter from the shell shims of version managers, which start slowly and lie about what they
-// start.
+// isBinary distinguishes an interpreter from the shell shims of version managers, which start slowly and may start any
+// version.
 func isBinary(path string) bool {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
@@ -263,7 +264,7 @@ func inspect(path string) Interpreter {
 	if !venv {
 		i.Prefix = i.Base
 		if !strings.HasPrefix(path, i.Base+"/") {
-			i.Path = real // a link from elsewhere, which is not there inside the sandbox
+			i.Path = real // a link from elsewhere, which does not exist inside the sandbox
 		}
 	}
 	i.HasRequests = hasRequests(i.Prefix, i.Version) || (!venv || systemPackages) && hasRequests(i.Base, i.Version)
@@ -293,7 +294,7 @@ func hasRequests(prefix, version string) bool {
 	})
 }
 
-// libraries are the directories in which packages may be installed, whether they exist or not.
+// libraries returns the directories in which packages may be installed, whether they exist or not.
 func libraries(prefix, version string) []string {
 	dirs := []string{filepath.Join(prefix, "lib/python"+version, "site-packages")}
 	if prefix == "/usr" {

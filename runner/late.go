@@ -9,18 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lateLimit is how long past a deadline a frame is read that has come by then: the harness writes a large one while it is read.
+// lateLimit is how long past a deadline an arrived frame is read, because the harness writes a large frame while it is
+// being read.
 const lateLimit = time.Second
 
-// lateReader reads from a file, and past the file's read deadline what has come by then. A sidecar that stood still, stopped or on a
-// machine that slept, finds its deadline over when it goes on, and beside it the result of a step that was in time.
+// lateReader reads from a file, and past the file's read deadline reads the data that has arrived. If the sidecar was
+// suspended, or the machine slept, it resumes after its deadline and may find the result of a step that finished in
+// time.
 type lateReader struct {
-	ctx  context.Context // at its end nothing more is read
+	ctx  context.Context // ends all reading
 	file *os.File
 	end  time.Time // of reading past the deadline, once it has passed
 }
 
-// extend forgets that a deadline has passed, for another one.
+// extend resets the reader for a new deadline.
 func (r *lateReader) extend() { r.end = time.Time{} }
 
 // Read implements io.Reader.
@@ -41,7 +43,7 @@ func (r *lateReader) Read(p []byte) (int, error) {
 	}
 }
 
-// readable reports whether a read would return at once: there is something, or the end.
+// readable reports whether a read would return at once, with data or at the end of the file.
 func readable(file *os.File) bool {
 	raw, err := file.SyscallConn()
 	if err != nil {

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// Limits bound one execution. A zero field takes its default.
+// Limits are the limits of one execution. A zero field takes its default.
 type Limits struct {
 	// Wall is the time from the step's first line to its end; default 30 s, at most MaxWall.
 	Wall time.Duration
-	// CPU is the processor time of the whole process tree; default: Wall times two.
+	// CPU is the CPU time of the whole process tree; default twice Wall.
 	CPU time.Duration
 	// Memory is the resident memory of the whole process tree in bytes; default 1 GiB.
 	Memory int64
@@ -38,7 +38,7 @@ const (
 	maxLogTotal     = 100 << 10
 	maxRequestBody  = 8 << 10
 	maxResponseBody = 1 << 10
-	// maxDetail is how much of a traceback's end is kept.
+	// maxDetail is how many bytes of the end of a traceback are kept.
 	maxDetail = 8 << 10
 )
 
@@ -62,14 +62,14 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// ShareProcess reports whether a process that was started under one is right for the other: they differ at most in what does
-// not hold for the process as a whole, Wall, CPU and Result.
+// ShareProcess reports whether a process that was started with l also fits other: they differ at most in Wall, CPU and
+// Result, which are not fixed at the start of a process.
 func (l Limits) ShareProcess(other Limits) bool {
 	l.Wall, l.CPU, l.Result = other.Wall, other.CPU, other.Result
 	return l == other
 }
 
-// Validate reports limits that make no sense, field-keyed by their names in a request.
+// Validate reports invalid limits, keyed by their field names in a request.
 func (l Limits) Validate() error {
 	var errs FieldErrors
 	if l.Wall > MaxWall {

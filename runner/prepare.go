@@ -10,8 +10,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
-// Prepared is a sandboxed interpreter that waits for one job: everything that can be done before the job is known, and
-// before any secret or key exists, is done. It is used once, by Run, or given back with Discard.
+// Prepared is a sandboxed interpreter that waits for one job. Everything has been done that needs neither the job nor a
+// secret or key. It is used once, by Run, or discarded with Discard.
 type Prepared struct {
 	interpreter Interpreter
 	notes       []string
@@ -24,11 +24,11 @@ type Prepared struct {
 	stderr      *drain
 	begun       time.Time
 	spawned     time.Time
-	warm        bool // the harness is loaded and has said so
+	warm        bool // the harness has reported that it is loaded
 }
 
-// process is a running tree of processes. Kill ends all of it and does not wait; Done is closed when nothing of it is
-// left, after which Wait answers at once.
+// process is a running process tree. Kill kills all of it and does not wait; Done is closed when all processes are
+// gone, after which Wait returns at once.
 type process interface {
 	Kill()
 	Done() <-chan struct{}
@@ -39,14 +39,14 @@ type process interface {
 	SourceDir() string
 }
 
-// Prepare starts an interpreter for runtime. What limits the process as a whole is fixed here: of the limits only Wall
-// and Result can still change. ctx bounds the start and, when it ends, ends the interpreter.
+// Prepare starts an interpreter for runtime. It fixes the limits of the whole process: only Wall and Result can still
+// change. When ctx ends, the start is aborted or the interpreter is killed.
 func (r *Runner) Prepare(ctx context.Context, runtime Runtime, limits Limits) (*Prepared, error) {
 	return r.prepare(ctx, runtime, limits, false)
 }
 
-// PrepareWarm is Prepare, and returns when the interpreter has imported the harness, requests and what steps use most. What
-// that costs in time does not count for the execution that gets it.
+// PrepareWarm is like Prepare, but returns when the interpreter has imported the harness, requests and the most used
+// modules. This time does not count for the execution that gets it.
 func (r *Runner) PrepareWarm(ctx context.Context, runtime Runtime, limits Limits) (*Prepared, error) {
 	p, err := r.prepare(ctx, runtime, limits, true)
 	if err != nil {
@@ -58,7 +58,7 @@ func (r *Runner) PrepareWarm(ctx context.Context, runtime Runtime, limits Limits
 	return p, nil
 }
 
-// awaitReady returns when the harness is loaded; an interpreter in which it fails is gone.
+// awaitReady returns when the harness is loaded. If loading fails, the interpreter has been discarded.
 func (p *Prepared) awaitReady(ctx context.Context) error {
 	_ = p.sockets.stream.SetReadDeadline(time.Now().Add(startupLimit))
 	reader := &frameReader{from: p.sockets.stream}
@@ -108,13 +108,13 @@ func (r *Runner) choose(runtime Runtime, limits Limits) (*Prepared, error) {
 	return p, nil
 }
 
-// layers are those of the sandbox that whatever has been started is in.
+// layers returns the sandbox layers of started programs.
 func (r *Runner) layers() Layers {
 	report := r.sandbox.Report()
 	return Layers{Held: report.InForce(r.config.Network), Missing: report.Withheld()}
 }
 
-// start opens the sockets and the pipes for what is printed, and has launch start a process that gets the other ends.
+// start opens the sockets and the output pipes, and calls launch to start a process with their other ends.
 func (p *Prepared) start(launch func(spec sandbox.Spec) (process, error)) error {
 	ours, theirs, err := newSockets()
 	if err != nil {
@@ -145,16 +145,16 @@ func (p *Prepared) start(launch func(spec sandbox.Spec) (process, error)) error 
 	return nil
 }
 
-// load hands the harness over. An interpreter that does not take it is gone already, and says why when it is waited for.
+// load sends the harness. If the interpreter does not read it, it has exited; waiting for it returns the reason.
 func (p *Prepared) load(bundle []byte) {
-	// The harness is smaller than a socket's buffer as a rule; where it is not, the harness reads while this writes.
+	// The harness usually fits into the socket's buffer; otherwise the interpreter reads while this writes.
 	_ = p.sockets.stream.SetWriteDeadline(p.begun.Add(startupLimit))
 	if writeFrame(p.sockets.stream, bundle) == nil {
 		_ = p.sockets.stream.SetWriteDeadline(time.Time{})
 	}
 }
 
-// loader is the command line of an interpreter that takes the harness from a descriptor, the first of its sockets.
+// loader returns the command line of an interpreter that reads the harness from a descriptor, the first of its sockets.
 func loader(interpreter Interpreter, descriptor string) []string {
 	return []string{interpreter.Path, "-I", "-S", "-c", loaderSource, descriptor}
 }
@@ -168,21 +168,21 @@ func startProcess(ctx context.Context, box *sandbox.Sandbox, spec sandbox.Spec) 
 	return started, nil
 }
 
-// environment is all that an interpreter finds in its environment; the harness adds KIZEN_API_URL and TRACEPARENT, which
-// belong to the job.
+// environment is the whole environment of an interpreter; the harness adds KIZEN_API_URL and TRACEPARENT of the job.
 var environment = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8", "TZ=UTC"}
 
-// Relimit gives a warm interpreter the limits of the execution that it is for; see [Limits.ShareProcess].
+// Relimit sets the limits of a warm interpreter to those of its execution; see [Limits.ShareProcess].
 func (p *Prepared) Relimit(limits Limits) { p.limits = limits }
 
-// Listener is bound to the loopback address of the step's own network; nil on the host's. Its address is where the
-// execution's proxy has to serve; the caller that takes it closes it.
+// Listener returns the listener on the loopback address of the step's own network, or nil on the host's network. The
+// execution's proxy must serve on it; the caller closes it.
 func (p *Prepared) Listener() net.Listener { return p.process.Listener() }
 
-// Done is closed when the interpreter has ended; one that waits for its job only does when it is killed.
+// Done returns a channel that is closed when the interpreter has ended. While it waits for its job, it ends only if it
+// is killed.
 func (p *Prepared) Done() <-chan struct{} { return p.process.Done() }
 
-// Discard ends an interpreter that is not needed, and returns what it printed when nothing of it is left.
+// Discard kills an unused interpreter, waits until all its processes are gone, and returns its output.
 func (p *Prepared) Discard() (stdout, stderr string) {
 	p.process.Kill()
 	p.process.Wait()
@@ -192,7 +192,7 @@ func (p *Prepared) Discard() (stdout, stderr string) {
 	return p.release()
 }
 
-// release closes what the runner holds of an interpreter that is gone, and returns what it printed at last.
+// release closes the runner's resources for an interpreter that has ended, and returns the end of its output.
 func (p *Prepared) release() (stdout, stderr string) {
 	p.sockets.close()
 	if p.stdout != nil {
@@ -204,8 +204,8 @@ func (p *Prepared) release() (stdout, stderr string) {
 	return stdout, stderr
 }
 
-// Run hands the execution over and follows it to its end, as [Runner.Run] does. The runtime and the limits of the
-// process are those the interpreter was prepared with.
+// Run runs the execution, as [Runner.Run] does, with the runtime and the process limits with which the interpreter was
+// prepared.
 func (p *Prepared) Run(ctx context.Context, execution Execution) (Result, error) {
 	limits := p.limits
 	if execution.Timeout != 0 {
@@ -217,7 +217,7 @@ func (p *Prepared) Run(ctx context.Context, execution Execution) (Result, error)
 	}
 	a := &attempt{Prepared: p, execution: execution, limits: limits, collector: newCollector(execution), taken: time.Now()}
 	if p.warm {
-		// The pool chose to wait, so the wait is not the execution's time.
+		// The time that the interpreter waited in the pool does not count for the execution.
 		p.begun, p.spawned = a.taken, a.taken
 		p.process.LimitCPU(limits.CPU)
 	}

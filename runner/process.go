@@ -24,12 +24,12 @@ func socketPair(kind int) (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "job"), os.NewFile(uintptr(fds[1]), "job"), nil
 }
 
-// maxEvent is the size in bytes of the largest event: twice what its socket is told to buffer, because the kernel counts its own
-// bookkeeping too.
+// maxEvent is the maximal size of an event, in bytes: twice the requested size of its socket's buffer, because the
+// kernel doubles the value for its bookkeeping.
 const maxEvent = 256 << 10
 
-// sockets are what connects the runner with a step's processes: stream carries the harness, the job and its result, events what
-// any process of the step says meanwhile, and stacks where its threads are. As files of a process they stand in this order.
+// sockets connect the runner with a step's processes: stream transports the harness, the job and its result, events the
+// messages of all processes of the step, and stacks the stacks of its threads. A process gets them in this order.
 type sockets struct{ stream, events, stacks *os.File }
 
 func newSockets() (ours, theirs sockets, err error) {
@@ -47,7 +47,7 @@ func newSockets() (ours, theirs sockets, err error) {
 			return sockets{}, sockets{}, err
 		}
 	}
-	// Best effort: larger events are sent without what makes them large.
+	// Best effort: the harness sends oversized events without their large parts.
 	_ = unix.SetsockoptInt(int(theirs.events.Fd()), unix.SOL_SOCKET, unix.SO_SNDBUF, maxEvent/2)
 	return ours, theirs, nil
 }
@@ -56,11 +56,12 @@ func (s sockets) files() []*os.File { return []*os.File{s.stream, s.events, s.st
 
 func (s sockets) close() {
 	for _, file := range s.files() {
-		_ = file.Close() // nil is an error without effect
+		_ = file.Close() // closing nil only returns an error
 	}
 }
 
-// drain reads a pipe to its end and keeps the last keptTail bytes: what a step prints never fills a pipe nor memory.
+// drain reads a pipe to its end and keeps the last keptTail bytes, so that a step's output fills neither the pipe nor
+// memory.
 type drain struct {
 	write *os.File
 	read  *os.File
@@ -69,9 +70,9 @@ type drain struct {
 }
 
 const (
-	// maxTail is how much of what a step prints is shown.
+	// maxTail is how many bytes of a step's output are shown.
 	maxTail = 8 << 10
-	// keptTail is how much is kept until the secrets are taken out of it: the first that it holds may be cut in half.
+	// keptTail is how many bytes are kept for redaction: the first secret in them may be cut in half.
 	keptTail = 2 * maxTail
 )
 
@@ -98,7 +99,7 @@ func (d *drain) run() {
 	}
 }
 
-// finish returns the tail once every writer is gone.
+// finish returns the tail once all writers have closed the pipe.
 func (d *drain) finish() string {
 	_ = d.write.Close()
 	_ = d.read.SetReadDeadline(time.Now().Add(time.Second))

@@ -15,12 +15,11 @@ import (
 
 // The runner and the harness exchange frames over a socket pair: four bytes of length, big-endian, then as many bytes
 // of JSON. The runner sends the harness's code as the first frame and one job as the second. The harness answers with
-// frames that carry a kind and, once it has the job, the job's nonce, the last of them the result.
-//
-// What a step logs and calls is sent over a second pair, which keeps the boundaries of messages, so that any of its processes
-// can send there: one message is one frame, without a length.
+// frames that carry a kind and, once it has the job, the job's nonce, the last of them the result. Log messages and
+// call records go over a second pair, which preserves message boundaries, so that all processes of the step can send:
+// one message is one frame, without a length.
 
-// job is what the harness is told.
+// job is the job frame for the harness.
 type job struct {
 	ExecutionID string            `json:"execution_id"`
 	Script      string            `json:"script"`
@@ -96,15 +95,15 @@ type message struct {
 	LogCut  int64  `json:"x"`
 	Dropped int64  `json:"c"`
 
-	// Process tells the processes of a step apart; empty is the first.
+	// Process identifies a process of the step; empty for the first.
 	Process string     `json:"p"`
 	Index   int        `json:"i"`
 	Entry   *HTTPEntry `json:"e"`
 
 	// Thread is the identifier of the main thread, in hexadecimal.
 	Thread string `json:"t"`
-	// Threads are the identifiers, in hexadecimal, and the names of the threads that the end of a step waits for; Handlers says
-	// that its exit handlers run. With them comes the failure of its body, if any.
+	// Threads lists the hexadecimal identifiers and the names of the threads that the step must join; Handlers
+	// reports that its exit handlers run. The same message contains the failure of its body, if any.
 	Threads  [][2]string `json:"threads"`
 	Handlers bool        `json:"handlers"`
 
@@ -119,24 +118,25 @@ type message struct {
 
 type rawMessage = json.RawMessage
 
-// errNotAFrame is bytes on the socket that the harness did not write: it keeps its results within the limit itself.
+// errNotAFrame reports bytes on the socket that the harness cannot have written: it keeps its results within the limit
+// itself.
 var errNotAFrame = errors.New("not a frame of the harness")
 
-// frameReader reads frames into one buffer that it uses again.
+// frameReader reads frames into one reused buffer.
 type frameReader struct {
 	from io.Reader
 	// result is the size in bytes of the largest result.
 	result int64
-	// meter is told of the time that decoding takes; it may be nil.
+	// meter, if not nil, records the time for decoding.
 	meter  *meter
 	buffer []byte
 }
 
-// resultFrame is how the harness begins a result. No other frame is larger than maxSmallFrame.
+// resultFrame is the beginning of a result frame. No other frame is larger than maxSmallFrame.
 var resultFrame = []byte(`{"k":"result",`)
 
-// next reads one frame. What it returns is overwritten by the following call. A frame is refused for its size before it is read, and
-// for its number of values before it is decoded.
+// next reads one frame. The next call overwrites the returned message. It checks a frame's size before it reads it, and
+// the number of values before it decodes it.
 func (r *frameReader) next() (message, error) {
 	var header [4]byte
 	if _, err := io.ReadFull(r.from, header[:]); err != nil {
@@ -166,7 +166,7 @@ func (r *frameReader) next() (message, error) {
 }
 
 func decodeFrame(body []byte) (message, error) {
-	if !utf8.Valid(body) { // decoding would make three bytes of each that is wrong
+	if !utf8.Valid(body) { // decoding would replace each invalid byte by three
 		return message{}, fmt.Errorf("%w: it is not UTF-8", errNotAFrame)
 	}
 	if err := CheckJSON(body, maxFrameElements); err != nil {

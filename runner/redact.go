@@ -11,21 +11,20 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// redactor takes what must not be seen out of text: the execution's secrets however they are written, its keys, and the
-// address of its local proxy.
+// redactor removes from text the execution's secrets in every form, its keys, and the address of its local proxy.
 type redactor struct {
 	secrets *telemetry.Mask
 	address *strings.Replacer
 	keys    *keys
 }
 
-// keys looks for the keys of an execution.
+// keys finds the keys of an execution in text.
 type keys struct {
 	used     func() []string
 	scanners map[string]*keyscan.Scanner
 }
 
-// each returns what finds the keys that the execution has used so far.
+// each returns scanners for all keys that the execution has used so far.
 func (k *keys) each() (scanners []*keyscan.Scanner) {
 	if k.used == nil {
 		return nil
@@ -46,7 +45,7 @@ func newRedactor(e Execution) redactor {
 		values = append(values, secret.Reveal())
 	}
 	address := proxyAddress(apiURL, apiRoot)
-	// At one place the first pair that fits wins, so the longest stands first.
+	// The replacer uses the first matching pair, so the longest must come first.
 	parts := sortedKeys(address)
 	sort.SliceStable(parts, func(i, j int) bool { return len(parts[i]) > len(parts[j]) })
 	for _, part := range parts {
@@ -60,7 +59,7 @@ func newRedactor(e Execution) redactor {
 	}
 }
 
-// Shown is what a step was given, for people to read: its source and its inputs, without its secrets.
+// Shown returns the step's source and inputs for display, without its secrets.
 func (e Execution) Shown() (source string, inputs Inputs) {
 	redact := newRedactor(e)
 	inputs = make(Inputs, len(e.Inputs))
@@ -70,7 +69,7 @@ func (e Execution) Shown() (source string, inputs Inputs) {
 	return redact.text(string(e.Script)), inputs
 }
 
-// proxyAddress maps the parts of the local proxy's base that tell where it is to what stands there instead.
+// proxyAddress maps the parts of the local proxy's base URL that reveal its address to their replacements.
 func proxyAddress(apiURL, apiRoot string) map[string]string {
 	local, err := url.Parse(apiURL)
 	if err != nil || local.Host == "" {
@@ -84,7 +83,8 @@ func proxyAddress(apiURL, apiRoot string) map[string]string {
 	for _, segment := range strings.Split(local.Path, "/") {
 		if len(segment) >= 16 {
 			parts[segment] = redacted.Mark
-			parts[strings.TrimSuffix(local.EscapedPath(), "/")] = strings.TrimSuffix(root.EscapedPath(), "/") // of a redirect that names no host
+			// in a redirect without a host
+			parts[strings.TrimSuffix(local.EscapedPath(), "/")] = strings.TrimSuffix(root.EscapedPath(), "/")
 		}
 	}
 	return parts
@@ -94,7 +94,7 @@ func (r redactor) text(s string) string {
 	return r.withoutKeys(r.secrets.Text(r.address.Replace(s)))
 }
 
-// name is the name of a field, as text would leave it in JSON.
+// name returns the name of a field as text would leave it in JSON.
 func (r redactor) name(s string) string {
 	return r.withoutKeys(r.secrets.Name(r.address.Replace(s)))
 }
@@ -109,13 +109,13 @@ func (r redactor) withoutKeys(s string) string {
 	return s
 }
 
-// holdsKey reports whether a text holds a key of the execution, in a form in which it could be used.
+// holdsKey reports whether a text contains a key of the execution in a usable form.
 func (r redactor) holdsKey(text []byte) bool {
 	return slices.ContainsFunc(r.keys.each(), func(s *keyscan.Scanner) bool { return s.Contains(text) })
 }
 
-// printed is the end of what a drain kept. Where it kept all it can, the text may begin in the middle of a secret, and as much
-// as one may be long is left out.
+// printed returns the redacted end of a drain's bytes. If the drain is full, the text may begin in the middle of a
+// secret, so the maximal length of a secret is dropped.
 func (r redactor) printed(kept string) string {
 	text, size := r.text(kept), maxTail
 	if len(kept) == keptTail {
@@ -124,7 +124,7 @@ func (r redactor) printed(kept string) string {
 	return lastBytes(text, size)
 }
 
-// shown is an input as people see it: a secret is hidden in it whatever its type, because no program reads it back.
+// shown returns an input for display: secrets are replaced in values of every type, because no program reads them back.
 func (r redactor) shown(v Value) Value {
 	list, ok := v.V.([]Value)
 	if !ok {

@@ -12,41 +12,42 @@ import (
 // Outcome says how an execution ended.
 type Outcome = outcomes.Outcome
 
-// Result is what one execution gave back. It marshals to the body of POST /api/coderunner/run: request_id,
-// duration_ms, values, logs, http_requests and error, which its clients know, and layers, which they ignore; a failure's
-// outcome, evidence and what it printed stand inside error.
+// Result is the result of one execution. It marshals to the body of POST /api/coderunner/run: request_id, duration_ms,
+// values, logs, http_requests and error, which existing clients know, and layers, which they ignore. The outcome,
+// evidence and output of a failure are inside error.
 type Result struct {
 	// RequestID is the execution's id.
 	RequestID string
-	// Duration is the time from the step's first line to its end; zero when it never started.
+	// Duration is the time from the step's first line to its end; zero if it never started.
 	Duration time.Duration
 	// Values are the outputs in declared order; nil unless the step succeeded.
 	Values []NamedValue
 	Logs   []string
-	// HTTP is the record of the step's HTTP calls; nil when the step never started.
+	// HTTP is the record of the step's HTTP calls; nil if the step never started.
 	HTTP *HTTPRecord
-	// Error is nil when the step succeeded.
+	// Error is nil if the step succeeded.
 	Error *StepError
 
 	Outcome  Outcome
 	Evidence Evidence
 	Phases   Phases
 	Layers   Layers
-	// Dropped counts what was cut from the logs, in messages and bytes.
+	// Dropped counts the dropped log messages and bytes.
 	Dropped Dropped
-	// Stdout and Stderr are the ends of what the step printed, at most 8 KiB each; of a success they are not marshalled.
+	// Stdout and Stderr are the ends of the step's output, at most 8 KiB each; they are marshalled only for a
+	// failure.
 	Stdout, Stderr string
-	// Notes are what an operator should hear about this execution, such as a runtime that was replaced by another.
+	// Notes are messages for the operator, such as the replacement of a runtime by another.
 	Notes []string
 
-	// What follows is for people, and not part of the marshalled result either.
+	// The following fields are for display and not marshalled.
 
-	// Source is the step's script and Inputs what it was given, both redacted as the rest is.
+	// Source is the step's script and Inputs its inputs, both redacted.
 	Source string
 	Inputs Inputs
-	// LogTimes says when each of Logs came.
+	// LogTimes has the time of each message in Logs.
 	LogTimes []time.Time
-	// Begun is when the interpreter was started, Started when the step's first line was; zero when it never came to it.
+	// Begun is when the interpreter was started, Started when the step's first line ran, zero if it never did.
 	Begun, Started time.Time
 }
 
@@ -60,50 +61,50 @@ type NamedValue struct {
 type StepError struct {
 	// Message is one line: the exception's class and text, or the limit and its value.
 	Message string
-	// Detail is the traceback, from the step's own frames on, or where the step's threads were at its limit; empty when there is
-	// none.
+	// Detail is the traceback, from the step's own frames on, or the stacks of the step's threads at its limit; it
+	// may be empty.
 	Detail string
 }
 
-// Evidence is what was measured of the step's process tree.
+// Evidence holds measurements of the step's process tree.
 type Evidence struct {
 	Wall time.Duration
 	CPU  time.Duration
-	// PeakMemory is in bytes; zero when it could not be measured.
+	// PeakMemory is in bytes; zero if it could not be measured.
 	PeakMemory int64
-	// PeakProcesses is the most processes and threads at one time; Survivors how many were left when the main process
-	// ended, and were killed.
+	// PeakProcesses is the peak number of processes and threads; Survivors is how many outlived the main process
+	// and were killed.
 	PeakProcesses, Survivors int
-	// ExitCode is -1 when the process did not exit by itself.
+	// ExitCode is -1 if the process did not exit by itself.
 	ExitCode int
-	// Signal is what killed the process; zero when none did.
+	// Signal is the signal that killed the process, or zero.
 	Signal syscall.Signal
-	// OutOfMemory is true when the kernel or the runner killed it for its memory.
+	// OutOfMemory reports that the kernel or the runner killed it for its memory.
 	OutOfMemory bool
 }
 
-// Layers of the sandbox, by the names that doctor lists them under.
+// Layers are the layers of the sandbox, by their names in the output of doctor.
 type Layers struct {
-	// Held are those that were in force around the step, Missing those that this machine withholds.
+	// Held lists the layers that were in force around the step, Missing those that this machine does not support.
 	Held, Missing []string
 }
 
-// Phases say where an execution's time went.
+// Phases are the durations of an execution's phases.
 type Phases struct {
-	// Spawn is from the request to a sandboxed Python that runs, Import until the step's first line, Step the step's own
-	// code, Teardown until nothing of it was left.
+	// Spawn lasts from the request until a sandboxed Python runs, Import until the step's first line, Step until
+	// the end of its code, Teardown until all its processes are gone.
 	Spawn, Import, Step, Teardown time.Duration
 }
 
-// Dropped counts what did not fit into the logs.
+// Dropped counts log messages and bytes beyond the limits.
 type Dropped struct {
 	Messages int64
 	Bytes    int64
 }
 
-// HTTPRecord is what the step sent over HTTP.
+// HTTPRecord is the record of the step's HTTP calls.
 type HTTPRecord struct {
-	// Count is the number of calls; NotLogged how many of them are not in Requests.
+	// Count is the number of calls; NotLogged is how many of them are not in Requests.
 	Count     int64       `json:"count"`
 	NotLogged int64       `json:"not_logged"`
 	Requests  []HTTPEntry `json:"requests"`
@@ -127,10 +128,10 @@ type HTTPEntry struct {
 	Duration *float64 `json:"duration"`
 }
 
-// answered reports whether it is known what came of the call.
+// answered reports whether the result of the call is known.
 func (e HTTPEntry) answered() bool { return e.ResponseStatusCode != nil || e.RequestErrorType != nil }
 
-// Succeeded reports whether the step did what it was asked.
+// Succeeded reports whether the step succeeded.
 func (r Result) Succeeded() bool { return r.Outcome == outcomes.OK }
 
 // MarshalJSON writes the body described at Result.
@@ -176,7 +177,7 @@ type evidenceJSON struct {
 	ExitCode    *int    `json:"exit_code"`
 	Signal      *string `json:"signal"`
 	OutOfMemory bool    `json:"out_of_memory"`
-	// MissingLayers is empty, never null.
+	// MissingLayers may be empty, but is never null.
 	MissingLayers []string `json:"missing_layers"`
 }
 
@@ -195,7 +196,7 @@ func newEvidenceJSON(e Evidence, layers layersJSON) evidenceJSON {
 	return body
 }
 
-// layersJSON has lists that are empty, never null.
+// layersJSON has lists that may be empty, but are never null.
 type layersJSON struct {
 	Held    []string `json:"held"`
 	Missing []string `json:"missing"`

@@ -19,43 +19,46 @@ type Execution struct {
 	Runtime Runtime
 	Inputs  Inputs
 	Outputs Outputs
-	// Secrets are those the step was granted, under the names it reads them by.
+	// Secrets holds the granted secrets, under the names by which the step reads them.
 	Secrets map[string]Secret
-	// Keys are the keys that the execution's calls have been sent with so far, the newest last; nil: none are known. The step
-	// must never read one: they are taken out of everything that is recorded of it, and an output that holds one fails it.
+	// Keys returns the keys that the execution's calls have used so far, the newest last. If Keys is nil, none are
+	// known. The step must never read one: they are removed from all recorded text, and an output that contains one
+	// fails the step.
 	Keys func() []string
-	// APIURL is the base of the execution's local proxy, capability included. APIRoot is what the result shows in its
-	// place.
+	// APIURL is the base URL of the execution's local proxy, including the capability. APIRoot replaces it in the
+	// result.
 	APIURL, APIRoot string
 	// Traceparent is the W3C trace context the step's calls belong to, if any.
 	Traceparent string
-	// Observer, if any, hears of the step's logs and calls as they come.
+	// Observer, if not nil, receives the step's logs and calls as they occur.
 	Observer Observer
-	// Timeout and Memory, in bytes, replace the runner's own limits where they are not zero.
+	// Timeout and Memory, in bytes, override the runner's limits unless they are zero.
 	Timeout time.Duration
 	Memory  int64
 }
 
-// Observer hears of a running step what its result will tell, redacted and cut alike. Its methods are called one after the
-// other on the goroutine that reads what the step sends: while one blocks, the step may have to wait and its time runs.
+// Observer receives the logs and calls of a running step, redacted and truncated as in its result. The goroutine that
+// reads the step's messages calls its methods one after the other. If a method blocks, the step may have to wait, and
+// its time limit keeps running.
 type Observer interface {
-	// Log is told each message that is kept.
+	// Log is called for each kept message.
 	Log(message string)
-	// HTTP is told each call that is kept, once: when the head of its answer is there, or it has failed.
+	// HTTP is called once for each kept call, when its response headers have arrived or it has failed.
 	HTTP(call HTTPEntry)
 }
 
-// Config is how a Runner works. Its zero value works.
+// Config configures a Runner. Its zero value is usable.
 type Config struct {
-	// Python is the path of the interpreter for every runtime; empty: found by runtime.
+	// Python is the path of the interpreter for every runtime. If empty, it is found for each runtime.
 	Python string
-	// StrictRuntime refuses another Python than the one a step asks for.
+	// StrictRuntime refuses to replace the Python version that a step requests.
 	StrictRuntime bool
-	// Sandbox says what happens where the kernel lacks a layer of isolation; empty: auto.
+	// Sandbox says what to do if the kernel lacks a layer of isolation; default auto.
 	Sandbox sandbox.Mode
-	// Network is what steps reach; empty: the host's. With kizen-only the proxy serves on Prepared.Listener.
+	// Network is the network of steps; default the host's. With kizen-only the proxy must serve on
+	// Prepared.Listener.
 	Network sandbox.Network
-	// Limits bound every execution.
+	// Limits are the limits of every execution.
 	Limits Limits
 	// Logger receives what an operator should know. If it is nil, nothing is logged.
 	Logger *slog.Logger
@@ -63,9 +66,9 @@ type Config struct {
 
 // Errors of the sidecar's own work, for errors.Is.
 var (
-	// ErrNoPython: no interpreter for the runtime is installed.
+	// ErrNoPython reports that no interpreter for the runtime is installed.
 	ErrNoPython = errors.New("no usable python")
-	// ErrHarness: the interpreter did not start, or the harness did not come up in it.
+	// ErrHarness reports that the interpreter or the harness in it did not start.
 	ErrHarness = errors.New("the python harness did not start")
 )
 
@@ -79,13 +82,13 @@ type Runner struct {
 	interpreters map[Runtime]choice
 }
 
-// choice is the interpreter found for a runtime.
+// choice is the interpreter chosen for a runtime.
 type choice struct {
 	interpreter Interpreter
 	warning     string
 }
 
-// New checks config and, where the sandbox is required, that it holds: *sandbox.MissingError otherwise.
+// New validates config. If the sandbox is required and a layer is missing, it returns a *sandbox.MissingError.
 func New(config Config) (*Runner, error) {
 	if err := config.Limits.Validate(); err != nil {
 		return nil, err
@@ -101,15 +104,15 @@ func New(config Config) (*Runner, error) {
 	return &Runner{config: config, sandbox: box, bundles: bundles{dir: bundleDir()}, interpreters: map[Runtime]choice{}}, nil
 }
 
-// Run executes one step and returns when nothing of it is left. A step that fails is a Result; an error is the
-// sidecar's own failure, or *FieldErrors for an execution that cannot be run as it is. When ctx ends first the step is
-// stopped and the outcome is Cancelled.
+// Run executes one step and returns when all its processes are gone. A failed step is a Result; an error is the
+// sidecar's own failure, or *FieldErrors for an invalid execution. If ctx ends first, the step is stopped and the
+// outcome is Cancelled.
 func (r *Runner) Run(ctx context.Context, execution Execution) (Result, error) {
 	limits := r.limits(execution)
 	if err := checkExecution(execution, limits); err != nil {
 		return Result{}, err
 	}
-	// The process is ended by Prepared.Run, which also says that it was cancelled.
+	// Prepared.Run kills the process and reports the cancellation.
 	prepared, err := r.Prepare(context.WithoutCancel(ctx), execution.Runtime, limits)
 	if err != nil {
 		return Result{}, fmt.Errorf("execution %s: %w", execution.ID, err)
@@ -117,13 +120,13 @@ func (r *Runner) Run(ctx context.Context, execution Execution) (Result, error) {
 	return prepared.Run(ctx, execution)
 }
 
-// Sandbox says which layers of isolation hold on this machine.
+// Sandbox reports which layers of isolation this machine supports.
 func (r *Runner) Sandbox() sandbox.Report { return r.sandbox.Report() }
 
-// HoldsSocket reports whether a socket of this machine, by the user who made it and its inode, belongs to a step.
+// HoldsSocket reports whether a socket of this machine, given by its user and inode, belongs to a step.
 func (r *Runner) HoldsSocket(user, inode uint32) bool { return r.sandbox.HoldsSocket(user, inode) }
 
-// checkExecution refuses what cannot be run, or not be written into a job.
+// checkExecution rejects an execution that cannot run or cannot be encoded as a job.
 func checkExecution(execution Execution, limits Limits) error {
 	var errs FieldErrors
 	errs.Merge(limits.Validate())
@@ -132,7 +135,7 @@ func checkExecution(execution Execution, limits Limits) error {
 	return errs.Err()
 }
 
-// limits are the runner's own, but for what the execution asks for.
+// limits returns the runner's limits with the execution's overrides.
 func (r *Runner) limits(execution Execution) Limits {
 	limits := r.config.Limits
 	if execution.Timeout != 0 {

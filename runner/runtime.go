@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Runtime is a Python that steps may ask for, by its canonical name.
+// Runtime is the canonical name of a Python version that steps may request.
 type Runtime string
 
 // The runtimes that exist.
@@ -14,7 +14,7 @@ const (
 	Python312 Runtime = "python-3-12"
 	Python313 Runtime = "python-3-13"
 
-	// DefaultRuntime is what a step that names none runs on.
+	// DefaultRuntime is the runtime of a step that names none.
 	DefaultRuntime = Python312
 )
 
@@ -44,7 +44,7 @@ func (r Runtime) Version() string {
 	return strings.ReplaceAll(strings.TrimPrefix(string(r), "python-"), "-", ".")
 }
 
-// UnknownRuntimeError is a runtime name that no Runtime answers to.
+// UnknownRuntimeError reports an unknown runtime name.
 type UnknownRuntimeError struct {
 	Name string
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
-// Secret is a value that shows as [REDACTED] in every rendering. Reveal is the one way to it.
+// Secret is a value that shows as [REDACTED] in every rendering. Only Reveal returns it.
 type Secret struct {
 	value string
 }
@@ -27,10 +27,10 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(redacted.Mark), nil 
 func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted.Mark + `"`), nil }
 func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted.Mark) }
 
-// GrantSecrets returns the supplied secrets that a step declares, under the names it reads them by. A step of a plugin reads
-// "{plugin}__{name}", whether the secret was supplied under that name or under its bare one. Without a plugin, a declared name
-// is satisfied by itself or by any "{plugin}__{name}", and keeps the name it was supplied with. A declared secret that nothing
-// satisfies is reported field-keyed under "secrets". A nil declared list restricts nothing.
+// GrantSecrets returns the supplied secrets that a step declares, under the names by which the step reads them. A
+// plugin step reads "{plugin}__{name}", whether the secret was supplied under that name or as "{name}". Without a
+// plugin, the secret for a declared name may be supplied as "{name}" or as any "{plugin}__{name}", and keeps that name.
+// Missing secrets are reported as field errors under "secrets". If declared is nil, all supplied secrets are granted.
 func GrantSecrets(plugin string, declared []string, supplied map[string]Secret) (map[string]Secret, error) {
 	if declared == nil {
 		return supplied, nil

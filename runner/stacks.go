@@ -15,36 +15,37 @@ import (
 )
 
 const (
-	// stacksWait is how long the runner waits for the stacks of a step before it ends it, stacksPause how long it waits for more.
+	// stacksWait is how long the runner waits for the stacks of a step before it kills it, stacksPause how long it
+	// waits for further data.
 	stacksWait, stacksPause = 500 * time.Millisecond, 50 * time.Millisecond
-	// lastStacks is for what a process that is gone has written.
+	// lastStacks is the wait for data that an ended process has written.
 	lastStacks = 10 * time.Millisecond
-	// maxStacks is the size in bytes up to which stacks are read.
+	// maxStacks is the maximal size of stacks, in bytes.
 	maxStacks = 256 << 10
-	// maxSourceLine is how many bytes of a line of the step's source are shown for each frame in it.
+	// maxSourceLine is how many bytes of a source line are shown for each frame.
 	maxSourceLine = 200
 )
 
-// places keeps where the threads of a step were when it was ended, and shortly before, as faulthandler writes it. It is safe for
-// concurrent use.
+// places keeps the stacks of a step's threads at its end and shortly before it, as faulthandler writes them. It is safe
+// for concurrent use.
 type places struct {
 	socket *os.File
 
 	mu    sync.Mutex
-	begun bool // the step runs, and answers
-	// last is of the moment before the step was ended, or of its crash; nearMemory of the last time that it came near its limit on
-	// memory. Empty when the step did not answer.
+	begun bool // the step runs and can report its stacks
+	// last has the stacks just before the step was killed, or at its crash; nearMemory those when it last came near its
+	// memory limit. They are empty if the step did not report any.
 	last, nearMemory string
 }
 
-// begin says that the step runs.
+// begin records that the step runs.
 func (p *places) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.begun = true
 }
 
-// ask has the step write where it is, before it is ended; only the first answer is kept.
+// ask requests the step's stacks before it is killed; only the first response is kept.
 func (p *places) ask() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,7 +54,7 @@ func (p *places) ask() {
 	}
 }
 
-// askNearMemory has the step write where it is when it is near its limit on memory.
+// askNearMemory requests the step's stacks when it is near its memory limit.
 func (p *places) askNearMemory() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,8 +66,8 @@ func (p *places) askNearMemory() {
 	}
 }
 
-// hear reads what a step that is gone has written about its crash.
-func (p *places) hear() {
+// readCrash reads the stacks that an ended step has written about its crash.
+func (p *places) readCrash() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.last == "" {
@@ -74,7 +75,7 @@ func (p *places) hear() {
 	}
 }
 
-// askStacks has a step write where its threads are, and returns what it wrote; empty when it does not.
+// askStacks requests the stacks of a step's threads and returns them, or "" if the step does not respond.
 func askStacks(socket *os.File) string {
 	readStacks(socket, lastStacks) // children that crashed
 	if _, err := socket.Write([]byte{0}); err != nil {
@@ -83,7 +84,7 @@ func askStacks(socket *os.File) string {
 	return readStacks(socket, stacksWait)
 }
 
-// readStacks reads what a step writes, and stops when it has paused: nothing marks the end.
+// readStacks reads stacks until the step pauses, because nothing marks their end.
 func readStacks(socket *os.File, wait time.Duration) string {
 	var text []byte
 	buffer := make([]byte, 16<<10)
@@ -91,7 +92,7 @@ func readStacks(socket *os.File, wait time.Duration) string {
 	for len(text) < maxStacks {
 		deadline := time.Now().Add(wait)
 		if deadline.After(end) {
-			deadline = end // a step that writes a little from time to time would live on
+			deadline = end // a step that writes a little from time to time would otherwise never be killed
 		}
 		_ = socket.SetReadDeadline(deadline)
 		n, err := socket.Read(buffer)
@@ -107,7 +108,7 @@ func readStacks(socket *os.File, wait time.Duration) string {
 // thread is one thread of a step.
 type thread struct {
 	id, name string
-	// frames are the step's own, the outermost first.
+	// frames are the step's own frames, outermost first.
 	frames []frame
 }
 
@@ -116,17 +117,17 @@ type frame struct {
 	function string
 }
 
-// What faulthandler writes; since Python 3.14 with the names of threads.
+// The output of faulthandler; since Python 3.14 with thread names.
 var (
 	threadLine = regexp.MustCompile(`^(?:Current thread|Thread) 0x0*([0-9a-f]+)(?: \[(.*)\])? \(most recent call first\):$`)
 	frameLine  = regexp.MustCompile(`^  File "(.*)", line (\d+) in (.*)$`)
 	crashLine  = "Fatal Python error: "
 )
 
-// crashes are the signals that faulthandler writes stacks at.
+// crashes lists the signals at which faulthandler writes stacks.
 var crashes = []syscall.Signal{syscall.SIGSEGV, syscall.SIGFPE, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGILL}
 
-// parseStacks reads the threads from what faulthandler wrote, the main one first.
+// parseStacks parses the threads in faulthandler's output, the main one first.
 func parseStacks(text, main string) []thread {
 	if i := strings.LastIndex(text, crashLine); i >= 0 {
 		text = text[i:] // children may have crashed before
@@ -156,7 +157,7 @@ func parseStacks(text, main string) []thread {
 	return threads
 }
 
-// where tells where the threads of a step were, by its own lines; stacks is what faulthandler wrote.
+// where formats the positions of a step's threads, by its own lines; stacks is faulthandler's output.
 func (a *attempt) where(stacks string) string {
 	threads := parseStacks(stacks, a.mainThread)
 	names := map[string]string{}
@@ -173,7 +174,7 @@ func (a *attempt) where(stacks string) string {
 		}
 		_, waitedFor := names[t.id]
 		if len(t.frames) == 0 && !waitedFor {
-			continue // a worker that waits, say, or the main thread while it waits for the others
+			continue // for example an idle worker, or the main thread while it joins the others
 		}
 		if text.Len() > 0 {
 			text.WriteByte('\n')
@@ -199,7 +200,7 @@ func (a *attempt) where(stacks string) string {
 	return text.String()
 }
 
-// timeout says what was still running at the step's limit.
+// timeout reports what was still running at the step's limit.
 func (a *attempt) timeout() verdict {
 	v := verdict{outcome: outcomes.Timeout, detail: a.where(a.places.last)}
 	limit := a.limits.Wall
@@ -216,7 +217,7 @@ func (a *attempt) timeout() verdict {
 	return v
 }
 
-// running names what the end of the step was waiting for.
+// running names the threads or handlers that the step was waiting for.
 func (a *attempt) running() string {
 	if a.ending.Handlers {
 		return "an exit handler was"

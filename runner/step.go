@@ -13,31 +13,31 @@ import (
 	"unicode/utf8"
 )
 
-// ScriptName is the file a step's source is read from, and the name its tracebacks show.
+// ScriptName is the file with a step's source, and its name in tracebacks.
 const ScriptName = "script.py"
 
-// ConfigName is the file of a step's folder that declares it.
+// ConfigName is the file with a step's declarations.
 const ConfigName = "config.json"
 
-// PluginName is the file of a plugin's folder that names the plugin; its steps are in folders below.
+// PluginName is the file with a plugin's name, in the plugin's folder; its steps are in folders below.
 const PluginName = "kizen.json"
 
-// Step is a Code Step as it lies in a folder.
+// Step is a Code Step in a folder.
 type Step struct {
 	Name    string
 	APIName string
 	Runtime Runtime
-	// Secrets are the names the step declares; nil when config.json has no such key.
+	// Secrets lists the declared names; nil if config.json has no such key.
 	Secrets []string
-	// Plugin is the api_name of the plugin that the step belongs to; empty: none, or the step declares no secrets.
+	// Plugin is the api_name of the step's plugin; empty without a plugin, or if the step declares no secrets.
 	Plugin  string
 	Inputs  []Parameter
 	Outputs Outputs
 	Script  []byte
 }
 
-// LoadStep reads dir's config.json and script.py. What is wrong with the declarations is reported all together as
-// *FieldErrors, keyed by file and field; a file that cannot be read is an error of its own.
+// LoadStep reads dir's config.json and script.py. It reports all errors of the declarations together as *FieldErrors,
+// keyed by file and field; an unreadable file is a separate error.
 func LoadStep(dir string) (Step, error) {
 	config, err := readStepFile(dir, ConfigName)
 	if err != nil {
@@ -73,7 +73,7 @@ func readStepFile(dir, name string) ([]byte, error) {
 	return data, nil
 }
 
-// findPlugin returns the api_name in the nearest kizen.json, in dir or a folder above it; empty when there is none.
+// findPlugin returns the api_name in the nearest kizen.json, in dir or a folder above it, or "".
 func findPlugin(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -110,7 +110,7 @@ func parsePlugin(data []byte) (string, error) {
 
 const byteOrderMark = "\xef\xbb\xbf"
 
-// NormaliseScript checks that source is UTF-8 and takes a byte order mark away.
+// NormaliseScript checks that source is UTF-8 and removes a byte order mark.
 func NormaliseScript(source []byte) ([]byte, error) {
 	source = bytes.TrimPrefix(source, []byte(byteOrderMark))
 	if !utf8.Valid(source) {
@@ -119,8 +119,8 @@ func NormaliseScript(source []byte) ([]byte, error) {
 	return source, nil
 }
 
-// configFile is config.json. Its script_alias and script keys are not read: the names are bound as they are, and the
-// source is script.py.
+// configFile is config.json. Its script_alias and script keys are ignored: the names are bound directly, and the source
+// is script.py.
 type configFile struct {
 	Name    string            `json:"name"`
 	APIName string            `json:"api_name"`
@@ -160,7 +160,7 @@ func parseConfig(data []byte) (Step, error) {
 	}, errs.Err()
 }
 
-// addJSONError files a decoding error under the field it names, or with the line it is on.
+// addJSONError adds a decoding error under its field, or with its line number.
 func addJSONError(errs *FieldErrors, data []byte, err error) {
 	var mistyped *json.UnmarshalTypeError
 	var syntax *json.SyntaxError

@@ -24,8 +24,8 @@ const (
 	typeList     Type = "l"
 )
 
-// typeNames maps the names people use to codes. Email has no code of its own when it is named so: the existing
-// clients send it as a string, while the code "em" is kept.
+// typeNames maps human-readable names to codes. The name "email" maps to a string, as existing clients send it, while
+// the code "em" is kept.
 var typeNames = map[string]Type{
 	"text": typeString, "string": typeString, "email": typeString,
 	"number": typeNumber, "integer": typeNumber,
@@ -48,7 +48,7 @@ var (
 // maxCode is the longest code in bytes: the ids in it are UUIDs.
 const maxCode = 512
 
-// UnknownTypeError is a data type that no code answers to. Only the beginning of a long name is kept.
+// UnknownTypeError reports an unknown data type. Only the beginning of a long name is kept.
 type UnknownTypeError struct {
 	Name string
 }

@@ -9,9 +9,9 @@ import (
 	"unicode/utf8"
 )
 
-// Value is one typed value as it travels: {"t": code, "v": value}. V is nil for null, otherwise in the one form that
-// is sent for its type: numbers as the string of their digits, booleans as bool, dates and datetimes in ISO 8601 with
-// "T" and a numeric offset, UUIDs in lower case, files and options as objects, lists as []Value, typed arrays as []any.
+// Value is one typed value in its wire form: {"t": code, "v": value}. V is nil for null, otherwise the normal form of
+// its type: numbers as the string of their digits, booleans as bool, dates and datetimes in ISO 8601 with "T" and a
+// numeric offset, UUIDs in lower case, files and options as objects, lists as []Value, typed arrays as []any.
 type Value struct {
 	Type Type `json:"t"`
 	V    any  `json:"v"`
@@ -171,8 +171,8 @@ func (r *reader) normalise(t Type, v any) (any, error) {
 	return fromText(v, parseUUID, "must be a string")
 }
 
-// listOf returns the elements of a list; written says that it came as a text of JSON, as some clients send it. The error is to
-// stand behind what the list had to be.
+// listOf returns the elements of a list; written says that it came as a text of JSON, as some clients send it. The
+// error is to stand behind what the list had to be.
 func listOf(v any) (items []any, written bool, err error) {
 	if items, ok := v.([]any); ok {
 		return items, false, nil

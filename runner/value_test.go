@@ -78,7 +78,7 @@ func TestWireValuesThatDoNotFitAreRefusedByField(t *testing.T) {
 		{`21`, `["must be {\"t\": code, \"v\": value}"]`},
 		{`{"t":"n","v":"12a"}`, `{"v":["must be a number, not \"12a\""]}`},
 		{`{"t":"n","v":"NaN"}`, `{"v":["must be a number, not \"NaN\""]}`},
-		{`{"t":"n","v":"1e999"}`, `{"v":["must be a number that a float holds, not \"1e999\""]}`},
+		{`{"t":"n","v":"1e999"}`, `{"v":["must be a number within the range of a float, not \"1e999\""]}`},
 		{`{"t":"n","v":true}`, `{"v":["must be a number, not true"]}`},
 		{`{"t":"b","v":"yes"}`, `{"v":["must be true or false, not \"yes\""]}`},
 		{`{"t":"b","v":1}`, `{"v":["must be true or false, not the number 1"]}`},

@@ -139,7 +139,7 @@ func TestAnOutputThatHoldsTheKeyFailsTheStep(t *testing.T) {
 	step := "key = ''.join(kizen.api.get('/x').json())\noutputs.log(key)\nprint(key)\noutputs.x = key"
 	s := startServe(t, "--api-root", api.URL+"/api")
 	got := s.ask("POST", "/api/coderunner/run", script(step).with("output_types", map[string]string{"x": "s"}))
-	if got.status != 400 || !strings.Contains(got.body, `output \"x\" holds the key of this execution`) {
+	if got.status != 400 || !strings.Contains(got.body, `output \"x\" contains the key of this execution`) {
 		t.Errorf("%d %s", got.status, got.body)
 	}
 	api.requireUnknown(t, "the answer", got.body)

@@ -1,9 +1,7 @@
-// Package pool keeps sandboxed interpreters warm: forked from a Python that has imported what most steps use, waiting for
-// one job each.
-//
-// Each is used once and ends with its execution, so that no execution can see anything of another. What they are forked from
-// was executed anew, never runs anything of a step, and has been given nothing: no secret and no key has ever been in it.
-// Where the machine does not let forks be kept apart, each is an interpreter that was started and loaded for itself.
+// Package pool keeps sandboxed interpreters warm: forked from a Python that has imported what most steps use, waiting
+// for one job each. Each interpreter is used once and ends with its execution, so that no execution sees data of
+// another. The Python that they are forked from never runs a step's code and never receives a secret or a key. If the
+// machine cannot isolate forks, each interpreter is started and loaded separately.
 package pool
 
 import (
@@ -21,50 +19,51 @@ import (
 
 // Source starts interpreters; a [runner.Runner] does.
 type Source interface {
-	// Prepare starts one that loads what it needs when it needs it.
+	// Prepare starts a cold interpreter.
 	Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error)
-	// PrepareWarm starts one that has loaded everything when it returns.
+	// PrepareWarm starts an interpreter and returns when it has loaded everything.
 	PrepareWarm(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error)
-	// StartForkServer starts one that forks such interpreters; sandbox.ErrCannotFork where that cannot be.
+	// StartForkServer starts a server that forks warm interpreters; the error is sandbox.ErrCannotFork if this
+	// machine does not allow it.
 	StartForkServer(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.ForkServer, error)
 }
 
-// Config of a Pool.
+// Config configures a Pool.
 type Config struct {
 	Source Source
-	// Size is how many interpreters wait for each runtime that has been asked for; 0 keeps none.
+	// Size is the number of waiting interpreters for each runtime that has been requested; 0 disables them.
 	Size int
-	// Limits are those that interpreters are started with.
+	// Limits are the limits with which interpreters start.
 	Limits runner.Limits
-	// MaxAge is how long one, and what it was forked from, may be there before another takes its place, so that it does not
-	// see an old resolv.conf; 0 is five minutes.
+	// MaxAge is the maximal age of a waiting interpreter and of its fork server, so that steps do not see an old
+	// resolv.conf; default five minutes.
 	MaxAge time.Duration
-	// MaxForks is how many are forked from one Python, whose hash seed and memory layout they share, before another takes its
-	// place; 0 is 2000. To load another takes about as long as thirty executions.
+	// MaxForks is the maximal number of forks of one fork server, whose hash seed and memory layout they share;
+	// default 2000. Loading a new server takes about as long as thirty executions.
 	MaxForks int
-	// Exec has each interpreter executed and loaded for itself. It shares nothing that Python or the kernel chooses once with
-	// others, and takes as long as a cold start.
+	// Exec makes the pool execute and load each interpreter separately. Interpreters then share neither hash seed
+	// nor memory layout, but each takes as long as a cold start.
 	Exec bool
-	// Log is told when no interpreter can be started. If it is nil, nothing is logged.
+	// Log logs failures to start interpreters. If nil, logging is disabled.
 	Log *slog.Logger
 }
 
-// A Pool gives interpreters. It is safe for concurrent use.
+// A Pool provides interpreters. It is safe for concurrent use.
 type Pool struct {
 	config Config
 	ctx    context.Context
 	cancel context.CancelFunc
-	// loading bounds how many load at once: each takes a core while it does.
+	// loading limits concurrent loads, because each one uses a whole core.
 	loading chan struct{}
 	keepers routine.Group
-	ready   atomic.Int64 // interpreters that wait
+	ready   atomic.Int64 // waiting interpreters
 
 	mu       sync.Mutex
 	closed   bool
 	runtimes map[runner.Runtime]*runtimePool
 }
 
-// New returns a pool that has started nothing. Close it.
+// New returns an empty pool. The caller must close it.
 func New(config Config) *Pool {
 	if config.MaxAge == 0 {
 		config.MaxAge = 5 * time.Minute
@@ -81,17 +80,17 @@ func New(config Config) *Pool {
 	return p
 }
 
-// Ready is how many interpreters wait now.
+// Ready returns the number of waiting interpreters.
 func (p *Pool) Ready() int { return int(p.ready.Load()) }
 
-// Keep has the pool keep interpreters of a runtime before the first execution asks for one.
+// Keep makes the pool start interpreters of a runtime before the first execution requests one.
 func (p *Pool) Keep(runtime runner.Runtime) { p.of(runtime) }
 
-// errLoading is what Check says before the first interpreter.
+// errLoading is the error of Check until the first interpreter is loaded.
 var errLoading = errors.New("the first warm interpreter is loading")
 
-// Check says why no interpreter of a runtime that the pool keeps can be had warm, or not yet. It is nil as long as the pool
-// can be filled: under load no interpreter may be waiting at the moment of the question, which is what they are for.
+// Check returns why the pool cannot provide warm interpreters of a runtime, or not yet. It returns nil as long as the
+// pool can be filled, even if no interpreter is waiting because all are in use.
 func (p *Pool) Check(runtime runner.Runtime) error {
 	p.mu.Lock()
 	s := p.runtimes[runtime]
@@ -102,8 +101,8 @@ func (p *Pool) Check(runtime runner.Runtime) error {
 	return s.check()
 }
 
-// Close ends the interpreters that wait, and returns when nothing is left of them. Those that were given away belong to
-// the caller that took them, and Close waits until they have ended.
+// Close kills the waiting interpreters and waits for their end. Interpreters in use belong to their callers; Close also
+// waits for their end.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -115,8 +114,8 @@ func (p *Pool) Close() {
 	}
 }
 
-// Prepare gives a warm interpreter, or starts one where none waits or none fits. The first call for a runtime makes the pool
-// keep some for it.
+// Prepare returns a warm interpreter, or starts one if none is waiting or none fits. After the first call for a
+// runtime, the pool keeps interpreters for it.
 func (p *Pool) Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error) {
 	limits = limits.WithDefaults()
 	if runtime == "" {
@@ -131,7 +130,7 @@ func (p *Pool) Prepare(ctx context.Context, runtime runner.Runtime, limits runne
 	return p.config.Source.Prepare(ctx, runtime, limits)
 }
 
-// of returns where the interpreters of a runtime are; nil once the pool is closed, or keeps none.
+// of returns the pool of a runtime, or nil if the pool is closed or disabled.
 func (p *Pool) of(runtime runner.Runtime) *runtimePool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

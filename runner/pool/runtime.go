@@ -17,19 +17,19 @@ import (
 type runtimePool struct {
 	pool    *Pool
 	runtime runner.Runtime
-	// waiting is not buffered: an interpreter belongs to its keeper until somebody takes it.
+	// waiting is unbuffered: an interpreter belongs to its keeper until a caller takes it.
 	waiting chan *runner.Prepared
 
-	renewing sync.Mutex         // held by the one who changes what follows
-	loadsOwn bool               // there can be no server, or shall be none
-	mu       sync.RWMutex       // held while something is forked, and to change the server
-	server   *runner.ForkServer // what interpreters are forked from, if any
-	retired  routine.Group      // servers that wait for the last of their forks
+	renewing sync.Mutex         // guards changes of the fields below
+	loadsOwn bool               // fork servers are impossible or disabled
+	mu       sync.RWMutex       // read-locked during a fork, locked to change the server
+	server   *runner.ForkServer // the current fork server, if any
+	retired  routine.Group      // replaced servers that wait for the end of their forks
 
-	loaded atomic.Pointer[outcome] // how the last attempt went
+	loaded atomic.Pointer[outcome] // of the last attempt
 }
 
-// outcome is how an attempt to have an interpreter wait went.
+// outcome is the result of an attempt to start a waiting interpreter.
 type outcome struct{ err error }
 
 func newRuntimePool(pool *Pool, runtime runner.Runtime) *runtimePool {
@@ -46,7 +46,7 @@ func (s *runtimePool) check() error {
 	return err
 }
 
-// take gives an interpreter that waits or, where none does, a fork; nil where that cannot be had.
+// take returns a waiting interpreter, or a new fork, or nil if neither is available.
 func (s *runtimePool) take(ctx context.Context) *runner.Prepared {
 	for {
 		select {
@@ -66,7 +66,8 @@ func (s *runtimePool) take(ctx context.Context) *runner.Prepared {
 	}
 }
 
-// ended reports whether a process died while it waited, as the first of its kind would when the machine runs out of memory.
+// ended reports whether a process died while it waited. The kernel kills waiting interpreters first when memory runs
+// out.
 func ended(done <-chan struct{}) bool {
 	select {
 	case <-done:
@@ -76,10 +77,10 @@ func ended(done <-chan struct{}) bool {
 	}
 }
 
-// retry is how long a keeper waits after an interpreter that could not be started.
+// retry is how long a keeper waits after a failed start.
 const retry = 5 * time.Second
 
-// keep has one interpreter wait, and starts the next when it is taken, until the pool is closed.
+// keep keeps one interpreter waiting, and starts the next one when it is taken, until the pool is closed.
 func (s *runtimePool) keep() {
 	for s.pool.ctx.Err() == nil {
 		prepared, err := s.load()
@@ -95,7 +96,7 @@ func (s *runtimePool) keep() {
 	}
 }
 
-// load forks an interpreter, or loads one where there are no forks. Those given away outlive the pool's context.
+// load forks an interpreter, or loads one if forks are unavailable. Interpreters in use outlive the pool's context.
 func (s *runtimePool) load() (*runner.Prepared, error) {
 	select {
 	case s.pool.loading <- struct{}{}:
@@ -113,7 +114,7 @@ func (s *runtimePool) load() (*runner.Prepared, error) {
 	return s.pool.config.Source.PrepareWarm(ctx, s.runtime, s.pool.config.Limits)
 }
 
-// fork forks an interpreter; nil where there is nothing to fork it from.
+// fork forks an interpreter, or returns nil without a fork server.
 func (s *runtimePool) fork(ctx context.Context) (*runner.Prepared, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -123,12 +124,12 @@ func (s *runtimePool) fork(ctx context.Context) (*runner.Prepared, error) {
 	return s.server.Prepare(ctx)
 }
 
-// renew sees to it that there is a server to fork from, and none that is used up or dead, where there can be one at all.
-// Meanwhile the old one serves.
+// renew replaces a missing, used up or dead fork server, if fork servers are possible. Until then the old one keeps
+// serving.
 func (s *runtimePool) renew(ctx context.Context) error {
 	s.renewing.Lock()
 	defer s.renewing.Unlock()
-	old := s.server // which only this goroutine changes
+	old := s.server // only this goroutine changes it
 	if s.loadsOwn || s.serves(old) {
 		return nil
 	}
@@ -148,20 +149,20 @@ func (s *runtimePool) renew(ctx context.Context) error {
 	return nil
 }
 
-// serves reports whether a server is good for another fork.
+// serves reports whether a server can make another fork.
 func (s *runtimePool) serves(server *runner.ForkServer) bool {
 	config := s.pool.config
 	return server != nil && !ended(server.Done()) && time.Since(server.Begun()) < config.MaxAge && server.Forked() < config.MaxForks
 }
 
-// replace changes the server while no fork is under way.
+// replace changes the server while no fork is in progress.
 func (s *runtimePool) replace(server *runner.ForkServer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.server = server
 }
 
-// offer returns when the interpreter was taken, has died, is old, or is not needed any more.
+// offer returns when the interpreter has been taken, has died, is too old, or is no longer needed.
 func (s *runtimePool) offer(prepared *runner.Prepared) {
 	p := s.pool
 	age := time.NewTimer(p.config.MaxAge)
@@ -180,7 +181,7 @@ func (s *runtimePool) offer(prepared *runner.Prepared) {
 	prepared.Discard()
 }
 
-// close ends what interpreters are forked from, once the last of them has ended. No keeper may be left.
+// close ends the fork servers once their last forks have ended. No keeper may be running.
 func (s *runtimePool) close() {
 	server := s.server
 	s.replace(nil)

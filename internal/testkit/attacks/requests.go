@@ -38,7 +38,7 @@ func Requests() []Request {
 		{"names of secrets nested 100,000 deep", field("secrets", deep), ""},
 		{"inputs nested 100,000 deep", field("inputs", `{"x": `+deep+`}`), ""},
 		{"an unknown field nested 100,000 deep", field("unknown", deep), ""},
-		{"300,000 unknown fields", `{"user_script": "pass", ` + many(300_000, `"unknown%d": [1]`) + "}", "there are more mistakes than these 100"},
+		{"300,000 unknown fields", `{"user_script": "pass", ` + many(300_000, `"unknown%d": [1]`) + "}", "there are more errors than these 100"},
 		{"one field 300,000 times", `{"user_script": "pass"` + strings.Repeat(`, "runtime": "python-3-13"`, 300_000) + "}", "is given twice"},
 		{"300,000 wrong inputs", field("inputs", `{"x": {"t": "l", "v": [`+many(90_000, `{"t": "x%d"}`)+`]}}`), "Invalid Kizen type"},
 		{"a number of a million digits", field("timeout_ms", strings.Repeat("9", 1_000_000)), "must be a whole number"},
