@@ -18,11 +18,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cgroups says where the groups of programs can be made: below the sidecar's own, so that whatever limits the sidecar
-// limits them too.
+// cgroups holds the directories for the programs' groups: below the sidecar's own group, so that its limits apply to
+// them too.
 type cgroups struct {
 	unified bool
-	// memory and pids are the sidecar's own groups; empty where the controller is not to be had. The same with v2.
+	// memory and pids are the sidecar's own groups; empty if the controller is unavailable. With v2 both are the
+	// same.
 	memory, pids string
 
 	mu    sync.Mutex
@@ -34,10 +35,10 @@ type cgroups struct {
 // sweepInterval is how often groups are removed that could not be before, and those of other sidecars that are dead.
 const sweepInterval = time.Minute
 
-// groupPrefix marks our groups; the sidecar's process id and a number follow.
+// groupPrefix is the prefix of our groups' names; the sidecar's process ID and a number follow.
 const groupPrefix = "kizen-step-"
 
-// findCgroups looks for controllers that groups can be made under, and removes what dead sidecars left there.
+// findCgroups finds usable controllers, and removes the groups of dead sidecars.
 func (s *Sandbox) findCgroups() {
 	own, err := ownCgroups()
 	if err != nil {
@@ -67,7 +68,7 @@ func (s *Sandbox) findCgroups() {
 // ownGroup maps a v1 controller, or "" for v2, to the directory of the sidecar's own group.
 type ownGroup map[string]string
 
-// ownCgroups reads where the sidecar is, see cgroups(7).
+// ownCgroups finds the sidecar's own groups, see cgroups(7).
 func ownCgroups() (ownGroup, error) {
 	membership, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -118,7 +119,7 @@ func parseCgroups(membership, mounts string) ownGroup {
 	return own
 }
 
-// writable returns the directory below which groups with the controller can be made.
+// writable returns the directory in which groups with the controller can be created.
 func (own ownGroup) writable(controller string) (dir string, unified bool, err error) {
 	if dir, ok := own[controller]; ok {
 		if err := unix.Access(dir, unix.W_OK); err != nil {
@@ -142,9 +143,9 @@ func (own ownGroup) writable(controller string) (dir string, unified bool, err e
 		return "", false, fmt.Errorf("read its subtree's controllers: %w", err)
 	}
 	if !hasField(enabled, controller) {
-		// Refused while the group has processes of its own, the sidecar for one.
+		// The kernel refuses this while the group itself contains processes, such as the sidecar.
 		if err := write(dir, "cgroup.subtree_control", "+"+controller); err != nil {
-			return "", false, fmt.Errorf("%s does not hand the %s controller down (with systemd: Delegate=yes and DelegateSubgroup=): %w", dir, controller, err)
+			return "", false, fmt.Errorf("%s does not delegate the %s controller (with systemd: Delegate=yes and DelegateSubgroup=): %w", dir, controller, err)
 		}
 	}
 	if err := unix.Access(dir, unix.W_OK); err != nil {
@@ -196,12 +197,12 @@ func removed(dir string) bool {
 // group is the cgroups of one program: one directory with v2, one for each controller with v1.
 type group struct {
 	parents      *cgroups
-	memory, pids string // empty where not counted
+	memory, pids string // empty if not counted
 	dir          *os.File
 }
 
-// create makes the n-th program's groups and sets their limits; reserve is how many processes and threads its first process
-// needs. Without any controller it returns an empty group.
+// create creates the groups of the n-th program and sets their limits; reserve is the number of processes and threads
+// that its first process needs. Without any controller it returns an empty group.
 func (c *cgroups) create(n uint32, limits Limits, reserve int) (*group, error) {
 	g := &group{parents: c}
 	if c == nil {
@@ -244,7 +245,7 @@ func (g *group) limit(limits Limits, reserve int) error {
 		if err := write(g.memory, "memory.limit_in_bytes", memory); err != nil {
 			return err
 		}
-		// Memory and swap together; absent where swap is not counted.
+		// Memory plus swap; the file is absent if swap is not counted.
 		return optional(write(g.memory, "memory.memsw.limit_in_bytes", memory))
 	}
 	if err := write(g.memory, "memory.max", memory); err != nil {
@@ -264,8 +265,9 @@ func (g *group) limit(limits Limits, reserve int) error {
 	return nil
 }
 
-// enter makes the next process that this thread starts a member. With v2 the kernel puts it there; with v1 the thread goes
-// there itself and comes back with leave, since to move another process waits for all of the machine's processors, 13 ms.
+// enter makes the next process that this thread starts a member. With v2 the kernel does it; with v1 the thread itself
+// enters the group and returns with leave, because moving another process waits for all processors of the machine (13
+// ms).
 func (g *group) enter(attr *syscall.SysProcAttr) error {
 	if g.dir != nil {
 		attr.UseCgroupFD, attr.CgroupFD = true, int(g.dir.Fd())
@@ -298,8 +300,8 @@ func (g *group) leave() error {
 	return nil
 }
 
-// members opens what a fork server needs to make a fork a member: with v2 the group's directory, which into says; with v1
-// the group's lists of tasks, each followed by that of the server's group. The caller closes them.
+// members opens the files with which a fork server makes a fork a member: with v2 the group's directory, and into is
+// true; with v1 the group's "tasks" files, each followed by that of the server's group. The caller closes them.
 func (g *group) members(server *group) (files []*os.File, into bool, err error) {
 	if g.dir != nil {
 		file, err := duplicate(g.dir)
@@ -321,7 +323,7 @@ func (g *group) members(server *group) (files []*os.File, into bool, err error) 
 	return files, false, nil
 }
 
-// outOfMemory reports whether the kernel killed a member because the group's memory was used up.
+// outOfMemory reports whether the kernel killed a member because the group exhausted its memory.
 func (g *group) outOfMemory() bool {
 	if g.memory == "" {
 		return false
@@ -332,7 +334,7 @@ func (g *group) outOfMemory() bool {
 	return counter(g.memory, "memory.oom_control", "oom_kill") > 0
 }
 
-// used is the memory in bytes that the group is charged with; 0 when that cannot be read.
+// used returns the group's memory in bytes, or 0 if it cannot be read.
 func (g *group) used() int64 {
 	file := "memory.usage_in_bytes"
 	if g.parents.unified {
@@ -346,12 +348,12 @@ func (g *group) used() int64 {
 	return used
 }
 
-// refused reports whether a member could not start a process because there were too many.
+// refused reports whether a member failed to start a process because of the limit on processes.
 func (g *group) refused() bool {
 	return g.pids != "" && counter(g.pids, "pids.events", "max") > 0
 }
 
-// remove removes the groups, whose members are dead.
+// remove removes the groups. Their members must be dead.
 func (g *group) remove() {
 	if g.dir != nil {
 		_ = g.dir.Close()
@@ -365,7 +367,7 @@ func (g *group) remove() {
 	}
 }
 
-// counter reads the value of a name in a file of "name value" lines; 0 if there is none.
+// counter reads the value of a name in a file of "name value" lines, or 0.
 func counter(dir, file, name string) int64 {
 	content, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {

@@ -1,9 +1,8 @@
-// Package sandbox runs one program, and everything it starts, where it can reach nothing but what it was given.
+// Package sandbox runs one program, and everything it starts, isolated from the rest of the machine.
 //
-// New looks at what the kernel offers, Start runs a program inside, Wait returns when nothing of it is left. Between the
-// sidecar and the program stands a small process of our own, package stage, as PID 1 of the program's namespaces.
-//
-// Every layer is a file here: namespaces.go, filesystem.go, landlock.go, seccomp.go, limits.go and cgroup.go, identity in
-// namespaces.go. What a kernel or container withholds is left out, said once in the log and listed by Report; with
-// ModeRequired it is an error. docs/sandbox.md is the threat model.
+// New detects the features of the kernel, Start runs a program in the sandbox, Wait returns when all its processes are
+// gone. A small process of our own, package stage, runs between the sidecar and the program as PID 1 of the program's
+// namespaces. Every layer has a file here: namespaces.go, filesystem.go, landlock.go, seccomp.go, limits.go and
+// cgroup.go, identity in namespaces.go. If a kernel or container does not support a layer, the sandbox omits it, logs
+// it once and lists it in Report; with ModeRequired it is an error. docs/sandbox.md is the threat model.
 package sandbox

@@ -10,29 +10,30 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// home is the step's working directory and the only place it can write to, beside /dev/shm and sourceDir.
+// home is the step's working directory, and its only writable directory except /dev/shm and sourceDir.
 const home = "/tmp"
 
-// hostName is the step's own.
+// hostName is the host name in the sandbox.
 const hostName = "kizen-step"
 
-// sourceDir is where the program's source can be put, so that /tmp begins empty.
+// sourceDir is the directory for the program's source, so that /tmp starts empty.
 const sourceDir = "/step"
 
 // sourceSize is the size in bytes of sourceDir.
 const sourceSize = 16 * mib
 
-// shm is where multiprocessing makes its locks and queues.
+// shm is the directory in which multiprocessing creates its locks and queues.
 const shm = "/dev/shm"
 
 // ShmSize is the size in bytes of /dev/shm, which multiprocessing needs for its locks and queues.
 const ShmSize = 64 * mib
 
-// MaxFiles is how many files and directories /tmp and /dev/shm may each hold: each takes a kilobyte of the kernel's memory.
+// MaxFiles is the maximal number of files and directories in each of /tmp and /dev/shm: each takes a kilobyte of kernel
+// memory.
 const MaxFiles = 1 << 16
 
-// systemDirs are what any Python may need: programs and shared libraries, certificates, time zones. A directory of the
-// host that is a symbolic link, as /lib is on most, stays one.
+// systemDirs are the directories that any Python may need: programs and shared libraries, certificates, time zones. If
+// a directory of the host is a symbolic link, as /lib usually is, it stays one.
 var systemDirs = []string{
 	"/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/libexec", "/usr/bin", "/usr/sbin", "/usr/local/lib",
 	"/usr/share/zoneinfo", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/usr/share/python3",
@@ -40,21 +41,21 @@ var systemDirs = []string{
 	"/etc/ssl/certs", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted", "/etc/alternatives",
 }
 
-// systemFiles are shown as they are.
+// systemFiles are bind-mounted unchanged.
 var systemFiles = []string{
 	"/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/services", "/etc/protocols", "/etc/mime.types",
 }
 
-// copiedFiles are copied for each program: small, and some change.
+// copiedFiles are copied for each program: they are small, and some change.
 var copiedFiles = []string{
 	"/etc/localtime", "/etc/timezone", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf",
 	"/etc/gai.conf",
 }
 
-// maxCopied is the size in bytes up to which a file is copied, all together well below what one Job may be.
+// maxCopied is the maximal size in bytes of a copied file; all together stay well below the maximal size of a Job.
 const maxCopied = 24 << 10
 
-// deviceNodes are all of /dev that steps get.
+// deviceNodes are the only devices that steps get.
 var deviceNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
 
 // fileTree is what every program sees of the host.
@@ -63,7 +64,7 @@ type fileTree struct {
 	dirs, files []string // that exist on the host, links resolved or not
 }
 
-// hostTree finds out what of the system's directories and files exists here.
+// hostTree finds the system directories and files that exist here.
 func hostTree() fileTree {
 	var t fileTree
 	for _, dir := range systemDirs {
@@ -90,11 +91,11 @@ func hostTree() fileTree {
 	return t
 }
 
-// build lists the mounts of one program: first what is the same for all, then /proc and the writable places, and the
-// program's own paths last, since they may lie in one of them.
+// build lists the mounts of one program: first those common to all programs, then /proc and the writable directories,
+// and the program's own paths last, because they may lie in one of the others.
 func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkServer bool) []stage.Mount {
 	mounts := slices.Clone(t.mounts)
-	// Programs look up their own host name; of the host's names all are there too.
+	// Programs look up their own host name; all names of the host stay available too.
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil || len(hosts) > maxCopied/2 {
 		hosts = []byte("127.0.0.1 localhost\n::1 localhost\n")
@@ -109,7 +110,7 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 		copied += len(content)
 		mounts = append(mounts, stage.Mount{Kind: stage.MountFile, Target: file, Source: string(content)})
 	}
-	// A name for the step's user; those of the host are none of its business.
+	// A name for the step's user, without the users of the host.
 	mounts = append(mounts,
 		stage.Mount{Kind: stage.MountFile, Target: "/etc/passwd", Source: fmt.Sprintf("root:x:0:0::/:/bin/false\nstep:x:%d:%d::%s:/bin/sh\n", uid, uid, home)},
 		stage.Mount{Kind: stage.MountFile, Target: "/etc/group", Source: fmt.Sprintf("root:x:0:\nstep:x:%d:\n", uid)})
@@ -120,7 +121,7 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 		mounts = append(mounts, stage.Mount{Kind: stage.MountLink, Target: "/dev/" + name, Source: "/proc/self/" + target})
 	}
 	if proc {
-		// Processes and nothing of the machine: its command line, load, pressure, locks and devices are the host's.
+		// Only processes, without the machine's command line, load, pressure, locks and devices.
 		mounts = append(mounts, stage.Mount{Kind: stage.MountProc, Target: "/proc", Source: "hidepid=2,subset=pid", Writable: forkServer})
 	}
 	mounts = append(mounts,
@@ -137,8 +138,8 @@ func tmpfsOptions(size int64) string {
 	return fmt.Sprintf("mode=1777,size=%d,nr_inodes=%d", size, MaxFiles)
 }
 
-// resolve turns the paths that a program asks for into real ones, and the links that lead to them; "/usr" and whatever
-// every program sees is left out.
+// resolve returns the real paths of a program's readable paths, and the links that lead to them, without "/usr" and
+// everything else that all programs see.
 func (t fileTree) resolve(paths []string) (real []string, links []stage.Mount, err error) {
 	for _, path := range paths {
 		path = filepath.Clean(path)
@@ -153,7 +154,7 @@ func (t fileTree) resolve(paths []string) (real []string, links []stage.Mount, e
 			real = append(real, target)
 		}
 	}
-	// Parents before children, which then are there already.
+	// Parents before children, which they then contain already.
 	slices.Sort(real)
 	return slices.DeleteFunc(real, func(path string) bool {
 		return slices.ContainsFunc(real, func(other string) bool { return strings.HasPrefix(path, other+"/") })

@@ -18,18 +18,18 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// ErrCannotFork says that this machine withholds what the forks of a fork server need to be kept apart: namespaces of
-// users, files and processes.
+// ErrCannotFork reports that this machine cannot isolate the forks of a fork server: they need user, mount and PID
+// namespaces.
 var ErrCannotFork = errors.New("the sandbox cannot fork here")
 
-// forkLayers are those without which forks would share files or processes with each other.
+// forkLayers are the layers without which forks would share files or processes.
 var forkLayers = []string{stage.LayerFileSystem, layerPID, stage.LayerProc, layerIPC}
 
-// A ForkServer is a program that forks programs, each into a sandbox of its own as good as the one that Start makes, in the
-// time of a fork. The server itself is trusted: it builds those sandboxes, and never runs anything of a program's. It may be
-// used by several goroutines at once.
+// A ForkServer forks programs, each into its own sandbox that is equivalent to one made by Start, in the time of a
+// fork. The server itself is trusted: it sets up the sandboxes and never runs a program's code. It is safe for
+// concurrent use.
 //
-// As a Process it is the server's own; when that ends, so do all forks.
+// The embedded Process is the server's own; when it ends, all forks end.
 type ForkServer struct {
 	*Process
 	sandbox *Sandbox
@@ -39,8 +39,8 @@ type ForkServer struct {
 	requests *net.UnixConn
 }
 
-// StartForkServer starts a program that serves forks on its descriptor 3; spec.Files follow. The limits of spec are those of
-// the server and of each fork. The error is ErrCannotFork where the forks could not be kept apart.
+// StartForkServer starts a program that serves fork requests on its descriptor 3; spec.Files follow. The limits of spec
+// apply to the server and to each fork. If the forks cannot be isolated, the error is ErrCannotFork.
 func (s *Sandbox) StartForkServer(ctx context.Context, spec Spec) (*ForkServer, error) {
 	s.probe()
 	if err := s.canFork(spec); err != nil {
@@ -52,7 +52,7 @@ func (s *Sandbox) StartForkServer(ctx context.Context, spec Spec) (*ForkServer, 
 	}
 	plan, err := f.plan()
 	if err == nil {
-		err = f.tell(plan)
+		err = f.sendPlan(plan)
 	}
 	if err != nil {
 		f.Kill()
@@ -62,7 +62,7 @@ func (s *Sandbox) StartForkServer(ctx context.Context, spec Spec) (*ForkServer, 
 	return f, nil
 }
 
-// canFork returns an ErrCannotFork if this machine, or what the forks are to see, does not let them be kept apart.
+// canFork returns an ErrCannotFork if this machine, or the forks' readable paths, do not allow isolation.
 func (s *Sandbox) canFork(spec Spec) error {
 	needed := forkLayers
 	if spec.Network == NetworkKizenOnly {
@@ -70,7 +70,7 @@ func (s *Sandbox) canFork(spec Spec) error {
 	}
 	for _, layer := range needed {
 		if !s.holds(layer) {
-			return fmt.Errorf("%w: there is no %s", ErrCannotFork, layer)
+			return fmt.Errorf("%w: it lacks the layer %s", ErrCannotFork, layer)
 		}
 	}
 	for _, path := range spec.Readable {
@@ -81,7 +81,7 @@ func (s *Sandbox) canFork(spec Spec) error {
 	return nil
 }
 
-// launchForkServer starts a server that waits for its plan.
+// launchForkServer starts a server, which then waits for its plan.
 func (s *Sandbox) launchForkServer(ctx context.Context, spec Spec) (*ForkServer, error) {
 	requests, theirs, err := controlPair()
 	if err != nil {
@@ -99,7 +99,7 @@ func (s *Sandbox) launchForkServer(ctx context.Context, spec Spec) (*ForkServer,
 	return &ForkServer{Process: process, sandbox: s, spec: spec, requests: requests}, nil
 }
 
-// hidden reports whether a path lies in a directory that each fork has anew.
+// hidden reports whether a path lies in a directory that is new in each fork.
 func hidden(path string) bool {
 	real, err := filepath.EvalSymlinks(path)
 	return err == nil && slices.ContainsFunc([]string{home, shm, sourceDir}, func(fresh string) bool {
@@ -113,7 +113,7 @@ func (f *ForkServer) Kill() {
 	f.Process.Kill()
 }
 
-// plan says how a fork's sandbox is built.
+// plan returns the plan for the forks' sandboxes.
 func (f *ForkServer) plan() (stage.ForkPlan, error) {
 	plan := stage.ForkPlan{
 		Calls:      stage.ForkCalls,
@@ -140,19 +140,19 @@ func (f *ForkServer) plan() (stage.ForkPlan, error) {
 	return plan, err
 }
 
-// tell gives the server its plan.
-func (f *ForkServer) tell(plan stage.ForkPlan) error {
+// sendPlan sends the server its plan.
+func (f *ForkServer) sendPlan(plan stage.ForkPlan) error {
 	packet, err := json.Marshal(plan)
 	if err != nil {
 		return fmt.Errorf("encode the plan of forks: %w", err)
 	}
 	if _, err := f.requests.Write(packet); err != nil {
-		return fmt.Errorf("tell the fork server: %w", err)
+		return fmt.Errorf("send the plan to the fork server: %w", err)
 	}
 	return nil
 }
 
-// forkLimits are the limits that a fork sets itself: those that count what belongs to one user, as all forks may.
+// forkLimits returns the limits that a fork sets itself: the per-user ones, because all forks may have the same user.
 func forkLimits(limits Limits, server *Process) []stage.Limit {
 	var own []stage.Limit
 	others := 0
@@ -170,8 +170,8 @@ func forkLimits(limits Limits, server *Process) []stage.Limit {
 // countsProcesses reports whether a limit counts the processes of a user.
 func countsProcesses(limit stage.Limit) bool { return limit.Resource == unix.RLIMIT_NPROC }
 
-// Fork makes a program. Of spec only Files, Stdout, Stderr, and of its limits Memory, Processes and CPU are heeded; all else
-// is the server's. When it returns, the program runs; when ctx ends, it is killed.
+// Fork forks a program. It uses only Files, Stdout and Stderr of spec, and Memory, Processes and CPU of its limits;
+// everything else comes from the server. When Fork returns, the program runs; when ctx ends, it is killed.
 func (f *ForkServer) Fork(ctx context.Context, spec Spec) (*Process, error) {
 	p, err := f.prepareFork(spec)
 	if err != nil {
@@ -200,7 +200,7 @@ func (f *ForkServer) Fork(ctx context.Context, spec Spec) (*Process, error) {
 	return p, nil
 }
 
-// prepareFork makes what the sidecar holds of a fork.
+// prepareFork creates the sidecar's resources for a fork.
 func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 	s := f.sandbox
 	number := s.started.Add(1)
@@ -221,7 +221,7 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 	return p, nil
 }
 
-// request has the server make the fork's first process, and returns its pidfd.
+// request asks the server for the fork's first process, and returns its pidfd.
 func (f *ForkServer) request(p *Process) (int, error) {
 	request := p.ns.forkRequest()
 	request.Files = len(p.inherits) - stage.ControlFD - 1

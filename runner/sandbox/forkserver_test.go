@@ -84,7 +84,7 @@ func newForkServer(t *testing.T, spec Spec) *ForkServer {
 	f := launchForkServer(t, spec)
 	plan, err := f.plan()
 	if err == nil {
-		err = f.tell(plan)
+		err = f.sendPlan(plan)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -224,7 +224,7 @@ func TestALayerThatAForkCannotSetUpFailsTheForkAndNotTheServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			broken.change(&plan)
-			if err := f.tell(plan); err != nil {
+			if err := f.sendPlan(plan); err != nil {
 				t.Fatal(err)
 			}
 			for range 2 {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guard adds the filter of the same name where a program needs it.
+// guard adds the guard filter if the program needs it.
 func (p *Process) guard() (err error) {
 	if !p.ns.shared() || len(p.job.Filter) == 0 {
 		return nil
@@ -19,24 +19,24 @@ func (p *Process) guard() (err error) {
 	return nil
 }
 
-// newGuard is a seccomp program for a program that runs as the sidecar's own user and sees its processes: without it, such a
-// program could kill, limit or slow down the sidecar and the stage, and outlive both. Landlock refuses signals as well,
-// from Linux 6.12 on, but counts the stage as one of the program's own.
+// newGuard returns a seccomp filter for a program that runs as the sidecar's own user and sees its processes. Without
+// it, the program could kill, limit or slow down the sidecar and the stage, and outlive both. From Linux 6.12 on,
+// Landlock also refuses signals, but treats the stage as part of the program.
 func newGuard(stage int) (filter, error) {
 	self, group := os.Getpid(), unix.Getpgrp()
-	// A process, its group, or all that there is.
+	// A process, its group, or all processes.
 	targets := []int{stage, self, -stage, -self, -group, -1}
 	var program []bpf.Instruction
 	for _, call := range []uint32{unix.SYS_KILL, unix.SYS_TGKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_RT_TGSIGQUEUEINFO} {
 		program = append(program, ifCall(call, refuseValues(0, targets...)...)...)
 	}
-	// By the number of a thread, by descriptor, and by way of a file's owner; the C library uses none of them.
+	// By thread ID, by descriptor, and through a file's owner; the C library uses none of them.
 	for _, call := range []uint32{unix.SYS_TKILL, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_IOPRIO_SET} {
 		program = append(program, ifCall(call, refused)...)
 	}
 	program = append(program, ifCall(unix.SYS_FCNTL, refuseValues(1, unix.F_SETOWN, unix.F_SETOWN_EX)...)...)
 	program = append(program, ifCall(unix.SYS_IOCTL, refuseValues(1, fioSetOwn, sioSetPGroup)...)...)
-	// A limit on processor time of nothing kills as well.
+	// A CPU-time limit of zero kills as well.
 	for _, call := range []uint32{
 		unix.SYS_PRLIMIT64, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SCHED_SETSCHEDULER, unix.SYS_SCHED_SETPARAM, unix.SYS_SCHED_SETATTR,
 	} {
@@ -46,16 +46,16 @@ func newGuard(stage int) (filter, error) {
 	return assemble(append(program, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}))
 }
 
-// Ways to name the process that gets a socket's signals, see socket(7).
+// The ways to set the process that gets a socket's signals, see socket(7).
 const (
 	fioSetOwn    = 0x8901
 	sioSetPGroup = 0x8902
 )
 
-// refused ends a program's look at a call.
+// refused is the instruction that refuses a call.
 var refused bpf.Instruction = bpf.RetConstant{Val: uint32(refuse(unix.EPERM))}
 
-// ifCall runs what follows for one system call only.
+// ifCall runs body only for one system call.
 func ifCall(number uint32, body ...bpf.Instruction) []bpf.Instruction {
 	return append([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: 0, Size: 4}, // the number in struct seccomp_data
@@ -63,7 +63,8 @@ func ifCall(number uint32, body ...bpf.Instruction) []bpf.Instruction {
 	}, body...)
 }
 
-// argument loads the lower half of an argument, all that the kernel reads of a process id, on a little-endian machine.
+// argument loads the lower half of an argument on a little-endian machine, which is all that the kernel reads of a
+// process ID.
 func argument(n uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: 16 + 8*n, Size: 4} }
 
 func refuseValues(n uint32, values ...int) []bpf.Instruction {

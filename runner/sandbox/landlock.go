@@ -24,8 +24,8 @@ func landlockSupport() error {
 	return fmt.Errorf("ask for its version: %w", err)
 }
 
-// landlockRules lists what a program may reach in its own root or, where there is none, in the host's with writable as the
-// only directories to write to.
+// landlockRules lists the paths that a program may access in its own root, or, without one, in the host's root with
+// only writable as writable directories.
 func (t fileTree) landlockRules(readable, writable []string, own bool) *stage.Landlock {
 	rules := &stage.Landlock{
 		ReadDirs:   append([]string{"/proc"}, readable...),
@@ -33,7 +33,7 @@ func (t fileTree) landlockRules(readable, writable []string, own bool) *stage.La
 		WriteDirs:  writable,
 	}
 	if own {
-		// The mounts decide what is there; Landlock says again that it is not to be written.
+		// The mounts decide what exists; Landlock additionally makes it read-only.
 		rules.ReadDirs = []string{"/"}
 		rules.WriteDirs = append(rules.WriteDirs, "/dev/shm")
 		return rules

@@ -15,7 +15,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// A layerError is a stage's failure to set up a layer, named where it is known.
+// A layerError is a stage's failure to set up a layer, with the layer's name if known.
 type layerError struct {
 	layer string
 	err   error
@@ -37,7 +37,7 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 	ownNetwork := spec.Network == NetworkKizenOnly
 	if ownNetwork && !s.holds(stage.LayerNetwork) {
 		if len(spec.Argv) > 0 {
-			return nil, errors.New("there is no network namespace for --network=kizen-only here; use --network=host")
+			return nil, errors.New("this machine has no network namespaces for --network=kizen-only; use --network=host")
 		}
 		ownNetwork = false
 	}
@@ -73,7 +73,8 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 		Limits: limits.rlimits(p.group.memory != "", p.group.pids != "", otherProcesses(p.ns)),
 	}
 	if spec.forkServer {
-		// A user namespace is bounded by the limit of who made it: the server's would bound all its forks together. Each sets its own.
+		// The limit of a user namespace's creator applies to the whole namespace, so the server's would apply to
+		// all forks together. Each fork sets its own limit instead.
 		job.Limits = slices.DeleteFunc(job.Limits, countsProcesses)
 	}
 	p.job = job
@@ -91,7 +92,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	if s.holds(stage.LayerUTS) {
 		job.Hostname = hostName
 		if !own {
-			job.Hostname = "localhost" // the host's /etc/hosts knows no other name of the step's
+			job.Hostname = "localhost" // the host's /etc/hosts has no other name for the step
 		}
 	}
 	if s.holds(stage.LayerLandlock) {
@@ -103,7 +104,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	return nil
 }
 
-// open gets the stage's descriptors together: standard ones, its end of the control socket, the program's.
+// open collects the stage's descriptors: the standard ones, its end of the control socket, and the program's.
 func (p *Process) open(spec Spec) error {
 	control, theirs, err := controlPair()
 	if err != nil {
@@ -114,7 +115,7 @@ func (p *Process) open(spec Spec) error {
 	if err != nil {
 		return errors.Join(err, theirs.Close())
 	}
-	// Those of the caller are duplicated, so that it may close its own whenever it likes.
+	// Duplicate the caller's descriptors, so that the caller may close its own at any time.
 	p.inherits = []*os.File{null, nil, nil, theirs}
 	for i, file := range append([]*os.File{spec.Stdout, spec.Stderr}, spec.Files...) {
 		if file == nil {
@@ -156,18 +157,17 @@ func duplicate(file *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), file.Name()), nil
 }
 
-// A thread of the operating system that a goroutine has to itself.
-type thread struct{ astray bool }
+// thread is an OS thread that one goroutine has locked. tainted means that its state could not be restored.
+type thread struct{ tainted bool }
 
 func lockThread() *thread {
 	runtime.LockOSThread()
 	return &thread{}
 }
 
-// unlock gives the thread back, unless it could not be brought back to where it was; then the thread ends with the
-// goroutine.
+// unlock unlocks the thread, unless its state could not be restored; then the thread ends with the goroutine.
 func (t *thread) unlock() {
-	if !t.astray {
+	if !t.tainted {
 		runtime.UnlockOSThread()
 	}
 }
@@ -176,7 +176,7 @@ func (t *thread) unlock() {
 func (p *Process) spawn(t *thread) error {
 	attr := &os.ProcAttr{
 		Dir: "/", Sys: &p.ns.attr, Files: p.inherits,
-		// One processor is plenty for a process that waits.
+		// One processor is enough for a process that only waits.
 		Env: []string{stage.Environ + "=" + stage.Magic, "GOMAXPROCS=1"},
 	}
 	err := p.group.enter(attr.Sys)
@@ -189,13 +189,13 @@ func (p *Process) spawn(t *thread) error {
 		}
 	}
 	if back := p.group.leave(); back != nil {
-		t.astray = true
+		t.tainted = true
 	}
 	p.closeInherited()
 	return err
 }
 
-// closeInherited closes what the first process has now.
+// closeInherited closes the sidecar's copies of the first process's descriptors.
 func (p *Process) closeInherited() {
 	for _, file := range p.inherits {
 		_ = file.Close()
@@ -224,7 +224,7 @@ func (p *Process) handOver() error {
 	return p.await(stage.Ready, stage.Started)
 }
 
-// await waits until the first process has said how far it is.
+// await waits until the first process reports one of the wanted events.
 func (p *Process) await(wanted ...stage.EventKind) error {
 	for _, want := range wanted {
 		event, err := p.receive()
@@ -242,7 +242,7 @@ func (p *Process) await(wanted ...stage.EventKind) error {
 	return nil
 }
 
-// receive reads an event, and takes the listener that may come with it.
+// receive reads an event, and the listener that may come with it.
 func (p *Process) receive() (stage.Event, error) {
 	packet, descriptors, err := receivePacket(p.control)
 	if err != nil {
@@ -262,7 +262,8 @@ func (p *Process) receive() (stage.Event, error) {
 	return event, nil
 }
 
-// receivePacket reads a packet and the descriptor that may come with it; io.EOF when the other side is gone.
+// receivePacket reads a packet and the descriptor that may come with it, or returns io.EOF if the other side has closed
+// the socket.
 func receivePacket(conn *net.UnixConn) (packet []byte, descriptors []int, err error) {
 	packet, rights := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
 	n, rightsLen, _, _, err := conn.ReadMsgUnix(packet, rights)

@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leader is the first process of a program's sandbox: with it ends all the rest, where there is a PID namespace.
+// leader is the first process of a program's sandbox. In a PID namespace, all other processes end with it.
 type leader interface {
-	// pid is its id in the sidecar's PID namespace.
+	// pid returns its ID in the sidecar's PID namespace.
 	pid() int
 	kill()
-	// wait returns once it has ended, with the processor time that it and what it waited for took, as far as is known.
+	// wait returns once it has ended, with the known CPU time of it and of the children it waited for.
 	wait() (time.Duration, error)
 }
 
@@ -42,9 +42,9 @@ type forked struct {
 	id    int
 }
 
-// newForked takes a pidfd over.
+// newForked takes ownership of a pidfd.
 func newForked(fd int) (forked, error) {
-	// Not blocking, so that to wait for it takes no thread.
+	// Non-blocking, so that waiting for it needs no thread.
 	err := unix.SetNonblock(fd, true)
 	file := os.NewFile(uintptr(fd), "pidfd")
 	if err != nil {
@@ -57,7 +57,7 @@ func newForked(fd int) (forked, error) {
 	return forked{file, id}, nil
 }
 
-// pidOf reads which process a pidfd stands for.
+// pidOf returns the process of a pidfd.
 func pidOf(fd int) (int, error) {
 	info, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
 	if err != nil {

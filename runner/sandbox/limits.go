@@ -11,16 +11,16 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// sparse is what one process may map privately, beyond the memory limit, where no cgroup counts memory: sparse mappings
-// are harmless and common. It is no limit on memory, which the monitor keeps, but a bound on what can be asked for.
+// sparse is how much one process may map privately beyond the memory limit if no cgroup counts memory, because sparse
+// mappings are harmless and common. The monitor enforces the memory limit; this only limits mappings.
 const sparse = 8 << 30
 
-// rlimits are the limits of each process; those of all together are the cgroups' and the monitor's. others is how many
-// processes and threads that are none of the program's count for the same user.
+// rlimits returns the limits of each process; cgroups and the monitor enforce the limits of all together. others is the
+// number of other processes and threads that count for the same user.
 func (l Limits) rlimits(memoryCounted, processesCounted bool, others int) []stage.Limit {
 	processes := uint64(l.Processes + others)
 	if processesCounted {
-		// The cgroup counts exactly and says so; this is for the case that it is gone.
+		// The cgroup counts exactly and reports it; this is a fallback.
 		processes *= 2
 	}
 	limits := []stage.Limit{
@@ -38,8 +38,8 @@ func (l Limits) rlimits(memoryCounted, processesCounted bool, others int) []stag
 	return limits
 }
 
-// otherProcesses estimates how many processes and threads that are none of the program's its RLIMIT_NPROC counts: none for
-// a user of its own, the stage's in a user namespace, and without one all of the sidecar's user.
+// otherProcesses estimates how many foreign processes and threads a program's RLIMIT_NPROC counts: none if it has its
+// own user, those of the stage in a user namespace, and otherwise all of the sidecar's user.
 func otherProcesses(ns namespaces) int {
 	switch {
 	case ns.step != nil:

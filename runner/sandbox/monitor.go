@@ -13,15 +13,15 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// interval is how often a program is looked at. Memory that no cgroup counts can grow by about 100 MB in that time.
+// interval is the sampling interval. Without a cgroup, memory can grow by about 100 MB in that time.
 const interval = 25 * time.Millisecond
 
-// clockTick is the unit of times in /proc/PID/stat; the kernel's interface has it fixed at 100 a second.
+// clockTick is the unit of times in /proc/PID/stat; the kernel fixes it at 100 per second.
 const clockTick = 10 * time.Millisecond
 
 var pageSize = int64(os.Getpagesize())
 
-// usage is what a process tree uses, and has used at most.
+// usage is the current and peak resource usage of a process tree.
 type usage struct {
 	memory, peakMemory       int64
 	processes, peakProcesses int
@@ -31,10 +31,10 @@ type usage struct {
 // monitor watches the processes below a first process.
 type monitor struct {
 	limits Limits
-	// counted says that a cgroup enforces the memory limit.
+	// counted reports that a cgroup enforces the memory limit.
 	counted bool
 	group   *group
-	// overLimit and nearMemory are those of the Spec.
+	// overLimit and nearMemory come from the Spec.
 	overLimit, nearMemory func()
 	// warning is held while nearMemory runs, and guards margin, the memory left in bytes at which it is called next.
 	warning sync.Mutex
@@ -45,22 +45,22 @@ type monitor struct {
 	begin sync.Once
 
 	mu sync.Mutex
-	// leader is the first process; 0 until there is one.
+	// leader is the first process; 0 until it has started.
 	leader int
 	used   usage
-	// before is the processor time that does not count, see Process.LimitCPU.
+	// before is the CPU time that does not count, see Process.LimitCPU.
 	before time.Duration
-	// charged is processor time of others that counts too, see Process.ChargeCPU.
+	// charged is CPU time of others that counts too, see Process.ChargeCPU.
 	charged time.Duration
-	// over is the limit that was exceeded; the program has been killed for it.
+	// memoryOver and cpuOver report that the program exceeded the limit and was killed for it.
 	memoryOver, cpuOver bool
 }
 
-// nearest is the memory left in bytes at which a program is near its limit, if that is more than an eighth of the limit: what a
-// fast one fills between some looks.
+// nearest is the remaining memory in bytes at which a program is near its limit, unless an eighth of the limit is more:
+// a fast program fills it within a few samples.
 const nearest = 64 * mib
 
-// leastMargin is the memory left in bytes below which no more warnings are given.
+// leastMargin is the remaining memory in bytes below which no more warnings follow.
 const leastMargin = mib
 
 func newMonitor(spec Spec, limits Limits, g *group) *monitor {
@@ -77,7 +77,7 @@ func newMonitor(spec Spec, limits Limits, g *group) *monitor {
 // leaveIdle has the program be watched.
 func (m *monitor) leaveIdle() { m.begin.Do(func() { close(m.begun) }) }
 
-// follow tells which first process to look at.
+// follow sets the first process to watch.
 func (m *monitor) follow(leader int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -86,7 +86,7 @@ func (m *monitor) follow(leader int) {
 
 // watch looks until done is closed, from when the program is not idle any more, and calls kill once a limit is exceeded.
 func (m *monitor) watch(done <-chan struct{}, kill func()) {
-	defer func() { m.warning.Lock() }() // waits for a warning that is under way; no other follows
+	defer func() { m.warning.Lock() }() // waits for a running warning and prevents further ones
 	select {
 	case <-done:
 		return
@@ -100,7 +100,7 @@ func (m *monitor) watch(done <-chan struct{}, kill func()) {
 			return
 		case <-ticker.C:
 			if m.look() {
-				// Where no cgroup holds the memory, more would be used meanwhile.
+				// Without a cgroup, the program would use more memory in the meantime.
 				if _, memoryOver, _ := m.seen(); m.overLimit != nil && (m.counted || !memoryOver) {
 					m.overLimit()
 				}
@@ -120,21 +120,21 @@ func (m *monitor) limitCPU(limit time.Duration) {
 	m.before, m.limits.CPU = m.used.cpu, limit
 }
 
-// chargeCPU counts processor time that something else spent on the program.
+// chargeCPU adds CPU time that another process spent on the program.
 func (m *monitor) chargeCPU(used time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.charged += used
 }
 
-// seen is what the looks came to. LimitCPU may take one until the very end.
+// seen returns the results of all samples. LimitCPU may add one until the very end.
 func (m *monitor) seen() (used usage, memoryOver, cpuOver bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.used, m.memoryOver, m.cpuOver
 }
 
-// counts is how much of a processor time of the whole program's life counts.
+// counts returns the part of the program's total CPU time that counts towards the limit.
 func (m *monitor) counts(cpu time.Duration) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -161,11 +161,11 @@ func (m *monitor) look() bool {
 		now.cpu += stat.own + stat.waited
 	}
 	if stat, ok := readStat(leader); ok {
-		// Of the orphans that it has reaped.
+		// The time of reaped orphans.
 		now.cpu += stat.waited
 	}
 	if now.memory > m.limits.Memory && !m.counted {
-		// What processes share was counted for each of them; the exact sum costs more.
+		// Shared memory was counted for each process; the exact sum is more expensive.
 		now.memory = proportional(tree)
 	}
 	m.warn(now.memory)
@@ -180,7 +180,7 @@ func (m *monitor) look() bool {
 	return m.memoryOver || m.cpuOver
 }
 
-// warn calls nearMemory when that is due; resident is the memory of the processes.
+// warn calls nearMemory if it is due; resident is the memory of the processes.
 func (m *monitor) warn(resident int64) {
 	if m.nearMemory == nil {
 		return
@@ -203,8 +203,8 @@ func (m *monitor) warn(resident int64) {
 	})
 }
 
-// descendants lists the processes below one, by the kernel's lists of children. A process that moves up because its
-// parent died may be missed or seen twice in one look.
+// descendants lists the processes below one, from the kernel's lists of children. A process that is reparented because
+// its parent died may be missed or seen twice in one sample.
 func descendants(root int) []int {
 	var found []int
 	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
@@ -234,11 +234,11 @@ const (
 	statRSS     = 21
 )
 
-// stat is what /proc/PID/stat says of a process.
+// stat holds values of /proc/PID/stat.
 type stat struct {
 	memory      int64
 	threads     int
-	own, waited time.Duration // processor time, its own and that of the children it has waited for
+	own, waited time.Duration // CPU time, its own and that of the children it has waited for
 }
 
 func readStat(pid int) (stat, bool) {
@@ -246,7 +246,7 @@ func readStat(pid int) (stat, bool) {
 	if !ok || found.memory > 0 || found.threads < 2 {
 		return found, ok
 	}
-	// The first thread has ended: the memory of the process is that of any other.
+	// The first thread has ended, so read the memory from another thread.
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	for _, path := range tasks {
 		if task, ok := readStatFile(path); ok {
@@ -261,7 +261,7 @@ func readStatFile(path string) (stat, bool) {
 	if err != nil {
 		return stat{}, false
 	}
-	// The name before may contain anything, parentheses and spaces included.
+	// The name before it may contain anything, including parentheses and spaces.
 	fields := strings.Fields(string(content[bytes.LastIndexByte(content, ')')+1:]))
 	if len(fields) <= statRSS {
 		return stat{}, false
@@ -275,13 +275,13 @@ func readStatFile(path string) (stat, bool) {
 	}, true
 }
 
-// proportional is the resident memory of processes with what they share counted once.
+// proportional returns the resident memory of processes, counting shared memory once.
 func proportional(pids []int) int64 {
 	var total int64
 	for _, pid := range pids {
 		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
-			// Gone, or out of reach; then all of its memory counts.
+			// Ended, or not accessible; then all of its memory counts.
 			stat, _ := readStat(pid)
 			total += stat.memory
 			continue

@@ -10,25 +10,25 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// insideID is the user and group id that the step sees itself as, where there is a user namespace.
+// insideID is the step's user and group ID inside a user namespace.
 const insideID = 1000
 
-// stageCapabilities are what the stage needs to build a sandbox in a user namespace where it is not root: mounts, the
-// loopback interface, and giving the capabilities up.
+// stageCapabilities are the capabilities that the stage needs in a user namespace in which it is not root: for mounts,
+// for the loopback interface, and to drop the capabilities.
 var stageCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP}
 
-// namespaces is how the stage of one program is started.
+// namespaces says how to start the stage of one program.
 type namespaces struct {
 	attr syscall.SysProcAttr
-	// mapSelf and step are what the stage has to do about identity itself.
+	// mapSelf and step are the stage's own part of setting up the identity.
 	mapSelf *stage.IDMap
 	step    *stage.Identity
-	// isolated says that namespaces other than a user's are made.
+	// isolated reports that namespaces other than a user namespace are created.
 	isolated bool
 }
 
-// namespaces chooses how to start a program: with a user namespace, where there is one; with the others alone, where root
-// may; or with none. host is its user, where root gives it one.
+// namespaces chooses how to start a program: with a user namespace if available, otherwise with only the other
+// namespaces if root may create them, otherwise with none. host is the program's user, if root gives it one.
 func (s *Sandbox) namespaces(host int, ownNetwork bool) namespaces {
 	root := rooted()
 	ns := namespaces{attr: syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
@@ -58,7 +58,7 @@ func (s *Sandbox) namespaces(host int, ownNetwork bool) namespaces {
 		ns.addUser(root, host, 1)
 	}
 	if ns.attr.Cloneflags&unix.CLONE_NEWPID == 0 {
-		// The stage has to outlive the sidecar for as long as it takes to kill the rest.
+		// The stage must outlive the sidecar until it has killed the other processes.
 		ns.attr.Pdeathsig = 0
 	}
 	return ns
@@ -78,15 +78,15 @@ func (ns *namespaces) addUser(root bool, host, size int) {
 	ns.mapSelf = &stage.IDMap{UID: insideID, HostUID: os.Geteuid(), GID: insideID, HostGID: os.Getegid()}
 }
 
-// serveForks makes them those of a fork server, whose forks are any of the users.
+// serveForks adapts the namespaces for a fork server, whose forks may have any of the users.
 func (ns *namespaces) serveForks() {
 	if ns.attr.UidMappings != nil {
 		ns.addUser(true, firstUser, users)
 	}
 }
 
-// forkRequest asks for a fork with these namespaces. In a user namespace within the server's, ids are those that the server
-// sees.
+// forkRequest returns the request for a fork with these namespaces. In a user namespace inside the server's, IDs are as
+// the server sees them.
 func (ns namespaces) forkRequest() stage.ForkRequest {
 	request := stage.ForkRequest{Step: ns.step}
 	switch {
@@ -103,7 +103,7 @@ func (ns namespaces) forkRequest() stage.ForkRequest {
 // shared reports whether a program runs as the sidecar's own user, among the sidecar's own processes.
 func (ns namespaces) shared() bool { return !ns.ownPIDs() && ns.step == nil }
 
-// stepID is the user id that the step sees itself as.
+// stepID returns the user ID that the step sees.
 func (ns namespaces) stepID() int {
 	switch {
 	case ns.step != nil:

@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rooted reports whether this process may give programs a user of their own: root with the capabilities for it, in a user namespace
-// that has these users. Root in a container often lacks either, and then is no more than an ordinary user.
+// rooted reports whether this process can give programs their own user: it must be root with the necessary
+// capabilities, in a user namespace that maps these users. Root in a container often lacks either, and then counts as
+// an ordinary user.
 func rooted() bool { return os.Geteuid() == 0 && whyNotRooted() == nil }
 
-// whyNotRooted says what root lacks. It does not change while the process runs.
+// whyNotRooted returns what root lacks. It does not change while the process runs.
 var whyNotRooted = sync.OnceValue(func() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var own [2]unix.CapUserData
@@ -32,8 +33,8 @@ var whyNotRooted = sync.OnceValue(func() error {
 	return errors.Join(mapped("/proc/self/uid_map"), mapped("/proc/self/gid_map"))
 })
 
-// mapped returns an error where a map of ids (user_namespaces(7)) lacks those of programs. A kernel without user namespaces has no
-// maps, and all ids.
+// mapped returns an error if an ID map (user_namespaces(7)) lacks the IDs of programs. A kernel without user namespaces
+// has no maps, and all IDs.
 func mapped(path string) error {
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {

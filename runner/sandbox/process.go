@@ -15,30 +15,31 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// Exit is how a program ended and what it used.
+// Exit says how a program ended and which resources it used.
 type Exit struct {
-	// Code is the main process's exit code; -1 when a signal ended it.
+	// Code is the main process's exit code, or -1 if a signal ended it.
 	Code int
-	// Signal is what ended the main process, or 0.
+	// Signal is the signal that ended the main process, or 0.
 	Signal syscall.Signal
-	// OOMKilled: the memory limit was exceeded, and the program was killed for it, in whole or in part.
+	// OOMKilled reports that processes of the program were killed because it exceeded the memory limit.
 	OOMKilled bool
-	// CPUExceeded: the processor time limit was exceeded, and the program was killed for it.
+	// CPUExceeded reports that the program was killed because it exceeded the limit on CPU time.
 	CPUExceeded bool
-	// Killed: Kill was called, or the context ended.
+	// Killed reports that Kill was called or the context ended.
 	Killed bool
-	// ProcessesRefused: the limit on processes was reached, and more were asked for. Without a cgroup it is inferred from
-	// how many have been seen, and how many were left at the end.
+	// ProcessesRefused reports that the program tried to exceed the limit on processes. Without a cgroup it is
+	// inferred from the sampled number of processes and the number at the end.
 	ProcessesRefused bool
-	// PeakMemory is the most resident memory in bytes seen of all processes together, at least that of the largest.
+	// PeakMemory is the peak of the sampled resident memory of all processes in bytes, at least that of the largest
+	// one.
 	PeakMemory int64
-	// PeakProcesses is the most processes and threads seen at one time.
+	// PeakProcesses is the peak of the sampled number of processes and threads.
 	PeakProcesses int
-	// CPU is the processor time of all processes together.
+	// CPU is the CPU time of all processes together.
 	CPU time.Duration
-	// Survivors is how many processes were still alive when the main process ended. They were killed.
+	// Survivors is how many processes outlived the main process and were killed.
 	Survivors int
-	// Err is set when the sandbox itself failed, and the rest means little.
+	// Err is set if the sandbox itself failed; the other fields are then unreliable.
 	Err error
 }
 
@@ -48,7 +49,7 @@ type Process struct {
 	user    user
 	ns      namespaces
 	group   *group
-	scratch *scratch // nil where there is a private file system
+	scratch *scratch // nil with a private file system
 	// sourceDir is an empty directory of the program's, see SourceDir.
 	sourceDir string
 	inherits  []*os.File // the first process's descriptors, until it has been started
@@ -63,21 +64,20 @@ type Process struct {
 	exit       Exit
 
 	killed  sync.Once
-	ordered bool // Kill was called; guarded by killed
+	ordered bool // the caller requested the kill; guarded by killed
 }
 
-// Listener is bound to the loopback address of the program's own network, with NetworkKizenOnly; nil otherwise. It is
-// open when Start returns; the caller closes it.
+// Listener returns the listener on the loopback address of the program's own network with NetworkKizenOnly, nil
+// otherwise. It is open when Start returns; the caller closes it.
 func (p *Process) Listener() net.Listener { return p.listener }
 
-// SourceDir is a directory that is empty when the program starts and to which it can write once: the place for the source of what
-// it runs.
+// SourceDir returns an empty directory of the program, to which it can write the source of what it runs.
 func (p *Process) SourceDir() string { return p.sourceDir }
 
-// Done is closed when nothing of the program is left.
+// Done returns a channel that is closed when all processes of the program are gone.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Wait returns when nothing of the program is left: no process, no mount, no cgroup.
+// Wait returns when the program's processes, mounts and cgroups are all gone.
 func (p *Process) Wait() Exit {
 	<-p.done
 	return p.exit
@@ -86,7 +86,7 @@ func (p *Process) Wait() Exit {
 // Kill ends the program and everything it started, at once. It does not wait.
 func (p *Process) Kill() { p.end(true) }
 
-// end kills the program; only the first call says why.
+// end kills the program; the first call determines the reason.
 func (p *Process) end(ordered bool) {
 	p.killed.Do(func() { p.ordered = ordered })
 	if p.job.OwnPIDs {
@@ -97,22 +97,22 @@ func (p *Process) end(ordered bool) {
 	_ = p.control.CloseWrite()
 }
 
-// LimitCPU replaces the limit on processor time, 0 is none, and counts from now on, as Exit.CPU does. From now on an idle program
-// is watched.
+// LimitCPU replaces the limit on CPU time (0 means none) and counts from now on, as Exit.CPU does. From now on an idle
+// program is watched.
 func (p *Process) LimitCPU(limit time.Duration) { p.monitor.limitCPU(limit) }
 
-// ChargeCPU counts processor time that the caller has spent on the program towards its limit. Exit.CPU does not include it.
+// ChargeCPU adds CPU time that the caller has spent on the program to its limit. Exit.CPU does not include it.
 func (p *Process) ChargeCPU(used time.Duration) { p.monitor.chargeCPU(used) }
 
-// Start runs a program. When it returns, the program has been executed; when ctx ends, it is killed. An error is the
-// sandbox's or that of a program that cannot be executed, and nothing has run.
+// Start runs a program. When it returns, the program has been executed; when ctx ends, it is killed. An error means
+// that the sandbox failed or the program cannot be executed, and that nothing has run.
 func (s *Sandbox) Start(ctx context.Context, spec Spec) (*Process, error) {
 	if err := spec.validate(); err != nil {
 		return nil, err
 	}
 	process, err := s.attempt(ctx, spec)
 	if _, ok := errors.AsType[*layerError](err); ok && s.probe() {
-		// Now that it is known what this machine withholds, once more without that.
+		// Retry without the layer that this machine turned out not to support.
 		if missing := s.Report().Missing(); s.config.Mode == ModeRequired && len(missing) > 0 {
 			return nil, &MissingError{missing}
 		}
@@ -121,12 +121,12 @@ func (s *Sandbox) Start(ctx context.Context, spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	// This was as good a probe as an empty sandbox.
+	// This start replaces the probe with an empty sandbox.
 	s.probed.Do(func() {})
 	return process, nil
 }
 
-// attempt starts a program with the layers that are believed to hold; without Argv, it builds the sandbox and no more.
+// attempt starts a program with the layers that are believed to work; without Argv, it only sets up the sandbox.
 func (s *Sandbox) attempt(ctx context.Context, spec Spec) (*Process, error) {
 	p, err := s.prepare(spec)
 	if err != nil {
@@ -147,7 +147,7 @@ func (s *Sandbox) attempt(ctx context.Context, spec Spec) (*Process, error) {
 	return p, nil
 }
 
-// abandon ends a program that did not get as far as being executed.
+// abandon cleans up after a program that was not executed.
 func (p *Process) abandon() {
 	p.end(false)
 	<-p.done
@@ -156,8 +156,8 @@ func (p *Process) abandon() {
 	}
 }
 
-// launch is the whole life of the stage, on one thread of the operating system: the parent-death signal is sent when the
-// thread that started the stage ends, not when the process does.
+// launch runs for the whole life of the stage, on one OS thread, because the kernel sends the parent-death signal when
+// the thread that started the stage ends, not the process.
 func (p *Process) launch(ctx context.Context, started chan<- error) {
 	defer close(p.done)
 	thread := lockThread()
@@ -171,7 +171,7 @@ func (p *Process) launch(ctx context.Context, started chan<- error) {
 	thread.unlock()
 }
 
-// supervise watches a program until nothing of it is left.
+// supervise watches a program until all its processes are gone.
 func (p *Process) supervise(ctx context.Context) {
 	defer context.AfterFunc(ctx, routine.Safe(p.Kill))()
 	watching := make(chan struct{})
@@ -179,13 +179,13 @@ func (p *Process) supervise(ctx context.Context) {
 	p.monitor.follow(p.leader.pid())
 	watcher.Go(func() {
 		p.monitor.watch(watching, func() {
-			// The caller hears that a program runs before it hears that the program ran too long.
+			// The caller must learn that a program runs before it learns that it ran too long.
 			<-p.handedOver
 			p.end(false)
 		})
 	})
 	cpu, err := p.leader.wait()
-	// A program may be quicker to end than the events that it began are read.
+	// A program may end before its start event has been read.
 	<-p.handedOver
 	close(watching)
 	watcher.Wait()
@@ -193,7 +193,7 @@ func (p *Process) supervise(ctx context.Context) {
 	p.clean()
 }
 
-// outcome puts together what the stage said at its end, what the monitor saw and what the kernel counted.
+// outcome combines the stage's last event, the monitor's samples and the kernel's counts.
 func (p *Process) outcome(cpu time.Duration, err error) Exit {
 	m := p.monitor
 	used, memoryOver, cpuOver := m.seen()
@@ -226,14 +226,14 @@ func (p *Process) outcome(cpu time.Duration, err error) Exit {
 		}
 	}
 	exit.CPU = m.counts(exit.CPU)
-	// The last of the looks may have come before the last of the processes; what was left of them and the main process were
-	// there together.
+	// The last sample may be older than the last processes; those left at the end and the main process existed at
+	// the same time.
 	most := max(exit.PeakProcesses, exit.Survivors+event.Unreaped+1)
 	exit.ProcessesRefused = p.group.refused() || p.group.pids == "" && most >= m.limits.Processes
 	return exit
 }
 
-// clean removes what the kernel does not remove by itself.
+// clean removes the resources that the kernel does not remove by itself.
 func (p *Process) clean() {
 	p.closeInherited()
 	if p.control != nil {
@@ -246,5 +246,5 @@ func (p *Process) clean() {
 	p.user.release()
 }
 
-// ownPIDs reports whether the flags make a PID namespace.
+// ownPIDs reports whether the flags create a PID namespace.
 func (ns namespaces) ownPIDs() bool { return ns.attr.Cloneflags&unix.CLONE_NEWPID != 0 }

@@ -8,7 +8,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// The layers that are not the stage's to set up.
+// The layers that the stage does not set up.
 const (
 	layerPID          = "PID namespace"
 	layerIPC          = "IPC namespace"
@@ -30,56 +30,56 @@ var namespaceLayers = []string{
 // accounting lists the layers that have a substitute.
 var accounting = []string{layerMemoryCgroup, layerPidsCgroup}
 
-// meanings says what a layer does where it holds.
+// meanings explains each layer that is in force.
 var meanings = map[string]string{
 	stage.LayerUser:       "the step's capabilities would not reach beyond its own namespaces",
 	stage.LayerFileSystem: "read-only, only what Python needs, with a private /tmp of limited size",
 	layerPID:              "the step sees and signals only its own processes, and none of them survives it",
 	stage.LayerProc:       "/proc shows the step's own processes",
-	layerIPC:              "no shared memory, semaphores or message queues of others",
-	stage.LayerUTS:        "a host name of its own",
+	layerIPC:              "no shared memory, semaphores or message queues of other processes",
+	stage.LayerUTS:        "its own host name",
 	stage.LayerNetwork:    "--network=kizen-only: nothing but the proxy is reachable",
 	stage.LayerIdentity:   "an unprivileged user without capabilities",
 	stage.LayerNoNewPrivs: "set-user-ID programs and file capabilities have no effect",
 	stage.LayerLandlock:   "paths, signals and abstract sockets are restricted a second time",
-	stage.LayerSeccomp:    "system calls that steps do not need and exploits do are refused",
-	layerMemoryCgroup:     "the kernel counts the memory of all the step's processes together, and caps it",
-	layerPidsCgroup:       "the kernel counts the step's processes and threads together, and caps them",
+	stage.LayerSeccomp:    "system calls that only exploits need are refused",
+	layerMemoryCgroup:     "the kernel counts and limits the memory of all the step's processes together",
+	layerPidsCgroup:       "the kernel counts and limits the step's processes and threads",
 }
 
-// consequences says what it means where it does not.
+// consequences explains each missing layer.
 var consequences = map[string]string{
 	stage.LayerUser:       "an exploit that gains capabilities gains the host's",
-	stage.LayerFileSystem: "the step sees the host's files, as far as Landlock and permissions let it",
+	stage.LayerFileSystem: "the step sees the host's files, as far as Landlock and permissions allow",
 	layerPID:              "the step sees other processes, and a fork bomb may outlive it for moments",
 	stage.LayerProc:       "/proc is empty: programs that read it may fail",
-	layerIPC:              "shared memory of others with the same user id is reachable",
+	layerIPC:              "shared memory of other processes with the same user ID is accessible",
 	stage.LayerUTS:        "the step sees the host's name",
 	stage.LayerNetwork:    "--network=kizen-only is refused",
 	stage.LayerIdentity:   "the step runs as the sidecar's user",
 	stage.LayerNoNewPrivs: "set-user-ID programs work",
 	stage.LayerLandlock:   "one layer fewer between the step and the files it should not see",
-	stage.LayerSeccomp:    "the whole of the kernel's interface is exposed",
-	layerMemoryCgroup:     "resident memory is added up every 25 ms instead, and RLIMIT_DATA bounds what happens in between; what no process maps is not counted",
+	stage.LayerSeccomp:    "the whole kernel interface is exposed",
+	layerMemoryCgroup:     "the sidecar adds up resident memory every 25 ms, and RLIMIT_DATA limits growth in between; memory that no process maps is not counted",
 	layerPidsCgroup:       "RLIMIT_NPROC counts the processes of the step's user instead",
 }
 
-// A Layer of the sandbox, as it is on this machine.
+// A Layer is the state of a sandbox layer on this machine.
 type Layer struct {
 	Name string `json:"name"`
 	Held bool   `json:"held"`
-	// Why is the reason when the layer does not hold.
+	// Why is the reason for which the layer is missing.
 	Why string `json:"why,omitempty"`
-	// Means is what holding it, or not holding it, means for a step.
+	// Means explains what its presence, or absence, means for a step.
 	Means string `json:"means"`
-	// Required says that ModeRequired insists on it; the others have a substitute.
+	// Required reports that ModeRequired needs the layer; the others have a substitute.
 	Required bool `json:"required"`
 }
 
 // A Report lists all layers.
 type Report []Layer
 
-// Missing names the layers that ModeRequired insists on and that do not hold.
+// Missing names the missing layers that ModeRequired needs.
 func (r Report) Missing() []string {
 	var names []string
 	for _, layer := range r {
@@ -90,8 +90,8 @@ func (r Report) Missing() []string {
 	return names
 }
 
-// InForce names the layers that hold around a program: all that hold here, but for a network of its own where it was not
-// given one.
+// InForce names the layers in force around a program: all that this machine supports, except the network namespace if
+// the program does not have one.
 func (r Report) InForce(network Network) []string {
 	var names []string
 	for _, layer := range r {
@@ -102,7 +102,7 @@ func (r Report) InForce(network Network) []string {
 	return names
 }
 
-// Withheld names every layer that does not hold, those that have a substitute included.
+// Withheld names every missing layer, including those with a substitute.
 func (r Report) Withheld() []string {
 	var names []string
 	for _, layer := range r {
@@ -113,8 +113,8 @@ func (r Report) Withheld() []string {
 	return names
 }
 
-// Report says which layers hold. The first call builds an empty sandbox to find out, unless a program has been started
-// before.
+// Report returns the state of all layers. The first call sets up an empty sandbox to find out, unless a program has
+// been started before.
 func (s *Sandbox) Report() Report {
 	s.probe()
 	var report Report
@@ -131,8 +131,8 @@ func (s *Sandbox) Report() Report {
 	return report
 }
 
-// probe builds a sandbox with a network of its own and starts nothing in it. Layers that fail are noted and left out of
-// the next try. It reports whether anything was learned.
+// probe sets up a sandbox with its own network and starts nothing in it. It records failing layers and retries without
+// them. It reports whether it succeeded.
 func (s *Sandbox) probe() (learned bool) {
 	s.probed.Do(func() {
 		for s.config.Mode != ModeOff {
@@ -154,7 +154,7 @@ func (s *Sandbox) probe() (learned bool) {
 	return learned
 }
 
-// blame decides which layer to do without after a failure. False: no layer is left that could be at fault.
+// blame decides which layer to omit after a failure. It returns false if no remaining layer could be the cause.
 func (s *Sandbox) blame(err error) bool {
 	failed, ok := errors.AsType[*layerError](err)
 	if !ok {
@@ -165,7 +165,8 @@ func (s *Sandbox) blame(err error) bool {
 	case failed.layer == stage.LayerFileSystem:
 		layers = append(layers, stage.LayerProc)
 	case failed.layer == "" && s.holds(stage.LayerUser):
-		// Where an ordinary user may not have one, it may have none of the others either, which the next try shows.
+		// If an ordinary user cannot create this namespace, it may not be able to create the others either; the
+		// next attempt shows it.
 		layers = []string{stage.LayerUser}
 	case failed.layer == "":
 		layers = namespaceLayers

@@ -12,27 +12,27 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// Mode says what happens when a layer is missing.
+// Mode says what to do if a layer is missing.
 type Mode string
 
 const (
-	// ModeAuto uses every layer that this machine has and warns of the others. It is the default.
+	// ModeAuto uses every layer that this machine supports and logs a warning for the others. It is the default.
 	ModeAuto Mode = "auto"
-	// ModeRequired refuses to start anything unless every layer of isolation holds.
+	// ModeRequired refuses to start programs unless every layer of isolation works.
 	ModeRequired Mode = "required"
-	// ModeOff keeps the resource limits and kills what a program leaves behind, and isolates nothing: a program that means to
-	// can kill the first process, and stay.
+	// ModeOff isolates nothing, but keeps the resource limits and kills remaining processes. A malicious program
+	// can kill the first process and survive.
 	ModeOff Mode = "off"
 )
 
-// Config of a Sandbox. The zero value is a good one.
+// Config configures a Sandbox. The zero value is usable.
 type Config struct {
-	// Mode; empty is ModeAuto.
+	// Mode defaults to ModeAuto.
 	Mode Mode
-	// Logger is told once of each layer that is missing; nil is silent.
+	// Logger logs each missing layer once. If nil, logging is disabled.
 	Logger *slog.Logger
 
-	// without names layers to do without, as a kernel that lacks them would force us to.
+	// without names layers to omit, as if the kernel lacked them.
 	without []string
 }
 
@@ -53,7 +53,7 @@ type Sandbox struct {
 	missing map[string]string // layer: why
 }
 
-// A MissingError lists the layers that ModeRequired asks for and this machine withholds.
+// A MissingError lists the missing layers that ModeRequired needs.
 type MissingError struct{ Layers []string }
 
 func (e *MissingError) Error() string {
@@ -61,8 +61,8 @@ func (e *MissingError) Error() string {
 		strings.Join(e.Layers, ", "))
 }
 
-// New prepares a sandbox. It is cheap: a layer whose presence can only be found out by using it is tried by the first
-// Start, or by Report. With ModeRequired it tries at once and returns a *MissingError if one is missing.
+// New prepares a sandbox. It is cheap: layers that must be tried are tried by the first Start, or by Report. With
+// ModeRequired, New tries them at once and returns a *MissingError if one is missing.
 func New(config Config) (*Sandbox, error) {
 	if config.Mode == "" {
 		config.Mode = ModeAuto
@@ -110,7 +110,7 @@ func New(config Config) (*Sandbox, error) {
 	return s, nil
 }
 
-// miss notes that a layer is missing, once.
+// miss records that a layer is missing and logs it once.
 func (s *Sandbox) miss(layer, why string) {
 	s.mu.Lock()
 	_, known := s.missing[layer]
@@ -123,7 +123,7 @@ func (s *Sandbox) miss(layer, why string) {
 	}
 }
 
-// holds reports whether a layer is to be used, as far as is known.
+// holds reports whether a layer is usable, as far as is known.
 func (s *Sandbox) holds(layer string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,18 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// scratch is a program's private directory where it cannot have a file system of its own. It is locked for as long as it is
-// in use: the lock goes when the sidecar does, however that comes about, and tells those that are left over from those
-// of other sidecars, whatever process ids mean where those run.
+// scratch is a program's private directory if it cannot have its own file system. It is locked while it is in use. The
+// lock ends with the sidecar, even if it is killed, and distinguishes stale directories from those of other running
+// sidecars, even in other PID namespaces.
 type scratch struct {
 	path string
 	lock *os.File
 }
 
-// scratchPrefix is what the names of these directories begin with.
+// scratchPrefix is the prefix of these directories' names.
 const scratchPrefix = "kizen-step-"
 
-// giveScratch gives the program a directory in place of /tmp. The first one removes what dead sidecars left.
+// giveScratch gives the program a directory in place of /tmp. The first call removes the directories of dead sidecars.
 func (s *Sandbox) giveScratch(p *Process) error {
 	s.sweepScratch.Do(func() { s.removeStaleScratch(os.TempDir()) })
 	made, err := newScratch()
@@ -51,7 +51,8 @@ func (s *Sandbox) giveScratch(p *Process) error {
 	return nil
 }
 
-// newScratch makes a directory and locks it. Another sidecar may take it for a left one before it is locked.
+// newScratch creates a directory and locks it. Before it is locked, another sidecar may consider it stale and remove
+// it.
 func newScratch() (*scratch, error) {
 	for {
 		path, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", scratchPrefix, os.Getpid()))
@@ -65,7 +66,7 @@ func newScratch() (*scratch, error) {
 	}
 }
 
-// lockScratch locks a directory; fs.ErrNotExist if it is not there any more, unix.EWOULDBLOCK if it is in use.
+// lockScratch locks a directory. The error is fs.ErrNotExist if it no longer exists, unix.EWOULDBLOCK if it is in use.
 func lockScratch(path string) (*scratch, error) {
 	dir, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -85,15 +86,15 @@ func lockScratch(path string) (*scratch, error) {
 	return &scratch{path, dir}, nil
 }
 
-// remove removes the directory, whatever the program made of it, and lets go of it then.
+// remove removes the directory, whatever the program put there, and then unlocks it.
 func (s *scratch) remove() {
 	_ = empty(s.lock)
 	_ = os.Remove(s.path)
 	_ = s.lock.Close()
 }
 
-// empty removes what is in a directory. Unlike os.RemoveAll it takes two descriptors however deep directories are nested, and
-// opens those that their owner has closed.
+// empty removes the contents of a directory. Unlike os.RemoveAll it needs two descriptors at any nesting depth, and
+// makes directories accessible whose owner has removed the permissions.
 func empty(dir *os.File) error {
 	for {
 		if err := dir.Chmod(0o700); err != nil {
@@ -136,7 +137,7 @@ func removeEntry(dir *os.File, name string) error {
 		if unix.Unlinkat(fd, inner, 0) == nil {
 			continue
 		}
-		// A directory that is moved elsewhere is written to.
+		// Moving a directory writes to it.
 		if err := unlock(fd, inner); err != nil {
 			return err
 		}
@@ -147,7 +148,8 @@ func removeEntry(dir *os.File, name string) error {
 	return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
 }
 
-// unlock lets its owner into a directory. Root needs no permission, and shall not follow a link that is put there meanwhile.
+// unlock gives the owner access to a directory. Root needs no permission, and must not follow a link that replaced it
+// in the meantime.
 func unlock(dir int, name string) error {
 	if rooted() {
 		return nil
@@ -155,7 +157,7 @@ func unlock(dir int, name string) error {
 	return unix.Fchmodat(dir, name, 0o700, 0)
 }
 
-// removeStaleScratch removes the directories of ours that no sidecar uses any more.
+// removeStaleScratch removes our directories that no sidecar uses any more.
 func (s *Sandbox) removeStaleScratch(dir string) {
 	left, err := filepath.Glob(filepath.Join(dir, scratchPrefix+"*"))
 	if err != nil {
@@ -166,14 +168,14 @@ func (s *Sandbox) removeStaleScratch(dir string) {
 		if err != nil || !info.IsDir() || !s.owns(info) {
 			continue
 		}
-		_ = unlock(unix.AT_FDCWD, path) // its program may have closed it
+		_ = unlock(unix.AT_FDCWD, path) // its program may have removed the permissions
 		if stale, err := lockScratch(path); err == nil {
 			stale.remove()
 		}
 	}
 }
 
-// owns reports whether a file belongs to the sidecar's user or to one of those that it gives its programs.
+// owns reports whether a file belongs to the sidecar's user or to one of its programs' users.
 func (s *Sandbox) owns(info os.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -14,9 +14,9 @@ import (
 // filter is an assembled seccomp program, an array of struct sock_filter as the kernel reads it.
 type filter []byte
 
-// deniedCalls are refused with EPERM: ways to look into or change other processes, mounts, namespaces and the kernel, and
-// interfaces whose bugs have been the way out of sandboxes. A short list of what to deny, since lists of what to allow
-// break with every new libc. Calls that an architecture does not have are left out.
+// deniedCalls are refused with EPERM: calls that inspect or change other processes, mounts, namespaces and the kernel,
+// and interfaces whose bugs have allowed sandbox escapes. It is a short deny list, because allow lists break with every
+// new libc. Calls that an architecture lacks are omitted.
 var deniedCalls = []string{
 	"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "pidfd_getfd",
 	"mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick",
@@ -27,7 +27,7 @@ var deniedCalls = []string{
 	"kexec_load", "kexec_file_load", "reboot", "init_module", "finit_module", "delete_module", "create_module",
 	"acct", "syslog", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname",
 	"iopl", "ioperm", "modify_ldt", "vhangup", "lookup_dcookie", "nfsservctl", "uselib", "ustat", "_sysctl", "personality",
-	// Who opens what in the directories that all steps share.
+	// They show which files others open in the shared directories.
 	"inotify_init", "inotify_init1", "inotify_add_watch", "fanotify_init",
 	"migrate_pages", "move_pages", "vmsplice",
 }
@@ -58,12 +58,13 @@ func newFilter() (filter, error) {
 		{Action: refuse(unix.EPERM), NamesWithCondtions: []seccomp.NameWithConditions{
 			{Name: "clone", Conditions: seccomp.ArgumentConditions{
 				{Argument: 0, Operation: seccomp.BitsSet, Value: newNamespaces}}},
-			// Typing into somebody else's terminal.
+			// Injects input into another process's terminal.
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCSTI)},
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCLINUX)},
 			{Name: "fcntl", Conditions: equal32(1, unix.F_NOTIFY)},
 			{Name: "prctl", Conditions: equal32(0, unix.PR_SET_MM)},
-			// Limits of somebody else: one on processor time would kill the first process, which no signal from inside can.
+			// Limits of another process: a CPU-time limit would kill the first process, which no signal from
+			// inside can.
 			{Name: "prlimit64", Conditions: seccomp.ArgumentConditions{
 				{Argument: 0, Operation: seccomp.NotEqual, Value: 0}, {Argument: 2, Operation: seccomp.NotEqual, Value: 0}}},
 			{Name: "socket", Conditions: otherFamilies},
@@ -77,16 +78,16 @@ func newFilter() (filter, error) {
 	return assemble(append(onlyArchitecture(uint32(machine.ID)), instructions...))
 }
 
-// otherFamilies matches every address family but those that steps use: netlink, packet, vsock and the exotic ones are the
-// kernel's least tested corners. A comparison of all 64 bits can only err on the side of refusing.
+// otherFamilies matches every address family except those that steps use: netlink, packet, vsock and other exotic
+// families are the least tested parts of the kernel. A comparison of all 64 bits can only refuse too much.
 var otherFamilies = seccomp.ArgumentConditions{
 	{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_UNIX},
 	{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_INET},
 	{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_INET6},
 }
 
-// equal32 matches an argument of which the kernel reads 32 bits; to compare all 64 would let anything set in the upper
-// half slip through.
+// equal32 matches an argument of which the kernel reads only 32 bits. Comparing all 64 would miss values with bits set
+// in the upper half.
 func equal32(argument, value uint32) seccomp.ArgumentConditions {
 	conditions := seccomp.ArgumentConditions{
 		{Argument: argument, Operation: seccomp.BitsNotSet, Value: uint64(^value)}}
@@ -101,8 +102,8 @@ func equal32(argument, value uint32) seccomp.ArgumentConditions {
 
 func refuse(errno syscall.Errno) seccomp.Action { return seccomp.ActionErrno | seccomp.Action(errno) }
 
-// onlyArchitecture refuses system calls of another architecture, which have other numbers: seccomp.Policy would let them
-// pass with its default action.
+// onlyArchitecture refuses system calls of another architecture, which have other numbers: seccomp.Policy would let
+// them pass with its default action.
 func onlyArchitecture(id uint32) []bpf.Instruction {
 	const offsetOfArch = 4 // in struct seccomp_data
 	return []bpf.Instruction{

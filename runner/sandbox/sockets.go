@@ -5,9 +5,9 @@ import (
 	"strconv"
 )
 
-// HoldsSocket reports whether a socket of this machine is a step's, or of a program of one: by the user it was made by where
-// steps have users of their own, elsewhere by the descriptors of this process's descendants. Of a descendant that may not
-// be looked at it knows nothing.
+// HoldsSocket reports whether a socket of this machine belongs to a step or one of its programs. If steps have their
+// own users, it compares the socket's user; otherwise it searches the descriptors of this process's descendants, except
+// those that it may not inspect.
 func (s *Sandbox) HoldsSocket(user, inode uint32) bool {
 	if user >= firstUser && user < firstUser+users {
 		return true

@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// Network says what a program can reach.
+// Network is the network of a program.
 type Network string
 
 const (
 	// NetworkHost is the host's network. It is the default: steps talk to databases and other APIs.
 	NetworkHost Network = "host"
-	// NetworkKizenOnly is a network of the program's own, in which only Process.Listener is reachable.
+	// NetworkKizenOnly is the program's own network, in which only Process.Listener is reachable.
 	NetworkKizenOnly Network = "kizen-only"
 )
 
-// A Spec says what to start, and with what.
+// A Spec describes a program to start.
 type Spec struct {
 	// Argv is the program, by absolute path, and its arguments.
 	Argv []string
@@ -26,28 +26,29 @@ type Spec struct {
 	Env []string
 	// Files are the program's descriptors 3, 4 and so on; the caller keeps, and closes, its own copies.
 	Files []*os.File
-	// Stdout and Stderr are /dev/null when nil. Standard input always is.
+	// If Stdout or Stderr is nil, it is /dev/null. Standard input is always /dev/null.
 	Stdout, Stderr *os.File
-	// Limits bound the program and everything it starts.
+	// Limits apply to the program and everything it starts.
 	Limits Limits
-	// Network; empty is NetworkHost.
+	// Network defaults to NetworkHost.
 	Network Network
-	// Readable are absolute paths of files and directories that the program sees, read-only, under the same path, beside
-	// what any Python needs. "/usr" stands for that alone.
+	// Readable lists absolute paths of files and directories that the program sees read-only under the same path,
+	// in addition to the system paths of any Python. "/usr" adds nothing.
 	Readable []string
 
-	// OverLimit, if not nil, is called before the program is killed for the processor time that it used, or for a member of its
-	// cgroup that the kernel killed. The program runs on until it returns.
+	// OverLimit, if not nil, is called before the program is killed for its CPU time, or because the kernel killed
+	// a member of its cgroup. The program keeps running until OverLimit returns.
 	OverLimit func()
-	// NearMemory, if not nil, is called when the program comes near its limit on memory, and again each time half of what was left
-	// is used, beside a program that runs on. Calls follow one another, and end before Process.Done is closed.
+	// NearMemory, if not nil, is called when the program comes near its memory limit, and again each time it uses
+	// half of the remaining memory. The program keeps running. Calls do not overlap, and end before Process.Done is
+	// closed.
 	NearMemory func()
 
 	// Idle: the program waits, and runs nothing of a step's, until Process.LimitCPU is called. Until then only the kernel keeps its
 	// limits, and nobody looks at it.
 	Idle bool
 
-	// forkServer: it is one, see StartForkServer.
+	// forkServer reports that the program is a fork server, see StartForkServer.
 	forkServer bool
 }
 
@@ -70,7 +71,8 @@ func (spec Spec) validate() error {
 
 const mib = 1 << 20
 
-// Limits bound a program and everything it starts, together unless said otherwise. A zero field takes its default.
+// Limits are the limits of a program and everything it starts, in total unless stated otherwise. A zero field takes its
+// default.
 type Limits struct {
 	// Memory is resident memory in bytes; default 1 GiB.
 	Memory int64
@@ -82,7 +84,7 @@ type Limits struct {
 	Processes int
 	// OpenFiles is the number of descriptors of each process; default 1024.
 	OpenFiles int
-	// CPU is processor time; 0 is no limit.
+	// CPU is CPU time; 0 means no limit.
 	CPU time.Duration
 }
 

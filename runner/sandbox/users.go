@@ -13,38 +13,38 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// Where the sidecar runs as root, programs get user and group ids of the host from the range that systemd reserves for
-// transient users, which no account of a person or service has.
+// If the sidecar runs as root, programs get user and group IDs of the host from the range that systemd reserves for
+// transient users, which no account of a person or service uses.
 const (
 	firstUser = 61184
 	users     = 65520 - firstUser
 )
 
-// userTries bounds the search for an id that is free.
+// userTries limits the search for a free ID.
 const userTries = 64
 
-// userLocks is the file of which byte N is locked while a program has user N. Its directory is root's, and no step sees it: a
-// step could hold the names of sockets, as many as there are.
+// userLocks is the lock file: byte N is locked while a program has user N. Its directory belongs to root, and no step
+// sees it. Abstract sockets are unsuitable as locks, because a step could occupy all their names.
 const userLocks = "/run/kizen-sidecar/users"
 
-// user is an id of the host: programs of different ones cannot signal each other, and the kernel counts their processes
-// apart. One program holds it at a time: a lock of userLocks (F_OFD_SETLK, fcntl(2)) says so to every sidecar that has the same
-// /run, until the program has ended or its sidecar died.
+// user is a user ID of the host. Programs with different IDs cannot signal each other, and the kernel counts their
+// processes separately. Only one program has an ID at a time: a lock in userLocks (F_OFD_SETLK, fcntl(2)) reserves it
+// among all sidecars with the same /run, until the program ends or its sidecar dies.
 type user struct {
 	id   int
-	held *os.File // has the lock; nil is none
+	held *os.File // holds the lock; nil without one
 }
 
-// userCounter hands out ids in turn, so that one is not used again soon.
+// userCounter assigns IDs in turn, so that an ID is not reused soon.
 type userCounter struct {
 	next  atomic.Uint32
-	locks string // the file of the locks; empty is userLocks
+	locks string // the lock file; default userLocks
 }
 
-// start begins anywhere: sidecars with another /run are not seen.
+// start begins at a random ID, because sidecars with another /run are invisible.
 func (c *userCounter) start() { c.next.Store(rand.Uint32N(users)) }
 
-// take takes an id that no other program holds, as far as is known: where locks cannot be had, any.
+// take takes an ID that no other program is known to have. If locking fails, it takes any ID.
 func (c *userCounter) take() user {
 	taken := user{}
 	file, err := c.openLocks()
@@ -53,7 +53,7 @@ func (c *userCounter) take() user {
 		if err != nil {
 			return taken
 		}
-		// The lock is the open file's: each program has a file of its own.
+		// The lock belongs to the open file, so each program opens its own.
 		lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: int64(taken.id), Len: 1}
 		locked := unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &lock)
 		if locked == nil {
@@ -70,7 +70,7 @@ func (c *userCounter) take() user {
 	return taken
 }
 
-// openLocks opens the file of the locks, and makes it where it does not exist.
+// openLocks opens the lock file, and creates it if it does not exist.
 func (c *userCounter) openLocks() (*os.File, error) {
 	path := c.locks
 	if path == "" {
@@ -82,7 +82,7 @@ func (c *userCounter) openLocks() (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 }
 
-// release lets others have the id.
+// release frees the ID.
 func (u *user) release() {
 	if u.held != nil {
 		_ = u.held.Close()
@@ -90,7 +90,7 @@ func (u *user) release() {
 	u.held = nil
 }
 
-// takeUser takes an id for a program, where programs get one.
+// takeUser takes an ID for a program, if programs get one.
 func (s *Sandbox) takeUser() user {
 	if !rooted() || !s.holds(stage.LayerIdentity) {
 		return user{}

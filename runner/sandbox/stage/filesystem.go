@@ -9,16 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// base is where the new root is put together; what was there is out of sight for a moment, in this namespace alone.
+// base is the directory in which the new root is assembled; its previous contents are temporarily hidden, only in this
+// namespace.
 const base = "/tmp"
 
-// buildRoot makes a new root file system of the job's mounts and enters it. Sources are taken as detached mounts before
-// anything is mounted, so that the new root may be built on top of one of them.
+// buildRoot builds a new root file system from the job's mounts and enters it. It opens all sources as detached mounts
+// before it mounts anything, so that the new root may cover one of them.
 func buildRoot(job *Job) error {
 	if len(job.Mounts) == 0 {
 		return os.Chdir(job.Dir)
 	}
-	// Nothing mounted here may reach the host.
+	// Mounts made here must not propagate to the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -44,7 +45,7 @@ func buildRoot(job *Job) error {
 	return enterRoot(job.Dir)
 }
 
-// enterRoot makes the current directory the root and lets go of the old one, see "pivot_root(".", ".")" in pivot_root(2).
+// enterRoot makes the current directory the root and detaches the old one, see "pivot_root(".", ".")" in pivot_root(2).
 func enterRoot(dir string) error {
 	if err := unix.MountSetattr(unix.AT_FDCWD, ".", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		return fmt.Errorf("make the new root read-only: %w", err)
@@ -58,7 +59,7 @@ func enterRoot(dir string) error {
 	return os.Chdir(dir)
 }
 
-// openSources clones what the mounts show of the host; -1 for those that show nothing, or that do not exist.
+// openSources clones the mounts' sources on the host; -1 means that a mount has no source or that it does not exist.
 func openSources(mounts []Mount) ([]int, error) {
 	sources := make([]int, len(mounts))
 	for i, m := range mounts {
@@ -72,7 +73,7 @@ func openSources(mounts []Mount) ([]int, error) {
 		default:
 			continue
 		}
-		// Recursive, since a namespace of fewer privileges may not see below a mount of the host's.
+		// Recursive, because a less privileged namespace must not reveal what a mount of the host covers.
 		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 		if errors.Is(err, unix.ENOENT) {
 			continue
@@ -88,7 +89,7 @@ func openSources(mounts []Mount) ([]int, error) {
 	return sources, nil
 }
 
-// The flags of the file systems that each program has anew.
+// The flags of the new file systems of each program.
 const (
 	tmpfsFlags = unix.MS_NOSUID | unix.MS_NODEV
 	procFlags  = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC

@@ -27,17 +27,17 @@ func mapIdentity(job *Job) error {
 	return nil
 }
 
-// settle makes the step the first to go when the machine runs out of memory, which has to be said while the host's /proc
-// is there, and takes from it the names of the place it runs in. The step inherits all of it.
-func settle(job *Job) error {
-	// A fork server shall outlive its forks, which say so themselves.
+// setSurroundings makes the step the first victim when the machine runs out of memory, which needs the host's /proc,
+// and hides the host's cgroup paths and host name. The step inherits all of it.
+func setSurroundings(job *Job) error {
+	// A fork server must outlive its forks, which raise their own score.
 	if !job.ForkServer {
 		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
 			return fmt.Errorf("raise the out-of-memory score: %w", err)
 		}
 	}
 	if job.HideCgroups {
-		// A courtesy: kernels without cgroup namespaces show the step a path, no more.
+		// Best effort: without cgroup namespaces, the step only sees a path.
 		_ = unix.Unshare(unix.CLONE_NEWCGROUP)
 	}
 	if job.Hostname != "" {
@@ -48,8 +48,8 @@ func settle(job *Job) error {
 	return nil
 }
 
-// dropCapabilities empties the bounding and ambient sets, so that no program the step executes can gain a capability, and
-// where the stage already is what the step will be, its own sets too. Elsewhere setuid(2) empties them.
+// dropCapabilities clears the bounding and ambient sets, so that no program the step executes can gain a capability. If
+// the stage already has the step's identity, it also clears its own sets; otherwise setuid(2) clears them.
 func dropCapabilities(job *Job) error {
 	_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 	// The kernel says which is its last: it may know more capabilities than the headers that this was built with.
@@ -68,12 +68,12 @@ func dropCapabilities(job *Job) error {
 	return nil
 }
 
-// forbidNewPrivileges is inherited for good: set-user-ID programs and file capabilities have no effect.
+// forbidNewPrivileges is permanently inherited: set-user-ID programs and file capabilities have no effect.
 func forbidNewPrivileges(*Job) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
-	// The stage has nothing to hide but the job; all the same, the step shall not read or trace it.
+	// The stage's only confidential data is the job; still, the step must not read or trace the stage.
 	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 }
 
@@ -84,7 +84,7 @@ func setLimits(job *Job) error {
 		if err := unix.Getrlimit(limit.Resource, &now); err != nil {
 			return fmt.Errorf("read limit %d: %w", limit.Resource, err)
 		}
-		// Never above what the sidecar itself was given.
+		// Never above the sidecar's own limits.
 		rlimit.Max = min(rlimit.Max, now.Max)
 		rlimit.Cur = min(rlimit.Cur, rlimit.Max)
 		if err := unix.Prlimit(0, limit.Resource, &rlimit, nil); err != nil {

@@ -1,54 +1,55 @@
 package stage
 
-// Environ is the variable that turns a start of the binary into a stage; its value is Magic. Nothing else starts one.
+// Environ is the environment variable that turns the binary into a stage if its value is Magic.
 const (
 	Environ = "KIZEN_SANDBOX_STAGE"
 	Magic   = "1"
 )
 
-// ControlFD is the stage's end of a SOCK_SEQPACKET socket pair: the Job comes in as the first packet, Events go out, one
-// packet each, and its end of file means that the sidecar is gone. The step's own descriptors follow it.
+// ControlFD is the stage's end of a SOCK_SEQPACKET socket pair. The stage receives the Job as the first packet and
+// sends one packet for each Event. End of file means that the sidecar has ended. The step's own descriptors follow it.
 const ControlFD = 3
 
 // MaxPacket is the size in bytes of the largest Job or Event.
 const MaxPacket = 160 << 10
 
-// Threads is how many threads the stage has, at most. They count as the step's do where one limit holds for both.
+// Threads is the maximal number of the stage's threads. They count like the step's if one limit applies to both.
 const Threads = 8
 
-// A Job tells the stage what to build and what to start in it. It comes from the sidecar alone.
+// A Job tells the stage what to set up and what to start. Only the sidecar sends it.
 type Job struct {
-	// Argv and Env are the step's, exactly; Argv empty builds everything, starts nothing and reports Ready.
+	// Argv and Env are exactly the step's. If Argv is empty, the stage sets up everything, reports Ready and starts
+	// nothing.
 	Argv []string `json:"argv"`
 	Env  []string `json:"env"`
 	// Dir is the step's working directory, inside the new root.
 	Dir string `json:"dir"`
-	// Files is how many descriptors after ControlFD the step inherits, as its 3, 4, ...
+	// Files is the number of descriptors after ControlFD that the step inherits, as its 3, 4, ...
 	Files int `json:"files"`
-	// OwnPIDs says that the stage is PID 1 of its own namespace: whatever it leaves behind dies with it.
+	// OwnPIDs reports that the stage is PID 1 of its own namespace, so that all remaining processes die with it.
 	OwnPIDs bool `json:"own_pids"`
 	// MapSelf, when set, is written to the stage's own uid_map and gid_map (the start by an ordinary user).
 	MapSelf *IDMap `json:"map_self,omitempty"`
-	// Step is the identity that the step gets; nil keeps the stage's own.
+	// Step is the step's identity; nil keeps the stage's own.
 	Step *Identity `json:"step,omitempty"`
-	// Mounts are carried out in order in a new root file system; empty keeps the one there is.
+	// Mounts are executed in order in a new root file system; if empty, the current one stays.
 	Mounts []Mount `json:"mounts,omitempty"`
-	// Listen brings the loopback interface up and opens a listener on it, handed back with the Ready event.
+	// Listen brings the loopback interface up and opens a listener on it, which the Ready event returns.
 	Listen bool `json:"listen,omitempty"`
-	// Limits are set for the step and everything it starts.
+	// Limits apply to the step and everything it starts.
 	Limits []Limit `json:"limits,omitempty"`
-	// Landlock is nil where it is not to be applied.
+	// Landlock is nil if it is not applied.
 	Landlock *Landlock `json:"landlock,omitempty"`
 	// Filter is a seccomp program, an array of struct sock_filter; empty applies none.
 	Filter []byte `json:"filter,omitempty"`
-	// Guard is a second such program.
+	// Guard is a second seccomp program.
 	Guard []byte `json:"guard,omitempty"`
-	// Hostname replaces the host's; empty where the stage has no UTS namespace.
+	// Hostname replaces the host's name; empty if the stage has no UTS namespace.
 	Hostname string `json:"hostname,omitempty"`
-	// HideCgroups gives the step a cgroup namespace, so that it does not learn where on the host it lives.
+	// HideCgroups gives the step a cgroup namespace, so that it does not see its cgroup path on the host.
 	HideCgroups bool `json:"hide_cgroups,omitempty"`
-	// ForkServer says that the program is one: it keeps the stage's privileges and applies identity, Landlock, seccomp and
-	// the limit on processes to each of its forks, see ForkPlan.
+	// ForkServer reports that the program is a fork server: it keeps the stage's privileges and applies identity,
+	// Landlock, seccomp and the limit on processes to each of its forks, see ForkPlan.
 	ForkServer bool `json:"fork_server,omitempty"`
 }
 
@@ -58,7 +59,7 @@ type IDMap struct {
 	GID, HostGID int
 }
 
-// Identity is what a process runs as.
+// Identity is the user and group of a process.
 type Identity struct{ UID, GID uint32 }
 
 // Limit is one setrlimit(2), soft and hard alike.
@@ -67,7 +68,7 @@ type Limit struct {
 	Value    uint64
 }
 
-// Landlock lists what stays reachable, by path inside the new root. Paths that do not exist are left out.
+// Landlock lists the accessible paths inside the new root. Paths that do not exist are ignored.
 type Landlock struct {
 	ReadDirs, ReadFiles, WriteDirs, WriteFiles []string
 }
@@ -76,9 +77,9 @@ type Landlock struct {
 type MountKind string
 
 const (
-	// MountDir makes a directory, parents included.
+	// MountDir creates a directory and its parents.
 	MountDir MountKind = "dir"
-	// MountLink makes a symbolic link to Source.
+	// MountLink creates a symbolic link to Source.
 	MountLink MountKind = "link"
 	// MountFile writes a small file with the content Source.
 	MountFile MountKind = "file"
@@ -88,7 +89,7 @@ const (
 	MountDevice MountKind = "device"
 	// MountTmpfs mounts an empty writable file system with the options in Source.
 	MountTmpfs MountKind = "tmpfs"
-	// MountProc mounts a /proc of the stage's PID namespace, other users' processes hidden.
+	// MountProc mounts a /proc of the stage's PID namespace that hides other users' processes.
 	MountProc MountKind = "proc"
 )
 
@@ -101,17 +102,17 @@ type Mount struct {
 	Writable bool `json:"w,omitempty"`
 }
 
-// EventKind says how far the stage is.
+// EventKind is the kind of an Event.
 type EventKind string
 
 const (
-	// Ready: everything is built. With Job.Listen the packet carries the listener's descriptor.
+	// Ready reports that everything is set up. With Job.Listen the packet carries the listener's descriptor.
 	Ready EventKind = "ready"
-	// Started: the step's first program has been executed.
+	// Started reports that the step's first program has been executed.
 	Started EventKind = "started"
-	// Failed: Layer could not be set up; Error says why. Nothing of the step has run.
+	// Failed reports that Layer could not be set up; Error says why. The step has not run.
 	Failed EventKind = "failed"
-	// Ended: the main process ended and all that it left behind is dead.
+	// Ended reports that the main process has ended and all remaining processes are dead.
 	Ended EventKind = "ended"
 )
 
@@ -120,12 +121,13 @@ type Event struct {
 	Kind  EventKind `json:"kind"`
 	Layer string    `json:"layer,omitempty"`
 	Error string    `json:"error,omitempty"`
-	// Status is the main process's wait status; Survivors counts the processes that outlived it and were killed, Unreaped
-	// those that had ended and that it had not waited for.
+	// Status is the main process's wait status; Survivors counts the processes that outlived it and were killed,
+	// Unreaped its ended children that it had not waited for.
 	Status    uint32 `json:"status,omitempty"`
 	Survivors int    `json:"survivors,omitempty"`
 	Unreaped  int    `json:"unreaped,omitempty"`
-	// CPU is the processor time in nanoseconds, MaxRSS the largest process in bytes, of all that has been waited for.
+	// CPU is the total CPU time in nanoseconds, and MaxRSS the size in bytes of the largest process, of all reaped
+	// processes.
 	CPU    int64 `json:"cpu,omitempty"`
 	MaxRSS int64 `json:"max_rss,omitempty"`
 }

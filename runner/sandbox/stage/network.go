@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen opens the one thing that a step without a network can reach: a listener on the loopback interface of its own
-// network namespace, which the sidecar serves from outside.
+// listen opens the only address that a step without a network can reach: a listener on the loopback interface of its
+// own network namespace, which the sidecar serves from outside.
 func (s *step) listen(job *Job) error {
 	s.listener = -1
 	if !job.Listen {

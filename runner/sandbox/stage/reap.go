@@ -14,17 +14,17 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// step is the main process and whatever it starts.
+// step is the main process and everything it starts.
 type step struct {
 	job      *Job
 	listener int
 	pid      int
 }
 
-// start executes the step's program. The stage then forgets the step's descriptors, so that the sidecar sees their end
-// when the step's copies close.
+// start executes the step's program. The stage then closes the step's descriptors, so that the sidecar sees their end
+// when the step closes its copies.
 func (s *step) start() error {
-	// Orphans come to the stage: as PID 1 by nature, otherwise by this.
+	// The stage adopts orphans: as PID 1 automatically, otherwise because of this.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the reaper of orphans: %w", err)
 	}
@@ -49,8 +49,8 @@ func (s *step) start() error {
 	return nil
 }
 
-// resetSignals undoes the Go runtime's handlers. PID 1 ignores every signal without a handler that comes from inside its
-// namespace, SIGKILL included, so that the step cannot kill the stage.
+// resetSignals removes the Go runtime's handlers. PID 1 ignores every signal from inside its namespace that has no
+// handler, even SIGKILL, so the step cannot kill the stage.
 func resetSignals() {
 	var standard [32]byte // struct sigaction: SIG_DFL, no flags
 	for signal := uintptr(1); signal <= 64; signal++ {
@@ -61,7 +61,7 @@ func resetSignals() {
 	}
 }
 
-// endWithSidecar waits until the sidecar closes its end of the control socket, which its death does too.
+// endWithSidecar waits until the sidecar closes its end of the control socket, or dies.
 func (s *step) endWithSidecar() {
 	var buffer [1]byte
 	_, _ = ignoreEINTR(func() (int, error) { return unix.Read(ControlFD, buffer[:]) })
@@ -95,8 +95,8 @@ func (s *step) wait() Event {
 	return event
 }
 
-// killAll kills what is left of the step and reaps it. It counts the processes that had already ended, which are no
-// survivors, and those that were still alive.
+// killAll kills and reaps the remaining processes of the step. It counts the processes that had already ended, which
+// are not survivors, and those that were still alive.
 func (s *step) killAll() (ended, killed int) {
 	for {
 		if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != nil || pid <= 0 {
@@ -113,8 +113,8 @@ func (s *step) killAll() (ended, killed int) {
 	}
 }
 
-// killOnce kills everything in the namespace, which takes one call. Without one it kills all descendants; the orphans
-// among them become children in turn.
+// killOnce kills everything in the namespace with one call. Without a namespace it kills all descendants; orphans among
+// them become children in turn.
 func (s *step) killOnce() {
 	if s.job.OwnPIDs {
 		_ = unix.Kill(-1, unix.SIGKILL)
@@ -125,11 +125,11 @@ func (s *step) killOnce() {
 	}
 }
 
-// maxSweeps bounds freeze, for processes that hop from id to id faster than they are found.
+// maxSweeps limits freeze, because processes may fork and exit faster than they are found.
 const maxSweeps = 20
 
-// freeze stops all descendants and lists them. A fork bomb that is killed one by one grows faster than it shrinks; those
-// that are stopped keep their places, so that the limit on processes soon lets no new one come.
+// freeze stops all descendants and lists them. A fork bomb grows faster than its processes can be killed one by one.
+// Stopped processes keep counting, so the limit on processes soon prevents new ones.
 func freeze() []int {
 	self := unix.Getpid()
 	stopped := map[int]bool{}
@@ -142,7 +142,7 @@ func freeze() []int {
 			}
 			stopped[pid], grown = true, true
 			pids = append(pids, pid)
-			// A whole group at once: no fork escapes a signal to the group.
+			// The whole group at once: no fork escapes a signal to the group.
 			if group, err := unix.Getpgid(pid); err == nil && group != unix.Getpgrp() {
 				_ = unix.Kill(-group, unix.SIGSTOP)
 			}

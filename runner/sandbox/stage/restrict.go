@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What Landlock calls are allowed to do, by what they are for. Devices cannot be made anywhere.
+// The Landlock accesses by purpose. No path allows creating devices.
 const (
 	readFile  = landlock.AccessFSExecute | landlock.AccessFSReadFile
 	readDir   = readFile | landlock.AccessFSReadDir
@@ -18,7 +18,7 @@ const (
 		landlock.AccessFSMakeSock | landlock.AccessFSMakeFifo | landlock.AccessFSMakeSym
 )
 
-// handled is what a kernel's Landlock, by its version, is told to refuse unless a rule allows it.
+// handled returns the accesses that a kernel's Landlock version must refuse unless a rule allows them.
 func handled(version int) landlock.RulesetAttr {
 	attr := landlock.RulesetAttr{HandledAccessFS: landlock.AccessFSMakeSym<<1 - 1}
 	if version >= 2 {
@@ -36,9 +36,10 @@ func handled(version int) landlock.RulesetAttr {
 	return attr
 }
 
-// restrictPaths applies Landlock to this thread, which the step inherits: it may read what is listed and write where it is
-// allowed to, and cannot signal, trace or reach by an abstract socket anything outside. The stage's other threads stay
-// free to kill what is inside. Networks are left to namespaces: a list of ports would have to name every database's.
+// restrictPaths applies Landlock to this thread, from which the step inherits it. The step may read and write only the
+// listed paths, and cannot signal, trace or reach by abstract socket any process outside. The stage's other threads can
+// still kill processes inside. Network namespaces restrict networks instead, because a list of ports would have to
+// include those of every database.
 func restrictPaths(job *Job) error {
 	if job.Landlock == nil {
 		return nil
@@ -75,7 +76,7 @@ func (l *Landlock) rules() []landlockRule {
 	}
 }
 
-// allow adds a rule for what is below a path. A path that does not exist needs none.
+// allow adds a rule for everything below a path. It ignores a path that does not exist.
 func allow(ruleset int, path string, access uint64) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
@@ -88,8 +89,8 @@ func allow(ruleset int, path string, access uint64) error {
 	return landlock.LandlockAddPathBeneathRule(ruleset, &landlock.PathBeneathAttr{AllowedAccess: access, ParentFd: fd}, 0)
 }
 
-// installFilters applies the seccomp programs to this thread, the one that will start the step. It is the last thing done
-// before that, since they deny most of what came before.
+// installFilters applies the seccomp programs to this thread, which will start the step. It is the last setup step,
+// because the filters deny most of the previous ones.
 func installFilters(job *Job) error {
 	for _, filter := range [][]byte{job.Guard, job.Filter} {
 		if len(filter) == 0 {

@@ -7,13 +7,14 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// spareThreads is how many threads the stage keeps beside those that Go starts by itself: one for each goroutine that waits
-// in the kernel, for the step's end and for the sidecar's, and one more for whatever else runs on the one processor.
+// spareThreads is the number of threads in addition to those that Go starts by itself: one each for the goroutines that
+// wait in the kernel for the end of the step and of the sidecar, and one more for the goroutine that runs on the single
+// processor.
 const spareThreads = 3
 
-// startThreads starts all threads that the stage will need. A step that has used up its limit on processes lets no new
-// one come, and a program in Go that cannot start a thread dies, which would be the end of the one process that kills
-// what the step leaves behind. Go keeps threads that have nothing to do.
+// startThreads starts all threads that the stage will need. When a step has exhausted its limit on processes, no new
+// thread can start, and a Go program that cannot start a thread crashes. That would end the only process that kills the
+// step's remaining processes. Go keeps idle threads.
 func startThreads() {
 	var up sync.WaitGroup
 	var done routine.Group
@@ -21,7 +22,7 @@ func startThreads() {
 	for range spareThreads {
 		up.Add(1)
 		done.Go(func() {
-			// A thread that is locked cannot run another goroutine: the next one takes a new thread.
+			// A locked thread cannot run another goroutine, so the next one needs a new thread.
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			up.Done()
