@@ -10,7 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// answerBody is the body of an answer, as either protocol delivers it.
+// answerBody is the body of a response over either protocol.
 type answerBody interface {
 	io.Reader
 	Done() bool      // all of it was read
@@ -18,7 +18,7 @@ type answerBody interface {
 	Trailer() []h1.Field
 }
 
-// deliver passes on the final answer, whose head is in c.resp.
+// deliver passes on the final response, whose head is in c.resp.
 func (x *exchange) deliver(body answerBody) error {
 	c := x.c
 	if x.renewKey() {
@@ -35,14 +35,14 @@ func (x *exchange) deliver(body answerBody) error {
 		x.closing = true
 	}
 	if c.p.ctx.Err() != nil {
-		return context.Cause(c.p.ctx) // while the step can still be told so
+		return context.Cause(c.p.ctx) // while a refusal can still be sent
 	}
 	c.out = x.appendAnswer(c.out[:0])
 	x.begun, x.call.Status = true, c.resp.Status
 	return x.copyBody(body)
 }
 
-// appendAnswer writes the head that the step gets.
+// appendAnswer writes the head of the step's response.
 func (x *exchange) appendAnswer(b []byte) []byte {
 	c := x.c
 	b = append(b, "HTTP/1.1 "...)
@@ -53,7 +53,7 @@ func (x *exchange) appendAnswer(b []byte) []byte {
 	}
 	b = append(b, "\r\n"...)
 
-	// An answer that has no body may tell the length of one, to HEAD and in a 304 (RFC 9110 section 8.6).
+	// A response to HEAD and a 304 have no body, but may have its length (RFC 9110 section 8.6).
 	noBody, framed := c.resp.Framing == h1.NoBody && !c.resp.Interim() && c.resp.Status != 204, false
 	c.names = connectionNames(c.names, c.resp.Fields)
 	for _, f := range c.resp.Fields {
@@ -87,23 +87,24 @@ func (x *exchange) appendAnswer(b []byte) []byte {
 }
 
 const (
-	copySize    = 32 << 10 // beyond it a copy costs more, the bytes having left the processor's cache
+	copySize    = 32 << 10 // larger copies are slower, because they exceed the processor's cache
 	chunkPrefix = 16       // room for a chunk's size and its CRLF
 	chunkSuffix = 2
-	history     = keyscan.MinPending - 1 // bytes that went out and may be the beginning of the key; fits into chunkPrefix
-	joinSize    = 16 << 10               // up to which a piece of the body is copied behind the head to save a write
+	history     = keyscan.MinPending - 1 // sent bytes that may be the beginning of the key; fits into chunkPrefix
+	joinSize    = 16 << 10               // maximal size of a piece of the body that is copied after the head to save a write
 )
 
 var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
-// copyBody delivers the answer's head, which is in c.out, and its body. What has arrived goes out in one write, and
-// nothing that has arrived waits for more, except what may turn out to be the beginning of our key.
+// copyBody delivers the response's head, which is in c.out, and its body. It writes everything that has arrived at
+// once, and delays only bytes that may be the beginning of our key.
 func (x *exchange) copyBody(body answerBody) error {
 	c := x.c
 	chunked := c.req.Minor > 0 && (c.resp.Framing == h1.Chunked || c.resp.Framing == h1.UntilClose)
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
-	// held bytes wait at buf[chunkPrefix]; the sent ones before them went out already, and are only looked at.
+	// held bytes wait at buf[chunkPrefix]; the sent bytes before them have been written, and are only scanned
+	// again.
 	head, held, sent := c.out, 0, 0
 	for {
 		if len(head) == 0 && c.p.ctx.Err() != nil {
@@ -142,7 +143,7 @@ func (x *exchange) copyBody(body answerBody) error {
 	}
 }
 
-// gather reads what has arrived, waiting only where nothing has.
+// gather reads the bytes that have arrived, and waits only if none have.
 func gather(body answerBody, p []byte) (n int, err error) {
 	for {
 		m, err := body.Read(p[n:])
@@ -153,7 +154,7 @@ func gather(body answerBody, p []byte) (n int, err error) {
 	}
 }
 
-// frame makes of n bytes at buf[chunkPrefix] what is to be written.
+// frame returns the bytes to write for n bytes at buf[chunkPrefix].
 func (x *exchange) frame(buf *[copySize]byte, n int, chunked, ended bool, body answerBody) []byte {
 	if x.trimming {
 		n = x.window.trim(buf[chunkPrefix : chunkPrefix+n])
@@ -166,12 +167,12 @@ func (x *exchange) frame(buf *[copySize]byte, n int, chunked, ended bool, body a
 		piece = frameChunk(buf[:], n)
 	}
 	if ended {
-		piece = x.appendLastChunk(piece, body.Trailer()) // what follows in buf is free
+		piece = x.appendLastChunk(piece, body.Trailer()) // the rest of buf is free
 	}
 	return piece
 }
 
-// appendLastChunk ends a chunked body, with the trailers that the API sent.
+// appendLastChunk ends a chunked body, with the API's trailers.
 func (x *exchange) appendLastChunk(b []byte, trailers []h1.Field) []byte {
 	b = append(b, "0\r\n"...)
 	for _, f := range trailers {
@@ -182,7 +183,7 @@ func (x *exchange) appendLastChunk(b []byte, trailers []h1.Field) []byte {
 	return append(b, "\r\n"...)
 }
 
-// frameChunk makes n bytes at buf[chunkPrefix] a chunk, in place.
+// frameChunk frames n bytes at buf[chunkPrefix] as a chunk, in place.
 func frameChunk(buf []byte, n int) []byte {
 	var size [chunkPrefix]byte
 	head := append(strconv.AppendInt(size[:0], int64(n), 16), "\r\n"...)

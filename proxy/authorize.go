@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// authorize asks the policy about every call that the API could take this request for.
+// authorize asks the policy about every call as which the API could interpret this request.
 func (x *exchange) authorize() *refusal {
 	x.call.Allowed = true
 	if x.c.p.cfg.Authorizer == nil {
@@ -21,7 +21,7 @@ func (x *exchange) authorize() *refusal {
 	return x.scanBody()
 }
 
-// authorizeAs asks the policy about the request as one of a method.
+// authorizeAs asks the policy about the request with the given method.
 func (x *exchange) authorizeAs(method string) *refusal {
 	for _, path := range readings(x.path) {
 		d := x.c.p.cfg.Authorizer.Authorize(x.c.p.ctx, method, path)
@@ -33,8 +33,8 @@ func (x *exchange) authorizeAs(method string) *refusal {
 	return nil
 }
 
-// readings are the canonical paths of a raw one: servers differ on whether an encoded slash or a backslash separates
-// segments, and on whether a path is decoded once or until nothing is left to decode, so policy must allow each.
+// readings returns the canonical paths of a raw path. Servers differ on whether an encoded slash or a backslash
+// separates segments, and on whether they decode a path once or completely, so policy must allow each reading.
 func readings(raw []byte) []string {
 	if len(raw) == 0 {
 		return []string{"/"}
@@ -49,7 +49,7 @@ func readings(raw []byte) []string {
 			all = append(all, path)
 		}
 	}
-	add(string(raw)) // by which policy finds what operation it may be
+	add(string(raw)) // policy matches operations against the raw path
 	if bytes.IndexByte(raw, '%') >= 0 {
 		add(decodedOnce(raw))
 	}
@@ -59,7 +59,7 @@ func readings(raw []byte) []string {
 	return all
 }
 
-// decodedOnce is a path whose encoded slashes stay within their segments.
+// decodedOnce returns a path whose encoded slashes stay within their segments.
 func decodedOnce(raw []byte) string {
 	var segments []string
 	for segment := range bytes.SplitSeq(raw, []byte{'/'}) {
@@ -72,7 +72,7 @@ func decodedOnce(raw []byte) string {
 	return "/" + strings.Join(segments, "/")
 }
 
-// methods are the request's own and those that a framework may be talked into by an override.
+// methods returns the request's own method and those that a framework may take from an override.
 func (x *exchange) methods() []string {
 	methods := []string{x.call.Method}
 	for _, f := range x.c.req.Fields {

@@ -16,98 +16,103 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// KeySource gives the key that authenticates the next request. It is asked once for each request, so it should
+// KeySource returns the key that authenticates the next request. It is called once for each request, so it should
 // answer from memory. An error, or an answer later than [Config.KeyTimeout], is a 503 for the caller.
 type KeySource interface {
 	Key(ctx context.Context) (string, error)
 }
 
 // Authorizer decides whether a call may leave this machine. The path is canonical: relative to the API root,
-// percent-decoded but for encoded slashes, without empty or dot segments, without path parameters.
+// percent-decoded except for encoded slashes, without empty or dot segments, without path parameters.
 type Authorizer interface {
 	Authorize(ctx context.Context, method, path string) Decision
 }
 
-// Audit keeps a record of calls. It is used by several goroutines at once.
+// Audit keeps a record of calls. It must be safe for concurrent use.
 type Audit interface {
-	// Ready says why no call can be recorded now. It is asked before each call, which does not go to the API then.
+	// Ready returns why calls cannot be recorded now. It is called before each call; if it returns an error, the
+	// call does not go to the API.
 	Ready() error
-	// Write takes one line, what a [Call] tells and whose call it was, as JSON.
+	// Write writes one JSON line with the fields of a [Call] and its execution, business and user.
 	Write(line []byte) (int, error)
 }
 
-// Decision is what an [Authorizer] says about one call.
+// Decision is the decision of an [Authorizer] about one call.
 type Decision struct {
 	Allowed bool
-	Policy  string // the policy that decided, for the audit and for a denied caller
-	Reason  string // why, for people; becomes "detail" of a 403
+	Policy  string // the deciding policy, for the audit file and for a denied caller
+	Reason  string // human-readable; the "detail" of a 403
 	Code    string // "code" of a 403; empty means "guardrail"
 }
 
-// Config describes a [Proxy]. Only APIRoot, BusinessID, UserID and Keys have no default. Durations and sizes that
-// are zero take their default; a negative one is refused by [New].
+// Config describes a [Proxy]. Only APIRoot, BusinessID, UserID and Keys have no default. Durations and sizes that are
+// zero take their default; [New] rejects negative ones.
 type Config struct {
 	APIRoot    *url.URL  // scheme, host and path prefix of every request, such as https://app.go.kizen.com/api
 	BusinessID string    // X-BUSINESS-ID
 	UserID     string    // X-USER-ID
 	Keys       KeySource // X-API-KEY
-	// ExecutionID names the execution in Audit. It is not sent.
+	// ExecutionID is the execution's ID in Audit. It is not sent.
 	ExecutionID string
 
-	Authorizer Authorizer // nil: every call is allowed
+	Authorizer Authorizer // if nil, every call is allowed
 
 	Listen   string       // loopback address to bind; default "127.0.0.1:0"
-	Listener net.Listener // used in place of Listen when not nil, such as one opened in the step's network namespace
-	// Open leaves the capability segment out of the URL. Only for a listener that nothing but the step can reach.
+	Listener net.Listener // if not nil, replaces Listen, such as a listener in the step's network namespace
+	// Open omits the capability segment from the URL. Use it only for a listener that only the step can reach.
 	Open bool
-	// Hosts are names accepted in the Host header beside the listener's own address and localhost, without port.
+	// Hosts are additional names to accept in the Host header, without port, besides the listener's own address and
+	// localhost.
 	Hosts []string
 
-	// APICA verifies the certificates of the API and of an https proxy on the way to it; nil is the system's pool.
+	// APICA verifies the certificates of the API and of an https proxy on the way to it. If nil, the system's pool
+	// does.
 	APICA *x509.CertPool
-	// InsecureAPI allows plain HTTP to an API that is not on loopback. Certificates are verified even so.
+	// InsecureAPI allows plain HTTP to an API that is not on loopback. It does not disable the verification of
+	// certificates.
 	InsecureAPI bool
-	// APINetworks limits the addresses, after DNS, that the API may have. Empty: any unicast address; a name (as
-	// opposed to a literal address or localhost) that resolves to a loopback or link-local one is refused.
+	// APINetworks restricts the API's addresses after DNS resolution. If empty, any unicast address is allowed, but
+	// a name (as opposed to a literal address or localhost) must not resolve to a loopback or link-local address.
 	APINetworks []netip.Prefix
-	// Via chooses the HTTP proxy on the way to the API, from HTTP_PROXY, HTTPS_PROXY and NO_PROXY when nil.
+	// Via chooses the HTTP proxy on the way to the API. If nil, HTTP_PROXY, HTTPS_PROXY and NO_PROXY do.
 	Via func(*http.Request) (*url.URL, error)
-	// Prewarm is how many connections to the API, TLS included, are opened by Start in the background. Default 0.
+	// Prewarm is how many connections to the API Start opens in the background, including TLS. Default 0.
 	Prewarm int
 	// MaxIdleConns is how many idle connections to the API are kept. Default 64.
 	MaxIdleConns int
 
-	MaxBody        int64 // bytes of one request's body, 413 beyond; 0 is no limit, bodies are never held in memory
-	MaxInFlight    int   // requests under way at once, 429 beyond; default 128
-	MaxConns       int   // connections from the step at once; default 512
+	MaxBody        int64 // bytes of one request's body, 413 beyond; 0 means no limit, because bodies are never buffered
+	MaxInFlight    int   // concurrent requests, 429 beyond; default 128
+	MaxConns       int   // concurrent connections from the step; default 512
 	MaxHeaderBytes int   // request line and headers, 431 beyond; default 64 KiB
 	MaxHeaders     int   // header fields of one request, 431 beyond; default 128
 
-	// Deadline ends the execution: calls under way are answered 504 or cut, new ones refused. Zero: none.
+	// Deadline ends the execution: calls in progress get 504 or are cut, new ones are refused. Zero means none.
 	Deadline time.Time
 
 	KeyTimeout      time.Duration // for the key source; default 5s
 	DialTimeout     time.Duration // DNS, TCP and TLS to the API together; default 10s
-	ResponseTimeout time.Duration // from the request being sent to the first byte of the answer, 504 beyond; default 60s
+	ResponseTimeout time.Duration // from the sent request to the first byte of the response, 504 beyond; default 60s
 	HeaderTimeout   time.Duration // from a request's first byte to the end of its headers; default 10s
 	IdleTimeout     time.Duration // between two requests of one connection; default 90s
 	APIIdleTimeout  time.Duration // after which an unused connection to the API is closed; default 55s
-	// StallTimeout bounds a body that makes no progress: a caller that neither sends nor reads, an API that does not
-	// read. The API may be silent within an answer (server-sent events) until Deadline. Default 60s.
+	// StallTimeout limits how long a body may make no progress: because the caller neither sends nor reads, or the
+	// API does not read. The API may be silent within a response (server-sent events) until Deadline. Default 60s.
 	StallTimeout time.Duration
 
-	// Audit keeps one JSON line of each call; nil: none is kept.
+	// Audit keeps one JSON line for each call. If nil, no record is kept.
 	Audit Audit
-	// Mask gives a call back without what must not be recorded, before Audit and OnCall are told of it; nil: only the
-	// values of parameters that are named like secrets are left out.
+	// Mask returns a call without its secrets, before Audit and OnCall get it. If nil, only the values of
+	// parameters with secret names are removed.
 	Mask func(Call) Call
-	// OnCall is told of each call after its answer and its line in Audit, on the goroutine that served it: by several
-	// at once, and it must not block.
+	// OnCall is called after each call's response and its line in Audit, on the goroutine that served it. It must
+	// be safe for concurrent use and must not block.
 	OnCall func(Call)
-	// Trace is told of each call of this execution before it is decided upon. It returns the W3C trace context to send
-	// in place of what the step sent, and may begin a span that OnCall ends by [Call.Span]. It must not block.
+	// Trace is called for each call of this execution before the policy decides on it. It returns the W3C trace
+	// context to send instead of the step's, and may begin a span, which OnCall ends by [Call.Span]. It must not
+	// block.
 	Trace func(method, path, traceparent, tracestate string) Span
-	// Logger is told what an operator must act on. Default: discarded.
+	// Logger logs problems that need an operator. If nil, logging is disabled.
 	Logger *slog.Logger
 }
 
@@ -115,7 +120,7 @@ type Config struct {
 type Span struct {
 	Traceparent string // header to send to the API; empty leaves the step's own
 	Tracestate  string
-	Data        any // handed back in Call.Span
+	Data        any // returned in Call.Span
 }
 
 func (c *Config) setDefaults() {
@@ -144,7 +149,7 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// validate reports everything that is wrong at once.
+// validate reports all errors together.
 func (c *Config) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -168,7 +173,7 @@ func (c *Config) validate() error {
 		}
 	}
 	if c.Open && c.Listener == nil {
-		bad("a listener without capability must be handed in; leave Open out, or set Listener")
+		bad("a proxy without capability needs a listener; unset Open, or set Listener")
 	}
 	for name, value := range map[string]int64{
 		"prewarm": int64(c.Prewarm), "max idle connections": int64(c.MaxIdleConns), "max body": c.MaxBody,
@@ -203,8 +208,8 @@ func validRoot(root *url.URL, insecure bool) error {
 	return nil
 }
 
-// via is the operator's HTTP proxy on the way to the API, nil if there is none. Its errors do not quote the
-// configuration, in which there may be a password.
+// via returns the operator's HTTP proxy on the way to the API, or nil. Its errors do not quote the configuration, which
+// may contain a password.
 func (c *Config) via() (*url.URL, error) {
 	choose := c.Via
 	if choose == nil {
@@ -213,7 +218,7 @@ func (c *Config) via() (*url.URL, error) {
 	via, err := choose(&http.Request{URL: c.APIRoot})
 	switch {
 	case err != nil:
-		return nil, errors.New("proxy on the way to the api is no url; look at HTTP_PROXY and HTTPS_PROXY")
+		return nil, errors.New("proxy on the way to the api is not a url; check HTTP_PROXY and HTTPS_PROXY")
 	case via == nil:
 		return nil, nil
 	case via.Scheme != "http" && via.Scheme != "https":

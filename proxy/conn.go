@@ -10,15 +10,15 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// conn is one connection of the step, served by one goroutine. Nothing of one request outlives it here but buffers.
+// conn is one connection of the step, served by one goroutine. Only its buffers outlive a request.
 type conn struct {
 	p  *Proxy
 	nc net.Conn
 	rd *h1.Reader
 
-	trusted atomic.Bool // has shown the capability
+	trusted atomic.Bool // has presented the capability
 	idle    atomic.Bool // waits between two requests
-	halt    atomic.Bool // reading is over, see stopReading
+	halt    atomic.Bool // reading must stop, see stopReading
 	api     atomic.Pointer[apiConn]
 
 	phase      phase
@@ -30,7 +30,7 @@ type conn struct {
 	resp     h1.Response
 	respBody h1.Body
 	names    [][]byte // fields that Connection names
-	out      []byte   // what is written next
+	out      []byte   // bytes to write next
 }
 
 // phase decides how long a read may wait for the step.
@@ -48,7 +48,7 @@ var (
 	errTooSlow    = errors.New("no answer in time")
 
 	errTooManyInterims = errors.New("too many interim answers")
-	errSwitching       = errors.New("it switches protocols, which nobody asked for") // RFC 9113 section 8.6
+	errSwitching       = errors.New("it switches protocols without a request to do so") // RFC 9113 section 8.6
 )
 
 func newConn(p *Proxy, nc net.Conn) *conn {
@@ -72,27 +72,27 @@ func (c *conn) serve() {
 	}
 }
 
-// next waits for the first byte of a request. It is false when the connection is to be closed.
+// next waits for the first byte of a request. It returns false if the connection must be closed.
 func (c *conn) next() bool {
 	c.phase = betweenRequests
 	if c.rd.Buffered() > 0 {
-		return true // the answer to it will say that it is the last
+		return true // its response will announce that it is the last
 	}
 	c.arm(c.p.cfg.IdleTimeout)
 	c.idle.Store(true)
 	defer c.idle.Store(false)
-	// Shutdown sets draining first and looks at idle second, so one of us sees the other.
+	// Shutdown sets draining before it reads idle, so one side always notices the other.
 	return !c.p.draining.Load() && c.rd.Wait() == nil
 }
 
-// endIfIdle wakes a connection that waits for a request.
+// endIfIdle wakes a connection that is waiting for a request.
 func (c *conn) endIfIdle() {
 	if c.idle.Load() {
 		c.nc.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// cut ends the connection and what it waits for.
+// cut closes the connection and ends all its waits.
 func (c *conn) cut() {
 	c.nc.Close()
 	c.cutAPI()
@@ -109,7 +109,7 @@ func (c *conn) cutAPI() {
 func (c *conn) Read(p []byte) (int, error) {
 	switch c.phase {
 	case inHead:
-		// One deadline for the whole head, however slowly it trickles.
+		// One deadline for the whole head, however slowly it arrives.
 	case inBody:
 		c.arm(c.p.cfg.StallTimeout)
 	}
@@ -123,7 +123,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// arm sets the read deadline, unless the one that is set is nearly as good.
+// arm sets the read deadline, unless the current one is close enough.
 func (c *conn) arm(timeout time.Duration) {
 	now := time.Now()
 	if left := c.readArmed.Sub(now); left < timeout*3/4 || left > timeout {
@@ -142,26 +142,26 @@ func (c *conn) enterHead(now time.Time) {
 	c.nc.SetReadDeadline(c.readArmed)
 }
 
-// stopReading makes a Read that is under way on another goroutine return, and every later one.
+// stopReading makes a blocked Read on another goroutine return, and every later one.
 func (c *conn) stopReading() {
 	c.halt.Store(true)
 	c.nc.SetReadDeadline(time.Unix(1, 0))
 }
 
-// resumeReading undoes stopReading, once no other goroutine reads.
+// resumeReading undoes stopReading. No other goroutine may be reading.
 func (c *conn) resumeReading() {
 	c.halt.Store(false)
 	c.readArmed = time.Time{}
 }
 
-// write sends to the step. An error means that it is gone, or does not read.
+// write sends to the step. An error means that the step has closed the connection or does not read.
 func (c *conn) write(p []byte) error {
 	c.armWrite()
 	_, err := c.nc.Write(p)
 	return err
 }
 
-// writePiece sends an answer's head, if that is left to send, and a piece of its body.
+// writePiece sends a response's head, if it is still unsent, and a piece of its body.
 func (c *conn) writePiece(head, piece []byte) error {
 	switch {
 	case len(piece) == 0 && len(head) == 0:
@@ -178,10 +178,10 @@ func (c *conn) writePiece(head, piece []byte) error {
 	return err
 }
 
-// lastWord is how long after the execution's deadline the step may still be told so.
+// lastWord is how long after the execution's deadline a final response may still be written.
 const lastWord = time.Second
 
-// armWrite sets the write deadline, unless the one that is set is nearly as good.
+// armWrite sets the write deadline, unless the current one is close enough.
 func (c *conn) armWrite() {
 	now, timeout := time.Now(), c.p.cfg.StallTimeout
 	if end := c.p.cfg.Deadline; !end.IsZero() {
@@ -207,8 +207,8 @@ const (
 	lingerTime  = time.Second
 )
 
-// linger reads what the step still sends, for a moment: closing with unread bytes would reset the connection, and
-// the step might lose the answer.
+// linger briefly reads what the step still sends, because closing with unread bytes would reset the connection, and the
+// step might lose the response.
 func (c *conn) linger() {
 	half, ok := c.nc.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {

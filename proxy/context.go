@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// lazyDeadline is a context with a timeout that costs nothing until somebody waits for it, since a key source
-// answers from memory nearly always.
+// lazyDeadline is a context with a timeout that costs nothing until it is waited for, because a key source nearly
+// always answers from memory.
 type lazyDeadline struct {
 	context.Context
 	deadline time.Time

@@ -13,42 +13,42 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// Errors of an answer in which the key could not be recognised, should it hold it.
+// The errors of a response in which the key could not be recognised.
 var (
-	errPartial = errors.New("it holds another range of bytes than was asked for")
-	errCoding  = errors.New("its content coding is not gzip or deflate, and none was asked for")
+	errPartial = errors.New("it has a range of bytes that was not requested")
+	errCoding  = errors.New("its content coding is not gzip or deflate, and none was requested")
 	errCorrupt = errors.New("its body is not in its content coding")
 )
 
-// maxSilent is how many bytes of a body may be read without a byte to pass on: no content coding that is meant well needs a
-// hundredth of it, and empty blocks or what follows the end would be read for as long as the API sends them.
+// maxSilent is how many bytes of a body may be read without producing output. No legitimate content coding needs a
+// hundredth of it, but an API could otherwise send empty blocks, or data after the end, without limit.
 const maxSilent = 1 << 20
 
 // coded is a body in its content coding.
 type coded struct {
 	answerBody
-	silent int // bytes since the last that was passed on
+	silent int // bytes read since the last output
 }
 
 // Read implements io.Reader.
 func (c *coded) Read(p []byte) (int, error) {
 	n, err := c.answerBody.Read(p)
 	if c.silent += n; c.silent > maxSilent {
-		return 0, fmt.Errorf("%w: %d bytes of it stand for none", errCorrupt, maxSilent)
+		return 0, fmt.Errorf("%w: %d bytes of it decode to nothing", errCorrupt, maxSilent)
 	}
 	return n, err
 }
 
-// decoded is the body of an answer without its content coding. The API is asked for none, and the few answers that are
-// stored compressed are decoded here: the key is looked for in what the step could read.
+// decoded is the body of a response without its content coding. The proxy requests none, but decodes the few responses
+// that are stored compressed, so that it can search them for the key.
 type decoded struct {
 	coded
 	open func(*bufio.Reader) (io.Reader, error)
-	from io.Reader // nil before the first byte was asked for
+	from io.Reader // nil before the first Read
 	done bool
 }
 
-// decode makes the answer in c.resp one without a content coding.
+// decode removes the content coding of the response in c.resp.
 func (x *exchange) decode(body answerBody) (answerBody, error) {
 	resp := &x.c.resp
 	coding := ""
@@ -75,7 +75,7 @@ func (x *exchange) decode(body answerBody) (answerBody, error) {
 		return nil, errCoding
 	}
 	if x.trimming {
-		return nil, errPartial // a part of something compressed
+		return nil, errPartial // part of a compressed body
 	}
 	kept := resp.Fields[:0]
 	for _, f := range resp.Fields {
@@ -87,7 +87,7 @@ func (x *exchange) decode(body answerBody) (answerBody, error) {
 	return d, nil
 }
 
-// openDeflate reads the zlib format, which "deflate" means, or the bare one, which some servers send.
+// openDeflate reads the zlib format, as "deflate" is specified, or raw deflate, which some servers send.
 func openDeflate(r *bufio.Reader) (io.Reader, error) {
 	head, err := r.Peek(2)
 	if err != nil {
@@ -127,7 +127,7 @@ func (d *decoded) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// isCorrupt reports whether an error is about the coding and not about the connection.
+// isCorrupt reports whether an error concerns the coding and not the connection.
 func isCorrupt(err error) bool {
 	var input flate.CorruptInputError
 	for _, known := range []error{gzip.ErrHeader, gzip.ErrChecksum, zlib.ErrHeader, zlib.ErrChecksum, zlib.ErrDictionary} {
@@ -141,5 +141,5 @@ func isCorrupt(err error) bool {
 // Done implements answerBody.
 func (d *decoded) Done() bool { return d.done }
 
-// Available implements answerBody. What one Read gives is all that is known to be there.
+// Available implements answerBody. It cannot know of data beyond one Read.
 func (d *decoded) Available() bool { return d.done }

@@ -12,31 +12,31 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// Limits of an answer's head. The API is trusted, but not with our memory.
+// The limits of a response's head. The API is trusted, but must not exhaust our memory.
 const (
 	maxAnswerHead   = 256 << 10
 	maxAnswerFields = 512
 	maxInterim      = 16
 )
 
-// exchange is one request and its answer.
+// exchange is one request and its response.
 type exchange struct {
 	c    *conn
 	call Call
 	key  string
 	span Span
 
-	scanner  *keyscan.Scanner // finds key in what the API answers
-	window   *window          // the range of bytes that was asked for; nil where none was
+	scanner  *keyscan.Scanner // finds key in the API's responses
+	window   *window          // the requested range of bytes; nil without one
 	ranged   bool             // the request's Range goes to the API
-	trimming bool             // the answer's body holds more than the window
+	trimming bool             // the response's body is larger than the window
 
 	path, query []byte        // relative to the API root, as sent; query with its "?"
 	body        stepBody      // what of the body did not go with the head
 	sending     *sending      // nil when all of the body went with the head
 	http1       http1Exchange // used over HTTP/1.1; here, it costs no memory of its own
 	interims    int           // how many interim answers there were
-	heard       bool          // the API has answered something, if only an interim answer
+	responded   bool          // the API has sent a response, at least an interim one
 	begun       bool          // the final answer's head went to the step
 	closing     bool          // the step's connection ends with this answer
 	whole       bool          // the body went with the head
@@ -44,7 +44,7 @@ type exchange struct {
 	renewed     bool          // another key was asked for
 }
 
-// serveOne answers one request and reports whether another may follow on the connection.
+// serveOne serves one request and reports whether another may follow on the connection.
 func (c *conn) serveOne() (keep bool) {
 	x := exchange{c: c, call: Call{Start: time.Now()}}
 	c.enterHead(x.call.Start)
@@ -66,7 +66,7 @@ func (c *conn) serveOne() (keep bool) {
 	return !x.closing
 }
 
-// unreadable is the answer to a head that could not be read, nil where the connection is gone.
+// unreadable returns the response to a head that could not be read, or nil if the connection is closed.
 func unreadable(err error) *refusal {
 	switch {
 	case errors.Is(err, h1.ErrTooLarge), errors.Is(err, h1.ErrTooManyFields):
@@ -79,7 +79,7 @@ func unreadable(err error) *refusal {
 	return nil
 }
 
-// serve takes a request through every check and to the API. It returns nil when the API's answer was delivered.
+// serve checks a request and forwards it to the API. It returns nil if the API's response was delivered.
 func (x *exchange) serve() *refusal {
 	p := x.c.p
 	if r := x.identify(); r != nil {
@@ -88,7 +88,7 @@ func (x *exchange) serve() *refusal {
 	x.beginSpan()
 	defer p.inFlight.Add(-1)
 	if p.inFlight.Add(1) > int64(p.cfg.MaxInFlight) {
-		return refuse(TooMany, "too many requests under way in this execution; wait for one to finish")
+		return refuse(TooMany, "too many concurrent requests in this execution; wait for one to finish")
 	}
 	if p.ctx.Err() != nil {
 		return x.ended(context.Cause(p.ctx))
@@ -110,7 +110,7 @@ func (x *exchange) serve() *refusal {
 	return x.forward()
 }
 
-// beginSpan asks for the call's trace context. One that cannot be sent as a header is as good as none.
+// beginSpan gets the call's trace context. It ignores one that cannot be sent as a header.
 func (x *exchange) beginSpan() {
 	trace, fields := x.c.p.cfg.Trace, x.c.req.Fields
 	if trace == nil {
@@ -128,7 +128,7 @@ func tooLarge(limit int64) *refusal {
 	return refuse(BodyTooLarge, "request body is larger than "+strconv.FormatInt(limit, 10)+" bytes")
 }
 
-// identify checks that the request is meant for us, comes from this execution and stays inside the API root.
+// identify checks that the request is addressed to this proxy, comes from this execution and stays inside the API root.
 func (x *exchange) identify() *refusal {
 	c, p := x.c, x.c.p
 	target := c.req.Target
@@ -164,7 +164,7 @@ func (x *exchange) identify() *refusal {
 	return nil
 }
 
-// methodString avoids an allocation for the methods that occur.
+// methodString avoids an allocation for common methods.
 func methodString(method []byte) string {
 	switch string(method) {
 	case "GET":
@@ -185,7 +185,7 @@ func methodString(method []byte) string {
 	return string(method)
 }
 
-// fetchKey asks the key source, which must answer from memory or soon.
+// fetchKey gets the key from the key source, with a timeout.
 func (x *exchange) fetchKey() *refusal {
 	p := x.c.p
 	ctx := newLazyDeadline(p.ctx, p.cfg.KeyTimeout)
@@ -195,14 +195,14 @@ func (x *exchange) fetchKey() *refusal {
 	case err != nil:
 		return refuse(NoKey, "no key for the api: "+err.Error())
 	case key == "" || !h1.ValidValue([]byte(key)):
-		return refuse(NoKey, "no key for the api: the key source gave one that cannot be sent")
+		return refuse(NoKey, "no key for the api: the key source returned one that cannot be sent")
 	}
 	x.key, x.scanner = key, p.scannerOf(key)
 	return nil
 }
 
-// forward sends the request and delivers the answer. It tries again where that is safe: once where the connection had
-// died idle, and several times while the API says that it did not process the request.
+// forward sends the request and delivers the response. It retries if that is safe: once if an idle connection turned
+// out dead, and several times while the API reports that it did not process the request.
 func (x *exchange) forward() *refusal {
 	c, p := x.c, x.c.p
 	x.window, x.ranged = windowOf(c.req.Fields)
@@ -219,7 +219,7 @@ func (x *exchange) forward() *refusal {
 	}
 	x.body.source, x.whole = &c.body, whole
 	for attempt, repeated := 1, false; ; attempt++ {
-		// A connection of its own is what a request gets that others were faster than too often.
+		// A request that repeatedly lost the race for a stream gets its own connection.
 		a, err := p.pool.get(p.ctx, repeated || attempt > sharedAttempts)
 		if err != nil {
 			return x.noConnection(err)
@@ -230,7 +230,7 @@ func (x *exchange) forward() *refusal {
 				return r
 			}
 			x.body.rewind()
-			x.heard = false
+			x.responded = false
 			continue
 		}
 		if again == never || again == once && repeated || attempt == maxAttempts || !x.body.rewind() || !x.pause(attempt) {
@@ -251,7 +251,7 @@ func (x *exchange) noConnection(err error) *refusal {
 	return refuse(APIUnreachable, "the api could not be reached: "+err.Error())
 }
 
-// ended is the answer after p.ctx has ended.
+// ended returns the response after p.ctx has ended.
 func (x *exchange) ended(cause error) *refusal {
 	if errors.Is(cause, errShutdown) {
 		return refuse(ShuttingDown, cause.Error())
@@ -259,8 +259,8 @@ func (x *exchange) ended(cause error) *refusal {
 	return refuse(PastDeadline, errDeadline.Error())
 }
 
-// fault is the answer to a request that failed on the way to the API or back. Errors of net/http quote neither headers nor
-// bodies.
+// fault returns the response to a request that failed on the way to the API or back. Errors of net/http quote neither
+// headers nor bodies.
 func (x *exchange) fault(err error) *refusal {
 	switch {
 	case errors.Is(err, errClientGone):
@@ -282,12 +282,12 @@ func (x *exchange) fault(err error) *refusal {
 	return refuse(APIUnreachable, "the request to the api failed: "+err.Error())
 }
 
-// unscannable reports whether an answer was refused because the key could not be looked for in it.
+// unscannable reports whether a response was refused because it could not be searched for the key.
 func unscannable(err error) bool {
 	return errors.Is(err, errPartial) || errors.Is(err, errCoding) || errors.Is(err, errCorrupt)
 }
 
-// end delivers a refusal where one can be, and records the call.
+// end delivers the refusal, if that is still possible, and records the call.
 func (x *exchange) end(r *refusal) {
 	c := x.c
 	x.call.Outcome = Answered
@@ -314,7 +314,7 @@ func (x *exchange) end(r *refusal) {
 	c.p.record(x.call)
 }
 
-// appendTarget writes what the API is asked for: its root, and the step's path and query byte for byte.
+// appendTarget writes the request target: the API root, and the step's path and query byte for byte.
 func (x *exchange) appendTarget(b []byte) []byte {
 	b = append(append(b, x.c.p.prefix...), x.path...)
 	if len(x.c.p.prefix)+len(x.path) == 0 {
@@ -323,7 +323,7 @@ func (x *exchange) appendTarget(b []byte) []byte {
 	return append(b, x.query...)
 }
 
-// appendRequest writes the head that the API gets: the step's bytes, but for the fields that are ours.
+// appendRequest writes the head of the API's request: the step's bytes, except for the fields that the proxy sets.
 func (x *exchange) appendRequest(b []byte) []byte {
 	c, p := x.c, x.c.p
 	b = append(append(b, c.req.Method...), ' ')
@@ -366,7 +366,7 @@ func (x *exchange) appendRequest(b []byte) []byte {
 	return append(b, "\r\n\r\n"...)
 }
 
-// rangeValue is what becomes of a Range that goes to the API.
+// rangeValue returns the value of a Range that goes to the API.
 func (x *exchange) rangeValue(f h1.Field) []byte {
 	if x.window == nil {
 		return f.Value
@@ -374,7 +374,7 @@ func (x *exchange) rangeValue(f h1.Field) []byte {
 	return x.window.appendTo(nil)
 }
 
-// passes reports whether a field of the request goes to the API as it is. Needs c.names.
+// passes reports whether a field of the request goes to the API unchanged. It needs c.names.
 func (x *exchange) passes(f h1.Field) bool {
 	switch requestAction(f.Name) {
 	case pass, override:
@@ -385,7 +385,7 @@ func (x *exchange) passes(f h1.Field) bool {
 	return false
 }
 
-// appendFraming writes a message's own framing field from what was understood of it.
+// appendFraming writes a message's framing field as it was parsed.
 func (c *conn) appendFraming(b []byte, f h1.Field, h *h1.Head, noBody bool) []byte {
 	switch {
 	case len(f.Name) == len("content-length") && (h.Framing == h1.Length || noBody):

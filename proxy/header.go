@@ -6,25 +6,25 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// headerAction is what becomes of a header field on its way through.
+// headerAction says how the proxy treats a header field.
 type headerAction uint8
 
 const (
 	pass      headerAction = iota
-	drop                   // ours to send, a credential, or meant for the next hop only
-	framing                // rewritten from what the parser understood
+	drop                   // set by the proxy, a credential, or hop-by-hop
+	framing                // rewritten as parsed
 	hostField              // replaced by the API's
 	location               // see location.go
-	trace                  // replaced when we trace
+	trace                  // replaced if tracing is on
 	coding                 // TE, of which only "trailers" is end-to-end
 	byteRange              // Range, which is widened
 	override               // names a method or a path other than the request line's
 )
 
-// longestName is the longest name that either table below knows.
+// longestName is the length of the longest name in the tables below.
 const longestName = 32
 
-// fold is a field's name as the most tolerant server sees it, so that X_Api_Key is found too.
+// fold returns a field's name as the most tolerant server sees it, so that X_Api_Key matches too.
 func fold(buf *[longestName]byte, name []byte) []byte {
 	if len(name) > longestName {
 		name = name[:longestName]
@@ -35,7 +35,7 @@ func fold(buf *[longestName]byte, name []byte) []byte {
 	return buf[:len(name)]
 }
 
-// requestAction says what becomes of a field that the step sent.
+// requestAction returns the action for a field of the step's request.
 func requestAction(name []byte) headerAction {
 	var buf [longestName]byte
 	folded := fold(&buf, name)
@@ -45,12 +45,12 @@ func requestAction(name []byte) headerAction {
 	case "connection", "proxy-connection", "keep-alive", "upgrade", "http2-settings",
 		"proxy-authorization", "proxy-authenticate":
 		return drop
-	// Whom some server or framework takes for the caller.
+		// Fields in which some server or framework expects the caller.
 	case "remote-user", "client-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip", "cf-connecting-ip",
 		"fastly-client-ip", "forwarded":
 		return drop
-	// What some server or framework takes for the path or the host that are asked for, CGI's variables among them: a field
-	// named Proxy becomes HTTP_PROXY there.
+		// Fields in which some server or framework expects the requested path or host. They include CGI variables: a
+		// field named Proxy becomes HTTP_PROXY there.
 	case "script-name", "path-info", "path-translated", "request-uri", "request-method", "x-script-name", "x-path-info",
 		"x-request-uri", "x-host", "x-http-host-override", "x-sendfile-type", "proxy":
 		return drop
@@ -63,7 +63,7 @@ func requestAction(name []byte) headerAction {
 	case "range":
 		return byteRange
 	case "accept-encoding", "a-im":
-		return drop // an answer that is compressed could not be searched for the key
+		return drop // a compressed response could not be searched for the key
 	case "traceparent", "tracestate":
 		return trace
 	case "x-http-method-override", "x-http-method", "x-method-override":
@@ -79,12 +79,13 @@ func requestAction(name []byte) headerAction {
 	return pass
 }
 
-// droppedPrefixes begin the names of fields by which gateways tell a server of caller, path or host, and those of ours.
+// droppedPrefixes are the prefixes of fields with which gateways pass caller, path or host to a server, and of our own
+// fields.
 var droppedPrefixes = []string{
 	"x-forwarded", "x-envoy-", "x-original-", "x-rewrite-", "x-accel-", "x-remote-", "x-auth-request-", "x-kizen-",
 }
 
-// responseAction says what becomes of a field that the API sent.
+// responseAction returns the action for a field of the API's response.
 func responseAction(name []byte) headerAction {
 	var buf [longestName]byte
 	switch string(fold(&buf, name)) {
@@ -100,8 +101,8 @@ func responseAction(name []byte) headerAction {
 	return pass
 }
 
-// connectionNames collects the fields that Connection declares as meant for the next hop only (RFC 9110 section
-// 7.6.1). Fields that we write ourselves are not taken from the message, so naming them does nothing.
+// connectionNames collects the fields that Connection declares as hop-by-hop (RFC 9110 section 7.6.1). Naming a field
+// that the proxy itself sets has no effect.
 func connectionNames(names [][]byte, fields []h1.Field) [][]byte {
 	names = names[:0]
 	for _, f := range fields {

@@ -47,7 +47,7 @@ func (w *http1Exchange) readAnswer() error {
 			return err
 		}
 		if !c.resp.Interim() {
-			w.heard = true
+			w.responded = true
 			c.respBody.Reset(rd, &c.resp.Head, true)
 			return w.deliver(&c.respBody)
 		}

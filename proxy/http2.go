@@ -21,8 +21,8 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// takeShared returns an HTTP/2 connection on which another request can begin, reserved for it. Connections that have
-// ended are forgotten.
+// takeShared reserves a stream for another request on a shared HTTP/2 connection. It removes connections that have
+// ended.
 func (p *pool) takeShared() *http.ClientConn {
 	if p.tls == nil {
 		return nil
@@ -38,12 +38,12 @@ func (p *pool) takeShared() *http.ClientConn {
 	return nil
 }
 
-// share makes a connection that negotiated HTTP/2 available to every exchange, and returns it reserved for one.
+// share makes a connection that negotiated HTTP/2 available to all exchanges, and reserves one stream for the caller.
 func (p *pool) share(ctx context.Context, conn *tls.Conn) (*apiConn, error) {
 	transport := &http.Transport{
 		DialTLSContext:         func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		Protocols:              new(http.Protocols),
-		DisableCompression:     true, // bodies pass as they are
+		DisableCompression:     true, // bodies pass unchanged
 		MaxResponseHeaderBytes: maxAnswerHead,
 		IdleConnTimeout:        p.cfg.APIIdleTimeout,
 		HTTP2: &http.HTTP2Config{
@@ -79,17 +79,17 @@ func (p *pool) share(ctx context.Context, conn *tls.Conn) (*apiConn, error) {
 type http2Exchange struct {
 	*exchange
 	a        *apiConn
-	body     *h2Body // nil when it was in memory
+	body     *h2Body // nil if the body was in memory
 	began    time.Time
-	answered atomic.Bool // the final answer has begun; begun is not for watch, which runs beside its writer
+	answered atomic.Bool // the final response has begun; begun is not for watch, which runs beside its writer
 
 	ctx      context.Context // ends what net/http waits for
 	cancel   context.CancelCauseFunc
 	watching chan struct{} // closed when watch has ended
 
-	mu      sync.Mutex // held by interim, which runs on the connection's goroutine
-	settled bool       // no interim answer may be passed on any more
-	unfit   error      // what was wrong with an interim answer: net/http hides it in an error of its own
+	mu    sync.Mutex // held by interim, which runs on the connection's goroutine
+	final bool       // no interim response may be passed on any more
+	unfit error      // the error of an interim response, which net/http hides in its own error
 }
 
 // roundTrip implements protocol.
@@ -131,12 +131,12 @@ func (w *http2Exchange) failed(err error) repeat {
 
 func (w *http2Exchange) answer(req *http.Request) error {
 	resp, err := w.a.h2.RoundTrip(req)
-	unfit := w.settle()
+	unfit := w.finishInterims()
 	if err != nil {
 		return cmp.Or(unfit, err)
 	}
 	defer resp.Body.Close()
-	w.heard = true
+	w.responded = true
 	w.answered.Store(true)
 	w.fillAnswer(resp.StatusCode, resp.Header)
 	c := w.c
@@ -152,8 +152,8 @@ func (w *http2Exchange) answer(req *http.Request) error {
 	return w.deliver(&h2Answer{resp: resp, left: resp.ContentLength, done: done})
 }
 
-// fillAnswer makes c.resp the head of an HTTP/2 answer. Its fields are in the order of their names, since theirs is
-// not known.
+// fillAnswer fills c.resp with the head of an HTTP/2 response. Its fields are sorted by name, because their original
+// order is unknown.
 func (x *exchange) fillAnswer(status int, header http.Header) {
 	c := x.c
 	c.resp = h1.Response{Status: status, Reason: []byte(http.StatusText(status)), Head: h1.Head{Fields: c.resp.Fields[:0]}}
@@ -227,7 +227,7 @@ func (w *http2Exchange) header() http.Header {
 	return header
 }
 
-// announcedTrailers are the trailers that the request promises: over HTTP/2, net/http sends no others.
+// announcedTrailers returns the trailers that the request announces; over HTTP/2, net/http sends no others.
 func (c *conn) announcedTrailers() http.Header {
 	var trailers http.Header
 	for _, f := range c.req.Fields {
@@ -250,18 +250,18 @@ func (c *conn) announcedTrailers() http.Header {
 func (w *http2Exchange) interim(status int, header textproto.MIMEHeader) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.settled && w.unfit == nil {
+	if !w.final && w.unfit == nil {
 		w.fillAnswer(status, http.Header(header))
 		w.unfit = w.passInterim()
 	}
 	return w.unfit
 }
 
-// settle waits for an interim answer that is being passed on, and returns what was wrong with one.
-func (w *http2Exchange) settle() error {
+// finishInterims waits for an interim answer that is being passed on, and returns what was wrong with one.
+func (w *http2Exchange) finishInterims() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.settled = true
+	w.final = true
 	return w.unfit
 }
 
@@ -282,7 +282,7 @@ func (w *http2Exchange) watch() {
 	}
 }
 
-// h2Body is the step's body on its way into an HTTP/2 stream, read by net/http on a goroutine of its own.
+// h2Body is the step's body for an HTTP/2 stream. net/http reads it on its own goroutine.
 type h2Body struct {
 	sending
 	trailer http.Header
@@ -291,13 +291,13 @@ type h2Body struct {
 	stopped bool
 
 	mu    sync.Mutex
-	over  bool // the step's connection is no longer ours
+	over  bool // the body may no longer use the step's connection
 	ended bool
-	busy  bool      // the step is waited for
-	moved time.Time // when the API took something last
+	busy  bool      // a read from the step is in progress
+	moved time.Time // when the API last read some of the body
 }
 
-// progress reports whether the body is still being sent, and since when nothing has moved.
+// progress reports whether the body is still being sent, and the time of the last progress.
 func (b *h2Body) progress(began time.Time) (uploading bool, moved time.Time) {
 	if b == nil {
 		return false, began
@@ -342,7 +342,7 @@ func (b *h2Body) fillTrailer() {
 	}
 }
 
-// Close implements io.Closer for net/http, which needs no more of the body, and waits for a Read that is under way.
+// Close implements io.Closer for net/http. It ends the body and waits for a Read in progress.
 func (b *h2Body) Close() error {
 	b.note(false, true)
 	b.mu.Lock()
@@ -353,7 +353,7 @@ func (b *h2Body) Close() error {
 	return nil
 }
 
-// stop ends reading from the step, and returns when the reader has ended. What was not read is left on the connection.
+// stop ends reading from the step, and returns when the reader has ended. The unread rest stays on the connection.
 func (b *h2Body) stop() {
 	c := b.x.c
 	b.mu.Lock()
@@ -368,10 +368,10 @@ func (b *h2Body) stop() {
 	c.resumeReading()
 }
 
-// h2Answer is the body of an HTTP/2 answer.
+// h2Answer is the body of an HTTP/2 response.
 type h2Answer struct {
 	resp *http.Response
-	left int64 // negative where the length is not known
+	left int64 // negative if the length is unknown
 	done bool
 }
 

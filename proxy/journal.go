@@ -11,21 +11,22 @@ import (
 	"time"
 )
 
-// Bounds of what one execution may have written to the audit, which all executions share.
+// The limits of one execution's share of the audit file, which all executions share.
 const (
-	// maxRecorded is how much of a path and of a query is recorded, in bytes.
+	// maxRecorded is the maximal size of a recorded path or query, in bytes.
 	maxRecorded = 2 << 10
-	// auditBurst is how many bytes of audit an execution may cause at once, auditRate how many it regains each second.
+	// auditBurst is how many bytes an execution may write to the audit file at once, auditRate how many it regains
+	// per second.
 	auditBurst, auditRate = 16 << 20, 1 << 20
-	// maxRefusals is how many refused calls of an execution have a line of their own. Later ones are counted, and the counts
-	// are written every foldInterval and at the end.
+	// maxRefusals is how many refused calls of an execution get their own line. Later ones are counted, and the
+	// counts are written every foldInterval and at the end.
 	maxRefusals  = 100
 	foldInterval = 10 * time.Second
 )
 
-var errQuota = errors.New("this execution has used up its share of the audit; make fewer calls a second")
+var errQuota = errors.New("this execution has used up its share of the audit file; make fewer calls per second")
 
-// journal writes the audit of one execution within these bounds.
+// journal writes the audit lines of one execution within these limits.
 type journal struct {
 	cfg *Config
 
@@ -34,7 +35,7 @@ type journal struct {
 	filled   time.Time
 	refusals int
 	folded   map[foldedKey]*foldedRefusals
-	written  time.Time // when counts were written last
+	written  time.Time // when counts were last written
 }
 
 type foldedKey struct {
@@ -52,10 +53,10 @@ func newJournal(cfg *Config) *journal {
 	return &journal{cfg: cfg, left: auditBurst, filled: now, written: now, folded: map[foldedKey]*foldedRefusals{}}
 }
 
-// ready says why no call may go to the API now.
+// ready returns why no call may go to the API now.
 func (j *journal) ready() error {
 	if err := j.cfg.Audit.Ready(); err != nil {
-		return errors.New("the call cannot be recorded, and is not sent without")
+		return errors.New("the call cannot be recorded, so it is not sent")
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -72,7 +73,7 @@ func (j *journal) refill() {
 	j.filled = now
 }
 
-// write records a call, or counts it where it is one of many that were refused.
+// write records a call, or only counts it if too many calls were refused.
 func (j *journal) write(call Call) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -84,7 +85,7 @@ func (j *journal) write(call Call) error {
 	return j.line(auditLine{j.cfg.ExecutionID, j.cfg.BusinessID, j.cfg.UserID, call})
 }
 
-// refused reports whether a call ended here, by no fault of the API's.
+// refused reports whether the proxy itself refused the call.
 func refused(outcome Outcome) bool {
 	status := statusOf[outcome]
 	return status > 0 && status < 500 || outcome == NoKey || outcome == NoAudit || outcome == ShuttingDown
@@ -102,7 +103,7 @@ func (j *journal) fold(call Call) error {
 	return j.writeFolded()
 }
 
-// end writes the counts that are left.
+// end writes the remaining counts.
 func (j *journal) end() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -131,7 +132,7 @@ func (j *journal) writeFolded() error {
 			counted.count, counted.since.UTC().Format(time.RFC3339Nano),
 		})
 		if err != nil {
-			return err // they are counted on, and written later
+			return err // counting continues, and they are written later
 		}
 		delete(j.folded, key)
 	}
@@ -149,7 +150,7 @@ func (j *journal) line(of any) error {
 	return err
 }
 
-// cutLong bounds what is recorded of a text that the step chose.
+// cutLong truncates a text from the step for the record.
 func cutLong(text string, limit int) string {
 	if len(text) <= limit {
 		return text

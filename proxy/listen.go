@@ -21,8 +21,8 @@ func listenLoopback(address string) (net.Listener, error) {
 	return net.Listen("tcp", address)
 }
 
-// acceptedHosts are the values of Host by which a caller shows that it meant us, and not a name that an attacker's
-// DNS points here.
+// acceptedHosts returns the values of Host that address this proxy. Others may come from a name whose DNS an attacker
+// has pointed here.
 func acceptedHosts(address string, names []string) []string {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -40,7 +40,7 @@ func acceptedHosts(address string, names []string) []string {
 	return hosts
 }
 
-// hostIsOurs compares a Host field's value with what we listen on.
+// hostIsOurs reports whether a Host field's value addresses this proxy.
 func (p *Proxy) hostIsOurs(host []byte) bool {
 	if string(host) == p.addr {
 		return true
@@ -50,14 +50,13 @@ func (p *Proxy) hostIsOurs(host []byte) bool {
 			return true
 		}
 	}
-	// An address of this machine's loopback names no other server: 127.0.0.1, 127.1.2.3, [::1] with our port.
+	// Any loopback address with our port is this proxy: 127.0.0.1, 127.1.2.3, [::1].
 	given, err := netip.ParseAddrPort(string(host))
 	ours, err2 := netip.ParseAddrPort(p.addr)
 	return err == nil && err2 == nil && given.Addr().IsLoopback() && given.Port() == ours.Port()
 }
 
-// stripCapability takes the capability segment off a path. The comparison takes the same time however much of a
-// guess is right.
+// stripCapability removes the capability segment from a path. The comparison takes constant time.
 func (p *Proxy) stripCapability(path []byte) ([]byte, bool) {
 	if p.capability == "" {
 		return path, true
@@ -82,7 +81,7 @@ func (p *Proxy) accept() {
 			p.admit(nc)
 		case errors.Is(err, net.ErrClosed) || p.draining.Load():
 			return
-		default: // out of descriptors, or a connection that died in the queue
+		default: // out of descriptors, or the connection was aborted in the queue
 			p.cfg.Logger.Warn("could not accept a connection", "error", err)
 			select {
 			case <-time.After(10 * time.Millisecond):
@@ -93,8 +92,8 @@ func (p *Proxy) accept() {
 	}
 }
 
-// admit starts serving a connection. Where there are too many, one that has not shown the capability makes room, so
-// that strangers cannot keep the step out; where there is none, the newcomer is refused.
+// admit starts serving a connection. If there are too many, it closes one that has not presented the capability, so
+// that strangers cannot lock out the step; without such a connection, it refuses the new one.
 func (p *Proxy) admit(nc net.Conn) {
 	c := newConn(p, nc)
 	p.mu.Lock()

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// locationAsIs is the field by which a client asks for Location as the API wrote it. The kizen module does: it knows the
-// API root, shows the API's URLs only, and sends what is below the root to us. Every other client takes our address for
-// the API's, and would follow what the API wrote past us.
+// locationAsIs is the field with which a client asks for the API's original Location. The kizen module does: it knows
+// the API root, shows only the API's URLs, and sends requests below the root to the proxy. Every other client treats
+// our address as the API's, and would follow the original Location past the proxy.
 const locationAsIs = "x-kizen-location"
 
-// localLocation is what the step gets for a Location of the API's: for a target inside the API root the same place behind
-// this proxy, for one elsewhere on the API's host its absolute form, since the step would look for it here. A reference
-// that means the same from here is left alone, and so is a target on another host.
+// localLocation returns the step's Location for the API's: for a target inside the API root the same place behind this
+// proxy, for one elsewhere on the API's host its absolute form, because the step would resolve it against the proxy. A
+// reference that resolves correctly, and a target on another host, stay unchanged.
 func (x *exchange) localLocation(value []byte) []byte {
 	if len(value) == 0 || headerValue(x.c.req.Fields, locationAsIs) != nil {
 		return value
@@ -43,7 +43,7 @@ func (x *exchange) localLocation(value []byte) []byte {
 	return []byte(local.String())
 }
 
-// insideRoot returns what follows the API root in a URL's path, as it is written there.
+// insideRoot returns the part of a URL's path after the API root, unchanged.
 func (p *Proxy) insideRoot(target uri) (rest string, ok bool) {
 	if target.origin() != splitURL(p.origin).origin() {
 		return "", false
@@ -52,8 +52,8 @@ func (p *Proxy) insideRoot(target uri) (rest string, ok bool) {
 	return rest, ok && (rest == "" || rest[0] == '/')
 }
 
-// uri is a URL or a reference to one, in its parts with their marks; in a row they are what was written. What net/url
-// parses cannot be written again byte for byte.
+// uri is a URL or a relative reference, split into parts with their delimiters, so that concatenation restores the
+// original. net/url cannot restore a URL byte for byte.
 type uri struct{ scheme, authority, path, query, fragment string }
 
 // urlParts is the expression of RFC 3986 appendix B.
@@ -66,7 +66,7 @@ func splitURL(text string) uri {
 
 func (u uri) String() string { return u.scheme + u.authority + u.path + u.query + u.fragment }
 
-// origin is one spelling of scheme, host and port.
+// origin returns scheme, host and port in a normal form.
 func (u uri) origin() string {
 	scheme, host := strings.ToLower(u.scheme), strings.ToLower(strings.TrimPrefix(u.authority, "//"))
 	host = host[strings.LastIndexByte(host, '@')+1:]
@@ -79,7 +79,7 @@ func (u uri) origin() string {
 	return scheme + "//" + host
 }
 
-// resolve returns what reference means on the page u (RFC 3986 section 5.2.2). Dot segments go, every other byte stays.
+// resolve resolves reference against u (RFC 3986 section 5.2.2). It removes dot segments and keeps every other byte.
 func (u uri) resolve(reference uri) uri {
 	switch {
 	case reference.scheme != "":

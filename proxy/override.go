@@ -8,15 +8,15 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// Frameworks let a request name another method than its own, in a parameter of the query or in a field of the body: Rails,
-// Symfony, Laravel and Spring by "_method", which Express's method-override is shown to do too, ASP.NET by the name of a header
-// field. They do so for POST, and for the types of bodies that they take apart.
+// Frameworks let a request override its method in a query parameter or a body field: Rails, Symfony, Laravel, Spring
+// and Express's method-override by "_method", ASP.NET by the name of a header field. They do so for POST, and for the
+// body types that they parse.
 
-// overriddenMethods are the methods that a POST may be taken for.
+// overriddenMethods are the methods as which a POST may be treated.
 var overriddenMethods = []string{"PUT", "PATCH", "DELETE", "GET"}
 
-// isMethodName reports whether a parameter in lower case is one by which a method is named. PHP makes "_" of ".", " " and "[" in
-// names.
+// isMethodName reports whether a lower-case parameter overrides the method. PHP replaces ".", " " and "[" in names by
+// "_".
 func isMethodName(name string) bool {
 	switch name {
 	case "_httpmethod", "x-http-method", "x-http-method-override", "x-method-override":
@@ -28,24 +28,24 @@ func isMethodName(name string) bool {
 // longestMethodName is the length of the longest name that isMethodName knows.
 const longestMethodName = len("x-http-method-override")
 
-// nameScanner looks for a name of isMethodName as a whole word of a body that passes by in pieces. It does not take the body apart as
-// one framework or another would: that the word stands there is enough.
+// nameScanner searches a body in pieces for a name of isMethodName as a whole word. It does not parse the body as a
+// framework would: the presence of the word is enough.
 type nameScanner struct {
-	escape  byte // '%' or '\\', which begins an escaped character; 0: none is
+	escape  byte // '%' or '\\' inside an escaped character, otherwise 0
 	pending []byte
 	word    [longestMethodName + 1]byte
-	length  int // of the word so far; a word that does not fit is no name
+	length  int // of the word so far; a word that does not fit is not a name
 }
 
-// newNameScanner returns a scanner for the body of a request, nil where no framework looks for a method in it. hidden reports that
-// the body cannot be read as it is.
+// newNameScanner returns a scanner for the body of a request, or nil if no framework looks for a method in it. hidden
+// reports that the body cannot be searched.
 func newNameScanner(req *h1.Request) (scanner *nameScanner, hidden bool) {
 	if !h1.EqualFold(req.Method, "post") || req.Framing == h1.NoBody {
 		return nil, false
 	}
 	content := strings.ToLower(string(headerValue(req.Fields, "content-type")))
 	switch {
-	case content == "" || strings.Contains(content, "form-urlencoded"): // Rack takes a body without a type for a form
+	case content == "" || strings.Contains(content, "form-urlencoded"): // Rack treats a body without a type as a form
 		scanner = &nameScanner{escape: '%'}
 	case strings.Contains(content, "json"):
 		scanner = &nameScanner{escape: '\\'}
@@ -83,7 +83,7 @@ func (s *nameScanner) finds(p []byte) bool {
 	return false
 }
 
-// unescapeOne decodes an escape once it is whole. A character that no name has is 0.
+// unescapeOne decodes an escape once it is complete. It returns 0 for a character that occurs in no name.
 func unescapeOne(escape []byte) (char byte, whole bool) {
 	if escape[0] == '%' {
 		if len(escape) < 3 {
@@ -136,9 +136,9 @@ var nameChars = func() (chars [256]byte) {
 	return chars
 }()
 
-// scanned is the body of a request, in which a scanner looks for the name of another method.
+// scanned is the body of a request, searched for a method override.
 type scanned struct {
-	scanner *nameScanner // nil: nothing is looked for, or no longer
+	scanner *nameScanner // nil if the search is unnecessary or finished
 	deny    func() *refusal
 }
 
@@ -147,7 +147,7 @@ func (s *scanned) check(p []byte) *refusal {
 	if s.scanner == nil || !s.scanner.finds(p) {
 		return nil
 	}
-	s.scanner = nil // policy has been asked
+	s.scanner = nil // the policy has decided
 	return s.deny()
 }
 
@@ -157,7 +157,8 @@ type refusedBody struct{ *refusal }
 // Error implements error.
 func (r refusedBody) Error() string { return r.detail }
 
-// scanBody begins to look for another method in the body. Where none could be seen, policy is asked at once.
+// scanBody starts the search of the body for a method override. If the body cannot be searched, it asks the policy at
+// once.
 func (x *exchange) scanBody() *refusal {
 	if x.c.p.cfg.Authorizer == nil {
 		return nil
@@ -170,18 +171,18 @@ func (x *exchange) scanBody() *refusal {
 	return nil
 }
 
-// deniedAsOther asks the policy about every method that a POST may be taken for.
+// deniedAsOther asks the policy about every method as which a POST may be treated.
 func (x *exchange) deniedAsOther() *refusal {
 	for _, method := range overriddenMethods {
 		if r := x.authorizeAs(method); r != nil {
-			r.detail += "; the body of this POST may have it taken for " + method
+			r.detail += "; the body of this POST may make the api treat it as " + method
 			return r
 		}
 	}
 	return nil
 }
 
-// queryMethods are the methods that the query names.
+// queryMethods returns the methods that the query names.
 func queryMethods(query []byte) (methods []string) {
 	text := string(bytes.TrimPrefix(query, []byte("?")))
 	for parameter := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '&' || r == ';' }) {

@@ -11,12 +11,12 @@ var (
 	errAuthority = errors.New("path begins with \"//\", which names a host")
 )
 
-// maxDecodings is how often a path may be percent-encoded upon itself.
+// maxDecodings is the maximal number of nested percent-encodings of a path.
 const maxDecodings = 4
 
-// canonicalPath gives the path by which policy decides: percent-decoded, without empty and dot segments, without
-// path parameters. A path that some server could read as leaving its root is an error, in whatever spelling. The
-// result is raw itself where nothing had to change.
+// canonicalPath returns the path on which policy decides: percent-decoded, without empty and dot segments, without path
+// parameters. A path that some server could interpret as leaving its root is an error, in every spelling. If nothing
+// changes, the result is raw itself.
 func canonicalPath(raw []byte) ([]byte, error) {
 	if len(raw) >= 2 && isSlash(raw[0]) && isSlash(raw[1]) {
 		return nil, errAuthority
@@ -41,7 +41,7 @@ func canonicalPath(raw []byte) ([]byte, error) {
 	return nil, errTraversal
 }
 
-// isPlain reports whether a path has one reading only: letters, digits and a few marks between single slashes.
+// isPlain reports whether a path has only one interpretation: letters, digits and a few marks between single slashes.
 func isPlain(path []byte) bool {
 	previous := byte(0)
 	for _, c := range path {
@@ -57,7 +57,7 @@ func isPlain(path []byte) bool {
 }
 
 // leavesRoot looks for a ".." segment as the most tolerant server would see it: between slashes of either kind, with
-// path parameters, with blanks and control characters in it, in overlong or compatibility forms of UTF-8.
+// path parameters, with spaces and control characters, in overlong or compatibility forms of UTF-8.
 func leavesRoot(path []byte) bool {
 	path = foldLookalikes(path)
 	for len(path) > 0 {
@@ -133,7 +133,7 @@ func unescape(path []byte) ([]byte, error) {
 	return decoded, nil
 }
 
-// clean drops empty and "." segments, path parameters, and the slash at the end.
+// clean drops empty and "." segments, path parameters and the trailing slash.
 func clean(path []byte) []byte {
 	cleaned := make([]byte, 0, len(path)+1)
 	for segment := range bytes.SplitSeq(path, []byte{'/'}) {

@@ -54,7 +54,7 @@ func (x *exchange) attempt(a *apiConn, body []byte, whole bool) (again repeat, r
 		return never, x.sending.refusal
 	case errors.Is(err, errKeyRenewed):
 		return withNewKey, nil
-	case !x.heard:
+	case !x.responded:
 		again = over.failed(err)
 	}
 	if again == once && !x.mayRepeat(a) {
@@ -100,7 +100,7 @@ func (x *exchange) pointless(sending bool, moved time.Time, answered bool) error
 // passInterim passes on an answer that a final one follows, whose head is in c.resp.
 func (x *exchange) passInterim() error {
 	c := x.c
-	x.heard = true
+	x.responded = true
 	switch x.interims++; {
 	case x.interims > maxInterim:
 		return errTooManyInterims

@@ -17,14 +17,14 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// Proxy serves one execution. Make one with [New].
+// Proxy serves one execution. Create one with [New].
 type Proxy struct {
 	cfg        Config
-	capability string // first path segment; empty when Config.Open
+	capability string // first path segment; empty if Config.Open
 	base       string // "/" and the capability, or empty
-	prefix     string // path of the API root, without slash at its end
+	prefix     string // path of the API root, without trailing slash
 	origin     string // scheme and host of the API root
-	addr       string // host:port that we listen on
+	addr       string // host:port of the listener
 	hosts      []string
 
 	pool     *pool
@@ -37,7 +37,7 @@ type Proxy struct {
 
 	draining atomic.Bool
 	inFlight atomic.Int64
-	wait     routine.Group // every goroutine of ours
+	wait     routine.Group // all goroutines of the proxy
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -47,7 +47,7 @@ type Proxy struct {
 	statsMu sync.Mutex
 	stats   map[Outcome]uint64
 
-	journal *journal // used when Config.Audit is not nil
+	journal *journal // used if Config.Audit is not nil
 }
 
 var (
@@ -55,7 +55,7 @@ var (
 	errDeadline = errors.New("the execution's deadline has passed")
 )
 
-// New checks the configuration and draws the capability; it opens nothing. The error names everything that is wrong.
+// New validates the configuration and generates the capability; it opens nothing. The error lists all problems.
 func New(cfg Config) (*Proxy, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
@@ -108,16 +108,16 @@ func (p *Proxy) Start() error {
 	return nil
 }
 
-// URL is the base of every request, without a slash at its end: what the step gets as KIZEN_API_URL. It is a
-// secret of the execution. Valid after Start.
+// URL returns the base of every request, without a trailing slash; the step gets it as KIZEN_API_URL. It is a secret of
+// the execution. Valid after Start.
 func (p *Proxy) URL() string { return "http://" + p.addr + p.base }
 
-// Addr is the address listened on. Valid after Start.
+// Addr returns the listener's address. Valid after Start.
 func (p *Proxy) Addr() string { return p.addr }
 
-// Shutdown accepts nothing more, lets calls under way finish until ctx ends, then answers them 503 or, where an answer has
-// begun, cuts them, and returns when every goroutine is gone. With a ctx that has ended already it cuts them all at once:
-// their callers are gone. The error is ctx's when calls had to end.
+// Shutdown stops accepting connections and lets calls in progress finish until ctx ends. Then it answers the rest with
+// 503, or cuts them if their response has begun, and returns when all goroutines have ended. If ctx has already ended,
+// it cuts all calls at once, because their callers are gone. If calls had to be ended, it returns ctx's error.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	if p.listener == nil {
 		return nil
@@ -167,13 +167,13 @@ func (p *Proxy) Stats() map[Outcome]uint64 {
 	return maps.Clone(p.stats)
 }
 
-// keyScanner finds a key.
+// keyScanner is a scanner with its key.
 type keyScanner struct {
 	key string
 	*keyscan.Scanner
 }
 
-// scannerOf finds key in answers. A proxy has one key, and another after each renewal.
+// scannerOf returns the scanner for key. A proxy has one key, and a new one after each renewal.
 func (p *Proxy) scannerOf(key string) *keyscan.Scanner {
 	last := p.scanner.Load()
 	if last == nil || last.key != key {
@@ -183,11 +183,11 @@ func (p *Proxy) scannerOf(key string) *keyscan.Scanner {
 	return last.Scanner
 }
 
-// InFlight is the number of calls under way.
+// InFlight returns the number of calls in progress.
 func (p *Proxy) InFlight() int { return int(p.inFlight.Load()) }
 
-// Probe asks the listener for an answer, as a health check on a listener of its own does. It is a stranger's
-// request: it shows that connections are accepted and served, and reaches nothing.
+// Probe sends a request without a capability to the listener, as a health check. It shows that the proxy accepts and
+// serves connections, and does not reach the API.
 func (p *Proxy) Probe(ctx context.Context) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", p.addr)
@@ -218,7 +218,7 @@ func (p *Proxy) prewarm(ctx context.Context) {
 	p.pool.put(a)
 }
 
-// record tells everyone who asked what became of a call.
+// record passes a finished call to Stats, the audit file and OnCall.
 func (p *Proxy) record(call Call) {
 	p.statsMu.Lock()
 	p.stats[call.Outcome]++
@@ -233,7 +233,7 @@ func (p *Proxy) record(call Call) {
 	call.Method, call.Detail = cutLong(call.Method, 64), cutLong(call.Detail, maxRecorded)
 	call.Path, call.Query = cutLong(call.Path, maxRecorded), cutLong(call.Query, maxRecorded)
 	if p.cfg.Audit != nil {
-		// What is refused because the audit cannot be written need not say so once more.
+		// A call that was refused because of the audit file needs no second error.
 		if err := p.journal.write(call); err != nil && call.Outcome != NoAudit {
 			p.cfg.Logger.Error("could not write the audit", "error", err)
 		}

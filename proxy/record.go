@@ -8,26 +8,26 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/redacted"
 )
 
-// Call is one request of the step and what became of it. It has no body, no header and no secret-looking value.
+// Call is one request of the step and its result. It has no body, no headers and no values of secret parameters.
 type Call struct {
 	Start    time.Time
 	Duration time.Duration
 	Method   string
 	Path     string // as sent, relative to the API root
-	Query    string // as sent, values of parameters that are named like secrets replaced
-	Status   int    // what the step was answered; 0 when it got nothing
+	Query    string // as sent, with the values of parameters with secret names replaced
+	Status   int    // of the response to the step; 0 if it got none
 	Sent     int64  // bytes of the request's body
-	Received int64  // bytes of the answer's body
+	Received int64  // bytes of the response's body
 	Outcome  Outcome
-	Detail   string // why, when Outcome is not Answered
-	Policy   string // policy that decided, when there is an Authorizer
-	Allowed  bool   // what it decided; true without one, false when it was not asked
-	Retried  bool   // sent a second time, on a new connection
-	Protocol string // version of HTTP spoken with the API: "1.1" or "2"; empty when nothing was sent
+	Detail   string // the reason, if Outcome is not Answered
+	Policy   string // the deciding policy, with an Authorizer
+	Allowed  bool   // the decision; true without an Authorizer, false if it was not asked
+	Retried  bool   // sent again, on a new connection
+	Protocol string // version of HTTP to the API: "1.1" or "2"; empty if nothing was sent
 	Span     any    // Span.Data of Config.Trace
 }
 
-// auditLine is what the audit keeps of a call: whose it was, and what became of it.
+// auditLine is the line of a call in the audit file.
 type auditLine struct {
 	executionID, businessID, userID string
 	call                            Call
@@ -62,7 +62,7 @@ func (l auditLine) MarshalJSON() ([]byte, error) {
 	})
 }
 
-// redactQuery replaces the values of parameters named like secrets, and leaves every other byte.
+// redactQuery replaces the values of parameters with secret names, and keeps every other byte.
 func redactQuery(query string) string {
 	if query == "" {
 		return ""
@@ -77,7 +77,8 @@ func redactQuery(query string) string {
 		query = query[len(parameter)+len(separator):]
 		name, value, ok := strings.Cut(parameter, "=")
 		switch {
-		case ok && value != "" && (secretName(name) || strings.HasPrefix(value, "eyJ")): // a token says what it is
+		// a JWT is recognisable by itself
+		case ok && value != "" && (secretName(name) || strings.HasPrefix(value, "eyJ")):
 			b.WriteString(name + "=" + redacted.Mark)
 		default:
 			b.WriteString(parameter)

@@ -6,14 +6,14 @@ import (
 	"strconv"
 )
 
-// Outcome says how a call ended; it is also "code" in the body of an answer that is ours.
+// Outcome says how a call ended; it is also "code" in the body of the proxy's own responses.
 type Outcome string
 
-// Outcomes of a call. Only Answered, APIBroke, ClientGone and those cut half-way carry a status that the API chose.
+// Outcomes of a call. Only Answered, APIBroke, ClientGone and calls that were cut have the API's status.
 const (
-	Answered       Outcome = "answered"            // the API's answer was delivered whole, whatever its status
-	BadRequest     Outcome = "bad_request"         // 400: malformed, or more than one reading
-	BadHost        Outcome = "bad_host"            // 400: the Host is not ours
+	Answered       Outcome = "answered"            // the API's whole response was delivered, whatever its status
+	BadRequest     Outcome = "bad_request"         // 400: malformed or ambiguous
+	BadHost        Outcome = "bad_host"            // 400: the Host is not the proxy's
 	BadPath        Outcome = "bad_path"            // 400: outside the API root
 	Forbidden      Outcome = "forbidden"           // 403: no capability
 	Denied         Outcome = "guardrail"           // 403: by policy
@@ -21,15 +21,15 @@ const (
 	BodyTooLarge   Outcome = "body_too_large"      // 413
 	TooMany        Outcome = "too_many_requests"   // 429: Config.MaxInFlight
 	HeaderTooLarge Outcome = "headers_too_large"   // 431
-	APIUnreachable Outcome = "api_unreachable"     // 502: no connection, or no answer on it
-	BadAnswer      Outcome = "api_protocol_error"  // 502: the API's answer was malformed
+	APIUnreachable Outcome = "api_unreachable"     // 502: no connection, or no response on it
+	BadAnswer      Outcome = "api_protocol_error"  // 502: the API's response was malformed
 	NoKey          Outcome = "key_unavailable"     // 503
 	NoAudit        Outcome = "audit_unavailable"   // 503: the call could not be recorded
 	ShuttingDown   Outcome = "shutting_down"       // 503
 	APITooSlow     Outcome = "api_timeout"         // 504
 	PastDeadline   Outcome = "deadline_exceeded"   // 504: Config.Deadline
-	ClientGone     Outcome = "client_disconnected" // no answer could be delivered
-	APIBroke       Outcome = "answer_cut"          // the API's answer ended early
+	ClientGone     Outcome = "client_disconnected" // no response could be delivered
+	APIBroke       Outcome = "answer_cut"          // the API's response ended early
 )
 
 var statusOf = map[Outcome]int{
@@ -38,11 +38,11 @@ var statusOf = map[Outcome]int{
 	ShuttingDown: 503, APITooSlow: 504, PastDeadline: 504,
 }
 
-// refusal is an answer of our own, or the reason why there is none.
+// refusal is a response of the proxy itself, or the reason why none is sent.
 type refusal struct {
 	outcome Outcome
 	detail  string
-	code    string // in place of outcome, from the policy
+	code    string // from the policy, replaces outcome
 	policy  string
 }
 
@@ -52,7 +52,7 @@ func refuse(outcome Outcome, detail string) *refusal {
 
 func (r *refusal) status() int { return statusOf[r.outcome] }
 
-// append writes the whole answer.
+// append writes the whole response.
 func (r *refusal) append(b []byte, method []byte, closing bool) []byte {
 	code := r.code
 	if code == "" {

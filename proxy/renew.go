@@ -8,22 +8,23 @@ import (
 	"slices"
 )
 
-// Renewer is a [KeySource] that can replace a key before its time.
+// Renewer is a [KeySource] that can replace a key before it expires.
 type Renewer interface {
-	// Renew returns another key than stale, which the API did not know. It must answer within [Config.KeyTimeout], and give up
-	// where a key that it gave lately was not known either: it is asked for every such answer.
+	// Renew replaces the key stale, which the API did not know. It must return within [Config.KeyTimeout]. It is
+	// called for every such response, so it must fail if the API did not know a recently returned key either.
 	Renew(ctx context.Context, stale string) (string, error)
 }
 
-// unknownKey stands in the challenge (RFC 9110 section 11.6.1) of a 401 where the API does not know who signed the key, lostRecord
-// where it knows nothing of the key itself, nor of its revocation. No request with such a key is acted on.
+// unknownKey is in the challenge (RFC 9110 section 11.6.1) of a 401 if the API does not know the key's signer,
+// lostRecord if it has neither a record of the key nor of its revocation. The API processes no request with such a key.
 var unknownKey, lostRecord = []byte(`error="unknown_key"`), []byte(`record="lost"`)
 
-// errKeyRenewed ends an exchange whose request may be sent again, with another key.
+// errKeyRenewed ends an exchange whose request may be sent again with a new key.
 var errKeyRenewed = errors.New("the api did not know the key")
 
-// renewKey asks for another key where the answer, whose head is in c.resp, says that the API does not know this one; once for each
-// request. It reports whether the request may be sent again in place of delivering the answer.
+// renewKey requests a new key if the response, whose head is in c.resp, says that the API does not know the current
+// one; at most once for each request. It reports whether the request may be sent again instead of delivering the
+// response.
 func (x *exchange) renewKey() bool {
 	c := x.c
 	renewer, ok := c.p.cfg.Keys.(Renewer)
@@ -37,12 +38,12 @@ func (x *exchange) renewKey() bool {
 	ctx := newLazyDeadline(c.p.ctx, c.p.cfg.KeyTimeout)
 	defer ctx.release()
 	if _, err := renewer.Renew(ctx, x.key); err != nil {
-		return false // the answer says the rest
+		return false // the API's response is delivered
 	}
 	return !x.interim && (x.whole || x.consumed() && !x.body.lost)
 }
 
-// rewrite puts the new key into the request in c.out, whose head is head bytes long. It returns the length of the new one.
+// rewrite puts the new key into the request in c.out, whose head has head bytes. It returns the length of the new head.
 func (x *exchange) rewrite(head int) (int, *refusal) {
 	if r := x.fetchKey(); r != nil {
 		return 0, r

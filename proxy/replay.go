@@ -9,34 +9,34 @@ import (
 )
 
 const (
-	// maxReplay is how much of a body is kept, in bytes, until the API answers: the 64 KiB that HTTP/2 lets a stream send at
-	// first (RFC 9113 section 6.9.2), and as much for what net/http reads ahead. A refused stream rarely took more.
+	// maxReplay is how many bytes of a body are kept until the API responds: the 64 KiB of HTTP/2's initial window
+	// (RFC 9113 section 6.9.2), and as much for net/http's read-ahead. A refused stream has rarely consumed more.
 	maxReplay = 128 << 10
-	// maxAttempts bounds how often a request is sent whose streams the API refuses one after the other.
+	// maxAttempts limits the attempts for a request whose streams the API keeps refusing.
 	maxAttempts = 8
-	// sharedAttempts is how many of them may use a connection that other requests use too.
+	// sharedAttempts is how many attempts may use a connection shared with other requests.
 	sharedAttempts = 3
 	// firstPause is the wait before the third attempt; each later one takes twice as long.
 	firstPause = 5 * time.Millisecond
 )
 
-// repeat says whether a request that failed may be sent again.
+// repeat says whether a failed request may be sent again.
 type repeat uint8
 
 const (
 	never       repeat = iota
-	once               // it may have had an effect, and means the same twice
-	unprocessed        // it had none: the API said so, or nothing of it was sent
-	withNewKey         // it had none: the API did not know the key
+	once               // it may have had an effect, but is idempotent
+	unprocessed        // it had no effect: the API said so, or nothing was sent
+	withNewKey         // it had no effect: the API did not know the key
 )
 
-// stepBody is the body of the step's request on its way to the API. It keeps the beginning, for another attempt.
+// stepBody is the body of the step's request. It keeps the beginning for another attempt.
 type stepBody struct {
 	source *h1.Body
 	scanned
-	kept []byte // what was read from source, unless lost
-	next int    // how much of kept this attempt has read
-	lost bool   // source gave more than is kept
+	kept []byte // the bytes read from source, unless lost
+	next int    // how many bytes of kept this attempt has read
+	lost bool   // source returned more than is kept
 }
 
 // Read implements io.Reader.
@@ -61,10 +61,10 @@ func (b *stepBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Done reports whether this attempt has read all of the body.
+// Done reports whether this attempt has read the whole body.
 func (b *stepBody) Done() bool { return b.next == len(b.kept) && b.source.Done() }
 
-// rewind begins another attempt. It reports whether all that was read can be read again.
+// rewind begins another attempt. It reports whether everything that was read can be read again.
 func (b *stepBody) rewind() bool {
 	b.next = 0
 	return !b.lost
@@ -84,9 +84,9 @@ func (refusedStream) Error() string { return "the api reset the stream" }
 const codeRefusedStream = 7
 
 // net/http's errors for a stream above the last one of a GOAWAY, and for a request for which the connection opened no
-// stream at all. It exports none of them; TestUnprocessedRequestsAreSentAgain notices a new wording.
+// stream. net/http does not export them; TestUnprocessedRequestsAreSentAgain detects a changed text.
 const (
-	goneAway       = "http2: Transport received " // and how it names the frame
+	goneAway       = "http2: Transport received " // followed by the frame
 	unusable       = "http2: client conn not usable"
 	notEstablished = "http2: client conn could not be established"
 )
@@ -101,7 +101,7 @@ func unprocessedOverHTTP2(err error) bool {
 	return strings.HasPrefix(said, goneAway) || said == unusable || said == notEstablished
 }
 
-// pause waits before another attempt. It returns false when the proxy's time ended meanwhile.
+// pause waits before another attempt. It returns false if the proxy's time ended.
 func (x *exchange) pause(attempt int) bool {
 	if attempt < 2 {
 		return x.c.p.ctx.Err() == nil

@@ -23,22 +23,22 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// apiConn is one connection to the API. One of HTTP/1.1 is used by one exchange at a time; of one of HTTP/2, several
-// exchanges hold an apiConn each.
+// apiConn is one connection to the API. Only one exchange at a time uses an HTTP/1.1 connection; several exchanges can
+// share an HTTP/2 connection, each with its own apiConn.
 type apiConn struct {
 	net.Conn
-	h2     *http.ClientConn // not nil: HTTP/2, and nothing else here is used but reused
+	h2     *http.ClientConn // if not nil, the connection is HTTP/2, and of the other fields only reused is used
 	rd     *h1.Reader
 	reused bool
 	since  time.Time     // when it became idle
-	idle   time.Duration // for how long it may be; 0 leaves that to us
+	idle   time.Duration // how long the API keeps it idle; 0 if unknown
 
-	armed time.Time    // the read deadline that is set
-	asked time.Time    // when wake was asked last
-	wake  func() error // asked again and again while waiting for the API; an error ends the wait
+	armed time.Time    // the current read deadline
+	asked time.Time    // the last call of wake
+	wake  func() error // called repeatedly while waiting for the API; an error ends the wait
 }
 
-// abort ends a connection without TLS's goodbye, which the API could answer in the meantime.
+// abort closes a connection without TLS's close_notify, to which the API could still respond.
 func (a *apiConn) abort() {
 	if secure, ok := a.Conn.(*tls.Conn); ok {
 		secure.NetConn().Close()
@@ -46,10 +46,11 @@ func (a *apiConn) abort() {
 	a.Close()
 }
 
-// tick is how often a wait for the API looks up to see whether it still makes sense.
+// tick is the interval at which a wait for the API calls wake.
 const tick = 250 * time.Millisecond
 
-// Read waits for the API for as long as wake has no objection. An API that sends a byte now and then is waited for too.
+// Read waits for the API as long as wake returns nil. It calls wake regularly, even if the API keeps sending single
+// bytes.
 func (a *apiConn) Read(p []byte) (int, error) {
 	for {
 		now := time.Now()
@@ -79,9 +80,9 @@ func (a *apiConn) Read(p []byte) (int, error) {
 	}
 }
 
-// keepAlive notes for how long the API keeps the connection when it is idle, should it say so (RFC 2068 section 19.7.1.1).
-// Nearly at the end of that time a request could meet the close on its way, so half of it is left unused, one second at
-// most. It returns false when nothing is left.
+// keepAlive records how long the API keeps an idle connection open, if it says so (RFC 2068 section 19.7.1.1). Near the
+// end of that time a request could cross the close, so half of the time stays unused, at most one second. It returns
+// false if no usable time is left.
 func (a *apiConn) keepAlive(fields []h1.Field) bool {
 	for _, f := range fields {
 		if len(f.Name) != len("keep-alive") || !h1.EqualFold(f.Name, "keep-alive") {
@@ -111,7 +112,7 @@ func (a *apiConn) expired(limit time.Duration) bool {
 	return time.Since(a.since) >= limit
 }
 
-// stale reports whether the API closed the connection, or said something unasked, while it was idle.
+// stale reports whether the API closed the connection, or sent unsolicited data, while it was idle.
 func (a *apiConn) stale() bool {
 	if a.rd.Buffered() > 0 {
 		return true
@@ -125,8 +126,8 @@ func (a *apiConn) stale() bool {
 	if n <= 0 {
 		return err == nil || !isAgain(err)
 	}
-	// Within TLS there is talk that no request causes, such as session tickets after the handshake. What has arrived is
-	// read without waiting, to see whether it was more than that.
+	// TLS itself sends data without a request, such as session tickets after the handshake. Read the arrived data
+	// without blocking, to see whether it contains application data.
 	arrived, ok := secure.NetConn().(*pollingConn)
 	if !ok {
 		return true
@@ -137,13 +138,13 @@ func (a *apiConn) stale() bool {
 	return n > 0 || !isTimeout(err)
 }
 
-// pollingConn is a connection whose reads do not wait while polling is set, but time out. It is used by one
-// goroutine at a time.
+// pollingConn is a connection whose reads time out instead of blocking while polling is set. Only one goroutine may use
+// it at a time.
 type pollingConn struct {
 	net.Conn
 	polling bool
-	// http2 leaves it to Read to find that the other side has closed the connection: before its end there may be a GOAWAY,
-	// which says what was not processed, and which net/http would not read after a failed Write.
+	// http2 makes Write ignore that the other side has closed the connection, so that Read finds it: the last data
+	// may be a GOAWAY, which says what was not processed, and which net/http would not read after a failed Write.
 	http2 bool
 }
 
@@ -177,13 +178,13 @@ func (c *pollingConn) SyscallConn() (syscall.RawConn, error) {
 	return nil, errors.ErrUnsupported
 }
 
-// peek looks at a socket without waiting and without taking anything. (0, nil) is the end of the stream.
+// peek peeks at a socket without blocking. (0, nil) means the end of the stream.
 func peek(conn net.Conn) (n int, err error) {
 	var b [1]byte
 	return receive(conn, b[:], syscall.MSG_PEEK)
 }
 
-// receive reads from a socket without waiting.
+// receive reads from a socket without blocking.
 func receive(conn net.Conn, p []byte, flags int) (n int, err error) {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
@@ -215,10 +216,10 @@ func isTimeout(err error) bool {
 type pool struct {
 	cfg    *Config
 	dialer net.Dialer
-	tls    *tls.Config // nil: plain HTTP
+	tls    *tls.Config // nil for plain HTTP
 
 	mu     sync.Mutex
-	idle   []*apiConn         // HTTP/1.1, the most recently used last
+	idle   []*apiConn         // HTTP/1.1, most recently used last
 	shared []*http.ClientConn // HTTP/2
 	closed bool
 }
@@ -237,7 +238,7 @@ func newPool(cfg *Config) *pool {
 	return p
 }
 
-// get returns a connection, an idle one if there is any and fresh is false.
+// get returns a connection: an idle one if available, unless fresh is true.
 func (p *pool) get(ctx context.Context, fresh bool) (*apiConn, error) {
 	for !fresh {
 		if cc := p.takeShared(); cc != nil {
@@ -271,10 +272,10 @@ func (p *pool) takeIdle() *apiConn {
 	return a
 }
 
-// put takes back a connection on which the last exchange ended cleanly.
+// put returns a connection to the pool after a clean exchange.
 func (p *pool) put(a *apiConn) {
 	if a.h2 != nil {
-		a.h2.Release() // it is shared already
+		a.h2.Release() // the connection is already shared
 		return
 	}
 	a.since = time.Now()
@@ -383,12 +384,12 @@ func tunnel(ctx context.Context, conn net.Conn, via *url.URL, target string) err
 	if _, err := conn.Write([]byte(request + "\r\n")); err != nil {
 		return err
 	}
-	// The other end of the tunnel speaks second, so reading ahead takes nothing from it.
+	// The server at the other end does not speak first, so reading ahead loses none of its data.
 	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
 	if err != nil {
 		return err
 	}
-	// Its body, were there one, is the tunnel.
+	// The response's body is the tunnel.
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("it answered %s", resp.Status)
 	}
@@ -406,7 +407,7 @@ func hostPort(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-// checkAddress is asked after DNS, for the address that is about to be dialled.
+// checkAddress checks an address after DNS resolution, before it is dialled.
 func (p *pool) checkAddress(address string) error {
 	addrPort, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -419,13 +420,13 @@ func (p *pool) checkAddress(address string) error {
 				return nil
 			}
 		}
-		return fmt.Errorf("api resolves to %s, which is in none of the networks allowed for it", addr)
+		return fmt.Errorf("api resolves to %s, which is not in an allowed network", addr)
 	}
 	host := p.cfg.APIRoot.Hostname()
 	_, notLiteral := netip.ParseAddr(host)
 	switch {
 	case addr.IsUnspecified() || addr.IsMulticast():
-		return fmt.Errorf("api resolves to %s, which is no host's address", addr)
+		return fmt.Errorf("api resolves to %s, which is not a unicast address", addr)
 	case notLiteral == nil:
 		return nil
 	case addr.IsLoopback() && !loopbackName(host):
@@ -433,7 +434,7 @@ func (p *pool) checkAddress(address string) error {
 	case addr.IsLinkLocalUnicast():
 		return fmt.Errorf("api %q resolves to the link-local address %s", host, addr)
 	case !addr.IsLoopback() && p.tls == nil && !p.cfg.InsecureAPI:
-		return fmt.Errorf("api %q resolves to %s: plain http stays on loopback", host, addr)
+		return fmt.Errorf("api %q resolves to %s: plain http is allowed only on loopback", host, addr)
 	}
 	return nil
 }

@@ -427,7 +427,7 @@ func TestRenewedKeyIsUsedAtOnce(t *testing.T) {
 func TestConfigurationErrorsAreReportedTogether(t *testing.T) {
 	root, _ := url.Parse("http://user@api.example/x?y")
 	_, err := New(Config{APIRoot: root, UserID: "a\nb", MaxBody: -1, Open: true})
-	for _, want := range []string{"more than scheme", "business id is missing", "user id cannot", "key source is missing", "max body is negative", "listener without capability"} {
+	for _, want := range []string{"more than scheme", "business id is missing", "user id cannot", "key source is missing", "max body is negative", "proxy without capability"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)
 		}

@@ -9,21 +9,20 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// margin is how many bytes before and behind a range the API is asked for, so that the key is recognised wherever a
+// margin is how many extra bytes the proxy requests before and after a range, so that it recognises the key wherever a
 // range cuts it.
 const margin = keyscan.MaxForm
 
-// window is a range of bytes that the step asked for (RFC 9110 section 14), of which the API is asked for more.
+// window is a range of bytes that the step requested (RFC 9110 section 14). The proxy requests a larger one.
 type window struct {
-	first, last int64 // as in "first-last"; last is negative where the range has no end
+	first, last int64 // as in "first-last"; last is negative if the range has no end
 	suffix      int64 // as in "-suffix"; negative for a range that begins at first
-
-	skip, left int64 // bytes of the answer's body that the step does not get, and that it gets then
+	skip, left  int64 // bytes of the response's body to skip, and then to deliver
 }
 
-// windowOf reads the Range of a request. forward says that the field goes to the API, as window.appendTo writes it or,
-// without a window, as it is: then its unit is not bytes. Several ranges, and what cannot be understood, are not
-// forwarded: any server may ignore the field, and answers with the whole then.
+// windowOf parses the Range of a request. forward reports that the field goes to the API: rewritten by window.appendTo,
+// or unchanged without a window, if its unit is not bytes. Several ranges and malformed ones are not forwarded, because
+// any server may ignore the field and respond with the whole.
 func windowOf(fields []h1.Field) (w *window, forward bool) {
 	count := 0
 	for _, f := range fields {
@@ -68,7 +67,7 @@ func parseWindow(spec []byte) *window {
 	return w
 }
 
-// number reads a decimal number that leaves room for the margin.
+// number parses a decimal number that leaves room for the margin.
 func number(digits []byte) (int64, bool) {
 	for _, c := range digits {
 		if c < '0' || c > '9' {
@@ -79,7 +78,7 @@ func number(digits []byte) (int64, bool) {
 	return n, err == nil && n < math.MaxInt64-2*margin
 }
 
-// appendTo writes the range that the API is asked for.
+// appendTo writes the range to request from the API.
 func (w *window) appendTo(b []byte) []byte {
 	b = append(b, "bytes="...)
 	if w.suffix >= 0 {
@@ -92,8 +91,7 @@ func (w *window) appendTo(b []byte) []byte {
 	return b
 }
 
-// contentRange is what an answer says that it holds: bytes first to last of size, which is negative where it is not
-// known.
+// contentRange is the range in a response: bytes first to last of size, which is negative if unknown.
 type contentRange struct{ first, last, size int64 }
 
 // parseContentRange reads "bytes first-last/size"; ok is false for everything else.
@@ -119,8 +117,8 @@ func parseContentRange(value []byte) (r contentRange, ok bool) {
 	return r, true
 }
 
-// within is the part of an answer that the step gets. ok is false where the API sent a range that does not begin where
-// it was asked to, or too little to tell a key at its end from other text.
+// within returns the part of a response that the step gets. ok is false if the API's range does not begin as requested,
+// or is too short to recognise a key at its end.
 func (w *window) within(r contentRange) (first, last int64, ok bool) {
 	first, last = w.first, w.last
 	if w.suffix >= 0 {
@@ -129,7 +127,7 @@ func (w *window) within(r contentRange) (first, last int64, ok bool) {
 		}
 		first = max(0, r.size-w.suffix)
 	}
-	// An API may send less than it is asked for (RFC 9110 section 15.3.7): what is behind its end is the margin then.
+	// An API may send less than requested (RFC 9110 section 15.3.7); its last bytes are then the margin.
 	limit, whole := r.last-margin, r.last == r.size-1
 	if whole {
 		limit = r.last
@@ -140,14 +138,14 @@ func (w *window) within(r contentRange) (first, last int64, ok bool) {
 	return first, last, (r.first == 0 || r.first <= first-margin) && (whole || first <= last)
 }
 
-// narrow makes a partial answer the one that the step asked for, but for its body, of which trim leaves the rest out.
-// An answer that cannot be narrowed is an error.
+// narrow changes the head of a partial response to the range that the step requested; trim shortens the body. If the
+// response cannot be narrowed, it returns an error.
 func (x *exchange) narrow() error {
 	resp := &x.c.resp
 	i := fieldIndex(resp.Fields, "content-range")
 	if i < 0 {
 		if resp.Status == 206 && x.ranged {
-			return errPartial // several ranges, or one that does not say which
+			return errPartial // several ranges, or an unknown one
 		}
 		return nil
 	}
@@ -168,7 +166,7 @@ func (x *exchange) narrow() error {
 	}
 	value := "bytes " + strconv.FormatInt(first, 10) + "-" + strconv.FormatInt(last, 10) + "/" + size
 	x.window.skip, x.window.left = first-r.first, last-first+1
-	if first > last { // behind the end, where only the margin reached into it
+	if first > last { // beyond the end, so that only the margin overlaps the data
 		resp.Status, resp.Reason, value = 416, []byte("Range Not Satisfiable"), "bytes */"+size
 		x.window.left = 0
 	}
@@ -180,7 +178,7 @@ func (x *exchange) narrow() error {
 	return nil
 }
 
-// trim moves what the step asked for to the front of a piece of the body, and returns its length.
+// trim moves the requested bytes to the front of a piece of the body, and returns their number.
 func (w *window) trim(piece []byte) int {
 	skip := min(w.skip, int64(len(piece)))
 	w.skip -= skip

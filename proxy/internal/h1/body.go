@@ -11,20 +11,20 @@ const (
 	maxTrailers     = 64
 )
 
-// Body reads one message's body off a [Reader]. Reading it never takes more off the stream than the body.
+// Body reads one message's body from a [Reader]. It never reads beyond the body.
 type Body struct {
 	r        *Reader
 	framing  Framing
 	left     int64 // of the body, or of the current chunk
 	lenient  bool
-	begun    bool // a chunk was read before, whose CRLF comes first
+	begun    bool // a chunk was read before, so its CRLF comes first
 	trailing bool // the last chunk was read, and block is what came of the trailers
 	block    []byte
 	done     bool
 	trailers []Field
 }
 
-// Reset makes b the body of the message whose head was read last from r.
+// Reset sets b to the body of the message whose head was read last from r.
 func (b *Body) Reset(r *Reader, h *Head, lenient bool) {
 	*b = Body{r: r, framing: h.Framing, lenient: lenient, trailers: b.trailers[:0]}
 	switch h.Framing {
@@ -39,10 +39,11 @@ func (b *Body) Reset(r *Reader, h *Head, lenient bool) {
 // Done reports whether all of the body was read.
 func (b *Body) Done() bool { return b.done }
 
-// Trailer is the fields after a chunked body, once Read has returned io.EOF.
+// Trailer returns the fields after a chunked body, once Read has returned io.EOF.
 func (b *Body) Trailer() []Field { return b.trailers }
 
-// Ready is how much can be read of the body without waiting, as one piece; all says that nothing follows it.
+// Ready returns how many bytes of the body can be read without waiting, in one piece; all reports that the body ends
+// there.
 func (b *Body) Ready() (n int, all bool) {
 	if b.done {
 		return 0, true
@@ -75,8 +76,8 @@ func (b *Body) Available() bool {
 	return bytes.Contains(unread[max(end-1, 0):], []byte("\r\n\r\n"))
 }
 
-// Read implements io.Reader. A body cut short is io.ErrUnexpectedEOF. After an error of the connection that is no end,
-// such as a deadline, reading may go on.
+// Read implements io.Reader. If the body is truncated, the error is io.ErrUnexpectedEOF. After a temporary error of the
+// connection, such as a deadline, reading may continue.
 func (b *Body) Read(p []byte) (int, error) {
 	if b.done {
 		return 0, io.EOF

@@ -38,7 +38,7 @@ func all(b []byte, in uint8) bool {
 // ValidName reports whether b is a token, as methods and field names must be.
 func ValidName(b []byte) bool { return len(b) > 0 && all(b, tokenChar) }
 
-// ValidValue reports whether b can be a field's value: no control characters but tab.
+// ValidValue reports whether b can be a field's value: no control characters except tab.
 func ValidValue(b []byte) bool { return all(b, valueChar) }
 
 func validTarget(b []byte) bool { return len(b) > 0 && all(b, targetChar) }
@@ -64,8 +64,8 @@ func lower(c byte) byte {
 	return c
 }
 
-// FoldName maps a field name's byte to what servers make of it at their most tolerant: lower case, and every
-// character that is neither letter nor digit a hyphen, since CGI variables keep only one kind of punctuation.
+// FoldName maps a byte of a field name to its form in the most tolerant server: letters become lower case, and every
+// character that is neither letter nor digit becomes a hyphen, because CGI variables have only one kind of punctuation.
 func FoldName(c byte) byte {
 	c = lower(c)
 	if c >= 'a' && c <= 'z' || isDigit(c) {
@@ -97,7 +97,7 @@ func HasToken(list []byte, token string) bool {
 	return false
 }
 
-// Tokens yields the items of a comma-separated list without whitespace around them.
+// Tokens yields the items of a comma-separated list without surrounding whitespace.
 func Tokens(list []byte) func(yield func([]byte) bool) {
 	return func(yield func([]byte) bool) {
 		start := 0
@@ -113,7 +113,7 @@ func Tokens(list []byte) func(yield func([]byte) bool) {
 	}
 }
 
-// trim takes optional whitespace (space, tab) off both ends.
+// trim removes optional whitespace (space, tab) from both ends.
 func trim(b []byte) []byte {
 	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
 		b = b[1:]

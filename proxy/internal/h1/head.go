@@ -1,8 +1,8 @@
-// Package h1 reads HTTP/1.1 messages (RFC 9112) from a byte stream without interpreting more than framing.
+// Package h1 reads HTTP/1.1 messages (RFC 9112) from a byte stream and interprets only their framing.
 //
-// A message whose extent two readers could see differently is an error, never a guess: line ends other than CRLF,
-// folded fields, whitespace around names, control characters, two lengths, a length beside a transfer coding, a
-// transfer coding other than chunked. Names, values and targets keep their bytes.
+// A message whose extent is ambiguous is an error: line ends other than CRLF, folded fields, whitespace around names,
+// control characters, two lengths, a length beside a transfer coding, a transfer coding other than chunked. Names,
+// values and targets keep their bytes.
 package h1
 
 import (
@@ -12,8 +12,8 @@ import (
 	"math"
 )
 
-// Errors of a message that cannot be read. All but ErrTooLarge and ErrTooManyFields mean that the message is
-// malformed; what follows it on the connection must not be read.
+// Errors of a message that cannot be read. All except ErrTooLarge and ErrTooManyFields mean that the message is
+// malformed and that nothing more may be read from the connection.
 var (
 	ErrTooLarge      = errors.New("message head is too large")
 	ErrTooManyFields = errors.New("message has too many header fields")
@@ -27,7 +27,7 @@ func malformed(format string, args ...any) error {
 // Field is one header or trailer field. Value has no surrounding whitespace.
 type Field struct{ Name, Value []byte }
 
-// Framing says how the extent of a body is known.
+// Framing says how the end of a body is determined.
 type Framing uint8
 
 const (
@@ -37,13 +37,13 @@ const (
 	UntilClose         // a response that ends with its connection
 )
 
-// Head is what requests and responses have in common. Its slices point into the buffer it was parsed from.
+// Head is the common part of requests and responses. Its slices point into the buffer from which it was parsed.
 type Head struct {
 	Minor   int // HTTP/1.Minor
 	Fields  []Field
 	Framing Framing
 	Length  int64
-	Close   bool // the sender closes the connection after this message, or could not keep it
+	Close   bool // the sender closes the connection after this message, or cannot keep it open
 }
 
 // Request is the head of a request.
@@ -186,7 +186,7 @@ func (r *Response) frame(method []byte) error {
 				return err
 			}
 			if lengths > 0 && n != r.Length {
-				return malformed("contradicting content lengths")
+				return malformed("contradictory content lengths")
 			}
 			r.Length = n
 			lengths++
@@ -247,7 +247,7 @@ func (h *Head) parseFields(b []byte, maxFields int, lenient bool) error {
 	}
 }
 
-// cutLine takes one line off b. A line ends with CRLF; lenient accepts a lone LF, as RFC 9112 section 2.2 allows.
+// cutLine cuts one line from b. A line ends with CRLF; lenient accepts a bare LF, as RFC 9112 section 2.2 allows.
 func cutLine(b []byte, lenient bool) (line, rest []byte, err error) {
 	i := bytes.IndexByte(b, '\n')
 	switch {

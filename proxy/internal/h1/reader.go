@@ -6,21 +6,21 @@ import (
 	"io"
 )
 
-// Reader reads the messages of one connection, one after the other. Heads it returned stay valid until the next
-// one is read, while their bodies pass through.
+// Reader reads the messages of one connection, one after the other. A returned head stays valid until the next one is
+// read, even while its body is read.
 type Reader struct {
 	src  io.Reader
 	buf  []byte
 	r, w int // unread bytes are buf[r:w]
-	min  int // buf[:min] holds the head that is in use
+	min  int // buf[:min] is the head in use
 }
 
 const bufferSize = 4 << 10
 
-// NewReader returns a Reader of src. It allocates its buffer when the first byte is asked for.
+// NewReader returns a Reader of src. It allocates its buffer at the first read.
 func NewReader(src io.Reader) *Reader { return &Reader{src: src} }
 
-// Buffered is the number of bytes that were received and not yet read.
+// Buffered returns the number of received bytes that have not been read.
 func (r *Reader) Buffered() int { return r.w - r.r }
 
 // Wait returns when at least one byte can be read.
@@ -35,7 +35,7 @@ func (r *Reader) Wait() error {
 	return r.fill(bufferSize)
 }
 
-// HeadComplete reports whether a whole head was received, so that reading it needs no waiting.
+// HeadComplete reports whether a whole head has been received, so that reading it will not block.
 func (r *Reader) HeadComplete() bool {
 	return bytes.Contains(r.buf[r.r:r.w], []byte("\r\n\r\n"))
 }
@@ -53,7 +53,7 @@ func (r *Reader) fill(limit int) error {
 		if r.w-r.min >= limit {
 			return ErrTooLarge
 		}
-		// A new array, since heads point into the old one.
+		// A new array, because heads point into the old one.
 		grown := make([]byte, max(bufferSize, 2*len(r.buf)))
 		copy(grown, r.buf[:r.w])
 		r.buf = grown
@@ -88,7 +88,7 @@ func (r *Reader) ReadResponse(resp *Response, method []byte, maxBytes, maxFields
 	return resp.parse(head, maxFields, method)
 }
 
-// readHead takes a head, empty line included, off the stream.
+// readHead reads a head, including the empty line, from the stream.
 func (r *Reader) readHead(maxBytes int, lenient bool) ([]byte, error) {
 	if r.r > 0 {
 		r.w = copy(r.buf, r.buf[r.r:r.w])
@@ -130,7 +130,7 @@ func (r *Reader) readHead(maxBytes int, lenient bool) ([]byte, error) {
 	}
 }
 
-// line takes one line off the stream, within a body.
+// line reads one line from the stream, within a body.
 func (r *Reader) line(limit int, lenient bool) ([]byte, error) {
 	for seen := 0; ; {
 		if i := bytes.IndexByte(r.buf[r.r+seen:r.w], '\n'); i >= 0 {
