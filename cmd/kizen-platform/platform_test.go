@@ -308,7 +308,7 @@ func TestWrongUsageEndsWithTwoAndOneLine(t *testing.T) {
 		"port taken":                {[]string{"--listen", taken.Addr().String()}, exitPlatform, "choose another --listen"},
 		"ready file nowhere":        {[]string{"--listen", "127.0.0.1:0", "--ready-file", "/nowhere/ready"}, exitPlatform, `--ready-file "/nowhere/ready"`},
 		"env file nowhere":          {[]string{"--listen", "127.0.0.1:0", "--env-file", "/nowhere/env"}, exitPlatform, `--env-file "/nowhere/env"`},
-		"development keys":          {[]string{"--listen", "0.0.0.0:0", "--redis-url", "redis://redis.invalid:6379"}, exitUsage, "no keys are configured, and other machines reach redis and --listen; name keys with --keys"},
+		"development keys":          {[]string{"--listen", "0.0.0.0:0", "--redis-url", "redis://redis.invalid:6379"}, exitUsage, "no keys are configured, and other machines can reach redis and --listen; configure keys with --keys"},
 		"the same on every address": {[]string{"--listen", ":0", "--redis-url", "redis://redis.invalid:6379"}, exitUsage, "no keys are configured"},
 		"secret in a bad url":       {[]string{"--redis-url", "htp://u:pa55word@h"}, exitUsage, "redis"},
 	} {
