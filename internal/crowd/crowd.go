@@ -1,5 +1,5 @@
-// Package crowd bounds the connections of an HTTP server. Callers that open many and send little, or nothing, would otherwise take the
-// descriptors and the memory that everybody else needs.
+// Package crowd limits the connections of an HTTP server. Otherwise, callers that open many connections and send little
+// or nothing could exhaust descriptors and memory.
 package crowd
 
 import (
@@ -11,20 +11,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Crowd is the connections of one server. Where there are too many, one that waits for its caller makes room: the one that has done so
-// for the longest.
+// Crowd holds the connections of one server. If there are too many, it closes the connection that has waited for its
+// caller for the longest.
 type Crowd struct {
 	most int
 
 	mu    sync.Mutex
-	turn  uint64 // counts up; a connection that waits for its caller has the turn in which that began
+	turn  uint64 // a counter; a waiting connection stores its value at the start of the wait
 	conns map[*conn]struct{}
 }
 
-// Extra is how many connections a server needs beside those that wait for it: of browsers, of those who watch, of newcomers.
+// Extra is the number of connections in addition to those of waiting callers: for browsers, event streams and new
+// callers.
 const Extra = 512
 
-// New returns a crowd of at most so many connections, and of no more than half of what the process may have open.
+// New returns a crowd of at most the given number of connections, and of at most half of the process's descriptors.
 func New(most int) *Crowd {
 	var files unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) == nil && files.Cur < uint64(most)*2 {
@@ -38,7 +39,7 @@ type conn struct {
 	net.Conn
 	crowd *Crowd
 	since uint64
-	held  int // requests whose callers wait
+	held  int // requests whose callers are waiting
 }
 
 // Listener counts the connections of inner.
@@ -59,11 +60,11 @@ func (l *listener) Accept() (net.Conn, error) {
 		if joined := l.crowd.join(accepted); joined != nil {
 			return joined, nil
 		}
-		_ = accepted.Close() // there is no room
+		_ = accepted.Close() // too many connections
 	}
 }
 
-// join adds a connection, nil where none makes room for it.
+// join adds a connection, or returns nil if no other connection can be closed for it.
 func (c *Crowd) join(accepted net.Conn) *conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,7 +82,8 @@ func (c *Crowd) join(accepted net.Conn) *conn {
 	return joined
 }
 
-// oldest is the connection that has waited for its caller for the longest, nil where all callers wait. Needs c.mu.
+// oldest returns the connection that has waited for its caller for the longest, or nil if all callers are waiting. It
+// needs c.mu.
 func (c *Crowd) oldest() (oldest *conn) {
 	for candidate := range c.conns {
 		if candidate.held == 0 && (oldest == nil || candidate.since < oldest.since) {
@@ -109,7 +111,7 @@ func ConnContext(ctx context.Context, accepted net.Conn) context.Context {
 	return context.WithValue(ctx, contextKey{}, accepted)
 }
 
-// Hold keeps the connection of a request that has arrived, and whose caller waits now, until release is called.
+// Hold protects the connection of a request whose caller is now waiting, until release is called.
 func Hold(r *http.Request) (release func()) {
 	m, ok := r.Context().Value(contextKey{}).(*conn)
 	if !ok {

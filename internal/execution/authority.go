@@ -19,33 +19,34 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// revokeLimit bounds taking a key back. A key that could not be taken back dies by itself, so waiting longer gains nothing.
+// revokeLimit limits the revocation of a key. A key that could not be revoked expires by itself, so waiting longer is
+// useless.
 const revokeLimit = 5 * time.Second
 
-// Serving says where the proxy of an [Authority] listens, and for how long its key and its calls may last.
+// Serving says where the proxy of an [Authority] listens, and how long its key and its calls may last.
 type Serving struct {
-	// Address is bound where Listener is nil; empty takes a free loopback port. A Listener is one that nothing but the step
-	// can reach.
+	// Address is bound if Listener is nil; if empty, the proxy chooses a free loopback port. Only the step may be
+	// able to reach a Listener.
 	Address  string
 	Listener net.Listener
-	// KeyLifetime is how long one key lives; it is renewed before it ends.
+	// KeyLifetime is the lifetime of one key; it is renewed before it expires.
 	KeyLifetime time.Duration
-	// Deadline ends calls; zero: none.
+	// Deadline ends all calls; zero means none.
 	Deadline time.Time
-	// fence says why the key may be used no more; nil: it may be.
+	// fence, if not nil, returns why the key must no longer be used.
 	fence func() error
-	// Name is what people call the step. Traceparent and Tracestate are the W3C trace context that its calls belong to.
+	// Name is the step's human-readable name. Traceparent and Tracestate are the W3C trace context of its calls.
 	Name, Traceparent, Tracestate string
 }
 
-// Authority is what lets an execution call the API: a leased key, and the proxy that puts it into requests.
+// Authority allows an execution to call the API: it has a leased key, and the proxy that adds it to requests.
 type Authority struct {
 	lease lease
 	keys  lateKeys
 	proxy *proxy.Proxy
 	watch *watch
 	owned bool // the execution is the proxy and no more: its end is told here
-	// minting is how long the key took, from mintBegan on.
+	// minting is the duration of the mint, which began at mintBegan.
 	minting   time.Duration
 	mintBegan time.Time
 	id        minter.Identity
@@ -56,7 +57,7 @@ type Authority struct {
 	revokingErr   error
 }
 
-// Open binds the listener, then mints the key: no key ever exists for an execution that could not use it.
+// Open binds the listener, then mints the key, so that no key exists for an execution that cannot use it.
 func (h *Host) Open(ctx context.Context, id minter.Identity, s Serving) (*Authority, error) {
 	w := h.watch(ctx, Request{Identity: id, Name: s.Name, Job: runner.Execution{Traceparent: s.Traceparent}, Tracestate: s.Tracestate})
 	a, err := h.open(w.ctx, id, s, w)
@@ -91,7 +92,7 @@ func (h *Host) open(ctx context.Context, id minter.Identity, s Serving, w *watch
 	return a, nil
 }
 
-// serve starts the proxy, which has no key to give yet.
+// serve starts the proxy, which has no key yet.
 func (a *Authority) serve(h *Host, id minter.Identity, s Serving) error {
 	principal, err := h.principal(id)
 	if err != nil {
@@ -114,26 +115,26 @@ func (a *Authority) serve(h *Host, id minter.Identity, s Serving) error {
 	return nil
 }
 
-// Keys are the keys that calls have been sent with so far, the newest last.
+// Keys returns the keys that calls have used so far, the newest last.
 func (a *Authority) Keys() []string { return a.keys.used() }
 
-// URL is the base of every request of the step: a secret of the execution.
+// URL returns the base of every request of the step. It is a secret of the execution.
 func (a *Authority) URL() string { return a.proxy.URL() }
 
-// StepContext names the span that the step's calls belong to; empty where there is none.
+// StepContext returns the trace context of the step's calls; it may be empty.
 func (a *Authority) StepContext() (traceparent, tracestate string) { return a.watch.StepContext() }
 
-// Log is a logger that names the execution and its trace.
+// Log returns a logger that names the execution and its trace.
 func (a *Authority) Log() *slog.Logger { return a.watch.log }
 
-// Probe asks the proxy's listener for an answer, as a health check does.
+// Probe sends a health check to the proxy's listener.
 func (a *Authority) Probe(ctx context.Context) error { return a.proxy.Probe(ctx) }
 
 // Calls counts the calls so far by their outcome.
 func (a *Authority) Calls() map[proxy.Outcome]uint64 { return a.proxy.Stats() }
 
-// Revoke takes the key back, even when ctx has ended: an interrupt must leave no valid key behind. What goes wrong is
-// logged and not returned, because the step's own outcome stands, and running it again for this would act twice.
+// Revoke revokes the key, even if ctx has ended: an interrupt must leave no valid key. It logs errors instead of
+// returning them, because the step's outcome stays valid, and a retry would run the step twice.
 func (a *Authority) Revoke(ctx context.Context) { a.revoking.Do(func() { a.revoke(ctx) }) }
 
 func (a *Authority) revoke(ctx context.Context) {
@@ -160,7 +161,7 @@ func (a *Authority) Close(ctx context.Context, grace time.Duration) {
 	}
 	if a.lease != nil {
 		a.Revoke(ctx)
-		if a.revokingSince.Before(began) { // an interrupt came first
+		if a.revokingSince.Before(began) { // an interrupt has already revoked it
 			began = a.revokingSince
 		}
 		a.watch.Phase(phases.Revoke, began, time.Now(), a.revokingErr)
@@ -171,17 +172,18 @@ func (a *Authority) Close(ctx context.Context, grace time.Duration) {
 	}
 }
 
-// errNoKeyYet is the answer to a call that comes before the step knows the address.
+// errNoKeyYet is the error of a call that arrives before the step knows the address.
 var errNoKeyYet = errors.New("the execution has not begun")
 
-// keptKeys is how many keys are remembered: a proxy that is renewed for days has used many, of which all but these are dead.
+// keptKeys is how many keys are remembered: a proxy that runs for days has used many keys, of which all others have
+// expired.
 const keptKeys = 4
 
-// lateKeys is the key source of a proxy that listens before there is a key. It remembers what it gave.
+// lateKeys is the key source of a proxy that listens before the key is minted. It remembers the keys that it returned.
 type lateKeys struct {
 	lease atomic.Pointer[lease]
 	given atomic.Pointer[[]string]
-	fence func() error // says why the key may be used no more; nil: it may be
+	fence func() error // if not nil, returns why the key must no longer be used
 }
 
 // Key implements proxy.KeySource.
@@ -217,7 +219,7 @@ func (k *lateKeys) used() []string {
 	return nil
 }
 
-// fenced says why the key may be used no more.
+// fenced returns why the key must no longer be used.
 func (k *lateKeys) fenced() error {
 	if k.fence == nil {
 		return nil
@@ -240,7 +242,7 @@ func (k *lateKeys) Renew(ctx context.Context, stale string) (string, error) {
 	return (*leased).Renew(ctx, stale)
 }
 
-// authorizer is an account before the rules, as the proxy asks it.
+// authorizer adapts a policy principal to the proxy.
 type authorizer struct{ principal *policy.Principal }
 
 // Authorize implements proxy.Authorizer.

@@ -1,15 +1,14 @@
-// Package execution is one execution, whole: its key, its proxy, its sandboxed step, and the end of all three.
+// Package execution runs one whole execution: its key, its proxy, its sandboxed step, and the end of all three.
 //
-// A [Host] holds what the executions of this process share. [Host.Open] gives a standing proxy its [Authority];
-// [Host.Run] carries a step from its job to its result:
-//
-//  1. a sandboxed Python is there, or starts
-//  2. the proxy listens, where only this execution can reach it
-//  3. the key is minted; the proxy has it from here on
+// A [Host] holds everything that the executions of this process share. [Host.Open] returns the [Authority] of a
+// standalone proxy; [Host.Run] runs a step from its job to its result:
+//  1. it gets a sandboxed Python, warm or new
+//  2. the proxy listens where only this execution can reach it
+//  3. the key is minted; from now on the proxy has it
 //  4. the step runs
-//  5. calls in flight are cut, the key is taken back, the listener is closed
+//  5. calls in flight are cut, the key is revoked, the listener is closed
 //
-// Interrupted anywhere, it goes to the last line. So does a panic on the goroutine of an execution, before it ends the
-// process. A crash leaves nothing valid past the key's own expiry, which is set by the command that writes the key's
-// record.
+// An interrupt at any point continues with the last line. So does a panic on the goroutine of an execution, before it
+// ends the process. After a crash nothing stays valid beyond the key's own expiry, which the command that writes the
+// key's record sets.
 package execution

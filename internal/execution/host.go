@@ -16,25 +16,27 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// Interpreters gives sandboxed Pythons, each for one execution: a [runner.Runner] starts one, a pool has them warm.
+// Interpreters provides sandboxed Pythons, each for one execution: a [runner.Runner] starts them, a pool keeps them
+// warm.
 type Interpreters interface {
 	Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error)
 }
 
-// Config is what the executions of a [Host] share. All but Interpreters, Audit, Telemetry and Log is required.
+// Config is shared by the executions of a [Host]. All fields except Interpreters, Audit, Telemetry and Log are
+// required.
 type Config struct {
 	Redis  redis.UniversalClient
 	Keys   *minter.KeySet
 	Engine *policy.Engine
-	// Proxy is the configuration of every proxy, but for what belongs to one execution.
+	// Proxy is the configuration of every proxy, without the fields that belong to one execution.
 	Proxy proxy.Config
-	// Interpreters is not needed by a Host that only opens standing proxies.
+	// Interpreters may be nil for a Host that only opens standalone proxies.
 	Interpreters Interpreters
-	// Audit keeps a JSON line of every call; nil: none is kept.
+	// Audit keeps a JSON line of every call. If nil, no record is kept.
 	Audit proxy.Audit
-	// Telemetry traces and measures every execution; nil: nothing does.
+	// Telemetry traces and measures every execution. If nil, it is off.
 	Telemetry *telemetry.Telemetry
-	// Log is told of each execution, and what an operator must act on. If it is nil, nothing is logged.
+	// Log logs each execution, and problems that need an operator. If nil, logging is disabled.
 	Log *slog.Logger
 }
 
@@ -46,7 +48,7 @@ type Host struct {
 	interpreters interpreters
 }
 
-// NewHost checks config. It opens nothing.
+// NewHost validates config. It opens nothing.
 func NewHost(config Config) (*Host, error) {
 	if config.Engine == nil || config.Proxy.APIRoot == nil {
 		return nil, errors.New("a host needs a policy engine and an api root")
@@ -67,7 +69,8 @@ func NewHost(config Config) (*Host, error) {
 	return &Host{config: config, minter: m, keys: minted{m}, interpreters: started{config.Interpreters}}, nil
 }
 
-// Ready does what minting does, for an execution of a business that does not exist: it says whether an execution would get its key now.
+// Ready does what minting does, for an execution of a reserved business, to check whether an execution would get its
+// key now.
 func (h *Host) Ready(ctx context.Context) error {
 	key, err := h.minter.Mint(ctx, minter.Identity{
 		BusinessID: "readiness", AccountID: "readiness", AccountType: policy.ServiceAutomation, ExecutionID: "readiness",
@@ -78,10 +81,10 @@ func (h *Host) Ready(ctx context.Context) error {
 	return h.minter.Revoke(ctx, key)
 }
 
-// readinessLifetime is how long the key of a check lives that could not be taken back.
+// readinessLifetime is the lifetime of a check's key, in case it cannot be revoked.
 const readinessLifetime = 5 * time.Second
 
-// admit decides whether a key may be minted for an account. Whether the account exists is known to the platform only.
+// admit decides whether a key may be minted for an account. Only the platform knows whether the account exists.
 func admit(_ context.Context, id minter.Identity, suspended []minter.Reason) error {
 	applicant := policy.Applicant{Type: id.AccountType}
 	for _, reason := range suspended {
@@ -98,7 +101,7 @@ func admit(_ context.Context, id minter.Identity, suspended []minter.Reason) err
 	return denied
 }
 
-// principal is the account that an identity names, before the rules.
+// principal returns the policy principal of an identity.
 func (h *Host) principal(id minter.Identity) (*policy.Principal, error) {
 	principal, err := h.config.Engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID})
 	if err != nil {

@@ -11,19 +11,19 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// ErrCancelled is the cause with which a context ends the execution that somebody has cancelled.
+// ErrCancelled is the cause of the context of a cancelled execution.
 var ErrCancelled = errors.New("the execution was cancelled")
 
-// Ended is what became of an execution.
+// Ended is the end of an execution: its result and its timing.
 type Ended struct {
 	Result runner.Result
-	// Mint is how long the key took, Revoke how long it took to take everything back after the step.
+	// Mint is the duration of minting the key, Revoke that of revoking and closing everything after the step.
 	Mint, Revoke time.Duration
-	// Traceparent is the W3C trace context of the step, empty where it has none.
+	// Traceparent is the W3C trace context of the step; it may be empty.
 	Traceparent string
-	// MintBegan is when the key was asked for, RevokeBegan when it began to be taken back.
+	// MintBegan is when the mint began, RevokeBegan when the revocation began.
 	MintBegan, RevokeBegan time.Time
-	// Begun is true once the step's code may have started.
+	// Begun reports that the step's code may have started.
 	Begun bool
 }
 
@@ -42,7 +42,8 @@ func (e Ended) Spent(queued time.Duration) iter.Seq2[phases.Phase, time.Duration
 	}
 }
 
-// Outcome says how an execution ended of which [Host.Run] returned e and err, or which never came to Run because of err.
+// Outcome returns how an execution ended for which [Host.Run] returned e and err, or which never reached Run because of
+// err.
 func (e Ended) Outcome(err error) outcomes.Outcome {
 	var fields *runner.FieldErrors
 	switch {

@@ -9,8 +9,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// The interfaces below are what an execution needs of its key and of its interpreter. Tests of how executions end
-// replace both.
+// The interfaces below are the parts of the key and of the interpreter that an execution uses. Tests of the end of
+// executions replace both.
 
 // keyStore leases the key of one execution. The error is that of [minter.Minter.Lease].
 type keyStore interface {
@@ -24,7 +24,7 @@ type lease interface {
 	Close(ctx context.Context) error
 }
 
-// interpreters gives sandboxed Pythons; see [Interpreters].
+// interpreters provides sandboxed Pythons; see [Interpreters].
 type interpreters interface {
 	prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (interpreter, error)
 }
@@ -42,12 +42,12 @@ type minted struct{ *minter.Minter }
 func (m minted) lease(ctx context.Context, id minter.Identity, lifetime time.Duration) (lease, error) {
 	leased, err := m.Lease(ctx, id, lifetime)
 	if err != nil {
-		return nil, err // a nil *minter.Lease would be a lease that is not nil
+		return nil, err // a nil *minter.Lease would be a non-nil lease
 	}
 	return leased, nil
 }
 
-// started takes interpreters from a runner or a pool.
+// started gets interpreters from a runner or a pool.
 type started struct{ Interpreters }
 
 func (s started) prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (interpreter, error) {

@@ -10,36 +10,39 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// keyGrace is how long a key outlives the step's limit: start-up before it and the last call's answer after it.
+// keyGrace is how much longer than the step's time limit a key is valid, for the start-up before and the last call's
+// response after.
 const keyGrace = 15 * time.Second
 
 // Request is one execution to run.
 type Request struct {
 	// Identity is the account that the step acts for. It comes from an authenticated caller, never from the step.
 	Identity minter.Identity
-	// Name is what people call the step; for traces and the log.
+	// Name is the step's human-readable name, for traces and the log.
 	Name string
-	// Job is the step and what it is given. Its ID, APIURL and APIRoot are set by [Host.Run]; its Traceparent is that of
-	// the request for it, and the step gets a child of that.
+	// Job is the step with its inputs. [Host.Run] sets its ID, APIURL and APIRoot; its Traceparent is that of the
+	// request, and the step gets a child span of it.
 	Job    runner.Execution
 	Limits runner.Limits
-	// Tracestate goes with Traceparent.
+	// Tracestate belongs to Traceparent.
 	Tracestate string
-	// Asked is when it was asked for and began to wait for a slot; zero means that nothing waited. Delivered says that a queue handed it
-	// over; otherwise it was asked for over HTTP.
+	// Asked is when it was requested and began to wait for a slot; zero means that it did not wait. Delivered
+	// reports that it came from a queue; otherwise it was requested over HTTP.
 	Asked     time.Time
 	Delivered bool
-	// Starting, if any, is asked when all is ready and the step's code is about to start. Its error is that of [Host.Run], and
-	// the code does not start: a caller that must not run a step twice writes down here that it runs.
+	// Starting, if not nil, is called when everything is ready, just before the step's code starts. If it returns
+	// an error, the code does not start, and [Host.Run] returns the error. A caller that must not run a step twice
+	// records the start here.
 	Starting func(context.Context) error
-	// Fence, if any, is asked before each use of the key. After an error of it the step calls the API no more: whoever may be
-	// taken for dead says so here, at once, however long this process was stopped.
+	// Fence, if not nil, is called before each use of the key. Once it returns an error, the step can no longer
+	// call the API. A worker that others may consider dead returns one immediately after it resumes, however long
+	// it was suspended.
 	Fence func() error
 }
 
-// Run carries one execution to its result. A step that fails is a result; an error is the sidecar's own failure, or
-// *runner.FieldErrors for a request that cannot be run as it is. When ctx ends first, the key is revoked before the step is
-// killed, and the outcome is [outcomes.Cancelled].
+// Run runs one execution to its end. A failed step is a result; an error is the sidecar's own failure, or
+// *runner.FieldErrors for an invalid request. If ctx ends first, Run revokes the key and then kills the step, and the
+// outcome is [outcomes.Cancelled].
 func (h *Host) Run(ctx context.Context, r Request) (done Ended, err error) {
 	w := h.watch(ctx, r)
 	queued := time.Duration(0)
@@ -56,7 +59,7 @@ func (h *Host) Run(ctx context.Context, r Request) (done Ended, err error) {
 func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err error) {
 	limits := r.Limits.WithDefaults()
 	began := time.Now()
-	// Python starts, or is there already, while the key is minted.
+	// Python starts, unless it is warm, while the key is minted.
 	prepared, err := h.interpreters.prepare(context.WithoutCancel(ctx), r.Job.Runtime, limits)
 	spawned := time.Now()
 	w.Phase(phases.Spawn, began, spawned, err)
@@ -76,7 +79,7 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err er
 	if err != nil {
 		return done, err
 	}
-	// The calls that the step left in flight are cut. A panic below ends the process, and the key goes first.
+	// Cut the calls that the step left in flight. Even if a panic below ends the process, revoke the key first.
 	defer func() {
 		began := time.Now()
 		authority.Close(ctx, 0)
@@ -101,11 +104,11 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err er
 	return done, err
 }
 
-// revokeFirst is how long the end of ctx waits for the key to be revoked before the step is killed all the same.
+// revokeFirst is how long a cancelled step may run until its key is revoked; after that, it is killed anyway.
 const revokeFirst = 250 * time.Millisecond
 
-// runRevoking runs the step so that the end of ctx revokes the key first, and kills the step then. A Redis that does not answer
-// lets no step run on.
+// runRevoking runs the step. If ctx ends, it revokes the key first and then kills the step, even if Redis does not
+// answer.
 func runRevoking(ctx context.Context, prepared interpreter, job runner.Execution, authority *Authority) (runner.Result, error) {
 	running, kill := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer kill(nil)

@@ -7,10 +7,10 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// errSecretsFile quotes nothing of the file: what a decoder would say may hold a secret.
+// errSecretsFile does not quote the file, because a decoder's error may contain a secret.
 var errSecretsFile = errors.New(`is not a JSON object of businesses and their secrets; write it like {"BUSINESS": {"NAME": "value"}}`)
 
-// SecretsByBusiness are secrets that are known beforehand: by business, then by name.
+// SecretsByBusiness holds preconfigured secrets, by business and name.
 type SecretsByBusiness map[string]map[string]runner.Secret
 
 // ParseSecrets reads a JSON object of businesses, each an object of secrets by name.

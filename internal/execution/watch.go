@@ -19,14 +19,14 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// watch is how one execution is told to telemetry and to the log.
+// watch reports one execution to telemetry and to the log.
 type watch struct {
 	*telemetry.Execution
 	ctx     context.Context
 	log     *slog.Logger // names the execution and its trace
 	metrics *telemetry.Metrics
 	tracing bool
-	mask    *telemetry.Mask // of what the step was granted
+	mask    *telemetry.Mask // of the granted secrets
 }
 
 // watch begins the trace and the log of an execution, as a child of the request for it.
@@ -42,7 +42,7 @@ func (h *Host) watch(ctx context.Context, r Request) *watch {
 	return w
 }
 
-// maskOf takes the secrets that a step was granted out of what is told of it.
+// maskOf returns a mask of the secrets that a step was granted.
 func maskOf(granted map[string]runner.Secret) *telemetry.Mask {
 	var values []string
 	for _, secret := range granted {
@@ -51,12 +51,12 @@ func maskOf(granted map[string]runner.Secret) *telemetry.Mask {
 	return telemetry.NewMask(values...)
 }
 
-// hook has the proxy tell of each call. Without tracing, the proxy is left as it is.
+// hook makes the proxy report each call. Without tracing, it does not change the proxy.
 func (w *watch) hook(config *proxy.Config) {
 	config.Logger = w.log
 	config.Mask = func(call proxy.Call) proxy.Call {
 		call.Path, call.Query = w.mask.Target(call.Path, call.Query)
-		if config.Audit != nil { // the others redact what they tell
+		if config.Audit != nil { // the others redact their output themselves
 			call.Path, call.Query = telemetry.Redact(call.Path), telemetry.Redact(call.Query)
 		}
 		call.Method, call.Detail = w.mask.Name(call.Method), w.mask.Text(call.Detail)
@@ -75,7 +75,7 @@ func (w *watch) hook(config *proxy.Config) {
 	}
 	config.Trace = func(method, _, traceparent, tracestate string) proxy.Span {
 		if w.mask.Text(traceparent) != traceparent || w.mask.Text(tracestate) != tracestate {
-			traceparent, tracestate = "", "" // a link would tell it
+			traceparent, tracestate = "", "" // a link would reveal it
 		}
 		call := w.StartCall(w.mask.Name(method), traceparent, tracestate)
 		return proxy.Span{Traceparent: call.Traceparent, Tracestate: call.Tracestate, Data: call}
@@ -93,7 +93,7 @@ func callEnd(call proxy.Call) telemetry.CallEnd {
 	return end
 }
 
-// end tells what became of an execution: its span, its count, and the one line of the log that is written for each.
+// end reports the end of an execution: its span, its metrics and its line in the log.
 func (w *watch) end(r Request, done Ended, queued time.Duration, err error) {
 	ending := endingOf(done, err)
 	w.End(ending)
@@ -120,7 +120,7 @@ func (w *watch) end(r Request, done Ended, queued time.Duration, err error) {
 	w.log.Info("execution ended", attributes...)
 }
 
-// endingOf is what telemetry is told of the end.
+// endingOf returns the end of an execution for telemetry.
 func endingOf(done Ended, err error) telemetry.Ending {
 	outcome := done.Outcome(err)
 	if err != nil {
@@ -140,7 +140,7 @@ func endingOf(done Ended, err error) telemetry.Ending {
 	return ending
 }
 
-// Abandon tells of an execution that left the queue without a slot, because of err.
+// Abandon reports an execution that left the queue without a slot because of err.
 func (h *Host) Abandon(r Request, err error) {
 	w := h.watch(context.Background(), r)
 	now := time.Now()
@@ -158,7 +158,7 @@ func renewed(metrics *telemetry.Metrics) func(context.Context, time.Duration, er
 	}
 }
 
-// redisHook measures the commands to Redis.
+// redisHook measures Redis commands.
 type redisHook struct{ metrics *telemetry.Metrics }
 
 var _ redis.Hook = redisHook{}
@@ -180,7 +180,8 @@ func (h redisHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// ProcessPipelineHook implements redis.Hook. A pipeline is one measurement, named as the semantic conventions name a batch.
+// ProcessPipelineHook implements redis.Hook. A pipeline is one measurement, named like a batch in the semantic
+// conventions.
 func (h redisHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		began := time.Now()
@@ -190,7 +191,7 @@ func (h redisHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 	}
 }
 
-// unlessNil is err, but for the reply that there is nothing, and for the question after a script that Redis does not know yet.
+// unlessNil returns err, or nil for a nil reply and for the reply that Redis does not know a script yet.
 func unlessNil(err error) error {
 	if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "NOSCRIPT") {
 		return nil
@@ -198,7 +199,7 @@ func unlessNil(err error) error {
 	return err
 }
 
-// mint leases a key, and tells how that went.
+// mint leases a key and reports the mint.
 func (w *watch) mint(ctx context.Context, h *Host, id minter.Identity, lifetime time.Duration) (lease, time.Duration, error) {
 	began := time.Now()
 	leased, err := h.keys.lease(ctx, id, lifetime)
@@ -208,7 +209,7 @@ func (w *watch) mint(ctx context.Context, h *Host, id minter.Identity, lifetime 
 	return leased, ended.Sub(began), err
 }
 
-// ran tells of the phases that only the runner knows: prepared is when the interpreter was there.
+// ran reports the phases that only the runner knows; prepared is when the interpreter was ready.
 func (w *watch) ran(prepared time.Time, result runner.Result, err error) {
 	if result.Started.IsZero() {
 		w.Phase(phases.Import, prepared, time.Now(), err)

@@ -14,7 +14,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// Body is a request as it is sent. Fields that a plain run does not have are empty there.
+// Body is a request in its wire form. Fields that a plain run does not have are empty there.
 type Body struct {
 	Runtime     string
 	UserScript  string
@@ -28,15 +28,15 @@ type Body struct {
 	AccountType string
 	// Name is what people call the step.
 	Name string
-	// TimeoutMS replaces the default limit of the step's time, in milliseconds; nil: it stays.
+	// TimeoutMS, if not nil, overrides the default time limit of the step, in milliseconds.
 	TimeoutMS *int64
-	// CallbackURL is told the result.
+	// CallbackURL receives the result.
 	CallbackURL string
 	// Traceparent is the W3C trace context that the execution belongs to.
 	Traceparent string
 }
 
-// fields are where the fields of a request go, by their names.
+// fields returns the targets of a request's fields, by name.
 func (b *Body) fields() map[string]any {
 	return map[string]any{
 		"runtime": &b.Runtime, "user_script": &b.UserScript, "inputs": &b.Inputs, "output_types": &b.OutputTypes, "secrets": &b.Secrets,
@@ -45,7 +45,7 @@ func (b *Body) fields() map[string]any {
 	}
 }
 
-// object is a JSON object that is read later; nil: null, or none.
+// object is a JSON object that is decoded later; nil if null or absent.
 type object json.RawMessage
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -60,8 +60,8 @@ func (o *object) UnmarshalJSON(data []byte) error {
 	return errors.New("no object")
 }
 
-// DecodeBody reads a body. Unknown fields, fields that are given twice and values of a wrong kind are refused.
-// Mistakes are *runner.FieldErrors, all together; what could be read is returned beside them.
+// DecodeBody decodes a body. It rejects unknown and repeated fields and values of a wrong kind. It returns all errors
+// together as *runner.FieldErrors, and the fields that it could decode.
 func DecodeBody(data []byte) (Body, error) {
 	var body Body
 	var refused runner.FieldErrors
@@ -93,7 +93,8 @@ func DecodeBody(data []byte) (Body, error) {
 	return body, refused.Err()
 }
 
-// readField decodes one field. A list of names is counted before it is decoded; objects are decoded later, within bounds of their own.
+// readField decodes one field. It counts a list of names before it decodes it; objects are decoded later, with their
+// own limits.
 func readField(value json.RawMessage, target any) error {
 	if _, names := target.(*[]string); names {
 		if err := runner.CheckJSON(value, runner.MaxNames); err != nil {
@@ -106,7 +107,7 @@ func readField(value json.RawMessage, target any) error {
 	return nil
 }
 
-// kindOf is what the value of a field has to be.
+// kindOf returns the kind that the value of a field must have.
 func kindOf(target any) string {
 	switch target.(type) {
 	case *string:
@@ -152,13 +153,13 @@ func eachField(data []byte, field func(name string, value json.RawMessage) bool)
 	return nil
 }
 
-// Secrets gives the secrets of a business.
+// Secrets returns the secrets of a business.
 type Secrets interface {
 	Secret(businessID, name string) (runner.Secret, bool)
 }
 
-// Job is what a body asks the runner to do, and under which limits; those that it does not name are the defaults. A secret
-// that is asked for and not there is refused. Mistakes are *runner.FieldErrors, all together.
+// Job returns the runner's execution for a body, and its limits; unset limits take their defaults. It rejects unknown
+// secrets. It returns all errors together as *runner.FieldErrors.
 func (b Body) Job(businessID string, secrets Secrets, defaults runner.Limits) (runner.Execution, runner.Limits, error) {
 	var refused runner.FieldErrors
 	var job runner.Execution
@@ -188,7 +189,7 @@ func (b Body) Job(businessID string, secrets Secrets, defaults runner.Limits) (r
 	return job, limits, refused.Err()
 }
 
-// timeout is the limit that a body names in milliseconds.
+// timeout returns the time limit of a body.
 func timeout(ms int64, refused *runner.FieldErrors) time.Duration {
 	if ms < 1 || ms > runner.MaxWall.Milliseconds() {
 		refused.Add(fmt.Sprintf("must be from 1 to %d", runner.MaxWall.Milliseconds()), "timeout_ms")
@@ -196,7 +197,7 @@ func timeout(ms int64, refused *runner.FieldErrors) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
-// grant gives the step what it asks for by name.
+// grant returns the secrets that the body names.
 func (b Body) grant(businessID string, secrets Secrets, refused *runner.FieldErrors) map[string]runner.Secret {
 	granted := map[string]runner.Secret{}
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(b.Secrets))) {
@@ -210,7 +211,7 @@ func (b Body) grant(businessID string, secrets Secrets, refused *runner.FieldErr
 	return granted
 }
 
-// checkCallback accepts an absolute URL without credentials. Where it may lead is decided when it is dialled.
+// checkCallback accepts an absolute URL without credentials. Its address is checked when it is dialled.
 func (b Body) checkCallback() error {
 	if b.CallbackURL == "" {
 		return nil

@@ -1,6 +1,6 @@
-// Package hosts decides which Host headers an HTTP listener answers to. A web page that has its own name resolve to
-// this machine (DNS rebinding) can only send requests under that name, so a listener that answers to its own names
-// and to IP addresses is out of the page's reach.
+// Package hosts decides which Host headers an HTTP listener accepts. A web page that makes its own name resolve to this
+// machine (DNS rebinding) can only send requests under that name, so it cannot reach a listener that accepts only its
+// own names and IP addresses.
 package hosts
 
 import (
@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// Names are the host names that a listener answers to, beside "localhost" and every IP address. The zero value has
-// no further names. Comparison ignores case (RFC 9110, section 4.2.3).
+// Names are the host names that a listener accepts, besides "localhost" and every IP address. The zero value has no
+// further names. Comparison ignores case (RFC 9110, section 4.2.3).
 type Names struct{ known map[string]bool }
 
-// New returns the set of names. A name that begins with "*." stands for every name with one label in its place, as
-// in a certificate (RFC 6125, section 6.4.3).
+// New returns the set of names. A name that begins with "*." matches every name with one label in its place, as in a
+// certificate (RFC 6125, section 6.4.3).
 func New(names ...string) Names {
 	known := map[string]bool{}
 	for _, name := range names {
@@ -33,8 +33,8 @@ func (n Names) Allow(host string) bool {
 	return found && n.known["*."+parent]
 }
 
-// Require passes on the requests whose Host header is one of the names. It answers the others with 421 (RFC 9110,
-// section 15.5.20).
+// Require passes on requests whose Host header is one of the names, and answers others with 421 (RFC 9110, section
+// 15.5.20).
 func (n Names) Require(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !n.Allow(r.Host) {
@@ -53,7 +53,7 @@ func Refusal(host string) string {
 	return "this sidecar does not answer to the host name " + quote(host) + "; use its address, or start it with --host-name"
 }
 
-// quote keeps control characters of a hostile header out of the message.
+// quote removes control characters of a hostile header from the message.
 func quote(text string) string {
 	return `"` + strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' || r == '"' {

@@ -1,9 +1,9 @@
-// Package keyscan finds a key in bytes that may hold it: as it is, in base64 or base64url at any alignment, in
-// hexadecimal, percent-encoded, or in UTF-16.
+// Package keyscan finds a key in bytes: plain, in base64 or base64url at any alignment, in hexadecimal,
+// percent-encoded, or in UTF-16.
 //
-// A [Scanner] looks for the last characters of the key, which for a signed key are its signature, in pieces: an
-// encoder that wraps lines, or a sender that cuts the key once, leaves other pieces whole. Scanning takes one load and
-// one table look-up for every few bytes, so that a proxy can scan everything that passes.
+// A [Scanner] searches for the last characters of the key, which in a signed key are its signature, in pieces: if an
+// encoder wraps lines, or a sender splits the key once, other pieces stay intact. Scanning takes one load and one table
+// look-up for every few bytes, so a proxy can scan all traffic.
 package keyscan
 
 import (
@@ -16,17 +16,18 @@ import (
 )
 
 const (
-	// MinKey is the length under which a key is too short to be told from other text. A shorter one is not looked for.
+	// MinKey is the minimal length of a key. A shorter one cannot be distinguished from other text, so it is not
+	// searched for.
 	MinKey = 16
 	// MaxForm is the length of the longest form of a piece, in bytes.
 	MaxForm = 3 * pieceSize
-	// MinPending is how much of a form's beginning [Scanner.Pending] reports at least.
+	// MinPending is the minimal length of a form's beginning that [Scanner.Pending] reports.
 	MinPending = 8
 
 	// pieceSize is a multiple of 3, so that neighbouring pieces also meet in base64. It holds 126 bits of base64url.
 	pieceSize = 21
 	maxPieces = 4
-	block     = 8 // bytes that are looked up at once
+	block     = 8 // bytes per look-up
 	slots     = 1 << 11
 )
 
@@ -34,18 +35,18 @@ const (
 type Scanner struct {
 	forms  [][]byte
 	stride int             // every form contains a block at a multiple of it
-	seen   [1 << 10]uint64 // a bit for every block, by its hash: nearly all others are told apart here
+	seen   [1 << 10]uint64 // a bit for every block, by its hash: this excludes nearly all other bytes
 	table  [slots]uint16   // blocks by their hash, open addressing; 1 + an index of blocks, 0 where empty
 	blocks []position      //
 	first  [256][]uint16   // forms by their first byte
 	names  [][]byte        // the pieces in lower case
-	masked string          // what stands in place of a form
+	masked string          // the replacement of a form
 }
 
-// position is where a block stands: in which form, and how far from its beginning.
+// position is the position of a block: its form, and its offset in the form.
 type position struct{ form, offset uint16 }
 
-// New is a scanner for key; nil where key is shorter than [MinKey].
+// New returns a scanner for key, or nil if key is shorter than [MinKey].
 func New(key string) *Scanner {
 	if len(key) < MinKey {
 		return nil
@@ -77,7 +78,7 @@ func New(key string) *Scanner {
 	return s
 }
 
-// formsOf are the texts in which a piece of a key can be read.
+// formsOf returns the encodings of a piece of a key.
 func formsOf(piece string) [][]byte {
 	hexadecimal := hex.EncodeToString([]byte(piece))
 	var percent, wide strings.Builder
@@ -97,7 +98,7 @@ func formsOf(piece string) [][]byte {
 		padded := []byte(strings.Repeat("\x00", shift) + piece)
 		var plain []byte
 		for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-			// What does not depend on the bytes around the piece.
+			// Only the characters that do not depend on the bytes around the piece.
 			form := []byte(encoding.EncodeToString(padded)[(shift*8+5)/6 : len(padded)*8/6])
 			if !bytes.Equal(form, plain) {
 				forms = append(forms, form)
@@ -108,20 +109,20 @@ func formsOf(piece string) [][]byte {
 	return forms
 }
 
-// hash is a block's, good in its upper and in its lower bits.
+// hash returns the hash of a block, with well distributed upper and lower bits.
 func hash(data []byte) uint64 {
 	h := binary.LittleEndian.Uint64(data) * 0x9e3779b97f4a7c15
 	return h ^ h>>32
 }
 
-// Contains reports whether data holds a piece of the key in one of its forms.
+// Contains reports whether data contains a piece of the key in one of its forms.
 func (s *Scanner) Contains(data []byte) bool {
 	from, _ := s.find(data, 0)
 	return from >= 0
 }
 
-// ContainsName is [Scanner.Contains] for the name of a field, whose case servers change: half of a key's characters keep
-// theirs, and would be told.
+// ContainsName is [Scanner.Contains] for the name of a field. It ignores case, because servers change it, and half of a
+// key's characters would still be revealed.
 func (s *Scanner) ContainsName(name []byte) bool {
 	if s == nil || len(name) < MinKey {
 		return false
@@ -142,7 +143,7 @@ func (s *Scanner) Mask(data []byte) {
 	}
 }
 
-// find is where the first form at or behind a place begins, and its length; negative where there is none.
+// find returns the offset and length of the first form at or after an offset, or a negative offset.
 func (s *Scanner) find(data []byte, from int) (at, size int) {
 	if s == nil {
 		return -1, 0
@@ -163,8 +164,8 @@ func (s *Scanner) find(data []byte, from int) (at, size int) {
 	return -1, 0
 }
 
-// Pending is the length of the end of data that is the beginning of a form whose rest has not arrived, of at least
-// [MinPending] bytes; otherwise 0.
+// Pending returns the length of the beginning of a form at the end of data whose rest has not arrived, if it has at
+// least [MinPending] bytes; otherwise 0.
 func (s *Scanner) Pending(data []byte) int {
 	if s == nil {
 		return 0

@@ -1,5 +1,5 @@
-// Package outcomes lists how an execution can end and what follows from each outcome: for its caller, for the exit code of the
-// command, for telemetry and for those who might run it again.
+// Package outcomes lists how an execution can end, and for each outcome the HTTP status, the exit code of the command,
+// and whether the execution may be retried.
 package outcomes
 
 import (
@@ -7,7 +7,8 @@ import (
 	"slices"
 )
 
-// Outcome says how an execution ended. It is also the value of metric labels and of attributes of spans. The set is closed.
+// Outcome says how an execution ended. It is also the value of metric labels and of attributes of spans. The set is
+// closed.
 type Outcome string
 
 // The outcomes. The step ran for all but the last three.
@@ -39,16 +40,16 @@ const (
 	exitSidecar = 3
 )
 
-// row is what follows from an outcome.
+// row holds the properties of an outcome.
 type row struct {
 	outcome   Outcome
-	status    int // of HTTP
+	status    int // HTTP status
 	exitCode  int
 	retryable bool
 	sentence  string
 }
 
-// table has the outcomes in the order in which they are shown.
+// table has the outcomes in display order.
 var table = []row{
 	{OK, http.StatusOK, exitOK, false, "The step succeeded."},
 	{SyntaxError, http.StatusBadRequest, exitStep, false, "The script is not valid Python."},
@@ -69,7 +70,7 @@ var table = []row{
 	{WorkerDied, http.StatusInternalServerError, exitSidecar, false, "The worker died after the step's code had started; how far it came is not known."},
 }
 
-// All returns every outcome, in the order in which they are shown.
+// All returns every outcome in display order.
 func All() []Outcome {
 	all := make([]Outcome, len(table))
 	for i, row := range table {
@@ -78,8 +79,7 @@ func All() []Outcome {
 	return all
 }
 
-// row returns what follows from o. Another version may know outcomes that this one does not: those are failures of which
-// nothing more is known.
+// row returns the properties of o. Other versions may have further outcomes; this version treats them as failures.
 func (o Outcome) row() row {
 	if i := slices.IndexFunc(table, func(r row) bool { return r.outcome == o }); i >= 0 {
 		return table[i]
@@ -90,15 +90,15 @@ func (o Outcome) row() row {
 // Failed reports whether the execution failed; the status of its span says the same.
 func (o Outcome) Failed() bool { return o != OK }
 
-// Status returns the HTTP status of an answer that holds the result (RFC 9110 section 15).
+// Status returns the HTTP status of a response with the result (RFC 9110 section 15).
 func (o Outcome) Status() int { return o.row().status }
 
 // ExitCode returns the exit code of a command that ran the execution.
 func (o Outcome) ExitCode() int { return o.row().exitCode }
 
-// Retryable reports whether the execution can be run again without repeating anything: its code never started, and the same
-// request may be run next time.
+// Retryable reports whether the execution can run again without repeating anything: its code never started, and the
+// same request may succeed next time.
 func (o Outcome) Retryable() bool { return o.row().retryable }
 
-// Sentence says the outcome to a person.
+// Sentence returns a human-readable sentence about the outcome.
 func (o Outcome) Sentence() string { return o.row().sentence }

@@ -10,12 +10,12 @@ import (
 	"sync"
 )
 
-// Guard keeps steps out of an HTTP server. A step that shares the network of the machine can connect to whatever listens on
-// loopback, but not hide whose socket it connects with.
+// Guard rejects connections of steps to an HTTP server. A step that shares the machine's network can connect to every
+// listener on loopback, but cannot hide the owner of its socket.
 type Guard struct {
 	// FromStep reports whether a socket belongs to a step.
 	FromStep func(Owner) bool
-	// Log hears once that the kernel cannot tell. If it is nil, logging is disabled.
+	// Log logs once if the kernel does not name the owner. If nil, logging is disabled.
 	Log *slog.Logger
 
 	blind sync.Once
@@ -23,7 +23,7 @@ type Guard struct {
 
 type contextKey struct{}
 
-// ConnContext is for http.Server: it marks the connections of steps.
+// ConnContext is the ConnContext of an http.Server. It marks the connections of steps.
 func (g *Guard) ConnContext(ctx context.Context, connection net.Conn) context.Context {
 	return context.WithValue(ctx, contextKey{}, g.refuses(connection))
 }
@@ -34,10 +34,10 @@ func (g *Guard) refuses(connection net.Conn) bool {
 	case err == nil:
 		return g.FromStep(owner)
 	case errors.Is(err, ErrClosed):
-		return true // a caller waits for its answer; a connection that closed at once may have been a step's
+		return true // callers wait for the response; a connection that closed at once may have been a step's
 	case errors.Is(err, ErrNotLocal):
 		remote := address(connection.RemoteAddr())
-		return remote.IsValid() && remote.Addr().IsLoopback() // it was a socket of this machine, and is gone
+		return remote.IsValid() && remote.Addr().IsLoopback() // it was a socket of this machine, which is closed
 	}
 	g.blind.Do(func() {
 		if g.Log != nil {
@@ -47,14 +47,15 @@ func (g *Guard) refuses(connection net.Conn) bool {
 	return false
 }
 
-// Require passes on the requests that come from no step. It answers the others with 403.
+// Require passes on requests that do not come from a step, and answers others with 403.
 func (g *Guard) Require(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if refused, _ := r.Context().Value(contextKey{}).(bool); refused {
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Connection", "close")
 			w.WriteHeader(http.StatusForbidden)
-			_, _ = io.WriteString(w, `{"detail":"a step may not call the sidecar that runs it","code":"from_step"}`+"\n") // it may have gone
+			// the client may have disconnected
+			_, _ = io.WriteString(w, `{"detail":"a step may not call the sidecar that runs it","code":"from_step"}`+"\n")
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -1,5 +1,5 @@
-// Package peer tells who holds the other end of a TCP connection that was made on this machine. The kernel knows the user
-// of a socket on loopback, which no address tells (sock_diag(7)).
+// Package peer finds the owner of the other end of a local TCP connection. The kernel knows the user of a loopback
+// socket, which its address does not show (sock_diag(7)).
 package peer
 
 import (
@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotLocal is returned for a connection whose other end is no socket of this network namespace.
+// ErrNotLocal is the error for a connection whose other end is not a socket of this network namespace.
 var ErrNotLocal = errors.New("the other end is not a socket of this machine")
 
-// ErrClosed is returned for a connection whose other end was closed by its process: the kernel has forgotten whose it was.
+// ErrClosed is the error for a connection whose other end has been closed: the kernel no longer knows its owner.
 var ErrClosed = errors.New("the other end is closed")
 
-// Owner is whose the other end of a connection is.
+// Owner is the owner of the other end of a connection.
 type Owner struct {
-	UserID uint32 // who made the socket
+	UserID uint32 // the user that created the socket
 	Inode  uint32 // of the socket, as /proc/PID/fd shows it
 }
 
@@ -61,7 +61,7 @@ const (
 	answerBytes   = headerBytes + 72 // struct inet_diag_msg
 )
 
-// question is a request for the socket that has local as its own address.
+// question returns a request for the socket whose own address is local.
 func question(local, remote netip.AddrPort) []byte {
 	message := make([]byte, questionBytes)
 	native := binary.NativeEndian
@@ -102,7 +102,7 @@ func parse(message []byte) (Owner, error) {
 	owner := Owner{UserID: native.Uint32(body[64:]), Inode: native.Uint32(body[68:])}
 	switch state := body[1]; {
 	case state == unix.BPF_TCP_LISTEN:
-		return Owner{}, ErrNotLocal // a listener on that port answers for a connection that does not exist
+		return Owner{}, ErrNotLocal // the kernel returns the listener on that port if the connection does not exist
 	case owner.Inode == 0:
 		return Owner{}, ErrClosed
 	}

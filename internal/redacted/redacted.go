@@ -1,5 +1,5 @@
-// Package redacted has what every redaction of this module shares: the mark that stands for a secret value, and the names
-// of the fields, parameters and variables that carry one. It depends on nothing, so that every package may use it.
+// Package redacted is shared by all redaction in this module: it has the mark that replaces secret values, and the
+// names of the fields, parameters and variables that contain them. It has no dependencies, so every package may use it.
 package redacted
 
 import (
@@ -8,29 +8,29 @@ import (
 	"unicode"
 )
 
-// Mark stands wherever a secret value stood.
+// Mark replaces secret values.
 const Mark = "[REDACTED]"
 
-// A match is how a name of the list is found in the name of a field or parameter.
+// A match says how a listed name matches the name of a field or parameter.
 type match uint8
 
 const (
 	never    match = iota
-	anywhere       // in it, however its words are joined: "apiKey", "X-API-KEY", "my_api_key_2"
-	word           // as a word of it: "auth_header", "userAuth"
-	ending         // at the end of a word of it: "auth", "oauth"
+	anywhere       // anywhere in it, however its words are joined: "apiKey", "X-API-KEY", "my_api_key_2"
+	word           // as a whole word: "auth_header", "userAuth"
+	ending         // at the end of a word: "auth", "oauth"
 )
 
-// A secretName is a name that a credential goes by, and where.
+// A secretName is a name of credentials, with the places where it applies.
 type secretName struct {
-	words     string // lower case, apart by blanks
+	words     string // in lower case, separated by spaces
 	field     match  // of a header, or of an attribute of the log
 	parameter match  // of a query, whose short names are often credentials
 	assigned  bool   // in a text, directly before "=" or ":": `TOKEN=x`, `"token": "x"`, `Token:x`
-	prose     bool   // in a text, before a colon and a blank: `password: x`, where `token: x` may well be a message
+	prose     bool   // in a text, before a colon and a space: `password: x`, but `token: x` may be a message
 }
 
-// names is the only list of its kind. kizen_runtime/redact.py has its column of fields; a test compares them.
+// names is the only such list. kizen_runtime/redact.py has a copy of its field column; a test compares them.
 var names = []secretName{
 	{"password", anywhere, anywhere, true, true},
 	{"passwd", anywhere, anywhere, true, true},
@@ -76,16 +76,16 @@ var names = []secretName{
 	{"sid", never, ending, false, false},
 }
 
-// places are the last words of names that say where a credential is, and not what it is: "token_file".
+// places are the last words of names that give the location of a credential, not its value: "token_file".
 var places = []string{"file", "path", "dir"}
 
-// Field reports whether a header or an attribute of this name carries a credential.
+// Field reports whether a header or an attribute with this name contains a credential.
 func Field(name string) bool {
 	return carries(name, func(n secretName) match { return n.field })
 }
 
-// Parameter reports whether a parameter of a query with this name, decoded, carries a credential. Short names that mean
-// something else elsewhere count here, because what they hide in an audit is missed less than what they might tell.
+// Parameter reports whether a query parameter with this decoded name contains a credential. It includes short names
+// that are ambiguous elsewhere, because hiding a harmless value in the audit file is better than revealing a secret.
 func Parameter(name string) bool {
 	return carries(name, func(n secretName) match { return n.parameter })
 }
@@ -109,8 +109,8 @@ func carries(name string, column func(secretName) match) bool {
 	})
 }
 
-// wordsOf are the words of a name in lower case: what is apart by anything but letters and digits, or begins with a
-// capital behind a small letter.
+// wordsOf returns the words of a name in lower case. Characters other than letters and digits separate words, and so
+// does a capital after a small letter.
 func wordsOf(name string) []string {
 	var split strings.Builder
 	last := ' '
@@ -129,12 +129,12 @@ func wordsOf(name string) []string {
 	return strings.Fields(split.String())
 }
 
-// Assigned are the names whose values follow "=" or ":" in a text, in lower case, their words apart by blanks.
+// Assigned returns the names whose values follow "=" or ":" in a text, in lower case, with words separated by spaces.
 func Assigned() []string {
 	return filter(func(n secretName) bool { return n.assigned })
 }
 
-// Prose are the names whose values follow a colon and a blank in a text, as [Assigned] has them.
+// Prose returns the names whose values follow a colon and a space in a text, in the format of [Assigned].
 func Prose() []string {
 	return filter(func(n secretName) bool { return n.prose })
 }

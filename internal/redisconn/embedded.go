@@ -23,12 +23,12 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// Embedded is a Redis inside this process, for when no other is configured. Its content dies with it. It has no listener until
-// it is shared; [Open] reaches it through connections that nothing else can open.
+// Embedded is a Redis inside this process, for use without a configured one. Its data is lost when it ends. It has no
+// listener until it is shared; [Open] uses connections that no other process can open.
 type Embedded struct {
 	server   *miniredis.Miniredis
 	password string
-	listener net.Listener // nil while it is not shared
+	listener net.Listener // nil unless it is shared
 
 	mu     sync.Mutex
 	open   map[net.Conn]struct{}
@@ -48,8 +48,8 @@ func StartEmbedded() (*Embedded, error) {
 	return e, conn.Close()
 }
 
-// Share lets other processes use the store on addr, a loopback address; port 0 takes a free one. They need the password that URL
-// has, because steps share the loopback with them.
+// Share lets other processes use the store on addr, a loopback address; port 0 chooses a free port. They need the
+// password in URL, because steps share the loopback with them.
 func (e *Embedded) Share(addr string) error {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -68,16 +68,16 @@ func (e *Embedded) Share(addr string) error {
 	return nil
 }
 
-// Addr is the address of a shared store, host:port.
+// Addr returns the address of a shared store, host:port.
 func (e *Embedded) Addr() string { return e.listener.Addr().String() }
 
-// URL is the address of a shared store with its password, as [Config] takes it.
+// URL returns the URL of a shared store with its password, for [Config].
 func (e *Embedded) URL() string { return "redis://:" + e.password + "@" + e.Addr() }
 
 // Close stops the server and cuts every connection.
 func (e *Embedded) Close() {
 	if e.listener != nil {
-		_ = e.listener.Close() // nothing is written to it
+		_ = e.listener.Close() // no data is lost
 	}
 	e.mu.Lock()
 	e.closed = true
@@ -89,8 +89,8 @@ func (e *Embedded) Close() {
 	e.server.Close()
 }
 
-// dial returns a connection to the store: a pair of sockets without a name. Unlike net.Pipe it has buffers, without which a
-// client that writes a pipeline and a server that answers its first command wait for each other.
+// dial returns a connection to the store: an unnamed socket pair. Unlike net.Pipe it has buffers; without them, a
+// client that writes a pipeline and a server that answers its first command would deadlock.
 func (e *Embedded) dial() (net.Conn, error) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -109,7 +109,7 @@ func (e *Embedded) dial() (net.Conn, error) {
 	return ends[0], nil
 }
 
-// target is what [Open] makes of the store.
+// target returns the store as a target for [Open].
 func (e *Embedded) target() target {
 	mode := redisModes[""]
 	return target{name: "the embedded redis", open: mode.open, options: &redis.UniversalOptions{
@@ -119,18 +119,18 @@ func (e *Embedded) target() target {
 }
 
 const (
-	// maxSharedConns bounds the connections of a shared store.
+	// maxSharedConns is the maximal number of connections of a shared store.
 	maxSharedConns = 128
-	// authLimit bounds how long a connection may take until it has shown the password.
+	// authLimit is how long a connection may take to authenticate.
 	authLimit = 10 * time.Second
-	// maxGreeting and maxCommand bound one command in bytes, before the password was shown and after.
+	// maxGreeting and maxCommand are the maximal sizes of a command in bytes, before and after authentication.
 	maxGreeting = 1 << 10
 	maxCommand  = 8 << 20
-	// maxArguments bounds the parts of one command. The largest of ours reads some thousand keys.
+	// maxArguments is the maximal number of parts of a command. Our largest command reads some thousand keys.
 	maxArguments = 1 << 16
 )
 
-// serve answers one connection. trusted is one of this process.
+// serve serves one connection. trusted reports that it comes from this process.
 func (e *Embedded) serve(conn net.Conn, trusted bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -141,9 +141,9 @@ func (e *Embedded) serve(conn net.Conn, trusted bool) {
 	e.open[conn] = struct{}{}
 	e.all.Go(func() {
 		defer func() {
-			// The store is a test double at heart: what breaks it on one connection must not end this process.
+			// The store is originally a test double: a panic on one connection must not end this process.
 			_ = recover()
-			_ = conn.Close() // its other end is told
+			_ = conn.Close() // closes the other end too
 			e.mu.Lock()
 			delete(e.open, conn)
 			e.mu.Unlock()
@@ -152,12 +152,13 @@ func (e *Embedded) serve(conn net.Conn, trusted bool) {
 	})
 }
 
-// answer reads commands with bounds of its own and hands them to the store. Nothing that a stranger sends gets there.
+// answer reads commands with its own limits and passes them to the store. Unauthenticated input never reaches the
+// store.
 func (e *Embedded) answer(conn net.Conn, trusted bool) {
 	in, out := bufio.NewReader(conn), bufio.NewWriter(conn)
 	peer := server.NewPeer(out)
 	if !trusted {
-		_ = conn.SetDeadline(time.Now().Add(authLimit)) // a connection that is gone fails the next read
+		_ = conn.SetDeadline(time.Now().Add(authLimit)) // on a closed connection the next read fails
 	}
 	for !peer.Closed() {
 		limit := maxCommand
@@ -186,7 +187,7 @@ func (e *Embedded) answer(conn net.Conn, trusted bool) {
 	}
 }
 
-// shows reports whether a command has the password.
+// shows reports whether a command contains the password.
 func (e *Embedded) shows(command []string) bool {
 	for _, argument := range command[1:] {
 		if subtle.ConstantTimeCompare([]byte(argument), []byte(e.password)) == 1 {
@@ -198,7 +199,7 @@ func (e *Embedded) shows(command []string) bool {
 
 var errCommand = errors.New("it is not an array of bulk strings within the limits of the embedded redis")
 
-// readCommand reads an array of bulk strings, which is what clients send. It takes no memory for what has not arrived.
+// readCommand reads an array of bulk strings, as clients send it. It allocates no memory for data that has not arrived.
 func readCommand(in *bufio.Reader, limit int) ([]string, error) {
 	count, err := readLength(in, '*')
 	if err != nil {
@@ -232,7 +233,7 @@ func readCommand(in *bufio.Reader, limit int) ([]string, error) {
 	return command, nil
 }
 
-// readLength reads a line of a kind and a number.
+// readLength reads a line with a kind and a number.
 func readLength(in *bufio.Reader, kind byte) (int, error) {
 	line, err := in.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {

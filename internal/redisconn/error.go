@@ -14,8 +14,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Error is a failure of Redis: which server, what happened, what to do about it. Nothing was decided: a mint failed, a
-// verification must be taken as a refusal.
+// Error is a failure of Redis, with the server, what happened, and what to do about it. It leaves the decision open: a
+// mint has failed, and a verification must be treated as a refusal.
 type Error struct {
 	Server string // "redis at 127.0.0.1:6379"; never with a password
 	Reason string // what happened and what to do
@@ -28,7 +28,7 @@ func (e *Error) Error() string { return e.Server + " " + e.Reason }
 // Unwrap returns go-redis's own error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// boundary is a go-redis hook that bounds every command and words its failure.
+// boundary is a go-redis hook that adds a timeout to every command and explains its failure.
 type boundary struct {
 	server  string
 	timeout time.Duration
@@ -73,7 +73,7 @@ func (b boundary) explain(err error) error {
 	return &Error{Server: b.server, Reason: b.reason(err), Err: err}
 }
 
-// replies maps the first word of what Redis answers to what to do about it.
+// replies maps the first word of a Redis error to an explanation and what to do about it.
 var replies = []struct{ prefix, reason string }{
 	{"NOAUTH", "wants a password; put user and password into the redis url"},
 	{"WRONGPASS", "refused the user or the password; check those in the redis url"},
@@ -111,12 +111,12 @@ func (b boundary) reason(err error) string {
 	case errors.As(err, &header):
 		return "does not speak TLS; write redis:// for rediss://, or enable TLS there"
 	case silent:
-		if b.tls { // a Redis without TLS waits for the rest of what it takes for a command
+		if b.tls { // a Redis without TLS treats the handshake as a command and waits for its rest
 			return fmt.Sprintf("did not answer within %s; check that it is up, reachable and speaks TLS, or raise --redis-timeout", b.timeout)
 		}
 		return fmt.Sprintf("did not answer within %s; check that it is up and reachable, or raise --redis-timeout", b.timeout)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		if b.tls { // TLS 1.3 refuses a client after its handshake, and what was sent meanwhile can keep the reason from arriving
+		if b.tls { // TLS 1.3 refuses a client after its handshake, and data sent in the meantime can hide the reason
 			return "closed the connection; if it refused our client certificate, check the certificate and key files, and its log"
 		}
 		return "closed the connection; check whether it wants TLS (rediss://) and its log"

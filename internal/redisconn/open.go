@@ -14,12 +14,12 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// DefaultTimeout bounds a dial and every command, its retries included.
+// DefaultTimeout limits a dial and every command, including its retries.
 const DefaultTimeout = 2 * time.Second
 
-// Config says where Redis is. URL or Embedded is required.
+// Config describes a Redis. URL or Embedded is required.
 type Config struct {
-	// Embedded is a Redis of this process, in place of one at URL.
+	// Embedded is a Redis of this process, instead of one at URL.
 	Embedded *Embedded
 
 	// URL is one of
@@ -28,18 +28,17 @@ type Config struct {
 	//	redis+sentinel://[USER:PASSWORD@]HOST[:26379][,HOST...]/MASTER[/DB]  the master that these Sentinels name
 	//	redis+cluster://[USER:PASSWORD@]HOST[:6379][,HOST...]                a cluster with these seeds
 	//	unix://[USER:PASSWORD@]/PATH[?db=DB]                                 a socket
-	//
-	// With rediss in place of redis, over TLS. Sentinels that want a password take it as ?sentinel_user= and
-	// ?sentinel_password=.
+	// With rediss instead of redis, the connection uses TLS. ?sentinel_user= and ?sentinel_password= log in to
+	// Sentinels.
 	URL      string
 	Timeout  time.Duration // of a dial and of a command; default [DefaultTimeout]
-	CAFile   string        // PEM; the system's roots when empty
+	CAFile   string        // PEM; default the system's roots
 	CertFile string        // PEM; a client certificate, with KeyFile
 	KeyFile  string        // PEM
 }
 
-// Open returns a client for config. It checks config and dials nothing: the first command does. Every error of the
-// client but redis.Nil is a [*Error]. The caller closes the client.
+// Open returns a client for config. It validates config, but the first command dials. Every error of the client except
+// redis.Nil is a [*Error]. The caller closes the client.
 func Open(config Config) (redis.UniversalClient, error) {
 	if config.Timeout == 0 {
 		config.Timeout = DefaultTimeout
@@ -66,13 +65,13 @@ func Open(config Config) (redis.UniversalClient, error) {
 	options.ContextTimeoutEnabled = true
 	options.DialerRetries = 1 // the retries of commands dial again
 	options.MaxRetries = 2
-	// A new connection costs HELLO and no other round trip, buffers fit our commands, and pipelines share the connections.
+	// A new connection needs only the HELLO round trip, buffers fit our commands, and pipelines share the connections.
 	options.DisableIdentity = true
 	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	options.ReadBufferSize, options.WriteBufferSize = 4096, 4096
 	options.PipelinePoolSize = -1
 
-	logging.Disable() // go-redis would write to standard error what it returns as an error anyway
+	logging.Disable() // go-redis would also write its returned errors to standard error
 	client, bound := target.open(options), boundary{server: target.name, timeout: config.Timeout, tls: target.tls}
 	client.AddHook(bound)
 	if nodes, ok := client.(*redis.ClusterClient); ok {
@@ -81,8 +80,8 @@ func Open(config Config) (redis.UniversalClient, error) {
 	return client, nil
 }
 
-// Cluster is a client of a cluster. Commands on the client of a node are bounded and explained as those on the cluster are;
-// go-redis gives such a client no hooks.
+// Cluster is a client of a cluster. It adds timeouts and explanations to the client of a node too, because go-redis
+// gives such a client no hooks.
 type Cluster struct {
 	*redis.ClusterClient
 	boundary boundary
@@ -98,7 +97,7 @@ func (c Cluster) MasterForKey(ctx context.Context, key string) (*redis.Client, e
 	return master, nil
 }
 
-// Watch overrides that of the ClusterClient. The errors of fn come back as they are.
+// Watch overrides that of the ClusterClient. It returns errors of fn unchanged.
 func (c Cluster) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.boundary.timeout)
 	defer cancel()

@@ -22,12 +22,12 @@ func TestRedisURLThatIsWrongIsRefusedWithoutQuotingIt(t *testing.T) {
 		"redis://u:canary@a:1,,b:2":             "no valid host and port",
 		"redis://u:canary%zz@host":              "percent-encode what is special in the password",
 		"redis://u:canary@host/zero":            "the redis url's database is not a number",
-		"redis://u:canary@host/0/1":             "path holds more than it may",
+		"redis://u:canary@host/0/1":             "path has unexpected parts",
 		"redis://u:canary@host?pool_size=3":     "none of db, sentinel_user and sentinel_password",
 		"redis://u:1/canary@host":               "percent-encode what is special in the password",
 		"redis://u:1?canary@host":               "none of db, sentinel_user and sentinel_password",
 		"redis+sentinel://u:canary@host:26379":  "names no master",
-		"redis+cluster://u:canary@host:6379/3":  "path holds more than it may",
+		"redis+cluster://u:canary@host:6379/3":  "path has unexpected parts",
 		"redis+sentinel://u:canary@host/m/zero": "the redis url's database is not a number",
 	} {
 		t.Run(url, func(t *testing.T) {

@@ -14,13 +14,13 @@ import (
 
 // target is a parsed URL.
 type target struct {
-	name    string // for messages: no password
+	name    string // for messages, without a password
 	tls     bool
 	options *redis.UniversalOptions
 	open    func(*redis.UniversalOptions) redis.UniversalClient
 }
 
-// redisModes are what may follow the + of a scheme.
+// redisModes maps the part after the + of a scheme to its mode.
 var redisModes = map[string]struct {
 	port string
 	open func(*redis.UniversalOptions) redis.UniversalClient
@@ -30,7 +30,7 @@ var redisModes = map[string]struct {
 	"cluster":  {"6379", func(o *redis.UniversalOptions) redis.UniversalClient { return redis.NewClusterClient(o.Cluster()) }},
 }
 
-// parseRedisURL never quotes from what follows the scheme in an error: a password with a bare / or ? in it may be anywhere.
+// parseRedisURL quotes only the scheme in errors, because a password with an unescaped / or ? may be anywhere after it.
 func parseRedisURL(text string) (target, error) {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok {
@@ -70,9 +70,9 @@ func parseRedisURL(text string) (target, error) {
 	return t, checkRedisOptions(u.Query())
 }
 
-var errRedisPath = errors.New("the redis url's path holds more than it may; see docs/redis.md")
+var errRedisPath = errors.New("the redis url's path has unexpected parts; see docs/redis.md")
 
-// splitRedisURL takes the hosts out of what follows the scheme, because net/url refuses a list of them.
+// splitRedisURL removes the hosts from the part after the scheme, because net/url rejects a list of them.
 func splitRedisURL(rest string) (u *url.URL, hosts string, err error) {
 	authority, tail := rest, ""
 	if i := strings.IndexAny(rest, "/?"); i >= 0 {
@@ -91,7 +91,7 @@ func (t *target) setUsers(u *url.URL) {
 	t.options.SentinelUsername, t.options.SentinelPassword = u.Query().Get("sentinel_user"), u.Query().Get("sentinel_password")
 }
 
-// setDatabase takes it from what is left of the path, or from the option.
+// setDatabase sets the database from the rest of the path, or from the option.
 func (t *target) setDatabase(path []string, options url.Values) (err error) {
 	database := options.Get("db")
 	switch len(path) {
@@ -142,8 +142,8 @@ func hostPort(host, port string) (string, error) {
 	return net.JoinHostPort(name, port), nil
 }
 
-// OnThisMachine reports whether a redis url, as [Config] takes it, names nothing but this machine: a socket, or loopback
-// addresses. An empty one, which stands for an embedded Redis, does.
+// OnThisMachine reports whether a redis url for [Config] names only this machine: a socket, or loopback addresses. So
+// does an empty one, which means an embedded Redis.
 func OnThisMachine(url string) bool {
 	if url == "" || strings.HasPrefix(url, "unix://") {
 		return true

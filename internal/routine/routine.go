@@ -1,5 +1,5 @@
-// Package routine starts the goroutines of this module. A panic in one of them ends the process in the way that its command
-// promises; the Go runtime would end it with code 2.
+// Package routine starts the goroutines of this module. A panic in one of them ends the process with the exit code that
+// its command documents; the Go runtime would end it with code 2.
 package routine
 
 import (
@@ -8,27 +8,27 @@ import (
 	"sync/atomic"
 )
 
-// handler is one for the process, as the end of the process is.
+// handler is process-wide, because it ends the process.
 var (
 	handler atomic.Pointer[func(cause any, stack []byte)]
 	ending  sync.Mutex
 )
 
-// OnPanic has every panic in a goroutine of this package handed to end, which does not return in a command. Without it, a panic
-// is left to the runtime.
+// OnPanic sets end as the handler of panics in goroutines of this package. In a command, end does not return. Without a
+// handler, the runtime handles the panic.
 func OnPanic(end func(cause any, stack []byte)) { handler.Store(&end) }
 
-// Safe returns f with its panics handed to the function of [OnPanic]. It is for functions that others start on a goroutine of
-// their own, such as those of time.AfterFunc.
+// Safe wraps f so that the function of [OnPanic] handles its panics. Use it for functions that other packages run on
+// their own goroutine, such as those of time.AfterFunc.
 func Safe(f func()) func() {
 	return func() {
 		defer func() {
 			end := handler.Load()
 			if end == nil {
-				return // without a recover the panic goes on
+				return // without a recover the panic continues
 			}
 			if cause := recover(); cause != nil {
-				ending.Lock() // the first one ends the process
+				ending.Lock() // the first panic ends the process
 				defer ending.Unlock()
 				(*end)(cause, debug.Stack())
 			}
@@ -37,7 +37,7 @@ func Safe(f func()) func() {
 	}
 }
 
-// Go runs f on a goroutine of its own.
+// Go runs f on its own goroutine.
 func Go(f func()) { go Safe(f)() }
 
 // Group is a sync.WaitGroup whose goroutines are of this package.

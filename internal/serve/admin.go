@@ -1,4 +1,4 @@
-// Package admin answers operators, on a listener apart from the data path: is it alive, is it ready, what does it measure.
+// The admin listener serves liveness, readiness and metrics, separately from the data path.
 package serve
 
 import (
@@ -13,23 +13,23 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// checkLimit bounds the checks of one /readyz.
+// checkLimit limits the duration of the checks of one /readyz.
 const checkLimit = 3 * time.Second
 
-// Check says why something is not ready; nil: it is.
+// Check returns why something is not ready, or nil.
 type Check func(context.Context) error
 
-// AdminConfig of a handler.
+// AdminConfig configures [AdminHandler].
 type AdminConfig struct {
-	// Ready are the checks of /readyz, by what they are about.
+	// Ready holds the checks of /readyz, by name.
 	Ready map[string]Check
-	// Metrics answers /metrics; nil: there is none.
+	// Metrics serves /metrics; may be nil.
 	Metrics http.Handler
-	// Details is shown by /readyz beside the checks; nil: nothing is.
+	// Details, if not nil, returns further data for /readyz.
 	Details func() any
 }
 
-// AdminHandler answers /healthz, /readyz and /metrics.
+// AdminHandler serves /healthz, /readyz and /metrics.
 func AdminHandler(config AdminConfig) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -42,14 +42,14 @@ func AdminHandler(config AdminConfig) http.Handler {
 	return mux
 }
 
-// readiness is the answer of /readyz.
+// readiness is the response of /readyz.
 type readiness struct {
 	Status  string            `json:"status"` // "ok" or "not ready"
-	Checks  map[string]string `json:"checks"` // "ok", or why not
+	Checks  map[string]string `json:"checks"` // "ok" or an error
 	Details any               `json:"details,omitempty"`
 }
 
-// ready runs all checks at once: 200 when every one holds, 503 otherwise.
+// ready runs all checks concurrently: 200 if all pass, 503 otherwise.
 func (c AdminConfig) ready(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), checkLimit)
 	defer cancel()
@@ -78,5 +78,5 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the prober may have gone
+	_ = json.NewEncoder(w).Encode(body) // the client may have disconnected
 }

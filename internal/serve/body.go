@@ -16,19 +16,19 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/queue"
 )
 
-// smallBody is how much of a body, in bytes, costs about as much as its connection does. What goes beyond is taken from a budget.
+// smallBody is the size in bytes up to which a body costs about as much as its connection. Larger bodies use a budget.
 const smallBody = 64 << 10
 
 var (
-	// errEncoded is returned for a compressed body.
+	// errEncoded is the error for a compressed body.
 	errEncoded = errors.New("send the body without a Content-Encoding")
-	// errNotJSON is returned for a body of another type. A page of another site can send text/plain and form types
-	// without asking the sidecar first (CORS), and JSON only after.
+	// errNotJSON is the error for a body of another type. A page of another site can send text/plain and form types
+	// without a CORS preflight, but not JSON.
 	errNotJSON = errors.New("send the body as Content-Type: application/json")
 )
 
-// readBody reads the body of a request. release gives back the memory that is counted for it, when nothing of it is needed
-// any more.
+// readBody reads the body of a request. release returns its memory to the budget; call it once the body is no longer
+// needed.
 func (s *Server) readBody(c *gin.Context) (data []byte, release func(), err error) {
 	release = func() {}
 	if coding := c.GetHeader("Content-Encoding"); coding != "" && coding != "identity" {
@@ -50,10 +50,10 @@ func (s *Server) readBody(c *gin.Context) (data []byte, release func(), err erro
 	}
 	size := s.config.MaxBody
 	if announced := c.Request.ContentLength; announced >= 0 {
-		size = min(announced, size+1) // one more than may be is refused when it is read
+		size = min(announced, size+1) // one byte more than allowed is refused when it is read
 	}
-	// A trusted caller may name the business in the body, which has yet to be read: until then the caller itself is charged.
-	// No business id begins with a space.
+	// A trusted caller may name the business in the body, which has not been read yet, so until then the caller
+	// itself is charged. No business ID begins with a space.
 	charged := cmp.Or(id.BusinessID, " "+callerOf(c).Name)
 	if !s.bodies.Take(charged, size) {
 		return nil, release, queue.ErrFull
@@ -70,9 +70,9 @@ func isJSON(contentType string) bool {
 	return err == nil && (media == "application/json" || strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json"))
 }
 
-// refuseBody answers for a body that was not read.
+// refuseBody responds to a body that was not read.
 func (s *Server) refuseBody(c *gin.Context, err error) {
-	c.Header("Connection", "close") // what is still to come is not waited for
+	c.Header("Connection", "close") // the rest of the body is not read
 	var tooLarge *http.MaxBytesError
 	var forbidden forbiddenError
 	switch {

@@ -19,23 +19,23 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// Headers by which a trusted caller says for whom a step acts.
+// The headers in which a trusted caller names the business and the user of a step.
 const (
 	headerBusiness = "X-BUSINESS-ID"
 	headerUser     = "X-USER-ID"
 )
 
-// MinTokenBytes is the least length of a caller's token.
+// MinTokenBytes is the minimal length of a caller's token.
 const MinTokenBytes = 16
 
-// Caller is somebody who may have steps run.
+// Caller is a client that may run steps.
 type Caller struct {
 	Name string `yaml:"name"`
-	// TokenFile holds the bearer token (RFC 6750) that the caller shows. Certificate is the subject alternative name (URI
-	// or DNS), or the common name, of its client certificate. Exactly one is given.
+	// TokenFile contains the caller's bearer token (RFC 6750). Certificate is the subject alternative name (URI or
+	// DNS), or the common name, of its client certificate. Exactly one of both is set.
 	TokenFile   string `yaml:"token_file"`
 	Certificate string `yaml:"certificate"`
-	// BusinessID and UserID are for whom the caller's steps act. Trusted lets the caller name them in each request
+	// BusinessID and UserID are those that the caller's steps act for. A Trusted caller names them in each request
 	// instead, for any business.
 	BusinessID  string `yaml:"business_id"`
 	UserID      string `yaml:"user_id"`
@@ -58,8 +58,8 @@ func AnonymousCallers(defaults minter.Identity) *Callers {
 	return &Callers{anonymous: &caller}
 }
 
-// LocalCallers accepts the requests that show token, as those of a trusted caller. Requests that name no business act
-// for defaults.
+// LocalCallers accepts requests with token, as those of a trusted caller. Requests that name no business act for
+// defaults.
 func LocalCallers(token runner.Secret, defaults minter.Identity) *Callers {
 	caller := localCaller(defaults)
 	caller.TokenFile, caller.token = "the local token", sha256.Sum256([]byte(token.Reveal()))
@@ -73,7 +73,7 @@ func localCaller(defaults minter.Identity) Caller {
 	}
 }
 
-// LoadCallers reads a YAML list of callers, and the files of their tokens. All mistakes are reported.
+// LoadCallers reads a YAML list of callers and the files of their tokens. It reports all errors.
 func LoadCallers(data []byte) (*Callers, error) {
 	var list []Caller
 	if err := yaml.UnmarshalWithOptions(data, &list, yaml.Strict()); err != nil {
@@ -126,7 +126,7 @@ func (c *Caller) load() error {
 	return nil
 }
 
-// unlike refuses a caller that could not be told from one before it; known has the names of those by what they show.
+// unlike rejects a caller whose credential equals that of an earlier one; known has the callers' names by credential.
 func (c *Caller) unlike(known map[string]string) error {
 	what, shown := "certificate", c.Certificate
 	if c.TokenFile != "" {
@@ -139,10 +139,10 @@ func (c *Caller) unlike(known map[string]string) error {
 	return nil
 }
 
-// errUnknownCaller is all that a stranger is told.
+// errUnknownCaller is the only error that an unknown caller gets.
 var errUnknownCaller = errors.New("unknown caller; show a bearer token or a client certificate that this sidecar knows")
 
-// identify returns who sent a request. Every token is compared, in constant time.
+// identify returns the caller of a request. It compares every token, in constant time.
 func (c *Callers) identify(r *http.Request) (*Caller, error) {
 	if c.anonymous != nil {
 		return c.anonymous, nil
@@ -168,7 +168,7 @@ func (c *Callers) identify(r *http.Request) (*Caller, error) {
 	return found, nil
 }
 
-// names reports whether a verified certificate is of this name.
+// names reports whether a verified certificate has this name.
 func names(certificate *x509.Certificate, name string) bool {
 	for _, uri := range certificate.URIs {
 		if uri.String() == name {
@@ -183,13 +183,13 @@ func names(certificate *x509.Certificate, name string) bool {
 	return certificate.Subject.CommonName == name && name != ""
 }
 
-// forbiddenError is a request of a known caller for somebody it may not act for.
+// forbiddenError reports that a known caller may not act for the business or user of its request.
 type forbiddenError struct{ reason string }
 
 func (e forbiddenError) Error() string { return e.reason }
 
-// identity is for whom a caller's request acts. Headers and body are believed where the caller is trusted; elsewhere they
-// may only repeat what the caller is.
+// identity returns the identity that a caller's request acts for. A trusted caller names it in headers or body; for any
+// other caller, they must match its own.
 func (c *Caller) identity(header http.Header, body execution.Body) (minter.Identity, error) {
 	id := minter.Identity{BusinessID: c.BusinessID, AccountID: c.UserID, AccountType: c.AccountType, ExecutionID: body.ExecutionID}
 	for _, field := range []struct {

@@ -1,8 +1,8 @@
-// Package serve is the API by which an orchestrator has steps run.
+// Package serve is the HTTP API with which an orchestrator runs steps.
 //
-// POST /api/coderunner/run is what existing clients of the code runner call. /executions does the same without holding a
-// connection: submit, look, watch, cancel. openapi.json describes all of it.
+// Existing clients of the code runner call POST /api/coderunner/run. /executions does the same asynchronously: submit,
+// get, watch, cancel. openapi.json describes the whole API.
 //
-// Who calls decides for whom a step acts: [Callers] authenticates, and the business and the account come from the caller's
-// own identity, or from the request of a caller that is trusted to name them.
+// The caller determines whom a step acts for: [Callers] authenticates, and the business and the account come from the
+// caller's own identity, or from the request of a trusted caller.
 package serve

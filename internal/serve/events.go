@@ -9,12 +9,12 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// keepAlive is how often a silent stream says that it is there, so that proxies on the way do not end it.
+// keepAlive is the interval of keep-alive comments on an idle stream, so that proxies on the way do not close it.
 const keepAlive = 15 * time.Second
 
 // events is GET /executions/{id}/events: server-sent events from the first one on, or after the one that Last-Event-ID
-// names, until the execution has finished. Where nothing is left to come the answer is 204, at which an EventSource stops
-// connecting again.
+// names, until the execution has finished. If no events are left, the response is 204, at which an EventSource stops
+// reconnecting.
 func (s *Server) events(c *gin.Context) {
 	e, ok := s.find(c)
 	if !ok {
@@ -62,7 +62,7 @@ func (s *Server) events(c *gin.Context) {
 	}
 }
 
-// send writes one event. The data of ours is JSON without line breaks.
+// send writes one event. Our data is JSON without line breaks.
 func send(c *gin.Context, event Event) error {
 	data := struct {
 		Time time.Time `json:"time"`

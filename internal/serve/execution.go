@@ -12,7 +12,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// State is where an execution is.
+// State is the state of an execution.
 type State string
 
 // The states, in their order.
@@ -22,9 +22,9 @@ const (
 	Finished State = "finished"
 )
 
-// Errors that end an execution before its step ran, as causes.
+// The causes that end an execution before its step has run.
 var (
-	// ErrQueueTimeout: no slot became free in time.
+	// ErrQueueTimeout reports that no slot became free in time.
 	ErrQueueTimeout = errors.New("no slot became free in time")
 )
 
@@ -41,7 +41,7 @@ type Event struct {
 
 // Execution is one execution that a [Registry] follows. It is safe for concurrent use.
 type Execution struct {
-	// request is what was asked for; its job is dropped when it has run.
+	// request is the request; its job is dropped when it has run.
 	request   execution.Request
 	asked     Asked
 	callback  string
@@ -59,10 +59,10 @@ type Execution struct {
 	ended    execution.Ended
 	document json.RawMessage
 	err      error
-	size     int64 // bytes kept
+	size     int64 // kept bytes
 }
 
-// Snapshot is an execution at one moment, as callers see it.
+// Snapshot is the current state of an execution, as callers see it.
 type Snapshot struct {
 	ID          string           `json:"execution_id"`
 	BusinessID  string           `json:"business_id"`
@@ -77,24 +77,24 @@ type Snapshot struct {
 	// Phases say where the time went, in milliseconds: a number for each of [phases.All], whose name ends in "_ms".
 	Phases map[string]float64 `json:"phases,omitempty"`
 	Result json.RawMessage    `json:"result,omitempty"`
-	// Failure says why there is no result.
+	// Failure says why the execution has no result.
 	Failure string `json:"failure,omitempty"`
 }
 
-// ID is the execution's id.
+// ID returns the execution's ID.
 func (e *Execution) ID() string { return e.request.Identity.ExecutionID }
 
-// AccountID is whom its step acts for.
+// AccountID returns the account that its step acts for.
 func (e *Execution) AccountID() string { return e.request.Identity.AccountID }
 
-// Traceparent is the W3C trace context that it belongs to; empty: none.
+// Traceparent returns its W3C trace context; it may be empty.
 func (e *Execution) Traceparent() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.request.Job.Traceparent
 }
 
-// Shown is the source and the inputs that its step was given, without its secrets.
+// Shown returns its step's source and inputs, without its secrets.
 func (e *Execution) Shown() (source string, inputs runner.Inputs) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -104,36 +104,37 @@ func (e *Execution) Shown() (source string, inputs runner.Inputs) {
 	return e.request.Job.Shown()
 }
 
-// Asked is what a step was to run with, besides what [Execution.Shown] tells of it.
+// Asked holds the other parts of a request, besides those of [Execution.Shown].
 type Asked struct {
 	Outputs runner.Outputs
-	Secrets []string // the names of those that were granted
+	Secrets []string // the names of the granted secrets
 	Limit   time.Duration
 }
 
-// Asked is what its step was to run with; it outlives the step.
+// Asked returns the other parts of its request; they outlive the step.
 func (e *Execution) Asked() Asked { return e.asked }
 
-// BusinessID is the business it runs in.
+// BusinessID returns the business it runs in.
 func (e *Execution) BusinessID() string { return e.request.Identity.BusinessID }
 
-// Callback is the URL that is told the end; empty: none.
+// Callback returns its callback URL; it may be empty.
 func (e *Execution) Callback() string { return e.callback }
 
-// Done is closed when the execution has finished.
+// Done returns a channel that is closed when the execution has finished.
 func (e *Execution) Done() <-chan struct{} { return e.done }
 
-// Ended is what became of it; only after Done. The error is the sidecar's own failure, or why it never ran.
+// Ended returns the end of the execution; call it only after Done. The error is the sidecar's own failure, or why the
+// execution never ran.
 func (e *Execution) Ended() (execution.Ended, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.ended, e.err
 }
 
-// Cancel takes the key back, kills the step, and returns at once. What has finished stays as it is.
+// Cancel revokes the key, kills the step, and returns at once. It has no effect on a finished execution.
 func (e *Execution) Cancel() { e.cancelled(execution.ErrCancelled) }
 
-// Snapshot returns the execution as it is now.
+// Snapshot returns the current state of the execution.
 func (e *Execution) Snapshot() Snapshot {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -158,8 +159,7 @@ func (e *Execution) Snapshot() Snapshot {
 	return s
 }
 
-// Events returns the events after number, and a channel that is closed when there are more. After the "finished" event
-// there are none.
+// Events returns the events after number, and a channel that is closed when more arrive. No events follow "finished".
 func (e *Execution) Events(after int) ([]Event, <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -175,7 +175,7 @@ func (e *Execution) Log(message string) { e.add("log", map[string]string{"messag
 // HTTP implements [runner.Observer].
 func (e *Execution) HTTP(call runner.HTTPEntry) { e.add("http", call) }
 
-// add records an event. Data that cannot be written is left out.
+// add records an event. It drops data that cannot be encoded.
 func (e *Execution) add(kind string, data any) {
 	body, err := json.Marshal(data)
 	if err != nil {
@@ -200,16 +200,16 @@ func (e *Execution) start() {
 	e.append("started", []byte(`{}`))
 }
 
-// finish records the end, and drops what is needed no more: the script, its inputs and its secrets.
+// finish records the end, and drops the script, its inputs and its secrets.
 func (e *Execution) finish(ended execution.Ended, err error) {
 	var document []byte
 	if err == nil {
-		document, err = ended.Result.MarshalJSON() // as it is: json.Marshal would escape for HTML
+		document, err = ended.Result.MarshalJSON() // directly, because json.Marshal would escape HTML
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.state, e.finished, e.ended, e.err, e.document = Finished, time.Now(), ended, err, document
-	// What the page shows of them, redacted, is in the result.
+	// The result has their redacted copies for the page.
 	e.request.Job = runner.Execution{Runtime: e.request.Job.Runtime, Traceparent: e.request.Job.Traceparent}
 	e.ended.Result.Values, e.ended.Result.Logs, e.ended.Result.HTTP = nil, nil, nil // the document has them
 	e.size += int64(len(document)+len(ended.Result.Stdout)+len(ended.Result.Stderr)+len(ended.Result.Source)) + sizeOf(ended.Result.Inputs)
@@ -223,9 +223,9 @@ func (e *Execution) finish(ended execution.Ended, err error) {
 	close(e.done)
 }
 
-// sizeOf is about how many bytes inputs take.
+// sizeOf returns the approximate size of inputs in bytes.
 func sizeOf(inputs runner.Inputs) int64 {
-	body, _ := json.Marshal(inputs) // what cannot be written has no size
+	body, _ := json.Marshal(inputs) // inputs that cannot be encoded have no size
 	return int64(len(body))
 }
 

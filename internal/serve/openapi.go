@@ -9,5 +9,5 @@ import (
 //go:embed openapi.yaml
 var openAPIText []byte
 
-// openAPI is the description of the API (OpenAPI 3.1) as JSON, which a test holds against the routes.
+// openAPI returns the description of the API (OpenAPI 3.1) as JSON. A test compares it with the routes.
 func openAPI() ([]byte, error) { return yaml.YAMLToJSON(openAPIText) }

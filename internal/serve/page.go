@@ -9,18 +9,18 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/ui"
 )
 
-// uiPrefix is where the page is.
+// uiPrefix is the path prefix of the page.
 const uiPrefix = "/ui/"
 
-// serveUI adds the page. Its files hold no data, so everyone gets them: the page asks for a token where its requests to
-// the API need one.
+// serveUI adds the page. Its files contain no data, so they need no authentication; the page asks for a token if its
+// requests to the API need one.
 func (s *Server) serveUI(engine *gin.Engine) {
 	assets := ui.Handler(uiPrefix)
 	handle(engine, route{http.MethodGet, "/ui", func(c *gin.Context) { c.Redirect(http.StatusFound, uiPrefix) }})
 	handle(engine, route{http.MethodGet, uiPrefix + "*file", func(c *gin.Context) { assets.ServeHTTP(c.Writer, c.Request) }})
 }
 
-// record is GET /executions/{id}/record: an execution as the page draws it.
+// record is GET /executions/{id}/record: the data of an execution for the page.
 func (s *Server) record(c *gin.Context) {
 	e, ok := s.find(c)
 	if !ok {
@@ -29,7 +29,7 @@ func (s *Server) record(c *gin.Context) {
 	snapshot := e.Snapshot()
 	dequeued := snapshot.StartedAt
 	if dequeued.IsZero() {
-		dequeued = snapshot.FinishedAt // it waited, and got no slot
+		dequeued = snapshot.FinishedAt // it waited without getting a slot
 	}
 	about := ui.About{
 		ID: snapshot.ID, Name: snapshot.Name, Runtime: snapshot.Runtime, BusinessID: snapshot.BusinessID,
@@ -39,7 +39,7 @@ func (s *Server) record(c *gin.Context) {
 	}
 	var ended execution.Ended
 	if snapshot.Result != nil {
-		ended, _ = e.Ended() // there is a result: it is no failure
+		ended, _ = e.Ended() // it has a result, so the error is nil
 	}
 	record := ui.NewRecord(about, ended, snapshot.Result)
 	record.Source, record.Inputs = e.Shown()

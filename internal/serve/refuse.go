@@ -16,7 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
-// refusal is the body of an answer that is about no field.
+// refusal is the body of an error response that concerns no field.
 type refusal struct {
 	Detail string `json:"detail"`
 	Code   string `json:"code"`
@@ -32,7 +32,7 @@ func refuseFields(c *gin.Context, field, message string) {
 	refuseRequest(c, &refused)
 }
 
-// refuseRequest answers a request that is wrong: 400 keyed by field, or 403.
+// refuseRequest responds to an invalid request: 400 keyed by field, or 403.
 func refuseRequest(c *gin.Context, err error) {
 	var fields *runner.FieldErrors
 	var forbidden forbiddenError
@@ -46,7 +46,7 @@ func refuseRequest(c *gin.Context, err error) {
 	}
 }
 
-// refuseSubmission answers for an execution that there is no result of.
+// refuseSubmission responds for an execution without a result.
 func (s *Server) refuseSubmission(c *gin.Context, err error) {
 	var fields *runner.FieldErrors
 	var store *redisconn.Error

@@ -19,45 +19,46 @@ import (
 // ErrConflict: the id was submitted before, for something else.
 var ErrConflict = errors.New("an execution with this id was submitted for something else; give this one an id of its own")
 
-// RegistryConfig of a [Registry]. Queue and Run are required.
+// RegistryConfig configures a [Registry]. Queue and Run are required.
 type RegistryConfig struct {
 	Queue *queue.Queue
-	// Run carries one execution to its end, as [execution.Host.Run] does.
+	// Run runs one execution to its end, as [execution.Host.Run] does.
 	Run func(ctx context.Context, request execution.Request) (execution.Ended, error)
 	// QueueTimeout is how long an execution may wait for a slot; default 30 s.
 	QueueTimeout time.Duration
-	// WaitingBytes is how much the requests of executions may take that wait for a slot; default 64 MiB. A business that others
-	// crowd out has its share of it beside that.
+	// WaitingBytes is the maximal total size of requests that wait for a slot; default 64 MiB. A business that
+	// others crowd out can still use its own share.
 	WaitingBytes int64
-	// Keep is how many finished executions are kept, and KeepBytes how much of them; default 1000 and 64 MiB. Beyond that the
-	// business that has the most loses its oldest, so that a business with no more than its equal share loses nothing to others.
+	// Keep is the maximal number of kept finished executions, and KeepBytes their total size; default 1000 and 64
+	// MiB. Beyond that, the business with the most loses its oldest, so that a business with at most an equal share
+	// loses none to others.
 	Keep      int
 	KeepBytes int64
-	// Abandoned is told of each execution that left the queue without a slot, and why, unless it is nil.
+	// Abandoned, if not nil, is called for each execution that left the queue without a slot, with the reason.
 	Abandoned func(request execution.Request, err error)
-	// Finished is told of each end, on the goroutine that ran it, unless it is nil.
+	// Finished, if not nil, is called at the end of each execution, on the goroutine that ran it.
 	Finished func(*Execution)
 	Log      *slog.Logger
 }
 
-// Registry follows executions. It is safe for concurrent use.
+// Registry runs and keeps executions. It is safe for concurrent use.
 type Registry struct {
 	config  RegistryConfig
-	waiting *queue.Budget   // of requests that wait for a slot
-	ctx     context.Context // ends when everything that runs is to be cut off
+	waiting *queue.Budget   // for requests that wait for a slot
+	ctx     context.Context // ends to cut off all running executions
 	cut     context.CancelCauseFunc
 	all     routine.Group
 
 	mu       sync.Mutex
 	byID     map[key]*Execution
 	finished map[string]*kept // by business
-	kept     int              // of them all
+	kept     int              // total number
 	bytes    int64
 }
 
 type key struct{ business, id string }
 
-// NewRegistry returns a service. [Registry.Shutdown] ends it.
+// NewRegistry returns a registry. [Registry.Shutdown] ends it.
 func NewRegistry(config RegistryConfig) *Registry {
 	if config.QueueTimeout == 0 {
 		config.QueueTimeout = 30 * time.Second
@@ -79,9 +80,9 @@ func NewRegistry(config RegistryConfig) *Registry {
 	return s
 }
 
-// Submit starts an execution, or returns the one that has its id already. It does not wait. The request was read from body:
-// the same id with another body, or for another account, is a conflict. The end is reported to the URL callback; empty: to none.
-// The error is [queue.ErrFull], [queue.ErrDraining] or [ErrConflict].
+// Submit starts an execution, or returns the existing one with its ID. It does not wait. The request was decoded from
+// body: the same ID with another body, or for another account, is a conflict. If callback is not empty, the end is
+// reported to this URL. The error is [queue.ErrFull], [queue.ErrDraining] or [ErrConflict].
 func (s *Registry) Submit(request execution.Request, body []byte, callback string) (*Execution, error) {
 	id := request.Identity
 	digest := sha256.Sum256(body)
@@ -124,7 +125,7 @@ func askedOf(r execution.Request) Asked {
 	return Asked{Outputs: r.Job.Outputs, Secrets: runner.SecretNames(r.Job.Secrets), Limit: r.Limits.Wall}
 }
 
-// follow takes an execution, of which size bytes wait, from the queue to its end.
+// follow takes an execution, whose request has size bytes, from the queue to its end.
 func (s *Registry) follow(ctx context.Context, e *Execution, place *queue.Place, size int64) {
 	defer e.cancelled(nil)
 	ended, err := s.run(ctx, e, place, size)
@@ -151,11 +152,11 @@ func (s *Registry) run(ctx context.Context, e *Execution, place *queue.Place, si
 	return s.config.Run(ctx, e.request)
 }
 
-// keep adds a finished execution to those that are kept, and lets go of the oldest of the business that has most of what
-// there is too much of, be it the one that was added: no business has the answers of another forgotten that keeps less.
+// keep adds a finished execution. If the limits are exceeded, it drops the oldest execution of the business with the
+// most, possibly the one just added, so that a business never evicts results of one that keeps less.
 func (s *Registry) keep(e *Execution) {
 	e.mu.Lock()
-	size := e.size // it grows no more
+	size := e.size // it no longer grows
 	e.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,13 +175,13 @@ func (s *Registry) keep(e *Execution) {
 	}
 }
 
-// kept are the finished executions of a business that are kept.
+// kept holds the kept finished executions of a business.
 type kept struct {
 	oldestFirst []*Execution
 	bytes       int64
 }
 
-// forget lets go of the oldest execution of the business that has the most.
+// forget drops the oldest execution of the business with the most.
 func (s *Registry) forget(much func(*kept) int64) {
 	var of *kept
 	for _, k := range s.finished {
@@ -210,7 +211,7 @@ func (s *Registry) Get(businessID, id string) (*Execution, bool) {
 	return e, ok
 }
 
-// Recent returns the executions of a business that are kept, the youngest first.
+// Recent returns the kept executions of a business, the latest first.
 func (s *Registry) Recent(businessID string) []*Execution {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -224,8 +225,8 @@ func (s *Registry) Recent(businessID string) []*Execution {
 	return recent
 }
 
-// Shutdown refuses what is new, lets what runs finish until ctx ends, cuts off the rest, and returns when nothing runs. The
-// error says how many had to be cut.
+// Shutdown refuses new executions, lets running ones finish until ctx ends, cuts off the rest, and returns when none is
+// running. The error says how many were cut off.
 func (s *Registry) Shutdown(ctx context.Context) error {
 	s.config.Queue.Drain()
 	var err error

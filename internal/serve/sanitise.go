@@ -9,8 +9,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/shown"
 )
 
-// sanitise escapes in JSON answers and events what a terminal would obey: a person may look at them with a client that prints them
-// as they are. To a client that decodes JSON they mean the same.
+// sanitise escapes characters that a terminal would interpret in JSON responses and events, because clients may print
+// them unchanged. Decoding the JSON restores the original text.
 func sanitise(c *gin.Context) { c.Writer = sanitised{c.Writer} }
 
 // sanitised is a writer of whole JSON documents, or of anything else.
@@ -19,7 +19,7 @@ type sanitised struct{ gin.ResponseWriter }
 // Unwrap is for http.ResponseController.
 func (w sanitised) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// Write implements io.Writer. It returns the length of p, not of what became of it.
+// Write implements io.Writer. It returns the length of p, not of the written bytes.
 func (w sanitised) Write(p []byte) (int, error) {
 	content := w.Header().Get("Content-Type")
 	if !strings.HasPrefix(content, "application/json") && !strings.HasPrefix(content, "text/event-stream") {

@@ -23,36 +23,36 @@ type Config struct {
 	Executions *Registry
 	Queue      *queue.Queue
 	Callers    *Callers
-	// Limits are those of an execution that names none.
+	// Limits are the default limits of an execution.
 	Limits runner.Limits
 	// Hosts are the host names that requests may use.
 	Hosts hosts.Names
-	// Secrets are what steps may be granted; nil: none.
+	// Secrets provides the secrets that steps may be granted; may be nil.
 	Secrets execution.Secrets
 	// CheckIdentity refuses an unknown account type. If it is nil, every type is accepted.
 	CheckIdentity func(minter.Identity) error
-	// Callbacks says that somebody delivers the end of an execution to its callback URL; elsewhere such a URL is refused.
+	// Callbacks reports that callbacks are delivered; otherwise requests with a callback URL are refused.
 	Callbacks bool
 	// Once keeps an id that a caller has chosen from running twice. If it is nil, only what Executions remember does.
 	Once Once
-	// UI serves the execution page at /ui/; APIRoot is what it takes off the URLs of calls.
+	// UI serves the execution page at /ui/; the page removes APIRoot from the URLs of calls.
 	UI      bool
 	APIRoot string
 	// MaxBody is the largest request in bytes; default 8 MiB.
 	MaxBody int64
-	// ArrivingBytes is how much the large bodies may take that arrive at a time; default 64 MiB. A business that others crowd
-	// out has its share of it beside that.
+	// ArrivingBytes is the maximal total size of large incoming bodies; default 64 MiB. A business that others
+	// crowd out can still use its own share.
 	ArrivingBytes int64
-	// BodyTimeout bounds the arrival of a request's body, WriteTimeout how long a caller may take to read an answer, or one
-	// event of a stream; default 30 s each.
+	// BodyTimeout limits the arrival of a request's body, WriteTimeout how long a caller may take to read a
+	// response, or one event of a stream; default 30 s each.
 	BodyTimeout, WriteTimeout time.Duration
 	Log                       *slog.Logger
 }
 
-// Server answers orchestrators.
+// Server is the HTTP API for orchestrators.
 type Server struct {
 	config Config
-	bodies *queue.Budget // of those that arrive and are large
+	bodies *queue.Budget // for large incoming bodies
 }
 
 // NewServer returns a server for config.
@@ -78,7 +78,7 @@ func NewServer(config Config) *Server {
 	return &Server{config, queue.NewBudget(config.ArrivingBytes)}
 }
 
-// route is one endpoint: what is served, and what openapi.json has to describe.
+// route is one endpoint, which openapi.json must describe.
 type route struct {
 	method, path string
 	handle       gin.HandlerFunc
@@ -120,7 +120,7 @@ func (s *Server) Handler() http.Handler {
 	return engine
 }
 
-// handle registers a route. What can be read can be asked for by HEAD too (RFC 9110 section 9.3.2): net/http leaves the body out.
+// handle registers a route. Every GET route also answers HEAD (RFC 9110 section 9.3.2): net/http omits the body.
 func handle(on gin.IRoutes, r route) {
 	on.Handle(r.method, r.path, r.handle)
 	if r.method == http.MethodGet {
@@ -128,27 +128,27 @@ func handle(on gin.IRoutes, r route) {
 	}
 }
 
-// arriving gives the body, which is read to its end even where it is refused, the time to come.
+// arriving sets the deadline for the body, which is read to its end even if it is refused.
 func (s *Server) arriving(c *gin.Context) {
 	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(s.config.BodyTimeout))
 }
 
-// answering gives the caller, from now on, the time to read what is written.
+// answering sets the deadline for the caller to read the response, from now on.
 func (s *Server) answering(c *gin.Context) {
 	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(s.config.WriteTimeout))
 }
 
-// waiting lets an answer to a request that has arrived take as long as it takes to begin.
+// waiting removes the deadline for the start of the response to a request that has arrived.
 func (s *Server) waiting(c *gin.Context) {
 	controller := http.NewResponseController(c.Writer)
 	_, _ = controller.SetReadDeadline(time.Time{}), controller.SetWriteDeadline(time.Time{})
 }
 
-// callerKey is where guard leaves the caller for the handlers.
+// callerKey is the key under which guard stores the caller for the handlers.
 const callerKey = "caller"
 
-// keepPagesOut refuses the requests that a web page of another site makes a browser send. The browser may add a client
-// certificate to them, and a proxy in front of the sidecar a token, so this holds for every kind of caller.
+// keepPagesOut refuses cross-site requests from web pages. The browser may add a client certificate to them, and a
+// proxy in front of the sidecar a token, so this applies to every kind of caller.
 func (s *Server) keepPagesOut(c *gin.Context) {
 	if !s.config.Hosts.Allow(c.Request.Host) {
 		c.Header("Connection", "close")
@@ -162,7 +162,7 @@ func (s *Server) keepPagesOut(c *gin.Context) {
 
 var crossOrigin = http.NewCrossOriginProtection()
 
-// guard lets callers in.
+// guard authenticates callers.
 func (s *Server) guard(c *gin.Context) {
 	caller, err := s.config.Callers.identify(c.Request)
 	if err != nil {
@@ -175,7 +175,7 @@ func (s *Server) guard(c *gin.Context) {
 
 func callerOf(c *gin.Context) *Caller { return c.MustGet(callerKey).(*Caller) }
 
-// run is POST /api/coderunner/run: it answers when the step has ended, and cancels it when the caller hangs up.
+// run is POST /api/coderunner/run: it responds when the step has ended, and cancels it if the caller disconnects.
 func (s *Server) run(c *gin.Context) {
 	request, body, data, ok := s.read(c)
 	if !ok {
@@ -204,7 +204,7 @@ func (s *Server) run(c *gin.Context) {
 		s.answering(c)
 	case <-c.Request.Context().Done():
 		e.Cancel()
-		return // the caller is gone
+		return // the caller has disconnected
 	}
 	ended, err := e.Ended()
 	if err != nil {
@@ -242,7 +242,7 @@ func (s *Server) submit(c *gin.Context) {
 	c.JSON(http.StatusAccepted, e.Snapshot())
 }
 
-// read checks a request and refuses it where it is wrong. data is the body that it was read from.
+// read decodes and validates a request, and refuses an invalid one. data is its body.
 func (s *Server) read(c *gin.Context) (request execution.Request, body execution.Body, data []byte, ok bool) {
 	data, release, err := s.readBody(c)
 	defer release()
@@ -274,7 +274,7 @@ func (s *Server) read(c *gin.Context) (request execution.Request, body execution
 	return execution.Request{Identity: id, Name: body.Name, Job: job, Limits: limits, Tracestate: tracestate}, body, data, true
 }
 
-// checkIdentity refuses ids that cannot be, keyed by field.
+// checkIdentity refuses invalid IDs, keyed by field.
 func (s *Server) checkIdentity(id minter.Identity) error {
 	var refused runner.FieldErrors
 	for _, field := range []struct {
@@ -291,7 +291,7 @@ func (s *Server) checkIdentity(id minter.Identity) error {
 	return refused.Err()
 }
 
-// list is GET /executions: the youngest of the caller's business first.
+// list is GET /executions: those of the caller's business, the latest first.
 func (s *Server) list(c *gin.Context) {
 	id, ok := s.business(c)
 	if !ok {
@@ -317,7 +317,7 @@ func (s *Server) list(c *gin.Context) {
 	c.JSON(http.StatusOK, gin.H{"results": results, "count": len(results)})
 }
 
-// business is the business that a request without a body is about.
+// business returns the business of a request without a body.
 func (s *Server) business(c *gin.Context) (string, bool) {
 	id, err := callerOf(c).identity(c.Request.Header, execution.Body{})
 	if err != nil {
@@ -327,7 +327,7 @@ func (s *Server) business(c *gin.Context) (string, bool) {
 	return id.BusinessID, true
 }
 
-// find is the execution that a path names. One of another business does not exist.
+// find returns the execution that a path names. An execution of another business counts as not found.
 func (s *Server) find(c *gin.Context) (*Execution, bool) {
 	business, ok := s.business(c)
 	if !ok {
@@ -346,7 +346,7 @@ func (s *Server) show(c *gin.Context) {
 	}
 }
 
-// cancel takes the key back, then kills the step. It answers at once; the execution ends a moment later.
+// cancel revokes the key, then kills the step. It responds at once; the execution ends shortly after.
 func (s *Server) cancel(c *gin.Context) {
 	e, ok := s.find(c)
 	if !ok {
@@ -356,7 +356,7 @@ func (s *Server) cancel(c *gin.Context) {
 	c.JSON(http.StatusAccepted, e.Snapshot())
 }
 
-// describe answers what the API is, to anyone.
+// describe serves the description of the API without authentication.
 func (s *Server) describe(c *gin.Context) {
 	document, err := openAPI()
 	if err != nil {
@@ -366,7 +366,7 @@ func (s *Server) describe(c *gin.Context) {
 	c.Data(http.StatusOK, "application/json", document)
 }
 
-// recovered answers a request whose handler panicked.
+// recovered responds to a request whose handler panicked.
 func (s *Server) recovered(c *gin.Context, cause any) {
 	s.config.Log.ErrorContext(c.Request.Context(), "a handler panicked", "route", c.FullPath(), "cause", cause)
 	refuse(c, http.StatusInternalServerError, "internal", "the sidecar failed; its log says why")

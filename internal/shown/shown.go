@@ -1,5 +1,5 @@
-// Package shown makes text harmless for the person who sees it: control characters, which a terminal obeys, and those that turn the
-// direction of text, which make it read as something else.
+// Package shown makes text safe to display: it replaces control characters, which a terminal interprets, and
+// bidirectional marks, which make text read as something else.
 package shown
 
 import (
@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// Text shows control characters instead of obeying them. Line breaks and tabs stay.
+// Text replaces control characters by visible ones. Line breaks and tabs stay.
 func Text(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -26,13 +26,14 @@ func Text(text string) string {
 	}, strings.ToValidUTF8(text, string(unicode.ReplacementChar)))
 }
 
-// JSON escapes in a JSON document what [Text] replaces and encoding/json leaves as it is. The document means the same: outside
-// of strings it has no such character.
+// JSON escapes the characters in a JSON document that [Text] replaces and encoding/json keeps. The meaning of the
+// document does not change, because such characters occur only inside strings.
 func JSON(document []byte) []byte {
 	clean := true
 	for i := 0; i < len(document) && clean; i++ {
 		c := document[i]
-		clean = c < 0x7f || c > 0x7f && c != 0xc2 && c != 0xd8 && c != 0xe2 // what the harmful ones begin with in UTF-8
+		// the first bytes of the harmful ones in UTF-8
+		clean = c < 0x7f || c > 0x7f && c != 0xc2 && c != 0xd8 && c != 0xe2
 	}
 	if clean {
 		return document

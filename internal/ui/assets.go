@@ -19,7 +19,7 @@ import (
 //go:embed assets
 var embedded embed.FS
 
-// policy is the content security policy of the page: nothing but what sources allow.
+// policy returns the content security policy of the page, which allows only sources.
 func policy(sources string) string {
 	return "default-src 'none'; " + sources + "; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 }
@@ -43,10 +43,10 @@ func Handler(prefix string) http.Handler {
 	})
 }
 
-// reportModules are the modules of a report, each after those that it imports.
+// reportModules lists the modules of a report, each after its imports.
 var reportModules = []string{"dom.js", "format.js", "python.js", "waterfall.js", "page.js", "report.js"}
 
-// Report writes one file that shows record, and loads nothing from elsewhere.
+// Report writes a self-contained file that shows record.
 func Report(w io.Writer, record Record) error {
 	script, err := bundle(reportModules)
 	if err != nil {
@@ -56,7 +56,7 @@ func Report(w io.Writer, record Record) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(record) // escapes <, > and &: nothing in it ends its element
+	data, err := json.Marshal(record) // escapes <, > and &, so that it cannot end its element
 	if err != nil {
 		return fmt.Errorf("write the record: %w", err)
 	}
@@ -92,8 +92,8 @@ var (
 	exported   = regexp.MustCompile(`(?m)^export `)
 )
 
-// bundle joins modules into one, which a single file needs: nothing in it can be imported. Their imports are lines of their
-// own, and no two of them declare the same name.
+// bundle joins modules into one, because a single file cannot import modules. Their imports are on separate lines, and
+// no two of them declare the same name.
 func bundle(modules []string) ([]byte, error) {
 	var out bytes.Buffer
 	for _, name := range modules {

@@ -10,23 +10,23 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// About is what is known of an execution besides its outcome.
+// About describes an execution, except its outcome.
 type About struct {
 	ID, Name, Runtime                  string
 	BusinessID, AccountID, AccountType string
-	// APIRoot is taken off the URLs of the step's calls; empty: they are shown whole.
+	// APIRoot is removed from the URLs of the step's calls; if empty, they are shown whole.
 	APIRoot string
-	// Traceparent is the W3C trace context that the execution was asked for in, if any.
+	// Traceparent is the W3C trace context of the request, if any.
 	Traceparent string
 	// State is queued, running or finished.
 	State string
-	// Queued is when it was asked for, Dequeued when it got its slot; equal where nothing queues.
+	// Queued is when it was requested, Dequeued when it got its slot; both are equal without a queue.
 	Queued, Dequeued time.Time
-	// Failure is why there is no result.
+	// Failure says why the execution has no result.
 	Failure string
 }
 
-// Record is an execution as the page draws it. Times are in milliseconds after Origin.
+// Record is the data of an execution for the page. Times are in milliseconds after Origin.
 type Record struct {
 	ID          string    `json:"execution_id"`
 	Name        string    `json:"name"`
@@ -41,18 +41,18 @@ type Record struct {
 	Failure     string    `json:"failure"`
 	Origin      time.Time `json:"origin"`
 	Phases      []Phase   `json:"phases"`
-	// Result is the document of the contract; null while there is none.
+	// Result is the document of the contract; null until it exists.
 	Result json.RawMessage `json:"result"`
-	// LogTimes belong to the logs of the result, one to one.
+	// LogTimes has one entry for each log of the result.
 	LogTimes        []float64     `json:"log_times"`
 	DroppedMessages int64         `json:"dropped_messages"`
 	DroppedBytes    int64         `json:"dropped_bytes"`
 	Source          string        `json:"source"`
 	Inputs          runner.Inputs `json:"inputs"`
-	// What the scratch pad needs besides to ask for the same again; a report has none of it.
+	// The scratch pad needs these fields to repeat the request; a report has none of them.
 	OutputTypes map[string]runner.Type `json:"output_types,omitempty"`
-	Secrets     []string               `json:"secrets,omitempty"`    // names alone
-	TimeoutMS   int64                  `json:"timeout_ms,omitempty"` // zero: the server's own limit
+	Secrets     []string               `json:"secrets,omitempty"`    // only names
+	TimeoutMS   int64                  `json:"timeout_ms,omitempty"` // zero means the server's limit
 	Stdout      string                 `json:"stdout"`
 	Stderr      string                 `json:"stderr"`
 	Notes       []string               `json:"notes"`
@@ -65,7 +65,7 @@ type Phase struct {
 	Spent float64      `json:"spent_ms"`
 }
 
-// NewRecord is the record of an execution. Its document is done.Result's, already marshalled; nil while there is none.
+// NewRecord returns the record of an execution. document is the marshalled done.Result, or nil.
 func NewRecord(about About, done execution.Ended, document json.RawMessage) Record {
 	result, traceparent := done.Result, about.Traceparent
 	if done.Traceparent != "" {
@@ -99,7 +99,7 @@ func NewRecord(about About, done execution.Ended, document json.RawMessage) Reco
 	return r
 }
 
-// OutputTypes are the types of declared outputs, by name.
+// OutputTypes returns the types of declared outputs, by name.
 func OutputTypes(declared runner.Outputs) map[string]runner.Type {
 	types := make(map[string]runner.Type, len(declared))
 	for _, output := range declared {
@@ -108,7 +108,7 @@ func OutputTypes(declared runner.Outputs) map[string]runner.Type {
 	return types
 }
 
-// add appends a phase, unless it never was. What a warm interpreter did before the request is no time of this execution.
+// add appends a phase, unless it did not occur. Time that a warm interpreter spent before the request does not count.
 func (r *Record) add(name phases.Phase, began time.Time, spent time.Duration) {
 	if began.IsZero() || spent <= 0 {
 		return
@@ -120,7 +120,7 @@ func (r *Record) add(name phases.Phase, began time.Time, spent time.Duration) {
 
 func (r *Record) offset(at time.Time) float64 { return float64(at.Sub(r.Origin).Microseconds()) / 1000 }
 
-// traceID is the trace of a W3C traceparent: version-trace-span-flags.
+// traceID returns the trace ID of a W3C traceparent: version-trace-span-flags.
 func traceID(traceparent string) string {
 	parts := strings.Split(traceparent, "-")
 	if len(parts) < 4 || len(parts[1]) != 32 {
