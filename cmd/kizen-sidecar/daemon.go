@@ -16,6 +16,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/clocks"
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/flagfile"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/peer"
 	"github.com/kizen/kizen-sidecar/internal/routine"
@@ -25,6 +26,12 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/pool"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
+
+// configFlags let the flags of a command be written into a file.
+type configFlags struct {
+	Config      flagfile.Path `help:"YAML file of flags: their names without dashes, and their values. The command line wins over the environment, which wins over the file." placeholder:"FILE" group:"Configuration"`
+	PrintConfig bool          `help:"Print the effective configuration, secrets masked, and exit." group:"Configuration" env:"-"`
+}
 
 // daemonFlags are what every command has that runs executions until it is
 // told to stop.
@@ -76,7 +83,7 @@ type daemon struct {
 	secrets   execution.SecretsByBusiness
 	steps     *runner.Runner
 	warm      *pool.Pool
-	callback  *callbacks
+	callback  *serve.Callbacks
 	telemetry *telemetry.Telemetry
 	flush     func()
 	log       *slog.Logger
@@ -125,7 +132,7 @@ const callbackGrace = 5 * time.Second
 
 func (w *daemon) close() {
 	w.warm.Close()
-	w.callback.close(callbackGrace)
+	w.callback.Close(callbackGrace)
 	w.host.close()
 	w.flush()
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/buildinfo"
 	"github.com/kizen/kizen-sidecar/internal/routine"
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -92,6 +93,15 @@ func (e nothingError) Unwrap() error { return e.err }
 // usagef returns a usageError with a formatted message.
 func usagef(format string, arguments ...any) error {
 	return usageError{fmt.Errorf(format, arguments...)}
+}
+
+// readFile reads a file that the caller named: what goes wrong is theirs.
+func readFile(what, name string) ([]byte, error) {
+	data, err := wholefile.Read(what, name)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return data, nil
 }
 
 // errReported ends a command whose outcome has been shown already.

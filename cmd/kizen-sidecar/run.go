@@ -12,12 +12,26 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/shown"
+	"github.com/kizen/kizen-sidecar/internal/stepfile"
 	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/internal/ui"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
+
+// jobFlags say which step is run, and with what. They are a [stepfile.Source].
+type jobFlags struct {
+	Step          string   `arg:"" optional:"" help:"Folder of the step, with config.json and script.py." env:"KIZEN_STEP" placeholder:"DIR"`
+	Script        string   `help:"Run this script instead of a folder; - reads standard input." placeholder:"FILE" group:"Step"`
+	Input         []string `help:"An input, as name=value or name=value:type. Repeatable; wins over --inputs-file." sep:"none" placeholder:"NAME=VALUE[:TYPE]" group:"Step"`
+	DeclareOutput []string `help:"An output that the step may assign, as name or name:type. Repeatable." sep:"none" placeholder:"NAME[:TYPE]" group:"Step"`
+	InputsFile    string   `help:"JSON object of inputs: typed, bare or of the wire form." placeholder:"FILE" group:"Step"`
+	OutputsFile   string   `help:"JSON object of output types: {\"doubled\": \"number\"}." placeholder:"FILE" group:"Step"`
+	Secret        []string `help:"A secret granted to the step. Without a value it is read from the environment variable of that name, which keeps it out of the process list. Repeatable." sep:"none" placeholder:"NAME[=VALUE]" group:"Step"`
+	SecretsFile   string   `help:"JSON object of secrets: {\"name\": \"value\"}." placeholder:"FILE" group:"Step"`
+	Runtime       string   `help:"Python that the step runs on: python-3-12 or python-3-13. Default: what config.json says, or python-3-13 for a script." placeholder:"NAME" group:"Step"`
+}
 
 // runCommand is kizen-sidecar run.
 type runCommand struct {
@@ -142,11 +156,11 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	if err != nil {
 		return done, err
 	}
-	job, err := c.load(app.stdin)
+	name, job, err := stepfile.Source(c.jobFlags).Load(app.stdin)
 	if err != nil {
-		return done, err
+		return done, usageError{err}
 	}
-	done.Name, done.Runtime, done.APIRoot = job.name, job.execution.Runtime, checked.proxy.APIRoot.String()
+	done.Name, done.Runtime, done.APIRoot = name, job.Runtime, checked.proxy.APIRoot.String()
 	steps, err := runner.New(c.runnerConfig(app.log))
 	if err != nil {
 		return done, err
@@ -160,9 +174,9 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	c.announce(app.log)
 	defer terminal.StartSpinner(app.stderr, done.Name)()
 	done.began = time.Now()
-	job.execution.Traceparent = os.Getenv("TRACEPARENT")
+	job.Traceparent = os.Getenv("TRACEPARENT")
 	done.Ended, err = host.Run(ctx, execution.Request{
-		Identity: done.target.identity(), Name: done.Name, Job: job.execution, Limits: limits, Tracestate: os.Getenv("TRACESTATE"),
+		Identity: done.target.identity(), Name: done.Name, Job: job, Limits: limits, Tracestate: os.Getenv("TRACESTATE"),
 	})
 	var fields *runner.FieldErrors
 	if errors.As(err, &fields) {

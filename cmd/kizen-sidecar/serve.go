@@ -10,6 +10,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/kizen/kizen-sidecar/internal/flagfile"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/serve"
@@ -82,7 +83,7 @@ func (c *serveCommand) Run(ctx context.Context, app *app, command *kong.Context)
 		return err
 	}
 	if c.PrintConfig {
-		return printConfig(app.stdout, command)
+		return flagfile.Print(app.stdout, command)
 	}
 	s, err := c.prepare(ctx, app)
 	if err != nil {
@@ -133,7 +134,7 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 	s.daemon.telemetry.Metrics().Watch(s.state)
 	s.executions = serve.NewRegistry(serve.RegistryConfig{
 		Queue: s.queue, Run: s.daemon.host.Run, Abandoned: s.daemon.host.Abandon, QueueTimeout: c.QueueTimeout,
-		Finished: s.daemon.callback.finished, Log: app.log,
+		Finished: s.daemon.callback.Finished, Log: app.log,
 	})
 	guard := s.daemon.guard()
 	s.api = &http.Server{

@@ -1,19 +1,11 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
-	"time"
 
-	"github.com/kizen/kizen-sidecar/internal/outcomes"
-	"github.com/kizen/kizen-sidecar/internal/queue"
-	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
-	"github.com/kizen/kizen-sidecar/runner"
-	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
 // webhookFlags say how callbacks are sent.
@@ -22,32 +14,8 @@ type webhookFlags struct {
 	WebhookAllow      []string `help:"Network whose hosts may be called back although they are not public, and over plain HTTP. Repeatable." placeholder:"CIDR" group:"Callbacks"`
 }
 
-// What bounds the callbacks of one serve, which are kept in memory alone.
-const (
-	callbacksAtOnce  = 64
-	callbackAttempts = 6
-	callbackDelay    = 30 * time.Second // the longest between two attempts, whatever a receiver wants
-	callbackBytes    = 64 << 20
-	callbackOverhead = 8 << 10 // of each that waits, beside its message
-	callbacksWaiting = 1 << 20 // never reached: the bytes are what bounds them
-)
-
-// errCallbacks: so many wait that this one does not fit.
-var errCallbacks = errors.New("too many callbacks wait; is a receiver of this business down?")
-
-// callbacks delivers the ends of executions. A nil one delivers none.
-type callbacks struct {
-	sender *webhook.Sender
-	log    *slog.Logger
-	turns  *queue.Queue  // of attempts: slow receivers of one business hold up no other
-	memory *queue.Budget // of messages that are not delivered yet
-	all    routine.Group
-	ctx    context.Context
-	cut    context.CancelFunc
-}
-
-// callbacks are the flags, checked; nil where there are to be none.
-func (f webhookFlags) callbacks(log *slog.Logger) (*callbacks, error) {
+// callbacks are the flags, checked; nil without a secret.
+func (f webhookFlags) callbacks(log *slog.Logger) (*serve.Callbacks, error) {
 	if f.WebhookSecretFile == "" {
 		return nil, nil
 	}
@@ -55,7 +23,7 @@ func (f webhookFlags) callbacks(log *slog.Logger) (*callbacks, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := webhook.Config{Attempts: callbackAttempts, LongestDelay: callbackDelay}
+	var config webhook.Config
 	if config.Secrets, err = webhook.ParseSecrets(data); err != nil {
 		return nil, usagef("webhook secret file %q: %w", f.WebhookSecretFile, err)
 	}
@@ -66,89 +34,9 @@ func (f webhookFlags) callbacks(log *slog.Logger) (*callbacks, error) {
 		}
 		config.Allowed = append(config.Allowed, network)
 	}
-	c := &callbacks{log: log, memory: queue.NewBudget(callbackBytes)}
-	if c.turns, err = queue.New(callbacksAtOnce, callbacksWaiting); err != nil {
-		return nil, err
-	}
-	if c.sender, err = webhook.New(config); err != nil {
+	c, err := serve.NewCallbacks(config, log)
+	if err != nil {
 		return nil, usageError{err}
 	}
-	c.ctx, c.cut = context.WithCancel(context.Background())
 	return c, nil
-}
-
-// sending is the sender; nil where there is none.
-func (c *callbacks) sending() *webhook.Sender {
-	if c == nil {
-		return nil
-	}
-	return c.sender
-}
-
-// finished delivers the end of an execution that wants it, behind the back of
-// who calls. It is serve.RegistryConfig's Finished.
-func (c *callbacks) finished(e *serve.Execution) {
-	if c == nil || e.Callback() == "" {
-		return
-	}
-	ctx := telemetry.WithExecution(telemetry.WithTrace(c.ctx, e.Traceparent()), e.ID())
-	message, err := ending(e)
-	if err != nil {
-		c.log.ErrorContext(ctx, "a callback could not be written", "error", err)
-		return
-	}
-	business, size := e.BusinessID(), int64(len(message.Body)+callbackOverhead)
-	if !c.memory.Take(business, size) {
-		c.log.ErrorContext(ctx, "a callback was not delivered", "error", errCallbacks)
-		return
-	}
-	c.all.Go(func() {
-		defer c.memory.Give(business, size)
-		err := c.sender.Deliver(c.ctx, message, func(ctx context.Context, m webhook.Message) error { return c.try(ctx, business, m) })
-		if err != nil {
-			c.log.ErrorContext(ctx, "a callback was not delivered", "error", err)
-		}
-	})
-}
-
-// ending is what a receiver is told of an execution. Where its step did not
-// run, its result is why.
-func ending(e *serve.Execution) (webhook.Message, error) {
-	snapshot := e.Snapshot()
-	ended := webhook.Finished{ExecutionID: e.ID(), BusinessID: e.BusinessID(), Outcome: snapshot.Outcome, Result: snapshot.Result}
-	if snapshot.Failure != "" {
-		failed := runner.Result{RequestID: e.ID(), Outcome: outcomes.Internal, Error: &runner.StepError{Message: snapshot.Failure}}
-		document, err := failed.MarshalJSON()
-		if err != nil {
-			return webhook.Message{}, err
-		}
-		ended.Result = document
-	}
-	return ended.Message(e.Callback(), snapshot.FinishedAt)
-}
-
-// try makes one attempt, when it is the business's turn.
-func (c *callbacks) try(ctx context.Context, business string, m webhook.Message) error {
-	place, err := c.turns.Enter(business)
-	if err != nil {
-		return err
-	}
-	release, err := place.Wait(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	return c.sender.Try(ctx, m)
-}
-
-// close lets deliveries finish within grace, and gives up the rest.
-func (c *callbacks) close(grace time.Duration) {
-	if c == nil {
-		return
-	}
-	timer := time.AfterFunc(grace, routine.Safe(c.cut))
-	c.all.Wait()
-	timer.Stop()
-	c.cut()
-	c.sender.Close()
 }

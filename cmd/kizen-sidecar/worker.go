@@ -10,6 +10,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/flagfile"
 	"github.com/kizen/kizen-sidecar/internal/fleet"
 	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -69,7 +70,7 @@ func (c *workerCommand) Run(ctx context.Context, app *app, command *kong.Context
 		return err
 	}
 	if c.PrintConfig {
-		return printConfig(app.stdout, command)
+		return flagfile.Print(app.stdout, command)
 	}
 	s, err := c.prepare(ctx, app)
 	if err != nil {
@@ -104,7 +105,7 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 	s.worker = fleet.NewWorker(fleet.Config{
 		Redis: s.daemon.host.store, Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Keep: c.Keep,
 		Durability: fleet.Durability(c.StartDurability), Revoke: s.revoke, Ready: s.ready, Try: s.try,
-		Prepare: preparing(s.daemon.secrets, s.daemon.limits, s.daemon.checked.engine), Run: s.daemon.host.Run, Sender: s.daemon.callback.sending(),
+		Prepare: preparing(s.daemon.secrets, s.daemon.limits, s.daemon.checked.engine), Run: s.daemon.host.Run, Sender: s.daemon.callback.Sender(),
 		Metrics: s.daemon.telemetry.Metrics(), Log: app.log,
 	})
 	s.daemon.telemetry.Metrics().Watch(s.state)

@@ -7,6 +7,7 @@ package wholefile
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -61,6 +62,18 @@ func syncFolder(dir string) error {
 		return err
 	}
 	return errors.Join(folder.Sync(), folder.Close())
+}
+
+// Read reads a file that a person named; what says in an error what it is.
+func Read(what, name string) ([]byte, error) {
+	data, err := os.ReadFile(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("no such %s %q; check the path", what, name)
+	case err != nil:
+		return nil, fmt.Errorf("cannot read %s %q: %w", what, name, Cause(err))
+	}
+	return data, nil
 }
 
 // Cause takes the name of the file out of an error, for a message that names it itself.

@@ -1,8 +1,10 @@
-package main
+// Package stepfile reads a step from its folder or a script, with what a person gives it: inputs, outputs and secrets.
+package stepfile
 
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -17,36 +19,29 @@ import (
 // scriptRuntime is what a script without a config.json runs on.
 const scriptRuntime = runner.Python313
 
-// jobFlags say which step is run, and with what.
-type jobFlags struct {
-	Step          string   `arg:"" optional:"" help:"Folder of the step, with config.json and script.py." env:"KIZEN_STEP" placeholder:"DIR"`
-	Script        string   `help:"Run this script instead of a folder; - reads standard input." placeholder:"FILE" group:"Step"`
-	Input         []string `help:"An input, as name=value or name=value:type. Repeatable; wins over --inputs-file." sep:"none" placeholder:"NAME=VALUE[:TYPE]" group:"Step"`
-	DeclareOutput []string `help:"An output that the step may assign, as name or name:type. Repeatable." sep:"none" placeholder:"NAME[:TYPE]" group:"Step"`
-	InputsFile    string   `help:"JSON object of inputs: typed, bare or of the wire form." placeholder:"FILE" group:"Step"`
-	OutputsFile   string   `help:"JSON object of output types: {\"doubled\": \"number\"}." placeholder:"FILE" group:"Step"`
-	Secret        []string `help:"A secret granted to the step. Without a value it is read from the environment variable of that name, which keeps it out of the process list. Repeatable." sep:"none" placeholder:"NAME[=VALUE]" group:"Step"`
-	SecretsFile   string   `help:"JSON object of secrets: {\"name\": \"value\"}." placeholder:"FILE" group:"Step"`
-	Runtime       string   `help:"Python that the step runs on: python-3-12 or python-3-13. Default: what config.json says, or python-3-13 for a script." placeholder:"NAME" group:"Step"`
+// Source says which step is run and with what, in the words of the flags of kizen-sidecar run.
+type Source struct {
+	Step          string
+	Script        string
+	Input         []string
+	DeclareOutput []string
+	InputsFile    string
+	OutputsFile   string
+	Secret        []string
+	SecretsFile   string
+	Runtime       string
 }
 
-// job is a checked request: what the runner is asked to do, and what the page
-// calls it.
-type job struct {
-	name      string
-	execution runner.Execution
-}
-
-// load reads and checks everything that the flags name, before anything is
+// Load reads and checks everything that the flags name, before anything is
 // started. What is wrong with inputs, outputs, secrets or runtime comes back
 // as *runner.FieldErrors, all together.
-func (f jobFlags) load(stdin io.Reader) (job, error) {
+func (f Source) Load(stdin io.Reader) (name string, job runner.Execution, err error) {
 	step, declared, err := f.step(stdin)
 	if err != nil {
-		return job{}, err
+		return "", job, err
 	}
 	var refused runner.FieldErrors
-	execution := runner.Execution{
+	job = runner.Execution{
 		Script:  step.Script,
 		Runtime: f.runtime(step, &refused),
 		Inputs:  f.inputs(step, declared, &refused),
@@ -54,28 +49,28 @@ func (f jobFlags) load(stdin io.Reader) (job, error) {
 	}
 	supplied, err := f.secrets()
 	if err != nil {
-		return job{}, err
+		return "", job, err
 	}
 	granted, err := runner.GrantSecrets(step.Plugin, step.Secrets, supplied)
 	refused.Merge(err)
-	execution.Secrets = granted
+	job.Secrets = granted
 	if err := refused.Err(); err != nil {
-		return job{}, usageError{err}
+		return "", job, err
 	}
-	return job{name: step.Name, execution: execution}, nil
+	return step.Name, job, nil
 }
 
 // step reads the folder, or the script, and says whether its inputs are
 // declared.
-func (f jobFlags) step(stdin io.Reader) (step runner.Step, declared bool, err error) {
+func (f Source) step(stdin io.Reader) (step runner.Step, declared bool, err error) {
 	switch {
 	case f.Step != "" && f.Script != "":
-		return step, false, usagef("give either the step's folder or --script, not both")
+		return step, false, errors.New("give either the step's folder or --script, not both")
 	case f.Step != "":
 		step, err = loadStep(f.Step)
 		return step, true, err
 	case f.Script == "":
-		return step, false, usagef("no step given; name its folder, or use --script FILE")
+		return step, false, errors.New("no step given; name its folder, or use --script FILE")
 	}
 	source, err := readScript(f.Script, stdin)
 	if err != nil {
@@ -87,7 +82,7 @@ func (f jobFlags) step(stdin io.Reader) (step runner.Step, declared bool, err er
 	}
 	step.Script, err = runner.NormaliseScript(source)
 	if err != nil {
-		return step, false, usagef("script %s: %w", f.Script, err)
+		return step, false, fmt.Errorf("script %s: %w", f.Script, err)
 	}
 	return step, false, nil
 }
@@ -96,13 +91,13 @@ func loadStep(dir string) (runner.Step, error) {
 	about, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return runner.Step{}, usagef("no such folder %q; check the path", dir)
+		return runner.Step{}, fmt.Errorf("no such folder %q; check the path", dir)
 	case err == nil && about.Mode().IsRegular():
-		return runner.Step{}, usagef("%q is a file; run it with --script, or name the folder of a step", dir)
+		return runner.Step{}, fmt.Errorf("%q is a file; run it with --script, or name the folder of a step", dir)
 	}
 	step, err := runner.LoadStep(dir)
 	if err != nil {
-		return runner.Step{}, usageError{err}
+		return runner.Step{}, err
 	}
 	if path, err := filepath.Abs(dir); step.Name == "" && err == nil {
 		step.Name = filepath.Base(path)
@@ -114,26 +109,14 @@ func readScript(name string, stdin io.Reader) ([]byte, error) {
 	if name == "-" {
 		source, err := io.ReadAll(stdin)
 		if err != nil {
-			return nil, usagef("read the script from standard input: %w", err)
+			return nil, fmt.Errorf("read the script from standard input: %w", err)
 		}
 		return source, nil
 	}
-	return readFile("script", name)
+	return wholefile.Read("script", name)
 }
 
-// readFile reads a file that the caller named: what goes wrong is theirs.
-func readFile(what, name string) ([]byte, error) {
-	data, err := os.ReadFile(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, usagef("no such %s %q; check the path", what, name)
-	case err != nil:
-		return nil, usagef("cannot read %s %q: %w", what, name, wholefile.Cause(err))
-	}
-	return data, nil
-}
-
-func (f jobFlags) runtime(step runner.Step, refused *runner.FieldErrors) runner.Runtime {
+func (f Source) runtime(step runner.Step, refused *runner.FieldErrors) runner.Runtime {
 	if f.Runtime == "" {
 		return step.Runtime
 	}
@@ -143,11 +126,11 @@ func (f jobFlags) runtime(step runner.Step, refused *runner.FieldErrors) runner.
 }
 
 // inputs merges the inputs file with the single flags, which win.
-func (f jobFlags) inputs(step runner.Step, declared bool, refused *runner.FieldErrors) runner.Inputs {
+func (f Source) inputs(step runner.Step, declared bool, refused *runner.FieldErrors) runner.Inputs {
 	inputs := runner.Inputs{}
 	complete := true
 	if f.InputsFile != "" {
-		data, err := readFile("inputs file", f.InputsFile)
+		data, err := wholefile.Read("inputs file", f.InputsFile)
 		if err == nil {
 			inputs, err = runner.DecodeInputs(data, step.Inputs)
 		}
@@ -186,10 +169,10 @@ func fieldOf(err error, field string) []string {
 
 // outputs adds the outputs file and the single flags, which win, to what the
 // step declares.
-func (f jobFlags) outputs(step runner.Step, refused *runner.FieldErrors) runner.Outputs {
+func (f Source) outputs(step runner.Step, refused *runner.FieldErrors) runner.Outputs {
 	outputs := slices.Clone(step.Outputs)
 	if f.OutputsFile != "" {
-		data, err := readFile("outputs file", f.OutputsFile)
+		data, err := wholefile.Read("outputs file", f.OutputsFile)
 		var declared runner.Outputs
 		if err == nil {
 			declared, err = runner.DecodeOutputs(data)
@@ -211,17 +194,17 @@ func (f jobFlags) outputs(step runner.Step, refused *runner.FieldErrors) runner.
 }
 
 // secrets reads the secrets file and the single flags, which win.
-func (f jobFlags) secrets() (map[string]runner.Secret, error) {
+func (f Source) secrets() (map[string]runner.Secret, error) {
 	secrets := map[string]runner.Secret{}
 	if f.SecretsFile != "" {
-		data, err := readFile("secrets file", f.SecretsFile)
+		data, err := wholefile.Read("secrets file", f.SecretsFile)
 		if err != nil {
 			return nil, err
 		}
 		var values map[string]string
 		if json.Unmarshal(data, &values) != nil {
 			// What the decoder would say may quote a secret.
-			return nil, usagef("secrets file %q is not a JSON object of strings; write it like {\"name\": \"value\"}", f.SecretsFile)
+			return nil, fmt.Errorf("secrets file %q is not a JSON object of strings; write it like {\"name\": \"value\"}", f.SecretsFile)
 		}
 		for name, value := range values {
 			secrets[name] = runner.NewSecret(value)
@@ -230,19 +213,19 @@ func (f jobFlags) secrets() (map[string]runner.Secret, error) {
 	for _, argument := range f.Secret {
 		name, value, given := strings.Cut(argument, "=")
 		if name == "" {
-			return nil, usagef("a --secret has no name; write it NAME=VALUE, or NAME to read the environment variable NAME")
+			return nil, errors.New("a --secret has no name; write it NAME=VALUE, or NAME to read the environment variable NAME")
 		}
 		if !given {
 			value, given = os.LookupEnv(name)
 			if !given {
-				return nil, usagef("secret %q has no value; set the environment variable %s, or use --secrets-file", name, name)
+				return nil, fmt.Errorf("secret %q has no value; set the environment variable %s, or use --secrets-file", name, name)
 			}
 		}
 		secrets[name] = runner.NewSecret(value)
 	}
 	for _, name := range runner.SecretNames(secrets) {
 		if secrets[name].Reveal() == "" {
-			return nil, usagef("secret %q is empty; give it a value, or leave it out", name)
+			return nil, fmt.Errorf("secret %q is empty; give it a value, or leave it out", name)
 		}
 	}
 	return secrets, nil

@@ -1,4 +1,5 @@
-package main
+// Package flagfile reads the flags of a command from a YAML file, and writes them into one.
+package flagfile
 
 import (
 	"errors"
@@ -13,46 +14,41 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/kizen/kizen-sidecar/internal/redacted"
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// configFlags let the flags of a command be written into a file.
-type configFlags struct {
-	Config      configPath `help:"YAML file of flags: their names without dashes, and their values. The command line wins over the environment, which wins over the file." placeholder:"FILE" group:"Configuration"`
-	PrintConfig bool       `help:"Print the effective configuration, secrets masked, and exit." group:"Configuration" env:"-"`
-}
-
-// configPath names a file of flags.
-type configPath string
+// Path names a file of flags.
+type Path string
 
 // BeforeResolve is called by kong: what is in the file stands in for flags
 // that are given nowhere else.
-func (configPath) BeforeResolve(command *kong.Context, trace *kong.Path) error {
-	name := command.FlagValue(trace.Flag).(configPath)
-	data, err := readFile("file", string(name))
+func (Path) BeforeResolve(command *kong.Context, trace *kong.Path) error {
+	name := command.FlagValue(trace.Flag).(Path)
+	data, err := wholefile.Read("file", string(name))
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
-	file, err := loadConfig(data)
+	read, err := load(data)
 	if err == nil {
-		err = file.check(command.Flags())
+		err = read.check(command.Flags())
 	}
 	if err != nil {
 		return fmt.Errorf("--config %q: %w", name, err)
 	}
-	command.AddResolver(file)
+	command.AddResolver(read)
 	return nil
 }
 
-// configFile is a file of flags, as kong asks it.
-type configFile struct{ values map[string]any }
+// file is a file of flags, as kong asks it.
+type file struct{ values map[string]any }
 
-func loadConfig(data []byte) (configFile, error) {
-	file := configFile{}
-	if err := yaml.Unmarshal(data, &file.values); err != nil {
-		return file, fmt.Errorf("it is not YAML of names and values: %s", telemetry.Redact(firstLine(err.Error())))
+func load(data []byte) (file, error) {
+	var read file
+	if err := yaml.Unmarshal(data, &read.values); err != nil {
+		return read, fmt.Errorf("it is not YAML of names and values: %s", telemetry.Redact(firstLine(err.Error())))
 	}
-	return file, nil
+	return read, nil
 }
 
 func firstLine(text string) string {
@@ -66,7 +62,7 @@ var unlisted = []string{"config", "print-config", "help", "version"}
 // check refuses names that the command has no flag of, because a misspelt
 // limit must not be ignored, and values that no flag can have. Everything
 // that is wrong is reported.
-func (f configFile) check(flags []*kong.Flag) error {
+func (f file) check(flags []*kong.Flag) error {
 	known := map[string]*kong.Flag{}
 	for _, flag := range flags {
 		if !slices.Contains(unlisted, flag.Name) {
@@ -112,10 +108,10 @@ func flagValue(value any, repeatable bool) (any, bool) {
 }
 
 // Validate implements kong.Resolver.
-func (f configFile) Validate(*kong.Application) error { return nil }
+func (f file) Validate(*kong.Application) error { return nil }
 
 // Resolve gives a flag its value from the file, unless the environment has one.
-func (f configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+func (f file) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	for _, name := range flag.Envs {
 		if _, set := os.LookupEnv(name); set {
 			return nil, nil
@@ -127,9 +123,9 @@ func (f configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any
 	return nil, nil
 }
 
-// printConfig writes the effective value of every flag of a command, in a form
+// Print writes the effective value of every flag of a command, in a form
 // that --config reads.
-func printConfig(w io.Writer, command *kong.Context) error {
+func Print(w io.Writer, command *kong.Context) error {
 	var values yaml.MapSlice
 	for _, flag := range command.Flags() {
 		if slices.Contains(unlisted, flag.Name) {

@@ -1,13 +1,15 @@
-package main
+package serve
 
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,7 +18,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/queue"
-	"github.com/kizen/kizen-sidecar/internal/serve"
+	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
+	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -24,7 +27,7 @@ import (
 // ends finishes executions that want to be called back.
 type ends struct {
 	t       *testing.T
-	service *serve.Registry
+	service *Registry
 	log     *lockedBuffer
 }
 
@@ -46,11 +49,15 @@ func (b *lockedBuffer) String() string {
 }
 
 // newEnds has executions end with err, and c tell their callbacks.
-func newEnds(t *testing.T, err error, change func(*callbacks)) *ends {
+func newEnds(t *testing.T, err error, change func(*Callbacks)) *ends {
 	t.Helper()
-	secret := writeFile(t, t.TempDir(), "webhook.secret", webhookSecret)
 	log := &lockedBuffer{}
-	c, opened := webhookFlags{WebhookSecretFile: secret, WebhookAllow: []string{"127.0.0.0/8"}}.callbacks(slog.New(slog.NewTextHandler(log, nil)))
+	secrets, opened := webhook.ParseSecrets([]byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"))
+	if opened != nil {
+		t.Fatal(opened)
+	}
+	config := webhook.Config{Secrets: secrets, Allowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	c, opened := NewCallbacks(config, slog.New(slog.NewTextHandler(log, nil)))
 	if opened != nil {
 		t.Fatal(opened)
 	}
@@ -59,14 +66,14 @@ func newEnds(t *testing.T, err error, change func(*callbacks)) *ends {
 	if opened != nil {
 		t.Fatal(opened)
 	}
-	service := serve.NewRegistry(serve.RegistryConfig{Queue: slots, Finished: c.finished, Run: func(context.Context, execution.Request) (execution.Ended, error) {
+	service := NewRegistry(RegistryConfig{Queue: slots, Finished: c.Finished, Run: func(context.Context, execution.Request) (execution.Ended, error) {
 		return execution.Ended{Result: runner.Result{Outcome: outcomes.OK}}, err
 	}})
 	t.Cleanup(func() {
 		if err := service.Shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
-		c.close(0)
+		c.Close(0)
 	})
 	return &ends{t, service, log}
 }
@@ -99,28 +106,33 @@ func TestReceiversThatHangHoldUpNoOtherBusiness(t *testing.T) {
 		}
 	}))
 	t.Cleanup(receiver.Close)
-	e := newEnds(t, nil, func(*callbacks) {})
+	e := newEnds(t, nil, func(*Callbacks) {})
 	for i := range 2 * callbacksAtOnce {
 		e.submit("greedy", fmt.Sprint(i), receiver.URL+"/hangs")
 	}
-	waitFor(t, func() bool { return hanging.Load() == callbacksAtOnce })
+	redistest.Await(t, "as many attempts as may be made at once", func() bool { return hanging.Load() == callbacksAtOnce })
 	e.submit("modest", "e", receiver.URL+"/told")
 	release <- struct{}{}
 	<-told
 }
 
 func TestCallbacksThatWaitAreBounded(t *testing.T) {
-	e := newEnds(t, nil, func(c *callbacks) { c.memory = queue.NewBudget(1) })
+	e := newEnds(t, nil, func(c *Callbacks) { c.memory = queue.NewBudget(1) })
 	e.submit("b", "e", "https://example.com/")
-	waitFor(t, func() bool { return strings.Contains(e.log.String(), "too many callbacks wait") })
+	redistest.Await(t, "the callback to be refused", func() bool { return strings.Contains(e.log.String(), "too many callbacks wait") })
 }
 
 func TestACallbackSaysWhyAStepDidNotRun(t *testing.T) {
-	box := newMailbox(t)
-	e := newEnds(t, fmt.Errorf("no python: %w", runner.ErrNoPython), func(*callbacks) {})
-	e.submit("b", "e", box.URL)
-	waitFor(t, func() bool { return len(box.of(t, "e")) > 0 })
-	if m := box.of(t, "e")[0].message(t); m.Data.Outcome != "not_started" || !strings.Contains(string(m.Data.Result), "no python") {
-		t.Errorf("told %s: %s", m.Data.Outcome, m.Data.Result)
+	told := make(chan []byte, 1)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		told <- body
+	}))
+	t.Cleanup(receiver.Close)
+	e := newEnds(t, fmt.Errorf("no python: %w", runner.ErrNoPython), func(*Callbacks) {})
+	e.submit("b", "e", receiver.URL)
+	var message struct{ Data webhook.Finished }
+	if body := <-told; json.Unmarshal(body, &message) != nil || message.Data.Outcome != outcomes.NotStarted || !strings.Contains(string(message.Data.Result), "no python") {
+		t.Errorf("told %s", body)
 	}
 }
