@@ -25,7 +25,7 @@ PACKAGES = $(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Modul
 TESTING := CGO_ENABLED=0 $(GO) test -trimpath -vet=off -parallel 3
 RACING := $(GO) test -race -vet=off
 
-.PHONY: help build demo test test-packages test-e2e race pythons torture lint bench bench-serve docs setup clean
+.PHONY: help build demo test test-packages test-e2e race pythons torture lint bench bench-serve bench-fleet docs setup clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -83,6 +83,10 @@ bench: ## Measure against the baselines of docs/performance.md
 bench-serve: ## Measure serve under load beside starting Python for each request
 	@.ci/setup test
 	cd $(E2E) && $(GO) test -run '^$$' -bench '^BenchmarkServe' -benchtime 1x -timeout 30m ./load/
+
+bench-fleet: ## Measure what an execution of a fleet costs its Redis
+	@.ci/setup test
+	$(GO) test -run '^$$' -bench '^BenchmarkFleetOnRedis$$' -benchtime 1x ./internal/fleet/
 
 docs: ## Regenerate docs/reference and THIRD_PARTY.md
 	$(GO) test ./cmd/kizen-sidecar ./cmd/kizen-platform -run 'TestReferenceIsWhatTheCommandLineSays|TestThirdParty' -update

@@ -93,7 +93,7 @@ type claim struct {
 }
 
 var claimScript = redis.NewScript(`
-local known = redis.call('HMGET', KEYS[1], 'state', 'owner', 'reason', 'digest', 'version')
+local known = redis.call('HMGET', KEYS[1], 'state', 'owner', 'reason', 'digest', 'version', 'attempts', 'deaths')
 if known[5] and tonumber(known[5]) > tonumber(ARGV[5]) then return {'newer', '', 0, '', 0} end
 local digest = known[4] or redis.call('GET', KEYS[2])
 if digest and digest ~= ARGV[3] then return {'conflict', '', 0, '', 0} end
@@ -101,11 +101,12 @@ if not known[1] and digest then return {'expired', '', 0, '', 0} end
 if known[1] and known[1] ~= 'queued' and (known[1] ~= 'claimed' or known[2] ~= ARGV[4]) then
   return {known[1], known[2] or '', 0, '', 0}
 end
-local deaths = tonumber(redis.call('HGET', KEYS[1], 'deaths') or '0')
-if known[1] == 'claimed' then deaths = redis.call('HINCRBY', KEYS[1], 'deaths', 1) end
-redis.call('HSET', KEYS[1], 'state', 'claimed', 'owner', ARGV[1], 'digest', ARGV[3], 'version', ARGV[5])
+local attempts, deaths = tonumber(known[6] or '0') + 1, tonumber(known[7] or '0')
+if known[1] == 'claimed' then deaths = deaths + 1 end
+redis.call('HSET', KEYS[1], 'state', 'claimed', 'owner', ARGV[1], 'digest', ARGV[3], 'version', ARGV[5], 'attempts', attempts,
+  'deaths', deaths)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return {'claimed', ARGV[1], redis.call('HINCRBY', KEYS[1], 'attempts', 1), known[3] or '', deaths}`)
+return {'claimed', ARGV[1], attempts, known[3] or '', deaths}`)
 
 // claim takes an execution that waits, or that the attempt from had claimed when its worker died; from may be empty. The first
 // claim makes the record.

@@ -676,6 +676,9 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	if err := a.records.settle(ctx, s.ticket, a.keep(e)); err != nil {
 		a.config.Log.Warn("the end of an execution is told although it may not be durable yet", "execution_id", a.id, "error", err)
 	}
+	if s.callback == "" {
+		return nil
+	}
 	known, err := a.records.read(ctx, s.business, s.id)
 	if err == nil {
 		err = a.notify(ctx, s, known)

@@ -108,7 +108,7 @@ func (l *line) mend() {
 
 // fleetOf is a Redis and what tests look at in it.
 type fleetOf struct {
-	t       *testing.T
+	t       testing.TB
 	server  *redistest.Server
 	store   *redis.Client
 	records records
@@ -122,12 +122,12 @@ type fleetOf struct {
 	ran map[string]int
 }
 
-func newFleet(t *testing.T) *fleetOf {
+func newFleet(t testing.TB) *fleetOf {
 	t.Helper()
 	return newFleetOn(t, redistest.Start(t))
 }
 
-func newFleetOn(t *testing.T, server *redistest.Server) *fleetOf {
+func newFleetOn(t testing.TB, server *redistest.Server) *fleetOf {
 	t.Helper()
 	store := redis.NewClient(&redis.Options{Addr: server.Addr})
 	t.Cleanup(func() { _ = store.Close() })
@@ -555,7 +555,7 @@ type receiver struct {
 	told    []string
 }
 
-func newReceiver(t *testing.T, refuse int) *receiver {
+func newReceiver(t testing.TB, refuse int) *receiver {
 	t.Helper()
 	secret := "whsec_" + base64.StdEncoding.EncodeToString([]byte("a-secret-of-thirty-two-bytes-000"))
 	verifier, err := standardwebhooks.NewWebhook(secret)

@@ -1,0 +1,95 @@
+package fleet
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/hibiken/asynq"
+
+	"github.com/kizen/kizen-sidecar/internal/wire"
+)
+
+// redisUse is what a Redis has used of a processor, in microseconds, and the calls of each command.
+func (f *fleetOf) redisUse(t testing.TB) (microseconds float64, calls map[string]float64) {
+	t.Helper()
+	calls = map[string]float64{}
+	for line := range strings.Lines(f.store.Info(t.Context(), "cpu", "commandstats").Val()) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch {
+		case name == "used_cpu_sys_main_thread" || name == "used_cpu_user_main_thread":
+			seconds, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			microseconds += seconds * 1e6
+		case strings.HasPrefix(name, "cmdstat_"):
+			count, _, _ := strings.Cut(strings.TrimPrefix(value, "calls="), ",")
+			n, err := strconv.ParseFloat(count, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls[strings.TrimPrefix(name, "cmdstat_")] += n
+		}
+	}
+	return microseconds, calls
+}
+
+// BenchmarkFleetOnRedis says what an execution costs its Redis: from the queue to its result, with a step that does nothing and no
+// keys. Commands that scripts run count too. What is waited for before and after is not in it.
+func BenchmarkFleetOnRedis(b *testing.B) {
+	const total = 2000
+	for _, kind := range []struct {
+		name     string
+		callback bool
+		script   int // bytes
+	}{{"plain", false, 100}, {"callback", true, 100}, {"payload=64kB", false, 64 << 10}} {
+		b.Run(kind.name, func(b *testing.B) {
+			f := newFleet(b)
+			callback, told := "", func() int { return f.started() }
+			if kind.callback {
+				receiver := newReceiver(b, 0)
+				f.sender, callback, told = receiver.sender, receiver.URL, receiver.count
+			}
+			f.worker(f.server.Addr, 5, fine)
+			for n := 0; b.Loop(); n++ {
+				client := asynq.NewClientFromRedisClient(f.store)
+				if err := NewOperator(f.store, queue).Drain(b.Context(), func(int) {}); err != nil {
+					b.Fatal(err)
+				}
+				for i := range total {
+					id := fmt.Sprintf("e-%d-%d", n, i)
+					payload, err := json.Marshal(map[string]string{
+						"runtime": "python-3-13", "user_script": strings.Repeat("#", kind.script), "execution_id": id, "business_id": fmt.Sprint("b-", i%10),
+						"user_id": "u", "callback_url": callback,
+					})
+					if err != nil {
+						b.Fatal(err)
+					}
+					_, err = client.EnqueueContext(b.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id))
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+				before, callsBefore := f.redisUse(b)
+				if err := NewOperator(f.store, queue).Resume(); err != nil {
+					b.Fatal(err)
+				}
+				f.await("the end of all", func() bool { return told() == (n+1)*total }) // which asks Redis nothing
+				f.await("an empty queue", f.idle)
+				used, calls := f.redisUse(b)
+				all := 0.0
+				for name, n := range calls {
+					calls[name] = n - callsBefore[name]
+					all += calls[name]
+				}
+				scripts := calls["evalsha"] + calls["eval"]
+				b.ReportMetric((used-before)/total, "redis-µs/execution")
+				b.ReportMetric(scripts/total, "scripts/execution")
+				b.ReportMetric((all-scripts)/total, "commands/execution")
+			}
+		})
+	}
+}
