@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -309,16 +308,6 @@ func redisClient(t *testing.T, redisURL string) *redis.Client {
 	client := redis.NewClient(options)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
-}
-
-func processExists(marker string) bool {
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		if arguments, err := os.ReadFile(file); err == nil && bytes.Contains(arguments, []byte("sleep\x00"+marker)) {
-			return true
-		}
-	}
-	return false
 }
 
 func TestServeRefusesWhatDoesNotFit(t *testing.T) {

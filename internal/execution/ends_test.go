@@ -147,10 +147,10 @@ func (w *world) run() (Ended, error) {
 }
 
 // survive is run, and returns what it panicked with.
-func (w *world) survive() (done Ended, err error, recovered any) {
+func (w *world) survive() (done Ended, recovered any, err error) {
 	defer func() { recovered = recover() }()
 	done, err = w.run()
-	return done, err, nil
+	return done, nil, err
 }
 
 // requireTold checks that the log has one line about the end, with this outcome.
@@ -181,7 +181,7 @@ func (k fakeKeys) lease(ctx context.Context, _ minter.Identity, lifetime time.Du
 	if err := k.w.at(ctx, minting); err != nil {
 		return nil, err
 	}
-	return fakeLease{k.w}, ctx.Err()
+	return fakeLease(k), ctx.Err()
 }
 
 type fakeLease struct{ w *world }
@@ -196,7 +196,7 @@ func (i fakeInterpreters) prepare(ctx context.Context, _ runner.Runtime, _ runne
 	if err := i.w.at(ctx, preparing); err != nil {
 		return nil, err
 	}
-	return fakeInterpreter{i.w}, nil
+	return fakeInterpreter(i), nil
 }
 
 type fakeInterpreter struct{ w *world }
@@ -312,7 +312,7 @@ func TestEveryEndTakesEverythingBack(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, map[string]fault{row.at: row.fault})
-				done, err, recovered := w.survive()
+				done, recovered, err := w.survive()
 				if story := w.story(); story != row.story {
 					t.Errorf("what happened:\n%s, want\n%s", story, row.story)
 				}
