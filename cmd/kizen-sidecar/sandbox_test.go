@@ -9,10 +9,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
@@ -134,4 +137,26 @@ func TestAGigabyteOfPrintsDoesNotGrowTheSidecar(t *testing.T) {
 		t.Errorf("the sidecar grew by %.1f MiB", grown)
 	}
 	t.Logf("the sidecar grew by %.1f MiB", grown)
+}
+
+// TestBuffersOfSocketsAreBounded: with cgroup v1 they are no part of the memory that is limited, and have a limit of their own.
+func TestBuffersOfSocketsAreBounded(t *testing.T) {
+	t.Parallel()
+	got := sidecar(t, attacks.BuffersStep, nil, "run", "--json", "--script", "-", "--network", "host", "--memory", "64MiB")
+	var d attackedStep
+	if err := d.read(got.stdout); err != nil {
+		t.Fatalf("%v %s", err, got.stderr)
+	}
+	if !slices.Contains(d.Layers.Held, "memory cgroup") {
+		t.Skip("SKIPPED: no cgroup counts memory here")
+	}
+	if d.Error != nil && d.Error.Kind == "memory_limit" {
+		return // with cgroup v2 they count as memory
+	}
+	if len(d.Logs) != 1 {
+		t.Fatal(got.stdout)
+	}
+	if held, err := strconv.Atoi(d.Logs[0]); err != nil || held > 64 {
+		t.Errorf("a step of 64 MiB has %s MiB in buffers of sockets", d.Logs[0])
+	}
 }

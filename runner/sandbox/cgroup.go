@@ -194,6 +194,9 @@ func removed(dir string) bool {
 	return err == nil || errors.Is(err, fs.ErrNotExist)
 }
 
+// tcpShare divides the memory limit: the buffers of sockets may use that much in addition with cgroup v1.
+const tcpShare = 4
+
 // group is the cgroups of one program: one directory with v2, one for each controller with v1.
 type group struct {
 	parents      *cgroups
@@ -246,7 +249,11 @@ func (g *group) limit(limits Limits, reserve int) error {
 			return err
 		}
 		// Memory plus swap; the file is absent if swap is not counted.
-		return optional(write(g.memory, "memory.memsw.limit_in_bytes", memory))
+		if err := optional(write(g.memory, "memory.memsw.limit_in_bytes", memory)); err != nil {
+			return err
+		}
+		// The kernel counts the buffers of TCP and UDP apart, and only if they have a limit.
+		return optional(write(g.memory, "memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(limits.Memory/tcpShare, 10)))
 	}
 	if err := write(g.memory, "memory.max", memory); err != nil {
 		return err

@@ -1,6 +1,6 @@
 // Package attacks is the corpus of everything that is tried against the sidecar, as data with what must happen:
 //
-//   - what a step runs: [Programs], [Stops], [HostileSteps], [Forgeries], [EchoStep];
+//   - what a step runs: [Programs], [Stops], [HostileSteps], [Forgeries], [EchoStep], [BuffersStep];
 //   - what a step sends to its proxy: [Messages], [Climbs], [Targets], [Spellings];
 //   - what an API answers: [Answers], [Echoes];
 //   - what a caller, a page or somebody with a forged key sends: [Requests], [Pages], [Hosts], [Addresses], [Workbench.Tokens];

@@ -46,3 +46,33 @@ import os
 while True:
     try: os.fork()
     except OSError: pass`, "timeout"}
+
+// BuffersStep fills the buffers of 100 connections of TCP and of 100 sockets of UDP, and logs how many MiB it got into them. They hold
+// 4 MiB each where the machine's own limits are all that bounds them.
+const BuffersStep = `
+import socket
+def fill(a, b):
+    b.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+    a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 24)
+    a.setblocking(False)
+    b.setblocking(False)
+    try:
+        for _ in range(70): a.send(bytes(60000))
+    except OSError: pass
+pairs = []
+for kind in [socket.SOCK_STREAM, socket.SOCK_DGRAM] * 100:
+    b = socket.socket(socket.AF_INET, kind)
+    b.bind(("127.0.0.1", 0))
+    if kind == socket.SOCK_STREAM: b.listen(1)
+    a = socket.create_connection(b.getsockname()) if kind == socket.SOCK_STREAM else socket.socket(socket.AF_INET, kind)
+    if kind == socket.SOCK_STREAM: b = b.accept()[0]
+    else: a.connect(b.getsockname())
+    pairs.append((a, b))
+    fill(a, b)
+held = 0
+for _, b in pairs:
+    try:
+        while got := len(b.recv(1 << 16)): held += got
+    except OSError: pass
+outputs.log(held >> 20)
+`
