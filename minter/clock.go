@@ -19,19 +19,40 @@ func ClockSkew(ctx context.Context, client redis.UniversalClient) (time.Duration
 	return there.Sub(began.Add(time.Since(began) / 2).Round(0)), nil
 }
 
-// Probe writes to Redis as minting does, for a reserved business ID, to check whether a key could be minted now. It
-// deletes what it wrote.
+// Probe writes to Redis as minting with configured keys does, for a reserved business ID, to check whether a key could be
+// minted now. It deletes what it wrote.
 func Probe(ctx context.Context, client redis.UniversalClient) error {
-	now := time.Now()
+	return store{client}.probe(ctx, time.Now(), nil, nil)
+}
+
+// Probe checks, as the function of that name, whether this minter could mint a key now. If it publishes its public keys,
+// it writes one, and deletes it as well.
+func (m *Minter) Probe(ctx context.Context) error {
+	now, keys := m.config.Now(), m.config.Keys.state.Load()
+	signer, err := keys.signer(now)
+	if err != nil {
+		return err
+	}
+	var public *published
+	if keys.publish != nil {
+		public = &published{id: signer.id, jwk: keys.publish, until: now.Add(probeLifetime)}
+	}
+	return m.store.probe(ctx, now, public, m.config.Admit)
+}
+
+// probeLifetime is the expiry of what a probe writes, in case it cannot be deleted.
+const probeLifetime = 5 * time.Second
+
+func (s store) probe(ctx context.Context, now time.Time, public *published, admit Admission) error {
 	key := Key{ID: rand.Text(), IssuedAt: now, ExpiresAt: now.Add(probeLifetime), Identity: Identity{
 		AccountID: "readiness", AccountType: "service_automation", BusinessID: "readiness", ExecutionID: "readiness",
 	}}
-	s := store{client}
-	if _, err := s.put(ctx, key, nil, nil, nil); err != nil {
+	if _, err := s.put(ctx, key, public, nil, admit); err != nil {
 		return err
 	}
-	return s.delete(ctx, recordKey(key.Identity.BusinessID, key.ID))
+	written := []string{recordKey(key.Identity.BusinessID, key.ID)}
+	if public != nil {
+		written = append(written, publishedKey(key.Identity.BusinessID, public.id))
+	}
+	return s.delete(ctx, written...)
 }
-
-// probeLifetime is the expiry of a probe's record, in case it cannot be deleted.
-const probeLifetime = 5 * time.Second

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -69,20 +68,8 @@ func NewHost(config Config) (*Host, error) {
 	return &Host{config: config, minter: m, keys: minted{m}, interpreters: started{config.Interpreters}}, nil
 }
 
-// Ready does what minting does, for an execution of a reserved business, to check whether an execution would get its
-// key now.
-func (h *Host) Ready(ctx context.Context) error {
-	key, err := h.minter.Mint(ctx, minter.Identity{
-		BusinessID: "readiness", AccountID: "readiness", AccountType: policy.ServiceAutomation, ExecutionID: "readiness",
-	}, readinessLifetime)
-	if err != nil {
-		return err
-	}
-	return h.minter.Revoke(ctx, key)
-}
-
-// readinessLifetime is the lifetime of a check's key, in case it cannot be revoked.
-const readinessLifetime = 5 * time.Second
+// Ready reports whether an execution could get a key now. It leaves nothing in Redis.
+func (h *Host) Ready(ctx context.Context) error { return h.minter.Probe(ctx) }
 
 // admit decides whether a key may be minted for an account. Only the platform knows whether the account exists.
 func admit(_ context.Context, id minter.Identity, suspended []minter.Reason) error {
