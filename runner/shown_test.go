@@ -73,7 +73,7 @@ func TestNoFormOfTheKeyLeavesInAResult(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.result = &message{Values: map[string]json.RawMessage{"n": json.RawMessage(`{"t":"n","v":"1"}`), "x": raw}}
-		if _, err := c.values(); err == nil || !strings.Contains(err.Error(), `output "x" holds the key`) || strings.Contains(err.Error(), form) {
+		if _, err := c.values(); err == nil || !strings.Contains(err.Error(), `output "x" contains the key`) || strings.Contains(err.Error(), form) {
 			t.Errorf("an output with %q: %v", form, err)
 		}
 	}

@@ -238,22 +238,25 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 		"--webhook-secret-file", sidecartest.WriteFile(t, dir, "webhook", webhookSecret),
 		"--callers", sidecartest.WriteFile(t, dir, "callers.yaml", fmt.Sprintf("- {name: c, token_file: %q, business_id: b-1, user_id: u-1}\n", token)),
 	}
+	executions := 0
 	eachLog(t, func(t *testing.T, level string, environment []string) {
+		executions++ // Redis knows each id for a week, and refuses to run it again
+		id := fmt.Sprintf("e-%d", executions)
 		c, upstream := startCollector(t), startEchoingAPI(t)
 		receiver, callback := startReceiver(t)
 		audit := filepath.Join(t.TempDir(), "audit")
 		s := serve(t, append(environment, exporting(c)...), append(arguments, "--audit-file", audit, "--api-root", upstream.URL+"/api")...)
 		body := script(leakyStep)
-		body["execution_id"], body["callback_url"], body["secrets"] = "e-1", receiver, []string{"ACME", "TOKEN", "HALF", "HEX"}
+		body["execution_id"], body["callback_url"], body["secrets"] = id, receiver, []string{"ACME", "TOKEN", "HALF", "HEX"}
 		where := told{
 			"submission": s.asCaller(http.MethodPost, "/executions", body),
-			"stream":     s.asCaller(http.MethodGet, "/executions/e-1/events", nil), // to its end
+			"stream":     s.asCaller(http.MethodGet, "/executions/"+id+"/events", nil), // to its end
 			"callback":   callback(),
 		}
 		delete(body, "execution_id")
 		delete(body, "callback_url")
 		where["answer"] = s.asCaller(http.MethodPost, "/api/coderunner/run", body)
-		for _, path := range []string{"/executions", "/executions/e-1", "/executions/e-1/record", "/ui/", "/openapi.json"} {
+		for _, path := range []string{"/executions", "/executions/" + id, "/executions/" + id + "/record", "/ui/", "/openapi.json"} {
 			where[path] = s.asCaller(http.MethodGet, path, nil)
 		}
 		where["metrics"] = s.Metrics()
@@ -263,8 +266,8 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 
 		requireMasked(t, where, level)
 		where.requireTold(t, "stream", "event:finished", "[REDACTED]")
-		where.requireTold(t, "callback", "e-1")
-		where.requireTold(t, "/executions/e-1/record", "secrets[", "[REDACTED]")
+		where.requireTold(t, "callback", id)
+		where.requireTold(t, "/executions/"+id+"/record", "secrets[", "[REDACTED]")
 		where.requireTold(t, "answer", `"count":`, "[REDACTED]")
 		where.requireTold(t, "metrics", "kizen_execution_duration_seconds")
 		all := upstream.and(stepCanaries).with(canaries{
