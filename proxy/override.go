@@ -43,7 +43,7 @@ func newNameScanner(req *h1.Request) (scanner *nameScanner, hidden bool) {
 	if !h1.EqualFold(req.Method, "post") || req.Framing == h1.NoBody {
 		return nil, false
 	}
-	content := strings.ToLower(string(headerValue(req.Fields, "content-type")))
+	content := contentTypes(req.Fields)
 	switch {
 	case content == "" || strings.Contains(content, "form-urlencoded"): // Rack treats a body without a type as a form
 		scanner = &nameScanner{escape: '%'}
@@ -54,6 +54,7 @@ func newNameScanner(req *h1.Request) (scanner *nameScanner, hidden bool) {
 	default:
 		return nil, false
 	}
+	hidden = strings.Contains(content, "form-urlencoded") && strings.Contains(content, "json") // which escapes hold?
 	for _, charset := range []string{"utf-16", "utf16", "utf-32", "utf32", "utf-7", "utf7", "ucs"} {
 		hidden = hidden || strings.Contains(content, charset)
 	}
@@ -61,6 +62,18 @@ func newNameScanner(req *h1.Request) (scanner *nameScanner, hidden bool) {
 		hidden = hidden || h1.EqualFold(f.Name, "content-encoding") && !h1.EqualFold(f.Value, "identity")
 	}
 	return scanner, hidden
+}
+
+// contentTypes returns every content type of a request in lower case: of a field given twice, servers take either, and WSGI
+// servers take "_" in its name for "-".
+func contentTypes(fields []h1.Field) string {
+	var all []string
+	for _, f := range fields {
+		if len(f.Name) == len("content-type") && strings.ReplaceAll(strings.ToLower(string(f.Name)), "_", "-") == "content-type" {
+			all = append(all, strings.ToLower(string(f.Value)))
+		}
+	}
+	return strings.Join(all, ",")
 }
 
 // finds reports whether a name ends in p.

@@ -140,3 +140,25 @@ func BenchmarkNameScanner(b *testing.B) {
 		}
 	}
 }
+
+func TestEveryContentTypeOfARequestCounts(t *testing.T) {
+	for _, head := range []string{
+		"Content-Type: text/plain\r\nContent-Type: application/x-www-form-urlencoded",
+		"Content-Type: application/x-www-form-urlencoded\r\nContent-Type: text/plain",
+		"Content-Type: text/plain\r\nContent_Type: application/x-www-form-urlencoded",
+	} {
+		var fields []h1.Field
+		for line := range strings.SplitSeq(head, "\r\n") {
+			name, value, _ := strings.Cut(line, ": ")
+			fields = append(fields, h1.Field{Name: []byte(name), Value: []byte(value)})
+		}
+		scanner, hidden := newNameScanner(&h1.Request{Method: []byte("POST"), Head: h1.Head{Framing: h1.Chunked, Fields: fields}})
+		if scanner == nil || !scanner.finds([]byte("_method=DELETE")) || hidden {
+			t.Errorf("the method is not found in a body with %q", head)
+		}
+	}
+	types := []h1.Field{{Name: []byte("Content-Type"), Value: []byte("application/json, application/x-www-form-urlencoded")}}
+	if _, hidden := newNameScanner(&h1.Request{Method: []byte("POST"), Head: h1.Head{Framing: h1.Chunked, Fields: types}}); !hidden {
+		t.Error("a body that is JSON and a form at once is taken as searched")
+	}
+}

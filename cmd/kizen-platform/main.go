@@ -22,6 +22,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/buildinfo"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/routine"
+	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -93,7 +94,7 @@ func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int 
 	case errors.Is(err, errAnswered):
 		return exitOK
 	}
-	fmt.Fprintf(stderr, "kizen-platform: %s\n", telemetry.Redact(err.Error()))
+	fmt.Fprintf(stderr, "kizen-platform: %s\n", shown.Text(telemetry.Redact(err.Error())))
 	if errors.As(err, &usage) {
 		return exitUsage
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/buildinfo"
 	"github.com/kizen/kizen-sidecar/internal/routine"
+	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
@@ -221,13 +222,13 @@ func fail(std streams, err error) int {
 	case errors.As(err, &reported):
 		return reported.code
 	case errors.As(err, &nothing):
-		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", telemetry.Redact(err.Error()))
+		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", shown.Text(telemetry.Redact(err.Error())))
 		return exitNothing
 	case errors.As(err, &usage):
-		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", telemetry.Redact(err.Error()))
+		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", shown.Text(telemetry.Redact(err.Error())))
 		return exitUsage
 	default:
-		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", telemetry.Redact(err.Error()))
+		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", shown.Text(telemetry.Redact(err.Error())))
 		return exitSidecar
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -366,4 +367,21 @@ func TestWatchersSeeEventsAsTheyCome(t *testing.T) {
 			t.Errorf("saw %v", seen)
 		}
 	})
+}
+
+func TestAMessageCountsAsWhatItHolds(t *testing.T) {
+	const messages = 100_000
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	e := &Execution{changed: make(chan struct{})}
+	for range messages {
+		e.add("log", map[string]string{"message": ""})
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if held := int64(after.HeapAlloc) - int64(before.HeapAlloc); held > e.size || held < e.size/4 {
+		t.Errorf("%d empty messages hold %d bytes and count as %d", messages, held, e.size)
+	}
+	runtime.KeepAlive(e)
 }
