@@ -70,7 +70,9 @@ func TestATerminalSeesThatALongStepRunsAndForHowLong(t *testing.T) {
 	if seen := onTerminal(t, "import time; time.sleep(1.5)"); !strings.Contains(seen, "running standard input 1.") {
 		t.Errorf("no spinner in %q", seen)
 	}
-	if seen := onTerminal(t, "pass"); strings.Contains(seen, "running standard input") {
+	began := time.Now()
+	// On a busy machine a short step is a long one too.
+	if seen := onTerminal(t, "pass"); time.Since(began) < time.Second && strings.Contains(seen, "running standard input") {
 		t.Errorf("a spinner for a short step in %q", seen)
 	}
 }
