@@ -4,6 +4,6 @@
 // while its signature holds and its record is in Redis. The two functions to start from are [Minter.Mint], or
 // [Minter.Lease] for a key that outlives its own lifetime, and [Verifier.Verify].
 //
-// Redis holds records, never tokens, so nobody can read a key from it. While Redis is unreachable, nothing is minted
+// Redis holds records, never tokens, so a reader of Redis learns no key. While Redis is unreachable, nothing is minted
 // and no key is valid.
 package minter

@@ -44,7 +44,7 @@ func (s *attackedStep) read(document string) error {
 	return json.Unmarshal([]byte(document), s)
 }
 
-// wayToRun has steps run in one of the ways that there are, and returns what became of them by their names.
+// wayToRun runs steps in one way, such as a warm serve, and returns their results by name.
 type wayToRun struct {
 	name  string
 	steps func(t *testing.T, a attacked, steps map[string]step) map[string]attackedStep

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -228,10 +227,7 @@ func (c *keysListCommand) Run(app *app) error {
 		}
 		rows = append(rows, []string{key.ID, key.Use, current, formatTime(key.From), formatTime(key.Until)})
 	}
-	var table bytes.Buffer
-	terminal.Table(&table, "", rows)
-	_, err = app.stdout.Write(table.Bytes())
-	return err
+	return terminal.Table(app.stdout, "", rows)
 }
 
 func formatTime(t time.Time) string {

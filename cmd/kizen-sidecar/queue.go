@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/fleet"
+	"github.com/kizen/kizen-sidecar/internal/terminal"
 )
 
 // queueCommand is kizen-sidecar queue.
@@ -99,13 +99,12 @@ func writeTasks(to io.Writer, found fleet.Overview) error {
 	if len(found.Tasks) == 0 {
 		return nil
 	}
-	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tSTATE\tWHEN\tREASON")
+	rows := [][]string{{"ID", "STATE", "WHEN", "REASON"}}
 	for _, task := range found.Tasks {
 		when := cmp.Or(task.Next, task.Since, &time.Time{})
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", task.ID, task.State, formatTime(*when), summary(task.Reason))
+		rows = append(rows, []string{task.ID, string(task.State), formatTime(*when), summary(task.Reason)})
 	}
-	return table.Flush()
+	return terminal.Table(to, "", rows)
 }
 
 // longestReason is how much of a reason a table has room for, in bytes.
@@ -151,7 +150,6 @@ func (c *queueShowCommand) Run(ctx context.Context, app *app) error {
 }
 
 func writeExecution(to io.Writer, e fleet.Execution) error {
-	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	at := func(t *time.Time) string {
 		if t == nil {
 			return ""
@@ -164,17 +162,18 @@ func writeExecution(to io.Writer, e fleet.Execution) error {
 		}
 		return fmt.Sprint(n)
 	}
-	for _, row := range [][2]string{
+	var rows [][]string
+	for _, row := range [][]string{
 		{"id", e.ID}, {"task", e.State}, {"record", string(e.Record)}, {"outcome", string(e.Outcome)}, {"finished", at(e.Finished)},
 		{"reason", summary(e.Reason)}, {"given up", at(e.Since)}, {"next", at(e.Next)}, {"worker", e.Worker},
 		{"attempts", number(e.Attempts)}, {"retried", number(e.Run)}, {"callback", e.Callback}, {"callback error", summary(e.Failure)},
 		{"late outcome", string(e.Late)},
 	} {
 		if row[1] != "" {
-			fmt.Fprintf(table, "%s\t%s\n", row[0], row[1])
+			rows = append(rows, row)
 		}
 	}
-	return table.Flush()
+	return terminal.Table(to, "", rows)
 }
 
 // queueRetryCommand is kizen-sidecar queue retry.

@@ -27,8 +27,9 @@ func Mark(good bool) string {
 // Warning is the mark of what works and is not as it should be.
 func Warning() string { return warnStyle.Render("!") }
 
-// Table writes rows behind a prefix, their columns two spaces apart and each as wide as its widest cell.
-func Table(w io.Writer, prefix string, rows [][]string) {
+// Table writes rows behind a prefix, their columns two spaces apart and each as wide as its widest cell. It returns the error
+// of w.
+func Table(w io.Writer, prefix string, rows [][]string) error {
 	var widths []int
 	for _, row := range rows {
 		for i, cell := range row {
@@ -38,6 +39,7 @@ func Table(w io.Writer, prefix string, rows [][]string) {
 			widths[i] = max(widths[i], lipgloss.Width(cell))
 		}
 	}
+	var table strings.Builder
 	for _, row := range rows {
 		var line strings.Builder
 		for i, cell := range row {
@@ -46,6 +48,8 @@ func Table(w io.Writer, prefix string, rows [][]string) {
 			}
 			line.WriteString(cell + strings.Repeat(" ", widths[i]-lipgloss.Width(cell)))
 		}
-		fmt.Fprintln(w, strings.TrimRight(prefix+line.String(), " "))
+		fmt.Fprintln(&table, strings.TrimRight(prefix+line.String(), " "))
 	}
+	_, err := io.WriteString(w, table.String())
+	return err
 }

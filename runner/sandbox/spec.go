@@ -44,8 +44,8 @@ type Spec struct {
 	// closed.
 	NearMemory func()
 
-	// Idle: the program waits, and runs nothing of a step's, until Process.LimitCPU is called. Until then only the kernel keeps its
-	// limits, and nobody looks at it.
+	// Idle says that the program waits, and runs nothing of a step, until Process.LimitCPU is called. Until then only the
+	// kernel enforces its limits; the monitor does not watch it.
 	Idle bool
 
 	// forkServer reports that the program is a fork server, see StartForkServer.
