@@ -1,6 +1,7 @@
 """Compiles a bundle of sources (see loader.py): `python -I -S -c BUNDLE < sources > compiled`.
 
-The compiled one holds a field more, `site`: what site processing does to `sys` and to the builtins, see lazy_site.
+The compiled bundle has one more field, `site`: the effects of site processing on `sys` and on the builtins, see
+lazy_site.
 """
 import _frozen_importlib_external  # type: ignore[import]
 import marshal
@@ -8,7 +9,8 @@ import sys
 
 
 def compile_bundle(sources: bytes) -> bytes:
-    """The bundle with each source replaced by its code for this interpreter; ValueError when it is no bundle of sources."""
+    """Returns the bundle with each source replaced by its code for this interpreter; raises ValueError if it is no
+    bundle of sources."""
     if sources[:4] != b"src\n":
         raise ValueError("not a bundle of sources")
     compiled = [_frozen_importlib_external.MAGIC_NUMBER]
@@ -28,7 +30,7 @@ def compile_bundle(sources: bytes) -> bytes:
 
 
 def site_processing() -> "dict[str, object]":
-    """What site processing does, as far as it can be written down. The code that .pth files may hold is not run."""
+    """Records the effects of site processing as far as they can be written down. Code in .pth files is not run."""
     import builtins
     import site
 

@@ -1,4 +1,6 @@
-"""Starts the harness: `python -I -S -c LOADER FD [MODE [ARGUMENT]...]` reads the bundle of kizen_runtime from FD and runs its __main__.
+"""Starts the harness: `python -I -S -c LOADER FD [MODE [ARGUMENT]...]`.
+
+The loader reads the bundle of kizen_runtime from FD and runs its __main__.
 
 The first frame on FD is the bundle: a four-byte header (this interpreter's pyc magic, or `src` and a line feed), then for
 each module its name and its content (marshalled code, or source), every field behind a four-byte big-endian length.
@@ -32,7 +34,7 @@ class Bundle:
         self.files = {name.decode(): content for name, content in zip(fields[::2], fields[1::2])}
 
     def pack(self) -> bytes:
-        """The bundle as it was read."""
+        """Returns the bundle as it was read."""
         packed = [_frozen_importlib_external.MAGIC_NUMBER if self.compiled else b"src\n"]
         for name, content in self.files.items():
             for field in (name.encode(), content):
@@ -40,7 +42,7 @@ class Bundle:
         return b"".join(packed)
 
     def path(self, name: str) -> "str | None":
-        """The file of a module, if it is in the bundle."""
+        """Returns the file of a module, if it is in the bundle."""
         stem = name.replace(".", "/")
         return next((path for path in (stem + ".py", stem + "/__init__.py") if path in self.files), None)
 
@@ -54,14 +56,14 @@ class Bundle:
         return spec
 
     def create_module(self, spec: "ModuleSpec") -> None:
-        """Leaves the making of the module to the import system."""
+        """Leaves creating the module to the import system."""
 
     def exec_module(self, module: "ModuleType") -> None:
         """Runs the module's body."""
         exec(self.get_code(module.__name__), module.__dict__)
 
     def get_code(self, name: str) -> "CodeType":
-        """The code object of a module; KeyError when it is not in the bundle."""
+        """Returns the code object of a module; raises KeyError if it is not in the bundle."""
         file = self.path(name) or name
         content = self.files[file]
         code: "CodeType" = marshal.loads(content) if self.compiled else compile(content, file, "exec", dont_inherit=True)
@@ -69,7 +71,7 @@ class Bundle:
 
 
 def receive(fd: int, size: int) -> bytes:
-    """Reads so many bytes; the process ends when there are not as many."""
+    """Reads exactly `size` bytes; ends the process if the file has fewer."""
     data = bytearray()
     while len(data) < size:
         chunk = posix.read(fd, size - len(data))
@@ -80,7 +82,7 @@ def receive(fd: int, size: int) -> bytes:
 
 
 for method in (Bundle.find_spec, Bundle.exec_module, Bundle.get_code):
-    # Tracebacks leave out the frames of kizen_runtime, but "<string>" might be the step's own.
+    # Tracebacks omit the frames of kizen_runtime, but "<string>" could also be the step's own.
     method.__code__ = method.__code__.replace(co_filename="kizen_runtime/loader.py")
 
 fd = int(sys.argv[1])

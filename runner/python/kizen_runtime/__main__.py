@@ -15,10 +15,12 @@ CHANNEL_LOST = 74  # the exit code of a process that could not send its result
 
 
 def main(fd: int, mode: str = "", *arguments: str) -> "NoReturn":
-    """Runs one job from the socket `fd`, which those of the events and of the stacks follow.
+    """Runs one job from the socket `fd`; the sockets of the events and of the stacks follow it.
 
-    In mode `warm` everything is loaded before the sidecar hears `ready`; in mode `forkserver` that is where it ends, and jobs are
-    run in forks, see `forkserver`. In mode `spawned` the process belongs to a job that another runs, see `spawned`."""
+    In mode `warm` the harness loads everything before it reports `ready`. In mode `forkserver` it loads everything
+    and then runs each job in a fork, see `forkserver`. In mode `spawned` another process runs the job and this one
+    belongs to it, see `spawned`.
+    """
     lazy_site.install()
     if mode == "spawned":
         from . import spawned
@@ -41,7 +43,7 @@ READY = protocol.frame(b'{"k":"ready"}')
 
 
 def run_one(fd: int) -> "NoReturn":
-    """Says `ready`, takes one job from the socket `fd`, runs it and ends the process."""
+    """Reports `ready`, takes one job from the socket `fd`, runs it and ends the process."""
     stream = protocol.move(fd, protocol.STREAM_DESCRIPTOR)
     events = protocol.move(fd + 1, protocol.EVENTS_DESCRIPTOR)
     stacks = protocol.move(fd + 2, protocol.STACKS_DESCRIPTOR)
@@ -56,9 +58,9 @@ def run_one(fd: int) -> "NoReturn":
         warm.renew()
     try:
         status = Job(protocol.Channel(stream, events, frame["nonce"]), frame).run(stacks)
-    except OSError:  # the step closed the socket, or the sidecar has gone
+    except OSError:  # the step closed the socket, or the sidecar has exited
         status = CHANNEL_LOST
-    except BaseException as error:  # the step broke what the harness is made of
+    except BaseException as error:  # the step broke something that the harness depends on
         sys.__excepthook__(type(error), error, error.__traceback__)
         status = CHANNEL_LOST
     leave(status)
@@ -69,7 +71,7 @@ def leave(code: int) -> "NoReturn":
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BaseException:  # what the step left in their place is its own affair
+        except BaseException:  # the step may have replaced the streams with anything
             pass
     posix._exit(code)
 

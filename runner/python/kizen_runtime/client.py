@@ -1,14 +1,15 @@
 """The Kizen API for Python: `kizen.api.get("/custom-objects")` and the other verbs.
 
-This file is the client inside a Code Step, and by itself, as `kizen.py`, the client in a container beside the sidecar:
+This file is the client inside a Code Step. Saved as `kizen.py`, it is also the client in a container beside the
+sidecar:
 
     import kizen
     response = kizen.api.get("/custom-objects", params={"page": 2})
 
-There the environment variable KIZEN_API_URL says where the sidecar listens, and KIZEN_API_ROOT, if set, which API root
-stands behind it. The sidecar adds the credentials: the code that calls has none. Paths are relative to the API root and
-arrive byte for byte as they were written. Answers are `requests.Response` objects, whatever their status. A redirect below
-the API root goes through the sidecar too; every URL of an answer is the API's.
+There the environment variable KIZEN_API_URL is the sidecar's address, and KIZEN_API_ROOT, if set, the root of the API
+that it forwards to. The sidecar adds the credentials: the calling code has none. Paths are relative to the API root and
+arrive byte for byte as they were written. Every call returns a `requests.Response`, whatever the status. A redirect
+below the API root goes through the sidecar too. URLs in responses are always the API's.
 """
 
 from __future__ import annotations
@@ -44,19 +45,23 @@ __all__ = ["Api", "api"]
 
 _POOL_SIZE = 32
 _FULL_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
-_PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?(//[^/?#]*)?([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)  # RFC 3986, appendix B
+# RFC 3986, appendix B.
+_PARTS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?(//[^/?#]*)?([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
 _DEFAULT_PORTS = {"http:": ":80", "https:": ":443"}
-# What the sidecar would drop from a request to the API, and what no other host is to get.
+# The sidecar drops these headers from requests to the API, and no other host may receive them.
 _CREDENTIALS = ("X-API-KEY", "X-BUSINESS-ID", "X-USER-ID", "Authorization", "Cookie")
-# What may not stand in a request line as it is (RFC 3986, 2); all else, percent signs included, is the caller's choice.
+# These characters must be percent-encoded in a request line (RFC 3986, 2). All others, percent signs included, are
+# sent as the caller wrote them.
 _NOT_IN_A_TARGET = re.compile(r"[^!$%&'()*+,\-./0-9:;=?@A-Z\[\]_a-z~]")
 
 
 class Api:
-    """The verbs, with the keyword arguments of `requests`. Safe for concurrent use by threads; a fork starts afresh."""
+    """The verbs, with the keyword arguments of `requests`. Safe for concurrent use by threads; a fork opens new
+    connections."""
 
     def __init__(self, url: str | None = None, root: str | None = None) -> None:
-        """`url` is where the sidecar listens (KIZEN_API_URL), `root` what answers and errors show instead (KIZEN_API_ROOT)."""
+        """`url` is the sidecar's address (KIZEN_API_URL); responses and errors show `root` (KIZEN_API_ROOT) in its
+        place."""
         self._url = url
         self._root = root
         self._session: _Session | None = None
@@ -67,15 +72,21 @@ class Api:
         """GET `path`, relative to the API root."""
         return self._request("GET", path, {"params": params, "headers": headers, **kwargs})
 
-    def post(self, path: str | None = None, data: Any = None, json: Any = None, headers: Any = None, **kwargs: Any) -> Response:
+    def post(
+        self, path: str | None = None, data: Any = None, json: Any = None, headers: Any = None, **kwargs: Any
+    ) -> Response:
         """POST to `path`, relative to the API root."""
         return self._request("POST", path, {"data": data, "json": json, "headers": headers, **kwargs})
 
-    def put(self, path: str | None = None, data: Any = None, json: Any = None, headers: Any = None, **kwargs: Any) -> Response:
+    def put(
+        self, path: str | None = None, data: Any = None, json: Any = None, headers: Any = None, **kwargs: Any
+    ) -> Response:
         """PUT to `path`, relative to the API root."""
         return self._request("PUT", path, {"data": data, "json": json, "headers": headers, **kwargs})
 
-    def patch(self, path: str | None = None, data: Any = None, json: Any = None, headers: Any = None, **kwargs: Any) -> Response:
+    def patch(
+        self, path: str | None = None, data: Any = None, json: Any = None, headers: Any = None, **kwargs: Any
+    ) -> Response:
         """PATCH `path`, relative to the API root."""
         return self._request("PATCH", path, {"data": data, "json": json, "headers": headers, **kwargs})
 
@@ -84,11 +95,11 @@ class Api:
         return self._request("DELETE", path, {"params": params, "headers": headers, **kwargs})
 
     def head(self, path: str | None = None, params: Any = None, headers: Any = None, **kwargs: Any) -> Response:
-        """HEAD of `path`, relative to the API root; redirects are not followed unless allowed, as in `requests`."""
+        """HEAD `path`, relative to the API root; redirects are not followed unless allowed, as in `requests`."""
         return self._request("HEAD", path, {"params": params, "headers": headers, "allow_redirects": False, **kwargs})
 
     def options(self, path: str | None = None, params: Any = None, headers: Any = None, **kwargs: Any) -> Response:
-        """OPTIONS of `path`, relative to the API root."""
+        """OPTIONS for `path`, relative to the API root."""
         return self._request("OPTIONS", path, {"params": params, "headers": headers, **kwargs})
 
     def __repr__(self) -> str:
@@ -97,14 +108,14 @@ class Api:
     def _request(self, method: str, path: str | None, kwargs: dict[str, Any]) -> Response:
         session, verb = self._open(), method.lower()
         if path is None:
-            path = kwargs.pop("url", None)  # what `requests` calls it
+            path = kwargs.pop("url", None)  # the name of this parameter in `requests`
         elif "url" in kwargs:
             raise TypeError(f"kizen.api.{verb} takes one path, not both path and url")
         return session.call(method, session.root + _relative(path, verb, session.root), **kwargs)
 
     def _open(self) -> _Session:
         with self._lock:
-            if self._session is None or self._pid != os.getpid():  # connections are not shared with a forked child
+            if self._session is None or self._pid != os.getpid():  # a forked child must not share connections
                 url = self._url or os.environ.get("KIZEN_API_URL")
                 if not url:
                     raise RuntimeError(
@@ -116,16 +127,18 @@ class Api:
 
 
 class _Session(Session):
-    """A session whose API root is reached through the sidecar; the environment's proxies and .netrc do not apply to it.
+    """A session that reaches the API root through the sidecar; it ignores the environment's proxies and .netrc.
 
-    `requests` follows redirects by the methods named `rebuild_...`, in the order in which they stand here. One that stays
-    below the root keeps its URL as the API wrote it; for one that leaves, a plain session decides.
+    When `requests` follows a redirect, it calls the methods named `rebuild_...`, in the order in which they are
+    defined here. A redirect that stays below the root keeps its URL as the API wrote it. A plain session decides
+    about one that leaves the root.
     """
 
     def __init__(self, url: str, root: str) -> None:
         super().__init__()
         self.trust_env = False
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))  # calls share no cookies, as with `requests.get`
+        # Calls share no cookies, as with `requests.get`.
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self.root = root.rstrip("/")
         self._sidecar = _SidecarAdapter(url.rstrip("/"), self.root)
         self._elsewhere = Session()
@@ -152,7 +165,7 @@ class _Session(Session):
         cert: Any = None,
         json: Any = None,
     ) -> Response:
-        """`Session.request`, with a URL that is left as it is."""
+        """`Session.request`, but the URL stays as the caller wrote it."""
         request = _ExactRequest()
         request.prepare(
             method=method,
@@ -170,11 +183,12 @@ class _Session(Session):
         return self.send(request, timeout=timeout, allow_redirects=allow_redirects, **settings)
 
     def get_adapter(self, url: str) -> Any:
-        """The sidecar for everything below the API root; a redirect that leads elsewhere goes there directly."""
+        """Returns the sidecar's adapter for URLs below the API root; a redirect that leads elsewhere is followed
+        directly."""
         return self._elsewhere.get_adapter(url) if _below(self.root, url) is None else self._sidecar
 
     def get_redirect_target(self, resp: Response) -> str | None:
-        """The URL that an answer redirects to, None if it does not."""
+        """Returns the URL that a response redirects to, or None if it is no redirect."""
         location = resp.headers["Location"] if resp.is_redirect else ""
         if not location:
             return None
@@ -186,20 +200,20 @@ class _Session(Session):
         return target
 
     def rebuild_method(self, prepared_request: PreparedRequest, response: Response) -> None:
-        """Undoes what `requests` did to the URL, then changes the method as it does."""
+        """Restores the URL that `requests` changed, then changes the method as `requests` does."""
         target = self.get_redirect_target(response)
         if target and _below(self.root, target) is not None:
             prepared_request.url = target
         super().rebuild_method(prepared_request, response)
 
     def rebuild_proxies(self, prepared_request: PreparedRequest, proxies: Any) -> Any:
-        """The environment's proxies are on the way to other hosts only."""
+        """Applies the environment's proxies to other hosts only."""
         if _below(self.root, str(prepared_request.url)) is not None:
             return proxies
         return self._elsewhere.rebuild_proxies(prepared_request, proxies)  # type: ignore[no-untyped-call]
 
     def rebuild_auth(self, prepared_request: PreparedRequest, response: Response) -> None:
-        """Takes credentials that were meant for the API from a request that goes elsewhere."""
+        """Removes the API's credentials from a request that goes elsewhere."""
         if _below(self.root, str(prepared_request.url)) is not None:
             return
         if _below(self.root, str(response.url)) is not None:
@@ -209,7 +223,7 @@ class _Session(Session):
 
 
 class _ExactRequest(PreparedRequest):
-    """A request whose URL is sent as it was written; `requests` would decode, re-encode and shorten it."""
+    """A request whose URL is sent as the caller wrote it; `requests` would decode, re-encode and shorten it."""
 
     def prepare_url(self, url: str, params: Any) -> None:
         """Keeps the URL and appends the parameters, encoded as `requests` encodes them."""
@@ -222,7 +236,7 @@ class _ExactRequest(PreparedRequest):
 
 
 class _SidecarAdapter(HTTPAdapter):
-    """Sends what is addressed to the API root to the sidecar."""
+    """Sends requests below the API root to the sidecar."""
 
     is_kizen_api = True
 
@@ -234,9 +248,9 @@ class _SidecarAdapter(HTTPAdapter):
         self._pool = _Pool(self._base.hostname or "", self._base.port or 80, maxsize=_POOL_SIZE)
 
     def send(self, request: PreparedRequest, *args: Any, **kwargs: Any) -> Response:
-        """Sends the request; an exception names the API's address, not the sidecar's."""
+        """Sends the request; exceptions name the API's address, not the sidecar's."""
         address = request.url or ""
-        if "Host" in request.headers:  # the sidecar answers to its own name alone
+        if "Host" in request.headers:  # the sidecar answers only to its own name
             del request.headers["Host"]
         target = self._base.path + (_below(self._root, address) or "")
         _target.exact = target if target.startswith("/") else "/" + target
@@ -259,7 +273,7 @@ class _SidecarAdapter(HTTPAdapter):
         """The hop to the sidecar is plain HTTP on loopback; the sidecar verifies the API."""
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:
-        """What urllib3 shows in its errors; the connection sends the exact target instead."""
+        """Leaves the URL to the connection, which sends the exact target; urllib3 shows this one in its errors."""
         return str(request.path_url)
 
     def close(self) -> None:
@@ -269,7 +283,7 @@ class _SidecarAdapter(HTTPAdapter):
 
 
 class _Connection(HTTPConnection):
-    """A connection that sends the target as it was written; urllib3 would normalise it."""
+    """A connection that sends the target as the caller wrote it; urllib3 would normalise it."""
 
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
         """Writes the request line, and asks the sidecar to leave Location as the API wrote it."""
@@ -278,7 +292,7 @@ class _Connection(HTTPConnection):
             self.putheader("X-Kizen-Location", "as-is")
 
     def __str__(self) -> str:
-        """What urllib3 begins its errors with; where the sidecar listens is nobody's business."""
+        """The start of urllib3's error messages, which must not show the sidecar's address."""
         return "<kizen.api>"
 
 
@@ -286,11 +300,12 @@ class _Pool(HTTPConnectionPool):
     ConnectionCls = _Connection
 
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
-        """Sends a request; an answer that ends before its Content-Length raises, which urllib3 does by itself from 2.0 on."""
+        """Sends a request. A response that ends before its Content-Length raises, as urllib3 does by default since
+        2.0."""
         return super().urlopen(*args, **{"enforce_content_length": True, **kwargs})  # type: ignore[no-untyped-call]
 
     def __str__(self) -> str:
-        """As a connection's."""
+        """The same as for a connection."""
         return "<kizen.api>"
 
 
@@ -298,13 +313,14 @@ _target = threading.local()  # the target of the request that this thread is sen
 
 
 def shown_url(api: Api, path: object) -> str:
-    """What a call of `path` that could not be made was for."""
+    """Returns the URL that a failed call of `path` was meant for."""
     text = str(path)
     return text.strip() if _FULL_URL.match(text) else f"{(api._root or '').rstrip('/')}/{text.removeprefix('/')}"
 
 
 def _relative(path: Any, verb: str, root: str) -> str:
-    """The path as it is sent: from a slash on, the fragment left out, what no request line may hold percent-encoded."""
+    """Returns the path as it is sent: it starts with a slash, has no fragment, and characters not allowed in a
+    request line are percent-encoded."""
     if not isinstance(path, str):
         raise TypeError(f"kizen.api.{verb} takes a path as text, not {type(path).__name__}")
     if _FULL_URL.match(path):
@@ -314,7 +330,7 @@ def _relative(path: Any, verb: str, root: str) -> str:
 
 
 def _below(root: str, url: str) -> str | None:
-    """The path and query that follow `root` in `url`, as they are written there; None if it is not below the root."""
+    """Returns the path and query that follow `root` in `url`, unchanged; None if `url` is not below the root."""
     (scheme, authority, path, query, _), (root_scheme, root_authority, root_path, *_) = _split(url), _split(root)
     if _origin(scheme, authority) != _origin(root_scheme, root_authority) or not path.startswith(root_path):
         return None
@@ -323,23 +339,23 @@ def _below(root: str, url: str) -> str | None:
 
 
 def _split(url: str) -> tuple[str, ...]:
-    """Scheme, authority, path, query and fragment with their marks; in a row they are what was written."""
+    """Scheme, authority, path, query and fragment with their delimiters; joined, they are the original text."""
     parts = _PARTS.match(url)
     return parts.groups("") if parts else ()
 
 
 def _origin(scheme: str, authority: str) -> tuple[str, str]:
-    """One spelling of scheme, host and port."""
+    """Returns scheme, host and port in one normalised spelling."""
     scheme, host = scheme.lower(), authority[2:].lower().rpartition("@")[2]
     return scheme, host.removesuffix(_DEFAULT_PORTS.get(scheme, "/"))
 
 
 def _resolve(base: str, location: str) -> str:
-    """The URL that `location` names in an answer of `base` (RFC 3986, 5.2.2), byte for byte but for dot segments.
+    """Resolves `location` against `base` (RFC 3986, 5.2.2); only dot segments change.
 
-    One without a fragment has that of `base` (RFC 9110, 10.2.2).
+    A location without a fragment inherits that of `base` (RFC 9110, 10.2.2).
     """
-    # http.client reads the bytes of a header as Latin-1.
+    # http.client decodes header bytes as Latin-1.
     reference, mark, fragment = location.encode("latin-1").decode("utf-8", "surrogateescape").partition("#")
     scheme, authority, path, query, _ = _split(_escape(reference))
     base_scheme, base_authority, base_path, base_query, base_fragment = _split(base)
@@ -355,7 +371,7 @@ def _resolve(base: str, location: str) -> str:
 
 
 def _without_dots(path: str) -> str:
-    """The path without the segments "." and ".." (RFC 3986, 5.2.4)."""
+    """Removes the segments "." and ".." from the path (RFC 3986, 5.2.4)."""
     if not path.startswith("/") or "/." not in path:
         return path
     segments, kept = path.split("/"), [""]
@@ -384,11 +400,14 @@ def _wrong_use(url: str, verb: str, root: str) -> str:
 
 
 def _escape(target: str) -> str:
-    return _NOT_IN_A_TARGET.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")), target)
+    def encoded(match: re.Match[str]) -> str:
+        return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
+
+    return _NOT_IN_A_TARGET.sub(encoded, target)
 
 
 def _reason(error: BaseException) -> str:
-    """Why a request failed, in the words of the innermost cause."""
+    """Returns why a request failed, in the words of the innermost cause."""
     if isinstance(error, requests.Timeout):
         return "timed out"
     cause: Any = error

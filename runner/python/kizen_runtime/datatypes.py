@@ -1,4 +1,4 @@
-"""The Python types of Kizen values that the language has no type for: files, field options and stages."""
+"""Python types for the Kizen values that have no built-in type: files, field options and stages."""
 
 from uuid import UUID
 
@@ -38,7 +38,8 @@ class KizenFile:
 
 
 class FieldOption(UUID):
-    """An option of a choice field. It is its UUID too: `str()`, `==` (with a UUID or its text) and `hash()` are the id's."""
+    """An option of a choice field. It acts as its UUID: `str()`, `==` (with a UUID or its text) and `hash()` use the
+    id."""
 
     __slots__ = ("name", "order", "code", "type_code")
     __module__ = "kizen"
@@ -47,14 +48,14 @@ class FieldOption(UUID):
     name: "str | None"
     order: "int | float | None"
     code: "str | None"
-    type_code: "str | None"  # the wire's code, o<object_id,field_id>, when the value came from there
+    type_code: "str | None"  # the wire's type code, o<object_id,field_id>, if the value came from the wire
 
     def __init__(self, id: "str | UUID", type_code: "str | None" = None, **fields: "Any") -> None:
         super().__init__(str(id))
         unknown = fields.keys() - set(self._fields)
         if unknown:
             raise TypeError(f"{type(self).__name__} has no field {min(unknown)!r}; it has {', '.join(self._fields)}")
-        object.__setattr__(self, "type_code", type_code)  # UUID refuses assignments
+        object.__setattr__(self, "type_code", type_code)  # UUID forbids assignments
         for field in self._fields:
             object.__setattr__(self, field, fields.get(field))
 
@@ -69,7 +70,7 @@ class FieldOption(UUID):
         return f"{type(self).__name__}({str(self)!r}{fields})"
 
     def as_dict(self) -> "dict[str, Any]":
-        """The fields by name, without the id."""
+        """Returns the fields by name, without the id."""
         return {field: getattr(self, field) for field in self._fields}
 
     def __reduce__(self) -> "tuple[Any, ...]":

@@ -1,6 +1,7 @@
-"""The end of a step, which is that of any Python program: threads are joined, exit handlers run, open files are flushed.
+"""Ends a step as Python ends any program: it joins threads, runs exit handlers and flushes open files.
 
-The interpreter itself is not taken down, which would take longer than many steps. What raises here is printed, as Python does.
+The interpreter itself is not shut down, because that would take longer than many steps. Exceptions raised here are
+printed, as Python does.
 """
 
 import _io  # type: ignore[import]
@@ -16,29 +17,32 @@ _MOST_THREADS, _NAME_CHARACTERS = 100, 200
 
 
 def threads() -> "list[list[str]]":
-    """The threads that are waited for: the identifier of each in hexadecimal, and its name."""
+    """Returns the threads still to be joined: the identifier of each in hexadecimal, and its name."""
     threading = sys.modules.get("threading")
     if threading is None:
         return []
-    waited = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.current_thread()]
+    current = threading.current_thread()
+    waited = [thread for thread in threading.enumerate() if not thread.daemon and thread is not current]
     return [[f"{thread.ident or 0:x}", str(thread.name)[:_NAME_CHARACTERS]] for thread in waited[:_MOST_THREADS]]
 
 
 def handlers() -> int:
-    """How many exit handlers wait to be run."""
+    """Returns how many exit handlers are still to run."""
     count: int = atexit._ncallbacks()
     return count
 
 
 def join_threads() -> None:
-    """Joins the threads that are no daemons; `threading._register_atexit`, on which executors rely, is heeded first."""
+    """Joins the non-daemon threads; first come the handlers of `threading._register_atexit`, on which executors rely.
+    """
     threading = sys.modules.get("threading")
     if threading is not None:
         _attempt(threading._shutdown)
 
 
 def run_handlers() -> None:
-    """Runs what was registered with `atexit`, joins the threads that those handlers have started, and flushes open files."""
+    """Runs the handlers registered with `atexit`, joins the threads that those handlers started, and flushes open
+    files."""
     _attempt(atexit._run_exitfuncs)
     threading = sys.modules.get("threading")
     if threading is not None:
@@ -54,17 +58,17 @@ def _flush_files() -> None:
     import gc
 
     files = [thing for thing in gc.get_objects() if issubclass(type(thing), _io._IOBase)]
-    # First those that write into another.
+    # Flush files that write into other files first.
     for file in sorted(files, key=lambda file: issubclass(type(file), _io._BufferedIOBase)):
         try:
             if not file.closed:
                 file.flush()
-        except (OSError, ValueError):  # as when it is deleted
+        except (OSError, ValueError):  # as when a file is deleted
             pass
 
 
 def _has_files() -> bool:
-    """Whether the step has a file or pipe open, which a look at all objects is worth."""
+    """Whether the step has a file or pipe open. Only then is it worth walking all objects."""
     try:
         descriptors = [int(name) for name in posix.listdir("/proc/self/fd")]
     except OSError:
@@ -72,9 +76,9 @@ def _has_files() -> bool:
     for descriptor in descriptors:
         try:
             mode = posix.fstat(descriptor).st_mode
-        except OSError:  # the one that the list was read from
+        except OSError:  # the descriptor that listdir used
             continue
-        if descriptor > 2 and mode & 0o170000 != 0o140000:  # no socket
+        if descriptor > 2 and mode & 0o170000 != 0o140000:  # not a socket
             return True
     return False
 
@@ -85,5 +89,5 @@ def _attempt(call: "Callable[[], object]") -> None:
     except BaseException as error:
         try:
             sys.excepthook(type(error), error, error.__traceback__)
-        except BaseException:  # what the step left in its place
+        except BaseException:  # the step may have replaced the hook
             pass

@@ -1,4 +1,4 @@
-"""How a step's failure reads: its own frames, the source line of each, and nothing of the runtime."""
+"""Formats a step's failure: the step's own frames, the source line of each, and nothing of the runtime."""
 
 import linecache
 import traceback
@@ -11,18 +11,19 @@ _NOT_THE_STEPS = (__file__.rpartition("/")[0] + "/", "<frozen importlib", "<froz
 
 
 def summarise(error: BaseException) -> str:
-    """The exception's name and message, as the last line of a traceback has them."""
+    """Returns the exception's name and message, as in the last line of a traceback."""
     try:
         report = traceback.TracebackException(type(error), error, None, compact=True)
         report.__notes__ = None  # type: ignore[attr-defined]
         lines = list(report.format_exception_only())
         return (lines[-1] if isinstance(error, SyntaxError) else "".join(lines)).strip()
-    except BaseException:  # out of memory, or an exception made to break this
+    except BaseException:  # out of memory, or an exception built to break this
         return type(error).__name__
 
 
 def explain(error: BaseException, filename: str, source: str) -> str:
-    """The traceback, chained exceptions and groups included, without the frames of the runtime and of the import system."""
+    """Returns the traceback with chained exceptions and groups, but without the frames of the runtime and the import
+    system."""
     try:
         linecache.cache[filename] = len(source), None, source.splitlines(keepends=True), filename
         report = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
@@ -35,7 +36,7 @@ def explain(error: BaseException, filename: str, source: str) -> str:
 
 
 def unwritable(line: "int | None", filename: str, source: str, message: str) -> str:
-    """The traceback of an output that cannot be written: it points at the line that assigned it."""
+    """Returns the traceback for an output that cannot be written: it points at the line that assigned it."""
     lines = source.splitlines()
     if line is None or not 0 < line <= len(lines):
         return message + "\n"

@@ -1,7 +1,7 @@
-"""A fork server: this Python, with everything loaded, forks programs, each into a sandbox of its own.
+"""A fork server: a Python process with everything loaded forks programs, each into its own sandbox.
 
-What is done, in which order and with which arguments is the sidecar's decision; see package stage, whose ForkPlan,
-ForkRequest, ForkReply and Event are the packets here. This module needs no other of the harness.
+The sidecar decides which steps are taken, in which order and with which arguments: see package stage, whose ForkPlan,
+ForkRequest, ForkReply and Event are the packets here. This module imports no other module of the harness.
 """
 
 import ctypes
@@ -36,8 +36,8 @@ _SECCOMP_SET_MODE_FILTER = 1
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _O_PATH = 0o10000000
 
-# With PyDLL the lock of the interpreter is not let go during a call: in a process that clone3 made there is nobody to
-# take it back from.
+# PyDLL keeps the interpreter's lock during a call. A process made with clone3 could not take it back: it has no other
+# thread that would release it.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
@@ -45,7 +45,7 @@ _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctype
 
 
 class LayerError(Exception):
-    """A layer of a fork's sandbox could not be set up."""
+    """The server could not set up a layer of a fork's sandbox."""
 
     def __init__(self, layer: str, error: Exception) -> None:
         super().__init__(str(error))
@@ -53,10 +53,10 @@ class LayerError(Exception):
 
 
 def serve(fd: int) -> "list[int]":
-    """Answers the requests on the socket `fd` until the sidecar hangs up, which ends the process.
+    """Answers the requests on the socket `fd` until the sidecar closes it, which ends the process.
 
-    Returns in each fork's program: its descriptors, as the request had them. Standard output and error are in place, and no
-    other descriptor is open.
+    Returns only in the program of each fork: its descriptors, in the order of the request. Standard output and error
+    are in place, and no other descriptor is open.
     """
     control = socket.socket(fileno=fd)
     plan = json.loads(control.recv(_PACKET_BYTES))
@@ -78,7 +78,7 @@ def serve(fd: int) -> "list[int]":
 
 
 class _Fork:
-    """One fork on its way."""
+    """One fork while it is being made."""
 
     def __init__(self, plan: "dict[str, Any]", request: "dict[str, Any]", descriptors: "list[int]") -> None:
         self._plan = plan
@@ -103,7 +103,7 @@ class _Fork:
         return pidfd
 
     def forget(self) -> None:
-        """Closes the server's descriptors. A first process that was not told to begin ends."""
+        """Closes the server's descriptors. The first process ends unless it was told to begin."""
         for descriptor in (self._begun, self._begin, self._events, self._stdout, self._stderr, *self._files, *self._groups):
             posix.close(descriptor)
 
@@ -135,7 +135,7 @@ class _Fork:
         _write(f"/proc/{pid}/uid_map", self._request["uid_map"])
 
     def enter(self) -> "list[int]":
-        """Goes on in the first process, which never returns from here, and in the program, which does."""
+        """Continues in the first process, where it never returns, and in the program, where it does."""
         try:
             posix.close(self._begin)
             if not posix.read(self._begun, 1):
@@ -154,7 +154,7 @@ class _Fork:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _write("/proc/self/oom_score_adj", "1000")
         if self._plan["hide_cgroups"]:
-            _libc.unshare(_CLONE_NEWCGROUP)  # a courtesy, as in the stage
+            _libc.unshare(_CLONE_NEWCGROUP)  # best effort, as in the stage
         for mount in self._plan["mounts"]:
             with _layer("own /proc" if mount["type"] == "proc" else "private file system"):
                 kind, target, options = (mount[name].encode() for name in ("type", "target", "options"))
@@ -180,7 +180,8 @@ class _Fork:
             self._restrict_paths()
         with _layer("seccomp"):
             self._install_filter()
-        posix.dup2(posix.open("/dev/null", posix.O_RDWR), 0)  # the server's has flags and locks that all forks would share
+        # The server's own has flags and locks that all forks would share.
+        posix.dup2(posix.open("/dev/null", posix.O_RDWR), 0)
         posix.dup2(self._stdout, 1)
         posix.dup2(self._stderr, 2)
         self._report([], kind="started")
@@ -190,8 +191,10 @@ class _Fork:
     def _drop_privileges(self) -> None:
         _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
         capability = 0
-        while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # until the kernel knows no more
-            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails without CAP_SETPCAP, where there is nothing to drop
+        # The kernel rejects the first unknown capability.
+        while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
+            # Fails without CAP_SETPCAP, and then no capability is left to drop.
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
             capability += 1
         step = self._request["step"]
         if step:
@@ -201,7 +204,7 @@ class _Fork:
         if self._plan["capabilities"]:
             header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
             _call(self._plan["calls"]["capset"], ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
-        # What executing a program would have done: the step may look at itself.
+        # Executing a program would have done this: the step may inspect itself.
         _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
 
     def _restrict_paths(self) -> None:
@@ -213,7 +216,7 @@ class _Fork:
         for rule in rules["paths"]:
             try:
                 path = posix.open(rule["path"], _O_PATH)
-            except FileNotFoundError:  # needs no rule
+            except FileNotFoundError:  # a missing path needs no rule
                 continue
             beneath = struct.pack("=Qi", rule["access"], path)
             _call(calls["landlock_add_rule"], ruleset, _LANDLOCK_RULE_PATH_BENEATH, beneath, 0)
@@ -228,7 +231,7 @@ class _Fork:
         _call(self._plan["calls"]["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, program)
 
     def _reap(self, main: int) -> "NoReturn":
-        """The rest of the first process's life: what the stage does beside a program that it has executed."""
+        """The rest of the first process's life: it does what the stage does for a program that it has executed."""
         for standard in (1, 2):
             posix.dup2(0, standard)
         _close_all_but([self._events])
@@ -245,14 +248,14 @@ class _Fork:
         events = socket.socket(fileno=self._events)
         try:
             socket.send_fds(events, [json.dumps(event).encode()], rights)
-        except OSError:  # the sidecar has gone, and so will this be
+        except OSError:  # the sidecar has exited, and this process is about to be killed
             pass
         finally:
             events.detach()
 
 
 class _layer:
-    """Says of a failure inside which layer it was."""
+    """Adds to a failure the name of the layer in which it happened."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -286,7 +289,8 @@ def _write(path: str, content: str) -> None:
 
 
 def _leave(tasks: "list[int]") -> None:
-    """Goes back to the server's own cgroups. A server that cannot is of no use: the next fork would count for this one."""
+    """Moves back to the server's own cgroups. A server that fails to exits, because the next fork would be counted
+    for this one."""
     try:
         for descriptor in tasks:
             posix.write(descriptor, b"0")
@@ -312,7 +316,8 @@ def _close_all_but(kept: "list[int]") -> None:
 
 
 def _kill_all() -> "tuple[int, int]":
-    """Kills and reaps what the program left behind: how many had already ended, and how many had not."""
+    """Kills and reaps the processes that the program left behind. Returns how many had already ended, and how many
+    had not."""
     ended = killed = 0
     try:
         while posix.waitpid(-1, posix.WNOHANG)[0]:

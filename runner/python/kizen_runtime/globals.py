@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Inputs:
-    """The inputs that were supplied, as attributes; one supplied as null is None, one not supplied does not exist."""
+    """The supplied inputs, as attributes. An input supplied as null is None; one that was not supplied does not
+    exist."""
 
     def __init__(self, values: "Mapping[str, Any]") -> None:
         self.__dict__.update(values)
@@ -32,14 +33,14 @@ class Inputs:
 
 
 class Secrets(dict):  # type: ignore[type-arg]
-    """The secrets that were granted, by name; a name that was not granted is a KeyError that says which were."""
+    """The granted secrets, by name. Any other name raises a KeyError that lists the granted ones."""
 
     def __missing__(self, name: object) -> "Any":
         raise NotGranted(name, tuple(self))
 
 
 class NotGranted(KeyError):
-    """A KeyError, of the key as any other, whose text is a sentence."""
+    """A KeyError whose text is a sentence; its argument is the key, as usual."""
 
     def __init__(self, name: object, granted: "tuple[str, ...]") -> None:
         super().__init__(name)
@@ -52,12 +53,12 @@ class NotGranted(KeyError):
         return f"secret {name!r} was not granted; granted: {', '.join(self._granted) or 'none'}{hint}"
 
 
-NotGranted.__name__ = NotGranted.__qualname__ = "KeyError"  # as which a step knows it
+NotGranted.__name__ = NotGranted.__qualname__ = "KeyError"  # the name that a step sees
 NotGranted.__module__ = "builtins"
 
 
 class Outputs:
-    """The outputs that were declared, to be assigned as attributes; `outputs.log(message)` writes to the execution's log."""
+    """The declared outputs, assigned as attributes; `outputs.log(message)` writes to the execution's log."""
 
     __slots__ = ("_types", "_values", "_written", "_lines", "_log", "_checks", "_refusal")
 
@@ -65,14 +66,15 @@ class Outputs:
         set_slot = object.__setattr__
         set_slot(self, "_types", types)
         set_slot(self, "_values", {})
-        set_slot(self, "_written", {})  # the wire form of each, None where it is made in the end
+        set_slot(self, "_written", {})  # the wire form of each; None if it is made at the end
         set_slot(self, "_lines", {})
         set_slot(self, "_log", log)
-        set_slot(self, "_checks", 2 * grammar.MAX_ELEMENTS)  # elements of lists that are still looked at when they are assigned
+        # How many more list elements are checked when a list is assigned.
+        set_slot(self, "_checks", 2 * grammar.MAX_ELEMENTS)
         set_slot(self, "_refusal", None)
 
     def log(self, msg: object = "") -> None:
-        """Writes one message, `str()` applied, to the execution's log."""
+        """Writes one message, converted with `str()`, to the execution's log."""
         self._log(str(msg))
 
     def __setattr__(self, name: str, value: "Any") -> None:
@@ -108,10 +110,12 @@ class Outputs:
 
 
 def _check(outputs: Outputs, code: str, value: "Any") -> "dict[str, Any] | None":
-    """The wire form of a value, None for one that can still change. ValueError and TypeError for one that does not fit."""
+    """Returns the wire form of a value, or None if the value can still change. Raises ValueError or TypeError if it
+    does not fit."""
     if not values.changes(code):
         return values.encode(code, value)
-    # A step may assign a growing list again and again: so many elements are checked here, and the rest in the end.
+    # A step may assign a growing list again and again, so only this many elements are checked here, and the rest at
+    # the end.
     allowed = min(outputs._checks, grammar.MAX_ELEMENTS)
     room = values.Room(allowed)
     try:
@@ -124,12 +128,14 @@ def _check(outputs: Outputs, code: str, value: "Any") -> "dict[str, Any] | None"
 
 
 def written(outputs: Outputs, name: str) -> "dict[str, Any]":
-    """The wire form of an output that was assigned. ValueError and TypeError for one that has changed and does not fit any more."""
+    """Returns the wire form of an assigned output. Raises ValueError or TypeError if it has changed and no longer
+    fits."""
     return outputs._written[name] or values.encode(outputs._types[name], outputs._values[name])
 
 
 class Kizen(ModuleType):
-    """The module `kizen`: `kizen.api`, and the types of files, options and stages. Nothing is imported before it is used."""
+    """The module `kizen`: `kizen.api`, and the types of files, options and stages. Each is imported when it is first
+    used."""
 
     def __init__(self, api_url: str, api_root: str) -> None:
         super().__init__("kizen", "The Kizen API: kizen.api.get(path), and so on.")

@@ -1,23 +1,25 @@
-"""The grammar of the values that travel as text, a function a type: each returns the normal form, or raises ValueError.
+"""The grammar of the values that travel as text, one function for each type. It returns the normal form, or raises
+ValueError.
 
-The sidecar has the same grammar in runner/grammar.go; the table runner/testdata/values.json holds both to it. Written without
-`re`, whose import would cost a cold start more than all of this.
+The sidecar has the same grammar in runner/grammar.go; tests hold both to the table runner/testdata/values.json. It
+does not use `re`, whose import alone would slow a cold start more than all of this.
 """
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-MAX_DIGITS = 4300  # of a number: what CPython converts from text by default
+MAX_DIGITS = 4300  # the digits of a number: CPython's default limit for converting text
 MAX_NESTING = 64  # lists in lists
-MAX_ELEMENTS = 100_000  # of all lists of a value together
+MAX_ELEMENTS = 100_000  # the total over all lists of a value
 
-_SPACE = " \t\r\n"  # ignored around every value that is not a text
+_SPACE = " \t\r\n"  # ignored around every value except text
 _HEX = frozenset("0123456789abcdef")
 
 
 def number(text: str) -> str:
-    """A number: JSON's grammar, in which a sign +, zeros in front and a missing digit beside the point are allowed too."""
+    """Reads a number in JSON's grammar; a plus sign, leading zeros and a missing digit before or after the point are
+    allowed too."""
     body = text.strip(_SPACE)
     sign = "-" if body[:1] == "-" else ""
     mantissa, mark, exponent = body[body[:1] in ("+", "-") :].replace("E", "e").partition("e")
@@ -34,7 +36,7 @@ def number(text: str) -> str:
 
 
 def boolean(text: str) -> bool:
-    """true or false, in any case."""
+    """Reads true or false, in any case."""
     word = text.strip(_SPACE).lower()
     if word not in ("true", "false"):
         raise ValueError("expected true or false")
@@ -42,14 +44,15 @@ def boolean(text: str) -> bool:
 
 
 def date(text: str) -> str:
-    """YYYY-MM-DD."""
+    """Reads YYYY-MM-DD."""
     day = text.strip(_SPACE)
     _check_date(day, "expected a date as YYYY-MM-DD")
     return day
 
 
 def datetime(text: str) -> str:
-    """ISO 8601 with T or a space, seconds and an offset of whole minutes optional; what is below a microsecond is cut off."""
+    """Reads ISO 8601 with T or a space; seconds and an offset of whole minutes are optional. Cuts off anything below
+    a microsecond."""
     wanted = "expected a datetime in ISO 8601, like 2026-01-01T12:00:00Z"
     body = text.strip(_SPACE)
     _check_date(body[:10], wanted)
@@ -68,7 +71,7 @@ def datetime(text: str) -> str:
 
 
 def phone(text: str) -> str:
-    """A phone number in E.164."""
+    """Reads a phone number in E.164."""
     body = text.strip(_SPACE)
     if not (body[:1] == "+" and _digits(body[1:]) and body[1] != "0" and 3 <= len(body) <= 16):
         raise ValueError("expected a phone number in E.164, like +13125550142")
@@ -76,7 +79,7 @@ def phone(text: str) -> str:
 
 
 def uuid(text: str) -> str:
-    """A UUID, of any case, with its dashes or without all of them."""
+    """Reads a UUID in any case, with all dashes or none."""
     body = text.strip(_SPACE).lower()
     if len(body) == 32:
         body = f"{body[:8]}-{body[8:12]}-{body[12:16]}-{body[16:20]}-{body[20:]}"
@@ -86,7 +89,7 @@ def uuid(text: str) -> str:
 
 
 def _digits(text: str) -> bool:
-    """Whether a text is ASCII digits; str.isdigit() knows those of other scripts too."""
+    """Whether a text is all ASCII digits; str.isdigit() also accepts the digits of other scripts."""
     return text.isascii() and text.isdigit()
 
 
@@ -105,7 +108,7 @@ def _check_date(day: str, wanted: str) -> None:
 
 
 def _split_offset(clock: str, wanted: str) -> "tuple[str, str]":
-    """The time of day, and its offset as +HH:MM or nothing."""
+    """Returns the time of day, and its offset as +HH:MM or an empty text."""
     if clock[-1:] in ("Z", "z"):
         return clock[:-1], "+00:00"
     at = max(clock.rfind("+"), clock.rfind("-"))

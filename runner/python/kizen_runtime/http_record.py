@@ -1,7 +1,8 @@
-"""The record of every call made with `requests`: one entry a request on the wire, sent to the sidecar as it happens.
+"""Records every call made with `requests`: one entry for each request on the wire, sent to the sidecar as it happens.
 
-An entry is sent when the request leaves, again when its answer's head is there, and again when the body has been read, so
-that a step that is killed while it waits still shows what it waited for. Bodies are looked at, never copied or consumed.
+An entry is sent when the request leaves, again when the response's head has arrived, and again when the body has been
+read. So the record of a step that is killed while it waits still shows the call. Bodies are inspected, never copied
+or consumed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _URL_BYTES = 8192
 
 
 class HttpRecord:
-    """The entries of one execution; the first `entries` are kept and the rest are counted."""
+    """The entries of one execution. It keeps the first `entries` and counts the rest."""
 
     def __init__(self, channel: Channel, redactor: Redactor, dropped: Counter, limits: Mapping[str, int]) -> None:
         self._channel = channel
@@ -40,8 +41,10 @@ class HttpRecord:
         self._response_bytes = limits["response_body"]
         self._numbers = itertools.count()
 
-    def begin(self, method: str | None, url: str | None, headers: Mapping[Any, Any], body: Any, session: bool) -> Entry | None:
-        """Opens an entry for a request that is about to leave; None when no more are kept."""
+    def begin(
+        self, method: str | None, url: str | None, headers: Mapping[Any, Any], body: Any, session: bool
+    ) -> Entry | None:
+        """Opens an entry for a request that is about to leave; returns None when the limit is reached."""
         index = next(self._numbers)
         if index >= self._entries:
             self._dropped.add()
@@ -62,21 +65,21 @@ class HttpRecord:
         return Entry(self, (self._channel.process, index), fields)
 
     def send(self, number: tuple[str, int], fields: dict[str, Any]) -> None:
-        """Sends an entry as it stands, without what makes it too large to be sent."""
+        """Sends an entry in its current state, without the parts that would make it too large to send."""
         process, index = number
         if not self._channel.send("http", p=process, i=index, e=fields):
             left_out: dict[str, dict[str, str]] = {name: {} for name in ("headers", "responseHeaders") if fields[name]}
             self._channel.send("http", p=process, i=index, e={**fields, **left_out})
 
     def text(self, value: str | bytes, limit: int) -> str:
-        """A text, or the beginning of a body of bytes, redacted and cut."""
+        """Returns a text, or the beginning of a body, redacted and cut."""
         if not isinstance(value, str):
             window = bytes(value[: limit + 4 * self._redactor.longest])
             return self._redactor.cut(window.decode("utf-8", "replace"), limit)
         return self._redactor.cut(value, limit)
 
     def url(self, url: str) -> str:
-        """A URL without the credentials it may hold."""
+        """Returns a URL without the credentials in it."""
         scheme, separator, rest = url.partition("://")
         authority, slash, path = rest.partition("/")
         user, at, host = authority.rpartition("@")
@@ -85,7 +88,7 @@ class HttpRecord:
         return self.text(url, _URL_BYTES)
 
     def headers(self, headers: Mapping[Any, Any] | None) -> dict[str, str]:
-        """Headers as text, the values that carry credentials hidden."""
+        """Returns headers as text; the values of those that carry credentials are hidden."""
         shown = {}
         for name, value in list((headers or {}).items())[:_HEADERS]:
             name, value = (item.decode("latin-1") if isinstance(item, bytes) else str(item) for item in (name, value))
@@ -93,18 +96,19 @@ class HttpRecord:
         return shown
 
     def body(self, body: Any) -> str | None:
-        """The beginning of a request's body; a file or a generator is named, because reading it would use it up."""
+        """Returns the beginning of a request's body. A file or a generator is only named, because reading it would
+        consume it."""
         if body is None or isinstance(body, (str, bytes, bytearray, memoryview)):
             return None if body is None else self.text(body, self._request_bytes)
         return f"<{type(body).__name__}, streamed>"
 
     def response_text(self, data: bytes) -> str:
-        """The beginning of a response's body."""
+        """Returns the beginning of a response's body."""
         return self.text(data, self._response_bytes)
 
     @property
     def response_window(self) -> int:
-        """How many bytes of a response's body are needed to redact and cut it."""
+        """Returns how many bytes of a response's body are needed to redact and cut it."""
         return self._response_bytes + 4 * self._redactor.longest
 
 
@@ -112,7 +116,8 @@ class Entry:
     """One request under way."""
 
     def __init__(self, record: HttpRecord, number: tuple[str, int], fields: dict[str, Any]) -> None:
-        """`number` is that of the process which sends the request, and the request's among that process's."""
+        """`number` has two parts: the number of the process that sends the request, and of the request in that
+        process."""
         self._record = record
         self._number = number
         self._fields = fields
@@ -121,26 +126,26 @@ class Entry:
         record.send(number, fields)
 
     def answered(self, status: int, headers: Mapping[Any, Any]) -> None:
-        """The head of the answer is there."""
+        """Records that the response's head has arrived."""
         self._fields.update(responseStatusCode=status, responseHeaders=self._record.headers(headers))
         self._update()
 
     def failed(self, error: BaseException) -> None:
-        """The request, or the reading of its answer, failed."""
+        """Records that the request, or reading its response, failed."""
         self._fields["requestErrorType"] = type(error).__name__
         if self._body:
             self._fields["responseBody"] = self._record.response_text(bytes(self._body))
         self._update()
 
     def received(self, chunk: str | bytes) -> None:
-        """A piece of the answer's body was read by the step."""
+        """Records that the step read a piece of the response's body."""
         missing = self._record.response_window - len(self._body)
         if missing > 0:
             piece = chunk[:missing]
             self._body += piece.encode("utf-8", "replace") if isinstance(piece, str) else piece
 
     def ended(self) -> None:
-        """The step read the answer's body to its end, or turned away from it."""
+        """Records that the step read the whole body, or abandoned it."""
         self._fields["responseBody"] = self._record.response_text(bytes(self._body))
         self._update()
 
@@ -158,7 +163,7 @@ def install(requests: Any, record: HttpRecord) -> None:
 
 
 def install_client(client: Any, record: HttpRecord) -> None:
-    """Makes `kizen.api` report the calls that fail before they are sent. Wrong use, a full URL say, is no call."""
+    """Makes `kizen.api` report calls that fail before they are sent. Wrong use, such as a full URL, is not a call."""
     from requests.exceptions import RequestException
 
     call = client.Api._request
@@ -176,7 +181,7 @@ def install_client(client: Any, record: HttpRecord) -> None:
 
 
 class _Exchange:
-    """One `HTTPAdapter.send`: a request on the wire, and another for each time that urllib3 retries it."""
+    """One `HTTPAdapter.send`: one request on the wire, plus one for each retry by urllib3."""
 
     def __init__(self, record: HttpRecord, request: Any, session: bool) -> None:
         self._record = record
@@ -191,34 +196,34 @@ class _Exchange:
         return self._record.begin(request.method, request.url, request.headers, request.body, self._session)
 
     def opening(self) -> None:
-        """urllib3 is about to send the request, maybe once more."""
+        """Called when urllib3 is about to send the request, possibly again."""
         if self._opened:
             self.entry = self._begin()
         self._opened = True
 
     def answered(self, response: Any, status: int) -> None:
-        """The head of an answer is there."""
+        """Called when the head of a response has arrived."""
         if self.entry is not None:
             self.entry.answered(status, response.headers)
 
     def failed(self, error: BaseException) -> None:
-        """The request failed."""
+        """Called when the request failed."""
         if self.entry is not None:
             self.entry.failed(error)
 
     def discarded(self, response: Any) -> None:
-        """urllib3 will read the answer to its end and retry; its `data` stays readable."""
+        """Called when urllib3 will read the response to its end and retry; its `data` stays readable."""
         if self.entry is None:
             return
         try:
             self.entry.received(response.read(decode_content=True, cache_content=True))
-        except Exception as error:  # of urllib3, of a socket, of a decoder: urllib3 passes over it too
+        except Exception as error:  # from urllib3, a socket or a decoder; urllib3 ignores it too
             self.entry.failed(error)
         else:
             self.entry.ended()
 
 
-_thread = threading.local()  # how many entries this thread has begun, and the exchange it is in
+_thread = threading.local()  # how many entries this thread has begun, and its current exchange
 
 
 def _begun() -> int:
@@ -253,7 +258,8 @@ def _record_sending(adapter: Any, record: HttpRecord) -> None:
 
 
 def _record_retries() -> None:
-    """What `requests` leaves to urllib3: with `Retry(2)` mounted, one `send` is up to three requests."""
+    """Records the retries that `requests` leaves to urllib3: with `Retry(2)` mounted, one `send` makes up to three
+    requests."""
     from urllib3.connectionpool import HTTPConnectionPool
     from urllib3.util.retry import Retry
 
@@ -270,7 +276,7 @@ def _record_retries() -> None:
         exchange, response, error = _exchange(), kwargs.get("response"), kwargs.get("error")
         if exchange and response is not None:
             exchange.answered(response, response.status)
-        again = increment(self, *args, **kwargs)  # raises when it is not to be retried
+        again = increment(self, *args, **kwargs)  # raises if the request must not be retried
         if exchange and response is not None:
             exchange.discarded(response)
         elif exchange and error is not None:
@@ -307,7 +313,7 @@ def _follow(chunks: Iterator[Any], entry: Entry) -> Iterator[Any]:
 
 
 def _record_unsent(session: Any, record: HttpRecord) -> None:
-    """A call that fails before anything is sent (a bad URL, say) has an entry too."""
+    """Records an entry for a call that fails before it is sent, for example for a bad URL."""
     request, send = session.request, session.send
 
     def recorded_request(self: Any, method: Any, url: Any, *args: Any, **kwargs: Any) -> Any:
@@ -331,16 +337,18 @@ def _record_unsent(session: Any, record: HttpRecord) -> None:
     session.request, session.send = _like(request, recorded_request), _like(send, recorded_send)
 
 
-def _unsent(record: HttpRecord, error: Exception, method: Any, url: Any, headers: Any, body: Any, session: bool) -> None:
+def _unsent(
+    record: HttpRecord, error: Exception, method: Any, url: Any, headers: Any, body: Any, session: bool
+) -> None:
     _thread.begun = _begun() + 1
-    shown = headers if hasattr(headers, "items") else {}  # what was wrong may be the headers
+    shown = headers if hasattr(headers, "items") else {}  # the headers may be the cause of the failure
     entry = record.begin(str(method).upper(), str(url), shown, body, session)
     if entry is not None:
         entry.failed(error)
 
 
 def _like(original: Any, replacement: Any) -> Any:
-    """The replacement under the original's name, documentation and signature."""
+    """Gives the replacement the original's name, documentation and signature."""
     replacement.__name__, replacement.__qualname__ = original.__name__, original.__qualname__
     replacement.__doc__, replacement.__module__ = original.__doc__, original.__module__
     replacement.__wrapped__ = original

@@ -1,4 +1,4 @@
-"""Runs a function when a module has been imported for the first time, so that the module need not be imported before."""
+"""Runs a function after a module is imported for the first time, so that the harness need not import it itself."""
 
 import sys
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def after_import(name: str, act: "Callable[[Any], None]") -> None:
-    """Calls `act(module)` when the module `name` has been imported, at once when it has been already."""
+    """Calls `act(module)` when the module `name` has been imported, or at once if it already is."""
     if name in sys.modules:
         act(sys.modules[name])
     else:
@@ -19,14 +19,14 @@ def after_import(name: str, act: "Callable[[Any], None]") -> None:
 
 
 class _Finder:
-    """Waits for one module, then steps aside."""
+    """Waits for one module, then removes itself."""
 
     def __init__(self, name: str, act: "Callable[[Any], None]") -> None:
         self._name = name
         self._act = act
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "ModuleSpec | None":
-        """Finds the module as the other finders do, with a loader that acts afterwards."""
+        """Finds the module as the other finders do, with a loader that calls the function afterwards."""
         if name != self._name:
             return None
         for finder in [other for other in sys.meta_path if other is not self]:
@@ -38,7 +38,7 @@ class _Finder:
 
 
 class _Loader:
-    """The module's own loader, and something to do when it has loaded."""
+    """Wraps the module's own loader and calls the function when the module has loaded."""
 
     def __init__(self, finder: _Finder, loader: "Any", act: "Callable[[Any], None]") -> None:
         self._finder = finder
@@ -49,12 +49,12 @@ class _Loader:
         return getattr(self._loader, name)
 
     def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
-        """Makes the module as its own loader does."""
+        """Creates the module as its own loader does."""
         module: "ModuleType | None" = self._loader.create_module(spec)
         return module
 
     def exec_module(self, module: "ModuleType") -> None:
-        """Loads the module, gives its own loader back to it, and acts."""
+        """Loads the module, gives it back its own loader, and calls the function."""
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader

@@ -1,4 +1,4 @@
-"""One job: the step is run as the module `__main__`, and what comes of it is sent to the sidecar."""
+"""One job: runs the step as the module `__main__` and sends the result to the sidecar."""
 
 import _signal  # type: ignore[import]
 import posix
@@ -20,22 +20,23 @@ if TYPE_CHECKING:
 
 _DETAIL_BYTES = 8192
 _ERROR_BYTES = 8192
-_CAPABILITY_CHARACTERS = 16  # a path segment of the sidecar's address that is as long is not for anybody's eyes
+# A path segment of the sidecar's address that is at least this long is a capability and never shown.
+_CAPABILITY_CHARACTERS = 16
 
 
 class Source:
-    """The loader of the step's module: from it tracebacks that the step formats itself get their source lines."""
+    """The loader of the step's module: tracebacks that the step formats itself get their source lines from it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     def get_source(self, name: str) -> str:
-        """The step's source."""
+        """Returns the step's source."""
         return self._text
 
 
 class Failure:
-    """How the step's body failed, and what the process is to exit with."""
+    """How the step's body failed, and the exit code of the process."""
 
     def __init__(self, kind: str, error: str, detail: str, status: int) -> None:
         self.kind, self.error, self.detail, self.status = kind, error, detail, status
@@ -48,12 +49,12 @@ class Job:
     """One step, its channel and its globals."""
 
     def __init__(self, channel: Channel, frame: "dict[str, Any]") -> None:
-        """Takes the job frame as it came."""
+        """Takes the job frame as it was decoded."""
         self.channel = channel
         self.frame = frame
         self.source: str = frame["script"].removeprefix("\ufeff")
-        self.filename: str = frame["filename"]  # what tracebacks show
-        self.path: str = frame["path"]  # what `__file__` says
+        self.filename: str = frame["filename"]  # the name shown in tracebacks
+        self.path: str = frame["path"]  # the value of `__file__`
         self._limits = {name: int(value) for name, value in frame["limits"].items()}
         self._types: "dict[str, str]" = frame.get("output_types") or {}
         url, root = frame.get("api_url") or "", frame.get("api_root") or ""
@@ -65,23 +66,29 @@ class Job:
         inputs = {name: values.decode(typed) for name, typed in (frame.get("inputs") or {}).items()}
         self._outputs = Outputs(self._types, self._log)
         self._kizen = Kizen(url, root)
-        self.globals = {"inputs": Inputs(inputs), "outputs": self._outputs, "secrets": Secrets(secrets), "kizen": self._kizen}
+        self.globals = {
+            "inputs": Inputs(inputs),
+            "outputs": self._outputs,
+            "secrets": Secrets(secrets),
+            "kizen": self._kizen,
+        }
 
     def prepare(self) -> None:
-        """Makes this process one of the step's, in which its code may run."""
+        """Prepares this process to run the step's code."""
         for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(line_buffering=True)  # type: ignore[attr-defined] # what was printed before a death is kept
+            stream.reconfigure(line_buffering=True)  # type: ignore[attr-defined] # keeps output before a crash
         sys.modules["kizen"] = self._kizen
         import_hook.after_import("requests", self._record_http)
-        import_hook.after_import(f"{__package__}.client", self._record_client)  # which has imported requests by then
+        import_hook.after_import(f"{__package__}.client", self._record_client)  # which imports requests first
         import_hook.after_import("multiprocessing.util", self._equip_spawned)
         if sys.version_info >= (3, 14):
             import_hook.after_import("multiprocessing.context", _fork_by_default)
 
     def run(self, stacks: int) -> int:
-        """Compiles and runs the step and sends its result. Returns what the process is to exit with, 0 after a success alone.
+        """Compiles and runs the step and sends its result. Returns the exit code of the process, which is 0 only
+        after a success.
 
-        `stacks` is the socket for the stacks of threads. OSError when the sidecar cannot be told.
+        `stacks` is the socket for the stacks of threads. Raises OSError when the sidecar cannot be reached.
         """
         self._show_stacks(stacks)
         self.prepare()
@@ -93,7 +100,7 @@ class Job:
         failure = self._execute(code, module)
         self._end(failure)
         _take_over()
-        if not self.channel.owned:  # a forked child that ran off the end of the body
+        if not self.channel.owned:  # a forked child that reached the end of the step's body
             self.tell_dropped()
             return failure.status if failure else 0
         if failure:
@@ -102,7 +109,7 @@ class Job:
         return self._succeed()
 
     def tell_dropped(self) -> None:
-        """Tells the sidecar what this process has dropped and not told yet."""
+        """Reports to the sidecar what this process has dropped since its last report."""
         self._log.dropped.send()
         self._http_dropped.send()
 
@@ -112,7 +119,7 @@ class Job:
         try:
             install(fd)
         except PermissionError:
-            pass  # a step of the sidecar's own user may not have signals sent, and does without
+            pass  # a step that runs as the sidecar's own user may not request signals, and runs without them
 
     def _record_http(self, requests: "Any") -> None:
         from .http_record import HttpRecord, install
@@ -139,11 +146,13 @@ class Job:
             return None
 
     def _module(self) -> ModuleType:
-        """The module that the step is the body of: what pickle, dataclasses and typing look up in sys.modules."""
+        """Makes the module whose body is the step; pickle, dataclasses and typing look it up in sys.modules."""
         try:
             _write_source(self.path, self.source)
-        except OSError as failed:  # of the disk, before any code of the step's runs: the sidecar tells the last line
-            posix.write(2, f"cannot write the step's source to {self.path}: {failed.strerror}\n".encode("utf-8", "replace"))
+        # A disk error before the step's code runs; the sidecar reports the last line of standard error.
+        except OSError as failed:
+            message = f"cannot write the step's source to {self.path}: {failed.strerror}\n"
+            posix.write(2, message.encode("utf-8", "replace"))
             posix._exit(CANNOT_CREATE)
         module = ModuleType("__main__")
         names = {"__builtins__": __builtins__, "__file__": self.path, "__loader__": Source(self.source)}
@@ -164,7 +173,7 @@ class Job:
         return None
 
     def _fail(self, kind: str, error: BaseException, status: int) -> Failure:
-        if not self.channel.owned:  # what a child of any program does
+        if not self.channel.owned:  # as in a child of any program
             if kind != "exited":
                 trace = error.__traceback__ and error.__traceback__.tb_next
                 sys.excepthook(type(error), error.with_traceback(trace), trace)
@@ -178,16 +187,17 @@ class Job:
             from .failure import explain, summarise
 
             message, detail = summarise(error), explain(error, self.filename, self.source)
-        except BaseException:  # the step has broken what this is made with
+        except BaseException:  # the step has broken something that this depends on
             pass
         return self._failure(kind, message, detail, status)
 
     def _failure(self, kind: str, error: str, detail: str, status: int = 1) -> Failure:
-        # Redacted before it is cut, or half a secret would stay at the cut.
+        # Redact first: cutting first could leave half a secret at the end.
         return Failure(kind, self._redactor.cut(error, _ERROR_BYTES), tail(self._redactor(detail), _DETAIL_BYTES), status)
 
     def _end(self, failure: "Failure | None") -> None:
-        """What Python does at the end of a program. The sidecar hears of it first, so that it can say what took too long."""
+        """Does what Python does at the end of a program. It tells the sidecar first, so that the sidecar can name
+        what took too long."""
         known = {"kind": failure.kind, "error": failure.error, "detail": failure.detail} if failure else {}
         if "threading" in sys.modules:
             self.channel.report("ending", threads=_threads(), **known)
@@ -202,7 +212,7 @@ class Job:
         for name in [name for name in self._types if name in assigned]:
             try:
                 outputs[name] = written(self._outputs, name)
-            except BaseException as error:  # whatever the methods of a step's own class raise
+            except BaseException as error:  # the methods of a step's class may raise anything
                 return self._refuse(name, error)
         return 0 if self._send_result(ok=True, values=outputs) else 1
 
@@ -222,7 +232,7 @@ class Job:
         self._send_result(ok=False, kind=failure.kind, error=failure.error, detail=failure.detail)
 
     def _send_result(self, *, ok: bool, **fields: "Any") -> bool:
-        """Sends the last frame; False when it is too large, which is sent in its place."""
+        """Sends the last frame. If it is too large, sends an error in its place and returns False."""
         self.tell_dropped()
         limit = self._limits["result"]
         if self.channel.report("result", limit if ok else None, ok=ok, **fields):
@@ -235,12 +245,12 @@ class Job:
 def _threads() -> "list[list[str]]":
     try:
         return ending.threads()
-    except BaseException:  # what the step made of the module
+    except BaseException:  # the step may have replaced parts of the module
         return []
 
 
 def _write_source(path: str, source: str) -> None:
-    """Puts the source where `__file__` says, to be read."""
+    """Writes the source to the path in `__file__`, where it can be read."""
     fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o444)
     try:
         rest = memoryview(source.encode("utf-8", "surrogatepass"))
@@ -251,10 +261,10 @@ def _write_source(path: str, source: str) -> None:
 
 
 class _Undisturbed:
-    """Inside of it no signal handler of the step's runs, and at least one descriptor is to be had.
+    """A context in which no signal handler of the step runs and at least one descriptor is free.
 
-    A handler that raises would end the harness in the middle of a sentence, and a step that holds every descriptor leaves none
-    to import with.
+    A handler that raises would end the harness halfway through its work, and a step that holds every descriptor would
+    leave none to import with.
     """
 
     def __enter__(self) -> None:
@@ -268,13 +278,13 @@ class _Undisturbed:
 
     def __exit__(self, *_: object) -> None:
         if self._borrowed:
-            posix.open("/dev/null", posix.O_RDONLY)  # the first that is free
+            posix.open("/dev/null", posix.O_RDONLY)  # takes the lowest free number
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
 
 
 def _ignore_signals() -> "dict[int, Callable[..., Any]]":
-    """Ignores the signals that the step handles, and returns their handlers."""
+    """Ignores the signals that the step handles, and returns the handlers."""
     handlers = {number: _signal.getsignal(number) for number in range(1, _signal.NSIG)}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in handlers:
@@ -283,29 +293,30 @@ def _ignore_signals() -> "dict[int, Callable[..., Any]]":
 
 
 def _take_over() -> None:
-    """Makes the process the harness's own when the step has ended, see _Undisturbed."""
+    """Gives the harness control of the process after the step has ended, see _Undisturbed."""
     _ignore_signals()
     posix.closerange(0, 1)
 
 
 def _status(code: object) -> int:
-    """What a process exits with that is left with `sys.exit(code)`; never 0, since this is no success."""
+    """Returns the exit code of `sys.exit(code)`; never 0, because this is not a success."""
     return int.__and__(code, 255) or 1 if isinstance(code, int) else 1
 
 
 def _class_name(error: BaseException) -> str:
-    """The name of the exception's class, whatever its metaclass says."""
+    """Returns the name of the exception's class, whatever its metaclass says."""
     name: str = vars(type)["__name__"].__get__(type(error))
     return name
 
 
 def _fork_by_default(context: "Any") -> None:
-    """Starts processes as Python did until 3.14: other ways run the step's body again, which rarely asks whether it is `__main__`."""
+    """Makes `fork` the default start method, as it was before Python 3.14. The other methods run the step's body
+    again, and few steps check that `__name__` is `__main__`."""
     context._default_context._default_context = context._concrete_contexts["fork"]
 
 
 def _set_environment(**variables: str) -> None:
-    """Sets what an environment made before the job could not hold; `os` need not have been imported."""
+    """Sets variables that were not known when the environment was made; `os` need not have been imported."""
     for name, value in variables.items():
         if not value or posix.environ.get(name.encode()) == value.encode():
             continue
@@ -321,13 +332,13 @@ def _capabilities(url: str) -> "list[str]":
 
 
 def _addresses(url: str, root: str) -> "dict[str, str]":
-    """What the sidecar's address is shown as."""
+    """Returns the texts that replace the sidecar's address in what the step shows."""
     url, root = url.rstrip("/"), root.rstrip("/")
     host, path = url.partition("://")[2].partition("/")[::2]
     shown, root_path = root.partition("://")[2].partition("/")[::2]
     if not (host and shown):
         return {}
     addresses = {url: root, host: shown}
-    if _capabilities(url):  # the path of a redirect that names no host
+    if _capabilities(url):  # the path of a redirect without a host
         addresses["/" + path] = "/" + root_path if root_path else ""
     return addresses

@@ -1,7 +1,8 @@
-"""Site processing (`site-packages`, virtual environments, `.pth` files) in two parts: what a step can see is there from the start,
-and the rest is put off until an import needs it.
+"""Does site processing (`site-packages`, virtual environments, `.pth` files) in two parts: the effects that a step
+can see are there from the start, and the rest waits until an import needs it.
 
-The interpreter starts with -S, because `site` costs up to 20 ms that a step without third-party packages need not pay.
+The interpreter starts with -S, because `site` costs up to 20 ms, and a step without third-party packages does not
+need it.
 """
 
 import builtins
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class LazySite:
-    """The last finder of sys.meta_path: a top-level module that nobody found starts site processing, once."""
+    """The last finder of sys.meta_path: the first top-level module that no other finder knows starts site processing.
+    """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
-        """Finds what site processing brings within reach."""
+        """Finds a module that site processing makes importable."""
         if path is not None:
             return None
         enable()
@@ -28,7 +30,7 @@ class LazySite:
 
 
 def install() -> None:
-    """Arranges for site processing on demand; does nothing in an interpreter that has done it."""
+    """Arranges for site processing on demand; does nothing if the interpreter has already done it."""
     if "site" in sys.modules:
         return
     sys.meta_path.append(LazySite())
@@ -43,7 +45,7 @@ def install() -> None:
 
 
 def _apply(known: "dict[str, Any]") -> None:
-    """Does what can be written down, without `site`, which imports much."""
+    """Applies the recorded effects without importing `site`, which imports many modules."""
     from _sitebuiltins import Quitter, _Helper, _Printer
 
     sys.prefix = sys.exec_prefix = known["prefix"]
@@ -58,7 +60,7 @@ def _apply(known: "dict[str, Any]") -> None:
 
 
 def enable() -> None:
-    """Does the site processing that `install` put off; a second call does nothing."""
+    """Does the site processing that `install` deferred; a second call does nothing."""
     put_off = [finder for finder in sys.meta_path if isinstance(finder, LazySite)]
     if put_off:
         sys.meta_path.remove(put_off[0])  # type: ignore[arg-type]

@@ -8,10 +8,12 @@ from .redact import Redactor
 
 
 class Counter:
-    """Counts what was dropped, and tells the sidecar how many more: after 1, 2, 4, 8, ..., so that a sudden death does not lose
-    the number.
+    """Counts dropped items and reports the count to the sidecar after 1, 2, 4, 8, ... items, so that a sudden death
+    does not lose it.
 
-    Forked children end without a word, and what they dropped since they told is lost, unless they are to tell of `each`."""
+    A forked child ends without a final report, so the items that it dropped since the last one are lost, unless
+    `each` makes it report every item.
+    """
 
     def __init__(self, channel: Channel, kind: str, each: bool = False) -> None:
         self._channel = channel
@@ -21,26 +23,26 @@ class Counter:
         posix.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        self._count = self._untold = 0  # the parent tells
+        self._count = self._untold = 0  # the parent reports its own
 
     def add(self) -> None:
-        """Counts one."""
+        """Counts one item."""
         self._count += 1
         self._untold += 1
         if self._count & (self._count - 1) == 0 or self._each and not self._channel.owned:
             self.send()
 
     def send(self) -> None:
-        """Tells the sidecar the number, when there is one."""
+        """Reports the count to the sidecar, if it is not zero."""
         count, self._untold = self._untold, 0
         if count:
             self._channel.send(self._kind, c=count)
 
 
 class Log:
-    """Redacts, cuts and sends each message; counts and drops what goes over the total.
+    """Redacts, cuts and sends each message; counts and drops messages over the total.
 
-    Each process keeps the total by itself; that of all together is the sidecar's to keep.
+    Each process keeps its own total; the sidecar keeps the total over all processes.
     """
 
     def __init__(self, channel: Channel, redactor: Redactor, message_bytes: int, total_bytes: int) -> None:
@@ -53,7 +55,8 @@ class Log:
         posix.register_at_fork(after_in_child=self._unlock)
 
     def _unlock(self) -> None:
-        self._lock = RLock()  # a signal handler may log in the middle of this; in a fork another thread may hold it for good
+        # A signal handler may log in the middle of this; in a fork another thread may hold the lock forever.
+        self._lock = RLock()
 
     def __call__(self, message: str) -> None:
         with self._lock:
@@ -65,7 +68,7 @@ class Log:
             self._channel.send("log", m=kept, x=self._lost(message, kept))
 
     def _lost(self, message: str, kept: str) -> int:
-        """How many characters were cut; in a text over the limit, secrets count at their own length."""
+        """Returns how many characters were cut. In a text over the limit, secrets count at their own length."""
         if len(message) <= self._message_bytes:
             message = self._redactor(message)
         return max(0, len(message) - len(kept))

@@ -1,7 +1,8 @@
-"""Frames between the sidecar and the harness: UTF-8 JSON, on the job's stream behind a four-byte big-endian length.
+"""Frames between the sidecar and the harness: UTF-8 JSON, on the job's stream preceded by a four-byte big-endian
+length.
 
-Built on `_json`, the core of the standard library's `json`: importing `json` itself would cost a cold start 5 ms. Numbers
-are decoded as the text they were written as, so that no digit is lost before their type is known.
+Built on `_json`, the core of the standard library's `json`: importing `json` itself would add 5 ms to a cold start.
+Numbers are decoded as text, so that no digit is lost before their type is known.
 """
 
 import posix
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 quote: "Callable[[str], str]" = encode_basestring  # a text as a JSON string
-quote_ascii: "Callable[[str], str]" = encode_basestring_ascii  # the same, all but ASCII escaped
+quote_ascii: "Callable[[str], str]" = encode_basestring_ascii  # the same in ASCII only
 
-# Out of the way of a step that closes or writes to the small numbers.
+# High descriptors, because a step may close or write to low numbers.
 STREAM_DESCRIPTOR, EVENTS_DESCRIPTOR, STACKS_DESCRIPTOR = 97, 96, 95
 
 _EMSGSIZE = 90
@@ -32,7 +33,7 @@ class _Literals:
 
 
 def loads(text: str) -> "Any":
-    """Decodes one JSON value; numbers come as their text. ValueError when it is not JSON."""
+    """Decodes one JSON value; numbers stay text. Raises ValueError if the text is not JSON."""
     try:
         value, end = make_scanner(_Literals)(text, 0)  # type: ignore[arg-type]
     except StopIteration as error:
@@ -60,7 +61,7 @@ def dumps(value: "Any") -> str:
 
 
 def receive(fd: int) -> "Any":
-    """Reads one frame; EOFError when the sidecar has gone."""
+    """Reads one frame; raises EOFError when the sidecar has closed the socket."""
     return loads(_read(fd, int.from_bytes(_read(fd, 4), "big")).decode())
 
 
@@ -75,7 +76,7 @@ def _read(fd: int, size: int) -> bytes:
 
 
 def frame(body: bytes) -> bytes:
-    """The body behind its length."""
+    """Returns the body preceded by its length."""
     return len(body).to_bytes(4, "big") + body
 
 
@@ -87,7 +88,7 @@ def write(fd: int, data: bytes) -> None:
 
 
 def move(fd: int, high: int) -> int:
-    """Moves a socket to a high descriptor that programs started by the step do not inherit; returns where it is."""
+    """Moves a socket to a high descriptor that child programs do not inherit; returns the new number."""
     try:
         moved = posix.dup2(fd, high, inheritable=False)
     except OSError:  # RLIMIT_NOFILE is lower
@@ -98,11 +99,12 @@ def move(fd: int, high: int) -> int:
 
 
 class Channel:
-    """The harness's end: what one job says, each frame marked with the job's nonce.
+    """The harness's end of the connection: the messages of one job, each frame marked with the job's nonce.
 
-    There are two sockets. `events` keeps the boundaries of messages: one write is one frame, whole or not at all, so that every
-    thread and every forked child of the step can send there without a lock, also one that is killed or interrupted in the
-    middle. `stream` carries what may be large, and belongs to the main thread of the process that runs the job.
+    There are two sockets. `events` keeps message boundaries: one write is one frame, sent whole or not at all. So
+    every thread and every forked child of the step can send there without a lock, even one that is killed or
+    interrupted halfway. `stream` carries frames that may be large, and belongs to the main thread of the process that
+    runs the job.
     """
 
     def __init__(self, stream: int, events: int, nonce: str) -> None:
@@ -124,22 +126,22 @@ class Channel:
 
     @property
     def nonce(self) -> str:
-        """What marks the frames of the job."""
+        """Returns the nonce that marks the frames of the job."""
         return self._nonce
 
     @property
     def process(self) -> str:
-        """What tells this process from the others of the step: empty in the one that runs the job."""
+        """Identifies this process among those of the step; empty in the process that runs the job."""
         pid = posix.getpid()
         if pid != self._pid:
-            # Not the process id, which may be given again.
+            # A process id could be reused.
             self._pid, self._process = pid, "" if pid == self._owner else posix.urandom(8).hex()
         return self._process
 
     def send(self, kind: str, **fields: "Any") -> bool:
-        """Sends an event, and says so; sends nothing when it is larger than a message can be.
+        """Sends an event and returns True; returns False if it is too large for a message.
 
-        OSError when the sidecar has gone or the step closed the socket.
+        Raises OSError when the sidecar has exited or the step closed the socket.
         """
         try:
             posix.write(self._events, self._body(kind, fields))
@@ -150,9 +152,10 @@ class Channel:
         return True
 
     def report(self, kind: str, limit: "int | None" = None, /, **fields: "Any") -> bool:
-        """Sends a frame on the stream, and says so; sends nothing when its body has more bytes than `limit`, or in another process.
+        """Sends a frame on the stream and returns True. Sends nothing and returns False if its body has more bytes
+        than `limit`, or in any other process.
 
-        OSError as `send`.
+        Raises OSError as `send` does.
         """
         if not self.owned:
             return False

@@ -1,6 +1,7 @@
-"""Takes secret values out of text, in the forms in which they travel.
+"""Removes secret values from text, in every form in which they may appear.
 
-The rules are those of the sidecar's telemetry/mask.go: telemetry/testdata/redaction.json has cases that both are held to.
+The rules are the same as in the sidecar's telemetry/mask.go: tests hold both to the cases in
+telemetry/testdata/redaction.json.
 """
 
 TYPE_CHECKING = False
@@ -11,44 +12,46 @@ if TYPE_CHECKING:
 
 MARK = "[REDACTED]"
 
-_ALONE_BELOW = 4  # a value of fewer characters is replaced only where it stands by itself
-_IDENTIFYING = 16  # a value of fewer characters may be a part of an identifier or a name by chance
+_WHOLE_WORD_BELOW = 4  # a value of fewer characters is replaced only as a whole word
+_IDENTIFYING = 16  # a value of fewer characters may be part of an identifier or a name by chance
 _UNTOUCHABLE = 1 << 30
-_RECODED_AT_LEAST = 6  # bytes; a shorter secret cannot be told from other text when it is written in another way
-_RECODED_SIZE = 1 << 20  # what a recoded form counts for: what happens to look like one is no part of an identifier
-_DECODINGS = 4  # how often a text may be encoded upon itself
-_ENCODED_SIZE = 1 + 2 * _DECODINGS  # bytes that one becomes when it is percent-encoded that often
+_RECODED_AT_LEAST = 6  # bytes; a shorter secret, once encoded, looks like other text
+_RECODED_SIZE = 1 << 20  # the size assumed for an encoded form, which is never part of an identifier by chance
+_DECODINGS = 4  # how many layers of encoding are decoded
+_ENCODED_SIZE = 1 + 2 * _DECODINGS  # the most bytes that one byte becomes when it is percent-encoded that often
 _LONGEST_ESCAPE = 12
-_WINDOW = 64 << 10  # how much of a text is decoded at once, because a decoded byte takes much memory
-_FEW = 256  # forms that are searched for one by one
+_WINDOW = 64 << 10  # how much text is decoded at once, because a decoded byte takes much memory
+_FEW = 256  # up to this many forms are searched for one by one
 _PREFIX = 4
 _WORD = frozenset(b"_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _JOINTS = frozenset(".-:@+%")
 _BARE = b"0123456789+-.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BLANKS = b" \t\r\n"
 
-# The column of fields of internal/redacted: names that make a header secret that they are a part of, or a word of.
+# The field names of internal/redacted: a header is secret if its name contains one of the first, or has one of the
+# second as a word.
 _SECRET_PARTS = (
-    "password,passwd,pwd,passphrase,passcode,secret,token,credential,credentials,api key,access key,auth key,private key,shared key,"
-    "account key,functions key,encryption key,subscription key,authorization,cookie,bearer,signature"
+    "password,passwd,pwd,passphrase,passcode,secret,token,credential,credentials,"
+    "api key,access key,auth key,private key,shared key,account key,functions key,encryption key,subscription key,authorization,cookie,bearer,signature"
 ).split(",")
 _SECRET_WORDS = "auth,hmac,jwt,otp,pass,saml,session,sessionid,sig".split(",")
-_PLACES = "file,path,dir".split(",")  # last words of names that say where a credential is, and not what it is
+_PLACES = "file,path,dir".split(",")  # last words of names that say where a credential is stored
 
 
 class Redactor:
     """Replaces every occurrence of the secrets, and of their encodings, with `[REDACTED]`."""
 
     def __init__(self, secrets: "Iterable[str]" = (), aliases: "Mapping[str, str] | None" = None) -> None:
-        """`aliases` are texts that are not secret but are shown as another text."""
+        """`aliases` maps texts that are not secret to the texts shown in their place."""
         self._aliases = {_bytes(text): _bytes(shown) for text, shown in (aliases or {}).items() if text}
-        self._forms: "dict[bytes, tuple[int, bool]]" = {}  # how many characters a form has, and whether it reads like a name
-        self.longest = max(map(len, self._aliases), default=0)  # bytes of a text that is replaced as one
+        # The characters of each form, and whether it reads like a name.
+        self._forms: "dict[bytes, tuple[int, bool]]" = {}
+        self.longest = max(map(len, self._aliases), default=0)  # the most bytes that are replaced as one
         for secret in filter(None, dict.fromkeys(secrets)):
             self.longest = max(self.longest, _ENCODED_SIZE * len(_bytes(secret)))
             for form, size, named in _forms(secret):
                 self._forms.setdefault(form, (size, named))
-        self._index: "dict[bytes, set[int]]" = {}  # how long the forms are that begin with these bytes
+        self._index: "dict[bytes, set[int]]" = {}  # the lengths of the forms that begin with these bytes
         if len(self._forms) > _FEW:
             for form in self._forms:
                 if len(form) >= _PREFIX:
@@ -56,19 +59,20 @@ class Redactor:
         self._single = [form for form in self._forms if len(form) < _PREFIX or not self._index]
 
     def __call__(self, text: str) -> str:
-        """The whole text without secrets."""
+        """Returns the whole text without secrets."""
         data = _bytes(text)
         return self._replace(data, len(data))
 
     def cut(self, text: str, limit: int) -> str:
-        """The beginning of the text without secrets: at most `limit` bytes of UTF-8, and never the beginning of a secret."""
+        """Returns the beginning of the text without secrets: at most `limit` bytes of UTF-8, and never the beginning
+        of a secret."""
         window = text[: limit + self.longest]
         data = _bytes(window)
-        # What starts behind the limit may go on behind the window.
+        # A secret that starts before the limit may end after the window.
         return head(self._replace(data, len(data) if len(window) == len(text) else limit), limit)
 
     def name(self, text: str, limit: int) -> str:
-        """The name of a field, a method or a class, as it would be left in JSON; cut as by `cut`."""
+        """Returns the name of a field, a method or a class, redacted as a key in JSON would be and cut as by `cut`."""
         data = _bytes(text[: limit + self.longest])
         return head(self._replace(data, len(data), [(0, len(data), _IDENTIFYING, True)]), limit)
 
@@ -83,7 +87,7 @@ class Redactor:
         return b"".join(out).decode("utf-8", "surrogatepass" if keep == len(data) else "ignore")
 
     def _spans(self, data: bytes, known: "Sequence[_Zone]") -> "list[tuple[int, int, bytes]]":
-        """Where the text must change, in order and apart: what overlaps or touches becomes one span."""
+        """Returns the sorted, disjoint spans that must change; spans that overlap or touch become one."""
         found = [(at, -len(alias), shown) for alias, shown in self._aliases.items() for at in _all(data, alias)]
         found += [(start, start - end, shown) for start, end, shown in self._secrets(_Structure(data, known))]
         spans: "list[tuple[int, int, bytes]]" = []
@@ -96,7 +100,7 @@ class Redactor:
         return spans
 
     def _secrets(self, structure: "_Structure") -> "list[tuple[int, int, bytes]]":
-        """Where secrets stand, in order and apart, and what is shown instead."""
+        """Returns the sorted, disjoint spans of secrets, and the text that replaces each."""
         data, found = structure.data, []
         for base in range(0, len(data) if self._forms else 0, _WINDOW):
             here = []
@@ -112,7 +116,7 @@ class Redactor:
         return structure.in_json([(start, end) for start, end, _ in whole])
 
     def _places(self, view: bytes) -> "Iterator[tuple[int, bytes]]":
-        """Where the forms stand in a text."""
+        """Returns where the forms occur in a text."""
         for form in self._single:
             for at in _all(view, form):
                 yield at, form
@@ -135,17 +139,20 @@ def names_secret(name: str) -> bool:
     if not words or words[-1] in _PLACES:
         return False
     squeezed = "".join(char for char in name.lower() if char not in "-_. ")
-    return any(part.replace(" ", "") in squeezed for part in _SECRET_PARTS) or any(word in _SECRET_WORDS for word in words)
+    if any(part.replace(" ", "") in squeezed for part in _SECRET_PARTS):
+        return True
+    return any(word in _SECRET_WORDS for word in words)
 
 
 def head(text: str, limit: int) -> str:
-    """The beginning of the text: at most `limit` bytes of UTF-8, no character cut."""
+    """Returns the beginning of the text: at most `limit` bytes of UTF-8, and no partial character."""
     text = text[:limit]
     return text if text.isascii() else text.encode("utf-8", "backslashreplace")[:limit].decode("utf-8", "ignore")
 
 
 def tail(text: str, limit: int) -> str:
-    """The end of the text: at most `limit` bytes of UTF-8, no character cut; three dots stand for what is missing."""
+    """Returns the end of the text: at most `limit` bytes of UTF-8, and no partial character; three dots replace the
+    missing part."""
     data = text[-limit:].encode("utf-8", "backslashreplace")
     if len(data) <= limit and len(text) <= limit:
         return data.decode()
@@ -164,7 +171,8 @@ def _all(data: bytes, form: bytes) -> "Iterator[int]":
 
 
 def _merged(stretches: "list[tuple[int, int, bool]]") -> "list[tuple[int, int, bool]]":
-    """The stretches in order and apart: what overlaps or touches becomes one, a bare value of JSON if a part of it is one."""
+    """Sorts the stretches and joins those that overlap or touch; the result is a bare value of JSON if a part of it
+    is one."""
     apart: "list[tuple[int, int, bool]]" = []
     for start, end, bare in sorted(stretches):
         if apart and start <= apart[-1][1]:
@@ -175,7 +183,8 @@ def _merged(stretches: "list[tuple[int, int, bool]]") -> "list[tuple[int, int, b
 
 
 def _forms(secret: str) -> "Iterator[tuple[bytes, int, bool]]":
-    """The texts in which a secret is looked for: as it is, as a form sends it, in one case, in hexadecimal, in base64."""
+    """Returns the forms in which a secret is searched for: as it is, as a form encodes it, in upper and lower case,
+    in hexadecimal and in base64."""
     data, size = _bytes(secret), len(secret)
     named = all(char.isalpha() or char in "-_. " for char in secret)
     yield data, size, named
@@ -185,26 +194,28 @@ def _forms(secret: str) -> "Iterator[tuple[bytes, int, bool]]":
     from binascii import b2a_base64
 
     for cased in (map(str.upper, secret), map(str.lower, secret)):
-        # Go's cases: one character for one.
-        yield _bytes("".join(new if len(new) == 1 else old for old, new in zip(secret, cased, strict=True))), size, named
+        # As in Go, each character maps to exactly one character.
+        text = "".join(new if len(new) == 1 else old for old, new in zip(secret, cased, strict=True))
+        yield _bytes(text), size, named
     yield data.hex().encode(), _RECODED_SIZE, False
     yield data.hex().upper().encode(), _RECODED_SIZE, False
     for shift in range(3):
         padded = bytes(shift) + data
-        # What is sure to stand in the base64 of any text that holds the secret.
+        # The part that appears in the base64 of any text that contains the secret.
         inner = b2a_base64(padded, newline=False)[(shift * 8 + 5) // 6 : len(padded) * 8 // 6]
         yield inner, _RECODED_SIZE, False
         yield inner.replace(b"+", b"-").replace(b"/", b"_"), _RECODED_SIZE, False
 
 
 def _views(data: bytes) -> "Iterator[tuple[bytes, Sequence[int]]]":
-    """A text and what it reads as, percent-decoded and without escapes of quoted strings, in any order.
+    """Returns a text and its decodings: percent-decoded and with the escapes of quoted strings resolved, in any
+    order.
 
-    With each comes where its bytes, and its end, stand in the text.
+    Each comes with the position in the text of each of its bytes, and of its end.
     """
     views: "list[tuple[bytes, Sequence[int], int]]" = [(data, range(len(data) + 1), 0)]
     seen = {data}
-    for view, at, layers in views:  # which grows
+    for view, at, layers in views:  # the loop appends to it
         yield view, at
         for mark in (b"%", b"\\") if layers < _DECODINGS else ():
             if mark in view:
@@ -215,7 +226,7 @@ def _views(data: bytes) -> "Iterator[tuple[bytes, Sequence[int]]]":
 
 
 def _decoded(view: bytes, at: "Sequence[int]", mark: bytes) -> "tuple[bytes, list[int]]":
-    """Decodes the escapes that begin with the mark once more. Everything else stays as it is."""
+    """Decodes one layer of the escapes that begin with the mark. Everything else stays as it is."""
     out: "list[bytes]" = []
     places: "list[int]" = []
     begin = 0
@@ -230,7 +241,8 @@ def _decoded(view: bytes, at: "Sequence[int]", mark: bytes) -> "tuple[bytes, lis
 
 
 def _escape(data: bytes, at: int) -> "tuple[bytes, int]":
-    """What the escape at a place stands for, in a URL, in JSON or in Python, and its length; 0 if there is none."""
+    """Decodes the escape at a position, in a URL, in JSON or in Python. Returns the bytes and the length; the length
+    is 0 if there is no escape."""
     if data[at] == 0x25:
         code = _hexadecimal(data, at + 1, 2)
         return (b"", 0) if code is None else (bytes([code]), 3)
@@ -258,15 +270,15 @@ def _hexadecimal(data: bytes, start: int, count: int) -> "int | None":
     return int(digits, 16)
 
 
-# A part of a text: where it begins and ends, and what it takes a value for a part of something else: having fewer characters
-# than this and, if so said, reading like a name.
+# A part of a text that may contain a value by chance: its start and end. A value found in it is no secret if it has
+# fewer characters than the third field and, where the fourth is true, reads like a name.
 _Zone = tuple[int, int, int, bool]
 
 _zone_patterns: "list[tuple[Pattern[bytes], int, bool]]" = []
 
 
 def _patterns() -> "list[tuple[Pattern[bytes], int, bool]]":
-    """What finds zones: the first group of a match is one. telemetry/structure.go says which they are."""
+    """Returns the patterns that find zones: the first group of a match is one. telemetry/structure.go explains them."""
     if not _zone_patterns:
         import re
 
@@ -295,12 +307,12 @@ def _patterns() -> "list[tuple[Pattern[bytes], int, bool]]":
 
 
 class _Structure:
-    """What a text consists of, found out when a secret has been found in it."""
+    """The structure of a text, parsed when the first secret has been found in it."""
 
     def __init__(self, data: bytes, known: "Sequence[_Zone]") -> None:
         self.data = data
-        self._kinds: "list[Sequence[_Zone]]" = [known]  # the zones of each kind, in order and apart
-        self._strings: "list[tuple[int, int]]" = []  # of JSON, in order and apart, with their quotes
+        self._kinds: "list[Sequence[_Zone]]" = [known]  # the zones of each kind, sorted and disjoint
+        self._strings: "list[tuple[int, int]]" = []  # JSON strings, sorted and disjoint, with their quotes
         self._scanned = self._is_json = False
 
     def _scan(self) -> None:
@@ -319,27 +331,27 @@ class _Structure:
             start, end = match.span()
             if data[start] == 0x22:
                 self._strings.append((start, end))
-                if depth > 0 and self._before(start) in (b"{", b",") and self._behind(end) == b":":
+                if depth > 0 and self._before(start) in (b"{", b",") and self._after(end) == b":":
                     keys.append((start, end, _IDENTIFYING, True))
             else:
                 depth += 1 if data[start] == 0x7B else -1
         self._kinds = [zones for zones in (*self._kinds, keys) if zones]
 
     def _before(self, at: int) -> bytes:
-        """The last byte before a place that is no blank."""
+        """Returns the last byte before a position that is not blank."""
         while at > 0 and self.data[at - 1] in _BLANKS:
             at -= 1
         return self.data[at - 1 : at] if at > 0 else b""
 
-    def _behind(self, at: int) -> bytes:
-        """The first byte from a place on that is no blank."""
+    def _after(self, at: int) -> bytes:
+        """Returns the first byte from a position on that is not blank."""
         while at < len(self.data) and self.data[at] in _BLANKS:
             at += 1
         return self.data[at : at + 1]
 
     def is_secret(self, start: int, end: int, size: int, named: bool) -> bool:
-        """Whether what stands at a place is a secret and no part of something else."""
-        if size < _ALONE_BELOW and not self._alone(start, end):
+        """Whether the text at a position is a secret and not part of something else."""
+        if size < _WHOLE_WORD_BELOW and not self._is_whole_word(start, end):
             return False
         self._scan()
         for zones in self._kinds:
@@ -348,14 +360,14 @@ class _Structure:
                 return False
         return True
 
-    def _alone(self, start: int, end: int) -> bool:
-        """Whether a value is no part of a longer word, number, name, address or path."""
+    def _is_whole_word(self, start: int, end: int) -> bool:
+        """Whether a value is a whole word: not part of a longer word, number, name, address or path."""
         data = self.data
         if (start and data[start - 1] in _WORD) or (end < len(data) and data[end] in _WORD):
             return False
         if not any(map(_is_word, data[start:end].decode("utf-8", "replace"))):
             return False
-        # Enough for a character and a mark. What is cut at the far ends is not looked at.
+        # Enough for one character and a mark. A character cut at the far end is not inspected.
         left = data[max(0, start - 16) : start].decode("utf-8", "replace")
         right = data[end : end + 16].decode("utf-8", "replace")
         if left[-1:] in ("/", "\\", "%", "-") or right[:1] == "/" or _ends_in_word(left) or _starts_with_word(right):
@@ -368,11 +380,11 @@ class _Structure:
         return right[:1] not in _JOINTS or not _starts_with_word(right[1:])
 
     def widened(self, start: int, end: int) -> "tuple[int, int, bool]":
-        """The stretch that ends no escape in its middle."""
+        """Widens a stretch so that it does not split an escape."""
         return self._escape_around(start)[0], self._escape_around(end)[1], False
 
     def _escape_around(self, place: int) -> "tuple[int, int]":
-        """Where the escape that a place is within begins and ends; the place itself if it is within none."""
+        """Returns the start and end of the escape that contains a position; the position itself if no escape does."""
         data = self.data
         for start in range(max(0, place - _LONGEST_ESCAPE + 1), place):
             if data[start] == 0x5C:
@@ -380,7 +392,7 @@ class _Structure:
                 while run > 0 and data[run - 1] == 0x5C:
                     run -= 1
                 if (start - run) % 2:
-                    continue  # it is escaped itself
+                    continue  # the backslash is itself escaped
             elif data[start] != 0x25:
                 continue
             _, size = _escape(data, start)
@@ -389,7 +401,7 @@ class _Structure:
         return place, place
 
     def in_json(self, secrets: "list[tuple[int, int]]") -> "list[tuple[int, int, bytes]]":
-        """Leaves the syntax of JSON as it is: a bare value that holds a secret is replaced whole, by a string."""
+        """Keeps JSON valid: a bare value that contains a secret is replaced as a whole, by a string."""
         data = self.data
         whole: "list[tuple[int, int, bool]]" = []
         for start, end in secrets:
@@ -401,10 +413,10 @@ class _Structure:
                     first -= 1
                 while last < len(data) and data[last] in _BARE:
                     last += 1
-                before, behind = self._before(first), self._behind(last)
+                before, after = self._before(first), self._after(last)
                 in_list = self._is_json and before in (b":", b",", b"[")
                 in_object = before == b":" and self._before(data.rindex(b":", 0, first)) == b'"'
-                bare = (in_list or in_object) and (behind in (b",", b"]", b"}") or (self._is_json and not behind))
+                bare = (in_list or in_object) and (after in (b",", b"]", b"}") or (self._is_json and not after))
                 if bare:
                     start, end = first, last
             whole.append((start, end, bare))
@@ -413,7 +425,7 @@ class _Structure:
 
 
 def _last_at_or_before(stretches: "Sequence[Any]", start: int) -> "Any":
-    """That of the stretches, in order and apart, which begins at a place or is the last before it; None if there is none."""
+    """Returns the last of the sorted, disjoint stretches that begins at or before a position; None if there is none."""
     from bisect import bisect_right
 
     at = bisect_right(stretches, start, key=_start)
@@ -421,7 +433,7 @@ def _last_at_or_before(stretches: "Sequence[Any]", start: int) -> "Any":
 
 
 def _ends_in_word(text: str) -> bool:
-    """A mark may have been a word."""
+    """Whether the text ends in a word. A mark counts, because a word may have been there."""
     return _is_word(text[-1:]) or text.endswith(MARK)
 
 
@@ -430,7 +442,7 @@ def _starts_with_word(text: str) -> bool:
 
 
 def _thousands(data: bytes) -> bool:
-    """Whether a text begins with what follows a comma within a number; other commas are between values."""
+    """Whether a text begins with a group of thousands; any other comma separates values."""
     return len(data) >= 3 and data[:3].isdigit() and not data[3:4].isdigit()
 
 
@@ -439,7 +451,7 @@ def _start(stretch: "tuple[int, ...]") -> int:
 
 
 def _is_word(char: str) -> bool:
-    """Whether a character is of a word or number. Of those outside of ASCII all are but punctuation."""
+    """Whether a character belongs to a word or number. Outside ASCII that is everything except punctuation."""
     if char < "\x80":
         return char.isalnum() or char == "_"
     return char >= "\xc0" and not "\u2000" <= char <= "\u206f" and not "\u3000" <= char <= "\u303f" and char != "\ufffd"

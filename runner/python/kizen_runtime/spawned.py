@@ -1,5 +1,6 @@
-"""Processes that `multiprocessing` starts by executing Python anew (its methods `spawn` and `forkserver`) belong to the step: they
-log and call as forked children do, and the step's source runs in them as `__mp_main__`, with the same names bound."""
+"""Covers the processes that `multiprocessing` starts by executing Python anew (its methods `spawn` and `forkserver`).
+They belong to the step: they log and call as forked children do, and run the step's source as `__mp_main__` with the
+same names bound."""
 
 import posix
 import sys
@@ -12,12 +13,12 @@ if TYPE_CHECKING:
 
     from .job import Job
 
-# What is imported by the programs on the command lines of such processes.
+# The imports on the command lines of such processes.
 _PROGRAMS = ("from multiprocessing.spawn import spawn_main", "from multiprocessing.forkserver import main")
 
 
 def install(util: "Any", job: "Job") -> None:
-    """Has `multiprocessing.util` start the harness with each process that is to run functions of the step's."""
+    """Makes `multiprocessing.util` start the harness in each process that will run functions of the step."""
     start = util.spawnv_passfds
 
     def spawnv_passfds(path: "Any", args: "Any", passfds: "Any") -> "Any":
@@ -37,12 +38,12 @@ def install(util: "Any", job: "Job") -> None:
 
 
 def _loader() -> str:
-    """The program that reads the harness, see loader.py; it follows `-c` on the command line."""
+    """Returns the program that loads the harness, see loader.py; it follows `-c` on the command line."""
     return sys.orig_argv[sys.orig_argv.index("-c") + 1]
 
 
 def _write_down(job: "Job") -> int:
-    """A file in memory from which the loader reads the harness and `run` the job."""
+    """Writes the harness and the job to a file in memory, for the loader and `run` to read."""
     fd = posix.memfd_create("harness")
     protocol.write(fd, protocol.frame(__loader__.pack()))  # type: ignore[name-defined]
     protocol.write(fd, protocol.frame(protocol.dumps(job.frame).encode("utf-8", "backslashreplace")))
@@ -51,7 +52,8 @@ def _write_down(job: "Job") -> int:
 
 
 def run(fd: int, events: str, program: str, *arguments: str) -> "NoReturn":
-    """Runs `program`, which is multiprocessing's, in a process that has the harness; `events` is where it sends."""
+    """Runs `program`, from multiprocessing, in a process that has the harness; `events` is the socket that it sends
+    to."""
     from .job import Job
 
     frame = protocol.receive(fd)
@@ -69,7 +71,7 @@ def run(fd: int, events: str, program: str, *arguments: str) -> "NoReturn":
 
 
 def _bind(runpy: "Any", job: "Job") -> None:
-    """Has the step's source run as it does in its own process: under its name in tracebacks, with the names of a step bound."""
+    """Makes the step's source run as in its own process: under its name in tracebacks, with the step's names bound."""
     run_path = runpy.run_path
 
     def run_step(path: "Any", init_globals: "Any" = None, run_name: "Any" = None) -> "Any":

@@ -1,4 +1,4 @@
-"""Values between the wire, `{"t": code, "v": value}`, and Python: one table, both directions."""
+"""Converts values between the wire, `{"t": code, "v": value}`, and Python: one table for both directions."""
 
 import sys
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class TooManyElements(ValueError):
-    """The lists of a value have more elements, together, than may be written."""
+    """The lists of a value have too many elements together."""
 
 
 class Room:
-    """What the lists of one value may still hold, in elements and in levels."""
+    """How many more elements and levels the lists of one value may have."""
 
     def __init__(self, elements: int = grammar.MAX_ELEMENTS) -> None:
         self.elements = elements
@@ -23,27 +23,29 @@ class Room:
 
 
 def decode(typed: "dict[str, Any]") -> "Any":
-    """The Python value of `{"t", "v"}` (JSON numbers as their text). ValueError when the value is not of its type."""
+    """Returns the Python value of `{"t", "v"}` (JSON numbers as text). Raises ValueError if the value does not match
+    its type."""
     return decode_as(typed["t"], typed["v"])
 
 
 def decode_as(code: str, value: "Any") -> "Any":
-    """The Python value of a wire value of the type `code`."""
+    """Returns the Python value of a wire value of the type `code`."""
     return None if value is None else _converter(code).decode(code, value)
 
 
 def encode(code: str, value: "Any", room: "Room | None" = None) -> "dict[str, Any]":
-    """The wire form of a value declared as `code`; TypeError or ValueError, for people, when it has none."""
+    """Returns the wire form of a value declared as `code`; raises TypeError or ValueError, with a message for people,
+    if it has none."""
     return {"t": code, "v": encode_as(code, value, room or Room())}
 
 
 def encode_as(code: str, value: "Any", room: Room) -> "Any":
-    """The wire value of a Python value of the type `code`."""
+    """Returns the wire value of a Python value of the type `code`."""
     return None if value is None else _converter(code).encode(code, _plain(value), room)
 
 
 def changes(code: str) -> bool:
-    """Whether a value of the type `code` can change after it was assigned."""
+    """Whether a value of the type `code` is mutable."""
     return code in ("l", "f") or code.startswith("a[")
 
 
@@ -69,7 +71,8 @@ def _refuse(wanted: str, value: "Any", hint: str = "") -> TypeError:
 
 
 def _shown(value: "Any") -> str:
-    """A refused value as people recognise it: in full or not at all, since half a secret could not be told from other text."""
+    """Returns a refused value as people recognise it: in full or not at all, because redaction would not recognise
+    half a secret."""
     name = type(value).__name__
     if isinstance(value, (str, bytes, bytearray)) and len(value) > 100:
         return f"{name} of {len(value)} {'characters' if isinstance(value, str) else 'bytes'}"
@@ -77,13 +80,13 @@ def _shown(value: "Any") -> str:
         return name
     try:
         shown = repr(value)
-    except Exception:  # of a class of the step's
+    except Exception:  # raised by a class of the step
         return name
     return f"{name} {shown}" if len(shown) <= 100 else name
 
 
 def _plain(value: "Any") -> "Any":
-    """A NumPy scalar as the Python value it holds, an enumeration's text as that text."""
+    """Returns the Python value of a NumPy scalar, and the text of an enumeration member."""
     if isinstance(value, str):
         return str.__str__(value)  # str() would name the member of an enumeration
     if type(value).__module__ != "numpy" or getattr(value, "ndim", None) != 0:
@@ -95,7 +98,7 @@ def _plain(value: "Any") -> "Any":
 
 
 def _moment(value: "Any") -> "Any":
-    """The date or datetime of a numpy.datetime64; below a microsecond it is cut off, as in a text."""
+    """Returns the date or datetime of a numpy.datetime64; anything below a microsecond is cut off, as in a text."""
     item = value.item()
     if isinstance(item, int):  # finer than a microsecond, or beyond Python's years
         item = value.astype("datetime64[us]").item()
@@ -105,7 +108,7 @@ def _moment(value: "Any") -> "Any":
 
 
 def _read(value: "Any", wanted: str, grammar: "Callable[[str], Any]") -> "Any":
-    """A text read by its grammar; the error says what was read."""
+    """Reads a text by its grammar; the error quotes the text."""
     if not isinstance(value, str):
         raise _refuse(wanted, value)
     try:
@@ -171,14 +174,15 @@ def _number_text(value: "Any") -> str:
     return grammar.number(digits) if len(digits) >= grammar.MAX_DIGITS else digits
 
 
-_MAX_BITS = 14285  # the least that all numbers of MAX_DIGITS digits fit into
+_MAX_BITS = 14285  # every number of MAX_DIGITS digits fits into this many
 
 
 def _index(value: "Any") -> int:
-    """The whole number that an object of another class stands for."""
+    """Returns the whole number that an object of another class represents."""
     kind = type(value)
     if not hasattr(kind, "__index__") or hasattr(kind, "tolist"):
-        raise _refuse("a number", value, "take one of its elements, or declare a list and use .tolist()" * hasattr(kind, "tolist"))
+        hint = "take one of its elements, or declare a list and use .tolist()"
+        raise _refuse("a number", value, hint * hasattr(kind, "tolist"))
     try:
         return int(kind.__index__(value))
     except (Exception, SystemExit) as error:
@@ -188,7 +192,7 @@ def _index(value: "Any") -> int:
 def _told(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # an exception that cannot be told
+    except Exception:  # an exception that cannot be formatted
         return type(error).__name__
 
 
@@ -201,7 +205,7 @@ def _decimal_text(value: "Any") -> str:
 
 
 def _unlimited(convert: "Callable[[Any], Any]", value: "Any") -> "Any":
-    """Converts between int and text although the step may have lowered Python's limit of digits."""
+    """Converts between int and text even if the step has lowered Python's limit on digits."""
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
@@ -306,7 +310,7 @@ _NUMBERS = ("size", "order", "percentage_chance_to_close")
 
 
 def _encode_fields(fields: "dict[str, Any]") -> "dict[str, Any]":
-    """The fields of a file or an option that have a value."""
+    """Returns the fields of a file or an option that have a value."""
     encoded = {}
     for field, item in fields.items():
         if item is not None:
@@ -362,12 +366,13 @@ def _each(value: "Any", room: Room, convert: "Callable[[Any, Room], Any]") -> "l
 
 
 def _at(place: str, error: Exception) -> Exception:
-    """The error with the place that it is about; its own class may take more than a message."""
+    """Returns the error with the path of the element it is about. The class of the original may need more arguments
+    than a message."""
     return (TypeError if isinstance(error, TypeError) else ValueError)(f"{place}: {error}")
 
 
 def _infer(value: "Any") -> str:
-    """The code of an element of an untyped list."""
+    """Returns the code of an element of an untyped list."""
     if value is None:
         return "s"
     if _is("kizen_runtime.datatypes", "FieldOption", value) and value.type_code is not None:
@@ -382,7 +387,7 @@ def _infer(value: "Any") -> str:
 
 
 def _option_code(code: "Any") -> str:
-    """The code of an option that a step may have made itself, as the sidecar knows it."""
+    """Returns the code of an option, which the step may have made itself, in the sidecar's form."""
     parts = code[2:-1].split(",") if isinstance(code, str) and code[:2] == "o<" and code[-1:] == ">" else ()
     if len(parts) != 2 or not all(part.isascii() and part.replace("_", "a").replace("-", "a").isalnum() for part in parts):
         raise ValueError(f"type_code: expected o<object_id,field_id>, got {_shown(code)}")
@@ -390,14 +395,14 @@ def _option_code(code: "Any") -> str:
 
 
 def _is(module: str, name: str, value: "Any") -> bool:
-    """isinstance for a class of a module that may not have been imported yet: then nothing is an instance of it."""
+    """isinstance for a class whose module may not have been imported: then no value is an instance of it."""
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 
 
 _BUILT_IN: "tuple[tuple[tuple[type, ...], str], ...]" = (
     ((str,), "s"),
-    ((bool,), "b"),  # before int, which it is too
+    ((bool,), "b"),  # before int, because bool is a subclass of it
     ((int, float), "n"),
     ((list, tuple), "l"),
 )

@@ -15,7 +15,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 
 class Server:
-    """Answers one prepared response after another, the last one again and again, and keeps the requests as bytes."""
+    """Sends prepared responses in order, repeats the last one, and keeps the requests as bytes."""
 
     def __init__(self) -> None:
         self.answers = [answer(b"{}", "Content-Type: application/json")]
@@ -32,7 +32,7 @@ class Server:
 
     @property
     def targets(self) -> list[str]:
-        """The request lines between method and version."""
+        """Returns the targets of the request lines."""
         return [head.split(b"\r\n")[0].decode("latin-1").split(" ", 1)[1].rpartition(" ")[0] for head in self.heads]
 
     def header(self, index: int, name: str) -> str | None:

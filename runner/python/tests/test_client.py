@@ -185,7 +185,7 @@ def test_threads_share_the_client(server: Server) -> None:
     assert sorted(server.targets) == sorted(f"{CAPABILITY}/t/{n}%2F" for n in range(64))
 
 
-def test_a_forked_child_uses_connections_of_its_own(server: Server) -> None:
+def test_a_forked_child_opens_its_own_connections(server: Server) -> None:
     result = step(
         server,
         """
@@ -335,7 +335,7 @@ def test_a_redirect_that_never_ends_is_too_many_redirects(server: Server) -> Non
 
 
 @pytest.mark.parametrize("status", ["201 Created", "202 Accepted"])
-def test_the_location_of_what_was_created_is_the_apis(server: Server, status: str) -> None:
+def test_the_location_of_a_created_object_is_the_apis(server: Server, status: str) -> None:
     server.answers = [answer(b"", "Location: https://app.go.kizen.com/api/jobs/1%2F2", status=status), answer(b"done")]
     result = step(
         server,
@@ -402,14 +402,14 @@ def test_redirects_can_be_refused(server: Server) -> None:
 
 
 @pytest.mark.parametrize("script", ["kizen.api.get('/a')", "r = kizen.api.get('/a', stream=True)\nlist(r.iter_content(2))"])
-def test_half_an_answer_is_not_taken_for_a_whole_one(server: Server, script: str) -> None:
+def test_a_truncated_response_raises(server: Server, script: str) -> None:
     server.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nConnection: close\r\n\r\n12345"]
     failure = step(server, script)
     assert failure.result["error"].startswith("requests.exceptions.ChunkedEncodingError:") and "995 more expected" in failure.result["error"]
     assert failure.http[0]["requestErrorType"] == "ChunkedEncodingError"
 
 
-def test_a_stream_is_read_as_it_comes(server: Server) -> None:
+def test_a_stream_is_read_as_it_arrives(server: Server) -> None:
     server.answers = [answer(b"line\n" * 1000)]
     result = step(server, "with kizen.api.get('/x', stream=True) as r:\n    outputs.log(sum(1 for _ in r.iter_lines()))")
     assert result.logs == ["1000"]
@@ -472,7 +472,7 @@ def test_the_client_by_itself_needs_only_the_address(server: Server, tmp_path: P
     assert server.targets == [CAPABILITY + "/x"]
 
 
-def test_the_client_by_itself_follows_what_the_sidecar_made_of_a_redirect(server: Server, tmp_path: Path) -> None:
+def test_the_client_by_itself_follows_a_rewritten_redirect(server: Server, tmp_path: Path) -> None:
     server.answers = [redirect(f"{CAPABILITY}/one"), redirect(f"{server.url}{CAPABILITY}/two"), answer(b"there")]
     script = "import kizen\nr = kizen.api.get('/x')\nprint(r.text, r.url)"
     done = standalone(tmp_path, script, KIZEN_API_URL=server.url + CAPABILITY)
@@ -481,6 +481,6 @@ def test_the_client_by_itself_follows_what_the_sidecar_made_of_a_redirect(server
     assert server.header(0, "X-Kizen-Location") is None
 
 
-def test_the_client_by_itself_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_client_by_itself_names_the_missing_variable(tmp_path: Path) -> None:
     done = standalone(tmp_path, "import kizen\nkizen.api.get('/x')")
     assert "RuntimeError: the environment variable KIZEN_API_URL is not set" in done.stderr

@@ -70,7 +70,7 @@ ENDINGS = {
 
 @pytest.mark.parametrize("name", ENDINGS)
 @pytest.mark.parametrize("ends", ["", "raise SystemExit", "raise SystemExit(3)", "raise ValueError('no')"])
-def test_what_a_program_does_at_its_end_is_done(name: str, ends: str) -> None:
+def test_a_step_ends_like_any_program(name: str, ends: str) -> None:
     import textwrap
 
     script = textwrap.dedent(ENDINGS[name]).replace("SAY", "outputs.log('done'); outputs.n = 2") + "outputs.n = 1\n" + ends
@@ -134,7 +134,7 @@ def test_files_are_flushed() -> None:
     assert "text " in result.out and result.out.endswith("printed")
 
 
-def test_the_sidecar_hears_what_the_end_waits_for() -> None:
+def test_the_sidecar_is_told_what_delays_the_end() -> None:
     result = step(
         """
         import atexit, threading, time
@@ -340,7 +340,7 @@ def test_a_child_counts_what_it_drops(end: str, counted: int) -> None:
     )
     frames = result.of("logs_dropped")
     assert sum(frame["c"] for frame in frames) == counted
-    assert len(frames) <= 12  # not one for each message
+    assert len(frames) <= 12  # not one report for each message
 
 
 # the source

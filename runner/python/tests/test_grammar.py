@@ -17,7 +17,7 @@ from kizen_runtime.datatypes import FieldOption, KizenFile, Stage
 
 try:
     import numpy as np
-except ImportError:  # for this version of Python: the rows that need it are skipped
+except ImportError:  # not available for this version of Python: the rows that need it are skipped
     np = None  # type: ignore[assignment]
 
 TABLE = json.loads((Path(__file__).parents[2] / "testdata" / "values.json").read_text("utf-8"))
@@ -32,7 +32,7 @@ class Seven(IntEnum):
 
 
 class Index:
-    """An object that says which whole number it is, or raises."""
+    """An object that converts to a whole number through __index__, or raises."""
 
     def __init__(self, value: object) -> None:
         self._value = value
@@ -78,7 +78,7 @@ def name(row: dict[str, Any]) -> str:
 
 
 def scanned(value: Any) -> Any:
-    """As a job frame decodes: JSON numbers arrive as their text."""
+    """Decodes as a job frame does: JSON numbers arrive as their text."""
     from kizen_runtime import protocol
 
     return protocol.loads(protocol.dumps(value))

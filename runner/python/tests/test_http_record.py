@@ -1,4 +1,5 @@
-"""The record of calls: one entry a request on the wire, also for those that urllib3 repeats and those that never leave."""
+"""The record of calls: one entry for each request on the wire, including retries by urllib3 and calls that are never
+sent."""
 
 from __future__ import annotations
 
@@ -68,7 +69,7 @@ def test_a_connection_that_breaks_and_is_tried_again_has_two_entries(server: Ser
     assert entries(result, "responseStatusCode", "requestErrorType") == [(None, "ProtocolError"), (200, None)]
 
 
-def test_retries_past_what_is_kept_are_counted(server: Server) -> None:
+def test_retries_over_the_limit_are_counted(server: Server) -> None:
     from sidecar import LIMITS
 
     server.answers = [answer(status="503 Busy")]
@@ -103,7 +104,7 @@ def test_a_call_that_fails_before_it_is_sent_has_one_entry(server: Server, call:
 @pytest.mark.parametrize(("call", "error"), [
     ("kizen.api.get('https://app.go.kizen.com/api/x')", "ValueError"), ("kizen.api.get(url='x', colour=1)", "TypeError"),
 ])
-def test_wrong_use_of_the_client_is_no_call(server: Server, call: str, error: str) -> None:
+def test_wrong_use_of_the_client_is_not_recorded_as_a_call(server: Server, call: str, error: str) -> None:
     result = step(server, f"try:\n    {call}\nexcept Exception as error:\n    outputs.log(type(error).__name__)")
     assert result.logs == [error] and not server.heads and not result.http
 

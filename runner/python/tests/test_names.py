@@ -1,4 +1,4 @@
-"""Whoever reads the harness finds what each name is for, and of which type."""
+"""Every public name of the harness has a docstring, and every function has type annotations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ HERE = Path(__file__).parent.parent
 SOURCES = [*sorted((HERE / "kizen_runtime").glob("*.py")), HERE / "loader.py", HERE / "bundle.py"]
 
 
-def public(body: list[ast.stmt], inside: str = "") -> Iterator[tuple[str, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]]:
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def public(body: list[ast.stmt], inside: str = "") -> Iterator[tuple[str, ast.ClassDef | Function]]:
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
             yield inside + node.name, node
@@ -23,7 +26,7 @@ def public(body: list[ast.stmt], inside: str = "") -> Iterator[tuple[str, ast.Cl
 def unannotated(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     spread = [argument for argument in (node.args.vararg, node.args.kwarg) if argument]
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, *spread]
-    missing = [argument.arg for argument in arguments if not argument.annotation and argument.arg not in ("self", "cls")]
+    missing = [one.arg for one in arguments if not one.annotation and one.arg not in ("self", "cls")]
     return missing + ([] if node.returns else ["return"])
 
 
@@ -36,5 +39,5 @@ def test_every_public_name_has_a_docstring(source: Path) -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_every_function_is_annotated(source: Path) -> None:
-    functions = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, Function)]
     assert {node.name: unannotated(node) for node in functions if unannotated(node)} == {}

@@ -1,4 +1,4 @@
-"""Secrets are taken out in every spelling, before anything is cut."""
+"""Secrets are removed in every spelling, before a text is cut."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def test_every_spelling_is_hidden(secret: str) -> None:
                 continue
         shown = redact(f"before {text} after")
         assert MARK in shown, name
-        # Nothing of the spelling but its frame is left.
+        # Only the frame around the spelling is left.
         assert len(shown.replace(MARK, "")) <= len("before  after") + 24, (name, shown)
 
 
-# Cases that the sidecar's own redaction is held to, too.
+# The sidecar's own redaction must pass the same cases.
 CORPUS = json.loads((Path(__file__).parents[3] / "telemetry/testdata/redaction.json").read_text())
 
 
@@ -83,7 +83,7 @@ def test_more_secrets_than_are_searched_for_one_by_one() -> None:
     redact = Redactor([*secrets, "7", "äß"])
     assert redact(f"{secrets[7]} x{secrets[999]} {secrets[0].upper()} sk_live_0000 7 77 äß") == f"{MARK} x{MARK} {MARK} sk_live_0000 {MARK} 77 {MARK}"
     assert redact("_".join(secrets)) == "_".join([MARK] * 1000)
-    # What begins within a window goes on behind it.
+    # A secret that begins within a window and ends after it.
     for before in range((64 << 10) - 20, (64 << 10) + 3):
         assert redact("." * before + secrets[5] + ".") == "." * before + MARK + "."
         assert redact("." * before + "%73k_live_000005.") == "." * before + MARK + "."

@@ -136,7 +136,7 @@ def test_a_long_message_is_cut_between_characters_and_the_rest_is_counted() -> N
     assert (over["m"], over["x"]) == ("a" * 8192, 1)
 
 
-def test_what_goes_over_the_total_is_dropped_and_counted() -> None:
+def test_messages_over_the_total_are_dropped_and_counted() -> None:
     result = step("for _ in range(30): outputs.log('a' * 8192)")
     assert sum(map(len, result.logs)) == 102400
     assert sum(frame["c"] for frame in result.of("logs_dropped")) == 17
@@ -289,7 +289,7 @@ def test_the_steps_own_traceback_has_its_source_lines() -> None:
     assert "1 / 0  # here" in step(script).logs[0]
 
 
-def test_a_byte_order_mark_is_no_mistake() -> None:
+def test_a_byte_order_mark_is_accepted() -> None:
     assert step("\ufeffoutputs.log(1)").logs == ["1"]
 
 
@@ -341,7 +341,7 @@ def test_no_frame_of_the_runtime_is_shown(name: str) -> None:
     assert failure["detail"].rstrip().endswith(failure["error"]) or name == "group"
 
 
-def test_chained_exceptions_and_groups_are_told_whole() -> None:
+def test_chained_exceptions_and_groups_are_shown_whole() -> None:
     chained = step(RAISERS["chained"]).result["detail"]
     assert "was not supplied" in chained and "direct cause" in chained and chained.rstrip().endswith("ValueError: 1")
     group = step(RAISERS["group"]).result
@@ -393,7 +393,7 @@ def test_a_syntax_error_raised_by_the_step_is_an_exception() -> None:
         "import builtins\nbuiltins.len = None\nraise ValueError('x')",
     ],
 )
-def test_an_exception_that_resists_being_told_is_still_a_failure(script: str) -> None:
+def test_an_exception_that_cannot_be_formatted_is_still_a_failure(script: str) -> None:
     result = step(script)
     assert result.result["ok"] is False if result.of("result") else result.returncode != 0
 
@@ -402,7 +402,7 @@ def test_an_exception_that_resists_being_told_is_still_a_failure(script: str) ->
 
 
 @pytest.mark.parametrize("script", ["import sys; sys.exit()", "import sys; sys.exit(0)", "raise SystemExit", "exit(0)", "quit()"])
-def test_leaving_with_zero_is_success(script: str) -> None:
+def test_exiting_with_zero_is_success(script: str) -> None:
     result = step(f"outputs.n = 1\n{script}\noutputs.n = 2", output_types={"n": "n"})
     assert result.values == {"n": {"t": "n", "v": "1"}}
 
@@ -418,7 +418,7 @@ def test_leaving_with_zero_is_success(script: str) -> None:
         ("raise SystemExit(10 ** 5000)", "SystemExit: <exception str() failed>", 1),
     ],
 )
-def test_leaving_with_anything_else_is_a_failure(script: str, error: str, code: int) -> None:
+def test_exiting_with_anything_else_is_a_failure(script: str, error: str, code: int) -> None:
     result = step(script)
     failure = result.result
     assert (failure["kind"], failure["error"], result.returncode) == ("exited", error, code)
@@ -446,7 +446,7 @@ def test_the_result_does_not_depend_on(name: str) -> None:
     assert result.values == {"n": {"t": "n", "v": "7"}}
 
 
-def test_what_was_printed_is_flushed() -> None:
+def test_printed_output_is_flushed() -> None:
     assert step("print('kept', end='')").out == "kept"
 
 

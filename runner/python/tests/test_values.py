@@ -21,7 +21,7 @@ DIGITS = "12345678901234567890123456789012345678901234567890"
 
 
 def decode(code: str, json: str) -> object:
-    """As a job frame decodes: JSON numbers arrive as their text."""
+    """Decodes as a job frame does: JSON numbers arrive as their text."""
     return values.decode(protocol.loads(f'{{"t": "{code}", "v": {json}}}'))
 
 
@@ -189,7 +189,7 @@ def test_a_large_number_leaves_pythons_limit_of_digits_as_it_was() -> None:
         sys.set_int_max_str_digits(before)
 
 
-def test_numpy_scalars_are_written_as_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numpy_scalars_are_written_as_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     class float64(float):
         ndim = 0
 
@@ -247,7 +247,7 @@ def test_an_option_refuses_a_field_it_does_not_have() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1} x', "[1,]", '{"a" 1}', "nul"])
-def test_what_is_not_json_is_refused(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="."):
         protocol.loads(text)
 

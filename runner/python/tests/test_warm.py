@@ -1,4 +1,4 @@
-"""What a warm interpreter renews before its job."""
+"""The state that a warm interpreter renews before its job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 from sidecar import PYTHON
 
-# Processes that a fork server makes in PID namespaces of their own, all with its own process id.
+# A fork server makes processes in their own PID namespaces, so that all have the server's process id.
 FORKS = """
 import ctypes, os, ssl, sys
 sys.path.insert(0, sys.argv[1])
@@ -42,7 +42,7 @@ if fork(new_user | new_pids):
 def test_random_numbers_of_openssl_differ_between_forks_of_one_process_id() -> None:
     ended = subprocess.run([sys.executable, "-c", FORKS, str(PYTHON)], capture_output=True, text=True)
     if ended.returncode == 75 and not os.environ.get("KIZEN_TEST_REQUIRE"):
-        pytest.skip("there are no user namespaces here")
+        pytest.skip("user namespaces are not available")
     assert ended.returncode == 0, ended.stderr
     (first_pid, first), (second_pid, second) = (line.split() for line in ended.stdout.splitlines())
     assert first_pid == second_pid and first != second
