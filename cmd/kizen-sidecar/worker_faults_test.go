@@ -58,7 +58,7 @@ func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
 		status, body := w.Readiness()
 		return status == 503 && !strings.Contains(body, `"redis":"ok"`)
 	})
-	waitFor(t, func() bool { return strings.Contains(w.Log.String(), "this worker cannot show that it lives") })
+	waitFor(t, func() bool { return strings.Contains(w.Log.String(), "this worker could not renew its lease") })
 	waitFor(t, func() bool { return strings.Contains(w.Log.String(), `"outcome":"cancelled"`) })
 	close(api.release)
 	signalRedis(t, pid, syscall.SIGCONT)

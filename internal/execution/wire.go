@@ -218,7 +218,7 @@ func (b Body) checkCallback() error {
 	}
 	target, err := url.Parse(b.CallbackURL)
 	if err != nil || target.Host == "" || target.User != nil || (target.Scheme != "https" && target.Scheme != "http") {
-		return errors.New("must be an http or https URL without a user in it")
+		return errors.New("must be an http or https URL without a user name")
 	}
 	return nil
 }

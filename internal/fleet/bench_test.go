@@ -12,7 +12,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// redisUse is what a Redis has used of a processor, in microseconds, and the calls of each command.
+// redisUse returns the processor time that Redis has used, in microseconds, and the calls of each command.
 func (f *fleetOf) redisUse(t testing.TB) (microseconds float64, calls map[string]float64) {
 	t.Helper()
 	calls = map[string]float64{}
@@ -37,8 +37,8 @@ func (f *fleetOf) redisUse(t testing.TB) (microseconds float64, calls map[string
 	return microseconds, calls
 }
 
-// BenchmarkFleetOnRedis says what an execution costs its Redis: from the queue to its result, with a step that does nothing and no
-// keys. Commands that scripts run count too. What is waited for before and after is not in it.
+// BenchmarkFleetOnRedis measures the cost of an execution in Redis: from the queue to its result, with an empty step
+// and no keys. Commands run by scripts count too. Waiting before and after does not count.
 func BenchmarkFleetOnRedis(b *testing.B) {
 	const total = 2000
 	for _, kind := range []struct {
@@ -77,7 +77,7 @@ func BenchmarkFleetOnRedis(b *testing.B) {
 				if err := NewOperator(f.store, queue).Resume(); err != nil {
 					b.Fatal(err)
 				}
-				f.await("the end of all", func() bool { return told() == (n+1)*total }) // which asks Redis nothing
+				f.await("the end of all", func() bool { return told() == (n+1)*total }) // this sends nothing to Redis
 				f.await("an empty queue", f.idle)
 				used, calls := f.redisUse(b)
 				all := 0.0

@@ -16,11 +16,11 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// The headers of a callback say which execution it is about, for the log and for the record.
+// The headers of a callback name its execution, for the log and for the record.
 const (
 	executionHeader = "execution_id"
 	businessHeader  = "business_id"
-	lateHeader      = "late" // it tells a late result, and the record says nothing of its delivery
+	lateHeader      = "late" // the message reports a late result, and the record does not track its delivery
 )
 
 // enqueueCallback queues a message once.
@@ -42,7 +42,7 @@ func (w *Worker) enqueueCallback(ctx context.Context, s subject, m webhook.Messa
 	return err
 }
 
-// notify queues the callback of a finished execution, unless that is done.
+// notify queues the callback of a finished execution, unless it is already queued.
 func (w *Worker) notify(ctx context.Context, s subject, known entry) error {
 	if known.callback.state != "" || s.callback == "" {
 		return nil
@@ -58,7 +58,7 @@ func (w *Worker) notify(ctx context.Context, s subject, known entry) error {
 	return w.records.setCallback(ctx, s.business, s.id, CallbackQueued, "")
 }
 
-// notifyLate tells of a result that came after the execution had been ended.
+// notifyLate queues a callback about a result that arrived after the fleet had ended the execution.
 func (w *Worker) notifyLate(ctx context.Context, s subject, e ending) error {
 	if s.callback == "" {
 		return nil
@@ -71,11 +71,11 @@ func (w *Worker) notifyLate(ctx context.Context, s subject, e ending) error {
 	return w.enqueueCallback(ctx, s, message, true)
 }
 
-// errTurn puts a callback off that has to wait for others of its business.
-var errTurn = errors.New("as many callbacks of the business are under way as may be")
+// errNoTurn delays a callback until other callbacks of its business are done.
+var errNoTurn = errors.New("the business has its full share of callbacks under way")
 
-// deliverCallback makes one attempt to deliver a message. asynq makes the next; what is given up it keeps as a dead letter. The
-// record says how it went.
+// deliverCallback makes one attempt to deliver a message. asynq schedules the next one, and keeps a message that is
+// given up as a dead letter. The record tracks the state of the delivery.
 func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 	message, err := readCallback(task.Payload())
 	if err != nil {
@@ -84,7 +84,7 @@ func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 	headers := task.Headers()
 	business, began := headers[businessHeader], time.Now()
 	if after, ok := w.turns.take(business, began); !ok {
-		return &later{errTurn, after}
+		return &later{errNoTurn, after}
 	}
 	failed := w.config.Sender.Try(ctx, message)
 	w.turns.end(business, time.Since(began))
@@ -97,19 +97,19 @@ func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 		limit, _ := asynq.GetMaxRetry(ctx)
 		if webhook.Final(failed) || retried >= limit {
 			state, failed = CallbackFailed, deadLetter(failed)
-			w.config.Log.ErrorContext(about, "a callback is given up; it is kept as a dead letter", "message_id", message.ID, "error", failed)
+			w.config.Log.ErrorContext(about, "a callback was given up; it is kept as a dead letter", "message_id", message.ID, "error", failed)
 		}
 	}
 	if headers[lateHeader] == "" && business != "" {
 		err := w.records.setCallback(context.WithoutCancel(ctx), business, headers[executionHeader], state, failure)
 		if err != nil {
-			w.config.Log.WarnContext(about, "the record does not say what became of a callback", "state", state, "error", err)
+			w.config.Log.WarnContext(about, "the state of a callback could not be recorded", "state", state, "error", err)
 		}
 	}
 	return failed
 }
 
-// traceOf is the trace that a task belongs to.
+// traceOf returns the trace id of a task.
 func traceOf(n names, headers map[string]string) string {
 	return cmp.Or(n.Traceparent, headers[wire.Traceparent])
 }

@@ -10,11 +10,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Durability is what "the step's code has started" waits for before the code starts, and its end before a callback tells of it.
+// Durability says how durable two writes must be: that the step's code has started, before it starts, and how it
+// ended, before a callback reports it.
 type Durability string
 
 const (
-	// DurabilityMemory waits for Redis's answer only.
+	// DurabilityMemory waits only for Redis's reply.
 	DurabilityMemory Durability = "memory"
 	// DurabilityDisk waits until the master has the write on disk (WAITAOF, Redis 7.2 with appendonly).
 	DurabilityDisk Durability = "disk"
@@ -22,16 +23,16 @@ const (
 	DurabilityReplica Durability = "replica"
 )
 
-// waits reports whether anything is waited for.
+// waits reports whether there is anything to wait for.
 func (d Durability) waits() bool { return d != "" && d != DurabilityMemory }
 
-// durableLimit bounds the wait. It is generous: appendfsync everysec takes up to two seconds.
+// durableLimit bounds the wait. It is generous, because appendfsync everysec takes up to two seconds.
 const durableLimit = 5 * time.Second
 
-// errNotDurable keeps a step's code from starting.
-var errNotDurable = errors.New("redis did not confirm in time that what was written about the execution is durable")
+// errNotDurable prevents a step's code from starting.
+var errNotDurable = errors.New("redis did not confirm in time that the execution's record is durable")
 
-// command is what confirms the writes of a connection; it answers with numbers that must all be at least one.
+// command confirms the writes of a connection; all numbers in its reply must be at least one.
 func (d Durability) command() []any {
 	if d == DurabilityDisk {
 		return []any{"WAITAOF", 1, 0, durableLimit.Milliseconds()}
@@ -39,7 +40,7 @@ func (d Durability) command() []any {
 	return []any{"WAIT", 1, durableLimit.Milliseconds()}
 }
 
-// run runs a script that answers whether it wrote, and waits for the durability of what it wrote, on the same connection.
+// run runs a script that returns whether it wrote, and waits on the same connection until the write is durable.
 func (d Durability) run(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, arguments ...any) (bool, error) {
 	if !d.waits() {
 		return script.Run(ctx, client, keys, arguments...).Bool()
@@ -48,7 +49,7 @@ func (d Durability) run(ctx context.Context, client redis.UniversalClient, scrip
 	if err != nil {
 		return false, err
 	}
-	// EVAL, not EVALSHA: in a pipeline nothing could be sent after an unknown script.
+	// EVAL, not EVALSHA: in a pipeline an unknown script could not be loaded in time.
 	pipe := node.Pipeline()
 	wrote := script.Eval(ctx, pipe, keys, arguments...)
 	confirmed := pipe.Do(ctx, d.command()...)
@@ -61,7 +62,7 @@ func (d Durability) run(ctx context.Context, client redis.UniversalClient, scrip
 	return true, d.confirm(confirmed)
 }
 
-// confirm reads the answer of command: a number, or two of which the first is the master's.
+// confirm reads the reply of command: a number, or two of which the first is the master's.
 func (d Durability) confirm(answer *redis.Cmd) error {
 	first := answer.Val()
 	if list, several := first.([]any); several && len(list) > 0 {
@@ -82,7 +83,7 @@ func (d Durability) Check(ctx context.Context, client redis.UniversalClient) err
 	if err != nil {
 		return err
 	}
-	err = node.Do(ctx, "WAITAOF", 1, 0, 1).Err() // that of 0 is answered without appendonly too
+	err = node.Do(ctx, "WAITAOF", 1, 0, 1).Err() // Redis answers a request for 0 copies even without appendonly
 	if d == DurabilityReplica {
 		err = node.Do(ctx, "WAIT", 0, 1).Err()
 	}
@@ -97,7 +98,7 @@ func (d Durability) Check(ctx context.Context, client redis.UniversalClient) err
 	return fmt.Errorf("--start-durability=%s: %w", d, err)
 }
 
-// nodeOf is the node that has a key.
+// nodeOf returns the node that stores a key.
 func nodeOf(ctx context.Context, client redis.UniversalClient, key string) (redis.UniversalClient, error) {
 	cluster, ok := client.(*redis.ClusterClient)
 	if !ok {

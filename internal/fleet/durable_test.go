@@ -13,7 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// TestAStartWaitsUntilItIsAsDurableAsConfigured. Where Redis is older than 7.2, "disk" is refused in words.
+// TestAStartWaitsUntilItIsAsDurableAsConfigured also checks that a Redis older than 7.2 gets a clear error for "disk".
 func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 	t.Parallel()
 	claimed := func(t *testing.T, server *redistest.Server, d Durability, id string) (records, ticket) {
@@ -39,17 +39,17 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 			t.Errorf("started: %v, %v", ours, err)
 		}
 		if state := replica.Do(t, "HGET", wire.RecordKey("b", "e"), "state"); state != string(Started) {
-			t.Errorf("the replica has %q", state)
+			t.Errorf("the replica has the state %q", state)
 		}
 		done := ending{outcome: "ok", at: time.Now(), begun: true}
 		if _, _, err := r.finish(t.Context(), own, "digest", done, time.Hour); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.settle(t.Context(), own, time.Hour); err != nil {
+		if err := r.awaitDurable(t.Context(), own, time.Hour); err != nil {
 			t.Error(err)
 		}
 		if state := replica.Do(t, "HGET", wire.RecordKey("b", "e"), "state"); state != string(Finished) {
-			t.Errorf("the replica has %q", state)
+			t.Errorf("the replica has the state %q", state)
 		}
 		if ours, err := r.start(t.Context(), newTicket("b", "e", "other")); ours || err != nil {
 			t.Errorf("another attempt started: %v, %v", ours, err)
@@ -57,7 +57,7 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 		replica.Stop()
 		r, own = claimed(t, master, DurabilityReplica, "e2")
 		if _, err := r.start(t.Context(), own); !errors.Is(err, errNotDurable) {
-			t.Errorf("without a replica it started: %v", err)
+			t.Errorf("the code started without a replica: %v", err)
 		}
 	})
 	t.Run("disk", func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 				t.Error(err)
 			}
 			if _, err := r.start(t.Context(), own); !errors.Is(err, errNotDurable) {
-				t.Errorf("it started where nothing can be confirmed: %v", err)
+				t.Errorf("the code started although Redis cannot confirm anything: %v", err)
 			}
 			t.Logf("only the refusal was tested: %v", err)
 			return
@@ -77,7 +77,7 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 		if ours, err := r.start(t.Context(), own); !ours || err != nil {
 			t.Errorf("started: %v, %v", ours, err)
 		}
-		if err := r.settle(t.Context(), own, time.Hour); err != nil {
+		if err := r.awaitDurable(t.Context(), own, time.Hour); err != nil {
 			t.Error(err)
 		}
 		server.Do(t, "CONFIG", "SET", "appendonly", "no")
@@ -85,7 +85,7 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 			t.Errorf("without appendonly: %v", err)
 		}
 		if _, err := r.start(t.Context(), own); !errors.Is(err, errNotDurable) {
-			t.Errorf("without appendonly it started: %v", err)
+			t.Errorf("the code started without appendonly: %v", err)
 		}
 	})
 }

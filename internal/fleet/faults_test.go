@@ -21,7 +21,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// enqueueOnce enqueues an execution that asynq would try once.
+// enqueueOnce enqueues an execution that asynq would try only once.
 func (f *fleetOf) enqueueOnce(id, callback string) {
 	f.t.Helper()
 	payload, err := json.Marshal(map[string]string{
@@ -37,7 +37,7 @@ func (f *fleetOf) enqueueOnce(id, callback string) {
 	}
 }
 
-// failing is a step that fails before its code starts, a number of times.
+// failing returns a step that fails a number of times before its code starts.
 func failing(times int) step {
 	var mu sync.Mutex
 	return func(ctx context.Context, start func() error) (execution.Ended, error) {
@@ -60,8 +60,9 @@ func (f *fleetOf) archived() int {
 	return info.Archived
 }
 
-// TestRetriesAreNotAsynqsToDecide: a task that asynq would try once is tried again after a passing error, as the log says.
-func TestRetriesAreNotAsynqsToDecide(t *testing.T) {
+// TestAsynqDoesNotDecideRetries: after a passing error the fleet retries a task that asynq would try only once, and
+// logs it.
+func TestAsynqDoesNotDecideRetries(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f := newFleet(t)
@@ -79,8 +80,8 @@ func TestRetriesAreNotAsynqsToDecide(t *testing.T) {
 	}
 }
 
-// TestAnExecutionThatIsGivenUpAfterAsynqsRetriesHasAnOutcome, a callback, and one dead letter.
-func TestAnExecutionThatIsGivenUpAfterAsynqsRetriesHasAnOutcome(t *testing.T) {
+// TestAnExecutionGivenUpAfterAsynqsRetriesHasAnOutcome, a callback, and one dead letter.
+func TestAnExecutionGivenUpAfterAsynqsRetriesHasAnOutcome(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f := newFleet(t)
@@ -95,7 +96,7 @@ func TestAnExecutionThatIsGivenUpAfterAsynqsRetriesHasAnOutcome(t *testing.T) {
 	f.requireRan("e", 0)
 }
 
-// loseTask makes a task look as asynq has lost it: active, without a worker.
+// loseTask makes a task look as if asynq had lost it: active, but no worker has it.
 func (f *fleetOf) loseTask(id string, leased bool) {
 	f.t.Helper()
 	ctx, prefix := f.t.Context(), "asynq:{"+queue+"}:"
@@ -111,8 +112,8 @@ func (f *fleetOf) loseTask(id string, leased bool) {
 	}
 }
 
-// TestATaskThatNoWorkerHasIsDelivered although asynq's queue calls it active: without a lease its id is blocked for good, and with
-// one, whose worker never got the answer of Redis, for minutes.
+// TestATaskThatNoWorkerHasIsDelivered although asynq's queue lists it as active. Without a lease its id would be
+// blocked forever; with a lease, if the worker never received the reply of Redis, for minutes.
 func TestATaskThatNoWorkerHasIsDelivered(t *testing.T) {
 	for name, leased := range map[string]bool{"without a lease": false, "with a lease": true} {
 		t.Run(name, func(t *testing.T) {
@@ -126,13 +127,13 @@ func TestATaskThatNoWorkerHasIsDelivered(t *testing.T) {
 			}
 			f.await("the queue to be empty", f.idle)
 			f.requireRan("e", 1)
-			f.enqueue("e", "") // the id is free
+			f.enqueue("e", "") // the id is free again
 		})
 	}
 }
 
-// TestAnExecutionThatEndsItsWorkersIsGivenUp when two workers have died while they prepared it.
-func TestAnExecutionThatEndsItsWorkersIsGivenUp(t *testing.T) {
+// TestAnExecutionThatKillsItsWorkersIsGivenUp after two workers have died while they prepared it.
+func TestAnExecutionThatKillsItsWorkersIsGivenUp(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f, g := newFleet(t), newGate()
@@ -160,8 +161,8 @@ func TestAnExecutionThatEndsItsWorkersIsGivenUp(t *testing.T) {
 	f.requireRan("e", 0)
 }
 
-// TestADeadLetterThatIsPutBackRunsAgain, with asynq's own tool, and its second end is told as well.
-func TestADeadLetterThatIsPutBackRunsAgain(t *testing.T) {
+// TestARequeuedDeadLetterRunsAgain requeues it with asynq's own tool, and expects a callback for its second end too.
+func TestARequeuedDeadLetterRunsAgain(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f := newFleet(t)
@@ -187,7 +188,8 @@ func TestADeadLetterThatIsPutBackRunsAgain(t *testing.T) {
 	}
 }
 
-// TestAWorkerThatLosesRedisEndsItsStepsBeforeOthersTakeOver, within one lease, and takes work again under another id.
+// TestAWorkerThatLosesRedisEndsItsStepsBeforeOthersTakeOver, within one lease, and then takes work again under another
+// id.
 func TestAWorkerThatLosesRedisEndsItsStepsBeforeOthersTakeOver(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -217,19 +219,18 @@ func TestAWorkerThatLosesRedisEndsItsStepsBeforeOthersTakeOver(t *testing.T) {
 	}
 	f.enqueue("e2", "")
 	if known := f.ends("e2"); known.outcome != outcomes.OK || known.worker() == first.id {
-		t.Errorf("the next one ended %s at %s", known.outcome, known.worker())
+		t.Errorf("the next execution ended %s on worker %s", known.outcome, known.worker())
 	}
 	f.await("the queue to be empty", f.idle)
 }
 
-// ranOnly reports whether an execution is the only one whose code has started.
+// ranOnly reports whether only this execution's code has started.
 func (f *fleetOf) ranOnly(id string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.ran) == 1 && f.ran[id] == 1
 }
 
-// TestTheKeyOfADeadWorkerIsRevokedBeforeItsExecutionIsEnded.
 func TestTheKeyOfADeadWorkerIsRevokedBeforeItsExecutionIsEnded(t *testing.T) {
 	t.Parallel()
 	f, g := newFleet(t), newGate()
@@ -260,7 +261,8 @@ func TestTheKeyOfADeadWorkerIsRevokedBeforeItsExecutionIsEnded(t *testing.T) {
 	}
 }
 
-// TestARedisThatLosesItsLastWritesRunsNothingTwice: what ran and what had ended is written down again by the workers that know it.
+// TestARedisThatLosesItsLastWritesRunsNothingTwice: the workers write the state of running and finished executions
+// again.
 func TestARedisThatLosesItsLastWritesRunsNothingTwice(t *testing.T) {
 	const finished, running = 12, 2
 	receiver := newReceiver(t, 0)
@@ -290,7 +292,7 @@ func TestARedisThatLosesItsLastWritesRunsNothingTwice(t *testing.T) {
 	for i := range finished + running {
 		f.enqueue(fmt.Sprint("e", i), receiver.URL)
 	}
-	server.Do(t, "SAVE") // all that follows will be lost, but for what the workers know
+	server.Do(t, "SAVE") // Redis will lose all later writes, but the workers know them
 	if err := inspector.UnpauseQueue(queue); err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +306,7 @@ func TestARedisThatLosesItsLastWritesRunsNothingTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.await("the workers to write down what they know", func() bool {
-		return strings.Count(f.log.String(), "what Redis may have lost was written down again") == 2
+		return strings.Count(f.log.String(), "the state that Redis may have lost was written again") == 2
 	})
 	close(g.opened)
 	for i := range finished + running {
@@ -320,15 +322,15 @@ func TestARedisThatLosesItsLastWritesRunsNothingTwice(t *testing.T) {
 	}
 }
 
-// started is how many executions have started.
+// started returns how many executions have started.
 func (f *fleetOf) started() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.ran)
 }
 
-// TestAnExecutionThatItsWorkerDoesNotKnowIsEnded: Redis kept that it started and lost that it finished, and the worker lives.
-func TestAnExecutionThatItsWorkerDoesNotKnowIsEnded(t *testing.T) {
+// TestAnExecutionThatItsWorkerForgotIsEnded: Redis kept the start and lost the end, and the worker is alive.
+func TestAnExecutionThatItsWorkerForgotIsEnded(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	f.lease = time.Minute
@@ -346,15 +348,16 @@ func TestAnExecutionThatItsWorkerDoesNotKnowIsEnded(t *testing.T) {
 	f.requireRan("e", 0)
 }
 
-// TestWhatAsynqCouldNotConcludeIsPutBack: the handler has returned, and asynq's lease was lost before it could say so.
-func TestWhatAsynqCouldNotConcludeIsPutBack(t *testing.T) {
+// TestTasksThatAsynqCouldNotCompleteAreRequeued: the handler has returned, but the worker lost asynq's lease before
+// asynq could record that.
+func TestTasksThatAsynqCouldNotCompleteAreRequeued(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	worker := f.worker(f.server.Addr, 5, fine)
 	f.enqueue("e", "")
 	f.ends("e")
 	f.await("the queue to be empty", f.idle)
-	f.enqueue("e", "") // asynq has it again, as if it had not been concluded
+	f.enqueue("e", "") // asynq has it again, as if it had not been completed
 	f.loseTask("e", true)
 	past := redis.Z{Score: float64(time.Now().Add(-time.Second).Unix()), Member: "e"}
 	if err := f.store.ZAdd(t.Context(), "asynq:{"+queue+"}:lease", past).Err(); err != nil {
@@ -370,8 +373,7 @@ func TestWhatAsynqCouldNotConcludeIsPutBack(t *testing.T) {
 	f.requireRan("e", 1)
 }
 
-// TestTheRecordSaysWhatBecameOfTheCallback.
-func TestTheRecordSaysWhatBecameOfTheCallback(t *testing.T) {
+func TestTheRecordHasTheStateOfTheCallback(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	receiver.status = http.StatusGone
 	t.Parallel()
@@ -385,12 +387,12 @@ func TestTheRecordSaysWhatBecameOfTheCallback(t *testing.T) {
 		known, err = f.records.read(t.Context(), "b", "e")
 		return err == nil && known.callback.state == CallbackFailed
 	})
-	if !strings.Contains(known.callback.failure, "does not want it any more (status 410)") {
+	if !strings.Contains(known.callback.failure, "accepts no more messages (status 410)") {
 		t.Errorf("the record says %q", known.callback.failure)
 	}
 }
 
-// commands is how many commands Redis has carried out, those of scripts included.
+// commands returns how many commands Redis has run, including those of scripts.
 func (f *fleetOf) commands() (total int) {
 	f.t.Helper()
 	for line := range strings.Lines(f.server.Do(f.t, "INFO", "commandstats")) {
@@ -408,7 +410,7 @@ func (f *fleetOf) commands() (total int) {
 	return total
 }
 
-// fill makes a worker look as if it had a number of tasks.
+// fill gives a worker a number of tasks in the index.
 func (f *fleetOf) fill(index *held, worker string, n int) {
 	f.t.Helper()
 	pipe, prefix := f.store.Pipeline(), "asynq:{"+index.queue+"}:"
@@ -424,8 +426,8 @@ func (f *fleetOf) fill(index *held, worker string, n int) {
 	}
 }
 
-// TestTakingOverCostsWhatTheDeadWorkerHeld, however many tasks the living ones have. What was taken over comes first.
-func TestTakingOverCostsWhatTheDeadWorkerHeld(t *testing.T) {
+// TestTakeoverCostDependsOnlyOnTheDeadWorkersTasks, not on those of the living workers. The requeued tasks come first.
+func TestTakeoverCostDependsOnlyOnTheDeadWorkersTasks(t *testing.T) {
 	t.Parallel()
 	const heldByDead = 250
 	counts := map[int]int{}
@@ -439,7 +441,7 @@ func TestTakingOverCostsWhatTheDeadWorkerHeld(t *testing.T) {
 		if err := f.store.LPush(t.Context(), waiting, "waits").Err(); err != nil {
 			t.Fatal(err)
 		}
-		if err := keeper.takeOver(t.Context(), "dead"); err != nil { // it learns the scripts
+		if err := keeper.takeOver(t.Context(), "dead"); err != nil { // loads the scripts
 			t.Fatal(err)
 		}
 		f.fill(index, "next", heldByDead)
@@ -450,10 +452,10 @@ func TestTakingOverCostsWhatTheDeadWorkerHeld(t *testing.T) {
 		counts[active] = f.commands() - before
 		left := f.store.LLen(t.Context(), "asynq:{"+queue+"}:active").Val()
 		if n := f.store.LLen(t.Context(), waiting).Val(); n != 2*heldByDead+1 || left != int64(active) {
-			t.Errorf("%d wait and %d are active", n, left)
+			t.Errorf("%d tasks wait and %d are active", n, left)
 		}
 		if last := f.store.LIndex(t.Context(), waiting, 0).Val(); last != "waits" {
-			t.Errorf("%q comes last, after what waited before", last)
+			t.Errorf("%q is last, after the tasks that waited before", last)
 		}
 	}
 	t.Logf("commands for %d tasks of a dead worker, by active tasks: %v", heldByDead, counts)
@@ -462,7 +464,7 @@ func TestTakingOverCostsWhatTheDeadWorkerHeld(t *testing.T) {
 	}
 }
 
-// TestABrokenWorkerTakesNothing until it works: nothing of what it would have taken counts an attempt.
+// TestABrokenWorkerTakesNothing until it works again, and no attempt is counted.
 func TestABrokenWorkerTakesNothing(t *testing.T) {
 	const total = 20
 	t.Parallel()
@@ -476,7 +478,7 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 		return broken
 	}
 	lame := f.worker(f.server.Addr, 1, func(context.Context, func() error) (execution.Ended, error) {
-		t.Error("a broken worker was given an execution")
+		t.Error("a broken worker received an execution")
 		return execution.Ended{}, broken
 	})
 	f.await("the worker to try itself more than once", func() bool {
@@ -499,8 +501,8 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 	}
 }
 
-// TestAWorkerThatBreaksGivesBackWhatItHas uncounted, and takes again when it works.
-func TestAWorkerThatBreaksGivesBackWhatItHas(t *testing.T) {
+// TestAWorkerThatBreaksGivesBackItsExecutions without counting an attempt, and takes executions again when it works.
+func TestAWorkerThatBreaksGivesBackItsExecutions(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	var mu sync.Mutex

@@ -9,14 +9,15 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// held is the index of the tasks of one queue that this worker has, under kizen:fleet:{QUEUE}:held:WORKER. The worker that takes over
-// from a dead worker reads this index, and never all active tasks. A task stays in it until asynq has written down its end.
+// held is the index of the tasks that this worker has of one queue, in kizen:fleet:{QUEUE}:held:WORKER. The worker
+// that takes over from a dead worker reads only this index, never the list of all active tasks. A task stays in the
+// index until asynq has recorded its end.
 type held struct {
 	redis redis.UniversalClient
-	queue string // asynq's name of it
+	queue string // asynq's name for it
 
 	mu sync.Mutex
-	// terms are the tasks by the term that took them, with the number of handlers that have the task now.
+	// terms has the tasks of each term, and for each task the number of handlers that run it now.
 	terms map[string]map[string]int
 }
 
@@ -26,7 +27,7 @@ func newHeld(client redis.UniversalClient, queue string) *held {
 
 func (h *held) key(worker string) string { return "kizen:fleet:{" + h.queue + "}:held:" + worker }
 
-// add writes down that a worker has a task.
+// add records that a worker has a task.
 func (h *held) add(ctx context.Context, worker, task string) error {
 	h.mu.Lock()
 	if h.terms[worker] == nil {
@@ -37,7 +38,7 @@ func (h *held) add(ctx context.Context, worker, task string) error {
 	return h.redis.SAdd(ctx, h.key(worker), task).Err()
 }
 
-// returned notes that the handler of a task is done with it.
+// returned notes that a handler of a task has returned.
 func (h *held) returned(worker, task string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -46,7 +47,7 @@ func (h *held) returned(worker, task string) {
 	}
 }
 
-// tasks are those of a term whose handler runs, or whose handler has returned.
+// tasks returns the tasks of a term whose handler runs, or whose handler has returned.
 func (h *held) tasks(worker string, running bool) (tasks []any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -58,7 +59,7 @@ func (h *held) tasks(worker string, running bool) (tasks []any) {
 	return tasks
 }
 
-// known are the terms that this worker holds tasks of.
+// known returns the terms that have tasks on this worker.
 func (h *held) known() (workers []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -68,9 +69,10 @@ func (h *held) known() (workers []string) {
 	return workers
 }
 
-// requeueScript returns tasks to the head of their queue. It works on asynq's keys as asynq's own Requeue does, which only the
-// server that holds the lease can call. A task that is not active has been concluded. Unless the mode is "any", neither is an
-// active task touched whose lease runs: somebody has it. It returns the tasks that it left.
+// requeueScript moves tasks to the head of their queue. It changes asynq's keys exactly as asynq's own Requeue does,
+// which only the server with the lease can call. A task that is not active has been completed. Unless the mode is
+// "any", the script also leaves an active task whose lease is valid, because a worker has it. It returns the tasks
+// that it left.
 var requeueScript = redis.NewScript(`
 local left = {}
 for i = 5, #ARGV do
@@ -91,10 +93,10 @@ for i = 5, #ARGV do
 end
 return left`)
 
-// Modes of requeue.
+// The modes of requeue.
 const (
-	requeueAny      = "any"      // of a dead worker
-	requeueUnleased = "unleased" // only what asynq has lost
+	requeueAny      = "any"      // tasks of a dead worker
+	requeueUnleased = "unleased" // only tasks that asynq has lost
 )
 
 // atOnce bounds the tasks that one script handles.
@@ -109,15 +111,16 @@ func (h *held) requeue(ctx context.Context, worker, mode string, tasks []any) (l
 		arguments := append([]any{asynqKey("t:"), now.Unix(), now.UnixNano(), mode}, tasks[:n]...)
 		kept, err := requeueScript.Run(ctx, h.redis, keys, arguments...).StringSlice()
 		if err != nil {
-			return nil, fmt.Errorf("put tasks of queue %q back: %w", h.queue, err)
+			return nil, fmt.Errorf("requeue tasks of queue %q: %w", h.queue, err)
 		}
 		left, tasks = append(left, kept...), tasks[n:]
 	}
 	return left, nil
 }
 
-// reap takes the tasks out of the index that asynq has concluded. A task whose handler has returned but which asynq could not
-// conclude, because its lease was lost, goes back to the queue, where the next delivery finds the execution finished.
+// reap removes from the index the tasks that asynq has completed. If the handler of a task has returned but asynq
+// could not complete the task because its lease was lost, reap requeues it. The next delivery then finds the execution
+// finished.
 func (h *held) reap(ctx context.Context) error {
 	for _, worker := range h.known() {
 		tasks := h.tasks(worker, false)
@@ -144,7 +147,7 @@ func (h *held) reap(ctx context.Context) error {
 	return nil
 }
 
-// restore writes the index down again, where Redis may have lost it.
+// restore writes the index again, in case Redis has lost it.
 func (h *held) restore(ctx context.Context) error {
 	for _, worker := range h.known() {
 		if tasks := h.tasks(worker, true); len(tasks) > 0 {
@@ -156,7 +159,7 @@ func (h *held) restore(ctx context.Context) error {
 	return nil
 }
 
-// takeOver puts back what a dead worker held. The work is proportional to that.
+// takeOver requeues the tasks of a dead worker. The work is proportional to their number.
 func (h *held) takeOver(ctx context.Context, dead string) (total int, err error) {
 	for {
 		ids, err := h.redis.SRandMemberN(ctx, h.key(dead), atOnce).Result()
@@ -178,7 +181,7 @@ func anys(ids []string) []any {
 	return all
 }
 
-// giveBack puts back what asynq has not concluded when the worker leaves.
+// giveBack requeues the tasks that asynq has not completed when the worker leaves.
 func (h *held) giveBack(ctx context.Context) error {
 	for _, worker := range h.known() {
 		if _, err := h.requeue(ctx, worker, requeueAny, h.tasks(worker, false)); err != nil {

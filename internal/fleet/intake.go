@@ -13,61 +13,63 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// intake starts and stops the taking of executions. A worker that is not ready, or fails where others would not, takes nothing:
-// it backs off, and tries itself before it takes again.
+// intake starts and stops taking executions. A worker that is not ready, or on which executions fail one after the
+// other, takes none: it backs off, and tests itself before it takes executions again.
 type intake struct {
-	// ready says why the worker should take nothing now; nil: it is always ready. It is asked often.
+	// ready returns why the worker should take no executions now. If nil, the worker is always ready. It is called
+	// often.
 	ready func(context.Context) error
-	// try does what an execution needs of this machine, as far as that can be done without one; nil: it always succeeds.
+	// try checks that this machine can run an execution, as far as possible without running one. If nil, the machine
+	// is assumed to work.
 	try func(context.Context) error
-	// open starts a server that takes.
+	// open starts a server that takes executions.
 	open func() (*asynq.Server, error)
-	// first and last are the shortest and longest wait after a failure.
+	// first and last are the shortest and the longest wait after a failure.
 	first, last time.Duration
-	told        func(err error) // why nothing is taken; nil: it is taken again
+	report      func(err error) // called with the reason why no executions are taken, or nil when they are taken again
 
-	broken chan error // the worker is broken: stop taking
+	broken chan error // signals that the worker is broken and must stop taking executions
 
 	mu      sync.Mutex
-	failing map[string]bool // executions that failed here since one succeeded
-	reason  error           // why nothing is taken; nil: it is
-	closing routine.Group   // of servers
+	failing map[string]bool // executions that failed here since the last one that succeeded
+	reason  error           // why no executions are taken; nil if they are
+	closing routine.Group   // of stopped servers
 }
 
-// failuresInARow is how many executions must fail here one after the other for the worker to be the cause.
+// failuresInARow is how many executions must fail here in a row before the worker is considered the cause.
 const failuresInARow = 3
 
-// readyInterval is how often a worker that takes looks whether it is ready.
+// readyInterval is how often a worker that takes executions checks whether it is ready.
 const readyInterval = time.Second
 
-// errNotYet is why nothing is taken at first.
+// errNotYet is the reason before the first check.
 var errNotYet = errors.New("the worker has not begun to take executions")
 
-// run takes until ctx ends.
+// run takes executions until ctx ends.
 func (i *intake) run(ctx context.Context) {
 	for failures := 1; ctx.Err() == nil; failures++ {
-		err := i.fit(ctx)
+		err := i.check(ctx)
 		var server *asynq.Server
 		if err == nil {
 			select {
-			case <-i.broken: // what failed before has been tried since
+			case <-i.broken: // a signal from before this check
 			default:
 			}
 			server, err = i.open()
 		}
 		i.set(err)
 		if err != nil {
-			if failures == failuresInARow { // the first interpreters may be loading
-				i.told(err)
+			if failures == failuresInARow { // the first interpreters may still be loading
+				i.report(err)
 			}
 			_ = backoff.Wait(ctx, backoff.Delay(failures, i.first, i.last)) // the loop ends with ctx
 			continue
 		}
-		i.told(nil)
+		i.report(nil)
 		began := time.Now()
 		err = i.watch(ctx)
 		i.set(err)
-		i.told(err)
+		i.report(err)
 		server.Stop()
 		i.closing.Go(server.Shutdown)
 		if time.Since(began) > i.last {
@@ -77,8 +79,8 @@ func (i *intake) run(ctx context.Context) {
 	}
 }
 
-// fit says why this worker should take nothing.
-func (i *intake) fit(ctx context.Context) error {
+// check returns why this worker should take no executions.
+func (i *intake) check(ctx context.Context) error {
 	if i.ready != nil {
 		if err := i.ready(ctx); err != nil {
 			return err
@@ -90,7 +92,7 @@ func (i *intake) fit(ctx context.Context) error {
 	return nil
 }
 
-// watch returns why a worker that takes should stop.
+// watch returns why a worker that takes executions should stop.
 func (i *intake) watch(ctx context.Context) error {
 	ticker := time.NewTicker(readyInterval)
 	defer ticker.Stop()
@@ -110,7 +112,7 @@ func (i *intake) watch(ctx context.Context) error {
 	}
 }
 
-// set notes why nothing is taken, or that it is.
+// set records why no executions are taken; nil means that they are.
 func (i *intake) set(err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -120,18 +122,19 @@ func (i *intake) set(err error) {
 	}
 }
 
-// taking says why nothing is taken; nil: it is.
+// taking returns why no executions are taken; nil if they are.
 func (i *intake) taking() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.reason
 }
 
-// failed weighs a failure to start an execution: local is true if this worker is the cause, so that the attempt does not count.
+// failed handles a failure to start an execution. local is true if this worker is the cause, so that the attempt does
+// not count.
 func (i *intake) failed(ctx context.Context, id string, err error) (local bool) {
 	var store *redisconn.Error
 	local = errors.As(err, &store)
-	if tried := i.fit(ctx); tried != nil {
+	if tried := i.check(ctx); tried != nil {
 		local, err = true, tried
 	}
 	i.mu.Lock()
@@ -141,13 +144,13 @@ func (i *intake) failed(ctx context.Context, id string, err error) (local bool) 
 	if local {
 		select {
 		case i.broken <- err:
-		default: // it is told already
+		default: // already signalled
 		}
 	}
 	return local
 }
 
-// succeeded notes that an execution has started here.
+// succeeded records that an execution has started here.
 func (i *intake) succeeded() {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -16,17 +16,17 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// keepFleet is the loop of the one worker that looks after the fleet. It is apart from the loop that renews, so that however much
-// there is to do, no lease runs out over it. Everything in it may be done twice.
+// keepFleet is the loop of the one worker that watches over the fleet. It is separate from the loop that renews
+// leases, so that no lease expires while it works. Every operation in it is idempotent.
 func (w *Worker) keepFleet(ctx context.Context) {
 	sweep := time.Time{}
 	every(ctx, w.config.Lease/3, func() {
 		if !w.members.keeper.Load() || w.members.current() == nil {
 			return
 		}
-		for _, id := range w.members.deceased(ctx) {
+		for _, id := range w.members.deadWorkers(ctx) {
 			if err := w.takeOver(ctx, id); err != nil {
-				w.config.Log.Error("the work of a dead worker could not be taken over; it is tried again", "worker", id, "error", err)
+				w.config.Log.Error("the work of a dead worker could not be taken over; the keeper will retry", "worker", id, "error", err)
 			}
 		}
 		if time.Since(sweep) < w.config.Lease {
@@ -35,13 +35,13 @@ func (w *Worker) keepFleet(ctx context.Context) {
 		sweep = time.Now()
 		for _, held := range w.held {
 			if err := errors.Join(w.requeueStrays(ctx, held), w.requeueArchived(ctx, held.queue), w.warnOfFullArchive(ctx, held.queue)); err != nil {
-				w.config.Log.Warn("the queue could not be searched for tasks that asynq has lost; it is tried again", "error", err)
+				w.config.Log.Warn("the queue could not be searched for tasks that asynq has lost; the keeper will retry", "error", err)
 			}
 		}
 	})
 }
 
-// takeOver puts the tasks of a dead worker back to the head of their queues, for any worker to take.
+// takeOver requeues the tasks of a dead worker at the head of their queues, for any worker to take.
 func (w *Worker) takeOver(ctx context.Context, id string) error {
 	dead, err := w.members.declareDead(ctx, id)
 	if err != nil || !dead {
@@ -55,13 +55,13 @@ func (w *Worker) takeOver(ctx context.Context, id string) error {
 		}
 		total += n
 	}
-	w.config.Log.Warn("a worker has died; its work is taken over", "worker", id, "tasks", total)
+	w.config.Log.Warn("a worker has died; its tasks were requeued", "worker", id, "tasks", total)
 	return w.members.forget(ctx, id)
 }
 
-// requeueStrays puts back what no worker has although asynq's queue calls it active: a task without a lease, which asynq never
-// finds and whose id it blocks for good; one whose lease ran out but that is in no list; and one that Redis handed to a worker
-// which never got the answer. The last is put back when two sweeps in a row have found it.
+// requeueStrays requeues tasks that asynq lists as active but no worker has. Some have no lease: asynq never finds
+// those, and their ids are blocked forever. Some have an expired lease but are in no list. Others were sent by Redis
+// to a worker that never received the reply; those are requeued when two sweeps in a row have found them.
 func (w *Worker) requeueStrays(ctx context.Context, held *held) error {
 	suspects, err := w.unheld(ctx, held)
 	if err != nil {
@@ -85,7 +85,7 @@ func (w *Worker) requeueStrays(ctx context.Context, held *held) error {
 	if len(strays) == 0 {
 		return nil
 	}
-	w.config.Log.Warn("tasks are put back that asynq had given to a worker and no worker has", "queue", held.queue, "tasks", len(strays))
+	w.config.Log.Warn("requeued tasks that asynq lists as active but no worker has", "queue", held.queue, "tasks", len(strays))
 	_, err = held.requeue(ctx, "", requeueAny, anys(strays))
 	return err
 }
@@ -93,7 +93,7 @@ func (w *Worker) requeueStrays(ctx context.Context, held *held) error {
 // pageSize is how many ids one command reads.
 const pageSize = 1000
 
-// unheld are the active tasks that are in the index of no worker.
+// unheld returns the active tasks that are in no worker's index.
 func (w *Worker) unheld(ctx context.Context, held *held) ([]string, error) {
 	workers, err := w.config.Redis.SMembers(ctx, w.members.allKey()).Result()
 	if err != nil {
@@ -112,7 +112,7 @@ func (w *Worker) unheld(ctx context.Context, held *held) ([]string, error) {
 	if len(active) == 0 {
 		return nil, nil
 	}
-	// The indexes are read after the list: what was taken before that is in one of them by now.
+	// Read the indexes after the list: a task taken before that is in one of them by now.
 	known := map[string]bool{}
 	for _, worker := range workers {
 		tasks, err := w.config.Redis.SMembers(ctx, held.key(worker)).Result()
@@ -126,10 +126,10 @@ func (w *Worker) unheld(ctx context.Context, held *held) ([]string, error) {
 	return slices.DeleteFunc(active, func(id string) bool { return known[id] }), nil
 }
 
-// strayAfter is how long after its lease asynq has moved an active task, as a rule.
+// strayAfter is how long after its lease expired a task is considered lost. asynq normally moves it before that.
 const strayAfter = 2 * time.Minute
 
-// unleased are those of ids without a lease, and what has a lease that ended long ago.
+// unleased returns those of ids that have no lease, or one that expired long ago.
 func (w *Worker) unleased(ctx context.Context, held *held, ids []string) ([]string, error) {
 	lease := "asynq:{" + held.queue + "}:lease"
 	ended, err := w.config.Redis.ZRangeByScore(ctx, lease, &redis.ZRangeBy{
@@ -139,7 +139,8 @@ func (w *Worker) unleased(ctx context.Context, held *held, ids []string) ([]stri
 		return nil, err
 	}
 	for page := range slices.Chunk(ids, pageSize) {
-		// ZMSCORE answers nil where there is no score, which go-redis cannot tell from zero; no lease ends in 1970.
+		// ZMSCORE returns nil for a missing score, which go-redis does not distinguish from zero. No lease expired in
+		// 1970.
 		scores, err := w.config.Redis.ZMScore(ctx, lease, page...).Result()
 		if err != nil {
 			return nil, err
@@ -153,12 +154,12 @@ func (w *Worker) unleased(ctx context.Context, held *held, ids []string) ([]stri
 	return ended, nil
 }
 
-// archivedWithin is how far back the keeper looks for tasks that asynq has archived by itself.
+// archivedWithin is how far back the keeper looks for tasks that asynq archived by itself.
 const archivedWithin = 24 * time.Hour
 
-// requeueArchived has tasks delivered again that asynq archived by itself: their own number of retries was over, which says nothing
-// about the execution, or their worker was lost. Retries are for workers to decide. What a worker archived has its mark, and
-// what an operator archived has no error of the same moment.
+// requeueArchived requeues tasks that asynq archived by itself, because asynq's retries were used up, which says
+// nothing about the execution, or because their worker was lost. Workers decide about retries, not asynq. A task that
+// a worker archived has the worker's mark. A task that an operator archived has no error from the time of archiving.
 func (w *Worker) requeueArchived(ctx context.Context, queue string) error {
 	archived := "asynq:{" + queue + "}:archived"
 	since := w.archivedSince[queue]
@@ -187,7 +188,7 @@ func (w *Worker) requeueArchived(ctx context.Context, queue string) error {
 		if ours {
 			continue
 		}
-		w.config.Log.Warn("asynq archived a task whose execution may not have ended; it is delivered again", "task", id, "reason", task.LastErr)
+		w.config.Log.Warn("asynq archived a task whose execution may not have ended; it was requeued", "task", id, "reason", task.LastErr)
 		if err := w.inspector.RunTask(queue, id); err != nil {
 			return fmt.Errorf("deliver the archived task %q again: %w", id, err)
 		}
@@ -202,7 +203,7 @@ func (w *Worker) requeueArchived(ctx context.Context, queue string) error {
 // archiveLimit is how many dead letters of a queue asynq keeps.
 const archiveLimit = 9999
 
-// warnOfFullArchive says once that each further dead letter has asynq delete the oldest.
+// warnOfFullArchive logs once that each further dead letter makes asynq delete the oldest.
 func (w *Worker) warnOfFullArchive(ctx context.Context, queue string) error {
 	n, err := w.config.Redis.ZCard(ctx, "asynq:{"+queue+"}:archived").Result()
 	if err != nil {
@@ -210,7 +211,7 @@ func (w *Worker) warnOfFullArchive(ctx context.Context, queue string) error {
 	}
 	full := n >= archiveLimit
 	if full && !w.archiveFull[queue] {
-		w.config.Log.Error("asynq keeps no more dead letters: with each further one it deletes the oldest, whose record still says so; "+
+		w.config.Log.Error("asynq's archive of dead letters is full: each further one deletes the oldest, but records remain;  "+
 			"see kizen-sidecar queue list --state trimmed", "queue", queue, "dead_letters", n)
 	}
 	w.archiveFull[queue] = full
@@ -220,7 +221,7 @@ func (w *Worker) warnOfFullArchive(ctx context.Context, queue string) error {
 // clockSkew bounds how far the clocks of two workers may differ.
 const clockSkew = time.Minute
 
-// archivedOnPurpose reports whether a worker or an operator archived a task at a time.
+// archivedOnPurpose reports whether a worker or an operator archived a task at a time, rather than asynq.
 func (w *Worker) archivedOnPurpose(ctx context.Context, task *asynq.TaskInfo, at int64) (bool, error) {
 	if strings.HasPrefix(task.LastErr, deadLetterMark) || task.LastErr == "" || task.LastFailedAt.Unix() != at {
 		return true, nil
@@ -229,7 +230,7 @@ func (w *Worker) archivedOnPurpose(ctx context.Context, task *asynq.TaskInfo, at
 	if task.Type != wire.ExecutionTask || err != nil {
 		return false, nil
 	}
-	// A worker of an older version gave no mark.
+	// A worker of an older version left no mark.
 	known, err := w.records.read(ctx, named.BusinessID, named.ExecutionID)
 	return known.state == Finished && known.outcome == outcomes.NotStarted && known.deadLetter == "", err
 }

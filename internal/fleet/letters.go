@@ -11,11 +11,12 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/execution"
 )
 
-// letters is the list of the executions that were given up, by the ids of their tasks, under kizen:fleet:{QUEUE}:letters. asynq keeps
-// the tasks themselves, 10,000 of them and for 90 days, and deletes the oldest without a word; this list still has them then.
+// letters lists the executions that were given up, by the ids of their tasks, in kizen:fleet:{QUEUE}:letters. asynq
+// keeps at most 10,000 of the tasks themselves, for 90 days, and silently deletes the oldest. This list keeps their
+// ids.
 type letters struct{ redis redis.UniversalClient }
 
-// letterLimit is how long a dead letter is remembered, and its record kept.
+// letterLimit is how long a dead letter is listed and its record kept.
 const letterLimit = 90 * 24 * time.Hour
 
 func (letters) key(queue string) string { return "kizen:fleet:{" + queue + "}:letters" }
@@ -30,12 +31,12 @@ func (l letters) add(ctx context.Context, queue, task string) error {
 	return err
 }
 
-// remove forgets one that runs again.
+// remove deletes the entry of a task that runs again.
 func (l letters) remove(ctx context.Context, queue, task string) error {
 	return l.redis.ZRem(ctx, l.key(queue), task).Err()
 }
 
-// trimmed returns those that asynq has deleted, the oldest first and limit at most, and how many there are.
+// trimmed returns the dead letters that asynq has deleted, oldest first and at most limit, and their total number.
 func (l letters) trimmed(ctx context.Context, queue string, limit int) (tasks []Task, total int, err error) {
 	for start := int64(0); ; start += pageSize {
 		page, err := l.redis.ZRangeWithScores(ctx, l.key(queue), start, start+pageSize-1).Result()
@@ -48,7 +49,7 @@ func (l letters) trimmed(ctx context.Context, queue string, limit int) (tasks []
 			kept[i] = pipe.Exists(ctx, fmt.Sprintf("asynq:{%s}:t:%s", queue, letter.Member))
 		}
 		if _, err := pipe.Exec(ctx); len(page) > 0 && err != nil {
-			return nil, 0, fmt.Errorf("look for the dead letters of queue %q: %w", queue, err)
+			return nil, 0, fmt.Errorf("find the dead letters of queue %q: %w", queue, err)
 		}
 		for i, letter := range page {
 			if kept[i].Val() > 0 {
@@ -66,13 +67,14 @@ func (l letters) trimmed(ctx context.Context, queue string, limit int) (tasks []
 	}
 }
 
-// cancellations are the executions that an operator wants ended and a worker may have, under kizen:fleet:{QUEUE}:cancelled.
+// cancellations lists the executions that an operator has cancelled and a worker may be running, in
+// kizen:fleet:{QUEUE}:cancelled.
 type cancellations struct {
 	redis redis.UniversalClient
 	queue string
 }
 
-// cancellationLimit is how long a worker is waited for that may have an execution: longer than any step runs.
+// cancellationLimit is how long a cancellation waits for the worker: longer than any step runs.
 const cancellationLimit = 10 * time.Minute
 
 func (c cancellations) key() string { return "kizen:fleet:{" + c.queue + "}:cancelled" }
@@ -85,11 +87,11 @@ func (c cancellations) add(ctx context.Context, business, id string) error {
 	return err
 }
 
-// apply ends those that this worker has.
+// apply ends the cancelled executions that run on this worker.
 func (c cancellations) apply(ctx context.Context, running func(business, id string) *attempt) error {
 	wanted, err := c.redis.SMembers(ctx, c.key()).Result()
 	if err != nil {
-		return fmt.Errorf("ask which executions are cancelled: %w", err)
+		return fmt.Errorf("read the cancelled executions: %w", err)
 	}
 	for _, name := range wanted {
 		business, id, _ := strings.Cut(name, "/")

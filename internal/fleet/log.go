@@ -5,7 +5,7 @@ import (
 	"log/slog"
 )
 
-// asynqLog gives asynq our log. What it says at Info is of interest only while debugging.
+// asynqLog passes asynq's messages to our log. Its Info messages matter only for debugging.
 type asynqLog struct{ log *slog.Logger }
 
 func (l asynqLog) Debug(args ...any) { l.log.Debug(fmt.Sprint(args...)) }

@@ -17,15 +17,17 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// members says which workers live. Each renews its key three times a lease, in a loop that does nothing else:
+// members tracks which workers are alive. Each worker renews its key three times per lease, in a loop that does
+// nothing else:
 //
 //	kizen:fleet:{QUEUE}:worker:ID   exists while the worker lives; its version, see [wire.Version]
-//	kizen:fleet:{QUEUE}:workers     the ids of all workers that may hold work
-//	kizen:fleet:{QUEUE}:keeper      the id of the one worker that looks after the others
-//	kizen:fleet:{QUEUE}:dead:ID     the worker was declared dead, and may not come back under this id
+//	kizen:fleet:{QUEUE}:workers     the ids of all workers that may have tasks
+//	kizen:fleet:{QUEUE}:keeper      the id of the one worker that watches over the others
+//	kizen:fleet:{QUEUE}:dead:ID     the worker was declared dead, and may not return under this id
 //
-// The keeper declares a worker dead when its key has been missing for a whole lease without an error of Redis in between, so
-// two leases after the last renewal. A worker that could not renew for one lease ends its [term] itself, before that.
+// The keeper declares a worker dead when its key has been missing for a whole lease, without an error of Redis in
+// between. That is two leases after the last renewal. A worker that could not renew for one lease ends its [term]
+// before that.
 type members struct {
 	redis redis.UniversalClient
 	queue string
@@ -36,24 +38,24 @@ type members struct {
 	keeper atomic.Bool
 
 	mu      sync.Mutex
-	missing map[string]time.Time // since when the keeper has missed the key of a worker
+	missing map[string]time.Time // when the keeper first missed the key of each worker
 }
 
-// term is a stretch of time in which a worker renewed without a gap of a lease. Each has an id of its own.
+// term is a period in which a worker renewed its membership without a gap of a lease. Each term has its own id.
 type term struct {
 	id    string
 	lease time.Duration
 	ctx   context.Context // ends with the term
 	end   context.CancelCauseFunc
-	// renewed is when the last renewal that succeeded was sent.
+	// renewed is when the most recent successful renewal was sent.
 	renewed atomic.Pointer[time.Time]
 	fence   *time.Timer
 }
 
-// errFenced ends the steps of a worker that could not renew for a lease: others may take them over soon.
+// errFenced ends the steps of a worker that could not renew for a lease, because others may soon take them over.
 var errFenced = errors.New("the worker could not reach Redis for one --lease, so it ended the step before another worker may take it over")
 
-// deadLimit is how long a worker that was declared dead is remembered: as long as a record may name it.
+// deadLimit is how long the fleet remembers a dead worker: as long as a record may name it.
 const deadLimit = unfinishedLimit
 
 func (m *members) allKey() string { return "kizen:fleet:{" + m.queue + "}:workers" }
@@ -66,14 +68,14 @@ func (m *members) keeperKey() string { return "kizen:fleet:{" + m.queue + "}:kee
 
 // newTerm returns a term that has not begun.
 func newTerm(lease time.Duration) *term {
-	host, _ := os.Hostname() // part of a name that is unique without it
+	host, _ := os.Hostname() // the name is unique without it
 	t := &term{id: host + ":" + uuid.NewString(), lease: lease}
 	t.ctx, t.end = context.WithCancelCause(context.Background())
 	return t
 }
 
-// check returns errFenced once no renewal has succeeded for a lease. It reads the clock, so it holds from the first
-// instruction after the process was stopped.
+// check returns errFenced if no renewal has succeeded for a lease. It compares clock times, so it works from the first
+// instruction after the process was suspended.
 func (t *term) check() error {
 	if t.ctx.Err() != nil {
 		return context.Cause(t.ctx)
@@ -85,7 +87,7 @@ func (t *term) check() error {
 	return nil
 }
 
-// current is the term that new work belongs to; nil while the worker is cut off from Redis.
+// current returns the term for new work; nil while the worker is cut off from Redis.
 func (m *members) current() *term {
 	t := m.term.Load()
 	if t == nil || t.check() != nil {
@@ -103,7 +105,8 @@ if keeper and keeper ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[2])
 return 1`)
 
-// join renews the membership, under a new id where the last term has ended. It is done before the worker takes any work.
+// join renews the membership, or begins a new term if the last one has ended. The worker calls it before it takes any
+// work.
 func (m *members) join(ctx context.Context) error {
 	t := m.current()
 	if t == nil {
@@ -115,10 +118,10 @@ func (m *members) join(ctx context.Context) error {
 	defer cancel()
 	answer, err := renewScript.Run(limited, m.redis, keys, t.id, m.lease.Milliseconds(), wire.Version).Int()
 	if err != nil {
-		m.heard(err)
+		m.resetOnError(err)
 		return err
 	}
-	if answer < 0 { // declared dead; the next call begins a new term
+	if answer < 0 { // declared dead: the next call begins a new term
 		t.end(errFenced)
 		return m.join(ctx)
 	}
@@ -128,12 +131,12 @@ func (m *members) join(ctx context.Context) error {
 	}
 	t.fence.Reset(time.Until(sent.Add(m.lease)))
 	if m.keeper.Swap(answer == 1) != (answer == 1) {
-		m.heard(errors.New("another worker was the keeper"))
+		m.resetOnError(errors.New("another worker was the keeper"))
 	}
 	return nil
 }
 
-// leave takes the worker out of the fleet, when no work is left.
+// leave removes the worker from the fleet, when it has no work left.
 func (m *members) leave(ctx context.Context) error {
 	t := m.term.Load()
 	if t == nil {
@@ -151,11 +154,11 @@ func (m *members) leave(ctx context.Context) error {
 	return err
 }
 
-// renew keeps the membership alive until ctx ends, and calls after once each renewal has succeeded.
+// renew keeps the membership alive until ctx ends, and calls after after each successful renewal.
 func (m *members) renew(ctx context.Context, after func(context.Context)) {
 	every(ctx, m.lease/3, func() {
 		if err := m.join(ctx); err != nil {
-			m.log.Warn("this worker cannot show that it lives", "error", err)
+			m.log.Warn("this worker could not renew its lease", "error", err)
 			return
 		}
 		after(ctx)
@@ -176,11 +179,11 @@ func every(ctx context.Context, interval time.Duration, do func()) {
 	}
 }
 
-// deceased returns the workers that are dead and whose work has not been taken over. Only the keeper asks.
-func (m *members) deceased(ctx context.Context) []string {
+// deadWorkers returns the dead workers whose work has not been taken over. Only the keeper calls it.
+func (m *members) deadWorkers(ctx context.Context) []string {
 	ids, err := m.redis.SMembers(ctx, m.allKey()).Result()
 	if err != nil || len(ids) == 0 {
-		m.heard(err)
+		m.resetOnError(err)
 		return nil
 	}
 	keys := make([]string, len(ids))
@@ -188,7 +191,7 @@ func (m *members) deceased(ctx context.Context) []string {
 		keys[i] = m.key(id)
 	}
 	values, err := m.redis.MGet(ctx, keys...).Result()
-	if m.heard(err); err != nil {
+	if m.resetOnError(err); err != nil {
 		return nil
 	}
 	var dead []string
@@ -200,7 +203,7 @@ func (m *members) deceased(ctx context.Context) []string {
 	return dead
 }
 
-// newer reports whether a worker lives that understands more than this one.
+// newer reports whether any live worker has a newer version than this one.
 func (m *members) newer(ctx context.Context) (bool, error) {
 	ids, err := m.redis.SMembers(ctx, m.allKey()).Result()
 	if err != nil || len(ids) == 0 {
@@ -217,7 +220,7 @@ func (m *members) newer(ctx context.Context) (bool, error) {
 	}), err
 }
 
-// judge weighs whether the key of a worker exists.
+// judge updates the observation of a worker, whose key exists or not, and reports whether it is dead.
 func (m *members) judge(id string, exists bool) (dead bool) {
 	if t := m.current(); t != nil && t.id == id {
 		return false
@@ -236,8 +239,8 @@ func (m *members) judge(id string, exists bool) (dead bool) {
 	return time.Since(since) >= m.lease
 }
 
-// heard starts the observation anew after an error: while Redis was away no worker could renew.
-func (m *members) heard(err error) {
+// resetOnError restarts the observation after an error, because no worker could renew while Redis was unreachable.
+func (m *members) resetOnError(err error) {
 	if err == nil {
 		return
 	}
@@ -251,7 +254,8 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('SET', KEYS[2], '1', 'PX', ARGV[1])
 return 1`)
 
-// declareDead bars a worker from coming back under its id. It is false if the worker has renewed meanwhile.
+// declareDead prevents a worker from returning under its id. It returns false if the worker has renewed in the
+// meantime.
 func (m *members) declareDead(ctx context.Context, id string) (bool, error) {
 	return declareScript.Run(ctx, m.redis, []string{m.key(id), m.deadKey(id)}, deadLimit.Milliseconds()).Bool()
 }
@@ -269,7 +273,8 @@ if redis.call('EXISTS', KEYS[3]) == 1 then return 1 end
 if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SADD', KEYS[1], ARGV[1]) end
 return 0`)
 
-// dead reports whether a worker was declared dead. One that Redis has forgotten is put before the keeper.
+// dead reports whether a worker was declared dead. If Redis has lost a worker, it adds the worker to the list again,
+// for the keeper to check.
 func (m *members) dead(ctx context.Context, id string) (bool, error) {
 	return deadScript.Run(ctx, m.redis, []string{m.allKey(), m.key(id), m.deadKey(id)}, id).Bool()
 }

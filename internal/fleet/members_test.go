@@ -12,7 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// newMember is a worker that has joined, in the Redis of server.
+// newMember returns a worker that has joined, in the Redis of server.
 func newMember(t *testing.T, server *miniredis.Miniredis) *members {
 	t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
@@ -25,36 +25,36 @@ func newMember(t *testing.T, server *miniredis.Miniredis) *members {
 	return m
 }
 
-// id is that of the current term.
+// id returns the id of the current term.
 func (m *members) id() string { return m.term.Load().id }
 
-// past has m believe that it has missed a worker for a while.
+// past makes m believe that it has missed a worker for a while.
 func (m *members) past(id string, d time.Duration) { m.missing[id] = time.Now().Add(-d) }
 
 func TestAWorkerIsDeadAfterTwoLeasesAndNotBefore(t *testing.T) {
 	server := miniredis.RunT(t)
 	watcher := newMember(t, server)
 	other := newMember(t, server)
-	if dead := watcher.deceased(t.Context()); len(dead) != 0 {
-		t.Errorf("dead while it lives: %v", dead)
+	if dead := watcher.deadWorkers(t.Context()); len(dead) != 0 {
+		t.Errorf("dead although it renews: %v", dead)
 	}
-	server.FastForward(time.Minute) // one lease, without a word
+	server.FastForward(time.Minute) // one lease without a renewal
 	if err := watcher.join(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if dead := watcher.deceased(t.Context()); len(dead) != 0 {
+	if dead := watcher.deadWorkers(t.Context()); len(dead) != 0 {
 		t.Errorf("dead after one lease: %v", dead)
 	}
 	watcher.past(other.id(), time.Minute-time.Second)
-	if dead := watcher.deceased(t.Context()); len(dead) != 0 {
+	if dead := watcher.deadWorkers(t.Context()); len(dead) != 0 {
 		t.Errorf("dead before the second lease is over: %v", dead)
 	}
 	watcher.past(other.id(), time.Minute)
-	if dead := watcher.deceased(t.Context()); !slices.Equal(dead, []string{other.id()}) {
+	if dead := watcher.deadWorkers(t.Context()); !slices.Equal(dead, []string{other.id()}) {
 		t.Errorf("dead after two: %v", dead)
 	}
 	if dead, err := watcher.dead(t.Context(), other.id()); dead || err != nil {
-		t.Errorf("dead before that was declared: %v, %v", dead, err)
+		t.Errorf("dead before it was declared dead: %v, %v", dead, err)
 	}
 	if done, err := watcher.declareDead(t.Context(), other.id()); !done || err != nil {
 		t.Errorf("declared: %v, %v", done, err)
@@ -64,11 +64,11 @@ func TestAWorkerIsDeadAfterTwoLeasesAndNotBefore(t *testing.T) {
 	}
 	before := other.id()
 	if err := other.join(t.Context()); err != nil || other.id() == before {
-		t.Errorf("it came back as %q after %q: %v", other.id(), before, err)
+		t.Errorf("it returned as %q after %q: %v", other.id(), before, err)
 	}
 }
 
-// TestAWorkerThatRenewedCannotBeDeclaredDead, whatever the keeper believed.
+// TestAWorkerThatRenewedCannotBeDeclaredDead, whatever the keeper has observed.
 func TestAWorkerThatRenewedCannotBeDeclaredDead(t *testing.T) {
 	server := miniredis.RunT(t)
 	watcher, other := newMember(t, server), newMember(t, server)
@@ -77,12 +77,12 @@ func TestAWorkerThatRenewedCannotBeDeclaredDead(t *testing.T) {
 	}
 }
 
-// TestATermEndsAfterOneLeaseWithoutRenewal, before anybody else may take over.
+// TestATermEndsAfterOneLeaseWithoutRenewal, before another worker may take over.
 func TestATermEndsAfterOneLeaseWithoutRenewal(t *testing.T) {
 	m := newMember(t, miniredis.RunT(t))
 	first := m.term.Load()
 	if err := first.check(); err != nil {
-		t.Fatalf("in its lease: %v", err)
+		t.Fatalf("within its lease: %v", err)
 	}
 	past := time.Now().Add(-m.lease)
 	first.renewed.Store(&past)
@@ -94,7 +94,7 @@ func TestATermEndsAfterOneLeaseWithoutRenewal(t *testing.T) {
 	}
 }
 
-// TestOneWorkerIsTheKeeper until it is gone for a lease.
+// TestOneWorkerIsTheKeeper until it has been gone for a lease.
 func TestOneWorkerIsTheKeeper(t *testing.T) {
 	server := miniredis.RunT(t)
 	first, second := newMember(t, server), newMember(t, server)
@@ -110,39 +110,39 @@ func TestOneWorkerIsTheKeeper(t *testing.T) {
 	}
 }
 
-// TestAWorkerThatRedisForgotIsPutBeforeTheKeeper: a record may name one that is in no list any more.
-func TestAWorkerThatRedisForgotIsPutBeforeTheKeeper(t *testing.T) {
+// TestAWorkerThatRedisLostIsListedAgain: a record may name a worker that is in no list.
+func TestAWorkerThatRedisLostIsListedAgain(t *testing.T) {
 	m := newMember(t, miniredis.RunT(t))
 	if dead, err := m.dead(t.Context(), "forgotten"); dead || err != nil {
 		t.Fatalf("dead: %v, %v", dead, err)
 	}
 	m.past("forgotten", m.lease)
-	if dead := m.deceased(t.Context()); !slices.Equal(dead, []string{"forgotten"}) {
+	if dead := m.deadWorkers(t.Context()); !slices.Equal(dead, []string{"forgotten"}) {
 		t.Errorf("dead: %v", dead)
 	}
 }
 
-func TestAWorkerThatIsHeardOfAgainLives(t *testing.T) {
+func TestAWorkerThatRenewsAgainIsAlive(t *testing.T) {
 	server := miniredis.RunT(t)
 	watcher, other := newMember(t, server), newMember(t, server)
 	watcher.past(other.id(), time.Hour)
-	if dead := watcher.deceased(t.Context()); len(dead) != 0 {
+	if dead := watcher.deadWorkers(t.Context()); len(dead) != 0 {
 		t.Errorf("dead: %v", dead)
 	}
 	server.Del(other.key(other.id()))
-	if dead := watcher.deceased(t.Context()); len(dead) != 0 {
-		t.Errorf("missed for the first time since, and dead: %v", dead)
+	if dead := watcher.deadWorkers(t.Context()); len(dead) != 0 {
+		t.Errorf("dead at the first miss since: %v", dead)
 	}
 }
 
-func TestNobodyIsDeadBecauseRedisWasAway(t *testing.T) {
+func TestNoWorkerIsDeadBecauseRedisWasUnreachable(t *testing.T) {
 	server := miniredis.RunT(t)
 	watcher := newMember(t, server)
 	other := newMember(t, server)
 	server.FastForward(time.Hour)
 	watcher.past(other.id(), time.Hour)
 	server.SetError("LOADING")
-	if dead := watcher.deceased(t.Context()); len(dead) != 0 {
+	if dead := watcher.deadWorkers(t.Context()); len(dead) != 0 {
 		t.Errorf("dead without redis: %v", dead)
 	}
 	if dead, err := watcher.dead(t.Context(), other.id()); dead || err == nil {
@@ -152,29 +152,29 @@ func TestNobodyIsDeadBecauseRedisWasAway(t *testing.T) {
 	if err := watcher.join(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if dead := watcher.deceased(t.Context()); len(dead) != 0 {
-		t.Errorf("dead before it could show that it lives: %v", dead)
+	if dead := watcher.deadWorkers(t.Context()); len(dead) != 0 {
+		t.Errorf("dead before it could renew: %v", dead)
 	}
 }
 
-func TestAWorkerIsNotDeadToItself(t *testing.T) {
+func TestAWorkerNeverDeclaresItselfDead(t *testing.T) {
 	server := miniredis.RunT(t)
 	watcher := newMember(t, server)
 	server.Del(watcher.key(watcher.id()))
 	watcher.past(watcher.id(), time.Hour)
-	if dead := watcher.deceased(t.Context()); len(dead) != 0 {
+	if dead := watcher.deadWorkers(t.Context()); len(dead) != 0 {
 		t.Errorf("dead: %v", dead)
 	}
 }
 
-func TestWhoLeavesIsNotMissed(t *testing.T) {
+func TestAWorkerThatLeavesIsNotMissed(t *testing.T) {
 	server := miniredis.RunT(t)
 	watcher, other := newMember(t, server), newMember(t, server)
 	if err := other.leave(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	watcher.past(other.id(), time.Hour)
-	if dead := watcher.deceased(t.Context()); len(dead) != 0 {
+	if dead := watcher.deadWorkers(t.Context()); len(dead) != 0 {
 		t.Errorf("dead: %v", dead)
 	}
 }

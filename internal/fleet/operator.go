@@ -19,7 +19,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// Operator looks at the queue of a fleet and changes what waits in it, from outside of the fleet's workers.
+// Operator inspects and changes the queue of a fleet from outside the workers.
 type Operator struct {
 	redis     redis.UniversalClient
 	queue     string
@@ -37,43 +37,43 @@ func NewOperator(client redis.UniversalClient, queue string) *Operator {
 	}
 }
 
-// Where a task is.
+// The states of a task.
 const (
 	TaskWaiting = "waiting" // for any worker
-	TaskPutOff  = "put_off" // until a time
+	TaskPutOff  = "put_off" // until a given time
 	TaskActive  = "active"  // a worker has it
-	TaskDead    = "dead"    // it was given up, and is kept
-	TaskTrimmed = "trimmed" // it was given up, and asynq has deleted it: only what is known of it is left
-	TaskGone    = "gone"    // it was concluded; only its record is left
+	TaskDead    = "dead"    // given up and kept
+	TaskTrimmed = "trimmed" // given up; asynq has deleted the task, and only its record is left
+	TaskGone    = "gone"    // completed; only its record is left
 )
 
-// Task is an execution, or a callback, as its queue knows it.
+// Task is an execution, or a callback, as the queue shows it.
 type Task struct {
 	ID    string `json:"id"`
 	State string `json:"state"`
-	// Reason is why the last attempt came to nothing, or why it was given up.
+	// Reason is why the last attempt failed, or why the task was given up.
 	Reason string `json:"reason,omitempty"`
-	// Next is when it is delivered again, Since when it was given up.
+	// Next is when the task is delivered again; Since is when it was given up.
 	Next  *time.Time `json:"next,omitempty"`
 	Since *time.Time `json:"since,omitempty"`
-	Bytes int        `json:"bytes,omitempty"` // of its payload
+	Bytes int        `json:"bytes,omitempty"` // of the payload
 }
 
-// Overview is how many tasks a queue has of each kind.
+// Overview counts the tasks of a queue by state.
 type Overview struct {
 	Queue   string `json:"queue"`
-	Paused  bool   `json:"paused"` // nothing is taken from it
+	Paused  bool   `json:"paused"` // workers take nothing from it
 	Waiting int    `json:"waiting"`
 	PutOff  int    `json:"put_off"`
 	Active  int    `json:"active"`
 	Dead    int    `json:"dead"`
-	// Trimmed is how many were given up and deleted by asynq since.
+	// Trimmed counts the dead letters that asynq has deleted.
 	Trimmed int    `json:"trimmed"`
 	Tasks   []Task `json:"tasks"`
 }
 
-// List returns the tasks of a queue that are in a state, or in any if that is empty, limit of each at most; callbacks looks at callbacks in
-// place of executions.
+// List returns the tasks of a queue that are in a state, at most limit of each. If state is empty, it lists all
+// states. If callbacks is true, it lists callbacks in place of executions.
 func (o *Operator) List(ctx context.Context, callbacks bool, state string, limit int) (Overview, error) {
 	queue := o.queue
 	if callbacks {
@@ -117,7 +117,8 @@ func (o *Operator) List(ctx context.Context, callbacks bool, state string, limit
 	return found, nil
 }
 
-// queueInfo is asynq's, and says of a queue that nothing was ever put into that it is empty. asynq's own error cannot be told from others.
+// queueInfo wraps asynq's call and reports a queue that was never used as empty. asynq's own error cannot be told from
+// others.
 func queueInfo(ctx context.Context, client redis.UniversalClient, inspector *asynq.Inspector, queue string) (*asynq.QueueInfo, error) {
 	exists, err := client.SIsMember(ctx, "asynq:queues", queue).Result()
 	info := &asynq.QueueInfo{Queue: queue}
@@ -125,12 +126,12 @@ func queueInfo(ctx context.Context, client redis.UniversalClient, inspector *asy
 		info, err = inspector.GetQueueInfo(queue)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look at queue %q: %w", queue, err)
+		return nil, fmt.Errorf("inspect queue %q: %w", queue, err)
 	}
 	return info, nil
 }
 
-// taskInfo is asynq's, and nil where the queue has no such task.
+// taskInfo wraps asynq's call and returns nil if the queue has no such task.
 func taskInfo(ctx context.Context, client redis.UniversalClient, inspector *asynq.Inspector, queue, id string) (*asynq.TaskInfo, error) {
 	exists, err := client.Exists(ctx, "asynq:{"+queue+"}:t:"+id).Result()
 	if err == nil && exists == 0 {
@@ -141,7 +142,7 @@ func taskInfo(ctx context.Context, client redis.UniversalClient, inspector *asyn
 		info, err = inspector.GetTaskInfo(queue, id)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look at task %q of queue %q: %w", id, queue, err)
+		return nil, fmt.Errorf("inspect task %q of queue %q: %w", id, queue, err)
 	}
 	return info, nil
 }
@@ -161,15 +162,15 @@ func taskOf(info *asynq.TaskInfo) Task {
 	return task
 }
 
-// Execution is what is known of one.
+// Execution is everything the queue and the record say about an execution.
 type Execution struct {
 	Task
 	BusinessID  string `json:"business_id"`
 	ExecutionID string `json:"execution_id"`
-	// Record is how far it has come, a State; empty: no worker has had it, or its record has expired.
+	// Record is the State of the record. It is empty if no worker has had the execution, or if its record has expired.
 	Record   State            `json:"record,omitempty"`
 	Attempts int64            `json:"attempts,omitempty"`
-	Run      int64            `json:"run,omitempty"` // how often it was retried
+	Run      int64            `json:"run,omitempty"` // how often a dead letter was run again
 	Worker   string           `json:"worker,omitempty"`
 	Outcome  outcomes.Outcome `json:"outcome,omitempty"`
 	Result   json.RawMessage  `json:"result,omitempty"`
@@ -179,28 +180,28 @@ type Execution struct {
 	Late     outcomes.Outcome `json:"late_outcome,omitempty"`
 }
 
-// ErrNothing says that there is nothing to act on.
+// ErrNothing means that no task or record matches.
 var ErrNothing = errors.New("nothing to act on")
 
 func nothing(format string, arguments ...any) error {
 	return fmt.Errorf(format+": %w", append(arguments, ErrNothing)...)
 }
 
-// find returns a task of the queue, nil if it has none of this id, and which execution the id names: the payload says so, or the id itself
-// as [wire.TaskID] makes it.
+// find returns a task of the queue, or nil if it has none with this id, and the execution that the id names. The names
+// come from the payload, or from the id itself if [wire.TaskID] made it.
 func (o *Operator) find(ctx context.Context, id string) (info *asynq.TaskInfo, named names, err error) {
 	if info, err = taskInfo(ctx, o.redis, o.inspector, o.queue, id); err != nil {
 		return nil, named, err
 	}
 	if info != nil {
-		named, _ = readNames(info.Payload) // what names no execution is shown all the same
+		named, _ = readNames(info.Payload) // a payload without names is still shown
 	} else {
 		named.BusinessID, named.ExecutionID, _ = strings.Cut(id, "/")
 	}
 	return info, named, nil
 }
 
-// Show returns what is known of an execution. The error is [ErrNothing] if that is nothing.
+// Show returns everything known about an execution. The error is [ErrNothing] if nothing is.
 func (o *Operator) Show(ctx context.Context, id string) (Execution, error) {
 	info, named, err := o.find(ctx, id)
 	if err != nil {
@@ -211,7 +212,7 @@ func (o *Operator) Show(ctx context.Context, id string) (Execution, error) {
 		return Execution{}, err
 	}
 	if info == nil && known.state == "" {
-		return Execution{}, nothing("queue %q has no task %q, and there is no record of it", o.queue, id)
+		return Execution{}, nothing("queue %q has no task %q and no record of it", o.queue, id)
 	}
 	shown := Execution{
 		Task: Task{ID: id, State: TaskGone, Reason: known.deadLetter}, BusinessID: named.BusinessID, ExecutionID: named.ExecutionID,
@@ -233,8 +234,8 @@ func (o *Operator) Show(ctx context.Context, id string) (Execution, error) {
 	return shown, nil
 }
 
-// Retry has a dead letter run again, under a new attempt and with a callback of its own, and what was put off run now. The error is
-// [ErrNothing] where no such task is.
+// Retry runs a dead letter again, as a new attempt with its own callback, and runs a delayed task now. The error is
+// [ErrNothing] if the task does not exist.
 func (o *Operator) Retry(ctx context.Context, id string) error {
 	info, named, err := o.find(ctx, id)
 	if err != nil {
@@ -246,7 +247,7 @@ func (o *Operator) Retry(ctx context.Context, id string) error {
 		case err != nil:
 			return err
 		case known.deadLetter != "":
-			return nothing("%q was given up, and asynq has deleted its request since (it keeps 10,000); enqueue it again under a new id", id)
+			return nothing("%q was given up, and asynq has since deleted its request (it keeps 10,000); enqueue it again under a new id", id)
 		case known.state == Finished:
 			return nothing("%q has ended as %s, and its request is not kept; enqueue it again under a new id", id, known.outcome)
 		}
@@ -256,12 +257,12 @@ func (o *Operator) Retry(ctx context.Context, id string) error {
 		return nothing("%q is %s already", id, taskOf(info).State)
 	}
 	if err := o.inspector.RunTask(o.queue, id); err != nil {
-		return fmt.Errorf("put %q back into queue %q: %w", id, o.queue, err)
+		return fmt.Errorf("requeue %q in queue %q: %w", id, o.queue, err)
 	}
 	return nil
 }
 
-// RetryDead has all dead letters run again, and returns how many.
+// RetryDead runs all dead letters again, and returns their number.
 func (o *Operator) RetryDead(ctx context.Context) (int, error) {
 	info, err := queueInfo(ctx, o.redis, o.inspector, o.queue)
 	if err != nil {
@@ -272,13 +273,14 @@ func (o *Operator) RetryDead(ctx context.Context) (int, error) {
 	}
 	n, err := o.inspector.RunAllArchivedTasks(o.queue)
 	if err != nil {
-		return n, fmt.Errorf("put the dead letters back into queue %q: %w", o.queue, err)
+		return n, fmt.Errorf("requeue the dead letters of queue %q: %w", o.queue, err)
 	}
 	return n, nil
 }
 
-// Cancel ends an execution. One that no worker has ends at once, and running is false; the worker that has it is told otherwise, and ends it
-// within a third of --lease. The error is [ErrNothing] if it has ended, or is not known.
+// Cancel ends an execution. If no worker has it, it ends at once and running is false. Otherwise the worker that has
+// it is notified, and ends it within a third of --lease. The error is [ErrNothing] if the execution has ended or is
+// unknown.
 func (o *Operator) Cancel(ctx context.Context, id string) (running bool, err error) {
 	info, named, err := o.find(ctx, id)
 	switch {
@@ -287,7 +289,7 @@ func (o *Operator) Cancel(ctx context.Context, id string) (running bool, err err
 	case info == nil:
 		return false, nothing("queue %q has no task %q: it has ended, or was never enqueued", o.queue, id)
 	case info.State == asynq.TaskStateArchived:
-		return false, nothing("%q was given up already", id)
+		return false, nothing("%q was already given up", id)
 	}
 	digest := sha256.Sum256(info.Payload)
 	state, err := o.records.cancel(ctx, newTicket(named.BusinessID, named.ExecutionID, "operator"), hex.EncodeToString(digest[:]))
@@ -299,21 +301,21 @@ func (o *Operator) Cancel(ctx context.Context, id string) (running bool, err err
 	case state != "":
 		return true, o.cancelled.add(ctx, named.BusinessID, named.ExecutionID)
 	}
-	// A worker tells of the end. What waits for its turn does so without this.
+	// A worker sends the callback. It receives waiting tasks anyway, but delayed ones only if they run now.
 	if info.State == asynq.TaskStateRetry || info.State == asynq.TaskStateScheduled {
 		if err := o.inspector.RunTask(o.queue, id); err != nil && !errors.Is(err, asynq.ErrTaskNotFound) {
-			return false, fmt.Errorf("have the end of %q told: %w", id, err)
+			return false, fmt.Errorf("queue the callback of %q: %w", id, err)
 		}
 	}
 	return false, nil
 }
 
-// drainPoll is how often a drain looks at what is active.
+// drainPoll is how often a drain checks the active tasks.
 const drainPoll = 200 * time.Millisecond
 
-// Drain has workers take nothing more from the queue, and returns when they have nothing of it left, or when ctx ends. It tells how much
-// there is whenever that changes.
-func (o *Operator) Drain(ctx context.Context, told func(active int)) error {
+// Drain stops workers from taking tasks of the queue. It returns when they have finished those they had, or when ctx
+// ends. It calls report with the number left whenever that changes.
+func (o *Operator) Drain(ctx context.Context, report func(active int)) error {
 	if err := o.inspector.PauseQueue(o.queue); err != nil && !strings.Contains(err.Error(), "already paused") {
 		return fmt.Errorf("pause queue %q: %w", o.queue, err)
 	}
@@ -324,7 +326,7 @@ func (o *Operator) Drain(ctx context.Context, told func(active int)) error {
 		}
 		active := info.Active
 		if active != before {
-			told(active)
+			report(active)
 		}
 		if active == 0 {
 			return nil
@@ -336,7 +338,7 @@ func (o *Operator) Drain(ctx context.Context, told func(active int)) error {
 	}
 }
 
-// Resume ends a drain. The error is [ErrNothing] if there is none.
+// Resume ends a drain. The error is [ErrNothing] if the queue is not drained.
 func (o *Operator) Resume() error {
 	err := o.inspector.UnpauseQueue(o.queue)
 	if err != nil && strings.Contains(err.Error(), "is not paused") {
@@ -345,7 +347,7 @@ func (o *Operator) Resume() error {
 	return err
 }
 
-// cancelledEnd is the end of an execution that an operator has cancelled before a worker had it.
+// cancelledEnd returns the end of an execution that an operator cancelled before a worker had it.
 func cancelledEnd(id string) (ending, error) {
 	document, err := runner.Result{
 		RequestID: id, Outcome: outcomes.Cancelled, Error: &runner.StepError{Message: execution.ErrCancelled.Error()},

@@ -16,8 +16,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
-// TestADeadLetterThatIsRetriedRunsAgain: with a callback of its own, and it is counted as a run.
-func TestADeadLetterThatIsRetriedRunsAgain(t *testing.T) {
+// TestARetriedDeadLetterRunsAgain, with its own callback, and its runs are counted.
+func TestARetriedDeadLetterRunsAgain(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f := newFleet(t)
@@ -63,8 +63,8 @@ func TestADeadLetterThatIsRetriedRunsAgain(t *testing.T) {
 		t.Errorf("left: %+v, %v", found, err)
 	}
 	for what, err := range map[string]error{
-		"one that has run": operator.Retry(t.Context(), "b/e0"), "one that never was": operator.Retry(t.Context(), "b/none"),
-		"all of none": second(operator.RetryDead(t.Context())), "the record of none": second(operator.Show(t.Context(), "b/none")),
+		"a finished one": operator.Retry(t.Context(), "b/e0"), "an unknown one": operator.Retry(t.Context(), "b/none"),
+		"an empty queue": second(operator.RetryDead(t.Context())), "an unknown record": second(operator.Show(t.Context(), "b/none")),
 	} {
 		if !errors.Is(err, ErrNothing) {
 			t.Errorf("%s: %v", what, err)
@@ -74,8 +74,8 @@ func TestADeadLetterThatIsRetriedRunsAgain(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// TestADeadLetterThatAsynqDeletedIsStillSeen fills asynq's archive, which then deletes the oldest with the next.
-func TestADeadLetterThatAsynqDeletedIsStillSeen(t *testing.T) {
+// TestADeadLetterThatAsynqDeletedIsStillListed fills asynq's archive, which then deletes the oldest with the next.
+func TestADeadLetterThatAsynqDeletedIsStillListed(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	f.worker(f.server.Addr, 1, func(context.Context, func() error) (execution.Ended, error) {
@@ -101,7 +101,7 @@ func TestADeadLetterThatAsynqDeletedIsStillSeen(t *testing.T) {
 	if _, err := fill.Exec(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.await("the warning", func() bool { return strings.Contains(f.log.String(), "asynq keeps no more dead letters") })
+	f.await("the warning", func() bool { return strings.Contains(f.log.String(), "asynq's archive of dead letters is full") })
 	f.enqueueFor("b-2", "second", "")
 	f.await("the first to be deleted", func() bool {
 		return f.store.Exists(t.Context(), "asynq:{"+queue+"}:t:first").Val() == 0
@@ -114,7 +114,7 @@ func TestADeadLetterThatAsynqDeletedIsStillSeen(t *testing.T) {
 	if err != nil || shown.State != TaskTrimmed || shown.Outcome != outcomes.NotStarted || !strings.Contains(shown.Reason, "no python anywhere") {
 		t.Errorf("shown %+v, %v", shown, err)
 	}
-	if err := operator.Retry(t.Context(), "b/first"); !errors.Is(err, ErrNothing) || !strings.Contains(err.Error(), "asynq has deleted its request") {
+	if err := operator.Retry(t.Context(), "b/first"); !errors.Is(err, ErrNothing) || !strings.Contains(err.Error(), "has since deleted its request") {
 		t.Errorf("retried: %v", err)
 	}
 	if ttl := f.store.TTL(t.Context(), "kizen:{b}:run:first").Val(); ttl < letterLimit-time.Hour {
@@ -122,8 +122,8 @@ func TestADeadLetterThatAsynqDeletedIsStillSeen(t *testing.T) {
 	}
 }
 
-// TestWhatIsCancelledEnds: what waits, what waits inside of a worker, and what runs. Each is told once.
-func TestWhatIsCancelledEnds(t *testing.T) {
+// TestCancelledExecutionsEnd: one in the queue, one that waits in a worker, and one that runs. Each has one callback.
+func TestCancelledExecutionsEnd(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f := newFleet(t)
@@ -163,7 +163,7 @@ func TestWhatIsCancelledEnds(t *testing.T) {
 	}
 }
 
-func TestADrainedQueueIsNotTakenFrom(t *testing.T) {
+func TestWorkersTakeNothingFromADrainedQueue(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	g := newGate()
@@ -182,7 +182,7 @@ func TestADrainedQueueIsNotTakenFrom(t *testing.T) {
 		t.Error(err)
 	}
 	if told[0] != 1 || told[len(told)-1] != 0 || !slices.IsSortedFunc(told, func(a, b int) int { return b - a }) {
-		t.Errorf("told %v", told)
+		t.Errorf("reported %v", told)
 	}
 	f.enqueue("waits", "")
 	found, err := operator.List(t.Context(), false, TaskWaiting, 10)

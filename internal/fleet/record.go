@@ -17,11 +17,11 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// State is how far an execution has come.
+// State is the state of an execution.
 type State string
 
-// The states, in their order; see the package's documentation. Expired is that of an execution whose result was kept as long
-// as it should be, and of which only the tombstone is left.
+// The states in order; see the package's documentation. Expired means that the result was kept for its full time, and
+// only the tombstone is left.
 const (
 	Queued   State = "queued"
 	Claimed  State = "claimed"
@@ -30,50 +30,50 @@ const (
 	Expired  State = "expired"
 )
 
-// The states of a callback, in the field of that name: none, or one of these.
+// The states of a callback, in the field of that name, which is empty if the execution has no callback.
 const (
 	CallbackQueued    = "queued"
 	CallbackDelivered = "delivered"
 	CallbackFailed    = "failed"
 )
 
-// unfinishedLimit is how long an untouched record is kept: far longer than asynq waits to deliver again.
+// unfinishedLimit is how long an untouched record is kept: far longer than asynq waits before it delivers again.
 const unfinishedLimit = 7 * 24 * time.Hour
 
-// ErrConflict: the id was submitted before, for something else.
-var ErrConflict = errors.New("an execution with this id was submitted for something else; give this one an id of its own")
+// ErrConflict means that the id was submitted before with a different request.
+var ErrConflict = errors.New("an execution with this id was submitted with a different request; use another id")
 
-// records keeps one hash an execution, under kizen:{BUSINESS}:run:ID:
+// records keeps one hash for each execution, in kizen:{BUSINESS}:run:ID:
 //
 //	version      of the program that made it, see [wire.Version]
 //	state        a State
-//	digest       of what was submitted
-//	owner        who has it: WORKER/ATTEMPT
+//	digest       of the submitted request
+//	owner        the attempt that has it: WORKER/ATTEMPT
 //	attempts     how often it was claimed
 //	deaths       how often its worker died between claim and start
-//	reason       why the last attempt came to nothing
+//	reason       why the last attempt failed
 //	outcome      how it ended, with result, its document, and finished_at, in milliseconds since 1970
 //	callback     the state of its callback, with callback_at, in milliseconds since 1970, and callback_error
-//	late_outcome what its worker reported after it had been ended on the worker's behalf, with late_result and late_at
+//	late_outcome the outcome that its worker reported after the fleet had ended it, with late_result and late_at
 //	dead_letter  why its task was archived
 //	run          how often a dead letter was run again
 //
-// and the digest in kizen:{BUSINESS}:ran:ID, the tombstone, which outlives the hash. Every change is a script that looks at state
-// and owner first. Each may be sent twice, as happens where an answer is lost.
+// A second key, kizen:{BUSINESS}:ran:ID, keeps the digest. This tombstone outlives the hash. Every change is a script
+// that checks state and owner first. Each script is idempotent, because it is sent again if its reply is lost.
 type records struct {
 	redis   redis.UniversalClient
 	durable Durability
 }
 
-// ticket is the right of one attempt to an execution.
+// ticket identifies one attempt, which alone may change the record that it owns.
 type ticket struct{ business, id, owner string }
 
-// newTicket names an attempt of a worker.
+// newTicket returns the ticket of a new attempt by a worker.
 func newTicket(business, id, worker string) ticket {
 	return ticket{business, id, worker + "/" + uuid.NewString()}
 }
 
-// worker is whose attempt a ticket is.
+// worker returns the worker that makes the attempt.
 func (t ticket) worker() string {
 	worker, _, _ := strings.Cut(t.owner, "/")
 	return worker
@@ -83,7 +83,7 @@ func (t ticket) keys() []string {
 	return []string{wire.RecordKey(t.business, t.id), tombstone.Key(t.business, t.id)}
 }
 
-// claim is what became of a claim. It succeeded if owner is that of the ticket.
+// claim is the result of a claim. The claim succeeded if owner is the ticket's.
 type claim struct {
 	state    State
 	owner    string
@@ -108,8 +108,8 @@ redis.call('HSET', KEYS[1], 'state', 'claimed', 'owner', ARGV[1], 'digest', ARGV
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {'claimed', ARGV[1], attempts, known[3] or '', deaths}`)
 
-// claim takes an execution that waits, or that the attempt from had claimed when its worker died; from may be empty. The first
-// claim makes the record.
+// claim claims an execution that waits, or one that the attempt from had claimed before its worker died; from may be
+// empty. The first claim makes the record.
 func (r records) claim(ctx context.Context, t ticket, digest, from string) (claim, error) {
 	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest, from, wire.Version).Slice()
 	if err != nil {
@@ -140,7 +140,8 @@ redis.call('HSET', KEYS[1], 'state', 'started')
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1`)
 
-// start writes down that the step's code may begin, as durably as configured. It is false where somebody else has the execution.
+// start records that the step's code may begin, as durably as configured. It returns false if another attempt has the
+// execution.
 func (r records) start(ctx context.Context, t ticket) (bool, error) {
 	return r.durable.run(ctx, r.redis, startScript, t.keys(), t.owner, unfinishedLimit.Milliseconds())
 }
@@ -153,7 +154,7 @@ redis.call('HDEL', KEYS[1], 'owner')
 if ARGV[3] == '0' then redis.call('HINCRBY', KEYS[1], 'attempts', -1) end
 return 1`)
 
-// release gives an execution back whose code this attempt has not started and will not start.
+// release gives back an execution whose code this attempt has not started and will not start.
 func (r records) release(ctx context.Context, t ticket, reason string, counted bool) error {
 	return releaseScript.Run(ctx, r.redis, t.keys(), t.owner, reason, counted).Err()
 }
@@ -165,7 +166,7 @@ redis.call('HSET', KEYS[1], 'state', 'started', 'owner', ARGV[1], 'digest', ARGV
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1`)
 
-// restore writes down again that the step's code has started, in a Redis that may have lost it.
+// restore records again that the step's code has started, because Redis may have lost that.
 func (r records) restore(ctx context.Context, t ticket, digest string) error {
 	return restoreScript.Run(ctx, r.redis, t.keys(), t.owner, digest, unfinishedLimit.Milliseconds()).Err()
 }
@@ -186,10 +187,10 @@ redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
 return {ARGV[2], ''}`)
 
-// finish writes down how the execution of a ticket ended, and returns the outcome that stands: another where it was ended on
-// the ticket's behalf before, and none where somebody else has it. What this attempt reports of a step that it had begun is then
-// kept beside the outcome, once, and late is true. A record that Redis has lost meanwhile is made anew: what has run is not to
-// run again.
+// finish records how the execution of a ticket ended, and returns the outcome that stands. That is another outcome if
+// the fleet had already ended the execution for the ticket, and empty if another attempt has the execution. If the
+// fleet had ended it and this attempt had begun the step, its result is kept once beside that outcome, and late is
+// true. finish makes the record again if Redis has lost it, because the execution must not run twice.
 func (r records) finish(ctx context.Context, t ticket, digest string, e ending, keep time.Duration) (stands string, late bool, err error) {
 	answer, err := finishScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), []byte(e.result), e.at.UnixMilli(),
 		keep.Milliseconds(), digest, max(keep, tombstone.Limit).Milliseconds(), e.begun, e.deadLetter, wire.Version).StringSlice()
@@ -201,9 +202,9 @@ func (r records) finish(ctx context.Context, t ticket, digest string, e ending, 
 
 var settleScript = redis.NewScript(`return redis.call('PEXPIRE', KEYS[1], ARGV[1])`)
 
-// settle waits until the end of an execution is as durable as configured: what is written later is durable only with all that was
-// written before.
-func (r records) settle(ctx context.Context, t ticket, keep time.Duration) error {
+// awaitDurable waits until the end of an execution is as durable as configured. A later write is durable only together
+// with all earlier ones.
+func (r records) awaitDurable(ctx context.Context, t ticket, keep time.Duration) error {
 	if !r.durable.waits() {
 		return nil
 	}
@@ -220,7 +221,7 @@ redis.call('HDEL', KEYS[1], 'owner', 'outcome', 'result', 'finished_at', 'callba
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1`)
 
-// reopen lets an execution that was kept as a dead letter run again.
+// reopen lets a dead letter run again.
 func (r records) reopen(ctx context.Context, business, id, deadLetter string) error {
 	keys := ticket{business: business, id: id}.keys()
 	return reopenScript.Run(ctx, r.redis, keys, deadLetter, unfinishedLimit.Milliseconds()).Err()
@@ -237,7 +238,7 @@ redis.call('PEXPIRE', KEYS[1], ARGV[6])
 redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6])
 return ''`)
 
-// cancel ends an execution that no worker has, and returns "", or else how far it has come.
+// cancel ends an execution that no worker has and returns "", or returns the state of one that a worker has or had.
 func (r records) cancel(ctx context.Context, t ticket, digest string) (State, error) {
 	e, err := cancelledEnd(t.id)
 	if err != nil {
@@ -256,7 +257,7 @@ redis.call('HSET', KEYS[1], 'callback', ARGV[1], 'callback_at', ARGV[2])
 if ARGV[3] == '' then redis.call('HDEL', KEYS[1], 'callback_error') else redis.call('HSET', KEYS[1], 'callback_error', ARGV[3]) end
 return 1`)
 
-// setCallback writes down what has become of the callback of an execution.
+// setCallback records the state of the callback of an execution.
 func (r records) setCallback(ctx context.Context, business, id, state, failure string) error {
 	return callbackScript.Run(ctx, r.redis, []string{wire.RecordKey(business, id)}, state, time.Now().UnixMilli(), failure).Err()
 }
@@ -266,13 +267,13 @@ type ending struct {
 	outcome outcomes.Outcome
 	result  json.RawMessage
 	at      time.Time
-	// begun is whether the attempt that says so had begun the step's code.
+	// begun reports whether the reporting attempt had begun the step's code.
 	begun bool
-	// deadLetter is why the task is archived; empty: it is not.
+	// deadLetter is why the task is archived; empty if it is not.
 	deadLetter string
 }
 
-// entry is a record as it is read.
+// entry is the content of a record.
 type entry struct {
 	ticket
 	state    State
@@ -283,7 +284,7 @@ type entry struct {
 	late ending
 }
 
-// callbackState is what a record says of its callback.
+// callbackState is the recorded state of a callback.
 type callbackState struct {
 	state, failure string
 	at             time.Time
@@ -295,7 +296,7 @@ func (r records) read(ctx context.Context, business, id string) (entry, error) {
 		return entry{}, fmt.Errorf("read the record of execution %s: %w", id, err)
 	}
 	number := func(field string) int64 {
-		n, _ := strconv.ParseInt(h[field], 10, 64) // only scripts write it
+		n, _ := strconv.ParseInt(h[field], 10, 64) // only scripts write this field
 		return n
 	}
 	return entry{

@@ -13,7 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// newRecords are records in a Redis of their own.
+// newRecords returns records in their own Redis.
 func newRecords(t *testing.T) (records, *miniredis.Miniredis) {
 	t.Helper()
 	server := miniredis.RunT(t)
@@ -44,14 +44,14 @@ func mustFinish(t *testing.T, r records, owner ticket, e ending) (stands string,
 	return stands, late
 }
 
-func TestWhatIsClaimedIsTakenOnlyFromTheAttemptThatIsNamed(t *testing.T) {
+func TestAClaimIsTakenOverOnlyFromTheNamedAttempt(t *testing.T) {
 	r, _ := newRecords(t)
 	first, last := newTicket("b", "e", "w-1"), newTicket("b", "e", "w-2")
 	if c := mustClaim(t, r, first); c.state != Claimed || c.attempts != 1 {
 		t.Errorf("first claim: %+v", c)
 	}
 	if c := mustClaim(t, r, last); c.owner != first.owner {
-		t.Errorf("claimed from a worker that may live: %+v", c)
+		t.Errorf("claimed from a worker that may be alive: %+v", c)
 	}
 	if c, err := r.claim(t.Context(), last, "digest", first.owner); err != nil || c.owner != last.owner || c.attempts != 2 || c.deaths != 1 {
 		t.Errorf("claimed from a dead worker: %+v, %v", c, err)
@@ -73,7 +73,7 @@ func TestWhatIsClaimedIsTakenOnlyFromTheAttemptThatIsNamed(t *testing.T) {
 	}
 }
 
-func TestWhatHasStartedIsNeverClaimedAgain(t *testing.T) {
+func TestAStartedExecutionIsNeverClaimedAgain(t *testing.T) {
 	r, _ := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
 	mustClaim(t, r, owner)
@@ -89,11 +89,11 @@ func TestWhatHasStartedIsNeverClaimedAgain(t *testing.T) {
 		t.Fatalf("finish: %q", stands)
 	}
 	if c := mustClaim(t, r, newTicket("b", "e", "w-2")); c.state != Finished {
-		t.Errorf("claim of what has finished: %+v", c)
+		t.Errorf("claim of a finished execution: %+v", c)
 	}
 }
 
-// TestTheFirstEndStands: the worker was taken for dead, and comes back with a result, which is kept beside that.
+// TestTheFirstEndStands: the worker was declared dead, and returns with a result, which is kept beside the first end.
 func TestTheFirstEndStands(t *testing.T) {
 	r, _ := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
@@ -105,7 +105,7 @@ func TestTheFirstEndStands(t *testing.T) {
 	result.begun = true
 	for _, first := range []bool{true, false} {
 		if stands, late := mustFinish(t, r, owner, result); stands != "worker_died" || late != first {
-			t.Errorf("stands %q, late %v, want %v", stands, late, first)
+			t.Errorf("outcome %q, late %v, want %v", stands, late, first)
 		}
 	}
 	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.outcome != "worker_died" || known.late.outcome != "ok" {
@@ -113,7 +113,7 @@ func TestTheFirstEndStands(t *testing.T) {
 	}
 }
 
-// TestARepeatedEndIsNotLate: its answer was lost, and it is sent again.
+// TestARepeatedEndIsNotLate: the reply was lost, and the same end is sent again.
 func TestARepeatedEndIsNotLate(t *testing.T) {
 	r, _ := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
@@ -149,8 +149,8 @@ func TestAnIDIsNotRunAgainWhenItsResultHasExpired(t *testing.T) {
 	}
 }
 
-// TestWhatRedisLostOfAStartIsRestored, but never over what somebody else has written since.
-func TestWhatRedisLostOfAStartIsRestored(t *testing.T) {
+// TestALostStartIsRestored, but never over a later write by another attempt.
+func TestALostStartIsRestored(t *testing.T) {
 	r, server := newRecords(t)
 	first, other := newTicket("b", "e", "w-1"), newTicket("b", "e", "w-2")
 	mustClaim(t, r, first)
@@ -178,7 +178,7 @@ func TestChangesMayBeSentTwice(t *testing.T) {
 			t.Errorf("start: %v, %v", ours, err)
 		}
 	}
-	for range 2 { // the second finds nobody who has it
+	for range 2 { // the second finds no owner
 		if err := r.release(t.Context(), owner, "no python", true); err != nil {
 			t.Errorf("release: %v", err)
 		}
@@ -201,7 +201,7 @@ func TestAnAttemptCountsUnlessItIsGivenBackUncounted(t *testing.T) {
 	}
 }
 
-func TestAnIDIsForOneThing(t *testing.T) {
+func TestAnIDBelongsToOneRequest(t *testing.T) {
 	r, _ := newRecords(t)
 	mustClaim(t, r, newTicket("b", "e", "w-1"))
 	if _, err := r.claim(t.Context(), newTicket("b", "e", "w-2"), "another", ""); !errors.Is(err, ErrConflict) {
@@ -212,7 +212,7 @@ func TestAnIDIsForOneThing(t *testing.T) {
 	}
 }
 
-func TestRecordsDoNotStayForever(t *testing.T) {
+func TestRecordsExpire(t *testing.T) {
 	r, server := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
 	mustClaim(t, r, owner)
@@ -225,7 +225,7 @@ func TestRecordsDoNotStayForever(t *testing.T) {
 	}
 	server.FastForward(time.Hour)
 	if err := r.setCallback(t.Context(), "b", "e", CallbackDelivered, ""); err != nil || len(server.Keys()) != 1 {
-		t.Errorf("a callback brings %q back: %v", server.Keys(), err)
+		t.Errorf("a callback makes the expired record %q again: %v", server.Keys(), err)
 	}
 	server.FastForward(tombstone.Limit)
 	if len(server.Keys()) != 0 {

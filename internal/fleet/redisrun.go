@@ -15,12 +15,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// redisRun watches for a Redis that was restarted, or replaced by its replica, and may have lost its last writes. A connection
-// ends with its server, so the id of the run needs asking for only where a connection was made since.
+// redisRun detects a Redis that was restarted, or replaced by its replica, and may have lost its last writes. A
+// connection ends with its server, so the id of the run is read only when a connection was made since.
 //
-// On a new run every worker writes down again what it knows, and starts nothing for a lease: an execution that Redis has put
-// back into the queue, although a living worker has run it, is found started or finished then. The fleet remembers the run under
-// kizen:fleet:{QUEUE}:redis-run, so that a worker which starts after the restart waits too.
+// On a new run every worker writes its state again, and starts nothing for a lease. So an execution that Redis has
+// requeued, although a living worker has run it, is found started or finished. The fleet remembers the run in
+// kizen:fleet:{QUEUE}:redis-run, so that a worker that starts after the restart waits too.
 type redisRun struct {
 	redis redis.UniversalClient
 	queue string
@@ -31,9 +31,9 @@ type redisRun struct {
 
 	mu       sync.Mutex
 	known    string
-	verified int64     // the dials that known was asked for after
-	resume   time.Time // nothing starts before
-	lost     bool      // Redis may lack what this worker knows
+	verified int64     // the number of dials when known was last read
+	resume   time.Time // no execution starts before this
+	lost     bool      // Redis may lack state that this worker has
 	denied   bool
 }
 
@@ -61,7 +61,7 @@ func (dialHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 
 func (r *redisRun) key() string { return "kizen:fleet:{" + r.queue + "}:redis-run" }
 
-// id names the run of the server, or of all masters of a cluster.
+// id returns the run id of the server, or of all masters of a cluster.
 func (r *redisRun) id(ctx context.Context) (string, error) {
 	cluster, ok := r.redis.(*redis.ClusterClient)
 	if !ok {
@@ -93,7 +93,7 @@ func runOf(ctx context.Context, node redis.Cmdable) (string, error) {
 	return "", errors.New("INFO names no run_id")
 }
 
-// check reports whether Redis is another run than when it was last asked.
+// check reports whether the run differs from the one of the last check.
 func (r *redisRun) check(ctx context.Context) (changed bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,11 +105,11 @@ func (r *redisRun) check(ctx context.Context) (changed bool, err error) {
 	id, err := r.id(ctx)
 	if redis.HasErrorPrefix(err, "NOPERM") {
 		r.denied = true
-		r.log.Warn("the Redis user may not use INFO, so a Redis that has lost its last writes is not noticed; add +info to it")
+		r.log.Warn("the Redis user may not use INFO, so a loss of Redis's last writes goes unnoticed; grant +info to the user")
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("ask which run of Redis this is: %w", err)
+		return false, fmt.Errorf("read the run id of Redis: %w", err)
 	}
 	r.verified = dials
 	changed = r.known != "" && r.known != id
@@ -121,7 +121,8 @@ func (r *redisRun) check(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
-// takeLoss reports, once for each loss, that Redis may lack what this worker knows, whichever call of check noticed it.
+// takeLoss reports, once for each loss, that Redis may lack state that this worker has, whichever call of check
+// detected it.
 func (r *redisRun) takeLoss() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,21 +131,21 @@ func (r *redisRun) takeLoss() bool {
 	return lost
 }
 
-// lose says that Redis still lacks what this worker knows.
-func (r *redisRun) lose() {
+// markLost records that Redis still lacks state that this worker has.
+func (r *redisRun) markLost() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lost = true
 }
 
-// pause starts nothing for a lease.
+// pause prevents starts for a lease.
 func (r *redisRun) pause() {
 	r.resume = time.Now().Add(r.lease)
-	r.log.Warn("Redis was restarted or replaced and may have lost its last writes; nothing starts until every worker has written down what it runs",
+	r.log.Warn("Redis was restarted or replaced and may have lost its last writes; no execution starts until every worker has written its state again",
 		"pause", r.lease.String())
 }
 
-// join compares the run with that which the fleet remembers.
+// join compares the run with the one that the fleet remembers.
 func (r *redisRun) join(ctx context.Context) error {
 	if _, err := r.check(ctx); err != nil {
 		return err
@@ -166,7 +167,7 @@ func (r *redisRun) join(ctx context.Context) error {
 	return nil
 }
 
-// wait returns when executions may start. It remembers the run for the fleet after a pause.
+// wait returns when executions may start. After a pause it records the run for the fleet.
 func (r *redisRun) wait(ctx context.Context) error {
 	r.mu.Lock()
 	resume, known := r.resume, r.known
@@ -192,19 +193,19 @@ func (r *redisRun) wait(ctx context.Context) error {
 	return nil
 }
 
-// recall bounds what a worker remembers of executions that it has finished: far more than what Redis loses with appendfsync
-// everysec.
+// The bounds on the finished executions that a worker remembers: far more than Redis loses with appendfsync everysec.
 const (
 	recallFor   = time.Minute
 	recallBytes = 64 << 20
 )
 
-// recall is what a worker runs now and what it has finished in the last minute, by the owner of the record.
+// recall has the attempts that run on this worker, and those that finished in the last minute, by the owner of the
+// record.
 type recall struct {
 	mu       sync.Mutex
 	running  map[string]*attempt
 	finished map[string]*finishedAttempt
-	order    []*finishedAttempt // the oldest first
+	order    []*finishedAttempt // oldest first
 	bytes    int
 }
 
@@ -230,7 +231,7 @@ func (r *recall) runs(owner string) bool {
 	return r.running[owner] != nil
 }
 
-// of is the attempt of an execution that this worker has; nil: it has none.
+// of returns this worker's attempt at an execution; nil if it has none.
 func (r *recall) of(business, id string) *attempt {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -242,14 +243,14 @@ func (r *recall) of(business, id string) *attempt {
 	return nil
 }
 
-// end forgets an attempt that was given back.
+// end removes an attempt that was given back.
 func (r *recall) end(a *attempt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.running, a.owner)
 }
 
-// finish remembers how an attempt ended, and forgets what is older than recallFor or too much.
+// finish remembers how an attempt ended, and forgets attempts that are older than recallFor or too many.
 func (r *recall) finish(s subject, e ending) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -264,14 +265,14 @@ func (r *recall) finish(s subject, e ending) {
 	}
 }
 
-// ended is how an attempt of this worker ended, if it still knows.
+// ended returns how an attempt of this worker ended, or nil if the worker no longer remembers it.
 func (r *recall) ended(owner string) *finishedAttempt {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.finished[owner]
 }
 
-// all are the attempts that have begun a step's code and run, and those that have finished.
+// all returns the attempts that have begun a step's code and still run, and those that have finished.
 func (r *recall) all() (running []*attempt, finished []*finishedAttempt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -283,8 +284,8 @@ func (r *recall) all() (running []*attempt, finished []*finishedAttempt) {
 	return running, append(finished, r.order...)
 }
 
-// settled reports whether executions may start.
-func (r *redisRun) settled() bool {
+// mayStart reports whether executions may start.
+func (r *redisRun) mayStart() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.resume.IsZero()

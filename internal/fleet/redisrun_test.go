@@ -10,8 +10,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// TestALossIsKnownToTheOneThatRestores, although an attempt that starts has noticed it first.
-func TestALossIsKnownToTheOneThatRestores(t *testing.T) {
+// TestALossReachesTheRestore, although a starting attempt has detected it first.
+func TestALossReachesTheRestore(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: redistest.Start(t).Addr})
 	t.Cleanup(func() { _ = client.Close() })
@@ -25,12 +25,12 @@ func TestALossIsKnownToTheOneThatRestores(t *testing.T) {
 		t.Fatalf("on a new run: changed %v, %v", changed, err)
 	}
 	if changed, err := r.check(t.Context()); changed || err != nil {
-		t.Errorf("asked again: changed %v, %v", changed, err)
+		t.Errorf("on a second check: changed %v, %v", changed, err)
 	}
 	if !r.takeLoss() || r.takeLoss() {
-		t.Error("the loss is not told once")
+		t.Error("the loss is not reported exactly once")
 	}
-	if r.lose(); !r.takeLoss() {
-		t.Error("a loss that could not be made good is forgotten")
+	if r.markLost(); !r.takeLoss() {
+		t.Error("a loss that could not be repaired is forgotten")
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// enqueuedAt is when a task was put into the queue. Where its headers do not say so, or say what cannot be, that is now, and
-// how long it waited is not known.
+// enqueuedAt returns when a task was enqueued. If its headers have no valid time, it returns now, and the waiting time
+// is unknown.
 func enqueuedAt(headers map[string]string, now time.Time) time.Time {
 	at, err := time.Parse(time.RFC3339, headers[wire.EnqueuedAt])
 	if err != nil || at.After(now) || now.Sub(at) > unfinishedLimit {
@@ -25,20 +25,21 @@ func enqueuedAt(headers map[string]string, now time.Time) time.Time {
 	return at
 }
 
-// errNewer puts off what a newer program has written.
-var errNewer = errors.New("a newer version of kizen-sidecar wrote this; it is left to a worker that understands it, see docs/upgrade.md")
+// errNewer delays data that a newer program has written.
+var errNewer = errors.New("a newer version of kizen-sidecar wrote this; a worker of that version must process it, see docs/upgrade.md")
 
-// newer reports whether the version of a task, of a record or of a worker is beyond what this program understands. A version that is no
-// number is ignored.
+// newer reports whether the version of a task, a record or a worker is newer than this program understands. It ignores
+// a version that is not a number.
 func newer(version string) bool {
 	n, err := strconv.Atoi(version)
 	return err == nil && n > wire.Version
 }
 
-// callbackQueue is where the callbacks of a queue's executions wait: slow receivers must not hold slots of executions.
+// callbackQueue returns the queue for the callbacks of a queue's executions. It is separate, so that slow receivers do
+// not take slots of executions.
 func callbackQueue(queue string) string { return queue + ":callbacks" }
 
-// taskTimeout is when asynq gives up waiting for a handler. Ours end by their own limits, long before.
+// taskTimeout is when asynq stops waiting for a handler. Handlers end by their own limits long before that.
 const taskTimeout = time.Hour
 
 func callbackOptions(queue, id string) []asynq.Option {
@@ -47,8 +48,8 @@ func callbackOptions(queue, id string) []asynq.Option {
 	}
 }
 
-// names are the parts of a payload that are read before the rest, and at next to no cost: a payload that ends the worker which
-// reads it whole can be given up by these.
+// names are the fields of a payload that are read first, at almost no cost. If reading the whole payload kills a
+// worker, these fields suffice to give it up.
 type names struct {
 	ExecutionID string `json:"execution_id"`
 	BusinessID  string `json:"business_id"`
@@ -56,7 +57,8 @@ type names struct {
 	Traceparent string `json:"traceparent"`
 }
 
-// readNames fails where the payload names no execution and business: there is no record to end, and the error is final.
+// readNames fails if the payload names no execution and business. There is no record to end then, so the error is
+// final.
 func readNames(payload []byte) (names, error) {
 	var n names
 	err := json.Unmarshal(payload, &n)
@@ -65,7 +67,7 @@ func readNames(payload []byte) (names, error) {
 		return n, deadLetter(fmt.Errorf("the payload is not a JSON object: %w", err))
 	}
 	if !ids.Valid(n.ExecutionID) || !ids.Valid(n.BusinessID) {
-		return n, deadLetter(errors.New("the payload names no execution and business"))
+		return n, deadLetter(errors.New("the payload has no execution id and business id"))
 	}
 	return n, nil
 }
@@ -78,10 +80,11 @@ func readCallback(payload []byte) (webhook.Message, error) {
 	return message, nil
 }
 
-// deadLetterMark begins the error of every task that a worker archives. What asynq archives by itself lacks it.
+// deadLetterMark begins the error of every task that a worker archives. The error of a task that asynq archives by
+// itself lacks it.
 const deadLetterMark = "dead letter: "
 
-// deadLetter has asynq archive a task, because of err.
+// deadLetter wraps err so that asynq archives the task.
 func deadLetter(err error) error {
 	text := err.Error()
 	if !strings.HasPrefix(text, deadLetterMark) {
@@ -90,7 +93,7 @@ func deadLetter(err error) error {
 	return &archived{text, err}
 }
 
-// archived is an error of which asynq keeps exactly the text.
+// archived is an error whose exact text asynq keeps.
 type archived struct {
 	text string
 	err  error
@@ -99,7 +102,7 @@ type archived struct {
 func (a *archived) Error() string   { return a.text }
 func (a *archived) Unwrap() []error { return []error{a.err, asynq.SkipRetry} }
 
-// later says when a task is to be delivered again, and why.
+// later is an error that makes asynq deliver a task again after a delay.
 type later struct {
 	err   error
 	after time.Duration
@@ -108,13 +111,13 @@ type later struct {
 func (l *later) Error() string { return l.err.Error() }
 func (l *later) Unwrap() error { return l.err }
 
-// isLater tells asynq not to count what is put off as a failure.
+// isLater stops asynq from counting a delayed task as a failure.
 func isLater(err error) bool {
 	var l *later
 	return errors.As(err, &l) || errors.Is(err, asynq.ErrLeaseExpired)
 }
 
-// delay is how long asynq waits after a failure; retried counts those before it.
+// delay returns how long asynq waits after a failure; retried counts the earlier ones.
 func delay(retried int, err error, _ *asynq.Task) time.Duration {
 	var l *later
 	switch {

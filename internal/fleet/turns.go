@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// turns shares the attempts that one worker makes to deliver callbacks among businesses. A business may begin another attempt while
-// it has fewer under way than are free, so the first takes half, the next half of the rest, and one whose receivers hang leaves room
-// for others. What has to wait goes back to the queue, for about as long as the business takes to come to it: a worker
-// holds no callback that it does not deliver.
+// turns shares this worker's callback deliveries among businesses. A business may begin another delivery while it has
+// fewer under way than slots are free. So the first business takes half of them, the next one half of the rest, and a
+// business whose receivers hang leaves room for others. A callback without a turn returns to the queue for about as
+// long as its business needs to reach it: the worker keeps no callback that it does not deliver.
 type turns struct {
 	mu   sync.Mutex
 	free int
 	of   map[string]*turn
 }
 
-// turn is what turns knows of a business that has attempts under way.
+// turn is the state of a business that has deliveries under way.
 type turn struct {
 	held int
-	// took is how long its last attempt took.
+	// took is how long its last delivery took.
 	took time.Duration
-	// next is when the next callback that is put off should come.
+	// next is when the next delayed callback should return.
 	next time.Time
 }
 
-// firstTook is how long an attempt is taken to last before one of the business has ended, and longestWait bounds how long a
-// callback is put off at a time.
+// firstTook is the assumed duration of a delivery before one of the business has ended. longestWait bounds each delay
+// of a callback.
 const (
 	firstTook   = time.Second
 	longestWait = time.Minute
@@ -33,7 +33,8 @@ const (
 
 func newTurns(atOnce int) *turns { return &turns{free: atOnce, of: map[string]*turn{}} }
 
-// take begins an attempt of a business, which the caller ends with end. If ok is false, the callback should come again after a while.
+// take begins a delivery of a business, which the caller ends with end. If ok is false, the callback should return
+// after the delay.
 func (t *turns) take(business string, now time.Time) (after time.Duration, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -47,7 +48,7 @@ func (t *turns) take(business string, now time.Time) (after time.Duration, ok bo
 		t.free--
 		return 0, true
 	}
-	if own.held == 0 { // all are taken, by others
+	if own.held == 0 { // others have taken all
 		return firstTook, false
 	}
 	if own.next.Before(now) {
@@ -57,7 +58,7 @@ func (t *turns) take(business string, now time.Time) (after time.Duration, ok bo
 	return min(max(own.next.Sub(now), firstTook), longestWait), false
 }
 
-// end ends an attempt.
+// end ends a delivery.
 func (t *turns) end(business string, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -27,12 +27,12 @@ func TestABusinessWithManyCallbacksLeavesRoomForOthers(t *testing.T) {
 	}
 	turns.end("a", 16*time.Second)
 	if _, ok := turns.take("f", now); !ok {
-		t.Error("a turn was free, and f got none")
+		t.Error("f got no turn although one was free")
 	}
 }
 
-// TestWhatIsPutOffComesBackAtThePaceOfItsBusiness: not all at once, again and again.
-func TestWhatIsPutOffComesBackAtThePaceOfItsBusiness(t *testing.T) {
+// TestDelayedCallbacksReturnAtThePaceOfTheirBusiness, not all at once.
+func TestDelayedCallbacksReturnAtThePaceOfTheirBusiness(t *testing.T) {
 	now := time.Now()
 	turns := newTurns(16)
 	for range 8 {
@@ -44,20 +44,20 @@ func TestWhatIsPutOffComesBackAtThePaceOfItsBusiness(t *testing.T) {
 		after, ok := turns.take("a", now)
 		want := min(max(time.Duration(i+1)*14*time.Second/8, time.Second), longestWait)
 		if ok || after != want {
-			t.Errorf("callback %d is put off by %s, want %s", i, after, want)
+			t.Errorf("callback %d is delayed by %s, want %s", i, after, want)
 		}
 	}
 	for range 8 {
 		turns.end("a", time.Second)
 	}
 	if len(turns.of) != 0 || turns.free != 16 {
-		t.Errorf("left behind: %d businesses, %d free", len(turns.of), turns.free)
+		t.Errorf("after all deliveries: %d businesses, %d free", len(turns.of), turns.free)
 	}
 }
 
-// TestAReceiverThatHangsHoldsUpNoOtherBusiness: 200 callbacks of one business wait for a receiver that does not answer before the
-// other's is queued.
-func TestAReceiverThatHangsHoldsUpNoOtherBusiness(t *testing.T) {
+// TestAReceiverThatHangsDelaysNoOtherBusiness: 200 callbacks of one business wait for a receiver that does not answer
+// before the other's is queued.
+func TestAReceiverThatHangsDelaysNoOtherBusiness(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	hangs := make(chan struct{})
 	hanging := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hangs }))

@@ -13,7 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// putOff is how many tasks wait to be delivered again because a newer worker should have them.
+// putOff returns how many tasks wait for a newer worker.
 func (f *fleetOf) putOff() (n int) {
 	tasks, err := asynq.NewInspectorFromRedisClient(f.store).ListRetryTasks(queue)
 	if err != nil {
@@ -27,12 +27,12 @@ func (f *fleetOf) putOff() (n int) {
 	return n
 }
 
-// TestATaskOfANewerVersionIsLeftToANewerWorker: 20 of 20, and the log and the queue say why.
+// TestATaskOfANewerVersionIsLeftToANewerWorker: 20 of 20, and the log and the queue give the reason.
 func TestATaskOfANewerVersionIsLeftToANewerWorker(t *testing.T) {
 	t.Parallel()
 	const total = 20
 	f := newFleet(t)
-	f.lease = time.Minute // it comes back after that
+	f.lease = time.Minute // it returns after that
 	client := asynq.NewClientFromRedisClient(f.store)
 	for i := range total {
 		payload, err := json.Marshal(map[string]any{"execution_id": fmt.Sprint("e", i), "business_id": "b", "colour": "green"})
@@ -45,17 +45,18 @@ func TestATaskOfANewerVersionIsLeftToANewerWorker(t *testing.T) {
 		}
 	}
 	f.worker(f.server.Addr, 1, fine)
-	f.await("all to be put off", func() bool { return f.putOff() == total })
+	f.await("all to be delayed", func() bool { return f.putOff() == total })
 	if n := len(f.store.Keys(t.Context(), "kizen:{b}:*").Val()); n != 0 {
 		t.Errorf("%d records were made", n)
 	}
 	if n := strings.Count(f.log.String(), "a task is left to a newer worker"); n != total {
-		t.Errorf("the log says it %d times", n)
+		t.Errorf("the log has the line %d times", n)
 	}
 }
 
-// TestARecordOfANewerVersionIsLeftAsItIs: one that says so, and one in a state that this program does not know.
-func TestARecordOfANewerVersionIsLeftAsItIs(t *testing.T) {
+// TestARecordOfANewerVersionIsLeftUnchanged: one with a newer version, and one in a state that this program does not
+// know.
+func TestARecordOfANewerVersionIsLeftUnchanged(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	f.lease = time.Minute
@@ -70,7 +71,7 @@ func TestARecordOfANewerVersionIsLeftAsItIs(t *testing.T) {
 		f.enqueue(id, "")
 	}
 	f.worker(f.server.Addr, 1, fine)
-	f.await("both to be put off", func() bool { return f.putOff() == 2 })
+	f.await("both to be delayed", func() bool { return f.putOff() == 2 })
 	for id, fields := range records {
 		kept := f.store.HGetAll(t.Context(), wire.RecordKey("b", id)).Val()
 		if len(kept) != len(fields)/2 || kept["state"] != fields[1] {
@@ -80,7 +81,8 @@ func TestARecordOfANewerVersionIsLeftAsItIs(t *testing.T) {
 	}
 }
 
-// TestNothingIsRefusedWhileANewerWorkerLives: it may know what this one does not. When it is gone the mistake is one.
+// TestNothingIsRefusedWhileANewerWorkerLives, because it may know more than this one. Once it is gone, the execution
+// is refused.
 func TestNothingIsRefusedWhileANewerWorkerLives(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -89,7 +91,7 @@ func TestNothingIsRefusedWhileANewerWorkerLives(t *testing.T) {
 	f.store.Set(t.Context(), other.key("newer"), "2", 0)
 	f.worker(f.server.Addr, 1, fine)
 	f.enqueueBody("e", map[string]string{"execution_id": "e", "business_id": "b", "colour": "green"})
-	f.await("it to be put off", func() bool { return strings.Contains(f.log.String(), "a newer version of kizen-sidecar wrote this") })
+	f.await("it to be delayed", func() bool { return strings.Contains(f.log.String(), "a newer version of kizen-sidecar wrote this") })
 	if known, err := f.records.read(t.Context(), "b", "e"); err != nil || known.state == Finished {
 		t.Errorf("it ended %s, %v", known.outcome, err)
 	}

@@ -23,44 +23,45 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// callbacksAtOnce bounds the callbacks that one worker delivers at a time.
+// callbacksAtOnce is how many callbacks one worker delivers at a time.
 const callbacksAtOnce = 32
 
-// taskInterval and callbackInterval are how often an empty queue is asked for executions, and for callbacks.
+// taskInterval and callbackInterval are how often a worker polls an empty queue for executions and for callbacks.
 const (
 	taskInterval     = 150 * time.Millisecond
 	callbackInterval = 300 * time.Millisecond
 )
 
-// Config of a [Worker]. All but Revoke, Ready, Try, Sender, Metrics and Log is required.
+// Config configures a [Worker]. All fields are required, except Revoke, Ready, Try, Sender, Metrics and Log.
 type Config struct {
 	Redis redis.UniversalClient
-	// Queue is the name of asynq's queue.
+	// Queue is asynq's name for the queue.
 	Queue string
 	// Slots is how many executions run at once.
 	Slots int
-	// Lease is how long a worker counts as living without a word of it. It ends its steps itself after one, and is taken for dead
-	// after two.
+	// Lease is how long a worker may go without a renewal. After one lease it ends its steps itself; after two the
+	// keeper declares it dead.
 	Lease time.Duration
-	// Attempts bounds how often an execution is prepared whose code does not come to start.
+	// Attempts bounds how often an execution is tried whose code does not start.
 	Attempts int64
 	// Keep is how long results are kept.
 	Keep time.Duration
-	// Durability is what the start of a step waits for; the zero value is [DurabilityMemory].
+	// Durability is how durable the start of a step must be; the zero value is [DurabilityMemory].
 	Durability Durability
-	// Prepare turns a body into what is run. Mistakes in it are *runner.FieldErrors.
+	// Prepare turns a request body into an execution. Invalid fields are reported as *runner.FieldErrors.
 	Prepare func(execution.Body) (execution.Request, error)
-	// Run carries one execution to its outcome, as [execution.Host.Run] does.
+	// Run runs one execution to its outcome, as [execution.Host.Run] does.
 	Run func(context.Context, execution.Request) (execution.Ended, error)
-	// Revoke ends the keys of an execution whose worker has died, before that is written down. If nil, they end by themselves.
+	// Revoke revokes the keys of an execution whose worker has died, before the end is recorded. If nil, they expire
+	// by themselves.
 	Revoke func(ctx context.Context, business, id string) error
-	// Ready says why this worker should take nothing. If nil, it is always ready.
+	// Ready returns why this worker should take no executions. If nil, it is always ready.
 	Ready func(context.Context) error
-	// Try does what executions need of this machine, and says why it cannot. If nil, it is taken to work.
+	// Try checks that this machine can run executions, and returns why it cannot. If nil, it is assumed to.
 	Try func(context.Context) error
-	// Sender delivers callbacks. If nil, executions that want one are refused.
+	// Sender delivers callbacks. If nil, executions with a callback are refused.
 	Sender *webhook.Sender
-	// Metrics count how executions end. If nil, nothing is counted.
+	// Metrics counts how executions end. If nil, nothing is counted.
 	Metrics *telemetry.Metrics
 	Log     *slog.Logger
 }
@@ -70,60 +71,62 @@ type Worker struct {
 	config    Config
 	records   records
 	members   *members
-	held      []*held // of the executions, and of the callbacks
+	held      []*held // for executions, and for callbacks
 	run       *redisRun
 	recall    *recall
 	intake    *intake
-	turns     *turns // of callbacks
+	turns     *turns // for callbacks
 	letters   letters
 	cancelled cancellations
 	client    *asynq.Client
 	inspector *asynq.Inspector
 	callbacks *asynq.Server
 
-	// The keeper's: active tasks that the last sweep found without a worker, and the time from which it looks at archived ones.
+	// State of the keeper: active tasks that the last sweep found without a worker, and the time from which it checks
+	// archived ones.
 	suspects      map[string]map[string]bool
 	archivedSince map[string]int64
-	archiveFull   map[string]bool // as it was told
+	archiveFull   map[string]bool // the last state that was logged
 
 	slots     chan struct{}
-	delivered atomic.Int64 // waits for a slot, or runs
+	delivered atomic.Int64 // waiting for a slot, or running
 	running   atomic.Int64
-	ctx       context.Context // ends when what runs is to be cut off
+	ctx       context.Context // ends when running executions must stop
 	cut       context.CancelCauseFunc
 	all       routine.Group // handlers: asynq does not wait for those whose lease it lost
 
 	leave  context.CancelFunc // ends keeping
-	stop   context.CancelFunc // ends taking
+	stop   context.CancelFunc // stops taking tasks
 	loops  routine.Group
 	taking routine.Group
 }
 
-// errDraining ends what has not finished when the drain timeout is over.
+// errDraining ends the executions that are left when the drain timeout is over.
 var errDraining = errors.New("the worker shuts down")
 
-// errTakenOver ends an attempt whose execution somebody else has claimed.
+// errTakenOver ends an attempt whose execution another worker has claimed.
 var errTakenOver = errors.New("another worker has taken the execution over")
 
-// errRedisRestarted ends an attempt that was claimed in a Redis which has since been restarted.
+// errRedisRestarted ends an attempt whose claim was written before Redis restarted.
 var errRedisRestarted = errors.New("redis was restarted before the step's code had started")
 
-// errElsewhere puts a delivery off.
-var errElsewhere = errors.New("the execution runs elsewhere")
+// errRunsElsewhere delays a delivery.
+var errRunsElsewhere = errors.New("the execution runs elsewhere")
 
-// errWorkerDied is the message of an execution that ends as [outcomes.WorkerDied].
-var errWorkerDied = errors.New("the worker died after the step's code had started; how far it came is not known, so it is not run again")
+// errWorkerDied is the error of an execution that ends as [outcomes.WorkerDied].
+var errWorkerDied = errors.New("the worker died after the step's code had started; its progress is unknown, so it is not run again")
 
-// errEndLost is the message of an execution whose worker lives and does not know it any more.
-var errEndLost = errors.New("the step's code had started, and Redis lost how it ended; how far it came is not known, so it is not run again")
+// errEndLost is the error of an execution whose worker is alive but no longer knows it.
+var errEndLost = errors.New("the step's code had started, and Redis lost how it ended; its progress is unknown, so it is not run again")
 
-// deathLimit is how many workers may die while they prepare an execution.
+// deathLimit is how many workers may die while they prepare the same execution.
 const deathLimit = 2
 
-// longestBackoff bounds the wait between two attempts to start an execution, and between two attempts of a broken worker.
+// longestBackoff bounds the wait between two attempts to start an execution, and between two checks of a broken
+// worker.
 const longestBackoff = time.Minute
 
-// NewWorker returns a worker that takes nothing yet.
+// NewWorker returns a worker that has not started.
 func NewWorker(config Config) *Worker {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
@@ -139,7 +142,7 @@ func NewWorker(config Config) *Worker {
 	w.members = &members{redis: config.Redis, queue: config.Queue, lease: config.Lease, log: config.Log, missing: map[string]time.Time{}}
 	w.intake = &intake{
 		ready: config.Ready, try: config.Try, first: 100 * time.Millisecond, last: longestBackoff, broken: make(chan error, 1),
-		failing: map[string]bool{}, reason: errNotYet, told: w.tellTaking,
+		failing: map[string]bool{}, reason: errNotYet, report: w.logTaking,
 		open: func() (*asynq.Server, error) {
 			return w.serve(config.Queue, config.Slots, taskInterval, w.held[0], w.execute)
 		},
@@ -148,8 +151,8 @@ func NewWorker(config Config) *Worker {
 	return w
 }
 
-// tellTaking logs whether executions are taken.
-func (w *Worker) tellTaking(err error) {
+// logTaking logs whether executions are taken.
+func (w *Worker) logTaking(err error) {
 	switch {
 	case err == nil:
 		w.config.Log.Info("executions are taken", "queue", w.config.Queue)
@@ -158,16 +161,16 @@ func (w *Worker) tellTaking(err error) {
 	}
 }
 
-// Taking says why no executions are taken; nil: they are.
+// Taking returns why no executions are taken; nil if they are.
 func (w *Worker) Taking() error { return w.intake.taking() }
 
-// Load is how many executions are under way in this worker, and how many that were delivered to it wait for a slot.
+// Load returns how many executions run on this worker, and how many wait here for a slot.
 func (w *Worker) Load() (running, waiting int) {
 	running = int(w.running.Load())
 	return running, max(int(w.delivered.Load())-running, 0)
 }
 
-// Backlogs are what waits in the queue, for whichever worker: executions and callbacks.
+// Backlogs returns how many executions and callbacks wait in the queue for any worker.
 func (w *Worker) Backlogs(ctx context.Context) (executions, callbacks telemetry.Backlog, err error) {
 	if executions, err = w.backlog(ctx, w.config.Queue); err == nil {
 		callbacks, err = w.backlog(ctx, callbackQueue(w.config.Queue))
@@ -212,21 +215,21 @@ func (w *Worker) Start(ctx context.Context) error {
 	return nil
 }
 
-// serve starts a server of asynq that hands the tasks of a queue to a handler.
+// serve starts an asynq server that passes the tasks of a queue to a handler.
 func (w *Worker) serve(queue string, concurrency int, interval time.Duration, index *held, handler asynq.HandlerFunc) (*asynq.Server, error) {
 	server := asynq.NewServerFromRedisClient(w.config.Redis, asynq.Config{
 		Concurrency: concurrency, Queues: map[string]int{queue: 1}, TaskCheckInterval: interval,
 		DelayedTaskCheckInterval: time.Second, RetryDelayFunc: delay, IsFailure: func(err error) bool { return !isLater(err) },
 		Logger: asynqLog{w.config.Log}, LogLevel: asynq.WarnLevel, ShutdownTimeout: time.Minute,
 	})
-	if err := server.Start(w.holding(index, handler)); err != nil {
+	if err := server.Start(w.withIndex(index, handler)); err != nil {
 		return nil, fmt.Errorf("take work from queue %q: %w", queue, err)
 	}
 	return server, nil
 }
 
-// holding has a handler run only for tasks that are in the index of this worker.
-func (w *Worker) holding(index *held, handler asynq.HandlerFunc) asynq.HandlerFunc {
+// withIndex wraps a handler so that it runs only for tasks that are in this worker's index.
+func (w *Worker) withIndex(index *held, handler asynq.HandlerFunc) asynq.HandlerFunc {
 	return func(ctx context.Context, task *asynq.Task) error {
 		w.all.Add(1)
 		defer w.all.Done()
@@ -250,7 +253,7 @@ func (w *Worker) holding(index *held, handler asynq.HandlerFunc) asynq.HandlerFu
 // termKey is the key of the term in the context of a handler.
 type termKey struct{}
 
-// afterRenewal does what has to be done regularly while Redis answers.
+// afterRenewal does the regular work that needs a reachable Redis.
 func (w *Worker) afterRenewal(ctx context.Context) {
 	_, err := w.run.check(ctx)
 	if w.run.takeLoss() {
@@ -261,11 +264,11 @@ func (w *Worker) afterRenewal(ctx context.Context) {
 	}
 	err = errors.Join(err, w.cancelled.apply(ctx, w.recall.of))
 	if err != nil {
-		w.config.Log.Warn("this worker could not look after its tasks; it is tried again", "error", err)
+		w.config.Log.Warn("this worker could not check its tasks; it will retry", "error", err)
 	}
 }
 
-// restore writes down in a Redis that may have lost its last writes what this worker runs and has finished lately.
+// restore writes again what this worker runs and has recently finished, because Redis may have lost it.
 func (w *Worker) restore(ctx context.Context) {
 	running, finished := w.recall.all()
 	var errs []error
@@ -279,14 +282,15 @@ func (w *Worker) restore(ctx context.Context) {
 		errs = append(errs, w.restoreFinished(ctx, done))
 	}
 	if err := errors.Join(errs...); err != nil {
-		w.config.Log.Error("not all that Redis may have lost could be written down again; it is tried again", "error", err)
-		w.run.lose()
+		w.config.Log.Error("some of the state that Redis may have lost could not be written again; the worker will retry", "error", err)
+		w.run.markLost()
 		return
 	}
-	w.config.Log.Info("what Redis may have lost was written down again", "running", len(running), "finished", len(finished))
+	w.config.Log.Info("the state that Redis may have lost was written again", "running", len(running), "finished", len(finished))
 }
 
-// restoreFinished writes down again how an execution ended, and has its task delivered, which asynq may not know to be done.
+// restoreFinished records again how an execution ended, and requeues its task, because asynq may not know that it is
+// done.
 func (w *Worker) restoreFinished(ctx context.Context, done *finishedAttempt) error {
 	if err := w.records.restore(ctx, done.ticket, done.digest); err != nil {
 		return err
@@ -304,7 +308,7 @@ func (w *Worker) restoreFinished(ctx context.Context, done *finishedAttempt) err
 	return err
 }
 
-// Stop takes nothing new: when it returns, no further delivery begins. What runs goes on.
+// Stop stops taking tasks: when it returns, no further delivery begins. Running executions continue.
 func (w *Worker) Stop() {
 	if w.stop != nil {
 		w.stop()
@@ -315,7 +319,7 @@ func (w *Worker) Stop() {
 	}
 }
 
-// Shutdown takes nothing new, lets what runs finish until ctx ends, cuts off the rest, and leaves the fleet.
+// Shutdown stops taking tasks, lets executions finish until ctx ends, cancels the rest, and leaves the fleet.
 func (w *Worker) Shutdown(ctx context.Context) {
 	w.Stop()
 	stop := context.AfterFunc(ctx, routine.Safe(func() { w.cut(errDraining) }))
@@ -338,11 +342,11 @@ func (w *Worker) Shutdown(ctx context.Context) {
 		errs = append(errs, index.giveBack(ending))
 	}
 	if err := errors.Join(append(errs, w.members.leave(ending))...); err != nil {
-		w.config.Log.Warn("the worker could not say that it leaves; it will be taken for dead", "error", err)
+		w.config.Log.Warn("the worker could not leave the fleet; the keeper will declare it dead", "error", err)
 	}
 }
 
-// subject is an execution as the fleet knows it.
+// subject identifies an execution to the fleet.
 type subject struct {
 	ticket
 	task, digest          string
@@ -356,22 +360,23 @@ type attempt struct {
 	term    *term
 	payload []byte
 	headers map[string]string
-	// asked is when it was put into the queue.
+	// asked is when the execution was enqueued.
 	asked time.Time
-	// begun is whether the step's code may have started.
+	// begun reports whether the step's code may have started.
 	begun atomic.Bool
-	// stop ends it, with a cause.
+	// stop ends the attempt with a cause.
 	stop context.CancelCauseFunc
 }
 
-// execute handles one delivery of an execution. asynq's context ends with asynq's lease, which says nothing about the step. It
-// returns nil only when the record says that the execution has finished: asynq deletes the task then.
+// execute handles one delivery of an execution. asynq's context ends with asynq's lease, which says nothing about the
+// step. execute returns nil only when the record says that the execution has finished, because asynq then deletes the
+// task.
 func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 	id, _ := asynq.GetTaskID(ctx)
 	named, err := readNames(task.Payload())
 	if err != nil {
-		w.config.Log.Error("what was delivered is no execution; it is kept as a dead letter", "error", err)
-		return w.list(ctx, id, err)
+		w.config.Log.Error("a task is not a valid execution; it is kept as a dead letter", "error", err)
+		return w.listDeadLetter(ctx, id, err)
 	}
 	t, _ := ctx.Value(termKey{}).(*term)
 	digest := sha256.Sum256(task.Payload())
@@ -383,11 +388,12 @@ func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 		},
 	}
 	lasting := context.WithoutCancel(ctx)
-	return w.list(lasting, id, a.deliver(lasting))
+	return w.listDeadLetter(lasting, id, a.deliver(lasting))
 }
 
-// list returns the error of a delivery. If that makes the task a dead letter, it is in the list of them first.
-func (w *Worker) list(ctx context.Context, task string, err error) error {
+// listDeadLetter returns the error of a delivery. If the error makes the task a dead letter, it first adds the task to
+// the list of dead letters.
+func (w *Worker) listDeadLetter(ctx context.Context, task string, err error) error {
 	var letter *archived
 	if !errors.As(err, &letter) {
 		return err
@@ -398,7 +404,7 @@ func (w *Worker) list(ctx context.Context, task string, err error) error {
 	return err
 }
 
-// deliver claims the execution and does what its state asks for.
+// deliver claims the execution and acts on its state.
 func (a *attempt) deliver(ctx context.Context) error {
 	if err := a.run.wait(a.ctx); err != nil {
 		return &later{err, time.Second}
@@ -408,7 +414,7 @@ func (a *attempt) deliver(ctx context.Context) error {
 		claimed, err := a.records.claim(ctx, a.ticket, a.digest, from)
 		switch {
 		case errors.Is(err, ErrConflict):
-			a.config.Log.Error("an id was submitted for something else before; the task is kept as a dead letter", "execution_id", a.id)
+			a.config.Log.Error("an id was submitted before with a different request; the task is kept as a dead letter", "execution_id", a.id)
 			return deadLetter(err)
 		case errors.Is(err, errNewer):
 			a.config.Log.Warn("an execution is left to a newer worker", "execution_id", a.id, "error", err)
@@ -416,7 +422,7 @@ func (a *attempt) deliver(ctx context.Context) error {
 		case err != nil:
 			return &later{err, time.Second}
 		case claimed.state == Expired:
-			a.config.Log.Info("an execution was delivered whose result has expired; it is not run again", "execution_id", a.id)
+			a.config.Log.Info("the result of a delivered execution has expired; it is not run again", "execution_id", a.id)
 			return nil
 		case claimed.state == Finished:
 			again, err := a.conclude(ctx)
@@ -431,20 +437,20 @@ func (a *attempt) deliver(ctx context.Context) error {
 		case claimed.owner == a.owner:
 			return a.attempt(ctx, claimed.attempts)
 		}
-		over, err := a.over(ctx, claimed.owner)
-		if err != nil || !over {
-			return &later{errors.Join(err, errElsewhere), a.config.Lease}
+		ended, err := a.ownerEnded(ctx, claimed.owner)
+		if err != nil || !ended {
+			return &later{errors.Join(err, errRunsElsewhere), a.config.Lease}
 		}
 		if claimed.state == Started {
-			return a.inherit(ctx, claimed.owner)
+			return a.endOrphan(ctx, claimed.owner)
 		}
 		from = claimed.owner
 	}
 }
 
-// over reports whether the attempt that owns the record has ended without saying so: its worker is dead, or is this one, which
-// knows what it runs.
-func (a *attempt) over(ctx context.Context, owner string) (bool, error) {
+// ownerEnded reports whether the attempt that owns the record has ended without recording it: its worker is dead, or
+// is this one, which knows its own attempts.
+func (a *attempt) ownerEnded(ctx context.Context, owner string) (bool, error) {
 	worker := ticket{owner: owner}.worker()
 	if worker == a.term.id {
 		return !a.recall.runs(owner), nil
@@ -452,8 +458,8 @@ func (a *attempt) over(ctx context.Context, owner string) (bool, error) {
 	return a.members.dead(ctx, worker)
 }
 
-// conclude ends the delivery of an execution that has finished. again is true for a dead letter that somebody has put back into the
-// queue, which runs again.
+// conclude ends the delivery of an execution that has finished. again is true for a dead letter that was requeued,
+// which runs again.
 func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 	known, err := a.records.read(ctx, a.business, a.id)
 	if err != nil {
@@ -464,7 +470,7 @@ func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 		if err != nil {
 			return false, &later{err, time.Second}
 		}
-		if task.LastErr == known.deadLetter { // it was archived with this error, and has been put back since
+		if task.LastErr == known.deadLetter { // archived with this error, and requeued since
 			a.config.Log.Info("a dead letter is run again", "execution_id", a.id, "run", known.run+1)
 			err := a.records.reopen(ctx, a.business, a.id, known.deadLetter)
 			if err == nil {
@@ -485,9 +491,9 @@ func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 	return false, nil
 }
 
-// inherit ends an execution whose code has started in an attempt that is over. The key goes first: should the step still run
-// somewhere, it calls the API no more.
-func (a *attempt) inherit(ctx context.Context, owner string) error {
+// endOrphan ends an execution whose code has started in an attempt that has ended. It revokes the key first: if the
+// step still runs somewhere, it can no longer call the API.
+func (a *attempt) endOrphan(ctx context.Context, owner string) error {
 	holder := a.subject
 	holder.owner = owner
 	if done := a.recall.ended(owner); done != nil {
@@ -502,7 +508,7 @@ func (a *attempt) inherit(ctx context.Context, owner string) error {
 	if holder.worker() == a.term.id {
 		cause = errEndLost
 	}
-	a.config.Log.Error("an execution is ended whose step had started", "execution_id", a.id, "worker", holder.worker(), "error", cause)
+	a.config.Log.Error("an execution was ended after its step had started", "execution_id", a.id, "worker", holder.worker(), "error", cause)
 	return a.finish(ctx, holder, a.failed(outcomes.WorkerDied, cause))
 }
 
@@ -518,7 +524,7 @@ func (a *attempt) giveUp(ctx context.Context, reason string) error {
 	return letter
 }
 
-// failed is the end of an execution that has no result of its own.
+// failed returns the end of an execution that has no result of its own.
 func (a *attempt) failed(outcome outcomes.Outcome, cause error) ending {
 	return a.ended(outcome, runner.Result{Outcome: outcomes.Internal, Error: &runner.StepError{Message: cause.Error()}})
 }
@@ -563,7 +569,7 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	}
 	defer context.AfterFunc(a.term.ctx, routine.Safe(func() { stop(context.Cause(a.term.ctx)) }))()
 	done, err := a.config.Run(running, job)
-	done.Begun = a.begun.Load() // which is written down before it is true
+	done.Begun = a.begun.Load() // begun becomes true only after it is recorded
 	outcome := done.Outcome(err)
 	switch {
 	case err == nil && outcome == outcomes.Cancelled && errors.Is(context.Cause(running), errFenced):
@@ -587,7 +593,8 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	return a.giveBack(ctx, err, true, backoff.Delay(int(attempts), time.Second, longestBackoff))
 }
 
-// refuse ends an execution that cannot be run as it is. While a newer worker lives, which may know more, it is left to that one.
+// refuse ends an execution that cannot run as submitted. While a worker of a newer version is alive, which may accept
+// it, refuse leaves it to that worker.
 func (a *attempt) refuse(ctx context.Context, err error) error {
 	if others, failed := a.members.newer(ctx); failed != nil || others {
 		return a.giveBack(ctx, errors.Join(failed, fmt.Errorf("%w (here: %w)", errNewer, err)), false, time.Second)
@@ -603,7 +610,7 @@ func (a *attempt) prepare() (execution.Request, error) {
 	case err != nil:
 		return execution.Request{}, err
 	case body.ExecutionID != a.id || body.BusinessID != a.business:
-		refused.Add("is written more than once, differently", "execution_id")
+		refused.Add("has several different values", "execution_id")
 	case body.CallbackURL != "" && a.config.Sender == nil:
 		refused.Add("callbacks are not configured; start workers with --webhook-secret-file", "callback_url")
 	default:
@@ -612,21 +619,22 @@ func (a *attempt) prepare() (execution.Request, error) {
 	return execution.Request{}, &refused
 }
 
-// starting writes down that the step's code starts. Without that it does not start.
+// starting records that the step's code starts. If it cannot, the code does not start.
 func (a *attempt) starting(ctx context.Context) error {
 	ours, err := a.records.start(ctx, a.ticket)
 	if err != nil {
-		return fmt.Errorf("write down that the step starts: %w", err)
+		return fmt.Errorf("record the start of the step: %w", err)
 	}
 	if !ours {
 		return errTakenOver
 	}
-	// A worker that has run this before writes that down within the pause after a restart, so nothing starts that was claimed before.
+	// A worker that has run this before records that within the pause after a restart, so an execution claimed before
+	// the restart must not start.
 	changed, err := a.run.check(ctx)
 	if err != nil {
 		return err
 	}
-	if changed || !a.run.settled() {
+	if changed || !a.run.mayStart() {
 		return errRedisRestarted
 	}
 	if err := a.term.check(); err != nil {
@@ -637,22 +645,22 @@ func (a *attempt) starting(ctx context.Context) error {
 	return nil
 }
 
-// giveBack lets another attempt have an execution whose code this one did not start.
+// giveBack gives back an execution whose code this attempt did not start.
 func (a *attempt) giveBack(ctx context.Context, cause error, counted bool, after time.Duration) error {
-	a.config.Log.Warn("an execution was not started; it is tried again", "execution_id", a.id, "error", cause)
-	err := a.insist(ctx, func(ctx context.Context) error { return a.records.release(ctx, a.ticket, cause.Error(), counted) })
+	a.config.Log.Warn("an execution was not started and will be retried", "execution_id", a.id, "error", cause)
+	err := a.retryWhileUp(ctx, func(ctx context.Context) error { return a.records.release(ctx, a.ticket, cause.Error(), counted) })
 	if err != nil {
 		return &later{err, time.Second}
 	}
 	return &later{cause, after}
 }
 
-// finish writes the end of an execution down, and has the callback delivered.
+// finish records the end of an execution and queues its callback.
 func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	a.recall.finish(s, e)
 	var stands string
 	var late bool
-	err := a.insist(ctx, func(ctx context.Context) (err error) {
+	err := a.retryWhileUp(ctx, func(ctx context.Context) (err error) {
 		stands, late, err = a.records.finish(ctx, s.ticket, s.digest, e, a.keep(e))
 		return err
 	})
@@ -661,7 +669,7 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 		return &later{err, a.config.Lease}
 	}
 	if late {
-		a.config.Log.Warn("a result came too late: the execution had been ended, which stands; the result is kept beside it",
+		a.config.Log.Warn("a result came too late: the fleet had already ended the execution; the result is kept beside that outcome",
 			"execution_id", a.id, "outcome", stands, "late_outcome", e.outcome)
 		if err := a.notifyLate(ctx, s, e); err != nil {
 			a.config.Log.Error("the callback of a late result could not be queued", "execution_id", a.id, "error", err)
@@ -673,8 +681,8 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	if !late {
 		a.config.Metrics.FleetEnded(ctx, stands)
 	}
-	if err := a.records.settle(ctx, s.ticket, a.keep(e)); err != nil {
-		a.config.Log.Warn("the end of an execution is told although it may not be durable yet", "execution_id", a.id, "error", err)
+	if err := a.records.awaitDurable(ctx, s.ticket, a.keep(e)); err != nil {
+		a.config.Log.Warn("the end of an execution is reported although it may not be durable yet", "execution_id", a.id, "error", err)
 	}
 	if s.callback == "" {
 		return nil
@@ -689,7 +697,7 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	return nil
 }
 
-// keep is how long an end is kept: that of a dead letter as long as asynq keeps its task.
+// keep returns how long an end is kept: for a dead letter, as long as asynq keeps its task.
 func (w *Worker) keep(e ending) time.Duration {
 	if e.deadLetter != "" {
 		return max(w.config.Keep, letterLimit)
@@ -697,8 +705,8 @@ func (w *Worker) keep(e ending) time.Duration {
 	return w.config.Keep
 }
 
-// insist tries again while Redis is away, until the worker is cut off, and then once more.
-func (w *Worker) insist(ctx context.Context, do func(context.Context) error) error {
+// retryWhileUp repeats a call to Redis until it succeeds or the worker is cut off; then it tries once more.
+func (w *Worker) retryWhileUp(ctx context.Context, do func(context.Context) error) error {
 	for {
 		err := do(ctx)
 		if err == nil || w.ctx.Err() != nil {

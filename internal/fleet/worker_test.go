@@ -31,11 +31,10 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// queue is what every test of this file calls its queue.
+// queue is the queue that the tests of this file use.
 const queue = "q"
 
-// line is a way to Redis that can be cut, as a network between a worker and
-// its Redis can.
+// line is a connection to Redis that a test can cut, like the network between a worker and its Redis.
 type line struct {
 	net.Listener
 	to string
@@ -89,7 +88,7 @@ func (l *line) serve() {
 	}
 }
 
-// part cuts the line until mend.
+// part cuts the line until mend is called.
 func (l *line) part() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -106,7 +105,7 @@ func (l *line) mend() {
 	l.cut = false
 }
 
-// fleetOf is a Redis and what tests look at in it.
+// fleetOf is a Redis and the helpers with which tests observe it.
 type fleetOf struct {
 	t       testing.TB
 	server  *redistest.Server
@@ -134,11 +133,11 @@ func newFleetOn(t testing.TB, server *redistest.Server) *fleetOf {
 	return &fleetOf{t: t, server: server, store: store, records: records{redis: store}, lease: time.Second, ran: map[string]int{}}
 }
 
-// step is what a worker of a test does with an execution. start says that its
-// code is about to begin, as [execution.Request.Starting].
+// step is what a test's worker does with an execution. It calls start when its code is about to begin, as
+// [execution.Request.Starting].
 type step func(ctx context.Context, start func() error) (execution.Ended, error)
 
-// fine is a step that ends well.
+// fine is a step that succeeds.
 func fine(_ context.Context, start func() error) (execution.Ended, error) {
 	if err := start(); err != nil {
 		return execution.Ended{}, err
@@ -146,7 +145,7 @@ func fine(_ context.Context, start func() error) (execution.Ended, error) {
 	return execution.Ended{Result: runner.Result{Outcome: outcomes.OK}}, nil
 }
 
-// worker starts one that reaches Redis at address, and stops it with the test.
+// worker starts a worker that reaches Redis at address, and stops it with the test.
 func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 	f.t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: address, MaxRetries: -1, DialTimeout: time.Second})
@@ -185,7 +184,7 @@ func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 	return w
 }
 
-// traceID is the trace that executions belong to.
+// traceID is the trace of the executions.
 const traceID = "0af7651916cd43dd8448eb211c80319c"
 
 func (f *fleetOf) enqueue(id, callback string) {
@@ -239,7 +238,7 @@ func (f *fleetOf) requireRan(id string, times int) {
 	}
 }
 
-// gate holds a step until it is opened.
+// gate blocks a step until it is opened.
 type gate struct {
 	reached, opened chan struct{}
 }
@@ -254,7 +253,7 @@ func (g gate) pass(ctx context.Context) {
 	}
 }
 
-// before is a step that waits at the gate, and tells how its start went then.
+// before returns a step that waits at the gate and then reports how its start went.
 func (g gate) before(returned chan<- error) step {
 	return func(ctx context.Context, start func() error) (execution.Ended, error) {
 		g.pass(ctx)
@@ -264,7 +263,7 @@ func (g gate) before(returned chan<- error) step {
 	}
 }
 
-// after is a step that waits at the gate once its code has run.
+// after is a step that waits at the gate after its code has run.
 func (g gate) after(ctx context.Context, start func() error) (execution.Ended, error) {
 	done, err := fine(ctx, start)
 	g.pass(ctx)
@@ -292,14 +291,14 @@ func TestAWorkerThatLosesRedisBeforeTheCodeStartsDoesNotStartIt(t *testing.T) {
 	way.mend()
 	f.await("the queue to be empty", f.idle)
 	if known := f.ends("e"); known.outcome != outcomes.OK {
-		t.Errorf("ended %s once the other was back", known.outcome)
+		t.Errorf("ended %s after the other worker returned", known.outcome)
 	}
 	f.requireRan("e", 1)
 }
 
-// TestAWorkerThatComesBackTooLateFindsItsExecutionTaken: it had claimed, and
-// another one took over what it had not started.
-func TestAWorkerThatComesBackTooLateFindsItsExecutionTaken(t *testing.T) {
+// TestAWorkerThatReturnsTooLateFindsItsExecutionTaken: it had claimed the execution, and another worker took it over
+// before it started.
+func TestAWorkerThatReturnsTooLateFindsItsExecutionTaken(t *testing.T) {
 	t.Parallel()
 	f, g := newFleet(t), newGate()
 	way := newLine(t, f.server.Addr)
@@ -315,14 +314,15 @@ func TestAWorkerThatComesBackTooLateFindsItsExecutionTaken(t *testing.T) {
 	way.mend()
 	close(g.opened)
 	if err := <-returned; err == nil {
-		t.Error("the late one started the code")
+		t.Error("the late worker started the code")
 	}
 	f.await("the queue to be empty", f.idle)
 	f.requireRan("e", 1)
 }
 
-// TestTheResultOfAWorkerThatWasTakenForDeadIsKeptBesideTheOutcome: its code ran, once, and what the fleet has said of it stands.
-func TestTheResultOfAWorkerThatWasTakenForDeadIsKeptBesideTheOutcome(t *testing.T) {
+// TestTheResultOfAWorkerThatWasDeclaredDeadIsKeptBesideTheOutcome: its code ran once, and the outcome recorded by the
+// fleet stands.
+func TestTheResultOfAWorkerThatWasDeclaredDeadIsKeptBesideTheOutcome(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f, opened := newFleet(t), make(chan struct{})
@@ -332,7 +332,7 @@ func TestTheResultOfAWorkerThatWasTakenForDeadIsKeptBesideTheOutcome(t *testing.
 	f.worker(way.Addr().String(), 5, func(ctx context.Context, start func() error) (execution.Ended, error) {
 		done, err := fine(ctx, start)
 		reached <- struct{}{}
-		<-opened // it had its result before it was cut off, and could not write it
+		<-opened // it had its result before the cut, and could not write it
 		return done, err
 	})
 	f.enqueue("e", receiver.URL)
@@ -348,19 +348,19 @@ func TestTheResultOfAWorkerThatWasTakenForDeadIsKeptBesideTheOutcome(t *testing.
 	close(opened)
 	f.await("the callback of the late result", func() bool { return len(receiver.outcomes()) == 2 })
 	if known := f.ends("e"); known.outcome != outcomes.WorkerDied || known.late.outcome != "ok" {
-		t.Errorf("ended %s, late %s once it was back", known.outcome, known.late.outcome)
+		t.Errorf("ended %s, late %s after the worker returned", known.outcome, known.late.outcome)
 	}
 	if told := receiver.outcomes(); told[0] != "execution.finished worker_died" || told[1] != "execution.late_result ok" {
-		t.Errorf("told %v", told)
+		t.Errorf("received %v", told)
 	}
 	if log := f.log.String(); !strings.Contains(log, `"execution_id":"e","outcome":"worker_died","late_outcome":"ok"`) {
-		t.Errorf("the log does not say that a result was late: %s", log)
+		t.Errorf("the log does not report the late result: %s", log)
 	}
 	f.await("the queue to be empty", f.idle)
 	f.requireRan("e", 1)
 }
 
-// TestRedisAwayWhileTheStepRunsLosesNothing: the result waits for it.
+// TestRedisAwayWhileTheStepRunsLosesNothing: the worker keeps the result until Redis is reachable.
 func TestRedisAwayWhileTheStepRunsLosesNothing(t *testing.T) {
 	t.Parallel()
 	f, g := newFleet(t), newGate()
@@ -378,7 +378,7 @@ func TestRedisAwayWhileTheStepRunsLosesNothing(t *testing.T) {
 	f.requireRan("e", 1)
 }
 
-// TestARedisThatForgetsWhileTheStepRunsLosesNoResult, and who puts the execution into the queue again gets that one.
+// TestARedisThatForgetsWhileTheStepRunsLosesNoResult, and enqueuing the execution again returns the same result.
 func TestARedisThatForgetsWhileTheStepRunsLosesNoResult(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
@@ -400,9 +400,9 @@ func TestARedisThatForgetsWhileTheStepRunsLosesNoResult(t *testing.T) {
 	f.requireRan("e", 1)
 }
 
-// TestALeaseThatRunsOutByTheClockStartsNothingTwice makes asynq's lease of a
-// task look as it does to a worker whose clock is an hour ahead.
-func TestALeaseThatRunsOutByTheClockStartsNothingTwice(t *testing.T) {
+// TestALeaseThatExpiresByTheClockStartsNothingTwice makes asynq's lease of a task look as it does to a worker whose
+// clock is an hour ahead.
+func TestALeaseThatExpiresByTheClockStartsNothingTwice(t *testing.T) {
 	t.Parallel()
 	f, g := newFleet(t), newGate()
 	f.worker(f.server.Addr, 5, g.after)
@@ -412,7 +412,7 @@ func TestALeaseThatRunsOutByTheClockStartsNothingTwice(t *testing.T) {
 	if err := f.store.ZAddXX(t.Context(), "asynq:{"+queue+"}:lease", ahead).Err(); err != nil {
 		t.Fatal(err)
 	}
-	f.worker(f.server.Addr, 5, fine) // looks for such leases as it starts
+	f.worker(f.server.Addr, 5, fine) // a worker looks for such leases when it starts
 	inspector := asynq.NewInspectorFromRedisClient(f.store)
 	f.await("the second delivery", func() bool {
 		task, err := inspector.GetTaskInfo(queue, "e")
@@ -427,7 +427,7 @@ func TestALeaseThatRunsOutByTheClockStartsNothingTwice(t *testing.T) {
 	f.requireRan("e", 1)
 }
 
-func TestOnlyWhatHasNotStartedIsTriedAgain(t *testing.T) {
+func TestOnlyExecutionsThatHaveNotStartedAreRetried(t *testing.T) {
 	broken := errors.New("the sidecar broke")
 	for name, c := range map[string]struct {
 		started  bool
@@ -469,8 +469,8 @@ func TestOnlyWhatHasNotStartedIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestABodyThatIsWrongEndsItsExecution: whoever waits for it is told, though parts of it cannot be read.
-func TestABodyThatIsWrongEndsItsExecution(t *testing.T) {
+// TestAnInvalidBodyEndsItsExecution: its callback is sent, although parts of the body cannot be read.
+func TestAnInvalidBodyEndsItsExecution(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f := newFleet(t)
@@ -485,7 +485,7 @@ func TestABodyThatIsWrongEndsItsExecution(t *testing.T) {
 	f.requireRan("e", 0)
 }
 
-func TestWhatIsGivenUpIsKeptAndTold(t *testing.T) {
+func TestAnExecutionThatIsGivenUpIsKeptAndReported(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f := newFleet(t)
@@ -505,7 +505,7 @@ func TestWhatIsGivenUpIsKeptAndTold(t *testing.T) {
 	f.requireRan("e", 0)
 }
 
-func TestACallbackIsSentUntilItIsTakenWithOneID(t *testing.T) {
+func TestACallbackIsRetriedWithOneIDUntilItIsAccepted(t *testing.T) {
 	receiver := newReceiver(t, 2)
 	t.Parallel()
 	f := newFleet(t)
@@ -527,22 +527,22 @@ func TestACallbackIsSentUntilItIsTakenWithOneID(t *testing.T) {
 		if strings.Contains(line, "a callback was not delivered") {
 			told++
 			if !strings.Contains(line, `"execution_id":"e"`) || !strings.Contains(line, `"trace_id":"`+traceID+`"`) {
-				t.Errorf("the line does not say which execution: %s", line)
+				t.Errorf("the line does not name the execution: %s", line)
 			}
 		}
 	}
 	if told != 2 {
-		t.Errorf("the log tells of %d attempts that failed", told)
+		t.Errorf("the log has %d failed attempts", told)
 	}
 }
 
-// idle reports whether asynq has nothing to do any more.
+// idle reports whether asynq has nothing left to do.
 func (f *fleetOf) idle() bool {
 	info, err := asynq.NewInspectorFromRedisClient(f.store).GetQueueInfo(queue)
 	return err == nil && info.Pending+info.Active+info.Retry+info.Scheduled == 0
 }
 
-// receiver takes callbacks after it has refused some, and verifies each.
+// receiver refuses some callbacks, accepts the rest, and verifies each.
 type receiver struct {
 	*httptest.Server
 	sender *webhook.Sender
@@ -550,7 +550,7 @@ type receiver struct {
 	mu      sync.Mutex
 	refuse  int
 	refused int
-	status  int // of every answer; 0: it takes the message
+	status  int // of every response; if 0, it accepts the message
 	ids     map[string]bool
 	told    []string
 }
@@ -601,7 +601,7 @@ func newReceiver(t testing.TB, refuse int) *receiver {
 	return r
 }
 
-// count is how many different messages came.
+// count returns how many different messages arrived.
 func (r *receiver) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -67,7 +67,7 @@ var table = []row{
 	{Internal, http.StatusInternalServerError, exitSidecar, false, "The sidecar failed while the step ran."},
 	{Refused, http.StatusBadRequest, exitUsage, false, "The request cannot be run as it is."},
 	{NotStarted, http.StatusServiceUnavailable, exitSidecar, true, "The step's code never started: it got no slot, no key or no Python."},
-	{WorkerDied, http.StatusInternalServerError, exitSidecar, false, "The worker died after the step's code had started; how far it came is not known."},
+	{WorkerDied, http.StatusInternalServerError, exitSidecar, false, "The worker died after the step's code had started; its progress is unknown."},
 }
 
 // All returns every outcome in display order.

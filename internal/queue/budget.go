@@ -2,9 +2,9 @@ package queue
 
 import "sync"
 
-// Budget bounds how much memory businesses take for something. Beyond the limit a business may hold no more than its share,
-// the limit divided by the businesses that hold some: who takes much cannot keep others from taking any. It is safe for
-// concurrent use.
+// Budget bounds the memory that businesses use. Once the limit is reached, a business may use no more than its share:
+// the limit divided by the number of businesses that use some. So one heavy user cannot keep others out. It is safe
+// for concurrent use.
 type Budget struct {
 	limit int64 // in bytes
 
@@ -16,7 +16,7 @@ type Budget struct {
 // NewBudget returns a budget of limit bytes.
 func NewBudget(limit int64) *Budget { return &Budget{limit: limit, held: map[string]int64{}} }
 
-// Take reports whether a business may have size bytes more, and counts them. What is taken must be given back.
+// Take reserves size bytes for a business and reports whether it could. The caller returns them with [Budget.Give].
 func (b *Budget) Take(business string, size int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -42,14 +42,14 @@ func (b *Budget) Give(business string, size int64) {
 	}
 }
 
-// Held is how much a business holds, in bytes.
+// Held returns how much a business has reserved, in bytes.
 func (b *Budget) Held(business string) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.held[business]
 }
 
-// Taken is how much is taken altogether.
+// Taken returns how much all businesses have reserved together, in bytes.
 func (b *Budget) Taken() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()

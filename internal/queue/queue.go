@@ -1,9 +1,9 @@
 // Package queue shares a fixed number of slots among businesses, so that none of them can starve another.
 //
-// A caller that comes when all slots are taken waits. A slot that becomes free goes to the waiting business that holds the fewest,
-// and among those to the one that has gone without the longest; within a business it goes in order of arrival. The number
-// that may wait is bounded as well: when it is reached, a newcomer of a business that waits less than another takes the
-// place of the youngest of the business that waits the most.
+// If all slots are taken, a caller waits. A free slot is given to the waiting business that uses the fewest slots;
+// among equals, to the one that was served longest ago. Within a business the order is that of arrival. The number of
+// waiting callers is also bounded. When the bound is reached, a new caller whose business has fewer waiting callers
+// replaces the most recent caller of the business that has the most.
 package queue
 
 import (
@@ -18,9 +18,9 @@ import (
 
 // Errors of [Queue.Enter] and [Place.Wait], for errors.Is.
 var (
-	// ErrFull: as many wait as may. Try again after [Queue.RetryAfter].
+	// ErrFull: the queue of waiting callers is full. Try again after [Queue.RetryAfter].
 	ErrFull = errors.New("all slots are taken and the queue is full")
-	// ErrDraining: nothing new is started any more.
+	// ErrDraining: the queue is shutting down and accepts no new callers.
 	ErrDraining = errors.New("no new executions are started: the sidecar is shutting down")
 )
 
@@ -32,38 +32,38 @@ type Queue struct {
 	tenants  map[string]*tenant
 	used     int
 	waiting  int
-	turn     uint64 // counts grants in twos, to tell who has gone without the longest
+	turn     uint64 // counts grants in twos, to tell which business was served longest ago
 	draining bool
-	idle     chan struct{} // closed while draining and no slot is used
-	held     time.Duration // moving average of how long a slot is held
+	idle     chan struct{} // closed when the queue is draining and no slot is used
+	held     time.Duration // moving average of how long a slot is used
 }
 
-// tenant is one business. It is forgotten when it neither runs nor waits.
+// tenant is one business. It is deleted when it neither runs nor waits.
 type tenant struct {
 	name    string
 	running int
-	served  uint64 // the turn of its last grant; of a newcomer, the one just before the last grant of all
+	served  uint64 // the turn of its last grant; for a new business, just before the most recent grant
 	waiters []*waiter
 }
 
 type waiter struct{ granted chan error } // capacity 1
 
-// New returns a queue for slots at once and depth waiting.
+// New returns a queue with the given number of slots, in which depth callers may wait.
 func New(slots, depth int) (*Queue, error) {
 	if slots < 1 || depth < 0 {
-		return nil, fmt.Errorf("a queue of %d slots and a depth of %d makes no sense; use at least 1 and 0", slots, depth)
+		return nil, fmt.Errorf("a queue needs at least 1 slot and a depth of at least 0, not %d and %d", slots, depth)
 	}
 	return &Queue{slots: slots, depth: depth, tenants: map[string]*tenant{}, idle: make(chan struct{})}, nil
 }
 
-// Place is a slot, or a place in the queue for one. It must be waited for, or left, once.
+// Place is a slot, or a place in the queue for one. The caller must call Wait or Leave exactly once.
 type Place struct {
 	queue    *Queue
 	business string
-	waiter   *waiter // nil: the slot is there
+	waiter   *waiter // nil if the place is a slot
 }
 
-// Enter takes a free slot, or a place in the queue. It does not wait. The error is [ErrFull] or [ErrDraining].
+// Enter takes a free slot, or a place in the queue, without waiting. The error is [ErrFull] or [ErrDraining].
 func (q *Queue) Enter(business string) (*Place, error) {
 	w, err := q.enter(business)
 	if err != nil {
@@ -72,8 +72,8 @@ func (q *Queue) Enter(business string) (*Place, error) {
 	return &Place{q, business, w}, nil
 }
 
-// Wait waits for the slot and returns the function that gives it back. The error is [ErrFull], when the place was given to
-// a business that waits less, [ErrDraining], or the cause of ctx's end.
+// Wait waits for the slot and returns the function that frees it. The error is [ErrFull] if the place was given to a
+// business with fewer waiting callers, [ErrDraining], or the cause of ctx's end.
 func (p *Place) Wait(ctx context.Context) (release func(), err error) {
 	if p.waiter != nil {
 		if err := p.queue.wait(ctx, p.business, p.waiter); err != nil {
@@ -84,10 +84,10 @@ func (p *Place) Wait(ctx context.Context) (release func(), err error) {
 	return sync.OnceFunc(func() { p.queue.release(p.business, time.Since(began)) }), nil
 }
 
-// Waits reports whether there was no slot at once.
+// Waits reports whether the caller has to wait for a slot.
 func (p *Place) Waits() bool { return p.waiter != nil }
 
-// Leave gives the place up. It does not wait.
+// Leave gives up the place without waiting.
 func (p *Place) Leave() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -96,7 +96,7 @@ func (p *Place) Leave() {
 	}
 }
 
-// enter takes a free slot, or a place in the queue, which it returns.
+// enter takes a free slot and returns nil, or takes a place in the queue and returns its waiter.
 func (q *Queue) enter(business string) (*waiter, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -105,7 +105,7 @@ func (q *Queue) enter(business string) (*waiter, error) {
 	}
 	t := q.tenants[business]
 	if t == nil {
-		// A newcomer comes before who was served last, and after all who have waited since before that.
+		// A new business comes before the one served last, and after those that were already waiting then.
 		t = &tenant{name: business, served: max(q.turn, 1) - 1}
 	}
 	if q.used < q.slots {
@@ -123,7 +123,8 @@ func (q *Queue) enter(business string) (*waiter, error) {
 	return w, nil
 }
 
-// makeRoom sends the youngest of the business that waits the most away, if that is fairer than refusing one more of t.
+// makeRoom removes the most recent waiter of the business with the most waiters, if that is fairer than refusing one
+// more of t.
 func (q *Queue) makeRoom(t *tenant) bool {
 	var longest *tenant
 	for _, other := range q.tenants {
@@ -159,7 +160,7 @@ func (q *Queue) wait(ctx context.Context, business string, w *waiter) error {
 		}
 	}
 	q.mu.Unlock()
-	// It was granted, or sent away, at the same moment.
+	// The waiter was granted a slot, or removed, at the same moment.
 	if err := <-w.granted; err != nil {
 		return err
 	}
@@ -196,7 +197,7 @@ func (q *Queue) release(business string, held time.Duration) {
 	}
 }
 
-// next is the waiting business whose turn it is.
+// next returns the waiting business that is served next, or nil if none waits.
 func (q *Queue) next() *tenant {
 	var next *tenant
 	for _, t := range q.tenants {
@@ -216,7 +217,7 @@ func (q *Queue) forget(t *tenant) {
 	}
 }
 
-// Drain refuses everything new and sends away who waits. Slots that are held stay held.
+// Drain refuses new callers and removes the waiting ones. Slots in use stay in use.
 func (q *Queue) Drain() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -237,23 +238,23 @@ func (q *Queue) Drain() {
 	}
 }
 
-// Idle is closed when the queue drains and every slot has been given back.
+// Idle returns a channel that is closed when the queue is draining and every slot is free.
 func (q *Queue) Idle() <-chan struct{} { return q.idle }
 
-// Stats is a queue at one moment.
+// Stats is the state of a queue at one moment.
 type Stats struct {
 	Slots, Used, Waiting int
 	Draining             bool
 }
 
-// Stats returns the queue as it is now.
+// Stats returns the current state.
 func (q *Queue) Stats() Stats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return Stats{Slots: q.slots, Used: q.used, Waiting: q.waiting, Draining: q.draining}
 }
 
-// RetryAfter estimates when a place will be free, in whole seconds from 1 to 60, for the header of that name (RFC 9110
+// RetryAfter estimates when a place will be free, in whole seconds from 1 to 60, for the Retry-After header (RFC 9110,
 // section 10.2.3).
 func (q *Queue) RetryAfter() int {
 	q.mu.Lock()

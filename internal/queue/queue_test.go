@@ -38,7 +38,7 @@ func acquire(t *testing.T, q *Queue, business string) func() {
 	return release
 }
 
-// line is callers that wait, in a synctest bubble, and the order they were served in.
+// line is a set of waiting callers in a synctest bubble, and the order in which they were served.
 type line struct {
 	t      *testing.T
 	q      *Queue
@@ -53,7 +53,7 @@ func newLine(t *testing.T, q *Queue) *line {
 	return &line{t: t, q: q, errs: map[string]error{}, hold: map[string]func(){}}
 }
 
-// join lets a caller wait, and returns when it does.
+// join starts a caller and returns once it waits.
 func (l *line) join(ctx context.Context, business, name string) {
 	l.all.Go(func() {
 		release, err := acquireContext(ctx, l.q, business)
@@ -69,7 +69,7 @@ func (l *line) join(ctx context.Context, business, name string) {
 	synctest.Wait()
 }
 
-// drainOneByOne gives back every slot in the order in which it was granted.
+// drainOneByOne frees every slot in the order in which it was granted.
 func (l *line) drainOneByOne() {
 	for i := 0; ; i++ {
 		l.mu.Lock()
@@ -85,7 +85,7 @@ func (l *line) drainOneByOne() {
 	l.all.Wait()
 }
 
-func TestSlotsGoRoundTheBusinessesThatWait(t *testing.T) {
+func TestSlotsRotateAmongWaitingBusinesses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 100)
 		first := acquire(t, q, "greedy")
@@ -99,17 +99,17 @@ func TestSlotsGoRoundTheBusinessesThatWait(t *testing.T) {
 		first()
 		synctest.Wait()
 		l.drainOneByOne()
-		// The newcomers have never been served, so each comes before greedy's second.
+		// The new businesses have never been served, so each comes before greedy's second caller.
 		if want := []string{"modest0", "other0", "greedy0", "modest1", "greedy1", "greedy2", "greedy3", "greedy4"}; !sameTurns(l.served, want) {
 			t.Errorf("served %v, want %v", l.served, want)
 		}
 		if s := q.Stats(); s.Used != 0 || s.Waiting != 0 || len(q.tenants) != 0 {
-			t.Errorf("left behind: %+v, %d tenants", s, len(q.tenants))
+			t.Errorf("after the last release: %+v, %d tenants", s, len(q.tenants))
 		}
 	})
 }
 
-// sameTurns compares orders, but for two newcomers of the same moment.
+// sameTurns compares orders, but ignores the order of two businesses that arrived at the same moment.
 func sameTurns(got, want []string) bool {
 	if len(got) != len(want) {
 		return false
@@ -128,7 +128,7 @@ func TestABusinessThatHoldsFewerSlotsComesFirst(t *testing.T) {
 		l.join(t.Context(), "b", "b2")
 		a1()
 		synctest.Wait()
-		// a and b hold one each now; a was served before b, so a comes first; then b.
+		// a and b use one slot each; a was served before b, so a comes first, then b.
 		a2()
 		synctest.Wait()
 		b1()
@@ -139,8 +139,8 @@ func TestABusinessThatHoldsFewerSlotsComesFirst(t *testing.T) {
 	})
 }
 
-// TestBusinessesThatComeAndGoDoNotPassOneThatWaits: each comes anew as soon as its one execution is done, so that it is
-// forgotten in between.
+// TestBusinessesThatComeAndGoDoNotPassOneThatWaits lets each business return as soon as its only execution is done, so
+// that the queue deletes it in between.
 func TestBusinessesThatComeAndGoDoNotPassOneThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 100)
@@ -165,7 +165,7 @@ func TestBusinessesThatComeAndGoDoNotPassOneThatWaits(t *testing.T) {
 	})
 }
 
-func TestAFullQueueRefusesWhoWaitsTheMost(t *testing.T) {
+func TestAFullQueueRefusesTheBusinessWithTheMostWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 3)
 		hold := acquire(t, q, "greedy")
@@ -174,7 +174,7 @@ func TestAFullQueueRefusesWhoWaitsTheMost(t *testing.T) {
 			l.join(t.Context(), "greedy", fmt.Sprint("greedy", i))
 		}
 		if !errors.Is(l.errs["greedy3"], ErrFull) {
-			t.Errorf("the fourth of a business: %v", l.errs["greedy3"])
+			t.Errorf("the fourth caller of a business: %v", l.errs["greedy3"])
 		}
 		l.join(t.Context(), "modest", "modest0")
 		if !errors.Is(l.errs["greedy2"], ErrFull) || l.errs["modest0"] != nil {
@@ -182,7 +182,7 @@ func TestAFullQueueRefusesWhoWaitsTheMost(t *testing.T) {
 		}
 		l.join(t.Context(), "modest", "modest1")
 		if !errors.Is(l.errs["modest1"], ErrFull) {
-			t.Errorf("one that would wait as much as the longest: %v", l.errs["modest1"])
+			t.Errorf("a caller whose business would have as many waiters as the longest: %v", l.errs["modest1"])
 		}
 		hold()
 		synctest.Wait()
@@ -193,7 +193,7 @@ func TestAFullQueueRefusesWhoWaitsTheMost(t *testing.T) {
 	})
 }
 
-func TestWhoHangsUpLeavesNoPlaceBehind(t *testing.T) {
+func TestACallerThatHangsUpFreesItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 1000)
 		hold := acquire(t, q, "a")
@@ -234,7 +234,7 @@ func TestNoSlotIsLostBetweenGrantAndHangUp(t *testing.T) {
 	}
 }
 
-func TestDrainingRefusesAndWaitsForWhatRuns(t *testing.T) {
+func TestDrainingRefusesNewCallersAndWaitsForRunningOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 10)
 		hold := acquire(t, q, "a")
@@ -246,11 +246,11 @@ func TestDrainingRefusesAndWaitsForWhatRuns(t *testing.T) {
 			t.Errorf("who waited: %v", l.errs["b"])
 		}
 		if _, err := acquireContext(t.Context(), q, "c"); !errors.Is(err, ErrDraining) {
-			t.Errorf("who came later: %v", err)
+			t.Errorf("a caller after Drain: %v", err)
 		}
 		select {
 		case <-q.Idle():
-			t.Error("idle while a slot is held")
+			t.Error("idle while a slot is in use")
 		default:
 		}
 		hold()
@@ -259,11 +259,11 @@ func TestDrainingRefusesAndWaitsForWhatRuns(t *testing.T) {
 	})
 }
 
-func TestRetryAfterGrowsWithWhatWaits(t *testing.T) {
+func TestRetryAfterGrowsWithTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 100)
 		if got := q.RetryAfter(); got != 1 {
-			t.Errorf("an unused queue says %d", got)
+			t.Errorf("RetryAfter of an unused queue = %d", got)
 		}
 		for range 40 {
 			release := acquire(t, q, "a")
@@ -277,13 +277,13 @@ func TestRetryAfterGrowsWithWhatWaits(t *testing.T) {
 			l.join(ctx, "a", fmt.Sprint(i))
 		}
 		if got := q.RetryAfter(); got < 9 || got > 10 {
-			t.Errorf("five of two seconds: %d s", got)
+			t.Errorf("RetryAfter for five waiters of two seconds = %d s", got)
 		}
 		for i := range 90 {
 			l.join(ctx, "a", fmt.Sprint("more", i))
 		}
 		if got := q.RetryAfter(); got != 60 {
-			t.Errorf("a long queue says %d", got)
+			t.Errorf("RetryAfter of a long queue = %d", got)
 		}
 		cancel()
 		l.all.Wait()
@@ -293,7 +293,7 @@ func TestRetryAfterGrowsWithWhatWaits(t *testing.T) {
 func TestAQueueWithoutSlotsIsRefused(t *testing.T) {
 	for _, size := range [][2]int{{0, 1}, {1, -1}} {
 		if _, err := New(size[0], size[1]); err == nil {
-			t.Errorf("New(%d, %d) is no error", size[0], size[1])
+			t.Errorf("New(%d, %d) returned no error", size[0], size[1])
 		}
 	}
 }

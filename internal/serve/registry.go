@@ -17,7 +17,7 @@ import (
 )
 
 // ErrConflict: the id was submitted before, for something else.
-var ErrConflict = errors.New("an execution with this id was submitted for something else; give this one an id of its own")
+var ErrConflict = errors.New("an execution with this id was submitted with a different request; use another id")
 
 // RegistryConfig configures a [Registry]. Queue and Run are required.
 type RegistryConfig struct {

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// special are networks that lead to something else than one public host, beside those that netip knows: the
-// special-purpose registries of RFC 6890, and the ways to write an IPv4 address into an IPv6 one.
+// special are the networks that do not lead to one public host, in addition to those that netip recognises: the
+// special-purpose registries of RFC 6890, and the ways to embed an IPv4 address in an IPv6 one.
 var special = parsePrefixes(
 	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
 	"203.0.113.0/24", "240.0.0.0/4",
@@ -26,7 +26,7 @@ func parsePrefixes(texts ...string) []netip.Prefix {
 	return prefixes
 }
 
-// public reports whether an address belongs to one host on the internet.
+// public reports whether an address belongs to a single host on the internet.
 func public(address netip.Addr) bool {
 	return address.IsGlobalUnicast() && !address.IsPrivate() && !contains(special, address)
 }
@@ -36,15 +36,15 @@ func contains(networks []netip.Prefix, address netip.Addr) bool {
 }
 
 // errAddress ends a delivery, because a retry cannot change which networks the operator allows.
-var errAddress = errors.New("its address is not a public one, and no allowed network has it")
+var errAddress = errors.New("its address is not public, and no allowed network contains it")
 
-// errPlain ends a delivery that would send a result in the clear over the internet.
-var errPlain = errors.New("it is not https, and no allowed network has its address")
+// errPlain ends a delivery that would send a result unencrypted over the internet.
+var errPlain = errors.New("it is not https, and no allowed network contains its address")
 
 // guard checks the address of every connection, after DNS resolution and before anything is sent.
 type guard struct{ allowed []netip.Prefix }
 
-// control returns a net.Dialer's Control for URLs that are https, or are not.
+// control returns a net.Dialer's Control for https URLs if secure is true, for others if not.
 func (g guard) control(secure bool) func(network, address string, _ syscall.RawConn) error {
 	return func(_, address string, _ syscall.RawConn) error {
 		host, _, err := net.SplitHostPort(address)

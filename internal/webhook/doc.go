@@ -1,10 +1,11 @@
-// Package webhook tells somebody's server what became of an execution, so that the server can be sure who says so.
+// Package webhook tells a receiver how an execution ended, in a message that proves its sender.
 //
-// Messages are signed by the conventions of Standard Webhooks (https://www.standardwebhooks.com): the headers webhook-id,
-// webhook-timestamp and webhook-signature, with an HMAC-SHA256 over all three and the body. A [Sender] makes one attempt with
-// [Sender.Try], or as many as it takes with [Sender.Deliver]; the id stays the same, so that a receiver can tell a repetition.
+// Messages are signed by the conventions of Standard Webhooks (https://www.standardwebhooks.com): the headers
+// webhook-id, webhook-timestamp and webhook-signature, with an HMAC-SHA256 over all three and the body. [Sender.Try]
+// makes one attempt; [Sender.Deliver] retries. The id stays the same, so that a receiver can recognise a repetition.
 //
-// Where a message goes is somebody's wish, and the sender stands inside the operator's network. So the address is judged when
-// it is dialled, after DNS: nothing but a public one, and only over TLS, unless the operator allows its network. Redirects are
-// not followed, proxies of the environment not used, and no error quotes the URL, which may hold a token, or the answer.
+// The caller of an execution chooses where a message goes, but the sender is inside the operator's network. So the
+// address is checked when it is dialled, after DNS: only public addresses are allowed, and only over TLS, unless the
+// operator allows their network. The sender follows no redirects and uses no proxy from the environment. Its errors
+// quote neither the URL, which may contain a token, nor the response.
 package webhook

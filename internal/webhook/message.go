@@ -24,13 +24,15 @@ type Finished struct {
 	Outcome     outcomes.Outcome `json:"outcome"`
 	// Result is the document that POST /api/coderunner/run answers with.
 	Result json.RawMessage `json:"result"`
-	// Late: the execution had been ended on its worker's behalf when the worker reported this. The outcome that was told stands.
+	// Late marks a result that the worker reported after the fleet had already ended the execution. The outcome sent
+	// first stands.
 	Late bool `json:"-"`
-	// Run is how often the execution, kept as a dead letter, was run again.
+	// Run counts how often the execution was run again after it was kept as a dead letter.
 	Run int64 `json:"-"`
 }
 
-// Message is what url is told of an execution that ended at a time. The same end of the same execution always has the same id.
+// Message returns the message that tells url about an execution that ended at a time. The same end of the same
+// execution always has the same id.
 func (f Finished) Message(url string, at time.Time) (Message, error) {
 	kind, about := finishedType, f.BusinessID+"/"+f.ExecutionID
 	if f.Run > 0 {

@@ -12,22 +12,23 @@ import (
 )
 
 const (
-	// DefaultAttempts are made before a delivery is given up: with [Delay] between them, for about six hours.
+	// DefaultAttempts is how many attempts are made before a delivery is given up; with [Delay] between them they span
+	// about six hours.
 	DefaultAttempts = 17
 	firstDelay      = time.Second
 	longestDelay    = time.Hour
 )
 
-// DeliveryError says why a message was not taken. It names the host and never the rest of the URL.
+// DeliveryError says why a message was not delivered. It names the host, never the rest of the URL.
 type DeliveryError struct {
 	Host   string
-	Status int    // of the answer; 0: there was none
+	Status int    // of the response; 0 if there was none
 	Reason string // what happened
-	// Final is true where another attempt is pointless or not wanted.
+	// Final is true if another attempt is pointless or unwanted.
 	Final bool
-	// RetryAfter is how long the receiver wants to be left alone; 0: it did not say.
+	// RetryAfter is how long the receiver asked the sender to wait; 0 if it did not.
 	RetryAfter time.Duration
-	Err        error // what is behind it, if anything
+	Err        error // the cause, if any
 }
 
 // Error implements error.
@@ -45,7 +46,7 @@ func (e *DeliveryError) Error() string {
 	return text
 }
 
-// Unwrap returns what is behind the failure.
+// Unwrap returns the cause of the failure.
 func (e *DeliveryError) Unwrap() error { return e.Err }
 
 // Final reports whether another attempt is pointless after err.
@@ -54,8 +55,9 @@ func Final(err error) bool {
 	return errors.As(err, &failed) && failed.Final
 }
 
-// Delay is how long to wait after the attempt of a number, from 1, that failed with err: 1 s, 2 s, 4 s, up to 1 h, each cut
-// by up to a half at random, so that those who failed together do not come back together. A longer Retry-After is kept to.
+// Delay returns how long to wait after attempt number attempt, counted from 1, failed with err: 1 s, 2 s, 4 s, up to 1
+// h. Each delay is cut by up to half at random, so that deliveries that failed together do not return together. A
+// longer Retry-After takes precedence.
 func Delay(attempt int, err error) time.Duration {
 	delay := backoff.Delay(attempt, firstDelay, longestDelay)
 	var failed *DeliveryError
@@ -65,7 +67,7 @@ func Delay(attempt int, err error) time.Duration {
 	return delay
 }
 
-// retryAfter reads the header of that name (RFC 9110, section 10.2.3): seconds or a date, an hour at most.
+// retryAfter parses a Retry-After header (RFC 9110, section 10.2.3): seconds or a date, at most an hour.
 func retryAfter(value string, now time.Time) time.Duration {
 	var wait time.Duration
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
@@ -76,8 +78,8 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return min(max(wait, 0), longestDelay)
 }
 
-// Deliver has a message tried until it is taken, the attempts are used up, another one is pointless or ctx ends. Each attempt
-// is made by try: [Sender.Try], and what it has to wait for before.
+// Deliver retries a message until it is delivered, the attempts are used up, an attempt fails with a final error or
+// ctx ends. The function try makes each attempt: it calls [Sender.Try] after any wait of its own.
 func (s *Sender) Deliver(ctx context.Context, m Message, try func(context.Context, Message) error) error {
 	for attempt := 1; ; attempt++ {
 		err := try(ctx, m)

@@ -13,7 +13,7 @@ type roundTrips func(*http.Request) (*http.Response, error)
 
 func (f roundTrips) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// answering gives the sender a receiver that answers with one status after the other, and the last from then on.
+// answering gives the sender a receiver that responds with each status in turn, and repeats the last.
 func answering(s *Sender, asked *[]time.Time, statuses ...int) {
 	s.client.Transport = roundTrips(func(r *http.Request) (*http.Response, error) {
 		status := statuses[min(len(*asked), len(statuses)-1)]
@@ -29,7 +29,7 @@ func answering(s *Sender, asked *[]time.Time, statuses ...int) {
 	})
 }
 
-func TestDeliveryIsTriedAgainUntilItIsTaken(t *testing.T) {
+func TestDeliveryIsRetriedUntilItSucceeds(t *testing.T) {
 	for name, test := range map[string]struct {
 		statuses []int
 		attempts int
@@ -51,21 +51,21 @@ func TestDeliveryIsTriedAgainUntilItIsTaken(t *testing.T) {
 					t.Errorf("%d attempts, %v; want %d", len(asked), err, test.attempts)
 				}
 				if test.statuses[0] == http.StatusTooManyRequests && asked[1].Sub(asked[0]) < 10*time.Minute {
-					t.Errorf("came back after %s, and was told 10m", asked[1].Sub(asked[0]))
+					t.Errorf("retried after %s, want at least the 10m of Retry-After", asked[1].Sub(asked[0]))
 				}
 			})
 		})
 	}
 }
 
-func TestAReceiverDoesNotPutOffForLongerThanMayBe(t *testing.T) {
+func TestRetryAfterIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sender := newSender(t)
 		sender.config.LongestDelay = time.Minute
 		var asked []time.Time
 		answering(sender, &asked, 429, 200)
 		if err := sender.Deliver(t.Context(), finished(t, "https://example.com"), sender.Try); err != nil || asked[1].Sub(asked[0]) != time.Minute {
-			t.Errorf("came back after %s, %v", asked[1].Sub(asked[0]), err)
+			t.Errorf("retried after %s, %v", asked[1].Sub(asked[0]), err)
 		}
 	})
 }
@@ -97,6 +97,6 @@ func TestDelaysGrowUpToAnHour(t *testing.T) {
 	}
 	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	if wait := retryAfter(now.Add(time.Minute).Format(http.TimeFormat), now); wait != time.Minute {
-		t.Errorf("a date a minute ahead means %s", wait)
+		t.Errorf("a date one minute ahead gives a wait of %s", wait)
 	}
 }

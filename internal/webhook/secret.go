@@ -12,17 +12,17 @@ import (
 
 const (
 	secretPrefix = "whsec_"
-	// The specification's bounds of a secret, in bytes.
+	// The specification's bounds on a secret, in bytes.
 	shortestSecret, longestSecret = 24, 64
 )
 
-// errSecret quotes nothing of what is no secret: it may be most of one.
+// errSecret does not quote the invalid text, which may contain most of a secret.
 var errSecret = errors.New("is not a webhook secret; write whsec_ and the base64 of 24 to 64 random bytes")
 
 // Secret signs messages. Every rendering of it is [REDACTED]; the zero value is not valid.
 type Secret struct{ key []byte }
 
-// ParseSecret reads a secret as it is handed to receivers: whsec_ and standard base64.
+// ParseSecret reads a secret in the form that receivers use: whsec_ and standard base64.
 func ParseSecret(text string) (Secret, error) {
 	encoded, ok := strings.CutPrefix(text, secretPrefix)
 	key, err := base64.StdEncoding.DecodeString(encoded)
@@ -32,8 +32,8 @@ func ParseSecret(text string) (Secret, error) {
 	return Secret{key}, nil
 }
 
-// ParseSecrets reads one secret a line; empty lines and those that begin with # are passed over. Where there are several,
-// every one signs, so that receivers can change theirs one after the other.
+// ParseSecrets reads one secret from each line; it skips empty lines and lines that begin with #. Every secret signs
+// each message, so that receivers can switch to a new one at different times.
 func ParseSecrets(data []byte) ([]Secret, error) {
 	var secrets []Secret
 	number := 0
@@ -50,7 +50,7 @@ func ParseSecrets(data []byte) ([]Secret, error) {
 		secrets = append(secrets, secret)
 	}
 	if len(secrets) == 0 {
-		return nil, errors.New("there is no secret in it; write one a line")
+		return nil, errors.New("it contains no secret; write one on each line")
 	}
 	return secrets, nil
 }

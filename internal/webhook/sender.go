@@ -20,31 +20,32 @@ import (
 )
 
 const (
-	// MaxBody is the size of the largest body that is sent, in bytes.
+	// MaxBody is the largest body that is sent, in bytes.
 	MaxBody = 16 << 20
-	// maxAnswer is how much of an answer is read, to keep its connection; nothing is done with it.
+	// maxAnswer is how much of a response is read, so that its connection can be reused; the content is ignored.
 	maxAnswer = 64 << 10
 )
 
-// Config says how messages are sent. Secrets is required.
+// Config configures a [Sender]. Secrets is required.
 type Config struct {
-	// Secrets all sign; see [ParseSecrets].
+	// Secrets sign each message; see [ParseSecrets].
 	Secrets []Secret
-	// Allowed are networks that may be told although they are not public; their hosts may be told over plain HTTP too.
+	// Allowed are networks that may receive messages although they are not public; their hosts may also receive them
+	// over plain HTTP.
 	Allowed []netip.Prefix
 	// Timeout bounds one attempt; default 15 s.
 	Timeout time.Duration
-	// Attempts bounds [Sender.Deliver], and LongestDelay the time between two of them, whatever the receiver wants; default
-	// [DefaultAttempts] and an hour.
+	// Attempts bounds [Sender.Deliver], and LongestDelay bounds the time between two attempts, whatever the receiver
+	// asks for; default [DefaultAttempts] and an hour.
 	Attempts     int
 	LongestDelay time.Duration
-	// CA is what servers' certificates are verified with; nil: the system's roots.
+	// CA verifies the servers' certificates; if nil, the system's roots do.
 	CA *x509.CertPool
 }
 
-// Message is what one receiver is told.
+// Message is one message to one receiver.
 type Message struct {
-	// ID is the same in every attempt. It has no full stop in it, which separates what is signed.
+	// ID is the same in every attempt. It contains no full stop, because that separates the signed parts.
 	ID   string
 	URL  string
 	Body []byte // JSON
@@ -57,7 +58,7 @@ type Sender struct {
 	client  *http.Client
 }
 
-// New returns a sender. [Sender.Close] ends its connections.
+// New returns a sender. The caller ends its connections with [Sender.Close].
 func New(config Config) (*Sender, error) {
 	if len(config.Secrets) == 0 {
 		return nil, errors.New("a webhook sender needs a secret")
@@ -88,7 +89,7 @@ func New(config Config) (*Sender, error) {
 	return s, nil
 }
 
-// transport keeps plain and encrypted connections apart, because they may go to different places.
+// transport keeps plain and encrypted connections separate, because different addresses are allowed for them.
 func transport(config Config) *http.Transport {
 	g := guard{config.Allowed}
 	plain := &net.Dialer{Timeout: config.Timeout, Control: g.control(false)}
@@ -103,7 +104,7 @@ func transport(config Config) *http.Transport {
 	}
 }
 
-// Close ends the connections that nothing uses.
+// Close closes the idle connections.
 func (s *Sender) Close() { s.client.CloseIdleConnections() }
 
 // Try makes one attempt. Every error is a [*DeliveryError].
@@ -119,25 +120,25 @@ func (s *Sender) Try(ctx context.Context, m Message) error {
 		return refusedBy(request.URL.Host, err)
 	}
 	defer func() { _ = response.Body.Close() }()
-	_, _ = io.CopyN(io.Discard, response.Body, maxAnswer) // what does not come is not needed
+	_, _ = io.CopyN(io.Discard, response.Body, maxAnswer) // best effort: the rest of a response is not needed
 	return judge(request.URL.Host, response)
 }
 
 func (s *Sender) request(ctx context.Context, m Message) (*http.Request, error) {
 	target, err := url.Parse(m.URL)
 	if err != nil || target.Host == "" || target.Scheme != "https" && target.Scheme != "http" || target.User != nil {
-		return nil, &DeliveryError{Reason: "the callback is not an http or https URL without a user in it", Final: true}
+		return nil, &DeliveryError{Reason: "the callback must be an http or https URL without a user name", Final: true}
 	}
 	refuse := func(reason string) error { return &DeliveryError{Host: target.Host, Reason: reason, Final: true} }
 	if len(m.Body) > MaxBody {
-		return nil, refuse(fmt.Sprintf("the message has %d bytes, and %d are the limit", len(m.Body), MaxBody))
+		return nil, refuse(fmt.Sprintf("the message has %d bytes, more than the limit of %d", len(m.Body), MaxBody))
 	}
 	if m.ID == "" || strings.ContainsAny(m.ID, ". \r\n") {
-		return nil, refuse(fmt.Sprintf("%q cannot be the id of a message", m.ID))
+		return nil, refuse(fmt.Sprintf("%q is not a valid message id", m.ID))
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), bytes.NewReader(m.Body))
 	if err != nil {
-		return nil, refuse("the callback is not a URL that can be asked")
+		return nil, refuse("the callback is not a URL that can be requested")
 	}
 	now := time.Now()
 	signatures := make([]string, len(s.signers))
@@ -154,23 +155,24 @@ func (s *Sender) request(ctx context.Context, m Message) (*http.Request, error) 
 	return request, nil
 }
 
-// judge says what an answer means: any status from 200 to 299 takes the message (Standard Webhooks, "Delivery"), 410 ends it.
+// judge interprets a response: any status from 200 to 299 accepts the message (Standard Webhooks, "Delivery"), and 410
+// ends the delivery.
 func judge(host string, response *http.Response) error {
 	status := response.StatusCode
 	switch {
 	case status >= 200 && status <= 299:
 		return nil
 	case status == http.StatusGone:
-		return &DeliveryError{Host: host, Status: status, Reason: "does not want it any more", Final: true}
+		return &DeliveryError{Host: host, Status: status, Reason: "accepts no more messages", Final: true}
 	case status >= 300 && status <= 399:
-		return &DeliveryError{Host: host, Status: status, Reason: "points elsewhere, which is not followed"}
+		return &DeliveryError{Host: host, Status: status, Reason: "answered with a redirect, which is not followed"}
 	}
 	return &DeliveryError{
-		Host: host, Status: status, Reason: "did not take it", RetryAfter: retryAfter(response.Header.Get("Retry-After"), time.Now()),
+		Host: host, Status: status, Reason: "did not accept it", RetryAfter: retryAfter(response.Header.Get("Retry-After"), time.Now()),
 	}
 }
 
-// refusedBy words what went wrong before there was an answer, without the URL that net/http would put into it.
+// refusedBy describes a failure before the response, without the URL that net/http would add.
 func refusedBy(host string, err error) error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
@@ -179,7 +181,7 @@ func refusedBy(host string, err error) error {
 	final := errors.Is(err, errAddress) || errors.Is(err, errPlain)
 	reason := "cannot be reached"
 	if final {
-		reason = "may not be told"
+		reason = "is not an allowed receiver"
 	}
 	return &DeliveryError{Host: host, Reason: reason, Final: final, Err: err}
 }

@@ -92,7 +92,7 @@ func TestAMessageIsSignedByEverySecretAndKeepsItsID(t *testing.T) {
 	}
 }
 
-func TestMessagesOfOtherExecutionsHaveOtherIDs(t *testing.T) {
+func TestEachExecutionHasItsOwnMessageID(t *testing.T) {
 	seen := map[string]bool{}
 	for _, f := range []Finished{{ExecutionID: "1", BusinessID: "a"}, {ExecutionID: "2", BusinessID: "a"}, {ExecutionID: "1", BusinessID: "b"}} {
 		m, err := f.Message("https://example.com", time.Now())
@@ -103,7 +103,7 @@ func TestMessagesOfOtherExecutionsHaveOtherIDs(t *testing.T) {
 	}
 }
 
-func TestWhatAnAnswerMeans(t *testing.T) {
+func TestResponsesAcceptRetryOrEndADelivery(t *testing.T) {
 	for _, test := range []struct {
 		status     int
 		retryAfter string
@@ -129,7 +129,7 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 				w.Header().Set("Retry-After", test.retryAfter)
 				w.Header().Set("Location", "/elsewhere")
 				w.WriteHeader(test.status)
-				_, _ = io.WriteString(w, "an answer that is nobody's business")
+				_, _ = io.WriteString(w, "a private response body")
 			}))
 			defer server.Close()
 			err := newSender(t, "127.0.0.0/8").Try(t.Context(), finished(t, server.URL+"/hook?token=very-secret"))
@@ -141,7 +141,7 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 				t.Errorf("retry after %s, want %s", failed.RetryAfter, test.wait)
 			}
 			if err != nil && (strings.Contains(err.Error(), "very-secret") || strings.Contains(err.Error(), "nobody's business")) {
-				t.Errorf("the error tells too much: %v", err)
+				t.Errorf("the error reveals too much: %v", err)
 			}
 			if asked.Load() != 1 {
 				t.Errorf("%d requests: a redirect was followed", asked.Load())
@@ -150,7 +150,7 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 	}
 }
 
-func TestAddressesInsideAreNotTold(t *testing.T) {
+func TestInternalAddressesReceiveNothing(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -174,24 +174,24 @@ func TestAddressesInsideAreNotTold(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			err := sender.Try(ctx, finished(t, fmt.Sprintf("%s://%s:%d/", scheme, host, port)))
 			cancel()
-			// What the resolver does not take for an address at all is not told either.
+			// The resolver does not accept these as addresses at all, and they receive nothing either.
 			var unknown *net.DNSError
 			if !errors.Is(err, errAddress) && !errors.As(err, &unknown) {
-				t.Errorf("%s://%s: %v, want it to be refused", scheme, host, err)
+				t.Errorf("%s://%s: %v, want a refusal", scheme, host, err)
 			}
 			if errors.Is(err, errAddress) && !Final(err) {
-				t.Errorf("%s://%s would be tried again", scheme, host)
+				t.Errorf("%s://%s would be retried", scheme, host)
 			}
 		}
 	}
 	select {
 	case <-connected:
-		t.Error("a connection reached a listener inside")
+		t.Error("a connection reached an internal listener")
 	default:
 	}
 }
 
-func TestPublicAddressesAreToldOverTLSOnly(t *testing.T) {
+func TestPublicAddressesReceiveMessagesOverTLSOnly(t *testing.T) {
 	for _, test := range []struct {
 		address string
 		allowed []string
@@ -217,8 +217,8 @@ func TestPublicAddressesAreToldOverTLSOnly(t *testing.T) {
 	}
 }
 
-func TestAServerWithAnUntrustedCertificateIsNotTold(t *testing.T) {
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was told") }))
+func TestAServerWithAnUntrustedCertificateReceivesNothing(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it received the message") }))
 	server.Config.ErrorLog = nil
 	server.StartTLS()
 	defer server.Close()
@@ -243,7 +243,7 @@ func TestMessagesThatCannotBeSentAreFinal(t *testing.T) {
 	}
 }
 
-func TestSecretsShowNowhere(t *testing.T) {
+func TestSecretsAreNeverPrinted(t *testing.T) {
 	secret, err := ParseSecret(firstSecret)
 	if err != nil {
 		t.Fatal(err)
@@ -259,7 +259,7 @@ func TestSecretsShowNowhere(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoSecretIsRefusedAndNotQuoted(t *testing.T) {
+func TestAnInvalidSecretIsRefusedAndNotQuoted(t *testing.T) {
 	for _, text := range []string{"", "whsec_", "whsec_short", "whsec_!!!", strings.TrimPrefix(firstSecret, "whsec_"),
 		"whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 23)), "whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 65))} {
 		_, err := ParseSecrets([]byte("\n" + text + "\n"))
@@ -268,9 +268,9 @@ func TestWhatIsNoSecretIsRefusedAndNotQuoted(t *testing.T) {
 		}
 	}
 	if _, err := New(Config{}); err == nil {
-		t.Error("a sender without a secret was made")
+		t.Error("New accepted a configuration without a secret")
 	}
 	if _, err := New(Config{Secrets: []Secret{{}}}); err == nil {
-		t.Error("a sender with an empty secret was made")
+		t.Error("New accepted an empty secret")
 	}
 }
