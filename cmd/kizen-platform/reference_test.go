@@ -21,7 +21,7 @@ func TestReferenceIsWhatTheCommandLineSays(t *testing.T) {
 }
 
 func TestReferenceTellsOfEveryVariableThatIsLookedUp(t *testing.T) {
-	if untold, err := reference.Untold(besides, "."); err != nil || len(untold) > 0 {
-		t.Errorf("the reference does not tell of %q (%v); add them to besides, and run make docs", untold, err)
+	if undocumented, err := reference.Undocumented(besides, "."); err != nil || len(undocumented) > 0 {
+		t.Errorf("the reference does not list %q (%v); add them to besides, and run make docs", undocumented, err)
 	}
 }

@@ -54,8 +54,8 @@ func (a *echoAPI) requireUnknown(t *testing.T, where, text string) {
 		t.Fatalf("%s: the API saw no key", where)
 	}
 	for key := range a.keys {
-		if told := attacks.Told(key, text); told != "" {
-			t.Errorf("%s tells the end of the key: %q", where, told)
+		if leaked := attacks.Leaked(key, text); leaked != "" {
+			t.Errorf("%s contains the end of the key: %q", where, leaked)
 			return
 		}
 	}

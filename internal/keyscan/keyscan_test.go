@@ -34,7 +34,7 @@ func TestEveryFormOfTheKeyIsMasked(t *testing.T) {
 					t.Fatalf("%s, %d bytes before it: %q", name, before, data)
 				}
 				least := 8 // tenths of the end of the key
-				if form.Tells {
+				if form.Leaks {
 					least = 4 // every line break saves a piece
 				}
 				if stars := bytes.Count(data, []byte("*")); stars < len(encode(key[len(key)-84:]))*least/10 {

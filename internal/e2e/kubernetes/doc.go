@@ -1,2 +1,3 @@
-// Package kubernetes holds the manifests of examples/kubernetes against Kubernetes' own types and the flags of the commands.
+// Package kubernetes checks the manifests of examples/kubernetes against Kubernetes' own types and the flags of the
+// commands.
 package kubernetes

@@ -19,20 +19,19 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// containers stand in for those of a pod: their commands run on this machine,
-// with folders of the test in place of volumes.
+// containers runs the commands of a pod's containers on this machine, with folders of the test in place of volumes.
 type containers struct {
 	environment []string
 	volumes     *strings.Replacer
 }
 
-// command is what a container runs; arguments replace what it says.
+// command returns the command of a container; arguments, if any, replace its own.
 func (p containers) command(t *testing.T, c corev1.Container, arguments ...string) *exec.Cmd {
 	t.Helper()
 	environment := slices.Clone(p.environment)
 	values := []string{}
 	for _, variable := range c.Env {
-		if variable.ValueFrom == nil && variable.Name != "KIZEN_API_ROOT" { // the test's own stands in
+		if variable.ValueFrom == nil && variable.Name != "KIZEN_API_ROOT" { // the test sets these itself
 			environment = append(environment, variable.Name+"="+p.volumes.Replace(variable.Value))
 			values = append(values, "$("+variable.Name+")", variable.Value)
 		}
@@ -46,7 +45,7 @@ func (p containers) command(t *testing.T, c corev1.Container, arguments ...strin
 	for i, argument := range arguments {
 		arguments[i] = p.volumes.Replace(strings.NewReplacer(values...).Replace(argument))
 	}
-	command := exec.CommandContext(t.Context(), "env", arguments...) // which looks on the PATH of the environment
+	command := exec.CommandContext(t.Context(), "env", arguments...) // env looks on the PATH of the new environment
 	command.Env = environment
 	return command
 }
@@ -85,7 +84,7 @@ func TestTheKubernetesJobRunsOnThisMachineInItsOrder(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		_ = running.Process.Kill()
-		_ = running.Wait() // waited for already, or killed
+		_ = running.Wait() // already waited for, or killed
 	})
 	sidecartest.WaitFor(t, func() bool { return pod.command(t, sidecar, sidecar.StartupProbe.Exec.Command[1:]...).Run() == nil })
 	if out, err := pod.command(t, step).CombinedOutput(); err != nil || string(out) != "200\n" {
@@ -98,6 +97,6 @@ func TestTheKubernetesJobRunsOnThisMachineInItsOrder(t *testing.T) {
 		t.Fatalf("the API was called %d times", n)
 	}
 	if header := <-calls; header.Get("X-BUSINESS-ID") != "00000000-0000-4000-8000-00000000b001" || header.Get("X-API-KEY") == "" {
-		t.Errorf("the API was called so: %v", header)
+		t.Errorf("the headers of the API call are %v", header)
 	}
 }

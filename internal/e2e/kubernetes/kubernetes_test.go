@@ -22,8 +22,8 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar", "kizen-platform")) }
 
-// manifests are the documents of a file of examples/kubernetes, by kind, each
-// decoded strictly into the type that Kubernetes has for it.
+// manifests returns the documents of a file in examples/kubernetes by kind, each decoded strictly into its Kubernetes
+// type.
 func manifests(t *testing.T, file string) map[string]any {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("../../../examples/kubernetes", file))
@@ -52,8 +52,8 @@ func manifests(t *testing.T, file string) map[string]any {
 	return found
 }
 
-// checkPod holds a pod against the restricted Pod Security Standard, and our
-// containers against the built binary.
+// checkPod checks a pod against the restricted Pod Security Standard, and its kizen containers against the built
+// binary.
 func checkPod(t *testing.T, pod corev1.PodSpec) {
 	t.Helper()
 	if s := pod.SecurityContext; s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.SeccompProfile == nil || s.SeccompProfile.Type != "RuntimeDefault" {
@@ -74,7 +74,7 @@ func checkPod(t *testing.T, pod corev1.PodSpec) {
 		}
 		for _, mount := range c.VolumeMounts {
 			if !volumes[mount.Name] {
-				t.Errorf("container %s mounts %s, which there is not", c.Name, mount.Name)
+				t.Errorf("container %s mounts %s, which does not exist", c.Name, mount.Name)
 			}
 		}
 		if strings.HasPrefix(c.Image, "kizen-sidecar") {
@@ -88,8 +88,8 @@ func checkPod(t *testing.T, pod corev1.PodSpec) {
 	}
 }
 
-// requireSafe holds a container that mints against what a copy of the example must not do: sign with keys of its own, or call an
-// API that the manifest does not name.
+// requireSafe checks that a container that mints would be safe in a copy of the example: it signs only with keys from
+// a Secret and calls only an API that the manifest names.
 func requireSafe(t *testing.T, c corev1.Container, pod corev1.PodSpec) {
 	t.Helper()
 	keys := ""
@@ -105,7 +105,7 @@ func requireSafe(t *testing.T, c corev1.Container, pod corev1.PodSpec) {
 		}
 	}
 	if !fromSecret {
-		t.Errorf("container %s has the keys %q, which no Secret holds", c.Name, keys)
+		t.Errorf("container %s has the keys %q, which are not in a Secret", c.Name, keys)
 	}
 	root := slices.IndexFunc(c.Env, func(v corev1.EnvVar) bool {
 		return v.Name == "KIZEN_API_ROOT" && strings.HasPrefix(v.Value, "https://")
@@ -130,7 +130,7 @@ func TestKubernetesJobRunsAStepBesideItsSidecar(t *testing.T) {
 	checkPod(t, pod)
 	sidecar := slices.IndexFunc(pod.InitContainers, func(c corev1.Container) bool { return c.RestartPolicy != nil && *c.RestartPolicy == "Always" })
 	if sidecar < 0 || pod.InitContainers[sidecar].StartupProbe == nil {
-		t.Error("there is no native sidecar whose start is waited for")
+		t.Error("no native sidecar delays the start of the container")
 	}
 	requireSafe(t, pod.InitContainers[sidecar], pod)
 	if job.Spec.BackoffLimit == nil || *job.Spec.BackoffLimit != 0 || pod.RestartPolicy != "Never" {
@@ -155,11 +155,11 @@ func TestKubernetesFleetDrainsAndScales(t *testing.T) {
 	}
 	requireSafe(t, worker, pod)
 	if !slices.Contains(worker.Args, "--sandbox=required") {
-		t.Error("a step would run in whatever sandbox there is")
+		t.Error("a step could run in a weaker sandbox")
 	}
 	const slots = 8
 	if !slices.Contains(worker.Args, fmt.Sprintf("--slots=%d", slots)) || worker.Resources.Limits.Memory().Value() < (slots+1)<<30 {
-		t.Errorf("%s of memory are too few for %d steps of 1GiB and the worker", worker.Resources.Limits.Memory(), slots)
+		t.Errorf("%s of memory is too little for %d steps of 1GiB and the worker", worker.Resources.Limits.Memory(), slots)
 	}
 	labels := deployment.Spec.Template.Labels
 	for kind, selector := range map[string]map[string]string{
@@ -175,7 +175,7 @@ func TestKubernetesFleetDrainsAndScales(t *testing.T) {
 	}
 	scaler := found["HorizontalPodAutoscaler"].(*autoscalingv2.HorizontalPodAutoscaler)
 	if deployment.Spec.Replicas != nil {
-		t.Error("to apply the manifest again would undo what the scaler did")
+		t.Error("applying the manifest again would undo the scaler's change")
 	}
 	if scaler.Spec.ScaleTargetRef.Name != deployment.Name || scaler.Spec.Metrics[0].External.Metric.Name != "kizen_fleet_queue_depth" {
 		t.Errorf("scales %+v", scaler.Spec)

@@ -24,18 +24,18 @@ func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar")) }
 // apiRoot is the path of the API root.
 const apiRoot = "/api"
 
-// BenchmarkProxyCommand drives the built proxy command, whose built-in policies decide every call: once without telemetry,
-// once with a span of every call on its way to a collector; and nginx, which adds the same three headers and does no more.
-// Each turn calls the API directly too, and what is reported of 1,000 requests a second is the difference. ns/op is of no
-// interest; the metrics are.
+// BenchmarkProxyCommand drives the built proxy command, whose built-in policies decide about every call: once without
+// telemetry, and once with a span of every call sent to a collector. It also drives nginx, which only adds the same
+// three headers. Each turn calls the API directly too, and the result for 1,000 requests a second is the difference.
+// Ignore ns/op; read the metrics.
 func BenchmarkProxyCommand(b *testing.B) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, `{"count": 2, "results": [{"name": "Deals"}, {"name": "Contacts"}]}`) // the caller may have gone
+		_, _ = io.WriteString(w, `{"count": 2, "results": [{"name": "Deals"}, {"name": "Contacts"}]}`) // best effort: the caller may have gone
 	}))
 	defer api.Close()
 	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // a sidecar that was killed sends no end
+		_, _ = io.Copy(io.Discard, r.Body) // a killed sidecar does not finish the body
 	}))
 	defer collector.Close()
 	for _, way := range []struct {
@@ -59,7 +59,7 @@ func BenchmarkProxyCommand(b *testing.B) {
 	})
 }
 
-// driveProxy measures what calls through a process cost beside direct ones.
+// driveProxy measures calls through a process against direct ones.
 func driveProxy(b *testing.B, api, base string, pid int) {
 	for b.Loop() {
 		direct, through := paced(b, api), paced(b, base)
@@ -76,11 +76,12 @@ func driveProxy(b *testing.B, api, base string, pid int) {
 	}
 }
 
-// startNginx starts an nginx of one worker in front of an API.
+// startNginx starts nginx with one worker in front of an API.
 func startNginx(b *testing.B, api string) (base string, worker int) {
 	b.Helper()
 	listen, dir := fmt.Sprintf("127.0.0.1:%d", redistest.FreePort(b)), b.TempDir()
-	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)); err != nil { // its worker is another user
+	// Its worker runs as another user.
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)); err != nil {
 		b.Fatal(err)
 	}
 	nginx := redistest.StartNginx(b, dir, strings.NewReplacer("DIR", dir, "API", api, "LISTEN", listen).Replace(nginxConfig))
@@ -119,13 +120,13 @@ http {
 }
 `
 
-// paced sends 1,000 requests a second, whatever becomes of those before.
+// paced sends 1,000 requests a second without waiting for responses.
 func paced(b *testing.B, base string) vegeta.Metrics {
 	b.Helper()
 	return load(b, base, vegeta.Rate{Freq: 1000, Per: time.Second}, 64)
 }
 
-// load sends requests for five seconds: at a rate, or as fast as callers get their answers.
+// load sends requests for five seconds: at a rate, or as fast as the callers get responses.
 func load(b *testing.B, base string, rate vegeta.Rate, callers uint64) (metrics vegeta.Metrics) {
 	b.Helper()
 	targets := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: base + "/custom-objects?page=2"})

@@ -20,15 +20,12 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// openRate is how many requests a second an open load sends, whatever becomes
-// of those before.
+// openRate is how many requests a second an open load sends, without waiting for responses.
 const openRate = 10
 
-// BenchmarkServe drives the built binary with 1, 8 and 64 callers that each
-// wait for their answer (closed load), and at a fixed rate (open load): steps
-// without, with one and with ten API calls, by how many interpreters wait warm.
-// Its baseline starts python3 for every request from a plain handler. ns/op is
-// of no interest; the metrics are.
+// BenchmarkServe drives the built binary with 1, 8 and 64 callers that each wait for their response (closed load), and
+// at a fixed rate (open load). The steps make no, one or ten API calls; the number of warm interpreters varies. The
+// baseline is a plain handler that starts python3 for every request. Ignore ns/op; read the metrics.
 func BenchmarkServe(b *testing.B) {
 	python := redistest.RequirePython(b, "requests")
 	b.Run("python3", func(b *testing.B) {
@@ -64,8 +61,7 @@ func loads(b *testing.B, url, token, source string) {
 	b.Run(fmt.Sprintf("open=%dpersecond", openRate), func(b *testing.B) { attack(b, url, token, source, 64, openRate) })
 }
 
-// attack sends requests for five seconds: at a rate, or as fast as callers get
-// their answers.
+// attack sends requests for five seconds: at a rate, or as fast as the callers get responses.
 func attack(b *testing.B, url, token, source string, callers uint64, rate int) {
 	body, err := json.Marshal(map[string]any{"runtime": "python-3-12", "user_script": source})
 	if err != nil {
@@ -89,9 +85,8 @@ func attack(b *testing.B, url, token, source string, callers uint64, rate int) {
 	}
 }
 
-// BenchmarkServeMemory reads memory while steps hold every slot and callers
-// wait for one, each in a request of its own: that of the sidecar, what each
-// waiting caller adds to it, and that of the steps.
+// BenchmarkServeMemory measures memory while steps use every slot and other callers wait: the sidecar's, the increase
+// for each waiting caller, and that of the steps.
 func BenchmarkServeMemory(b *testing.B) {
 	for _, slots := range []int{4, 16} {
 		for _, callers := range []int{64, 512} {
@@ -108,7 +103,7 @@ func waitingMemory(b *testing.B, slots, callers int) {
 	var calling atomic.Int64
 	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		calling.Add(1)
-		<-r.Context().Done() // the step's end
+		<-r.Context().Done() // until the step ends
 	}))
 	defer api.Close()
 	s := startBenchmarked(b, "--api-root", api.URL+apiRoot, "--slots", strconv.Itoa(slots), "--queue-depth", "1024", "--queue-timeout", "5m", "--warm", "0")
@@ -148,7 +143,7 @@ func waitingMemory(b *testing.B, slots, callers int) {
 	<-s.Ended
 }
 
-// proportionalSize is the memory of a process, with its share of what it shares.
+// proportionalSize returns the memory of a process, including its share of shared pages.
 var proportionalSize = regexp.MustCompile(`(?m)^Pss:\s+(\d+) kB`)
 
 func proportionalMiB(pid int) float64 {
@@ -161,7 +156,7 @@ func proportionalMiB(pid int) float64 {
 	return float64(kib) / 1024
 }
 
-// startBenchmarked starts a serve that ends with the benchmark.
+// startBenchmarked starts a serve that is stopped with the benchmark.
 func startBenchmarked(b *testing.B, arguments ...string) *sidecartest.Service {
 	b.Helper()
 	return sidecartest.StartService(b, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--log-level", "error"}, arguments...)...)

@@ -15,7 +15,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// silentCollector accepts connections and never answers; the channel is closed when it was first told something.
+// silentCollector accepts connections and never answers; the channel is closed when the first data arrives.
 func silentCollector(t *testing.T) (address string, told <-chan struct{}) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -31,12 +31,12 @@ func silentCollector(t *testing.T) (address string, told <-chan struct{}) {
 				break
 			}
 			if open = append(open, conn); len(open) == 1 {
-				_, _ = io.ReadFull(conn, make([]byte, 1)) // that it was sent something is all there is to know
+				_, _ = io.ReadFull(conn, make([]byte, 1)) // only the arrival of a first byte matters
 				close(first)
 			}
 		}
 		for _, conn := range open {
-			_ = conn.Close() // nobody reads what it sent
+			_ = conn.Close() // nothing reads the rest
 		}
 	}()
 	t.Cleanup(func() {
@@ -64,7 +64,7 @@ func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
 				t.Fatalf("%d: %s", status, answer)
 			}
 			if name == "slow" {
-				<-told // from here on an export is under way that does not end
+				<-told // from here on an export is under way that never ends
 			}
 			for range 4 {
 				if status, answer := s.run("", body); status != http.StatusOK {
@@ -80,19 +80,19 @@ func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
 				if strings.Contains(line[1], "error_type=") {
 					lost += count
 				} else if strings.Contains(line[0], "exported") && count != 0 {
-					t.Errorf("%v spans are said to have arrived", count)
+					t.Errorf("%v spans are counted as exported", count)
 				}
 			}
 			// Five executions have 27 spans each; the queue and one batch may hold 24.
 			if lost < 5*27-16-8 {
-				t.Errorf("%v spans were given up; the others wait in a queue that is longer than it may be", lost)
+				t.Errorf("%v spans were dropped; the others wait in a queue that is too long", lost)
 			}
 			s.stop()
 		})
 	}
 }
 
-// brokenCollectors are addresses that take nothing, by what is wrong with them.
+// brokenCollectors are addresses that accept no data, by the reason.
 func brokenCollectors(t *testing.T) map[string]string {
 	t.Helper()
 	silent, _ := silentCollector(t)
@@ -115,7 +115,7 @@ func TestARunIsTheSameWhateverItsCollectorDoes(t *testing.T) {
 }
 
 func TestTortureBrokenCollectorCostsAProxyNoMemory(t *testing.T) {
-	const calls, limit = 8_000, 8.0 // in MiB; a queue without a bound would take more than twice of it
+	const calls, limit = 8_000, 8.0 // in MiB; an unbounded queue would take more than twice as much
 	long := "/" + strings.Repeat("x", 1000)
 	for name, address := range brokenCollectors(t) {
 		t.Run(name, func(t *testing.T) {
@@ -125,7 +125,7 @@ func TestTortureBrokenCollectorCostsAProxyNoMemory(t *testing.T) {
 			before := sidecartest.AnonymousMiB(t, p.Process.Pid)
 			flood(t, p.URL+long, calls)
 			if grown := sidecartest.AnonymousMiB(t, p.Process.Pid) - before; grown > limit {
-				t.Errorf("%d calls made it grow by %.1f MiB", calls, grown)
+				t.Errorf("the memory grew by %.1f MiB over %d calls", grown, calls)
 			}
 			if code := p.Stop(t, syscall.SIGTERM); code != 0 {
 				t.Errorf("it ended with %d\n%s", code, p.Log)
@@ -134,7 +134,7 @@ func TestTortureBrokenCollectorCostsAProxyNoMemory(t *testing.T) {
 	}
 }
 
-// flood asks for a URL again and again, on eight connections at once.
+// flood requests a URL again and again, on eight connections at once.
 func flood(t *testing.T, address string, calls int) {
 	t.Helper()
 	const atOnce = 8
@@ -161,7 +161,7 @@ func flood(t *testing.T, address string, calls int) {
 	callers.Wait()
 }
 
-// startForgetfulAPI keeps nothing of what it is sent.
+// startForgetfulAPI starts an API that keeps nothing of the requests.
 func startForgetfulAPI(t *testing.T) string {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(server.Close)

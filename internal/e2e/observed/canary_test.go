@@ -27,19 +27,19 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// Canaries: secrets that the sidecar is given, each with a text of its own to look for.
+// Canaries are the secrets given to the sidecar, each with a unique text to search for.
 const (
 	stepSecret    = `canary-Zx81 value/ä?k=%+&"end'`
-	tokenSecret   = "canaryTokenQ7mW2vR9"                        // may stand where a blank may not
-	halfSecret    = "canaryHalfPq4Lw8Tn6BcYe3Hd"                 // is told in two halves
+	tokenSecret   = "canaryTokenQ7mW2vR9"                        // may appear where spaces are not allowed
+	halfSecret    = "canaryHalfPq4Lw8Tn6BcYe3Hd"                 // is sent in two halves
 	hexSecret     = "deadbeefcafe4711deadbeefcafe4711"           // looks like the id of a trace
-	bearerToken   = "canaryBearer-2f6c8d1b7e"                    // of the caller of serve
+	bearerToken   = "canaryBearer-2f6c8d1b7e"                    // of a caller of serve
 	redisPassword = "canaryRedis8h5Kx2"                          //
 	webhookSecret = "whsec_Y2FuYXJ5V2ViaG9va0J5dGVzMDEyMzQ1Njc4" // canaryWebhookBytes012345678
-	clientSecret  = "canary-client-71Dk"                         // a neighbour of proxy sends it where credentials stand
+	clientSecret  = "canary-client-71Dk"                         // a client of proxy sends it where credentials belong
 )
 
-// leakyStep puts its secrets wherever a step can put them.
+// leakyStep writes its secrets to every place that a step can write to.
 const leakyStep = `
 import base64, http.client, os, sys, requests
 from urllib.parse import quote, quote_plus, urlsplit
@@ -69,10 +69,10 @@ outputs.log(s); outputs.log(token); print(s); print(token, file=sys.stderr)
 raise type("E" + token, (Exception,), {})(s)
 `
 
-// canaries are values by what they are.
+// canaries maps descriptions to values.
 type canaries map[string]string
 
-// forms are the texts that would tell a value.
+// forms returns the texts that would reveal a value.
 func (c canaries) forms() map[string]string {
 	forms := map[string]string{}
 	for name, value := range c {
@@ -90,10 +90,10 @@ func (c canaries) forms() map[string]string {
 	return forms
 }
 
-// told is everything that was emitted, by where it went.
+// told is the sidecar's whole output, by place.
 type told map[string]string
 
-// requireSilence looks for canaries, however often what holds them is percent-encoded.
+// requireSilence searches for canaries, in any number of layers of percent-encoding.
 func (where told) requireSilence(t *testing.T, c canaries) {
 	t.Helper()
 	forms := c.forms()
@@ -113,7 +113,7 @@ func (where told) requireSilence(t *testing.T, c canaries) {
 
 var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
 
-// unescaped percent-decodes what can be decoded of a text.
+// unescaped percent-decodes the valid escapes of a text.
 func unescaped(text string) string {
 	return escape.ReplaceAllStringFunc(text, func(code string) string {
 		char, _ := strconv.ParseUint(code[1:], 16, 8) // two hexadecimal digits
@@ -121,17 +121,17 @@ func unescaped(text string) string {
 	})
 }
 
-// requireTold fails where what should be searched is not there at all.
-func (where told) requireTold(t *testing.T, place string, texts ...string) {
+// requireText fails if a place does not contain the expected text, so that a search of it would prove nothing.
+func (where told) requireText(t *testing.T, place string, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
 		if !strings.Contains(where[place], text) {
-			t.Errorf("%s does not tell %q: %.2000s", place, text, where[place])
+			t.Errorf("%s does not contain %q: %.2000s", place, text, where[place])
 		}
 	}
 }
 
-// echoingAPI answers with what it was sent, and keeps the keys and capabilities that it saw.
+// echoingAPI echoes its requests, and keeps the keys and capabilities that it saw.
 type echoingAPI struct {
 	*httptest.Server
 	mu   sync.Mutex
@@ -155,20 +155,21 @@ func startEchoingAPI(t *testing.T) *echoingAPI {
 		a.mu.Unlock()
 		w.Header().Set("X-Echo", key)
 		w.Header().Set("X-Echo-Target", r.RequestURI)
-		_, _ = fmt.Fprintf(w, "%s %s %v %s", r.Method, r.RequestURI, r.Header, body) // the caller may have gone
+		// Best effort: the caller may have gone.
+		_, _ = fmt.Fprintf(w, "%s %s %v %s", r.Method, r.RequestURI, r.Header, body)
 	}))
 	t.Cleanup(a.Close)
 	return a
 }
 
-// and adds more canaries to what the API saw.
+// and adds the keys and capabilities that the API saw to the canaries.
 func (a *echoingAPI) and(more canaries) canaries {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.seen.with(more)
 }
 
-// signingKeys is a directory of keys, and the private part of one.
+// signingKeys returns a directory of keys, and the private part of one.
 func signingKeys(t *testing.T) (dir, private string) {
 	t.Helper()
 	out, err := sidecartest.Command(t.Context(), nil, "keys", "generate").Output()
@@ -177,14 +178,14 @@ func signingKeys(t *testing.T) (dir, private string) {
 	}
 	var key struct{ D string }
 	if err := json.Unmarshal(out, &key); err != nil || key.D == "" {
-		t.Fatalf("%v: no private key in what was generated", err)
+		t.Fatalf("%v: no private key in the generated file", err)
 	}
 	dir = t.TempDir()
 	sidecartest.WriteFile(t, dir, "key.jwk", string(out))
 	return dir, key.D
 }
 
-// eachLog runs a test at every level of the log, in both of its formats.
+// eachLog runs a test at every log level, in both formats.
 func eachLog(t *testing.T, test func(t *testing.T, level string, environment []string)) {
 	for _, level := range []string{"debug", "info", "warn", "error"} {
 		for _, format := range []string{"json", "text"} {
@@ -214,14 +215,14 @@ func exporting(c *collector) []string {
 	return []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + c.grpc, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}
 }
 
-// requireMasked holds a call's record, wherever it is kept, to what is left of the leaky step's targets.
+// requireMasked checks a call's record for the masked forms of the leaky step's targets.
 func requireMasked(t *testing.T, where told, level string) {
 	t.Helper()
-	where.requireTold(t, "audit", `"path":"/in/the/path/[REDACTED]"`, `"query":"[REDACTED]`, `"path":"/split/[REDACTED]"`, `"method":"[REDACTED]"`,
+	where.requireText(t, "audit", `"path":"/in/the/path/[REDACTED]"`, `"query":"[REDACTED]`, `"path":"/split/[REDACTED]"`, `"method":"[REDACTED]"`,
 		`"path":"/business-config/import/[REDACTED]"`, `"outcome":"bad_path"`, `/raw/[REDACTED]`)
-	where.requireTold(t, "collector", "/in/the/path/[REDACTED]", "/split/[REDACTED]?q=REDACTED", "kizen.execution.duration")
+	where.requireText(t, "collector", "/in/the/path/[REDACTED]", "/split/[REDACTED]?q=REDACTED", "kizen.execution.duration")
 	if level == "debug" {
-		where.requireTold(t, "log", "/in/the/path/[REDACTED]", "/split/[REDACTED]")
+		where.requireText(t, "log", "/in/the/path/[REDACTED]", "/split/[REDACTED]")
 	}
 }
 
@@ -240,7 +241,7 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 	}
 	executions := 0
 	eachLog(t, func(t *testing.T, level string, environment []string) {
-		executions++ // Redis knows each id for a week, and refuses to run it again
+		executions++ // Redis remembers each id for a week, and refuses to run it again
 		id := fmt.Sprintf("e-%d", executions)
 		c, upstream := startCollector(t), startEchoingAPI(t)
 		receiver, callback := startReceiver(t)
@@ -265,16 +266,16 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 		where["log"], where["audit"], where["collector"] = s.Log.String(), read(t, audit), c.received()
 
 		requireMasked(t, where, level)
-		where.requireTold(t, "stream", "event:finished", "[REDACTED]")
-		where.requireTold(t, "callback", id)
-		where.requireTold(t, "/executions/"+id+"/record", "secrets[", "[REDACTED]")
-		where.requireTold(t, "answer", `"count":`, "[REDACTED]")
-		where.requireTold(t, "metrics", "kizen_execution_duration_seconds")
+		where.requireText(t, "stream", "event:finished", "[REDACTED]")
+		where.requireText(t, "callback", id)
+		where.requireText(t, "/executions/"+id+"/record", "secrets[", "[REDACTED]")
+		where.requireText(t, "answer", `"count":`, "[REDACTED]")
+		where.requireText(t, "metrics", "kizen_execution_duration_seconds")
 		all := upstream.and(stepCanaries).with(canaries{
 			"bearer token": bearerToken, "password of redis": redisPassword, "webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"), "signing key": private,
 		})
 		where.requireSilence(t, all)
-		// The step's own record of its requests, which its owner is answered with, knows whole secrets alone.
+		// The step's own record of its requests, returned to its owner, masks only whole secrets.
 		told{"audit": where["audit"], "log": where["log"], "collector": where["collector"], "metrics": where["metrics"]}.
 			requireSilence(t, canaries{"first half": halfSecret[:13], "second half": halfSecret[13:]})
 	})
@@ -287,7 +288,7 @@ func TestRunTellsNobodyASecret(t *testing.T) {
 	eachLog(t, func(t *testing.T, level string, environment []string) {
 		for _, flag := range []string{"-v", "--verbose", "--json"} {
 			if flag != "-v" && level != "info" {
-				continue // --verbose sets the level itself, and the document of --json is the same at each
+				continue // --verbose sets the level itself, and the document of --json is the same at each level
 			}
 			c, upstream := startCollector(t), startEchoingAPI(t)
 			audit, report := filepath.Join(t.TempDir(), "audit"), filepath.Join(t.TempDir(), "out.html")
@@ -307,8 +308,8 @@ func TestRunTellsNobodyASecret(t *testing.T) {
 			} else {
 				requireMasked(t, where, level)
 			}
-			where.requireTold(t, "report", "[REDACTED]", "/in/the/path/")
-			where.requireTold(t, "page", "[REDACTED]")
+			where.requireText(t, "report", "[REDACTED]", "/in/the/path/")
+			where.requireText(t, "page", "[REDACTED]")
 			where.requireSilence(t, upstream.and(stepCanaries).with(canaries{"password of redis": redisPassword, "signing key": private}))
 			told{"audit": where["audit"], "log": where["log"], "collector": where["collector"]}.
 				requireSilence(t, canaries{"first half": halfSecret[:13], "second half": halfSecret[13:]})
@@ -359,10 +360,10 @@ func TestProxyTellsNobodyASecret(t *testing.T) {
 			t.Errorf("the proxy ended with %d", code)
 		}
 		record := told{"log": p.Log.String(), "audit": read(t, audit), "collector": c.received()}
-		record.requireTold(t, "audit", `access_token=[REDACTED]\u0026q=1`, "u=[REDACTED]", `"path":"/x/[REDACTED]"`, `"outcome":"bad_path"`, `"outcome":"forbidden"`, `"decision":"deny"`)
-		record.requireTold(t, "collector", "url.full", "kizen.policy.id")
+		record.requireText(t, "audit", `access_token=[REDACTED]\u0026q=1`, "u=[REDACTED]", `"path":"/x/[REDACTED]"`, `"outcome":"bad_path"`, `"outcome":"forbidden"`, `"decision":"deny"`)
+		record.requireText(t, "collector", "url.full", "kizen.policy.id")
 		if level == "debug" {
-			record.requireTold(t, "log", "/x/[REDACTED]")
+			record.requireText(t, "log", "/x/[REDACTED]")
 		}
 		capability := strings.Trim(base.Path, "/")
 		if capability == "" {
@@ -376,14 +377,14 @@ func TestProxyTellsNobodyASecret(t *testing.T) {
 	})
 }
 
-// startReceiver is where executions call back; callback waits for the first of them.
+// startReceiver starts a receiver of callbacks; callback waits for the first one.
 func startReceiver(t *testing.T) (address string, callback func() string) {
 	called := make(chan string, 1)
 	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		select {
 		case called <- fmt.Sprint(r.Header, string(body)):
-		default: // sent again
+		default: // a repetition
 		}
 	}))
 	t.Cleanup(receiver.Close)
@@ -393,13 +394,13 @@ func startReceiver(t *testing.T) (address string, callback func() string) {
 		case text := <-called:
 			return text
 		case <-time.After(5 * time.Minute):
-			t.Fatal("nobody called back")
+			t.Fatal("no callback arrived")
 			return ""
 		}
 	}
 }
 
-// storedIn is everything that a Redis holds.
+// storedIn returns everything stored in a Redis.
 func storedIn(t *testing.T, client *redis.Client) string {
 	t.Helper()
 	var all strings.Builder
@@ -453,14 +454,14 @@ func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {
 	}
 	where["log"], where["audit"], where["collector"] = w.Log.String(), read(t, audit), c.received()
 	requireMasked(t, where, "debug")
-	where.requireTold(t, "callback", "e-1")
-	where.requireTold(t, "redis", "e-1", "/in/the/path/")
+	where.requireText(t, "callback", "e-1")
+	where.requireText(t, "redis", "e-1", "/in/the/path/")
 	where.requireSilence(t, upstream.and(stepCanaries).with(canaries{
 		"password of redis": redisPassword, "webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"), "signing key": private,
 	}))
 }
 
-// stepSecretsFile is the file of what the leaky step is granted.
+// stepSecretsFile writes the file of the secrets granted to the leaky step.
 func stepSecretsFile(t *testing.T) string {
 	t.Helper()
 	secrets, err := json.Marshal(map[string]any{"b-1": map[string]string{"ACME": stepSecret, "TOKEN": tokenSecret, "HALF": halfSecret, "HEX": hexSecret}})
@@ -487,7 +488,7 @@ func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 			told{command: string(output)}.requireSilence(t, canaries{"password of redis": redisPassword})
 		}
 	}
-	for _, redisURL := range refusing { // serve waits for its Redis, and says so
+	for _, redisURL := range refusing { // serve waits for its Redis, and reports that
 		s := serve(t, []string{"KIZEN_LOG=debug"}, "--redis-timeout", "1s", "--redis-url", redisURL)
 		status, readiness := s.Readiness()
 		if status != http.StatusServiceUnavailable || !strings.Contains(readiness, "redis") {
@@ -517,19 +518,19 @@ func TestAProxyOnTheWayIsReportedWithoutItsPassword(t *testing.T) {
 		t.Errorf("the proxy ended with %d", code)
 	}
 	where := told{"answer": string(answer), "log": p.Log.String(), "audit": read(t, audit), "collector": c.received()}
-	where.requireTold(t, "audit", "api_unreachable", "refused")
-	where.requireTold(t, "log", "ahead of time", `"msg":"call"`)
+	where.requireText(t, "audit", "api_unreachable", "refused")
+	where.requireText(t, "log", "ahead of time", `"msg":"call"`)
 	where.requireSilence(t, canaries{"password of the proxy on the way": clientSecret})
 }
 
-// with are canaries and more of them.
+// with returns the canaries together with more.
 func (c canaries) with(more canaries) canaries {
 	all := maps.Clone(c)
 	maps.Copy(all, more)
 	return all
 }
 
-// asCaller asks serve with the caller's token, and returns headers and body of the answer.
+// asCaller calls serve with the caller's token, and returns the headers and body of the response.
 func (s *served) asCaller(method, path string, body any) string {
 	s.t.Helper()
 	var sent io.Reader = http.NoBody

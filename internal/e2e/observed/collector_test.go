@@ -17,13 +17,13 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// collector is the OTLP receiver of a real OpenTelemetry Collector, and what it received.
+// collector is the OTLP receiver of a real OpenTelemetry Collector, and the data that it received.
 type collector struct {
-	grpc, http string // where it listens
+	grpc, http string // its listening addresses
 
 	mu      sync.Mutex
 	spans   []spanOf
-	metrics map[string]pmetric.Metric // the last of each name
+	metrics map[string]pmetric.Metric // the latest of each name
 	raw     []byte                    // everything, as JSON
 }
 
@@ -84,7 +84,7 @@ func (c *collector) takeTraces(_ context.Context, traces ptrace.Traces) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.raw = append(c.raw, raw...)
-	kept := ptrace.NewTraces() // the receiver may use its own again
+	kept := ptrace.NewTraces() // the receiver may reuse its own
 	traces.CopyTo(kept)
 	for _, resource := range kept.ResourceSpans().All() {
 		for _, scope := range resource.ScopeSpans().All() {
@@ -116,7 +116,7 @@ func (c *collector) takeMetrics(_ context.Context, metrics pmetric.Metrics) erro
 	return nil
 }
 
-// of are the spans of one execution.
+// of returns the spans of one execution.
 func (c *collector) of(trace string) (spans []spanOf) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -145,7 +145,7 @@ func tree(spans []spanOf) map[string]int {
 	return lines
 }
 
-// counts are how often a histogram or a counter was fed, by the value of one attribute.
+// counts returns how many values a histogram or a counter recorded, by the value of one attribute.
 func (c *collector) counts(t *testing.T, name, by string) map[string]uint64 {
 	t.Helper()
 	c.mu.Lock()

@@ -1,3 +1,3 @@
-// Package observed holds the tests of what a real OpenTelemetry Collector receives from the built binary. The collector's
-// modules are imported here alone, so that they are compiled once.
+// Package observed tests the telemetry that a real OpenTelemetry Collector receives from the built binary. Only this
+// package imports the collector's modules, so that they are compiled once.
 package observed

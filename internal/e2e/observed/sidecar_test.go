@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(sidecartest.Main(m, "kizen-sidecar")) }
 
-// served is a serve that answers.
+// served is a running serve.
 type served struct {
 	*sidecartest.Service
 	t *testing.T
@@ -27,7 +27,7 @@ func serve(t *testing.T, environment []string, arguments ...string) *served {
 	return &served{sidecartest.StartService(t, environment, append([]string{"serve", "--listen", "127.0.0.1:0"}, arguments...)...), t}
 }
 
-// run has a step run, and returns the answer.
+// run runs a step and returns the response.
 func (s *served) run(traceparent string, body map[string]any) (status int, answer string) {
 	s.t.Helper()
 	text, err := json.Marshal(body)
@@ -58,7 +58,7 @@ func (s *served) run(traceparent string, body map[string]any) (status int, answe
 	return response.StatusCode, string(data)
 }
 
-// stop ends serve, which sends what it still has to tell.
+// stop ends serve, which first exports its remaining telemetry.
 func (s *served) stop() {
 	s.t.Helper()
 	if code := s.Stop(); code != 0 {
@@ -70,7 +70,7 @@ func script(source string) map[string]any {
 	return map[string]any{"runtime": "python-3-13", "user_script": source}
 }
 
-// api is an API that notes which headers it was sent.
+// api is an API that keeps the headers of its requests.
 type api struct {
 	*httptest.Server
 	mu   sync.Mutex
@@ -89,13 +89,13 @@ func startAPI(t *testing.T) *api {
 		if strings.Contains(r.URL.Path, "missing") {
 			w.WriteHeader(http.StatusNotFound)
 		}
-		_, _ = io.WriteString(w, `{"count": 2}`) // the caller may have gone
+		_, _ = io.WriteString(w, `{"count": 2}`) // best effort: the caller may have gone
 	}))
 	t.Cleanup(a.Close)
 	return a
 }
 
-// header is what was sent to path under a name.
+// header returns the values of a header sent to path.
 func (a *api) header(path, name string) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -97,7 +97,7 @@ func checkTree(t *testing.T, c *collector) {
 	}
 }
 
-// checkPropagation: the API was told of the call's own span, everybody else of the step's.
+// checkPropagation checks that the API received the span of the call itself, and other hosts that of the step.
 func checkPropagation(t *testing.T, c *collector, answer string, upstream, outside *api) {
 	t.Helper()
 	spans := map[string]bool{}
@@ -111,13 +111,13 @@ func checkPropagation(t *testing.T, c *collector, answer string, upstream, outsi
 		}
 	}
 	if sent := upstream.header("/api/custom-objects", "traceparent"); !spans[sent] {
-		t.Errorf("the API was sent %q, none of %v", sent, spans)
+		t.Errorf("the API received %q, none of %v", sent, spans)
 	}
 	if sent := upstream.header("/api/custom-objects", "tracestate"); sent != "vendor=1" {
-		t.Errorf("the API was sent tracestate %q", sent)
+		t.Errorf("the API received tracestate %q", sent)
 	}
 	if sent := outside.header("/outside", "traceparent"); sent != step || sent == "" {
-		t.Errorf("another host was sent %q, want %q", sent, step)
+		t.Errorf("another host received %q, want %q", sent, step)
 	}
 	if !strings.Contains(answer, step) {
 		t.Errorf("the step's environment does not name %q: %s", step, answer)
@@ -209,7 +209,7 @@ func checkMetrics(t *testing.T, c *collector, page string) {
 		t.Error("no command to Redis was measured")
 	}
 	if got := c.counts(t, "kizen.execution.slot.limit", ""); got[""] == 0 {
-		t.Error("there are no slots")
+		t.Error("no slots were reported")
 	}
 	c.counts(t, "kizen.pool.ready", "")
 	c.mu.Lock()
@@ -242,12 +242,12 @@ func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
 			t.Errorf("%s: %d %s", k.outcome, status, answer)
 		}
 	}
-	// The caller says not to sample: nothing arrives.
+	// The caller asks not to sample, so nothing is exported.
 	if status, _ := s.run("00-"+otherTrace+"-"+otherSpan+"-00", script(`kizen.api.get("/unsampled")`)); status != http.StatusOK {
 		t.Errorf("unsampled: %d", status)
 	}
 	if sent := upstream.header("/api/unsampled", "traceparent"); !strings.HasPrefix(sent, "00-"+otherTrace+"-") || !strings.HasSuffix(sent, "-00") {
-		t.Errorf("the API was sent %q of an unsampled trace", sent)
+		t.Errorf("the API received %q of an unsampled trace", sent)
 	}
 	s.stop()
 	if spans := c.of(otherTrace); len(spans) != 0 {
@@ -276,7 +276,7 @@ func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
 		}
 	}
 	if strings.Contains(c.received(), "customer") {
-		t.Error("what a step raised arrived")
+		t.Error("the exception of a step was exported")
 	}
 }
 
@@ -311,7 +311,7 @@ func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
 			infos++
 		}
 		if !strings.Contains(line, `"trace_id":"`+callerTrace+`"`) || !strings.Contains(line, `"execution_id":"`) || !strings.Contains(line, `"business_id":"b-1"`) {
-			t.Errorf("line names too little: %s", line)
+			t.Errorf("line lacks attributes: %s", line)
 		}
 	}
 	if infos != 1 {
@@ -331,17 +331,17 @@ func TestEveryLineOfAProxyNamesItsExecutionAndItsTrace(t *testing.T) {
 		_, message, _ := strings.Cut(line, `"msg":"`)
 		message, _, _ = strings.Cut(message, `"`)
 		if lines[message] = true; lines["serving"] && (!strings.Contains(line, `"trace_id":"`+callerTrace+`"`) || !strings.Contains(line, `"execution_id":"e-1"`)) {
-			t.Errorf("a line names too little: %s", line)
+			t.Errorf("a line lacks attributes: %s", line)
 		}
 	}
 	for _, message := range []string{"serving", "call", "execution ended", "stopped"} {
 		if !lines[message] {
-			t.Errorf("there is no line %q in %s", message, p.Log)
+			t.Errorf("the line %q is missing in %s", message, p.Log)
 		}
 	}
 }
 
-// call asks for a URL, which must be there.
+// call requests a URL, which must exist.
 func call(t *testing.T, address string) {
 	t.Helper()
 	response, err := http.Get(address)

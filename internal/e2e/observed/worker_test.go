@@ -14,9 +14,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// TestTheTraceOfAnExecutionFromAQueueBeginsWhereItWasEnqueued has the orchestrator say in the task's headers when that was,
-// and in which trace.
-func TestTheTraceOfAnExecutionFromAQueueBeginsWhereItWasEnqueued(t *testing.T) {
+// TestTheTraceOfAQueuedExecutionBeginsWhereItWasEnqueued: the task's headers say when that was, and in which trace.
+func TestTheTraceOfAQueuedExecutionBeginsWhereItWasEnqueued(t *testing.T) {
 	store, c, upstream := redistest.Start(t), startCollector(t), startAPI(t)
 	payload, err := json.Marshal(map[string]any{
 		"runtime": "python-3-13", "user_script": "kizen.api.get('/custom-objects')", "execution_id": "e-1", "business_id": "b-1", "user_id": "u-1",
@@ -60,7 +59,7 @@ func TestTheTraceOfAnExecutionFromAQueueBeginsWhereItWasEnqueued(t *testing.T) {
 	for _, span := range spans {
 		began[span.Name()] = span.StartTimestamp().AsTime()
 		if span.Name() == "queue" && span.EndTimestamp().AsTime().Sub(enqueued) < time.Minute {
-			t.Errorf("the wait ended at %v, before anybody took it", span.EndTimestamp().AsTime())
+			t.Errorf("the wait ended at %v, before a worker took it", span.EndTimestamp().AsTime())
 		}
 		if span.TraceState().AsRaw() != "vendor=1" {
 			t.Errorf("%s has tracestate %q", span.Name(), span.TraceState().AsRaw())

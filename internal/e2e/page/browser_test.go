@@ -24,29 +24,30 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// screenshots is where a person looks at what the tests saw; git ignores it.
+// screenshots is the folder where a person can look at the pages of the tests; git ignores it.
 const screenshots = "../../../artifacts/page"
 
-// tab is a page in a real Chromium, which writes down what must not happen.
+// tab is a page in a real Chromium, which records everything that must not happen.
 type tab struct {
 	t   *testing.T
 	ctx context.Context
 
 	mu       sync.Mutex
 	requests []string
-	said     []string // errors of scripts, and what the browser blocked
+	said     []string // errors of scripts, and resources that the browser blocked
 }
 
 // openBrowser starts Chromium and stops it with the test.
 func openBrowser(t *testing.T) context.Context {
 	t.Helper()
-	// The shell is the same engine without the window, and starts in a fraction of the time.
-	// Debian's program of that name is a script that stays the parent of the browser, which outlives it.
+	// The headless shell is the same engine without a window, and starts much faster. Debian's program of that name is
+	// a script that remains the browser's parent and ends before it.
 	program, err := exec.LookPath("/usr/lib/chromium/chromium-headless-shell")
 	if err != nil {
 		program = redistest.Require(t, "chromium")
 	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, // CI is root in a container
+	// In CI, root in a container.
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox,
 		chromedp.UserDataDir(profileDir(t)), chromedp.Flag("disable-dev-shm-usage", true), chromedp.WSURLReadTimeout(5*time.Minute))
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, closeBrowser := chromedp.NewContext(allocator)
@@ -60,7 +61,7 @@ func openBrowser(t *testing.T) context.Context {
 	return ctx
 }
 
-// watch runs before any script of a page: it keeps what the policy of the document blocked.
+// watch runs before any script of a page and records what the document's policy blocks.
 const watch = `window.violations = []; addEventListener("securitypolicyviolation", (e) => violations.push(e.violatedDirective + " " + e.blockedURI), true);`
 
 func newTab(t *testing.T, browser context.Context) *tab {
@@ -118,7 +119,7 @@ func (b *tab) scheme(name string) {
 	}))
 }
 
-// eval returns what an expression of JavaScript is.
+// eval returns the value of a JavaScript expression.
 func eval[T any](b *tab, expression string) T {
 	b.t.Helper()
 	var value T
@@ -126,25 +127,25 @@ func eval[T any](b *tab, expression string) T {
 	return value
 }
 
-// until waits for an expression to hold.
+// until waits until an expression is true.
 func (b *tab) until(expression string) {
 	b.t.Helper()
 	b.do(chromedp.Poll(expression, nil, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(40*time.Second)))
 }
 
-// text is what a person reads in an element.
+// text returns the visible text of an element.
 func (b *tab) text(selector string) string {
 	b.t.Helper()
 	return eval[string](b, fmt.Sprintf("document.querySelector(%q)?.innerText ?? ''", selector))
 }
 
-// keys presses keys one after the other, as a person without a mouse does.
+// keys presses keys one after the other, as a person without a mouse would.
 func (b *tab) keys(keys string, modifiers ...chromedp.KeyOption) {
 	b.t.Helper()
 	b.do(chromedp.KeyEvent(keys, modifiers...))
 }
 
-// tabTo presses Tab until an element has the focus, which every one on the way must show.
+// tabTo presses Tab until an element has the focus; each element on the way must show the focus.
 func (b *tab) tabTo(id string) {
 	b.t.Helper()
 	for range 60 {
@@ -159,7 +160,7 @@ func (b *tab) tabTo(id string) {
 	b.t.Fatalf("the keyboard does not reach #%s", id)
 }
 
-// fits makes the window as wide as asked for, and checks that the page is not wider.
+// fits sets the width of the window, and checks that the page is not wider.
 func (b *tab) fits(width int64) {
 	b.t.Helper()
 	b.size(width)
@@ -168,7 +169,7 @@ func (b *tab) fits(width int64) {
 	}
 }
 
-// shot keeps a picture of the whole page in both widths and both schemes, and checks what must hold in each of them.
+// shot takes a picture of the whole page in both widths and both colour schemes, and checks the requirements on each.
 func (b *tab) shot(name string) {
 	b.t.Helper()
 	if err := os.MkdirAll(screenshots, 0o755); err != nil {
@@ -195,7 +196,7 @@ func (b *tab) shot(name string) {
 	}
 }
 
-// copied clicks a button that copies, and returns what is on the clipboard then.
+// copied clicks a copy button and returns the content of the clipboard.
 func (b *tab) copied(button string) string {
 	b.t.Helper()
 	b.do(browser.GrantPermissions([]browser.PermissionType{browser.PermissionTypeClipboardReadWrite, browser.PermissionTypeClipboardSanitizedWrite}),
@@ -206,7 +207,7 @@ func (b *tab) copied(button string) string {
 	return text
 }
 
-// clean checks that the page asked nobody but origin, that nothing was blocked and nothing failed.
+// clean checks that the page requested only origin, and that nothing was blocked or failed.
 func (b *tab) clean(origin string) {
 	b.t.Helper()
 	if violations := eval[[]string](b, `window.violations ?? ["the page was not watched"]`); len(violations) > 0 {
@@ -230,8 +231,8 @@ func (b *tab) clean(origin string) {
 const (
 	widest = `[...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1).slice(0, 4).map(e => e.outerHTML.slice(0, 120)).join("\n")`
 
-	// accessible lists what a screen reader stumbles over: controls without a name, ids that are there twice, roles that
-	// point nowhere, headings out of order.
+	// accessible lists obstacles for a screen reader: controls without a name, duplicate ids, roles that refer to
+	// nothing, headings out of order.
 	accessible = `(() => {
   const problems = [];
   const name = (e) => e.getAttribute("aria-label") || (e.getAttribute("aria-labelledby") && document.getElementById(e.getAttribute("aria-labelledby"))?.innerText)
@@ -243,7 +244,8 @@ const (
   for (const e of document.querySelectorAll("[aria-controls][aria-expanded=true]"))
     if (!document.getElementById(e.getAttribute("aria-controls"))) problems.push("controls nothing: " + e.id);
   for (const e of document.querySelectorAll("button, select, input"))
-    if (e.offsetHeight < 24 || e.offsetWidth < 24) problems.push("smaller than 24 px: " + e.outerHTML.slice(0, 120)); // WCAG 2.2, 2.5.8
+    // WCAG 2.2, 2.5.8.
+    if (e.offsetHeight < 24 || e.offsetWidth < 24) problems.push("smaller than 24 px: " + e.outerHTML.slice(0, 120));
   if (document.querySelectorAll("h1").length !== 1) problems.push("not one h1");
   let level = 0;
   for (const h of document.querySelectorAll("h1, h2, h3")) {
@@ -255,8 +257,8 @@ const (
   return problems;
 })()`
 
-	// contrast lists text that has less than 4.5:1 against what is behind it (WCAG 2.2, 1.4.3), and fields whose edge has less
-	// than 3:1 (1.4.11).
+	// contrast lists text with a contrast below 4.5:1 (WCAG 2.2, 1.4.3), and fields whose border has less than 3:1
+	// (1.4.11).
 	contrast = `(() => {
   const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
   const rgb = (colours) => {
@@ -286,10 +288,10 @@ const (
 })()`
 )
 
-// fileURL is how a browser opens a file.
+// fileURL returns the URL with which a browser opens a file.
 func fileURL(path string) string { return (&url.URL{Scheme: "file", Path: path}).String() }
 
-// profileDir is a directory for a browser, whose processes write into it until the last of them has ended.
+// profileDir returns a directory for a browser, whose processes write into it until the last of them has ended.
 func profileDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "kizen-browser-")

@@ -26,7 +26,7 @@ func (s step) with(name string, value any) step {
 	return s
 }
 
-// outcome is what a command left behind.
+// outcome is the result of a command.
 type outcome struct {
 	code           int
 	stdout, stderr string

@@ -20,11 +20,11 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/ui"
 )
 
-// markupAt is what must stand on the page as it is: it says where it came from, so that a page that leaves it out, or a
-// browser that obeys it, tells which way it came. It begins with a word that is wider than a telephone.
+// markupAt returns markup that must appear on the page as text. It names the place it came from, so that a failure
+// shows which place was omitted or interpreted. It begins with a word wider than a telephone's screen.
 func markupAt(place string) string { return strings.Repeat("W", 80) + attacks.Markup(place) }
 
-// writingStep writes markup wherever a step can, then waits, then succeeds or fails.
+// writingStep writes markup to every place that a step can write to, waits, and then succeeds or fails.
 const writingStep = `
 import sys, requests
 for name in inputs.names:
@@ -61,7 +61,7 @@ func everyType() map[string]any {
 	return inputs
 }
 
-// writing is the request that has writingStep run.
+// writing returns the request that runs writingStep.
 func writing(fail bool) step {
 	inputs := everyType()
 	types, names := step{}, []any{}
@@ -78,7 +78,7 @@ func writing(fail bool) step {
 	return script(writingStep+"# "+markupAt("source")).with("name", markupAt("name of the step")).with("inputs", inputs).with("output_types", types)
 }
 
-// markupAPI answers with markup in every part of an answer, and holds up /slow until it is told.
+// markupAPI responds with markup in every part of a response, and delays /slow until it is released.
 func markupAPI(t *testing.T) (root string, release chan struct{}) {
 	t.Helper()
 	release = make(chan struct{})
@@ -92,7 +92,7 @@ func markupAPI(t *testing.T) (root string, release chan struct{}) {
 		}
 		w.Header().Set("Content-Type", "text/html")
 		w.Header().Set("X-Evil", markupAt("header of an answer"))
-		_, _ = fmt.Fprint(w, markupAt("body of an answer")) // the step may have gone
+		_, _ = fmt.Fprint(w, markupAt("body of an answer")) // best effort: the step may have gone
 	}))
 	t.Cleanup(api.Close)
 	return api.URL + "/api", release
@@ -109,7 +109,7 @@ func (b *tab) requireText(places ...string) {
 	}
 }
 
-// jsonText is a text within JSON as JavaScript writes it.
+// jsonText returns a text as JavaScript writes it inside JSON.
 func jsonText(text string) string {
 	var out strings.Builder
 	encoder := json.NewEncoder(&out)
@@ -118,7 +118,8 @@ func jsonText(text string) string {
 	return strings.Trim(strings.TrimSpace(out.String()), `"`)
 }
 
-// intruders lists what the page itself has none of: elements that load or run something, and handlers in attributes.
+// intruders lists elements that the page itself never has: those that load or run something, and handlers in
+// attributes.
 const intruders = `(() => {
   const found = [...document.querySelectorAll("main :is(img, svg, script, style, iframe, object, embed, base, link, meta, video, audio, math, template)")].map((e) => e.outerHTML.slice(0, 160));
   for (const e of document.querySelectorAll("*")) {
@@ -128,8 +129,8 @@ const intruders = `(() => {
   return found;
 })()`
 
-// unharmed checks that nothing that was written became an element, an attribute or code, that it does not burst the page, and
-// that nobody else was asked.
+// unharmed checks that no markup became an element, an attribute or code, that the page is not too wide, and that it
+// made no other requests.
 func (b *tab) unharmed(origin string) {
 	b.t.Helper()
 	b.fits(360)
@@ -140,7 +141,7 @@ func (b *tab) unharmed(origin string) {
 	b.clean(origin)
 }
 
-// openAll opens what is folded.
+// openAll opens all folded parts.
 func (b *tab) openAll() {
 	b.t.Helper()
 	b.do(chromedp.Evaluate(`for (const d of document.querySelectorAll("main details")) d.open = true;
@@ -169,7 +170,8 @@ func TestNothingThatAStepWritesBecomesMarkup(t *testing.T) {
 			b.do(chromedp.Navigate(base + "/ui/#/executions/" + id))
 			b.until(`!!document.querySelector(".page.live") && document.querySelectorAll(".logs li").length === 2`)
 			b.openAll()
-			b.requireText(slices.Concat(given, wrote, said[:3])...) // a call is told when its answer's head is there
+			// A call is reported when the head of its response has arrived.
+			b.requireText(slices.Concat(given, wrote, said[:3])...)
 			b.unharmed(base)
 			b.do(chromedp.Navigate(base + "/ui/#/"))
 			b.until(`document.querySelectorAll(".list tbody tr").length === 1`)
@@ -191,7 +193,7 @@ func TestNothingThatAStepWritesBecomesMarkup(t *testing.T) {
 			b.do(chromedp.Click("#again"))
 			b.until(`!!document.querySelector("#pad-script")`)
 			b.requireText("name of the step", "source", "text", "option")
-			b.do(chromedp.Click("#run")) // what is refused is shown too
+			b.do(chromedp.Click("#run")) // refused input is shown too
 			b.until(`!location.hash.includes("new") || document.querySelector(".problems").innerText !== ""`)
 			b.unharmed(base)
 		})
@@ -223,7 +225,7 @@ func TestNothingThatAStepWritesBecomesMarkup(t *testing.T) {
 	}
 }
 
-// forged is a record of which every text is markup, those included that serve and run refuse: ids and names.
+// forged is a record in which every text is markup, including ids and names, which serve and run would refuse.
 func forged(state string) map[string]any {
 	call := step{
 		"method": markupAt("method"), "url": markupAt("url"), "headers": step{markupAt("name of a header"): markupAt("value of a header")}, "body": markupAt("body"),
@@ -262,7 +264,8 @@ func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 		if err := ui.Report(&empty, ui.Record{Name: markupAt("title")}); err != nil {
 			t.Fatal(err)
 		}
-		// The record is put where Report puts its own, escaped alike: its types would refuse some of this.
+		// The record replaces the one that Report writes, escaped in the same way, because Report's types would refuse
+		// some of this.
 		place := regexp.MustCompile(`(?s)(id="record">).*?(</script>)`)
 		report := sidecartest.WriteFile(t, t.TempDir(), "out.html", place.ReplaceAllString(empty.String(), "${1}"+strings.ReplaceAll(string(text), "$", "$$")+"${2}"))
 		b := newTab(t, browser)
@@ -273,7 +276,7 @@ func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 		b.unharmed(fileURL(report))
 	})
 	t.Run("on the page of a server", func(t *testing.T) {
-		// A server that lies: what it answers is what the page must not believe.
+		// A malicious server, whose responses the page must not trust.
 		mux := http.NewServeMux()
 		mux.Handle("/ui/", ui.Handler("/ui/"))
 		answer := func(pattern string, document any) {

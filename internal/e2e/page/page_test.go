@@ -21,7 +21,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// markup is what must never become an element, in every place that a step or a server can write to.
+// markup must never become an element, in any place that a step or a server can write to.
 var markup = attacks.Markup("1")
 
 const evilScript = `import requests
@@ -47,7 +47,7 @@ outputs.names = ["Deals", "Contacts", "Companies"]
 outputs.summary = f"{inputs.who} has {total} objects"
 `
 
-// uiAPI is a platform that answers badly: slowly on /slow, until released, and with markup on /evil.
+// uiAPI is a difficult platform: slow on /slow, until released, and with markup on /evil.
 func uiAPI(t *testing.T) (api *httptest.Server, release chan struct{}) {
 	release = make(chan struct{})
 	api = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -72,8 +72,8 @@ func uiAPI(t *testing.T) (api *httptest.Server, release chan struct{}) {
 	return api, release
 }
 
-// startUI starts the built binary's serve and returns its address; it must drain when the test ends. Without a list of callers
-// it wants no token.
+// startUI starts the built binary's serve and returns its address; serve must drain when the test ends. It has no list
+// of callers, so it needs no token.
 func startUI(t *testing.T, arguments ...string) string {
 	t.Helper()
 	if !slices.Contains(arguments, "--callers") {
@@ -88,7 +88,7 @@ func startUI(t *testing.T, arguments ...string) string {
 	return s.URL
 }
 
-// submitUI has a step run, and returns its id when it has ended, or at once where it is not waited for.
+// submitUI runs a step and returns its id, when it has ended or, without wait, at once.
 func submitUI(t *testing.T, base string, wait bool, body map[string]any) string {
 	t.Helper()
 	data, err := json.Marshal(body)
@@ -108,7 +108,7 @@ func submitUI(t *testing.T, base string, wait bool, body map[string]any) string 
 		t.Fatalf("%d %s", response.StatusCode, text)
 	}
 	if wait {
-		events, err := http.Get(base + "/executions/" + started.ID + "/events") // ends with the execution
+		events, err := http.Get(base + "/executions/" + started.ID + "/events") // the stream ends with the execution
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func submitUI(t *testing.T, base string, wait bool, body map[string]any) string 
 
 func wireInput(t, v string) map[string]string { return map[string]string{"t": t, "v": v} }
 
-// strict is what every policy of the page ends with.
+// strict is the end of every policy of the page.
 const strict = "; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 func TestThePageInABrowser(t *testing.T) {
@@ -152,9 +152,9 @@ func TestThePageInABrowser(t *testing.T) {
 		b.do(chromedp.Click("#call-1"))
 		if detail := b.text("#call-1-detail"); !strings.Contains(detail, "User-Agent") || !strings.Contains(detail, "\n      \"object_type\": \"pipeline\"") ||
 			!strings.Contains(detail, `"cursor": 12345678901234567890`) || !strings.Contains(detail, `"none": {}`) {
-			t.Errorf("the call does not open to headers and body: %q", detail)
+			t.Errorf("the opened call lacks headers or body: %q", detail)
 		}
-		// A call lies inside the step on the axis of time, and so do the marks of logs.
+		// A call lies inside the step on the time axis, and so do the marks of log messages.
 		if !eval[bool](b, `(() => { const r = (s) => document.querySelector(s).getBoundingClientRect(), step = r(".phase-step"), call = r("#call-1 .bar"), log = r(".logmark");
 			return call.left >= step.left - 1 && call.right <= step.right + 1 && log.left >= step.left - 1 && log.left <= step.right + 1 })()`) {
 			t.Error("a call or a log message lies outside of its step")
@@ -223,9 +223,9 @@ func TestThePageInABrowser(t *testing.T) {
 		b.shot("live")
 		b.scheme("light")
 		if got := eval[string](b, `getComputedStyle(document.querySelector(".head .dot")).animationName`); got != "none" {
-			t.Errorf("the dot moves (%s) for one who wants less motion", got)
+			t.Errorf("the dot moves (%s) although the reader prefers reduced motion", got)
 		}
-		// A reader who selects a message, or scrolls the source by the keyboard, is not disturbed by the clock.
+		// The clock must not disturb a reader who selects a message or scrolls the source with the keyboard.
 		eval[any](b, `(() => { getSelection().selectAllChildren(document.querySelector(".lines .text")); document.querySelector("details .source").focus(); window.was = document.querySelector(".time").innerText; return null })()`)
 		b.until(`document.querySelector(".time").innerText !== was`)
 		if !eval[bool](b, `document.activeElement.classList.contains("source") && getSelection().toString() === "before"`) {
@@ -253,7 +253,7 @@ func TestThePageInABrowser(t *testing.T) {
 		}
 		b.keys(kb.Escape)
 		b.tabTo("input-0-type")
-		b.keys("n") // text becomes number: the value "world" is none
+		b.keys("n") // the text becomes a number, for which the value "world" is invalid
 		b.tabTo("run")
 		b.keys(kb.Enter)
 		b.until(`document.querySelector(".problems").innerText.includes("inputs.who")`)
@@ -334,7 +334,7 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 		t.Errorf("the policy is %q", got)
 	}
 	if n := eval[int](b, `document.querySelectorAll("img, svg, iframe").length + document.scripts.length`); n != 2 {
-		t.Errorf("%d elements, want the two scripts of the report alone", n)
+		t.Errorf("%d elements, want only the two scripts of the report", n)
 	}
 	if !eval[bool](b, `document.querySelector(".line.failing")?.dataset.line === "9"`) {
 		t.Error("the failing line is not marked")
@@ -342,9 +342,9 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 	b.shot("report")
 	b.clean(fileURL(report))
 
-	// The policy is alive: markup that would come in through a sink is refused.
+	// The policy is in force: it refuses markup that is written through a sink.
 	if eval[bool](b, `(() => { try { document.body.innerHTML = "<b>x</b>"; return true } catch { return false } })()`) {
-		t.Error("the browser takes HTML from a script of the page")
+		t.Error("the browser accepts HTML from a script of the page")
 	}
 	eval[any](b, `(() => { const s = document.createElement("script"); try { s.textContent = "window.pwned=1"; document.body.append(s) } catch {} return null })()`)
 	if eval[bool](b, `"pwned" in window`) {

@@ -16,7 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/ui"
 )
 
-// stagedServer serves the page over what a test says.
+// stagedServer serves the page with the responses of a test.
 func stagedServer(t *testing.T, handlers map[string]http.HandlerFunc) string {
 	t.Helper()
 	mux := http.NewServeMux()
@@ -29,7 +29,7 @@ func stagedServer(t *testing.T, handlers map[string]http.HandlerFunc) string {
 	return server.URL
 }
 
-// answering is a handler that answers with a document.
+// answering returns a handler that responds with a document.
 func answering(status int, document any) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -49,7 +49,7 @@ func TestThePageOfARunningExecutionSurvivesItsServer(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
 	var connections, records atomic.Int32
-	away := make(chan struct{}) // closed when the server may come back
+	away := make(chan struct{}) // closed when the server may return
 	waitAway := func(r *http.Request) {
 		select {
 		case <-away:
@@ -74,8 +74,8 @@ func TestThePageOfARunningExecutionSurvivesItsServer(t *testing.T) {
 			switch connections.Add(1) {
 			case 1:
 				message(w, 1, "started", "{}")
-				message(w, 2, "log", `{"message": "one"}`) // and breaks off
-			case 2: // a proxy in front of a server that is starting
+				message(w, 2, "log", `{"message": "one"}`) // then the connection breaks
+			case 2: // a proxy in front of a starting server
 				waitAway(r)
 				answering(http.StatusBadGateway, step{})(w, r)
 			default:
@@ -92,15 +92,15 @@ func TestThePageOfARunningExecutionSurvivesItsServer(t *testing.T) {
 	b.until(`document.querySelector("[role=alert]")?.innerText === "Not cancelled: not yours to cancel"`)
 	close(away)
 	b.until(`document.querySelector("[role=alert]")?.innerText === "the server answered 502 Trying again."`)
-	b.until(`document.querySelector(".page.warn")?.innerText.includes("not known any more")`) // a new server has never heard of it
+	b.until(`document.querySelector(".page.warn")?.innerText.includes("no longer known")`) // a restarted server does not know it
 	if logs := b.text(".logs"); !strings.Contains(logs, "one") || !strings.Contains(logs, "after 2") {
-		t.Errorf("what was seen is gone, or was not gone on from: %q", logs)
+		t.Errorf("the received part is gone, or was not continued: %q", logs)
 	}
 	if alert := b.text("[role=alert]"); alert != "no such execution" {
 		t.Errorf("the page says %q", alert)
 	}
 	if eval[bool](b, `!!document.querySelector("#cancel")`) {
-		t.Error("what is not there can be cancelled")
+		t.Error("an execution that does not exist can be cancelled")
 	}
 	b.clean(base)
 }
@@ -179,7 +179,7 @@ func TestThePageAsksForTheSameAgain(t *testing.T) {
 	b.clean(base)
 }
 
-// canonical is a document as text that is the same for the same.
+// canonical returns a document as text; equal documents have equal texts.
 func canonical(t *testing.T, document any) string {
 	t.Helper()
 	text, err := json.Marshal(document)
@@ -194,7 +194,7 @@ func canonical(t *testing.T, document any) string {
 	return string(text)
 }
 
-// shortReport shows an execution of one millisecond with one call in it and as many messages as fit.
+// shortReport shows an execution of one millisecond with one call and the maximum number of messages.
 func shortReport(t *testing.T) string {
 	t.Helper()
 	logs, times := make([]string, 100_000), make([]float64, 100_000)
@@ -212,7 +212,7 @@ func shortReport(t *testing.T) string {
 	return reportOf(t, record)
 }
 
-// reportOf is a report of a record that no execution wrote, as a file.
+// reportOf writes a report of an invented record to a file.
 func reportOf(t *testing.T, record any) string {
 	t.Helper()
 	var empty strings.Builder
@@ -243,7 +243,7 @@ func TestThePageDrawsAShortExecutionWithManyMessagesToScale(t *testing.T) {
 	if rows := eval[int](b, `document.querySelectorAll(".lines li").length`); rows != 100_000 {
 		t.Errorf("%d messages are shown", rows)
 	}
-	// innerText would lay out each of the messages.
+	// innerText would lay out every message.
 	text := eval[string](b, `document.querySelector(".page").textContent`)
 	for _, want := range []string{"no answer", "empty", "2026-01-31"} {
 		if !strings.Contains(text, want) {
@@ -296,7 +296,7 @@ func TestThePageFollowsAStepThatLogsAsMuchAsItMay(t *testing.T) {
 	b.clean(base)
 }
 
-// TestThePageAsksForTheToken, keeps it for the tab only, and asks again for one that is wrong.
+// TestThePageAsksForTheToken, keeps it only for the tab, and asks again if it is wrong.
 func TestThePageAsksForTheToken(t *testing.T) {
 	browser := openBrowser(t)
 	s := sidecartest.StartService(t, nil, "serve", "--listen", "127.0.0.1:0", "--ui", "--warm", "0")

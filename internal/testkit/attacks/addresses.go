@@ -1,6 +1,7 @@
 package attacks
 
-// Addresses are hosts of callback URLs that lead inside: to the sidecar's own machine, its network, or its cloud's metadata.
+// Addresses are hosts of callback URLs inside the operator's network: the sidecar's own machine, its neighbours, or
+// the cloud's metadata service.
 func Addresses() []string { return addresses }
 
 var addresses = []string{

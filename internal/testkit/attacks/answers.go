@@ -9,17 +9,17 @@ import (
 	"sync"
 )
 
-// Answer is what a malicious API sends in answer to any request.
+// Answer is a malicious API's response to any request.
 type Answer struct {
 	Name  string
 	First string
-	// Again follows without end; empty: the connection is closed.
+	// Again is sent after it without end. If empty, the connection is closed.
 	Again string
-	// Sees is a regular expression for what a step sees that runs CallStep, or for the kind of its failure.
+	// Sees is a regular expression for what a step that runs CallStep sees, or for the kind of its failure.
 	Sees string
 }
 
-// CallStep logs what a call to the path of its input "path" came to.
+// CallStep calls the path in its input "path" and logs the result.
 const CallStep = `
 try:
     r = kizen.api.get(inputs.path)
@@ -28,22 +28,22 @@ except Exception as e:
     outputs.log(type(e).__name__)
 `
 
-// bomb is 256 MiB of zeroes, compressed to a quarter of a MiB.
+// bomb is 256 MiB of zeroes, compressed to 256 KiB.
 var bomb = sync.OnceValue(func() string {
 	var packed bytes.Buffer
 	w := gzip.NewWriter(&packed)
 	zeroes := make([]byte, 1<<20)
 	for range 256 {
-		_, _ = w.Write(zeroes) // memory takes everything
+		_, _ = w.Write(zeroes) // a write to memory cannot fail
 	}
 	_ = w.Close()
 	return packed.String()
 })
 
-// BadGateway is what a step sees of an answer that the proxy refuses.
+// BadGateway is what a step sees when the proxy refuses a response.
 const BadGateway = "502 "
 
-// Answers are all of them. The step's memory is limited to less than the bombs hold.
+// Answers returns all of them. The step's memory limit is smaller than the bombs.
 func Answers() []Answer {
 	const ok, broken = "HTTP/1.1 200 OK\r\n", "ChunkedEncodingError|ConnectionError"
 	fields := func(count, size int) string {
@@ -77,12 +77,12 @@ func Answers() []Answer {
 		{"a body without end", ok + "\r\n", strings.Repeat("x", 32<<10), "memory_limit|MemoryError"},
 		{"256 MiB of zeroes, compressed", ok + "Content-Encoding: gzip\r\n\r\n" + bomb(), "", "memory_limit|MemoryError"},
 		{"compressed twice", ok + "Content-Encoding: gzip, gzip\r\n\r\n" + bomb(), "", BadGateway},
-		{"compressed blocks of nothing without end", ok + "Content-Encoding: deflate\r\n\r\n\x78\x9c", strings.Repeat("\x00\x00\x00\xff\xff", 1000), broken},
-		{"not compressed as it says", ok + "Content-Encoding: gzip\r\n\r\nplain", "", "502 |" + broken},
+		{"empty compressed blocks without end", ok + "Content-Encoding: deflate\r\n\r\n\x78\x9c", strings.Repeat("\x00\x00\x00\xff\xff", 1000), broken},
+		{"not compressed as declared", ok + "Content-Encoding: gzip\r\n\r\nplain", "", "502 |" + broken},
 		{"a redirect to itself", "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: ?again\r\n\r\n", "", "TooManyRedirects"},
 		{"a redirect of a megabyte", "HTTP/1.1 302 Found\r\nLocation: /" + strings.Repeat("x", 1<<20) + "\r\n\r\n", "", BadGateway},
 		{"control characters in a header field", ok + "X-A: \x1b[2J\x00\r\nContent-Length: 0\r\n\r\n", "", BadGateway},
-		{"bytes that are no HTTP", "\x16\x03\x01\x02\x00\x01\x00", "", BadGateway},
+		{"bytes that are not HTTP", "\x16\x03\x01\x02\x00\x01\x00", "", BadGateway},
 		{"HTTP/0.9", "<html>", "", BadGateway},
 		{"HTTP/2 unasked", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "", BadGateway},
 		{"nothing", "", "", BadGateway},
@@ -97,7 +97,7 @@ func Answers() []Answer {
 	}
 }
 
-// Send writes an answer until the other side has enough.
+// Send writes an answer until the other side closes the connection.
 func (a Answer) Send(w io.Writer) {
 	_, err := io.WriteString(w, a.First)
 	for err == nil && a.Again != "" {

@@ -1,11 +1,12 @@
-// Package attacks is the corpus of everything that is tried against the sidecar, as data with what must happen:
+// Package attacks is the corpus of all attacks on the sidecar, as data, with the required result of each:
 //
-//   - what a step runs: [Programs], [Stops], [HostileSteps], [Forgeries], [EchoStep], [BuffersStep];
-//   - what a step sends to its proxy: [Messages], [Climbs], [Targets], [Spellings];
-//   - what an API answers: [Answers], [Echoes];
-//   - what a caller, a page or somebody with a forged key sends: [Requests], [Pages], [Hosts], [Addresses], [Workbench.Tokens];
-//   - what reaches Redis: [Strangers], [Nonsense];
-//   - what a person is shown: [Harmful], [Markup].
+//   - code that a step runs: [Programs], [Stops], [HostileSteps], [Forgeries], [EchoStep], [BuffersStep];
+//   - requests that a step sends to its proxy: [Messages], [Climbs], [Targets], [Spellings];
+//   - responses of an API: [Answers], [Echoes];
+//   - requests of a caller, a web page or somebody with a forged key: [Requests], [Pages], [Hosts], [Addresses],
+//     [Workbench.Tokens];
+//   - input to Redis: [Strangers], [Nonsense];
+//   - text that a person reads: [Harmful], [Markup].
 //
-// The tests of several packages walk through it.
+// The tests of several packages use it.
 package attacks

@@ -17,15 +17,15 @@ import (
 	"unicode/utf16"
 )
 
-// Encoding is a way in which an API may send back a text that it was sent.
+// Encoding is a way in which an API may echo a text that it received.
 type Encoding struct {
 	Name   string
 	Encode func(string) string
-	// Tells: the key is masked in part only, as docs/proxy.md says under "What remains".
-	Tells bool
+	// Leaks marks an encoding in which the key is only partly masked, see "What remains" in docs/proxy.md.
+	Leaks bool
 }
 
-// Encodings are all of them.
+// Encodings returns all of them.
 func Encodings() []Encoding { return encodings }
 
 var encodings = []Encoding{
@@ -68,19 +68,19 @@ func inLines(s string, width int) string {
 	return out.String() + s
 }
 
-// Echo answers a request with the headers that it was sent, and so with the key of the step's execution.
+// Echo responds to a request with the headers that it received, which contain the key of the step's execution.
 type Echo struct {
-	// Path is where, below the API's root.
+	// Path is relative to the API's root.
 	Path   string
 	Answer func(w http.ResponseWriter, r *http.Request)
 }
 
-// Echoes are all of them: each encoding, each content coding, header fields, and pieces.
+// Echoes returns all of them: each encoding, each content coding, header fields, and pieces.
 func Echoes() []Echo {
 	keyOf := func(r *http.Request) string { return r.Header.Get("X-Api-Key") }
-	send := func(w io.Writer, text string) { _, _ = io.WriteString(w, text) } // the step may have gone
+	send := func(w io.Writer, text string) { _, _ = io.WriteString(w, text) } // the step may have closed the connection
 	all := []Echo{
-		// As a server does that compresses for those who accept it.
+		// A server that compresses for clients that accept it.
 		{"/gzip", func(w http.ResponseWriter, r *http.Request) {
 			text := echoed(r)
 			if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
@@ -94,10 +94,10 @@ func Echoes() []Echo {
 			var out bytes.Buffer
 			packed := zlib.NewWriter(&out)
 			send(packed, echoed(r))
-			_ = packed.Close() // memory takes everything
+			_ = packed.Close() // a write to memory cannot fail
 			send(w, out.String())
 		}},
-		// The proxy cannot read it, so that what it is does not matter.
+		// The proxy cannot read this coding, so the content does not matter.
 		{"/br-always", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Encoding", "br")
 			send(w, echoed(r))
@@ -122,7 +122,7 @@ func Echoes() []Echo {
 		}},
 	}
 	for i, encoding := range encodings {
-		if encoding.Tells {
+		if encoding.Leaks {
 			continue
 		}
 		all = append(all, Echo{fmt.Sprintf("/echo/%d", i), func(w http.ResponseWriter, r *http.Request) { send(w, encoding.Encode(echoed(r))) }})
@@ -130,10 +130,10 @@ func Echoes() []Echo {
 	return all
 }
 
-// echoed is a text with the headers of a request in its middle.
+// echoed returns a text with the headers of a request in its middle.
 func echoed(r *http.Request) string {
 	var headers strings.Builder
-	_ = r.Header.Write(&headers) // memory takes everything
+	_ = r.Header.Write(&headers) // a write to memory cannot fail
 	return strings.Repeat("padding ", 500) + headers.String() + strings.Repeat(" padding", 500)
 }
 
@@ -141,13 +141,13 @@ func gzipped(w http.ResponseWriter, plain string) string {
 	w.Header().Set("Content-Encoding", "gzip")
 	var out bytes.Buffer
 	packed := gzip.NewWriter(&out)
-	_, _ = io.WriteString(packed, plain) // memory takes everything
+	_, _ = io.WriteString(packed, plain) // a write to memory cannot fail
 	_ = packed.Close()
 	return out.String()
 }
 
-// EchoStep reads every echo, also past what requests would decode and in ranges, and tells what it found in every way that a step
-// has. Its output "found", of the type a[s], has EchoReadings elements in hexadecimal.
+// EchoStep reads every echo, also undecoded and in ranges, and outputs what it read in every way that a step has. Its
+// output "found", of the type a[s], has EchoReadings elements in hexadecimal.
 func EchoStep() string {
 	var paths strings.Builder
 	for _, echo := range Echoes() {
@@ -156,7 +156,7 @@ func EchoStep() string {
 	return "paths = [" + paths.String() + "]\n" + echoStep
 }
 
-// EchoReadings is how many texts [EchoStep] finds.
+// EchoReadings is how many texts [EchoStep] outputs.
 func EchoReadings() int { return len(Echoes()) + 4 }
 
 const echoStep = `
@@ -188,16 +188,16 @@ var (
 	base64Plain = strings.NewReplacer("-", "+", "_", "/", "*", "A")
 )
 
-// readings are a text, and what it says where something in it is encoded.
+// readings returns a text and its decodings.
 func readings(text string) []string {
 	all := []string{text, strings.ReplaceAll(text, "\x00", ""), escapes.ReplaceAllStringFunc(text, func(code string) string {
-		plain, _ := url.PathUnescape(code) // it is an escape
+		plain, _ := url.PathUnescape(code) // the pattern matches only valid escapes
 		return plain
 	})}
 	for _, run := range base64Runs.FindAllString(text, -1) {
 		for shift := range 4 {
 			part := base64Plain.Replace(run[shift:])
-			plain, _ := base64.StdEncoding.DecodeString(part[:len(part)/4*4]) // it is in the alphabet
+			plain, _ := base64.StdEncoding.DecodeString(part[:len(part)/4*4]) // the pattern matches only the alphabet
 			all = append(all, string(plain))
 		}
 	}
@@ -211,13 +211,13 @@ func readings(text string) []string {
 	return all
 }
 
-// Told returns the part of a text, with what surrounds it, that tells 12 characters in a row or more of the end of a key, in
-// any encoding; the end has 84. It is empty if none does.
-func Told(key, text string) string {
-	const told = 12
+// Leaked returns the part of a text, with its surroundings, that contains 12 or more consecutive characters of the
+// last 84 of a key, in any encoding. It returns an empty string if no part does.
+func Leaked(key, text string) string {
+	const length = 12
 	for _, reading := range readings(text) {
-		for at := max(0, len(key)-84); at+told <= len(key); at++ {
-			if i := strings.Index(reading, key[at:at+told]); i >= 0 {
+		for at := max(0, len(key)-84); at+length <= len(key); at++ {
+			if i := strings.Index(reading, key[at:at+length]); i >= 0 {
 				return reading[max(0, i-60):min(len(reading), i+100)]
 			}
 		}

@@ -1,18 +1,20 @@
 package attacks
 
-// Forgery is a step that speaks to the sidecar in the harness's place: it has read the nonce in its own memory, and sends what it likes.
+// Forgery is a step that takes the harness's place: it has read the nonce from its own memory, and sends the sidecar
+// arbitrary frames.
 type Forgery struct {
 	Name string
-	// Flood: it goes on until it is ended.
+	// Flood marks a step that continues until it is ended.
 	Flood bool
-	// Outcome is how the execution ends, with a document of at most Most bytes. The step declares the outputs "x", a text, and "l", a list.
+	// Outcome is how the execution ends, with a result document of at most Most bytes. The step declares the outputs
+	// "x", a text, and "l", a list.
 	Outcome string
 	Most    int
 
 	code string
 }
 
-// Source is the step.
+// Source is the step's code.
 func (f Forgery) Source() string { return ForgeryPrelude + f.code }
 
 // ForgeryPrelude finds the harness's channel.
@@ -33,7 +35,7 @@ entry = {"method": "GET", "url": "http://x/", "headers": {}, "body": None, "sess
     "responseStatusCode": None, "responseHeaders": None, "responseBody": None, "requestErrorType": None, "duration": None}
 `
 
-// Forgeries are all of them.
+// Forgeries returns all of them.
 func Forgeries() []Forgery { return forgeries }
 
 var forgeries = []Forgery{

@@ -1,14 +1,15 @@
 package attacks
 
-// Hostile is a step that wants the sidecar, or its neighbours, down. It declares the output "x", a text.
+// Hostile is a step that tries to disable the sidecar or its neighbours. It declares the output "x", a text.
 type Hostile struct {
 	Name, Source string
-	// Kind is a regular expression for the kinds of failure that it may end with, at its limit on time, 128 MiB of memory and 8 MiB in
-	// /tmp. Without a descriptor to spare it depends on what is loaded already.
+	// Kind is a regular expression for the kinds of failure that it may end with, under its time limit, 128 MiB of
+	// memory and 8 MiB in /tmp. A step that uses up all descriptors fails in a way that depends on the modules loaded
+	// so far.
 	Kind string
 }
 
-// LimitMS is its limit on time in milliseconds. It is short for a step that would not end otherwise.
+// LimitMS is its time limit in milliseconds, short for a step that would not end otherwise.
 func (h Hostile) LimitMS() int {
 	if h.Kind == "timeout" {
 		return 3000
@@ -16,7 +17,7 @@ func (h Hostile) LimitMS() int {
 	return 50_000
 }
 
-// HostileSteps are all of them. marker is an argument of a process that one of them leaves.
+// HostileSteps returns all of them. marker is an argument of a process that one of them leaves behind.
 func HostileSteps(marker string) []Hostile {
 	forge := func(body string) string {
 		return "import os, json\nbody = " + body + "\nfor fd in range(3, 256):\n  try: os.write(fd, body)\n  except OSError: pass\nraise ValueError('really')"
@@ -40,15 +41,15 @@ func HostileSteps(marker string) []Hostile {
 	}
 }
 
-// ForkBomb is for sandboxes only that end it whatever happens: with a PID namespace and a cgroup of processes.
+// ForkBomb is only for sandboxes that are certain to end it: with a PID namespace and a cgroup for processes.
 var ForkBomb = Hostile{"fork bomb", `
 import os
 while True:
     try: os.fork()
     except OSError: pass`, "timeout"}
 
-// BuffersStep fills the buffers of 100 connections of TCP and of 100 sockets of UDP, and logs how many MiB it got into them. They hold
-// 4 MiB each where the machine's own limits are all that bounds them.
+// BuffersStep fills the buffers of 100 TCP connections and 100 UDP sockets, and logs how many MiB they took. Without
+// limits other than the machine's own, each takes 4 MiB.
 const BuffersStep = `
 import socket
 def fill(a, b):

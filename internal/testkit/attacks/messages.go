@@ -6,18 +6,19 @@ import (
 	"strings"
 )
 
-// Message is a request that a step sends to its proxy byte for byte. Servers in use disagree about where it ends.
+// Message is a request that a step sends to its proxy byte for byte. Common servers disagree about where it ends.
 type Message struct {
 	Name string
-	// Raw follows the line "POST /capability/x HTTP/1.1" and a Host, unless Whole. CAP and HOST stand for the proxy's own.
+	// Raw follows the line "POST /capability/x HTTP/1.1" and a Host field, unless Whole is set. CAP and HOST stand for
+	// the proxy's own.
 	Raw string
 	// Passed is the body that the API sees. If empty, the API sees nothing and the connection ends with a 400.
 	Passed string
-	// Whole: Raw begins with a request line.
+	// Whole means that Raw begins with a request line.
 	Whole bool
 }
 
-// Text is what is sent to the proxy at this host, whose paths begin with base.
+// Text returns the message for a proxy at this host, whose paths begin with base.
 func (m Message) Text(host, base string) string {
 	text := m.Raw
 	if !m.Whole {
@@ -26,7 +27,7 @@ func (m Message) Text(host, base string) string {
 	return strings.NewReplacer("CAP", base, "HOST", host).Replace(text)
 }
 
-// Messages are all of them.
+// Messages returns all of them.
 func Messages() []Message { return messages }
 
 var messages = []Message{
@@ -96,7 +97,7 @@ var messages = []Message{
 	{Name: "length with leading zeros", Raw: "Content-Length: 002\r\n\r\nab", Passed: "ab"},
 }
 
-// Climbs are paths that some server reads as ones outside of the API's root. The proxy refuses them.
+// Climbs are paths that some servers resolve to paths outside the API's root. The proxy refuses them.
 func Climbs() []string { return climbs }
 
 var climbs = []string{
@@ -107,15 +108,16 @@ var climbs = []string{
 	"//evil.example/x", "/%zz", "/%2", "/%", `\\evil.example/x`, `/\evil.example/x`,
 }
 
-// Targets are methods and targets of requests that are no path below the proxy's own, with CAP and HOST as in a [Message].
+// Targets are methods and targets of requests to targets other than paths below the proxy's own, with CAP and HOST as
+// in a [Message].
 func Targets() []string { return targets }
 
 var targets = []string{
 	"GET http://evil.example/x", "GET http://HOSTCAP/x", "CONNECT evil.example:443", "CONNECT CAP/x", "OPTIONS *", "GET xCAP/x", "GET ?x",
 }
 
-// SendStep sends each text to the step's proxy over a connection of its own, and logs a line for it: the status of the first answer,
-// and how many answers came. CAP and HOST stand for the proxy's own.
+// SendStep sends each text to the step's proxy over a new connection, and logs a line for each: the status of the
+// first response, and the number of responses. CAP and HOST stand for the proxy's own.
 func SendStep(texts []string) string {
 	var list strings.Builder
 	for _, text := range texts {
@@ -133,7 +135,7 @@ def send(text):
         try:
             s.sendall(text.replace("HOST", proxy.netloc).replace("CAP", proxy.path).encode())
             while part := s.recv(1 << 16): answer += part
-        except ConnectionError: pass  # it refuses before it has read all
+        except ConnectionError: pass  # the proxy refuses it before it has read everything
     return answer.decode("latin-1")
 lines = []
 for text in texts:

@@ -2,7 +2,7 @@ package attacks
 
 import "strings"
 
-// Nonsense is what somebody who may write to Redis puts in place of any value.
+// Nonsense returns invalid values that a user with write access to Redis could put in place of any value.
 func Nonsense() map[string]string {
 	return map[string]string{
 		"nothing": "", "null": "null", "a list": "[]", "an object": "{}", "a number": "1", "a text": `"x"`, "no UTF-8": "\xff\xfe", "half an object": `{"id":`,

@@ -2,14 +2,14 @@ package attacks
 
 import "net/http"
 
-// Page is a request that a page of another site makes an operator's browser send, to run code.
+// Page is a request that a page of another site makes an operator's browser send, in order to run code.
 type Page struct {
 	Name   string
-	Header http.Header // with the Host
-	Status int         // of the answer
+	Header http.Header // including the Host
+	Status int         // of the response
 }
 
-// Pages are all of them.
+// Pages returns all of them.
 func Pages() []Page {
 	return []Page{
 		{"a rebound name", http.Header{"Host": {"attacker.example"}}, 421},
@@ -26,8 +26,8 @@ func Pages() []Page {
 	}
 }
 
-// Hosts are names and addresses in a Host field that are no server of ours: a name that was rebound to its address, or an address in
-// a spelling that only a browser resolves.
+// Hosts are names and addresses in a Host field that do not belong to a server of ours: a rebound name, or an address
+// in a spelling that only a browser resolves.
 func Hosts() []string { return hosts }
 
 var hosts = []string{

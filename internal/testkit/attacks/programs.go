@@ -12,19 +12,20 @@ import (
 	"testing"
 )
 
-// Program is an attack that a step runs, in Python. It tries one thing, says what it got in a line that begins with BROKEN, and does no
-// harm where it succeeds: it destroys only what [Target] made, and calls the kernel with arguments that it refuses.
+// Program is an attack that a step runs, in Python. It tries one thing and reports what it got in a line that begins
+// with BROKEN. It does no harm if it succeeds: it destroys only files that [NewTarget] made, and calls the kernel with
+// invalid arguments.
 type Program struct {
 	Name string
-	// Namespaced: it takes a file system or processes of the step's own to refuse it.
+	// Namespaced: only a private file system or PID namespace refuses it.
 	Namespaced bool
-	// Always: it is refused without a sandbox as well.
+	// Always: it is refused without a sandbox too.
 	Always bool
-	// Unprivileged: it takes a user that is not root.
+	// Unprivileged: it is refused only to a user other than root.
 	Unprivileged bool
-	// OwnUser: it is for a step that has the sidecar's own user and sees its processes.
+	// OwnUser: it is for a step that runs as the sidecar's own user and sees its processes.
 	OwnUser bool
-	// Scoped: it takes Landlock's scopes (Linux 6.12) to refuse it.
+	// Scoped: only Landlock's scopes (Linux 6.12) refuse it.
 	Scoped bool
 
 	code string
@@ -33,7 +34,7 @@ type Program struct {
 //go:embed prelude.py programs/*.py
 var files embed.FS
 
-// Lines at the beginning of a program's file, behind the one with its name.
+// These lines follow the name at the beginning of a program's file.
 const (
 	namespacedLine   = "# takes namespaces\n"
 	alwaysLine       = "# refused without a sandbox too\n"
@@ -42,14 +43,14 @@ const (
 	ownUserLine      = "# takes the sidecar's own user\n"
 )
 
-// Prelude defines what programs have in common.
+// Prelude defines the names that all programs use.
 func Prelude() string { return read("prelude.py") }
 
-// Programs are all of them.
+// Programs returns all of them.
 func Programs() []Program {
 	entries, err := files.ReadDir("programs")
 	if err != nil {
-		panic(err) // they are embedded
+		panic(err) // the files are embedded
 	}
 	var programs []Program
 	for _, entry := range entries {
@@ -68,38 +69,40 @@ func Programs() []Program {
 func read(name string) string {
 	data, err := files.ReadFile(name)
 	if err != nil {
-		panic(err) // it is embedded
+		panic(err) // the file is embedded
 	}
 	return string(data)
 }
 
-// Source is a program of its own, which prints what it got.
+// Source returns a complete program, which prints what it got.
 func (p Program) Source(target Target) string { return Prelude() + target.names() + p.code }
 
-// Step is a step that logs what it got, or an empty message.
+// Step returns a step that logs what it got, or an empty message.
 func (p Program) Step(target Target) string {
 	return Prelude() + target.names() + "got = []\ndef broken(*what): got.append(' '.join(map(str, what)))\n" + p.code + "\noutputs.log('\\n'.join(got))\n"
 }
 
-// Target is what programs attack.
+// Target is what the programs attack.
 type Target struct {
-	Sidecar  int    // process id
-	Group    int    // of processes that it is in
-	Exposed  string // a directory that anybody may write to: "id" there is id(1), which runs as its owner, and "victim" is empty
+	Sidecar int // process id
+	Group   int // its process group
+	// A world-writable directory: "id" in it is a copy of id(1) that runs as its owner, and "victim" is empty.
+	Exposed  string
 	Secret   string // a file to steal
-	Project  string // where the project lives
-	Socket   string // name of an abstract socket of the host
+	Project  string // the project's folder
+	Socket   string // the name of an abstract socket of the host
 	Hostname string
-	// Environment has the names of the variables that the step may have.
+	// Environment has the names of the variables that the step may see.
 	Environment []string
-	// Descriptors are those that the step may have beside the standard ones.
+	// Descriptors are the ones that the step may have, in addition to the standard ones.
 	Descriptors []int
-	// KeepsBounding: the machine does not let the sidecar empty the bounding set of capabilities, which means nothing without new
-	// privileges.
+	// KeepsBounding means that the machine does not let the sidecar empty the bounding set of capabilities, which is
+	// harmless without new privileges.
 	KeepsBounding bool
 }
 
-// NewTarget makes what attacks may destroy, until the test ends. parent is a directory that programs see.
+// NewTarget creates the files that attacks may destroy, and removes them after the test. parent is a directory that
+// programs can see.
 func NewTarget(t testing.TB, parent, project string) Target {
 	t.Helper()
 	target := Target{
@@ -123,7 +126,7 @@ func NewTarget(t testing.TB, parent, project string) Target {
 	return target
 }
 
-// Renew makes again what the attack before may have got.
+// Renew creates again what the previous attack may have destroyed.
 func (target Target) Renew(t testing.TB) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(target.Exposed, "victim"), nil, 0o644); err != nil {
@@ -145,7 +148,7 @@ func exposedDirectory(t testing.TB, parent string) string {
 	if err := os.WriteFile(filepath.Join(dir, "id"), program, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// Whatever the umask says.
+	// WriteFile applies the umask; this does not.
 	for path, mode := range map[string]os.FileMode{dir: 0o777, filepath.Join(dir, "id"): 0o755 | os.ModeSetuid} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
@@ -154,7 +157,7 @@ func exposedDirectory(t testing.TB, parent string) string {
 	return dir
 }
 
-// names binds the names that programs use.
+// names defines the variables that programs use.
 func (target Target) names() string {
 	python := func(yes bool) string {
 		if yes {

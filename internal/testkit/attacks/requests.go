@@ -5,15 +5,16 @@ import (
 	"strings"
 )
 
-// Request is a body of POST /api/coderunner/run that cost far more than its size before it was refused, or could.
+// Request is a body of POST /api/coderunner/run that is, or once was, far more expensive to refuse than its size
+// suggests.
 type Request struct {
 	Name string
 	Body string
-	// Says is in the answer, a 400 of less than 64 KiB.
+	// Says is part of the response, which is a 400 of less than 64 KiB.
 	Says string
 }
 
-// Requests are all of them.
+// Requests returns all of them.
 func Requests() []Request {
 	field := func(name, value string) string {
 		return `{"runtime": "python-3-13", "user_script": "pass", "` + name + `": ` + value + `}`

@@ -5,16 +5,17 @@ import (
 	"strings"
 )
 
-// Spelling is one way to ask for a guarded call: one that creates or deletes an API key, or imports the business config.
+// Spelling is one way to make a guarded call: a call that creates or deletes an API key, or imports the business
+// config.
 type Spelling struct {
 	Method, Path string
 	Header       string // "Name: value"
-	Body         string // of the type that Header names
-	// Passes: without Header it is no guarded call. The proxy passes it and drops the header.
+	Body         string // of the type in Header
+	// Passes means that without Header the call is not guarded. The proxy passes it and drops the header.
 	Passes bool
 }
 
-// Text is what is sent to a server at this host, whose paths begin with base.
+// Text returns the request for a server at this host, whose paths begin with base.
 func (s Spelling) Text(host, base string) string {
 	head := fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n", s.Method, base, s.Path, host, len(s.Body))
 	if s.Header != "" {
@@ -23,10 +24,10 @@ func (s Spelling) Text(host, base string) string {
 	return head + "\r\n" + s.Body
 }
 
-// Reading is a path, and the servers that read it as that of a guarded call.
+// Reading is a path, and the servers that resolve it to a guarded call.
 type Reading struct{ Path, By string }
 
-// Readings are those for which a kind of server is known.
+// Readings are the paths for which such servers are known.
 func Readings() []Reading { return knownReadings }
 
 var knownReadings = []Reading{
@@ -62,7 +63,7 @@ var knownReadings = []Reading{
 	{"/business-config%2f.%2fimport.json/", "all of it"},
 }
 
-// GuardedPaths are all spellings of guarded paths.
+// GuardedPaths returns all spellings of guarded paths.
 func GuardedPaths() []string {
 	paths := otherPaths[:len(otherPaths):len(otherPaths)]
 	for _, reading := range knownReadings {
@@ -86,7 +87,7 @@ var otherPaths = []string{
 	"/team%5Cx%5Capi-keys", "/team/x\\api-keys", "/team%5Cx%0A%5C/api-keys",
 }
 
-// FreePaths look like guarded ones and are none: a step may POST to them.
+// FreePaths look like guarded ones but are not: a step may POST to them.
 func FreePaths() []string { return freePaths }
 
 var freePaths = []string{
@@ -94,14 +95,14 @@ var freePaths = []string{
 	"/api/keys", "/api-keys-x.json", "/team/%20/x", "/team%0a/x", "/business-config/import/history", "/business-config.import", "/a%2fapi-keys", "/;api-keys/x",
 }
 
-// Names are spellings of an account's id in a path.
+// Names returns spellings of an account's id in a path.
 func Names(id string) []string {
 	return []string{
 		id, strings.ToUpper(id), id + ";v=1", id + "%3bv=1", "./" + id, id + "%20", id + "%0a", id[:4] + "%09" + id[4:], "%5c" + id, "%" + fmt.Sprintf("%x", id[0]) + id[1:],
 	}
 }
 
-// Spellings are tried on every router. Not every one of them is the guarded call on each.
+// Spellings returns all of them, to be tried on every router. Not every spelling is the guarded call on every router.
 func Spellings() []Spelling {
 	var all []Spelling
 	for _, path := range GuardedPaths() {

@@ -1,16 +1,16 @@
 package attacks
 
-// Stop is a step that would stand still for ever: it is ended at its limit of time, and nothing of it is left.
+// Stop is a step that would block forever. It is ended at its time limit, and none of its processes are left.
 type Stop struct{ Name, Source string }
 
-// Stops are all of them. A step cannot be traced, so that it has no stops of ptrace; see Programs.
+// Stops returns all of them. A step cannot be traced, so none of them uses ptrace; see Programs.
 func Stops() []Stop {
 	const start = "import ctypes, os, signal, subprocess, threading, time\nlibc = ctypes.CDLL(None)\n" +
 		"vfork = lambda: libc.syscall({'x86_64': 56, 'aarch64': 220}[os.uname().machine], 0x4111, 0, 0, 0, 0)  # CLONE_VM | CLONE_VFORK | SIGCHLD\n"
 	return []Stop{
 		{"stops itself", start + "os.kill(os.getpid(), signal.SIGSTOP)"},
 		{"stops as for a terminal", start + "os.kill(os.getpid(), signal.SIGTSTP)\nos.kill(os.getpid(), signal.SIGTTIN)\ntime.sleep(99)"},
-		{"stops its children, of sessions of their own", start + `
+		{"stops its children in new sessions", start + `
 children = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(5)]
 for child in children: os.kill(child.pid, signal.SIGSTOP)
 os.kill(os.getpid(), signal.SIGSTOP)`},
@@ -25,7 +25,7 @@ while True: pass`},
 for _ in range(20):
     if os.fork() == 0: os.kill(os.getpid(), signal.SIGSTOP)
 time.sleep(99)`},
-		// The parent of a vfork waits where no signal reaches it but SIGKILL (state D).
+		// The parent of a vfork waits in state D, where only SIGKILL reaches it.
 		{"waits for a vfork that spins", start + "if vfork() == 0:\n    while True: pass"},
 		{"waits for a vfork that sleeps", start + "if vfork() == 0: libc.sleep(1000)"},
 		{"waits for a vfork that stopped", start + "if vfork() == 0: os.kill(os.getpid(), signal.SIGSTOP)"},

@@ -2,10 +2,10 @@ package attacks
 
 import "strings"
 
-// Stranger is what somebody without a password sends to a Redis that is shared.
+// Stranger is input that a client without a password sends to a shared Redis.
 type Stranger struct{ Name, Sends string }
 
-// Strangers are all of them. The first two would end a miniredis, and with it the process around it.
+// Strangers returns all of them. The first two would crash an unprotected miniredis, and with it its process.
 func Strangers() []Stranger { return strangers }
 
 var strangers = []Stranger{
@@ -18,7 +18,7 @@ var strangers = []Stranger{
 	{"no line end", "*1\n$4\nPING\n"},
 	{"a simple string", "+PING\r\n"},
 	{"an inline command", "PING\r\n"},
-	{"another end of a string", "*1\r\n$4\r\nPINGxx"},
+	{"a string with the wrong terminator", "*1\r\n$4\r\nPINGxx"},
 	{"a long line", "*" + strings.Repeat("1", 1<<20)},
 	{"a string that is too big", "*2\r\n$4\r\nECHO\r\n$1048576\r\n" + strings.Repeat("x", 1<<20)},
 }

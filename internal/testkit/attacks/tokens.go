@@ -16,33 +16,33 @@ import (
 	"time"
 )
 
-// Token is a signed key that somebody made up or changed. Every verifier refuses it.
+// Token is a forged or altered key. Every verifier refuses it.
 type Token struct {
 	Name, Text string
-	// Codes are those that it may be refused with, separated by blanks.
+	// Codes are the codes with which it may be refused, separated by spaces.
 	Codes string
 }
 
-// Workbench is what tokens are made from.
+// Workbench has the keys from which tokens are made.
 type Workbench struct {
 	// Good is a valid key, and KeyID the id of the key that signed it.
 	Good, KeyID string
-	// Trusted is the key that verifiers trust. A token that it signs plays a signer that makes mistakes.
+	// Trusted is the key that verifiers trust. A token signed with it simulates a signer that makes mistakes.
 	Trusted ed25519.PrivateKey
-	// Audience and Leeway are the verifier's.
+	// Audience and Leeway are the verifier's settings.
 	Audience string
 	Leeway   time.Duration
 
 	own ed25519.PrivateKey // the attacker's
 }
 
-// NewWorkbench fills in the attacker's own key.
+// NewWorkbench adds the attacker's own key.
 func NewWorkbench(g Workbench) *Workbench {
 	g.own = ed25519.NewKeyFromSeed([]byte("an attacker's seed of 32 bytes.."))
 	return &g
 }
 
-// Tokens are all of them.
+// Tokens returns all of them.
 func (g *Workbench) Tokens() []Token {
 	own := g.claims(nil)
 	parts := strings.Split(g.Good, ".")
@@ -80,8 +80,8 @@ func (g *Workbench) Tokens() []Token {
 		{"empty signature", parts[0] + "." + parts[1] + ".", "signature"},
 		{"signature cut", parts[0] + "." + parts[1] + "." + parts[2][:40], "malformed signature"},
 		{"a part more", g.Good + ".AAAA", "malformed"},
-		{"encrypted in form", "a.b.c.d.e", "malformed"},
-		{"payload of another", parts[0] + "." + b64([]byte(g.claims(map[string]any{"sub": "account-9"}))) + "." + parts[2], "signature"},
+		{"in the form of an encrypted token", "a.b.c.d.e", "malformed"},
+		{"payload of another token", parts[0] + "." + b64([]byte(g.claims(map[string]any{"sub": "account-9"}))) + "." + parts[2], "signature"},
 		{"a space before", " " + g.Good, "malformed"},
 		{"a line after", g.Good + "\n", "malformed"},
 		{"as a bearer", "Bearer " + g.Good, "malformed"},
@@ -101,7 +101,7 @@ func (g *Workbench) Tokens() []Token {
 		{"SUB for sub", sign(g.Trusted, g.header(""), strings.Replace(own, `"sub"`, `"SUB"`, 1)), "malformed"},
 		{"other issuer", g.signed("iss", "mallory"), "issuer"},
 		{"other audience", g.signed("aud", "kizen-admin"), "audience"},
-		{"ours among audiences", g.signed("aud", []string{"kizen-admin", g.Audience}), "malformed"},
+		{"our audience among others", g.signed("aud", []string{"kizen-admin", g.Audience}), "malformed"},
 		{"other business", g.signed("business_id", "business-9"), "business"},
 		{"other account", g.signed("sub", "account-9"), "user"},
 		{"other execution", g.signed("execution_id", "execution-9"), "revoked"},
@@ -109,7 +109,7 @@ func (g *Workbench) Tokens() []Token {
 		{"id without a record", g.signed("jti", "AAAAAAAAAAAAAAAAAAAAAAAAAA"), "revoked"},
 		{"business with a brace", g.signed("business_id", "business-1}:key:{x"), "malformed"},
 		{"expired beyond leeway", g.signed("exp", now-int64(g.Leeway.Seconds())-1), "expired"},
-		{"not yet, beyond leeway", g.signed("nbf", now+int64(g.Leeway.Seconds())+5), "not_yet_valid"},
+		{"not yet valid, beyond leeway", g.signed("nbf", now+int64(g.Leeway.Seconds())+5), "not_yet_valid"},
 		{"exp is a string", g.signed("exp", fmt.Sprint(now+60)), "malformed"},
 		{"exp overflows", g.signed("exp", json.Number("1e300")), "malformed"},
 		{"exp is negative", g.signed("exp", -1), "expired"},
@@ -120,20 +120,22 @@ func (g *Workbench) Tokens() []Token {
 	return tokens
 }
 
-// OwnPublic is the public half of the attacker's key.
+// OwnPublic returns the public half of the attacker's key.
 func (g *Workbench) OwnPublic() ed25519.PublicKey { return g.own.Public().(ed25519.PublicKey) }
 
-// Own is a token that the attacker signs as the key of this id, for changed claims. A nil value removes a claim.
+// Own returns a token with changed claims that the attacker signs as the key with this id. A nil value removes a
+// claim.
 func (g *Workbench) Own(keyID string, changes map[string]any) string {
 	return sign(g.own, `{"alg":"EdDSA","typ":"JWT","kid":"`+keyID+`"}`, g.claims(changes))
 }
 
-// Unsigned is a token of changed claims that ends where its signature should begin.
+// Unsigned returns a token with changed claims and no signature.
 func (g *Workbench) Unsigned(changes map[string]any) string {
 	return b64([]byte(g.header(""))) + "." + b64([]byte(g.claims(changes))) + "."
 }
 
-// Unchanged is the good key, signed again: that it is accepted shows that what else a token changes is the reason to refuse it.
+// Unchanged returns the good key, signed again. A verifier that accepts it refuses other tokens for their changes
+// only.
 func (g *Workbench) Unchanged() string { return sign(g.Trusted, g.header(""), g.claims(nil)) }
 
 func (g *Workbench) public() ed25519.PublicKey { return g.Trusted.Public().(ed25519.PublicKey) }
@@ -148,13 +150,13 @@ func (g *Workbench) claims(changes map[string]any) string {
 		err = decoder.Decode(&claims)
 	}
 	if err != nil {
-		panic(err) // the good key is none
+		panic(err) // the good key is valid
 	}
 	maps.Copy(claims, changes)
 	maps.DeleteFunc(claims, func(_ string, value any) bool { return value == nil })
 	text, err := json.Marshal(claims)
 	if err != nil {
-		panic(err) // a test changes a claim into what is no JSON
+		panic(err) // the test passed a claim that has no JSON form
 	}
 	return string(text)
 }
@@ -163,7 +165,7 @@ func (g *Workbench) header(extra string) string {
 	return `{"alg":"EdDSA","typ":"JWT","kid":"` + g.KeyID + `"` + extra + `}`
 }
 
-// signed is the good key with one claim changed, signed by the trusted key.
+// signed returns the good key with one claim changed, signed by the trusted key.
 func (g *Workbench) signed(claim string, value any) string {
 	return sign(g.Trusted, g.header(""), g.claims(map[string]any{claim: value}))
 }
@@ -185,17 +187,18 @@ func signHMAC(secret []byte, header, claims string) string {
 func publicPEM(key ed25519.PublicKey) string {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
-		panic(err) // it takes every key of Ed25519
+		panic(err) // every Ed25519 key can be marshalled
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
-// malleable returns the token with the signature's S replaced by S plus the order of the group, which naive verifiers take.
+// malleable returns the token with the signature's S replaced by S plus the order of the group, which naive verifiers
+// accept.
 func malleable(token string) string {
 	i := strings.LastIndexByte(token, '.') + 1
 	signature, err := base64.RawURLEncoding.DecodeString(token[i:])
 	if err != nil {
-		panic(err) // the good key is none
+		panic(err) // the good key is valid
 	}
 	order, _ := new(big.Int).SetString("7237005577332262213973186563042994240857116359379907606001950938285454250989", 10)
 	s := slices.Clone(signature[32:])
@@ -205,7 +208,7 @@ func malleable(token string) string {
 	return token[:i] + b64(append(signature[:32], sum...))
 }
 
-// otherBits sets the bits of the last character that base64 does not use.
+// otherBits sets the unused bits of the last base64 character.
 func otherBits(token string) string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	last := strings.IndexByte(alphabet, token[len(token)-1])

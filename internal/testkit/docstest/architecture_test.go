@@ -16,14 +16,13 @@ import (
 
 const root = "../../.."
 
-// source is a file and what it declares: "Name", "Type.Method", "Struct.Field".
+// source is a file and its declarations: "Name", "Type.Method", "Struct.Field".
 type source struct {
-	path  string // below the project's folder
+	path  string // relative to the project's folder
 	names []string
 }
 
-// sources returns the files of the tree by the name that stands before their names: the package of Go, the module of
-// Python and JavaScript.
+// sources returns the files of the tree by qualifier: the package in Go, the module in Python and JavaScript.
 func sources(t *testing.T) map[string][]source {
 	t.Helper()
 	all := map[string][]source{}
@@ -102,7 +101,7 @@ func declaredInGo(file *ast.File) (names []string) {
 	return names
 }
 
-// receiver returns the name of a method's type.
+// receiver returns the name of a method's receiver type.
 func receiver(expression ast.Expr) string {
 	switch e := expression.(type) {
 	case *ast.StarExpr:
@@ -140,8 +139,8 @@ var (
 	startOfBlock = regexp.MustCompile(`^(\s*(\d+\.|-) |\||$)`)
 )
 
-// missing says what the text of a page names that does not exist. A list item, a row of a table and a paragraph that name
-// files must name those that declare the identifiers in it.
+// missing returns the names in a page's text that do not exist. If a list item, a table row or a paragraph names
+// files, the identifiers in it must be declared in those files.
 func missing(text string, known map[string][]source) (problems []string) {
 	var names, paths []string
 	check := func() {

@@ -14,12 +14,12 @@ import (
 type Command struct {
 	Program   string // its name, without a folder
 	Arguments []string
-	// Background says that the shell does not wait for it.
+	// Background means that the shell does not wait for the command.
 	Background bool
 }
 
-// Commands are the commands of a shell script, in their order. What is only
-// known when it runs, variables say, stands in them as "...".
+// Commands returns the commands of a shell script in order. A part that is known only at run time, such as a variable,
+// is replaced by "...".
 func Commands(script string) ([]Command, error) {
 	file, err := syntax.NewParser().Parse(strings.NewReader(script), "")
 	if err != nil {
@@ -46,7 +46,7 @@ func Commands(script string) ([]Command, error) {
 	return all, nil
 }
 
-// literal is a word as the program gets it.
+// literal returns a word as the program receives it.
 func literal(word *syntax.Word) string {
 	config := &expand.Config{
 		Env:       expand.FuncEnviron(func(string) string { return "..." }),

@@ -56,13 +56,13 @@ x
 
 func TestBlocksThatSayNothingUsefulAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"'''\nls\n'''":                      "page.md:2: a block does not say what it is",
+		"'''\nls\n'''":                      "page.md:2: a block has no type",
 		"'''sh exit=never\nls\n'''":         "invalid syntax",
-		"'''sh skip=true\nls\n'''":          `"skip=true" is not known here`,
-		"'''text norun=x\nls\n'''":          `"norun=x" is not known here`,
-		"'''text output\nx\n'''":            "output of no command",
+		"'''sh skip=true\nls\n'''":          `unknown option "skip=true"`,
+		"'''text norun=x\nls\n'''":          `unknown option "norun=x"`,
+		"'''text output\nx\n'''":            "output without a command",
 		"'''sh norun=a\nls\n":               "a block does not end",
-		"'''yaml\n'''\n'''text output\n'''": "output of no command",
+		"'''yaml\n'''\n'''text output\n'''": "output without a command",
 	} {
 		text = strings.ReplaceAll(text, "'''", "```")
 		if _, err := parse("page.md", text); err == nil || !strings.Contains(err.Error(), want) && !strings.Contains(err.Error(), strings.TrimPrefix(want, "page.md:2: ")) {
@@ -118,7 +118,7 @@ func TestBackgroundIsAPropertyOfItsCommandAlone(t *testing.T) {
 	}
 }
 
-// runPage runs a page as the test of the documentation does.
+// runPage runs a page as the documentation test does.
 func runPage(t *testing.T, text string) error {
 	t.Helper()
 	stage := Stage{Environment: []string{"PATH=" + os.Getenv("PATH")}, Patience: time.Second}
@@ -172,7 +172,7 @@ func TestAPageThatIsNotTrueIsToldOf(t *testing.T) {
 		"one of a pipe fails":      {"'''sh\nfalse | cat\n'''", "a command failed"},
 		"another status":           {"'''sh exit=2\n(exit 1)\n'''", "the status is 1, not 2"},
 		"other output":             {"'''sh\necho one\n'''\n'''text output\ntwo\n'''", "it does not print what the page shows, but\none"},
-		"a server that ends":       {"'''sh\nkizen-nothing &\n'''", "what it starts in the background has ended"},
+		"a server that exits":      {"'''sh\nkizen-nothing &\n'''", "a background command has ended"},
 		"a process is left":        {"'''sh\nsetsid sh -c 'echo up; exec sleep 300' &\ndisown\nuntil grep -q up .blocks/1.out; do :; done\n'''", `left running: ["sleep 300 "]`},
 		"a job that does not stop": {"'''sh\nbash -c 'trap \"exit 7\" TERM; echo up; while :; do read -rt 1 <> <(:); done' &\nuntil grep -q up .blocks/1.out; do :; done\n'''", " 7\n"},
 	} {

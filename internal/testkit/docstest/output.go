@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// What differs from run to run, and is written in a page as it was once.
+// Parts of an output that differ from run to run; the page shows one example.
 var changing = []struct {
 	pattern *regexp.Regexp
 	as      string
@@ -16,7 +16,7 @@ var changing = []struct {
 	{regexp.MustCompile(`[ \t]+`), " "},
 }
 
-// stable is text without what differs from run to run.
+// stable returns text with these parts replaced.
 func stable(text string) string {
 	for _, change := range changing {
 		text = change.pattern.ReplaceAllString(text, change.as)
@@ -24,8 +24,8 @@ func stable(text string) string {
 	return strings.TrimSpace(text)
 }
 
-// shows says whether a command that printed got does what a page shows. "..."
-// stands for anything within a line, and on a line of its own for any lines.
+// shows reports whether the output got matches the one on the page. "..." matches anything within a line, and on its
+// own line any number of lines.
 func shows(shown, got string) bool {
 	var pattern strings.Builder
 	pattern.WriteString(`^`)

@@ -1,15 +1,14 @@
-// Package docstest runs the commands of documentation, so that every one of
-// them does what its page says.
+// Package docstest runs the commands in the documentation, so that every command does what its page says.
 //
-// A page is Markdown. Its fenced blocks say what they are behind their marks:
+// A page is Markdown. The info string of each fenced block gives its type:
 //
 //	sh               commands, run in order, in one shell for the whole page
-//	sh exit=1        the same, and the last of them ends with that status
-//	sh norun=REASON  commands that need what a test has not; they are checked, not run
-//	text output      what the block of commands before it prints; "..." stands for anything
-//	yaml file=PATH   written into the file that the text names, before what follows is run
+//	sh exit=1        the same; the last command exits with that status
+//	sh norun=REASON  commands that need something a test does not have; they are checked, not run
+//	text output      the output of the preceding block of commands; "..." stands for anything
+//	yaml file=PATH   written into the file that the text names, before the following blocks run
 //
-// Any other block is an illustration, in which no command may stand.
+// Any other block is an illustration and contains no commands.
 package docstest
 
 import (
@@ -22,30 +21,30 @@ import (
 
 // Page is a page of documentation.
 type Page struct {
-	Name   string // of its file
+	Name   string // its file
 	Blocks []Block
-	Prose  string // what stands outside of blocks
-	Spans  []Span // code in it
+	Prose  string // the text outside blocks
+	Spans  []Span // code in that text
 }
 
 // Block is a fenced block.
 type Block struct {
-	Line     int // of its first line, in the file
+	Line     int // the first line, in the file
 	Language string
 	Text     string
-	// NoRun is why its commands are not run; empty: they are.
+	// NoRun is why the commands are not run; empty if they are.
 	NoRun string
-	// Exit is the status that the last of its commands ends with.
+	// Exit is the expected exit status of the last command.
 	Exit int
-	// File is what its text is written into; empty: nothing.
+	// File is the file that Text is written into; empty if none.
 	File string
-	// Output is what its commands print, nil where the page does not say.
+	// Output is the expected output of the commands; nil if the page shows none.
 	Output *string
 
-	output bool // it is what the block before it prints
+	output bool // the block is the output of the block before it
 }
 
-// Run says whether the block is commands that a test runs.
+// Run reports whether the block has commands that a test runs.
 func (b Block) Run() bool { return b.Language == "sh" && b.NoRun == "" }
 
 // Span is code in a line of text.
@@ -101,11 +100,11 @@ func parse(name, text string) (Page, error) {
 	return page, nil
 }
 
-// newBlock reads what stands behind the marks of a block.
+// newBlock parses the info string of a block.
 func newBlock(info string) (Block, error) {
 	words := strings.Fields(info)
 	if len(words) == 0 {
-		return Block{}, fmt.Errorf("a block does not say what it is; write ```sh for commands, ```text for what they print")
+		return Block{}, fmt.Errorf("a block has no type; write ```sh for commands, ```text for output")
 	}
 	block := Block{Language: words[0]}
 	for _, word := range words[1:] {
@@ -121,7 +120,7 @@ func newBlock(info string) (Block, error) {
 		case option == "exit" && block.Language == "sh":
 			block.Exit, err = strconv.Atoi(value)
 		case strings.Contains(word, "="):
-			err = fmt.Errorf("%q is not known here", word)
+			err = fmt.Errorf("unknown option %q", word)
 		}
 		if err != nil {
 			return block, err
@@ -130,7 +129,7 @@ func newBlock(info string) (Block, error) {
 	return block, nil
 }
 
-// add keeps a block; one of output belongs to the commands before it.
+// add appends a block; an output block is attached to the commands before it.
 func (p *Page) add(block Block) error {
 	if !block.output {
 		p.Blocks = append(p.Blocks, block)
@@ -138,7 +137,7 @@ func (p *Page) add(block Block) error {
 	}
 	last := len(p.Blocks) - 1
 	if last < 0 || !p.Blocks[last].Run() {
-		return fmt.Errorf("output of no command; put it behind a block that is run")
+		return fmt.Errorf("output without a command; put it after a block that is run")
 	}
 	p.Blocks[last].Output = &block.Text
 	return nil

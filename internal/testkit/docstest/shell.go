@@ -20,34 +20,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limit is how long one block may take, its servers' start included.
+// limit is how long one block may take, including the start of its servers.
 const limit = time.Minute
 
-// shell runs the blocks of one page: in a folder of its own, and in a network
-// of its own, where every port that a page names is free.
+// shell runs the blocks of one page in its own folder and its own network, where every port that a page names is free.
 type shell struct {
 	dir     string
 	command *exec.Cmd
 	script  io.Writer
 	answers *bufio.Reader
-	network string // that the shell is in, and all that it starts
+	network string // the network of the shell and its children
 	blocks  int
 }
 
-// ErrNoNetwork says that this process may not make a network of its own.
-var ErrNoNetwork = errors.New("a network of its own needs root")
+// ErrNoNetwork means that this process may not create a network namespace.
+var ErrNoNetwork = errors.New("a private network needs root")
 
-// Stage is what pages are run on.
+// Stage is the environment in which pages run.
 type Stage struct {
-	// Environment is that of the commands.
+	// Environment is the environment of the commands.
 	Environment []string
-	// Patience is how long what a page has started may take to go away.
+	// Patience is how long the processes that a page has started may take to exit.
 	Patience time.Duration
 }
 
-// Run runs the blocks of a page that are to be run, in a folder that is the
-// page's alone. It returns what is not as the page says; nothing that the page
-// has started is left.
+// Run runs the blocks of a page, in a folder of its own. It returns the differences from the page, and ends every
+// process that the page has started.
 func (stage Stage) Run(ctx context.Context, page Page, dir string) (err error) {
 	if !slices.ContainsFunc(page.Blocks, Block.Run) {
 		return nil
@@ -74,7 +72,7 @@ func (stage Stage) Run(ctx context.Context, page Page, dir string) (err error) {
 	return s.end()
 }
 
-// records is where a shell keeps its blocks, and what they print.
+// records is the folder where a shell keeps its blocks and their output.
 const records = ".blocks"
 
 func open(ctx context.Context, dir string, environment []string) (*shell, error) {
@@ -99,7 +97,7 @@ func open(ctx context.Context, dir string, environment []string) (*shell, error)
 	}
 	s.script, s.answers = stdin, bufio.NewReader(stdout)
 	if err := startInOwnNetwork(s.command); err != nil {
-		return nil, fmt.Errorf("start a shell in a network of its own: %w", err)
+		return nil, fmt.Errorf("start a shell in a private network: %w", err)
 	}
 	s.network, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/net", s.command.Process.Pid))
 	return s, err
@@ -108,7 +106,7 @@ func open(ctx context.Context, dir string, environment []string) (*shell, error)
 // startInOwnNetwork starts a command in a new network namespace, whose
 // loopback is up.
 func startInOwnNetwork(command *exec.Cmd) (err error) {
-	runtime.LockOSThread() // namespaces are a thread's
+	runtime.LockOSThread() // a namespace belongs to a thread
 	ours, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
@@ -119,7 +117,7 @@ func startInOwnNetwork(command *exec.Cmd) (err error) {
 	}
 	defer func() {
 		if back := unix.Setns(int(ours.Fd()), unix.CLONE_NEWNET); back != nil {
-			err = errors.Join(err, back) // the thread stays locked: nothing else may run on it
+			err = errors.Join(err, back) // the thread stays locked, because nothing else may run on it
 			return
 		}
 		runtime.UnlockOSThread()
@@ -153,8 +151,7 @@ func (s *shell) write(name, text string) error {
 	return os.WriteFile(path, []byte(text), 0o644)
 }
 
-// run runs a block, waits until the servers that it has started are ready, and
-// compares what it prints with what the page shows.
+// run runs a block, waits until the servers that it started are ready, and compares its output with the page.
 func (s *shell) run(block Block) error {
 	commands, err := Commands(block.Text)
 	if err != nil {
@@ -183,19 +180,19 @@ func (s *shell) run(block Block) error {
 }
 
 func (s *shell) read(name string) string {
-	text, _ := os.ReadFile(filepath.Join(s.dir, name)) // what is not there was not printed
+	text, _ := os.ReadFile(filepath.Join(s.dir, name)) // a missing file means no output
 	return string(text)
 }
 
 func (s *shell) printed(name string) string { return s.read(name+".out") + s.read(name+".err") }
 
-// ready is how our servers say that they are.
+// ready is how our servers report that they are ready.
 var ready = regexp.MustCompile(`"msg":"(listening|serving|taking work)"`)
 
-// redisListens is a line of /proc/net/tcp: port 6379, listening.
+// redisListens matches a line of /proc/net/tcp: port 6379, listening.
 var redisListens = regexp.MustCompile(`:18EB [0-9A-F:]+ 0A `)
 
-// await waits until the servers that a block has left running are ready.
+// await waits until the servers that a block left running are ready.
 func (s *shell) await(name string, commands []Command) error {
 	ours, redis := 0, false
 	for _, command := range commands {
@@ -213,7 +210,7 @@ func (s *shell) await(name string, commands []Command) error {
 			return nil
 		}
 		if children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", s.command.Process.Pid)); err == nil && len(children) == 0 && (ours > 0 || redis) {
-			return fmt.Errorf("what it starts in the background has ended\n%s", s.printed(name))
+			return fmt.Errorf("a background command has ended\n%s", s.printed(name))
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("what it starts is not ready after %s\n%s", limit, s.printed(name))
@@ -221,8 +218,7 @@ func (s *shell) await(name string, commands []Command) error {
 	}
 }
 
-// end stops what a page has left running, as Ctrl+C does, and says what did
-// not end well.
+// end stops the processes that a page left running, as Ctrl+C does, and returns those that did not exit cleanly.
 func (s *shell) end() error {
 	fmt.Fprintln(s.script, `set +e; pids=$(jobs -p); kill $pids 2>/dev/null; for pid in $pids; do wait $pid || echo "$pid $?"; done; exit 0`)
 	answer, err := io.ReadAll(s.answers)
@@ -235,10 +231,10 @@ func (s *shell) end() error {
 	return nil
 }
 
-// close ends everything, and says what would have been left.
+// close ends all processes and returns those that were left.
 func (s *shell) close(patience time.Duration) error {
-	_ = syscall.Kill(-s.command.Process.Pid, syscall.SIGKILL) // none is left: that is meant
-	_ = s.command.Wait()                                      // killed, or ended by itself
+	_ = syscall.Kill(-s.command.Process.Pid, syscall.SIGKILL) // the group may be empty
+	_ = s.command.Wait()                                      // killed, or already ended
 	var left []string
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		pids := s.inhabitants()
@@ -249,9 +245,9 @@ func (s *shell) close(patience time.Duration) error {
 			continue
 		}
 		for _, pid := range pids {
-			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // it may have ended
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // the process may have ended
 			left = append(left, strings.ReplaceAll(string(line), "\x00", " "))
-			_ = syscall.Kill(pid, syscall.SIGKILL) // the same
+			_ = syscall.Kill(pid, syscall.SIGKILL) // likewise
 		}
 	}
 	if len(left) > 0 {
@@ -260,7 +256,7 @@ func (s *shell) close(patience time.Duration) error {
 	return nil
 }
 
-// inhabitants are the processes of the shell's network.
+// inhabitants returns the processes in the shell's network.
 func (s *shell) inhabitants() (pids []int) {
 	links, _ := filepath.Glob("/proc/[0-9]*/ns/net") // the pattern is well formed
 	for _, link := range links {

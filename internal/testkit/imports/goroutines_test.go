@@ -10,11 +10,12 @@ import (
 	"testing"
 )
 
-// startedElsewhere are the ways to have a function run on another goroutine that internal/routine does not know of: the call of one is
-// given routine.Safe's result.
+// startedElsewhere lists the functions that start a goroutine outside internal/routine. Their argument must be wrapped
+// in routine.Safe.
 var startedElsewhere = map[string]bool{"time.AfterFunc": true, "context.AfterFunc": true}
 
-// TestEveryGoroutineEndsTheProcessInThePromisedWay: a goroutine of ours that panics must not end a command with code 2.
+// TestEveryGoroutineEndsTheProcessInThePromisedWay: a panic in one of our goroutines must not end a command with exit
+// code 2.
 func TestEveryGoroutineEndsTheProcessInThePromisedWay(t *testing.T) {
 	const root = "../../.."
 	files := 0
@@ -45,14 +46,15 @@ func TestEveryGoroutineEndsTheProcessInThePromisedWay(t *testing.T) {
 					wrong(node, "use routine.Group")
 				}
 			case *ast.SelectorExpr:
-				if qualified(node) == "sync.WaitGroup" && inside != "runner/sandbox/stage/thread.go" { // which counts what is up
+				// That file only counts running goroutines.
+				if qualified(node) == "sync.WaitGroup" && inside != "runner/sandbox/stage/thread.go" {
 					wrong(node, "use routine.Group")
 				}
 			case *ast.CallExpr:
 				if startedElsewhere[qualified(node.Fun)] {
 					given, ok := node.Args[1].(*ast.CallExpr)
 					if !ok || qualified(given.Fun) != "routine.Safe" {
-						wrong(node, "give it routine.Safe of its function")
+						wrong(node, "wrap its function in routine.Safe")
 					}
 				}
 			}
@@ -65,7 +67,7 @@ func TestEveryGoroutineEndsTheProcessInThePromisedWay(t *testing.T) {
 	}
 }
 
-// qualified is the text of package.Name, or "".
+// qualified returns the text of package.Name, or "".
 func qualified(expression ast.Expr) string {
 	if selector, ok := expression.(*ast.SelectorExpr); ok {
 		if name, ok := selector.X.(*ast.Ident); ok {

@@ -14,14 +14,14 @@ import (
 
 const module = "github.com/kizen/kizen-sidecar/"
 
-// listed is what `go list -json` says of one package.
+// listed is the output of `go list -json` for one package.
 type listed struct {
 	ImportPath string
 	Deps       []string
 	Module     *struct{ Path string }
 }
 
-// own returns the path of a package of this module within it, or "".
+// own returns the path of a package relative to this module, or "" for another module's.
 func own(path string) string {
 	name, _ := strings.CutPrefix(path, module)
 	if name == path {
@@ -57,7 +57,7 @@ func list(t *testing.T, arguments ...string) []listed {
 	}
 }
 
-// The four parts are joined by internal/execution and by the commands, and by nothing else.
+// Only internal/execution and the commands join the four parts.
 var parts = []string{"minter", "policy", "proxy", "runner"}
 
 func TestThePartsDoNotKnowEachOther(t *testing.T) {
@@ -83,8 +83,8 @@ func TestNothingDependsOnACommand(t *testing.T) {
 	}
 }
 
-// Modules of tools and of the heaviest tests, which have go.mod files of their own in internal/tools and internal/e2e: an importer
-// of client or minter would have them in its module graph.
+// The tools and the heaviest tests have their own go.mod files in internal/tools and internal/e2e. Otherwise an
+// importer of client or minter would have their modules in its module graph.
 var ofOtherModules = []string{
 	"github.com/chromedp", "github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "honnef.co/go/tools", "k8s.io", "sigs.k8s.io",
 }
@@ -105,13 +105,12 @@ func TestTheModuleRequiresNoToolsAndNoHeavyTestModules(t *testing.T) {
 	}
 	for _, required := range append(file.Require, file.Tool...) {
 		if slices.ContainsFunc(ofOtherModules, func(folder string) bool { return within(required.Path, folder) }) {
-			t.Errorf("go.mod requires %s; it belongs into internal/e2e or internal/tools", required.Path)
+			t.Errorf("go.mod requires %s; it belongs in internal/e2e or internal/tools", required.Path)
 		}
 	}
 }
 
-// Modules that only tests use, and the helpers of tests themselves, would make the shipped binaries larger and would be
-// updated for the wrong reasons.
+// Modules that only tests use, and test helpers, would make the shipped binaries larger and cause needless updates.
 var onlyForTests = []string{
 	"testing", module + "internal/testkit", module + "internal/testkit/redistest",
 	"github.com/chromedp", "github.com/creack/pty", "github.com/google/licensecheck", "github.com/pb33f", "github.com/rogpeppe/go-internal",
@@ -131,11 +130,11 @@ func TestTheBinariesHoldNothingThatOnlyTestsUse(t *testing.T) {
 	}
 }
 
-// ofClient are the modules that whoever imports client takes with it.
+// ofClient are the modules that an importer of client depends on.
 var ofClient = []string{
 	"github.com/kizen/kizen-sidecar", "github.com/google/uuid", "github.com/hibiken/asynq", "github.com/redis/go-redis/v9",
 	"github.com/standard-webhooks/standard-webhooks/libraries",
-	// of asynq and go-redis
+	// through asynq and go-redis
 	"github.com/cespare/xxhash/v2", "github.com/robfig/cron/v3", "github.com/spf13/cast", "go.uber.org/atomic",
 	"golang.org/x/sys", "golang.org/x/time", "google.golang.org/protobuf",
 }

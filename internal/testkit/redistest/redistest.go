@@ -1,5 +1,5 @@
-// Package redistest starts real Redis processes for tests, and an nginx before what they keep, on free loopback ports, and stops
-// them when the test ends.
+// Package redistest starts real servers for tests on free loopback ports, and stops them when the test ends: Redis,
+// and nginx as a reverse proxy.
 package redistest
 
 import (
@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// startTimeout bounds how long a server may take until it is ready.
+// startTimeout bounds how long a server may take to be ready.
 const startTimeout = 20 * time.Second
 
 // Server is a running redis-server.
@@ -28,14 +28,14 @@ type Server struct {
 	stop func()
 }
 
-// URL is the server's address as redisconn.Config takes it.
+// URL is the server's address, in the form of redisconn.Config.
 func (s *Server) URL() string { return "redis://" + s.Addr }
 
-// Stop ends the process and waits for it. Stopping twice is harmless.
+// Stop ends the process and waits for it. A second call does nothing.
 func (s *Server) Stop() { s.stop() }
 
-// Start starts a redis-server on a free loopback port with extra command-line arguments. Without redis-server the test is
-// skipped, or fails where KIZEN_TEST_REQUIRE is 1.
+// Start starts a redis-server on a free loopback port with extra command-line arguments. If redis-server is missing,
+// the test is skipped, or fails if KIZEN_TEST_REQUIRE is 1.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	return StartAt(t, FreePort(t), args...)
@@ -67,9 +67,9 @@ func StartSentinel(t testing.TB, name string, master *Server, config ...string) 
 	return run(t, port, "+monitor master", file, "--sentinel")
 }
 
-// FreePort returns a loopback port that nothing listens on. It lies below the range that the kernel takes ports of outgoing
-// connections from, and so does the port 10000 above it, where a node of a cluster listens too: no connection can take either
-// before the server does.
+// FreePort returns a loopback port that nothing listens on. It is below the range of ephemeral ports, and so is the
+// port 10000 above it, which a cluster node also listens on. So no outgoing connection can take either port before the
+// server does.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
@@ -93,8 +93,8 @@ func run(t testing.TB, port int, ready string, args ...string) *Server {
 	}
 }
 
-// Run starts a server, waits until a line of its output holds ready, and returns what stops it: the signal, then a wait. It is
-// stopped at the end of the test in any case.
+// Run starts a server, waits until a line of its output contains ready, and returns a function that sends the signal
+// and waits. The server is stopped at the end of the test in any case.
 func Run(t testing.TB, ready string, cmd *exec.Cmd, signal syscall.Signal) (stop func()) {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -128,7 +128,7 @@ func Run(t testing.TB, ready string, cmd *exec.Cmd, signal syscall.Signal) (stop
 	return stop
 }
 
-// follow reads the server's output to its end and reports once, when it is ready or has ended before.
+// follow reads the server's output to its end. It reports once, when the server is ready or has exited before.
 func follow(output io.Reader, ready string, started chan<- error) {
 	var seen strings.Builder
 	reported := false
@@ -149,7 +149,7 @@ func follow(output io.Reader, ready string, started chan<- error) {
 	}
 }
 
-// Require returns the path of a program that the test needs. Without it the test is skipped, or fails where
+// Require returns the path of a program that the test needs. If it is missing, the test is skipped, or fails if
 // KIZEN_TEST_REQUIRE is 1.
 func Require(t testing.TB, program string) string {
 	t.Helper()
@@ -160,7 +160,7 @@ func Require(t testing.TB, program string) string {
 	return path
 }
 
-// RequirePython is [Require] for a Python that has modules: python3, or the system's own where that is another one.
+// RequirePython is [Require] for a Python that has modules: python3, or the system's own if that is a different one.
 func RequirePython(t testing.TB, modules ...string) string {
 	t.Helper()
 	for _, python := range []string{"python3", "/usr/bin/python3"} {
@@ -205,7 +205,7 @@ func StartCluster(t testing.TB, args ...string) []*Server {
 	return nodes
 }
 
-// Do sends one command as the default user and returns the answer as redis-cli writes it.
+// Do sends one command as the default user and returns the reply in the form of redis-cli.
 func (s *Server) Do(t testing.TB, command ...string) string {
 	t.Helper()
 	output, err := exec.Command(Require(t, "redis-cli"), append([]string{"-p", strconv.Itoa(s.Port)}, command...)...).CombinedOutput()
@@ -216,7 +216,7 @@ func (s *Server) Do(t testing.TB, command ...string) string {
 	return answer
 }
 
-// Await polls until done holds, for what other processes bring about in their own time.
+// Await polls until done returns true, for events in other processes.
 func Await(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(startTimeout); !done(); time.Sleep(10 * time.Millisecond) {

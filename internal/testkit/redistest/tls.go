@@ -16,14 +16,14 @@ import (
 	"time"
 )
 
-// Authority is a certificate authority. What it issues is valid for an hour.
+// Authority is a certificate authority. Its certificates are valid for an hour.
 type Authority struct {
 	dir  string
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// NewAuthority makes an authority, with its own certificate in ca.crt.
+// NewAuthority creates an authority, with its own certificate in ca.crt.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{dir: t.TempDir()}
@@ -31,16 +31,16 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// File is the path of a file that the authority has written.
+// File returns the path of a file that the authority has written.
 func (a *Authority) File(name string) string { return filepath.Join(a.dir, name) }
 
-// Issue writes NAME.crt and NAME.key, for a client or for a server on the loopback.
+// Issue writes NAME.crt and NAME.key, for a client or for a server on loopback.
 func (a *Authority) Issue(t testing.TB, name string, usage x509.ExtKeyUsage) {
 	t.Helper()
 	a.write(t, name, &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{usage}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 }
 
-// write signs with the authority's key, or with the new one while the authority makes its own.
+// write signs with the authority's key, or with the new key when the authority creates its own certificate.
 func (a *Authority) write(t testing.TB, name string, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -76,7 +76,8 @@ func (a *Authority) write(t testing.TB, name string, template *x509.Certificate)
 	return cert, key
 }
 
-// StartTLS starts a redis-server that speaks TLS alone, to clients with a certificate of the authority, and returns its URL.
+// StartTLS starts a redis-server that accepts only TLS, from clients with a certificate of the authority, and returns
+// its URL.
 func StartTLS(t testing.TB, ca *Authority) (url string) {
 	t.Helper()
 	ca.Issue(t, "server", x509.ExtKeyUsageServerAuth)

@@ -19,13 +19,13 @@ import (
 
 var update = flag.Bool("update", false, "write the generated pages anew")
 
-// Check compares the reference in a file with what app says, as [CheckFile] does.
+// Check compares the reference in a file with the definitions of app, as [CheckFile] does.
 func Check(t *testing.T, file string, app *kong.Application, besides []Variable) {
 	t.Helper()
 	CheckFile(t, file, Markdown(app, besides))
 }
 
-// CheckFile compares a generated file with what it must be, and writes it where the test was started with -update.
+// CheckFile compares a generated file with its expected content, and rewrites it if the test was started with -update.
 func CheckFile(t *testing.T, file, want string) {
 	t.Helper()
 	if *update {
@@ -40,12 +40,12 @@ func CheckFile(t *testing.T, file, want string) {
 	}
 }
 
-// Untold are the variables that the Go files of folders look up by name, and
-// that besides does not tell of. Tests and packages for tests do not count.
-func Untold(besides []Variable, folders ...string) (names []string, err error) {
-	var told []string
+// Undocumented returns the variables that the Go files of folders look up by name and that besides does not list. It
+// ignores tests and packages for tests.
+func Undocumented(besides []Variable, folders ...string) (names []string, err error) {
+	var documented []string
 	for _, variable := range besides {
-		told = append(told, strings.Fields(variable.Name)...)
+		documented = append(documented, strings.Fields(variable.Name)...)
 	}
 	for _, folder := range folders {
 		err = errors.Join(err, filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
@@ -60,7 +60,7 @@ func Untold(besides []Variable, folders ...string) (names []string, err error) {
 				return err
 			}
 			for _, name := range lookedUp(file) {
-				if !slices.Contains(told, name) {
+				if !slices.Contains(documented, name) {
 					names = append(names, name)
 				}
 			}
@@ -70,8 +70,8 @@ func Untold(besides []Variable, folders ...string) (names []string, err error) {
 	return names, err
 }
 
-// lookedUp are the names that a file gives to os.Getenv and os.LookupEnv, or
-// to a function that stands for them, as literals or constants of its own.
+// lookedUp returns the names that a file passes to os.Getenv and os.LookupEnv, or to a function that wraps them, as
+// literals or constants of the file.
 func lookedUp(file *ast.File) (names []string) {
 	constants := map[string]string{}
 	ast.Inspect(file, func(node ast.Node) bool {
@@ -109,12 +109,12 @@ func looksUp(function ast.Expr) bool {
 	return false
 }
 
-// literal is the value of a string that is written out, empty for all else.
+// literal returns the value of a string literal, or "" for any other expression.
 func literal(expression ast.Expr) string {
 	basic, ok := expression.(*ast.BasicLit)
 	if !ok || basic.Kind != token.STRING {
 		return ""
 	}
-	value, _ := strconv.Unquote(basic.Value) // the file was parsed
+	value, _ := strconv.Unquote(basic.Value) // the file was parsed successfully
 	return value
 }

@@ -1,5 +1,5 @@
-// Package reference writes the reference of a command line, in Markdown, from
-// the definitions that the command line is parsed by.
+// Package reference writes the reference of a command line in Markdown, from the definitions that also parse the
+// command line.
 package reference
 
 import (
@@ -12,12 +12,10 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// Variable is an environment variable that a program honours beside those of
-// its flags.
+// Variable is an environment variable that a program reads besides those of its flags.
 type Variable struct{ Name, Help string }
 
-// Markdown is the reference of a program. What several of its commands have in
-// common is written once.
+// Markdown returns the reference of a program. Flags that several commands share are written once.
 func Markdown(app *kong.Application, besides []Variable) string {
 	d := document{shared: sharedGroups(app)}
 	d.paragraph("# " + app.Name)
@@ -54,7 +52,7 @@ func Markdown(app *kong.Application, besides []Variable) string {
 type document struct {
 	text   strings.Builder
 	shared []group
-	table  bool // whether the last line is of a table
+	table  bool // whether the last line belongs to a table
 }
 
 func (d *document) paragraph(text string) {
@@ -71,7 +69,7 @@ func (d *document) endTable() {
 
 func (d *document) heading(title string) { d.paragraph("## " + title) }
 
-// rows writes a line of a table; the first of a table is its head.
+// rows writes a line of a table; the first line is the header.
 func (d *document) rows(cells []string) {
 	d.text.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 	if !d.table {
@@ -80,7 +78,7 @@ func (d *document) rows(cells []string) {
 	d.table = true
 }
 
-// commands is the table of what there is.
+// commands writes the table of commands.
 func (d *document) commands(commands []*kong.Node) {
 	d.rows([]string{"command", "what it does"})
 	for _, command := range commands {
@@ -89,8 +87,7 @@ func (d *document) commands(commands []*kong.Node) {
 	}
 }
 
-// prose writes a long help text: paragraphs, and examples as a block of their
-// own.
+// prose writes a long help text: paragraphs, with examples in code blocks.
 func (d *document) prose(text string) {
 	for _, part := range strings.Split(strings.TrimSpace(text), "\n\n") {
 		lead, examples, found := strings.Cut(part, "Examples:\n")
@@ -103,7 +100,7 @@ func (d *document) prose(text string) {
 	}
 }
 
-// examplesOf are commands, and what is said of them as comments before them.
+// examplesOf returns commands preceded by their descriptions as comments.
 func examplesOf(text string) string {
 	var lines []string
 	for line := range strings.SplitSeq(text, "\n") {
@@ -117,7 +114,7 @@ func examplesOf(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// command is the section of one command.
+// command writes the section of one command.
 func (d *document) command(command *kong.Node) {
 	d.heading(command.FullPath())
 	d.paragraph(escape(command.Help))
@@ -148,7 +145,7 @@ func (d *document) command(command *kong.Node) {
 	}
 }
 
-// flags is a table of flags.
+// flags writes a table of flags.
 func (d *document) flags(flags []*kong.Flag) {
 	d.rows([]string{"flag", "variable", "default", "what it does"})
 	for _, flag := range flags {
@@ -162,10 +159,10 @@ func (d *document) flags(flags []*kong.Flag) {
 	d.endTable()
 }
 
-// absentText is how a help text says what holds where a flag is left out.
+// absentText matches the part of a help text that describes the default.
 var absentText = regexp.MustCompile(` Default: ([^.]+(?:\.[a-z][^.]*)*)\.`)
 
-// describe is what a flag does, and what holds where it is left out.
+// describe returns the help text of a flag and its default.
 func describe(flag *kong.Flag) (help, absent string) {
 	help = flag.Help
 	if said := absentText.FindStringSubmatchIndex(help); said != nil {
@@ -180,21 +177,21 @@ func describe(flag *kong.Flag) (help, absent string) {
 	return help, code(flag.Default)
 }
 
-// group is the flags of one group that several commands have alike.
+// group is the flags of one group that several commands share.
 type group struct {
 	title    string
 	flags    []*kong.Flag
 	commands []string
 }
 
-// same says whether other has the same flags and says the same of them.
+// same reports whether other has the same flags with the same descriptions.
 func (g group) same(other group) bool {
 	return g.title == other.title && slices.EqualFunc(g.flags, other.flags, func(a, b *kong.Flag) bool {
 		return a.Name == b.Name && a.Help == b.Help && a.Default == b.Default
 	})
 }
 
-// grouped are flags by their group, in their order; those of none are one too.
+// grouped returns flags by their group, in order; flags without a group form one too.
 func grouped(flags []*kong.Flag) (groups []group) {
 	for _, flag := range visible(flags) {
 		title := ""
@@ -211,7 +208,7 @@ func grouped(flags []*kong.Flag) (groups []group) {
 	return groups
 }
 
-// sharedGroups are the groups that more than one command has alike.
+// sharedGroups returns the groups that more than one command has.
 func sharedGroups(app *kong.Application) []group {
 	var all []group
 	for _, command := range app.Leaves(true) {
@@ -236,12 +233,12 @@ func visible(flags []*kong.Flag) []*kong.Flag {
 	return slices.DeleteFunc(slices.Clone(flags), func(f *kong.Flag) bool { return f.Hidden || f.Name == "help" })
 }
 
-// anchor is what Markdown renderers call a heading.
+// anchor returns the anchor that Markdown renderers derive from a heading.
 func anchor(heading string) string {
 	return strings.ReplaceAll(strings.ToLower(heading), " ", "-")
 }
 
-// escape keeps text from being Markdown.
+// escape escapes Markdown in a text.
 func escape(text string) string {
 	return strings.NewReplacer("|", `\|`, "*", `\*`, "<", `\<`, "_", `\_`, "`", "\\`").Replace(text)
 }

@@ -65,13 +65,13 @@ func TestVariablesAreFoundWhateverWayTheyAreLookedUp(t *testing.T) {
 	if err := os.WriteFile(dir+"/p.go", []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for told, want := range map[string][]string{
+	for documented, want := range map[string][]string{
 		"OF_A_CONSTANT WRITTEN_OUT HANDED_IN": nil,
 		"HANDED_IN":                           {"OF_A_CONSTANT", "WRITTEN_OUT"},
 		"":                                    {"OF_A_CONSTANT", "WRITTEN_OUT", "HANDED_IN"},
 	} {
-		if got, err := Untold([]Variable{{Name: told}}, dir); err != nil || !slices.Equal(got, want) {
-			t.Errorf("%q tells not of %q (%v), want %q", told, got, err, want)
+		if got, err := Undocumented([]Variable{{Name: documented}}, dir); err != nil || !slices.Equal(got, want) {
+			t.Errorf("with %q documented, the undocumented ones are %q (%v), want %q", documented, got, err, want)
 		}
 	}
 }

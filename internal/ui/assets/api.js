@@ -1,6 +1,6 @@
 // Requests to the server that served this page.
 
-// acting says for whom a caller acts who may act for others; it lasts as long as the tab.
+// acting is the business that a caller with access to several acts for; it lasts as long as the tab.
 export const acting = {
   get business() { return sessionStorage.getItem("business") ?? ""; },
   get user() { return sessionStorage.getItem("user") ?? ""; },
@@ -10,13 +10,13 @@ export const acting = {
   },
 };
 
-// token is what the page shows to the API where that wants one. It lasts as long as the tab.
+// token is the caller's token for the API, if the API asks for one. It lasts as long as the tab.
 export const token = {
   get value() { return sessionStorage.getItem("token") ?? ""; },
   set value(text) { sessionStorage.setItem("token", text); },
 };
 
-// tokenWanted is the event of the window that tells that the API refused the token, or wants one.
+// tokenWanted is the window event that reports that the API needs a token or refused the given one.
 export const tokenWanted = "token-wanted";
 
 function headers(more) {
@@ -27,7 +27,7 @@ function headers(more) {
   return all;
 }
 
-// Refused is an answer that is not the one hoped for; body is what it said.
+// Refused is an error response; body is its content.
 export class Refused extends Error {
   constructor(status, body) {
     super(body?.detail ?? `the server answered ${status}`);
@@ -36,7 +36,7 @@ export class Refused extends Error {
   }
 }
 
-// reason is what a person is told of an error.
+// reason returns the text that describes an error to people.
 export function reason(error) {
   return error instanceof Refused ? error.message : "The server does not answer.";
 }
@@ -48,7 +48,7 @@ export async function ask(method, path, body, signal) {
   return read(response);
 }
 
-// read is the JSON of an answer. It throws Refused where the answer is an error.
+// read returns the JSON of a response. It throws Refused if the response is an error.
 async function read(response) {
   const answer = await response.json().catch(() => null);
   if (response.status === 401) dispatchEvent(new Event(tokenWanted));
@@ -56,8 +56,9 @@ async function read(response) {
   return answer;
 }
 
-// follow reads the server-sent events of an execution, once more after a broken connection, until the last of them.
-// onBroken hears what broke it, and null when it is back. An EventSource could not say for whom it acts.
+// follow reads the server-sent events of an execution until the last one, and reconnects after a broken connection. It
+// calls onBroken with the error, and with null when the connection is back. EventSource cannot send the header that
+// names the business.
 export async function follow(id, onEvent, onBroken, signal) {
   let last = 0;
   while (!signal.aborted) {

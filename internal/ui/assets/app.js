@@ -1,4 +1,4 @@
-// Which view is shown: the list at #/, the scratch pad at #/new, an execution at #/executions/ID.
+// Chooses the view: the list at #/, the scratch pad at #/new, an execution at #/executions/ID.
 import { reason, token, tokenWanted } from "./api.js";
 import { h } from "./dom.js";
 import { showExecution } from "./live.js";
@@ -29,13 +29,13 @@ async function show() {
   }
 }
 
-// askForToken shows a form in place of the view, which starts anew when a token was given.
+// askForToken shows a form in place of the view, which is drawn again once a token was given.
 function askForToken() {
   leaving.abort();
   document.title = "Token";
   const input = h("input", { id: "token", type: "password", autocomplete: "off", required: true, "aria-describedby": "token-help" });
   main.replaceChildren(h("h1", {}, "Token"),
-    h("p", { id: "token-help" }, token.value ? "The server does not know this token. " : "", "Paste the token of a caller. Without a list of callers it is in the file that serve names in its log when it starts."),
+    h("p", { id: "token-help" }, token.value ? "The server does not know this token. " : "", "Paste a caller's token. If serve runs without a list of callers, the token is in the file that serve names in its log at the start."),
     h("form", {
       class: "filters",
       submit: (event) => {

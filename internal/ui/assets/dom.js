@@ -1,6 +1,7 @@
-// Elements are built, never parsed: whatever a step wrote becomes text.
+// Elements are built, never parsed: everything that a step wrote becomes text.
 
-// h makes an element. Attributes that are functions listen; true and false add and leave out.
+// h makes an element. An attribute with a function value is an event listener; true adds an attribute, and false omits
+// it.
 export function h(tag, attributes, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -27,14 +28,15 @@ function append(element, children) {
   }
 }
 
-// printable shows control characters, and those that turn the direction of text, instead of obeying them.
+// printable makes control characters visible, including those that change the direction of text, instead of letting
+// them act.
 export function printable(text) {
   return String(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/g, (c) =>
     c < " " ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : "\ufffd");
 }
 
-// renew makes old what fresh is and leaves alone what is the same: focus, selection and scrolling, and what a screen reader
-// has read. Whatever listens has an id, or is built alike each time.
+// renew changes old into fresh and leaves equal parts alone. That keeps focus, selection, scrolling and what a screen
+// reader has read. An element with listeners either has an id or is built the same way each time.
 export function renew(old, fresh) {
   if (old.isEqualNode(fresh) || old.dataset?.kept) return;
   if (old.nodeType !== Node.ELEMENT_NODE || old.localName !== fresh.localName || old.id !== fresh.id) {
@@ -43,7 +45,7 @@ export function renew(old, fresh) {
   }
   for (const name of old.getAttributeNames()) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
   for (const { name, value } of fresh.attributes) {
-    if (name === "style") old.style.cssText = value; // as an attribute the policy of the page would refuse it
+    if (name === "style") old.style.cssText = value; // the page's policy refuses style as an attribute
     else if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   const were = [...old.childNodes];
@@ -52,7 +54,7 @@ export function renew(old, fresh) {
   were.slice(are.length).forEach((child) => child.remove());
 }
 
-// place puts an element from left to right on the track it is in, in parts of one.
+// place positions an element on its track; both are fractions of the track's width, from the left.
 export function place(element, left, right) {
   element.style.left = `${(left * 100).toFixed(3)}%`;
   element.style.width = `${(Math.max(right - left, 0) * 100).toFixed(3)}%`;

@@ -1,4 +1,4 @@
-// Numbers and values as people read them.
+// Formats numbers and values for people.
 
 // duration takes milliseconds.
 export function duration(ms) {
@@ -16,20 +16,20 @@ export function count(n, noun) {
 
 const two = (n) => String(n).padStart(2, "0");
 
-// clock is a moment of the day, to the millisecond.
+// clock formats a moment as a time of day, to the millisecond.
 export function clock(time) {
   const t = new Date(time);
   if (Number.isNaN(t.getTime())) return "";
   return `${two(t.getHours())}:${two(t.getMinutes())}:${two(t.getSeconds())}.${String(t.getMilliseconds()).padStart(3, "0")}`;
 }
 
-// day is the date of a moment, where the reader is.
+// day formats the date of a moment in the reader's time zone.
 export function day(time) {
   const t = new Date(time);
   return Number.isNaN(t.getTime()) ? "" : `${t.getFullYear()}-${two(t.getMonth() + 1)}-${two(t.getDate())}`;
 }
 
-// instant is a moment in milliseconds, with the fraction that a Date leaves out.
+// instant returns a moment in milliseconds, with the fraction that a Date omits.
 export function instant(time) {
   const [, seconds, fraction, zone] = /^(.*?:\d\d)(\.\d+)?([^.]*)$/.exec(time) ?? [];
   return Date.parse(seconds + zone) + Number(fraction ?? 0) * 1000;
@@ -39,7 +39,7 @@ const typeNames = {
   s: "text", em: "email", n: "number", b: "boolean", d: "date", dt: "datetime", p: "phone", u: "uuid", e: "employee", f: "file", l: "list",
 };
 
-// typeName is the human name of a wire code.
+// typeName returns the name of a wire code for people.
 export function typeName(code) {
   const array = /^a\[(.*)\]$/.exec(code);
   if (array) return `list of ${typeName(array[1])}`;
@@ -48,22 +48,22 @@ export function typeName(code) {
   return typeNames[code] ?? code;
 }
 
-// valueText is what a wire value holds: text as it is, all else as JSON.
+// valueText returns the content of a wire value: text unchanged, everything else as JSON.
 export function valueText(v) {
   return typeof v === "string" ? v : JSON.stringify(v, null, 2);
 }
 
-// outcomeText names an outcome.
+// outcomeText returns the name of an outcome.
 export function outcomeText(record) {
   if (record.state === "queued") return "waiting";
   if (record.state === "running") return "running";
-  if (record.state === "lost") return "not known any more";
+  if (record.state === "lost") return "no longer known";
   if (record.outcome === "ok") return "succeeded";
   if (!record.outcome) return "did not run";
   return record.outcome.replaceAll("_", " ");
 }
 
-// tone is the class that colours it.
+// tone returns the class that colours an outcome.
 export function tone(record) {
   if (record.state === "lost") return "warn";
   if (record.state !== "finished") return "live";
@@ -71,12 +71,12 @@ export function tone(record) {
   return record.outcome === "cancelled" ? "warn" : "bad";
 }
 
-// callPath is the URL of a call, or its path below the API root.
+// callPath returns the URL of a call, or its path if it is below the API root.
 export function callPath(call, root) {
   return call.session && root && call.url.startsWith(root) ? call.url.slice(root.length) || "/" : call.url;
 }
 
-// callTone colours a call by what came of it.
+// callTone returns the class that colours a call by its result.
 export function callTone(call) {
   const status = call.responseStatusCode;
   if (call.requestErrorType || status >= 500) return "bad";
@@ -87,7 +87,7 @@ export function callStatus(call) {
   return call.requestErrorType ?? call.responseStatusCode ?? "no answer";
 }
 
-// pretty indents a body that is whole JSON. Its parts stay as they were written, numbers to the last digit.
+// pretty indents a body that is entirely JSON. Values stay as they were written, including the last digit of numbers.
 export function pretty(body) {
   try {
     JSON.parse(body);

@@ -21,7 +21,7 @@ export async function showList(root, signal) {
     const focused = document.activeElement?.id;
     renew(body, h("tbody", {}, shown.map(row)));
     if (focused?.startsWith("go-")) document.getElementById(focused)?.focus({ preventScroll: true });
-    status.textContent = shown.length > 0 ? "" : all.length === 0 ? "No executions yet. The scratch pad runs one." : "No execution is like that.";
+    status.textContent = shown.length > 0 ? "" : all.length === 0 ? "No executions yet. The scratch pad runs one." : "No execution matches the filters.";
   };
   const refresh = async () => {
     try {
@@ -63,7 +63,7 @@ function filters(draw) {
     select("state", "State", ["queued", "running", "finished"]), select("outcome", "Outcome", outcomes));
 }
 
-// actingFor lets a caller who may act for any business choose one.
+// actingFor lets a caller with access to all businesses choose one.
 function actingFor(refresh) {
   const field = (name, label) => {
     const input = h("input", { id: `acting-${name}`, autocomplete: "off" });

@@ -1,4 +1,4 @@
-// One execution: as it was, or as it goes.
+// The view of one execution, finished or running.
 import { ask, follow, reason } from "./api.js";
 import { h } from "./dom.js";
 import { drawPage, newView } from "./page.js";
@@ -24,7 +24,7 @@ export async function showExecution(root, id, signal) {
   record.result = { logs: [], http_requests: { requests: [], not_logged: 0 } };
   const clock = setInterval(draw, 250); // not with each event: there may be thousands a second
   signal.addEventListener("abort", () => clearInterval(clock));
-  await follow(id, (event) => hear(record, event), (error) => {
+  await follow(id, (event) => apply(record, event), (error) => {
     record.trouble = error && `${reason(error)} Trying again.`;
     draw();
   }, signal);
@@ -32,7 +32,7 @@ export async function showExecution(root, id, signal) {
   if (signal.aborted) return;
   try {
     record = await load();
-  } catch (error) { // what was seen of it stays to be read
+  } catch (error) { // the part received so far stays readable
     if (signal.aborted) return;
     record.state = "lost";
     record.trouble = reason(error);
@@ -40,8 +40,8 @@ export async function showExecution(root, id, signal) {
   draw();
 }
 
-// hear takes an event into a record.
-function hear(record, event) {
+// apply updates a record with an event.
+function apply(record, event) {
   const at = Date.parse(event.time) - Date.parse(record.origin);
   if (event.type === "started") {
     record.state = "running";

@@ -1,4 +1,4 @@
-// The scratch pad: a script, what it is given, and a button that runs it.
+// The scratch pad: a script, its inputs, and a button that runs it.
 import { ask, reason, Refused } from "./api.js";
 import { h } from "./dom.js";
 
@@ -12,7 +12,7 @@ const draft = {
   inputs: [{ name: "who", type: "s", value: "world" }], outputs: [{ name: "greeting", type: "s" }],
 };
 
-// refill makes an execution that has been the draft. An input that was null stays it until somebody writes into its field.
+// refill copies an execution into the draft. An input that was null stays null until somebody edits its field.
 export function refill(record) {
   draft.name = record.name || "scratch";
   draft.runtime = record.runtime;
@@ -23,7 +23,7 @@ export function refill(record) {
   draft.timeout = record.timeout_ms ? String(record.timeout_ms / 1000) : "";
 }
 
-// body is the request that the draft asks for.
+// body returns the request for the draft.
 function body() {
   const inputs = draft.inputs.filter((input) => input.name).map(({ name, type, value }) => [name, { t: type, v: wire(type, value) }]);
   const outputs = draft.outputs.filter((output) => output.name).map(({ name, type }) => [name, type]);
@@ -35,7 +35,8 @@ function body() {
   };
 }
 
-// wire is a text as a value of the wire. What is no JSON where JSON is needed goes as text, and is refused by name.
+// wire converts a text to a wire value. If a type needs JSON and the text is not JSON, the API receives the text and
+// refuses it by name.
 function wire(type, text) {
   if (text === null || !/^[aflo]/.test(type)) return text;
   try {
@@ -99,7 +100,7 @@ function editor() {
   return [h("div", { class: "editor" }, numbers, area), h("p", { class: "none", id: "pad-hint" }, "Tab indents; Escape, then Tab, leaves the script.")];
 }
 
-let leave = false; // Escape was pressed: the next Tab moves on
+let leave = false; // Escape was pressed, so the next Tab moves on
 
 function indent(event) {
   if (event.key === "Escape") leave = true;
@@ -118,7 +119,7 @@ function runtime() {
     ["python-3-13", "python-3-12"].map((name) => h("option", { value: name, selected: draft.runtime === name }, name))));
 }
 
-// rows edits a list of parameters in place.
+// rows is an editor for a list of parameters.
 function rows(title, kind, list, valued) {
   const box = h("fieldset", { class: "parameters" });
   const draw = () => box.replaceChildren(h("legend", {}, title), ...list.map((item, i) => {
@@ -134,7 +135,7 @@ function rows(title, kind, list, valued) {
     return h("div", { class: "parameter" }, cell("name"),
       h("select", { id: `${kind}-${i}-type`, "aria-label": `${title.slice(0, -1)} ${i + 1}: type`, change: (event) => { item.type = event.target.value; } },
         known.map(([code, name]) => h("option", { value: code, selected: item.type === code }, name))),
-      valued && cell("value", { rows: "1" }), // an area: an input would lose line breaks
+      valued && cell("value", { rows: "1" }), // a textarea, because an input would lose line breaks
       h("button", { type: "button", class: "copy", "aria-label": `Remove ${kind} ${i + 1}`, click: () => { list.splice(i, 1); draw(); add.focus(); } }, "×"));
   }), add);
   const add = h("button", {
@@ -149,7 +150,7 @@ function rows(title, kind, list, valued) {
   return box;
 }
 
-// complaints are the messages of a refusal, each after the place that it is about.
+// complaints returns the messages of a refusal, each after the name of its field.
 function complaints(error) {
   if (!(error instanceof Refused)) return [reason(error)];
   if (error.body?.detail) return [error.body.detail];

@@ -1,15 +1,15 @@
-// The page of one execution.
+// Draws the page of one execution.
 import { h, renew } from "./dom.js";
 import { clock, count, day, duration, outcomeText, tone, typeName, valueText } from "./format.js";
 import { frames, showFailing, sourceView } from "./python.js";
 import { waterfall } from "./waterfall.js";
 
-// newView is what a reader has chosen on a page that shows nothing yet.
+// newView returns the reader's choices for a new page.
 export function newView() {
   return { scale: "all", open: new Set(), scrolled: false };
 }
 
-// drawPage draws record into root. actions are elements of the header.
+// drawPage draws record into root; actions are elements for the header.
 export function drawPage(root, record, view, actions = []) {
   view.redraw = () => drawPage(root, record, view, actions);
   const focused = document.activeElement?.id;
@@ -25,7 +25,7 @@ export function drawPage(root, record, view, actions = []) {
     logs(record, result),
     printed(record),
     !result.error && record.source && h("details", { class: "fold" }, h("summary", {}, "Source"), sourceView(record.source, [])));
-  // The source of a step that runs is there to follow it by; elsewhere it is one click away.
+  // The source of a running step is open, so that the reader can follow it; otherwise it is one click away.
   const opened = root.querySelector(".page") ? [...root.querySelectorAll("details[open] > summary")].map((summary) => summary.textContent)
     : record.state !== "finished" ? ["Source"] : [];
   for (const summary of page.querySelectorAll("details > summary")) summary.parentElement.open = opened.includes(summary.textContent);
@@ -60,7 +60,7 @@ function header(record, result, actions) {
     record.trouble && h("p", { class: "message", role: "alert" }, record.trouble));
 }
 
-// copyable is an id with a button that copies it; where the browser does not let it, the id is selected.
+// copyable is an id with a button that copies it. If the browser does not permit copying, the button selects the id.
 function copyable(name, value) {
   const text = h("code", { class: "id" }, value);
   const button = h("button", {
@@ -136,7 +136,8 @@ function logs(record, result) {
         })))));
 }
 
-// block is how many messages the browser lays out or leaves out together: one by one, a hundred thousand take it a minute.
+// block is how many messages the browser lays out or skips together. One by one, a hundred thousand messages would
+// take it a minute.
 const block = 200;
 
 function blocks(count) {

@@ -1,10 +1,10 @@
-// A step's source with its failing line marked, coloured a little.
+// Shows a step's source with light highlighting and the failing line marked.
 import { h } from "./dom.js";
 
 const tokens = /(#.*)|((?:[rbfuRBFU]{0,2})(?:"""[\s\S]*?(?:"""|$)|'''[\s\S]*?(?:'''|$)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?))|\b(and|as|assert|async|await|break|class|continue|def|del|elif|else|except|finally|for|from|global|if|import|in|is|lambda|nonlocal|not|or|pass|raise|return|try|while|with|yield|None|True|False|match|case)\b|\b(\d[\d_.a-fA-Fx]*)\b/g;
 const classes = ["comment", "string", "keyword", "number"];
 
-// lines colours source and returns, for each line, what stands in it.
+// lines highlights source and returns the parts of each line.
 function lines(source) {
   const result = [[]];
   const add = (text, name) => {
@@ -23,13 +23,13 @@ function lines(source) {
   return result;
 }
 
-// frames are the lines of the step that a traceback goes through, the failing one last. A message that speaks of a line is
-// none of them; the bars are those of exception groups.
+// frames returns the lines of the step that appear in a traceback, the failing one last. It skips messages that
+// mention a line; the bars are those of exception groups.
 export function frames(detail) {
   return [...(detail ?? "").matchAll(/^[ |+-]*File "script\.py", line (\d+)/gm)].map((match) => Number(match[1]));
 }
 
-// sourceView shows source; the lines in passed were gone through, the last of them failed.
+// sourceView shows source; passed has the lines of the traceback, of which the last one failed.
 export function sourceView(source, passed, message) {
   const failing = passed.at(-1);
   const rows = lines(source.replace(/\n$/, "")).map((parts, i) => {
@@ -43,7 +43,7 @@ export function sourceView(source, passed, message) {
   return h("div", { class: "source scroll", role: "region", tabindex: "0", "aria-label": "Source of the step" }, rows);
 }
 
-// showFailing scrolls the failing line into the middle of its view.
+// showFailing scrolls the failing line to the middle of its view.
 export function showFailing(root) {
   const line = root.querySelector(".line.failing");
   const view = line?.closest(".source");

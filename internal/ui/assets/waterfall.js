@@ -1,20 +1,20 @@
-// Phases and calls on one axis of time.
+// Draws phases and calls on one time axis.
 import { h, place } from "./dom.js";
 import { callPath, callStatus, callTone, duration, instant, pretty } from "./format.js";
 
 const phaseTitles = {
   queue: "Waiting for a slot", mint: "Minting the execution's key", spawn: "Starting a sandboxed Python",
-  import: "Until the step's first line", step: "The step's own code", teardown: "Ending the process", revoke: "Taking the key back",
+  import: "Loading the step", step: "The step's own code", teardown: "Ending the process", revoke: "Revoking the key",
   running: "From the slot until now",
 };
 
-// callStart is when a call left, in milliseconds after the record's origin.
+// callStart returns when a call started, in milliseconds after the record's origin.
 function callStart(record, call) {
   const start = instant(call.requestSubmittedAt) - instant(record.origin);
   return Number.isFinite(start) ? Math.max(start, 0) : 0;
 }
 
-// extent is the time that a record covers.
+// extent returns the time span of a record.
 function extent(record, calls, now) {
   let end = 0.001;
   const reach = (time) => { end = Math.max(end, time); };
@@ -25,7 +25,7 @@ function extent(record, calls, now) {
   return end;
 }
 
-// ticks are round times up to one, about as many as wanted.
+// ticks returns round times up to end, about as many as wanted.
 function ticks(to, wanted) {
   const rough = to / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -40,7 +40,7 @@ function tickText(ms) {
   return ms >= 1000 ? `${+(ms / 1000).toPrecision(4)} s` : `${+ms.toPrecision(4)} ms`;
 }
 
-// logMarks are where messages stand on a bar, once where many fall on one place.
+// logMarks returns where messages appear on a bar; messages close together share one mark.
 function logMarks(times, part) {
   const places = new Set(times.map((time) => (part(time) * 100).toFixed(1)));
   return [...places].map((left) => {
@@ -50,7 +50,7 @@ function logMarks(times, part) {
   });
 }
 
-// waterfall draws a record. view keeps what the reader chose: the scale, and which calls are open.
+// waterfall draws a record. view keeps the reader's choices: the scale, and which calls are open.
 export function waterfall(record, calls, view) {
   const now = Date.now() - Date.parse(record.origin);
   const step = record.phases.find((phase) => phase.name === "step");
@@ -68,7 +68,7 @@ export function waterfall(record, calls, view) {
     const label = h("span", { class: "spent" }, text);
     if (right <= 0.82) label.style.left = `${(right * 100).toFixed(3)}%`;
     else if (left >= 0.18) label.style.right = `${((1 - left) * 100).toFixed(3)}%`;
-    else { // no room beside the bar
+    else { // there is no room beside the bar
       label.classList.add("over");
       label.style.right = `${((1 - right) * 100).toFixed(3)}%`;
     }
