@@ -233,6 +233,16 @@ func TestAQueueRunsAnExecutionOnce(t *testing.T) {
 	if err != nil || finished.Outcome != client.OK || !slices.Equal(finished.Result.Logs, []string{"from a queue"}) {
 		t.Errorf("%+v, %v", finished, err)
 	}
+	// A request that is stored outside of its task, and a result that is stored compressed.
+	large := script("for _ in range(10): outputs.log('x' * 5000)\n" + strings.Repeat("# a comment\n", 10000))
+	large.BusinessID, large.UserID = "b-1", "u-1"
+	if id, err = queue.Enqueue(t.Context(), large); err != nil {
+		t.Fatal(err)
+	}
+	finished, err = queue.Wait(t.Context(), "b-1", id)
+	if err != nil || finished.Outcome != client.OK || len(finished.Result.Logs) != 10 || len(finished.Result.Logs[9]) != 5000 {
+		t.Errorf("a large one: %s, %d messages, %v", finished.Outcome, len(finished.Result.Logs), err)
+	}
 	wrong := script("pass")
 	wrong.BusinessID, wrong.UserID, wrong.Runtime = "b-1", "u-1", "python-2-7"
 	if id, err = queue.Enqueue(t.Context(), wrong); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/internal/ids"
+	"github.com/kizen/kizen-sidecar/internal/payload"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
@@ -48,7 +49,20 @@ func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err er
 	if err != nil {
 		return "", fmt.Errorf("encode the request: %w", err)
 	}
-	headers := map[string]string{wire.EnqueuedAt: time.Now().Format(time.RFC3339Nano), wire.VersionHeader: strconv.Itoa(wire.Version)}
+	version := wire.PlainVersion
+	if len(body) > payload.Inline {
+		stored := payload.Reference{
+			ExecutionID: request.ExecutionID, BusinessID: request.BusinessID, CallbackURL: request.CallbackURL, Traceparent: request.Traceparent,
+		}
+		if err := (payload.Store{Redis: q.Redis}).Put(ctx, &stored, body); err != nil {
+			return "", fmt.Errorf("store the request: %w", err)
+		}
+		version = wire.StoredVersion
+		if body, err = json.Marshal(stored); err != nil {
+			return "", fmt.Errorf("encode the request: %w", err)
+		}
+	}
+	headers := map[string]string{wire.EnqueuedAt: time.Now().Format(time.RFC3339Nano), wire.VersionHeader: strconv.Itoa(version)}
 	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, body, headers)
 	_, err = asynq.NewClientFromRedisClient(q.Redis).EnqueueContext(ctx, task,
 		asynq.Queue(cmp.Or(q.Name, wire.DefaultQueue)), asynq.TaskID(wire.TaskID(request.BusinessID, request.ExecutionID)))
@@ -110,7 +124,11 @@ func (q *Queue) Get(ctx context.Context, businessID, id string) (Finished, error
 		return Finished{}, errUnfinished
 	}
 	finished := Finished{ExecutionID: id, BusinessID: businessID, Outcome: Outcome(fields[1])}
-	if err := json.Unmarshal([]byte(fields[2]), &finished.Result); err != nil {
+	document, err := payload.Expand([]byte(fields[2]))
+	if err == nil {
+		err = json.Unmarshal(document, &finished.Result)
+	}
+	if err != nil {
 		return finished, fmt.Errorf("read the result of execution %s: %w", id, err)
 	}
 	return finished, nil

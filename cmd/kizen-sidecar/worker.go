@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/dustin/go-humanize"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/flagfile"
@@ -32,6 +34,9 @@ type workerFlags struct {
 	Attempts int64         `help:"How often an execution is prepared whose code does not come to start, before it is kept as a dead letter." default:"5" placeholder:"N" group:"Worker"`
 	Keep     time.Duration `help:"How long results are kept in Redis. The id is not run again for 7 days at least." default:"24h" placeholder:"DURATION" group:"Worker"`
 
+	KeepResults int64  `help:"Most results that a business has in Redis; the oldest are deleted. 0 is no limit." default:"10000" placeholder:"N" group:"Worker"`
+	KeepBytes   string `help:"Most bytes that the results of a business take in Redis, compressed; the oldest are deleted. 0 is no limit." default:"64MiB" placeholder:"SIZE" group:"Worker"`
+
 	StartDurability string `help:"What the start of a step's code waits for: Redis's answer (memory), its disk (disk, Redis 7.2 or newer with appendonly) or one replica (replica)." enum:"memory,disk,replica" default:"memory" placeholder:"WHERE" group:"Worker"`
 }
 
@@ -47,8 +52,19 @@ func (f workerFlags) validate() error {
 		return usagef("--attempts must be positive")
 	case f.Lease < 100*time.Millisecond || f.Keep < time.Second:
 		return usagef("--lease must be at least 100ms, and --keep at least 1s")
+	case f.KeepResults < 0:
+		return usagef("--keep-results must not be negative; 0 is no limit")
 	}
 	return nil
+}
+
+// retention bounds the results that are kept.
+func (f workerFlags) retention() (fleet.Retention, error) {
+	size, err := humanize.ParseBytes(f.KeepBytes)
+	if err != nil || size > math.MaxInt64 {
+		return fleet.Retention{}, usagef("--keep-bytes %q is not a size; write it like 64MiB", f.KeepBytes)
+	}
+	return fleet.Retention{Age: f.Keep, Count: f.KeepResults, Bytes: int64(size)}, nil
 }
 
 // Help is the long text of kizen-sidecar worker --help.
@@ -94,6 +110,10 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
+	retention, err := c.retention()
+	if err != nil {
+		return nil, err
+	}
 	if c.RedisURL == "" {
 		return nil, usagef("no redis given; name the one that holds the queue with --redis-url")
 	}
@@ -103,7 +123,7 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 	}
 	s := &workerService{daemon: shared, draining: make(chan struct{})}
 	s.worker = fleet.NewWorker(fleet.Config{
-		Redis: s.daemon.host.store, Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Keep: c.Keep,
+		Redis: s.daemon.host.store, Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Retention: retention,
 		Durability: fleet.Durability(c.StartDurability), Revoke: s.revoke, Ready: s.ready, Try: s.try,
 		Prepare: preparing(s.daemon.secrets, s.daemon.limits, s.daemon.checked.engine), Run: s.daemon.host.Run, Sender: s.daemon.callback.Sender(),
 		Metrics: s.daemon.telemetry.Metrics(), Log: app.log,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hibiken/asynq"
 
+	"github.com/kizen/kizen-sidecar/internal/payload"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 	"github.com/kizen/kizen-sidecar/telemetry"
@@ -25,16 +26,16 @@ const (
 
 // enqueueCallback queues a message once.
 func (w *Worker) enqueueCallback(ctx context.Context, s subject, m webhook.Message, late bool) error {
-	payload, err := json.Marshal(m)
+	document, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("write the callback: %w", err)
 	}
 	headers := map[string]string{executionHeader: s.id, businessHeader: s.business, wire.Traceparent: s.traceparent,
-		wire.VersionHeader: strconv.Itoa(wire.Version)}
+		wire.VersionHeader: strconv.Itoa(wire.PlainVersion)}
 	if late {
 		headers[lateHeader] = "1"
 	}
-	task := asynq.NewTaskWithHeaders(wire.CallbackTask, payload, headers)
+	task := asynq.NewTaskWithHeaders(wire.CallbackTask, document, headers)
 	_, err = w.client.EnqueueContext(ctx, task, callbackOptions(w.config.Queue, m.ID)...)
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
 		return nil
@@ -110,6 +111,6 @@ func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 }
 
 // traceOf returns the trace id of a task.
-func traceOf(n names, headers map[string]string) string {
+func traceOf(n payload.Reference, headers map[string]string) string {
 	return cmp.Or(n.Traceparent, headers[wire.Traceparent])
 }

@@ -20,7 +20,7 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 		t.Helper()
 		client := redis.NewClient(&redis.Options{Addr: server.Addr, ReadTimeout: 2 * durableLimit})
 		t.Cleanup(func() { _ = client.Close() })
-		r, own := records{client, d}, newTicket("b", id, "w")
+		r, own := records{redis: client, durable: d}, newTicket("b", id, "w")
 		if c, err := r.claim(t.Context(), own, "digest", ""); err != nil || c.owner != own.owner {
 			t.Fatalf("%+v, %v", c, err)
 		}

@@ -433,7 +433,7 @@ func TestTakeoverCostDependsOnlyOnTheDeadWorkersTasks(t *testing.T) {
 	counts := map[int]int{}
 	for _, active := range []int{1_000, 10_000} {
 		f := newFleet(t)
-		keeper := NewWorker(Config{Redis: f.store, Queue: queue, Slots: 1, Lease: time.Minute, Attempts: 5, Keep: time.Hour})
+		keeper := NewWorker(Config{Redis: f.store, Queue: queue, Slots: 1, Lease: time.Minute, Attempts: 5, Retention: Retention{Age: time.Hour}})
 		index := keeper.held[0]
 		f.fill(index, "living", active)
 		f.fill(index, "dead", heldByDead)

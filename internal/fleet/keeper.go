@@ -226,7 +226,7 @@ func (w *Worker) archivedOnPurpose(ctx context.Context, task *asynq.TaskInfo, at
 	if strings.HasPrefix(task.LastErr, deadLetterMark) || task.LastErr == "" || task.LastFailedAt.Unix() != at {
 		return true, nil
 	}
-	named, err := readNames(task.Payload)
+	named, err := readReference(task.Payload)
 	if task.Type != wire.ExecutionTask || err != nil {
 		return false, nil
 	}

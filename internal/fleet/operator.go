@@ -16,6 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/payload"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -189,12 +190,12 @@ func nothing(format string, arguments ...any) error {
 
 // find returns a task of the queue, or nil if it has none with this id, and the execution that the id names. The names
 // come from the payload, or from the id itself if [wire.TaskID] made it.
-func (o *Operator) find(ctx context.Context, id string) (info *asynq.TaskInfo, named names, err error) {
+func (o *Operator) find(ctx context.Context, id string) (info *asynq.TaskInfo, named payload.Reference, err error) {
 	if info, err = taskInfo(ctx, o.redis, o.inspector, o.queue, id); err != nil {
 		return nil, named, err
 	}
 	if info != nil {
-		named, _ = readNames(info.Payload) // a payload without names is still shown
+		named, _ = readReference(info.Payload) // a payload without names is still shown
 	} else {
 		named.BusinessID, named.ExecutionID, _ = strings.Cut(id, "/")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/payload"
 	"github.com/kizen/kizen-sidecar/internal/tombstone"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
@@ -60,9 +61,22 @@ var ErrConflict = errors.New("an execution with this id was submitted with a dif
 //
 // A second key, kizen:{BUSINESS}:ran:ID, keeps the digest. This tombstone outlives the hash. Every change is a script
 // that checks state and owner first. Each script is idempotent, because it is sent again if its reply is lost.
+//
+// Documents larger than 1 KiB are compressed. The sorted set kizen:{BUSINESS}:results indexes the finished executions of
+// a business by their end, as SIZE/ID, and kizen:{BUSINESS}:results:bytes is the sum of the sizes. A record enters the
+// index when its callback is queued, or at once if it has none. The oldest records beyond the [Retention] are deleted.
 type records struct {
-	redis   redis.UniversalClient
-	durable Durability
+	redis     redis.UniversalClient
+	durable   Durability
+	retention Retention
+}
+
+// Retention limits the results that a business has in Redis. The newest result is kept even if it exceeds Bytes.
+type Retention struct {
+	// Age is how long a result is kept.
+	Age time.Duration
+	// Count and Bytes limit the number and the stored size of the results of one business. Zero means no limit.
+	Count, Bytes int64
 }
 
 // ticket identifies one attempt, which alone may change the record that it owns.
@@ -80,8 +94,30 @@ func (t ticket) worker() string {
 }
 
 func (t ticket) keys() []string {
-	return []string{wire.RecordKey(t.business, t.id), tombstone.Key(t.business, t.id)}
+	results := "kizen:{" + t.business + "}:results"
+	return []string{wire.RecordKey(t.business, t.id), tombstone.Key(t.business, t.id), results, results + ":bytes"}
 }
+
+// retainFunction adds a finished record to the index of its business and deletes the oldest records beyond the
+// retention, at most 20 per call. It also removes entries whose record has expired.
+const retainFunction = `
+local function retain(id, size, at, age, count, bytes)
+  local member = size .. '/' .. id
+  if redis.call('ZADD', KEYS[3], at, member) == 0 then return end
+  local total = redis.call('INCRBY', KEYS[4], size)
+  redis.call('PEXPIRE', KEYS[3], age)
+  redis.call('PEXPIRE', KEYS[4], age)
+  for _ = 1, 20 do
+    local oldest = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+    local expired = tonumber(oldest[2]) <= at - age
+    local many = count > 0 and redis.call('ZCARD', KEYS[3]) > count
+    if oldest[1] == member or not (expired or many or (bytes > 0 and total > bytes)) then return end
+    local oldSize, oldID = string.match(oldest[1], '^(%d+)/(.*)$')
+    redis.call('ZREM', KEYS[3], oldest[1])
+    total = redis.call('DECRBY', KEYS[4], oldSize)
+    if not expired then redis.call('DEL', string.sub(KEYS[1], 1, -#id - 1) .. oldID) end
+  end
+end`
 
 // claim is the result of a claim. The claim succeeded if owner is the ticket's.
 type claim struct {
@@ -103,7 +139,7 @@ if known[1] and known[1] ~= 'queued' and (known[1] ~= 'claimed' or known[2] ~= A
 end
 local attempts, deaths = tonumber(known[6] or '0') + 1, tonumber(known[7] or '0')
 if known[1] == 'claimed' then deaths = deaths + 1 end
-redis.call('HSET', KEYS[1], 'state', 'claimed', 'owner', ARGV[1], 'digest', ARGV[3], 'version', ARGV[5], 'attempts', attempts,
+redis.call('HSET', KEYS[1], 'state', 'claimed', 'owner', ARGV[1], 'digest', ARGV[3], 'version', ARGV[6], 'attempts', attempts,
   'deaths', deaths)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {'claimed', ARGV[1], attempts, known[3] or '', deaths}`)
@@ -111,7 +147,8 @@ return {'claimed', ARGV[1], attempts, known[3] or '', deaths}`)
 // claim claims an execution that waits, or one that the attempt from had claimed before its worker died; from may be
 // empty. The first claim makes the record.
 func (r records) claim(ctx context.Context, t ticket, digest, from string) (claim, error) {
-	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest, from, wire.Version).Slice()
+	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest, from, wire.Version,
+		wire.PlainVersion).Slice()
 	if err != nil {
 		return claim{}, err
 	}
@@ -171,11 +208,12 @@ func (r records) restore(ctx context.Context, t ticket, digest string) error {
 	return restoreScript.Run(ctx, r.redis, t.keys(), t.owner, digest, unfinishedLimit.Milliseconds()).Err()
 }
 
-var finishScript = redis.NewScript(`
+var finishScript = redis.NewScript(retainFunction + `
 local known = redis.call('HMGET', KEYS[1], 'state', 'owner', 'outcome', 'late_outcome')
 local ours = not known[1] or known[2] == ARGV[1]
 if known[1] == 'finished' and ARGV[8] == '1' and not known[4] and not (ours and known[3] == ARGV[2]) then
   redis.call('HSET', KEYS[1], 'late_outcome', ARGV[2], 'late_result', ARGV[3], 'late_at', ARGV[4])
+  if ARGV[10] ~= ARGV[11] then redis.call('HSET', KEYS[1], 'version', ARGV[10]) end
   return {known[3], 'late'}
 end
 if not ours then return {'', ''} end
@@ -185,6 +223,9 @@ redis.call('HSET', KEYS[1], 'state', 'finished', 'owner', ARGV[1], 'outcome', AR
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'dead_letter', ARGV[9]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
+if ARGV[12] == '1' then
+  retain(ARGV[13], #ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[14]), tonumber(ARGV[15]))
+end
 return {ARGV[2], ''}`)
 
 // finish records how the execution of a ticket ended, and returns the outcome that stands. That is another outcome if
@@ -192,8 +233,13 @@ return {ARGV[2], ''}`)
 // fleet had ended it and this attempt had begun the step, its result is kept once beside that outcome, and late is
 // true. finish makes the record again if Redis has lost it, because the execution must not run twice.
 func (r records) finish(ctx context.Context, t ticket, digest string, e ending, keep time.Duration) (stands string, late bool, err error) {
-	answer, err := finishScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), []byte(e.result), e.at.UnixMilli(),
-		keep.Milliseconds(), digest, max(keep, tombstone.Limit).Milliseconds(), e.begun, e.deadLetter, wire.Version).StringSlice()
+	document, version := payload.Compress(e.result), wire.PlainVersion
+	if payload.Compressed(document) {
+		version = wire.StoredVersion
+	}
+	answer, err := finishScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), document, e.at.UnixMilli(),
+		keep.Milliseconds(), digest, max(keep, tombstone.Limit).Milliseconds(), e.begun, e.deadLetter, version, wire.PlainVersion,
+		!e.notifies && e.deadLetter == "", t.id, r.retention.Count, r.retention.Bytes).StringSlice()
 	if err != nil || len(answer) != 2 {
 		return "", false, err
 	}
@@ -233,7 +279,7 @@ if version and tonumber(version) > tonumber(ARGV[7]) then return 'newer' end
 if state and state ~= 'queued' then return state end
 if not state and redis.call('EXISTS', KEYS[2]) == 1 then return 'finished' end
 redis.call('HSET', KEYS[1], 'state', 'finished', 'owner', ARGV[1], 'outcome', ARGV[2], 'result', ARGV[3], 'finished_at', ARGV[4],
-  'digest', ARGV[5], 'version', ARGV[7])
+  'digest', ARGV[5], 'version', ARGV[8])
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6])
 return ''`)
@@ -245,21 +291,26 @@ func (r records) cancel(ctx context.Context, t ticket, digest string) (State, er
 		return "", err
 	}
 	state, err := cancelScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), []byte(e.result), e.at.UnixMilli(), digest,
-		tombstone.Limit.Milliseconds(), wire.Version).Text()
+		tombstone.Limit.Milliseconds(), wire.Version, wire.PlainVersion).Text()
 	return State(state), err
 }
 
-var callbackScript = redis.NewScript(`
+var callbackScript = redis.NewScript(retainFunction + `
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local known = redis.call('HGET', KEYS[1], 'callback')
+local known, at, dead = unpack(redis.call('HMGET', KEYS[1], 'callback', 'finished_at', 'dead_letter'))
 if ARGV[1] == 'queued' and (known == 'delivered' or known == 'failed') then return 0 end
 redis.call('HSET', KEYS[1], 'callback', ARGV[1], 'callback_at', ARGV[2])
-if ARGV[3] == '' then redis.call('HDEL', KEYS[1], 'callback_error') else redis.call('HSET', KEYS[1], 'callback_error', ARGV[3]) end
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'callback_error', ARGV[3])
+elseif known then redis.call('HDEL', KEYS[1], 'callback_error') end
+if not known and at and not dead then
+  retain(ARGV[4], redis.call('HSTRLEN', KEYS[1], 'result'), tonumber(at), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
+end
 return 1`)
 
 // setCallback records the state of the callback of an execution.
 func (r records) setCallback(ctx context.Context, business, id, state, failure string) error {
-	return callbackScript.Run(ctx, r.redis, []string{wire.RecordKey(business, id)}, state, time.Now().UnixMilli(), failure).Err()
+	return callbackScript.Run(ctx, r.redis, ticket{business: business, id: id}.keys(), state, time.Now().UnixMilli(), failure,
+		id, r.retention.Age.Milliseconds(), r.retention.Count, r.retention.Bytes).Err()
 }
 
 // ending is how an execution ended.
@@ -269,6 +320,8 @@ type ending struct {
 	at      time.Time
 	// begun reports whether the reporting attempt had begun the step's code.
 	begun bool
+	// notifies reports whether the execution has a callback.
+	notifies bool
 	// deadLetter is why the task is archived; empty if it is not.
 	deadLetter string
 }
@@ -299,13 +352,19 @@ func (r records) read(ctx context.Context, business, id string) (entry, error) {
 		n, _ := strconv.ParseInt(h[field], 10, 64) // only scripts write this field
 		return n
 	}
+	var documents [2][]byte
+	for i, field := range []string{"result", "late_result"} {
+		if documents[i], err = payload.Expand([]byte(h[field])); err != nil {
+			return entry{}, fmt.Errorf("read the record of execution %s: %s: %w", id, field, err)
+		}
+	}
 	return entry{
 		ticket: ticket{business, id, h["owner"]}, state: State(h["state"]), attempts: number("attempts"), run: number("run"),
 		callback: callbackState{h["callback"], h["callback_error"], time.UnixMilli(number("callback_at"))},
 		ending: ending{
-			outcome: outcomes.Outcome(h["outcome"]), result: json.RawMessage(h["result"]), at: time.UnixMilli(number("finished_at")),
+			outcome: outcomes.Outcome(h["outcome"]), result: documents[0], at: time.UnixMilli(number("finished_at")),
 			deadLetter: h["dead_letter"],
 		},
-		late: ending{outcome: outcomes.Outcome(h["late_outcome"]), result: json.RawMessage(h["late_result"]), at: time.UnixMilli(number("late_at"))},
+		late: ending{outcome: outcomes.Outcome(h["late_outcome"]), result: documents[1], at: time.UnixMilli(number("late_at"))},
 	}, nil
 }

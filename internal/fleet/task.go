@@ -11,6 +11,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/kizen/kizen-sidecar/internal/ids"
+	"github.com/kizen/kizen-sidecar/internal/payload"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
@@ -48,20 +49,12 @@ func callbackOptions(queue, id string) []asynq.Option {
 	}
 }
 
-// names are the fields of a payload that are read first, at almost no cost. If reading the whole payload kills a
-// worker, these fields suffice to give it up.
-type names struct {
-	ExecutionID string `json:"execution_id"`
-	BusinessID  string `json:"business_id"`
-	CallbackURL string `json:"callback_url"`
-	Traceparent string `json:"traceparent"`
-}
-
-// readNames fails if the payload names no execution and business. There is no record to end then, so the error is
-// final.
-func readNames(payload []byte) (names, error) {
-	var n names
-	err := json.Unmarshal(payload, &n)
+// readReference reads the fields of a payload that are needed first, at almost no cost. If reading the whole payload
+// kills a worker, these fields suffice to give it up. readReference fails if the payload names no execution and
+// business. There is no record to end then, so the error is final.
+func readReference(document []byte) (payload.Reference, error) {
+	var n payload.Reference
+	err := json.Unmarshal(document, &n)
 	var mistyped *json.UnmarshalTypeError
 	if err != nil && !errors.As(err, &mistyped) {
 		return n, deadLetter(fmt.Errorf("the payload is not a JSON object: %w", err))
@@ -72,9 +65,9 @@ func readNames(payload []byte) (names, error) {
 	return n, nil
 }
 
-func readCallback(payload []byte) (webhook.Message, error) {
+func readCallback(document []byte) (webhook.Message, error) {
 	var message webhook.Message
-	if err := json.Unmarshal(payload, &message); err != nil {
+	if err := json.Unmarshal(document, &message); err != nil {
 		return message, deadLetter(errors.New("the payload is not a callback"))
 	}
 	return message, nil

@@ -3,6 +3,7 @@ package fleet
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,9 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
+
+// newerVersion is a version that this program does not understand.
+var newerVersion = strconv.Itoa(wire.Version + 1)
 
 // putOff returns how many tasks wait for a newer worker.
 func (f *fleetOf) putOff() (n int) {
@@ -39,7 +43,7 @@ func TestATaskOfANewerVersionIsLeftToANewerWorker(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		task := asynq.NewTaskWithHeaders(wire.ExecutionTask, payload, map[string]string{wire.VersionHeader: "2"})
+		task := asynq.NewTaskWithHeaders(wire.ExecutionTask, payload, map[string]string{wire.VersionHeader: newerVersion})
 		if _, err := client.EnqueueContext(t.Context(), task, asynq.Queue(queue)); err != nil {
 			t.Fatal(err)
 		}
@@ -61,7 +65,7 @@ func TestARecordOfANewerVersionIsLeftUnchanged(t *testing.T) {
 	f := newFleet(t)
 	f.lease = time.Minute
 	records := map[string][]string{
-		"versioned": {"state", string(Queued), "version", "2"},
+		"versioned": {"state", string(Queued), "version", newerVersion},
 		"unknown":   {"state", "paused", "owner", "gone/1"},
 	}
 	for id, fields := range records {
@@ -88,7 +92,7 @@ func TestNothingIsRefusedWhileANewerWorkerLives(t *testing.T) {
 	f := newFleet(t)
 	other := members{queue: queue}
 	f.store.SAdd(t.Context(), other.allKey(), "newer")
-	f.store.Set(t.Context(), other.key("newer"), "2", 0)
+	f.store.Set(t.Context(), other.key("newer"), newerVersion, 0)
 	f.worker(f.server.Addr, 1, fine)
 	f.enqueueBody("e", map[string]string{"execution_id": "e", "business_id": "b", "colour": "green"})
 	f.await("it to be delayed", func() bool { return strings.Contains(f.log.String(), "a newer version of kizen-sidecar wrote this") })

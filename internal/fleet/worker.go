@@ -16,6 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/payload"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
 	"github.com/kizen/kizen-sidecar/internal/wire"
@@ -44,8 +45,8 @@ type Config struct {
 	Lease time.Duration
 	// Attempts bounds how often an execution is tried whose code does not start.
 	Attempts int64
-	// Keep is how long results are kept.
-	Keep time.Duration
+	// Retention limits the results that are kept.
+	Retention Retention
 	// Durability is how durable the start of a step must be; the zero value is [DurabilityMemory].
 	Durability Durability
 	// Prepare turns a request body into an execution. Invalid fields are reported as *runner.FieldErrors.
@@ -70,6 +71,7 @@ type Config struct {
 type Worker struct {
 	config    Config
 	records   records
+	payloads  payload.Store
 	members   *members
 	held      []*held // for executions, and for callbacks
 	run       *redisRun
@@ -132,7 +134,8 @@ func NewWorker(config Config) *Worker {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
 	w := &Worker{
-		config: config, records: records{config.Redis, config.Durability}, recall: newRecall(), run: newRedisRun(config),
+		config: config, records: records{config.Redis, config.Durability, config.Retention},
+		payloads: payload.Store{Redis: config.Redis}, recall: newRecall(), run: newRedisRun(config),
 		held:   []*held{newHeld(config.Redis, config.Queue), newHeld(config.Redis, callbackQueue(config.Queue))},
 		client: asynq.NewClientFromRedisClient(config.Redis), inspector: asynq.NewInspectorFromRedisClient(config.Redis),
 		suspects: map[string]map[string]bool{}, archivedSince: map[string]int64{}, archiveFull: map[string]bool{},
@@ -351,6 +354,8 @@ type subject struct {
 	ticket
 	task, digest          string
 	callback, traceparent string
+	// stored refers to a request outside of the task. Its SHA256 is empty if the task contains the request.
+	stored payload.Reference
 }
 
 // attempt is one delivery of an execution.
@@ -358,7 +363,7 @@ type attempt struct {
 	*Worker
 	subject
 	term    *term
-	payload []byte
+	payload []byte // of the task
 	headers map[string]string
 	// asked is when the execution was enqueued.
 	asked time.Time
@@ -373,7 +378,7 @@ type attempt struct {
 // task.
 func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 	id, _ := asynq.GetTaskID(ctx)
-	named, err := readNames(task.Payload())
+	named, err := readReference(task.Payload())
 	if err != nil {
 		w.config.Log.Error("a task is not a valid execution; it is kept as a dead letter", "error", err)
 		return w.listDeadLetter(ctx, id, err)
@@ -384,7 +389,7 @@ func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 		Worker: w, term: t, payload: task.Payload(), headers: task.Headers(), asked: enqueuedAt(task.Headers(), time.Now()),
 		subject: subject{
 			ticket: newTicket(named.BusinessID, named.ExecutionID, t.id), task: id, digest: hex.EncodeToString(digest[:]),
-			callback: named.CallbackURL, traceparent: traceOf(named, task.Headers()),
+			callback: named.CallbackURL, traceparent: traceOf(named, task.Headers()), stored: named,
 		},
 	}
 	lasting := context.WithoutCancel(ctx)
@@ -423,7 +428,7 @@ func (a *attempt) deliver(ctx context.Context) error {
 			return &later{err, time.Second}
 		case claimed.state == Expired:
 			a.config.Log.Info("the result of a delivered execution has expired; it is not run again", "execution_id", a.id)
-			return nil
+			return a.deletePayload(ctx)
 		case claimed.state == Finished:
 			again, err := a.conclude(ctx)
 			if !again {
@@ -488,7 +493,18 @@ func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 	if known.deadLetter != "" {
 		return false, deadLetter(errors.New(known.deadLetter))
 	}
-	return false, nil
+	return false, a.deletePayload(ctx)
+}
+
+// deletePayload deletes the stored request of an execution that will never run again.
+func (a *attempt) deletePayload(ctx context.Context) error {
+	if a.stored.SHA256 == "" {
+		return nil
+	}
+	if err := a.payloads.Delete(ctx, a.stored); err != nil {
+		return &later{err, time.Second}
+	}
+	return nil
 }
 
 // endOrphan ends an execution whose code has started in an attempt that has ended. It revokes the key first: if the
@@ -559,7 +575,14 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	}
 	a.running.Add(1)
 	defer a.running.Add(-1)
-	job, err := a.prepare()
+	request, err := a.request(ctx)
+	switch {
+	case errors.Is(err, payload.ErrGone):
+		return a.giveUp(ctx, err.Error())
+	case err != nil:
+		return a.giveBack(ctx, err, false, time.Second)
+	}
+	job, err := a.prepare(request)
 	if err != nil {
 		return a.refuse(ctx, err)
 	}
@@ -603,14 +626,24 @@ func (a *attempt) refuse(ctx context.Context, err error) error {
 	return a.finish(ctx, a.subject, a.failed(outcomes.Refused, err))
 }
 
-func (a *attempt) prepare() (execution.Request, error) {
-	body, err := execution.DecodeBody(a.payload)
+// request returns the body of the execution, from the task or from the payload store.
+func (a *attempt) request(ctx context.Context) ([]byte, error) {
+	if a.stored.SHA256 == "" {
+		return a.payload, nil
+	}
+	return a.payloads.Get(ctx, a.stored)
+}
+
+func (a *attempt) prepare(request []byte) (execution.Request, error) {
+	body, err := execution.DecodeBody(request)
 	var refused runner.FieldErrors
 	switch {
 	case err != nil:
 		return execution.Request{}, err
 	case body.ExecutionID != a.id || body.BusinessID != a.business:
 		refused.Add("has several different values", "execution_id")
+	case body.CallbackURL != a.callback:
+		refused.Add("has several different values", "callback_url")
 	case body.CallbackURL != "" && a.config.Sender == nil:
 		refused.Add("callbacks are not configured; start workers with --webhook-secret-file", "callback_url")
 	default:
@@ -657,6 +690,7 @@ func (a *attempt) giveBack(ctx context.Context, cause error, counted bool, after
 
 // finish records the end of an execution and queues its callback.
 func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
+	e.notifies = s.callback != ""
 	a.recall.finish(s, e)
 	var stands string
 	var late bool
@@ -684,25 +718,27 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	if err := a.records.awaitDurable(ctx, s.ticket, a.keep(e)); err != nil {
 		a.config.Log.Warn("the end of an execution is reported although it may not be durable yet", "execution_id", a.id, "error", err)
 	}
-	if s.callback == "" {
+	if s.callback != "" {
+		known, err := a.records.read(ctx, s.business, s.id)
+		if err == nil {
+			err = a.notify(ctx, s, known)
+		}
+		if err != nil {
+			return &later{err, time.Second}
+		}
+	}
+	if e.deadLetter != "" {
 		return nil
 	}
-	known, err := a.records.read(ctx, s.business, s.id)
-	if err == nil {
-		err = a.notify(ctx, s, known)
-	}
-	if err != nil {
-		return &later{err, time.Second}
-	}
-	return nil
+	return a.deletePayload(ctx)
 }
 
 // keep returns how long an end is kept: for a dead letter, as long as asynq keeps its task.
 func (w *Worker) keep(e ending) time.Duration {
 	if e.deadLetter != "" {
-		return max(w.config.Keep, letterLimit)
+		return max(w.config.Retention.Age, letterLimit)
 	}
-	return w.config.Keep
+	return w.config.Retention.Age
 }
 
 // retryWhileUp repeats a call to Redis until it succeeds or the worker is cut off; then it tries once more.

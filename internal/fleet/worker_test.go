@@ -119,6 +119,8 @@ type fleetOf struct {
 	// ran counts the starts of each execution's code.
 	mu  sync.Mutex
 	ran map[string]int
+	// scripts has the size of the script that each execution was prepared with.
+	scripts map[string]int
 }
 
 func newFleet(t testing.TB) *fleetOf {
@@ -130,7 +132,7 @@ func newFleetOn(t testing.TB, server *redistest.Server) *fleetOf {
 	t.Helper()
 	store := redis.NewClient(&redis.Options{Addr: server.Addr})
 	t.Cleanup(func() { _ = store.Close() })
-	return &fleetOf{t: t, server: server, store: store, records: records{redis: store}, lease: time.Second, ran: map[string]int{}}
+	return &fleetOf{t: t, server: server, store: store, records: records{redis: store}, lease: time.Second, ran: map[string]int{}, scripts: map[string]int{}}
 }
 
 // step is what a test's worker does with an execution. It calls start when its code is about to begin, as
@@ -154,9 +156,12 @@ func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 		f.t.Fatal(err)
 	}
 	w := NewWorker(Config{
-		Redis: client, Queue: queue, Slots: 2, Lease: f.lease, Attempts: attempts, Keep: time.Hour, Sender: f.sender,
+		Redis: client, Queue: queue, Slots: 2, Lease: f.lease, Attempts: attempts, Retention: Retention{Age: time.Hour}, Sender: f.sender,
 		Revoke: f.revoke, Try: f.try,
 		Prepare: func(b execution.Body) (execution.Request, error) {
+			f.mu.Lock()
+			f.scripts[b.ExecutionID] = len(b.UserScript)
+			f.mu.Unlock()
 			return execution.Request{Identity: minter.Identity{BusinessID: b.BusinessID, ExecutionID: b.ExecutionID}}, nil
 		},
 		Run: func(ctx context.Context, r execution.Request) (execution.Ended, error) {

@@ -19,9 +19,18 @@ const (
 	Tracestate  = "tracestate"
 )
 
-// Version is the version of the tasks and records that this program writes, and the newest that it understands. Raise
-// it when an older worker would mishandle data that a newer program writes; docs/upgrade.md has the rules.
-const Version = 1
+// Version is the newest version of tasks and records that this program understands. Raise it when an older worker would
+// mishandle data that a newer program writes; docs/upgrade.md has the rules. Data that older workers handle correctly
+// keeps its older version.
+const Version = 2
+
+// The versions that this program writes.
+const (
+	// PlainVersion is the version of tasks and records in the first format.
+	PlainVersion = 1
+	// StoredVersion is the version of a task that refers to a stored payload, and of a record with a compressed result.
+	StoredVersion = 2
+)
 
 // VersionHeader is the header with the version of a task. A task without it has version 1.
 const VersionHeader = "version"
