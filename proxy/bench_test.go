@@ -23,8 +23,8 @@ import (
 	"time"
 )
 
-// Every party is a process of its own: one API, which answers from memory, and one of each way to it. The load comes
-// from here, by the same client for all. CPU time is that of the way's process alone.
+// Each party runs in its own process: one API, which answers from memory, and one process for each way to it. The load
+// comes from here, from the same client for all. CPU time is that of the way's process only.
 
 const benchRole = "KIZEN_BENCH_ROLE" // "api ADDR", "bare ADDR" or "ours ADDR", for a child of the benchmark
 
@@ -58,8 +58,8 @@ func BenchmarkProxy(b *testing.B) {
 	}
 }
 
-// BenchmarkAddedLatency sends 1,000 requests a second, whatever becomes of those before, and reports what a way adds
-// to the direct call.
+// BenchmarkAddedLatency sends 1,000 requests a second without waiting for responses, and reports what each way adds to
+// a direct call.
 func BenchmarkAddedLatency(b *testing.B) {
 	api := startRole(b, "api", "")
 	ways := []*way{{name: "direct", addr: api.addr}, startRole(b, "bare", api.addr), startNginx(b, api.addr), startRole(b, "ours", api.addr)}
@@ -88,7 +88,7 @@ func BenchmarkAddedLatency(b *testing.B) {
 type way struct {
 	name, addr, base string
 	pids             []int
-	mallocs          func() uint64 // nil where the process does not count them
+	mallocs          func() uint64 // nil if the process does not count them
 }
 
 type measured struct {
@@ -144,7 +144,7 @@ func (m measured) report(b *testing.B, bare measured) {
 	}
 }
 
-// pace sends b.N requests, one each interval, on the connections in turn.
+// pace sends b.N requests at fixed intervals, on the connections in turn.
 func (w *way) pace(b *testing.B, conns int, interval time.Duration, request []byte) []time.Duration {
 	clients := dialClients(b, w.addr, conns)
 	latencies := make([][]time.Duration, conns)
@@ -166,7 +166,7 @@ func (w *way) pace(b *testing.B, conns int, interval time.Duration, request []by
 	return slices.Concat(latencies...)
 }
 
-// benchClient is a client that costs next to nothing.
+// benchClient is a client with very little overhead.
 type benchClient struct {
 	conn net.Conn
 	in   *bufio.Reader
@@ -201,7 +201,7 @@ func (c *benchClient) call(b *testing.B, request []byte) bool {
 	return true
 }
 
-// readBenchHead reads a head, and finds the length of what follows it.
+// readBenchHead reads a head, and returns the length of the body.
 func readBenchHead(in *bufio.Reader) (first string, length int, err error) {
 	for {
 		line, err := in.ReadSlice('\n')
@@ -256,7 +256,7 @@ func startRole(b *testing.B, role, api string) *way {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
-		stdin.Close() // it exits
+		stdin.Close() // the process exits
 		cmd.Wait()
 	})
 	w := &way{name: role, pids: []int{cmd.Process.Pid}}
@@ -285,7 +285,7 @@ func (w *way) count() uint64 {
 	return w.mallocs()
 }
 
-// cpu is the time that the way's processes have used, in Linux's ticks of 10 ms.
+// cpu returns the processor time of the way's processes, in Linux's ticks of 10 ms.
 func (w *way) cpu(b *testing.B) (sum time.Duration) {
 	for _, pid := range w.pids {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -301,7 +301,7 @@ func (w *way) cpu(b *testing.B) (sum time.Duration) {
 	return sum
 }
 
-// playBenchRole is what a child does until its standard input ends.
+// playBenchRole is the child's main function; it ends with its standard input.
 func playBenchRole(role string) {
 	role, api, _ := strings.Cut(role, " ")
 	var where string
@@ -334,7 +334,7 @@ func playBenchRole(role string) {
 	}
 }
 
-// benchAPI answers /api/N with N bytes.
+// benchAPI responds to /api/N with N bytes.
 func benchAPI() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -378,7 +378,7 @@ func serveBench(conn net.Conn) {
 	}
 }
 
-// bareProxy is what one would write in ten minutes.
+// bareProxy is the simplest proxy that the standard library offers.
 func bareProxy(api string) string {
 	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
 	proxy := &httputil.ReverseProxy{
@@ -426,7 +426,7 @@ http {
 }
 `
 
-// startNginx returns nil where nginx is missing and need not be there.
+// startNginx returns nil if nginx is missing and not required.
 func startNginx(b *testing.B, api string) *way {
 	program, err := exec.LookPath("nginx")
 	if err != nil {

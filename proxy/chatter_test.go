@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// An API that never stops sending, without saying anything.
+// An API that never stops sending, but sends no content.
 
 func TestAHeadThatTricklesIsNoAnswerInTime(t *testing.T) {
 	api := startRawAPI(t, func(conn net.Conn, _ recorded) bool {
@@ -56,7 +56,7 @@ func TestACompressedAnswerThatHoldsNothingEnds(t *testing.T) {
 			p := start(t, api.root(), nil)
 			answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
 			if strings.HasSuffix(answer, "0\r\n\r\n") || !strings.HasPrefix(answer, "HTTP/1.1 ") {
-				t.Errorf("the step takes it for whole: %q", answer)
+				t.Errorf("the step accepts it as complete: %q", answer)
 			}
 			if p.Stats()[Answered] != 0 {
 				t.Errorf("stats %v", p.Stats())

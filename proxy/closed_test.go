@@ -102,7 +102,7 @@ func TestTwoExecutionsCannotUseEachOther(t *testing.T) {
 		if resp, _ := do(t, client, "GET", own.URL()+"/x", "", nil); resp.StatusCode != 204 {
 			t.Fatalf("own proxy: %d", resp.StatusCode)
 		}
-		stolen := "http://" + other.addr + own.base + "/x" // the other's port, the only capability that we know
+		stolen := "http://" + other.addr + own.base + "/x" // the other proxy's port with our own capability
 		if resp, body := do(t, client, "GET", stolen, "", nil); resp.StatusCode != 403 || strings.Contains(body, "business") {
 			t.Errorf("the other's proxy: %d %s", resp.StatusCode, body)
 		}

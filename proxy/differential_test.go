@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// The corpus is every combination of these with the rest drawn at random from a fixed seed.
+// The corpus contains every combination of these; the other fields are drawn at random from a fixed seed.
 var (
 	corpusMethods = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "PROPFIND", "custom-Verb"}
 	corpusPaths   = []string{
@@ -31,7 +31,7 @@ var (
 		"!#$%&'*+-.^_`|~: odd", "Content-Encoding: identity", "Accept: again", "Date: x", "Pragma: no-cache", "X-Long: " + strings.Repeat("v", 5000),
 		"TE: trailers", "Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}
-	// Names of the registry of header fields, and others in use, of which docs/proxy.md says nothing.
+	// Names from the registry of header fields, and others in use, that docs/proxy.md does not mention.
 	corpusRegistered = strings.Fields(`Accept-Charset Accept-Datetime Accept-Language Accept-Patch Accept-Ranges
 		Access-Control-Allow-Origin Access-Control-Request-Headers Access-Control-Request-Method Age Allow Alt-Svc Alt-Used Authentication-Info
 		Baggage Cache-Control CDN-Loop Clear-Site-Data Content-Digest Content-Disposition Content-Language Content-Location Content-MD5
@@ -41,7 +41,7 @@ var (
 		Refresh Repr-Digest Retry-After Save-Data Sec-Fetch-Mode Server Server-Timing Signature SOAPAction Strict-Transport-Security Timing-Allow-Origin
 		Tracestate Vary Warning WWW-Authenticate X-Auth-Token X-Csrf-Token X-Forward X-HTTP-Method-Override X-Request-ID
 		X-Requested-With X-Amz-Date X-API-KEY-ID X-User X-Cookie Xforwarded-For X-Remote X-Accel X-Envoyed Script Proxy-Server`)
-	// Fields of which docs/proxy.md says something.
+	// Fields that docs/proxy.md mentions.
 	corpusListed = []string{
 		"Cookie2: a", "Proxy-Authenticate: Basic", "HTTP2-Settings: AAA", "X-Rewrite-URL: /admin", "X-Forwarded-Proto: https",
 		"Connection: X-Hop, close\r\nX-Hop: 1", "TE: gzip, trailers", "TE: gzip", "Proxy-Authentication-Info: x", "Set-Cookie: a=b", "set_cookie2: c",
@@ -77,10 +77,10 @@ var (
 	}
 )
 
-// differences are what docs/proxy.md says of the fields of a request or of an answer.
+// differences is what docs/proxy.md says about the fields of a request or of a response.
 type differences struct {
-	fates map[string]string // by name in lower case, or by a pattern
-	seen  map[string]bool
+	actions map[string]string // by name in lower case, or by a pattern
+	seen    map[string]bool
 }
 
 // readDifferences reads the table under a heading.
@@ -98,34 +98,34 @@ func readDifferences(t *testing.T, heading string) *differences {
 		if len(cells) < 4 || !strings.Contains(cells[1], "`") {
 			continue
 		}
-		fate := strings.TrimSpace(cells[2])
-		if !slices.Contains([]string{"set", "dropped", "replaced"}, fate) {
-			t.Fatalf("%q is no fate of a field", fate)
+		action := strings.TrimSpace(cells[2])
+		if !slices.Contains([]string{"set", "dropped", "replaced"}, action) {
+			t.Fatalf("%q is not an action", action)
 		}
 		for name := range strings.FieldsSeq(strings.ReplaceAll(cells[1], "`", "")) {
-			d.fates[strings.ToLower(name)] = fate
+			d.actions[strings.ToLower(name)] = action
 		}
 	}
-	if len(d.fates) < 10 {
-		t.Fatalf("found %d fields under %q", len(d.fates), heading)
+	if len(d.actions) < 10 {
+		t.Fatalf("found %d fields under %q", len(d.actions), heading)
 	}
 	return d
 }
 
-// fate is what is written of a field, empty where nothing is.
-func (d *differences) fate(name string) string {
+// action returns what the table says about a field, or "" if it lists none.
+func (d *differences) action(name string) string {
 	name = strings.ToLower(strings.ReplaceAll(name, "_", "-"))
-	for pattern, fate := range d.fates {
+	for pattern, action := range d.actions {
 		if ok, _ := path.Match(pattern, name); ok {
 			d.seen[pattern] = true
-			return fate
+			return action
 		}
 	}
 	return ""
 }
 
-// apply makes of a message's fields what they should be behind the proxy. A field that is replaced becomes what
-// replace says, nothing where it says so.
+// apply returns a message's fields as they should be after the proxy. replace returns the new value of a replaced
+// field, or "" if the field must be missing.
 func (d *differences) apply(fields []string, replace func(name, value string) string) []string {
 	var same, hops []string
 	for _, f := range fields {
@@ -135,8 +135,8 @@ func (d *differences) apply(fields []string, replace func(name, value string) st
 	}
 	for _, f := range fields {
 		name, value, _ := strings.Cut(f, ":")
-		value = strings.Trim(value, " \t") // one space before it, none behind
-		switch d.fate(name) {
+		value = strings.Trim(value, " \t") // one space before it, none after
+		switch d.action(name) {
 		case "":
 			if !slices.Contains(hops, strings.ToLower(name)) {
 				same = append(same, name+": "+value)
@@ -150,9 +150,9 @@ func (d *differences) apply(fields []string, replace func(name, value string) st
 	return same
 }
 
-// requireAllSeen fails for what is written of fields that the corpus does not have.
+// requireAllSeen fails for each listed field that the corpus does not have.
 func (d *differences) requireAllSeen(t *testing.T) {
-	for name := range d.fates {
+	for name := range d.actions {
 		if !d.seen[name] {
 			t.Errorf("docs/proxy.md lists %q, which was not tried", name)
 		}
@@ -177,7 +177,7 @@ func TestAPISeesTheSameAsWithoutProxy(t *testing.T) {
 				"bytes=200-300": "bytes=137-363", "bytes=7-": "bytes=0-", "items=0-9": "items=0-9", "bytes=-5": "bytes=-68", "bytes=0-1, 4-5": "",
 			}[value]
 		}
-		return value // the Host, which both ways end with
+		return value // the Host, which is the same on both ways
 	}
 	count := 0
 	for _, path := range corpusPaths {
@@ -197,7 +197,7 @@ func TestAPISeesTheSameAsWithoutProxy(t *testing.T) {
 	if count < 300 {
 		t.Errorf("corpus has %d requests", count)
 	}
-	delete(listed.fates, "connection") // every request through the proxy has it
+	delete(listed.actions, "connection") // every request through the proxy has it
 	listed.requireAllSeen(t)
 }
 
@@ -213,7 +213,8 @@ func corpusHead(random *rand.Rand) string {
 	return b.String() + corpusListed[random.IntN(len(corpusListed))] + "\r\n"
 }
 
-// bothWays sends a request to the API directly and another through the proxy, and returns what the API saw of each.
+// bothWays sends one request to the API directly and one through the proxy, and returns what the API received from
+// each.
 func bothWays(t *testing.T, api *rawAPI, direct, proxyAddr, through string) (want, got recorded) {
 	t.Helper()
 	before := len(api.seen())
@@ -273,7 +274,7 @@ func TestStepSeesTheSameAsWithoutProxy(t *testing.T) {
 	listed.requireAllSeen(t)
 }
 
-// readAnswer sends a request and reads its answer by code that shares nothing with the proxy's parser.
+// readAnswer sends a request and reads the response with code that shares nothing with the proxy's parser.
 func readAnswer(t *testing.T, addr, send string) recorded {
 	t.Helper()
 	conn := rawDial(t, addr, send)

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// compressed is a text in a content coding.
+// compressed returns a text in a content coding.
 func compressed(t *testing.T, coding, text string) string {
 	t.Helper()
 	var out bytes.Buffer
@@ -45,7 +45,7 @@ func eachProtocol(t *testing.T, handler http.HandlerFunc, test func(t *testing.T
 	}
 }
 
-// plainClient asks for what a test asks for, and decodes nothing.
+// plainClient asks for exactly the codings that a test names, and decodes nothing.
 func plainClient(t *testing.T) *http.Client {
 	transport := &http.Transport{DisableCompression: true}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -97,12 +97,12 @@ func TestTheKeyIsMaskedInCompressedAnswers(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		if _, err := io.Copy(io.Discard, resp.Body); err == nil {
-			t.Error("half of a compressed answer passes as a whole one")
+			t.Error("half of a compressed response is accepted as complete")
 		}
 	})
 }
 
-// A stream that is compressed is decoded as it comes.
+// A compressed stream is decoded as it arrives.
 func TestACompressedStreamIsNotBuffered(t *testing.T) {
 	next := make(chan string, 1)
 	eachProtocol(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -136,7 +136,7 @@ func TestACompressedStreamIsNotBuffered(t *testing.T) {
 
 func TestRangesGiveNoPartOfTheKey(t *testing.T) {
 	text := "before " + testKey + " behind it" + strings.Repeat(" and more", 100)
-	var whole string // as the proxy gives it
+	var whole string // the proxy's output
 	eachProtocol(t, func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "x.txt", time.Time{}, strings.NewReader(strings.ReplaceAll(text, testKey, r.Header.Get("X-Api-Key"))))
 	}, func(t *testing.T, p *Proxy) {
@@ -173,7 +173,7 @@ func TestRangesGiveNoPartOfTheKey(t *testing.T) {
 				t.Errorf("%s: %d %q", value, resp.StatusCode, body)
 			}
 		}
-		for _, first := range []int{end, end + 10, end + 1000} { // behind the end, within the margin and beyond it
+		for _, first := range []int{end, end + 10, end + 1000} { // after the end, within the margin and beyond it
 			resp, _ := ask("GET", fmt.Sprintf("bytes=%d-%d", first, first+9))
 			if resp.StatusCode != 416 || resp.Header.Get("Content-Range") != fmt.Sprintf("bytes */%d", end) {
 				t.Errorf("from %d of %d: %d %v", first, end, resp.StatusCode, resp.Header)

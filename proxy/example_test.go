@@ -12,7 +12,7 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy"
 )
 
-// leased is a key that never changes; a minter.Lease renews its key.
+// leased is a key that never changes; a minter.Lease would renew it.
 type leased string
 
 func (k leased) Key(context.Context) (string, error) { return string(k), nil }

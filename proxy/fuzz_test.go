@@ -13,7 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// No path that is let through leaves its root, however often a server decodes it and whatever it takes for a slash.
+// No accepted path leaves its root, however often a server decodes it and whichever characters it treats as slashes.
 func FuzzPathStaysInsideRoot(f *testing.F) {
 	for _, seed := range []string{
 		"/", "/a/b", "/a/../../b", "/%2e%2e/b", "/%252e%252e%252fb", "/..;/b", `/..\b`, "/.%00./b", "/%c0%ae%c0%ae/b", "/a%2F..%2f..%2fb", "/...", "/a//b", "/..%09/x",
@@ -33,7 +33,7 @@ func FuzzPathStaysInsideRoot(f *testing.F) {
 		}
 		again, err := canonicalPath(canonical)
 		if err != nil || !bytes.Equal(again, canonical) {
-			if bytes.IndexByte(canonical, '%') < 0 { // a lone % is no encoding
+			if bytes.IndexByte(canonical, '%') < 0 { // a lone % is not an escape
 				t.Errorf("%q is not canonical: %q, %v", canonical, again, err)
 			}
 		}
@@ -53,7 +53,7 @@ func FuzzPathStaysInsideRoot(f *testing.F) {
 	})
 }
 
-// depth is the lowest level that a path goes through.
+// depth returns the lowest level that a path passes through.
 func depth(p string) (lowest int) {
 	level := 0
 	for segment := range strings.SplitSeq(p, "/") {
@@ -77,7 +77,8 @@ func cutParameters(p string) string {
 	return strings.Join(segments, "/")
 }
 
-// What is written for the API reads, in net/http's eyes, as one request with our three headers and no other credential.
+// net/http must read the request written for the API as a single request with our three headers and no other
+// credential.
 func FuzzRequestIsOneRequestWithOurHeaders(f *testing.F) {
 	for _, seed := range []string{
 		"Connection: X-API-KEY\r\n\r\n", "x_api_key: mine\r\nX-Api-Key: mine\r\n\r\n", "Content-Length: 2\r\n\r\nab", "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nA: b\r\n\r\n",

@@ -22,7 +22,7 @@ func countNew(n *atomic.Int64) func(net.Conn, http.ConnState) {
 	}
 }
 
-// readUntil reads exactly want, which proves that it was sent before anything else happened.
+// readUntil reads exactly want, which proves that it arrived before anything else happened.
 func readUntil(t testing.TB, r io.Reader, want string) {
 	t.Helper()
 	got := make([]byte, len(want))
@@ -32,7 +32,7 @@ func readUntil(t testing.TB, r io.Reader, want string) {
 	}
 }
 
-// readThrough reads up to and with mark.
+// readThrough reads up to and including mark.
 func readThrough(t testing.TB, r io.Reader, mark string) string {
 	t.Helper()
 	var got strings.Builder
@@ -55,7 +55,7 @@ func listen(t testing.TB) net.Listener {
 	return l
 }
 
-// serve hands every connection of l to handle and closes it afterwards, until the test ends.
+// serve passes every connection of l to handle and then closes it, until the test ends.
 func serve(t testing.TB, l net.Listener, handle func(net.Conn)) {
 	var wait sync.WaitGroup
 	wait.Go(func() {
@@ -76,7 +76,7 @@ func serve(t testing.TB, l net.Listener, handle func(net.Conn)) {
 	})
 }
 
-// skipHead reads a message's head off a connection, for servers of a test.
+// skipHead reads a message's head from a connection, for a test's servers.
 func skipHead(conn net.Conn) bool {
 	var last [4]byte
 	for one := make([]byte, 1); string(last[:]) != "\r\n\r\n"; {
@@ -89,7 +89,7 @@ func skipHead(conn net.Conn) bool {
 	return true
 }
 
-// callLog keeps what Config.OnCall is told.
+// callLog keeps the calls reported to Config.OnCall.
 type callLog struct {
 	mu    sync.Mutex
 	calls []Call
@@ -101,7 +101,7 @@ func (l *callLog) add(call Call) {
 	l.calls = append(l.calls, call)
 }
 
-// wait returns the calls once there are n: a call is recorded after its answer.
+// wait waits for n calls and returns them: the proxy reports a call after its response.
 func (l *callLog) wait(t testing.TB, n int) (calls []Call) {
 	t.Helper()
 	waitFor(t, func() bool {

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// tlsAPI is an API behind TLS, which offers HTTP/2 unless told otherwise.
+// tlsAPI is an API behind TLS that offers HTTP/2 by default.
 func tlsAPI(t testing.TB, h2 bool, handler http.HandlerFunc) (root string, ca *x509.CertPool) {
 	t.Helper()
 	api := httptest.NewUnstartedServer(handler)
@@ -138,7 +138,7 @@ func TestHTTP2ConnectionIsSharedAndReplaced(t *testing.T) {
 	for range 5 {
 		do(t, client, "GET", p.URL()+"/x", "", nil)
 	}
-	if n := conns.Load(); n < 1 || n > 2 { // the first call need not wait for prewarming
+	if n := conns.Load(); n < 1 || n > 2 { // the first call need not wait for the prewarmed connection
 		t.Errorf("%d connections", n)
 	}
 	api.CloseClientConnections()
@@ -163,7 +163,7 @@ func TestHTTP2ConnectionMayDieMidway(t *testing.T) {
 	}
 	answer := rawExchange(t, p.addr, request(p, "GET", "/late", "\r\n"))
 	if !strings.HasPrefix(answer, "HTTP/1.1 200 ") || strings.HasSuffix(answer, "0\r\n\r\n") {
-		t.Errorf("an answer cut short looks whole: %d bytes", len(answer))
+		t.Errorf("a truncated response looks complete: %d bytes", len(answer))
 	}
 	if p.Stats()[APIBroke] != 1 || p.Stats()[APIUnreachable] != 1 {
 		t.Errorf("stats %v", p.Stats())
@@ -186,7 +186,7 @@ func TestBrokenUploadIsNeverWholeOverHTTP2(t *testing.T) {
 			t.Errorf("answer %q", answer)
 		}
 		if err := <-whole; err == nil {
-			t.Errorf("%s: the api took half a body for a whole one", tt.status)
+			t.Errorf("%s: the api accepted half a body as complete", tt.status)
 		}
 	}
 }

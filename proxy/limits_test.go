@@ -37,7 +37,7 @@ func TestLimitsOfARequest(t *testing.T) {
 	}
 }
 
-// blockingAPI answers nothing until it is released; entered receives once for each request.
+// blockingAPI does not answer until it is released; entered receives once for each request.
 func blockingAPI(t *testing.T) (root string, entered chan struct{}, release func()) {
 	entered, gate := make(chan struct{}, 100), make(chan struct{})
 	root = serveAPI(t, func(w http.ResponseWriter, r *http.Request) {
@@ -97,7 +97,7 @@ func TestSlowCallersAreCutOff(t *testing.T) {
 		{"nothing", "", ""},
 	}
 	for _, tt := range tests {
-		answer, err := io.ReadAll(rawDial(t, p.addr, tt.send)) // ends only when the proxy closes
+		answer, err := io.ReadAll(rawDial(t, p.addr, tt.send)) // ends only when the proxy closes the connection
 		if err != nil || !strings.HasPrefix(string(answer), tt.want) {
 			t.Errorf("%s: %q, %v", tt.name, answer, err)
 		}
@@ -189,7 +189,7 @@ func TestAPIThatTakesNothingIs504(t *testing.T) {
 		req, _ := http.NewRequest("POST", p.URL()+"/x", zeros{})
 		resp, err := newClient(t).Do(req)
 		if err != nil {
-			continue // the answer was lost under what was still being sent, as it may be
+			continue // the response may be lost because the client was still sending
 		}
 		resp.Body.Close()
 		if resp.StatusCode != 504 {
@@ -203,7 +203,7 @@ func TestDeadlineEndsCalls(t *testing.T) {
 	t.Run("waiting", func(t *testing.T) {
 		root, _, _ := blockingAPI(t)
 		p := start(t, root, func(c *Config) { c.Deadline = time.Now().Add(100 * time.Millisecond) })
-		for range 2 { // one that is under way, one that comes after
+		for range 2 { // one that is under way, one that arrives later
 			resp, body := do(t, newClient(t), "GET", p.URL()+"/x", "", nil)
 			if resp.StatusCode != 504 || !strings.Contains(body, `"code":"deadline_exceeded"`) {
 				t.Errorf("%d %s", resp.StatusCode, body)
@@ -233,7 +233,7 @@ func TestDeadlineEndsCalls(t *testing.T) {
 func TestStrangersCannotKeepTheStepOut(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	p := start(t, api.root(), func(c *Config) { c.MaxConns = 4 })
-	for range 20 { // each makes room for the next
+	for range 20 { // each one makes room for the next
 		rawDial(t, p.addr, "GET /x HTTP/1.1\r\n")
 	}
 	if answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n")); !strings.HasPrefix(answer, "HTTP/1.1 204 ") {
@@ -255,7 +255,7 @@ func TestShutdownLetsCallsFinish(t *testing.T) {
 	<-entered
 	done := make(chan error, 1)
 	go func() { done <- p.Shutdown(context.Background()) }()
-	io.Copy(io.Discard, idle) // ends, since it was idle
+	io.Copy(io.Discard, idle) // it is closed because it is idle
 	if _, err := net.Dial("tcp", p.addr); err == nil {
 		t.Error("the listener is open during shutdown")
 	}
@@ -309,7 +309,7 @@ func TestShutdownCutsAnAnswerThatHasBegun(t *testing.T) {
 			io.WriteString(w, "half")
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
-			panic(http.ErrAbortHandler) // or the server would end its answer as if it were whole
+			panic(http.ErrAbortHandler) // otherwise the server would end its response normally
 		})
 		p := start(t, root, func(c *Config) { c.APICA = ca })
 		conn := rawDial(t, p.addr, request(p, "GET", "/x", "\r\n"))
@@ -318,17 +318,17 @@ func TestShutdownCutsAnAnswerThatHasBegun(t *testing.T) {
 		defer cancel()
 		p.Shutdown(ctx)
 		if rest, _ := io.ReadAll(conn); strings.Contains(string(rest), "0\r\n\r\n") {
-			t.Errorf("h2 %v: half an answer looks whole: %q", h2, rest)
+			t.Errorf("h2 %v: half a response looks complete: %q", h2, rest)
 		}
 	}
 }
 
-// waitFor polls what happens on another goroutine soon after the test can see its cause.
+// waitFor polls for an event on another goroutine that follows soon after its cause.
 func waitFor(t testing.TB, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Minute); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("did not happen")
+			t.Fatal("the event did not happen in time")
 		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestALocationInsideTheRootStaysInside walks the table that the kizen module's tests read too. The request that is answered
-// is GET https://app.example.com/api/records/1?q=/.. .
+// TestALocationInsideTheRootStaysInside uses a table that the tests of the kizen module read too. The redirected
+// request is GET https://app.example.com/api/records/1?q=/.. .
 func TestALocationInsideTheRootStaysInside(t *testing.T) {
 	text, err := os.ReadFile("testdata/locations.json")
 	if err != nil {
@@ -30,7 +30,7 @@ func TestALocationInsideTheRootStaysInside(t *testing.T) {
 	}
 }
 
-// A root without a path and a listener without a capability make the shortest paths there are.
+// A root without a path and a listener without a capability give the shortest possible paths.
 func TestALocationBelowARootWithoutPath(t *testing.T) {
 	p := &Proxy{origin: "https://app.example.com", addr: "127.0.0.1:1"}
 	x := exchange{c: &conn{p: p}}
@@ -49,7 +49,7 @@ func TestALocationBelowARootWithoutPath(t *testing.T) {
 	}
 }
 
-// The kizen module shows the API's URLs, and says so by a field that the API does not get.
+// The kizen module shows the API's URLs. It asks for them with a header field that the API does not receive.
 func TestAClientCanHaveLocationAsTheAPIWroteIt(t *testing.T) {
 	for _, location := range []string{"/api/x", "https://app.example.com/api/x", "//app.example.com/api/x", "x"} {
 		api := startRawAPI(t, answerWith("HTTP/1.1 201 Created\r\nLocation: "+location+"\r\nContent-Length: 0\r\n\r\n"))
@@ -64,7 +64,7 @@ func TestAClientCanHaveLocationAsTheAPIWroteIt(t *testing.T) {
 	}
 }
 
-// Nothing that an API writes makes a client of ours ask another host for what it took to be the API's.
+// No Location from an API makes our clients send another host a request meant for the API.
 func FuzzLocation(f *testing.F) {
 	for _, seed := range []string{"/api/x", "//h/api", "..//x", "https:/api", "/\\evil", "https://app.example.com/api//x", ":", "?#", "\xff"} {
 		f.Add(seed)

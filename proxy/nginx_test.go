@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// requireProgram skips, loudly, a test whose program is missing; where everything must be there it fails instead.
+// requireProgram skips the test with a message if a program is missing, or fails if programs are required.
 func requireProgram(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -52,7 +52,7 @@ http {
 }
 `
 
-// startNginxWithTLS starts nginx in front of api, and returns where it listens.
+// startNginxWithTLS starts nginx in front of api, and returns its address.
 func startNginxWithTLS(t *testing.T, api string, h2 bool, settings string) (root string, ca *x509.CertPool) {
 	t.Helper()
 	program := requireProgram(t, "nginx")
@@ -97,7 +97,7 @@ func startNginxWithTLS(t *testing.T, api string, h2 bool, settings string) (root
 	return "https://" + addr + "/api", ca
 }
 
-// Every POST through an nginx that closes its connections often is answered, and reaches the API exactly once.
+// Every POST through an nginx that often closes its connections is answered, and reaches the API exactly once.
 func TestNoPostIsLostOrDoubledBehindNginx(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -117,7 +117,7 @@ func TestNoPostIsLostOrDoubledBehindNginx(t *testing.T) {
 				t.Parallel()
 			}
 			var mu sync.Mutex
-			got := map[string]int{} // how often the API got each post
+			got := map[string]int{} // how often the API received each post
 			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				body, err := io.ReadAll(r.Body)
 				if want := r.Header.Get("X-Length"); err != nil || fmt.Sprint(len(body)) != want {
@@ -147,7 +147,7 @@ func TestNoPostIsLostOrDoubledBehindNginx(t *testing.T) {
 						if n > int64(tt.posts) {
 							return
 						}
-						if round > 0 && tt.pause > 0 { // around the moment at which nginx closes
+						if round > 0 && tt.pause > 0 { // around the moment when nginx closes the connection
 							time.Sleep(tt.pause + time.Duration(caller-callers/2)*time.Millisecond)
 						}
 						size := []int{0, 40, 5000, 50000}[n%4]

@@ -11,7 +11,7 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// bodiesWithAMethod are bodies in which a framework finds another method, by their type.
+// bodiesWithAMethod are bodies, by content type, in which a framework finds another method.
 var bodiesWithAMethod = []struct{ content, body string }{
 	{"application/x-www-form-urlencoded", "a=b&_method=DELETE&c=d"},
 	{"application/x-www-form-urlencoded; charset=UTF-8", "_method=DELETE"},
@@ -26,7 +26,7 @@ var bodiesWithAMethod = []struct{ content, body string }{
 	{"Application/JSON; charset=utf-16", "{}"},
 }
 
-// bodiesWithoutAMethod are bodies in which none does.
+// bodiesWithoutAMethod are bodies in which no framework finds one.
 var bodiesWithoutAMethod = []struct{ content, body string }{
 	{"application/x-www-form-urlencoded", "payment_method=card&x_method=1&_methods=2&user%5b_methode%5d=3&method=4"},
 	{"application/json", `{"payment_method": "card", "method": "DELETE", "notes": "method-override", "x": "\"\\u005"}`},

@@ -71,7 +71,7 @@ func newClient(t testing.TB) *http.Client {
 	}
 }
 
-// do sends one request and reads all of the answer.
+// do sends one request and reads the whole response.
 func do(t testing.TB, client *http.Client, method, url, body string, header http.Header) (*http.Response, string) {
 	t.Helper()
 	req, err := http.NewRequest(method, url, strings.NewReader(body))

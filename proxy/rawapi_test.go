@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// recorded is a request as it was on the wire. It is read by code that shares nothing with the proxy's parser.
+// recorded is a request as it was on the wire, read with code that shares nothing with the proxy's parser.
 type recorded struct {
 	line     string
 	fields   []string // "Name: value", in order
@@ -30,7 +30,7 @@ func (r recorded) value(name string) string {
 	return ""
 }
 
-// rawAPI is an API that keeps requests byte for byte and answers with whatever bytes it is told.
+// rawAPI is an API that keeps requests byte for byte and responds with the bytes that a test sets.
 type rawAPI struct {
 	net.Listener
 	answer func(conn net.Conn, r recorded) (keep bool)
@@ -44,7 +44,7 @@ type rawAPI struct {
 
 const ok204 = "HTTP/1.1 204 No Content\r\n\r\n"
 
-// answerWith gives every request the same bytes.
+// answerWith sends the same bytes in response to every request.
 func answerWith(raw string) func(net.Conn, recorded) bool {
 	return func(conn net.Conn, _ recorded) bool {
 		_, err := io.WriteString(conn, raw)
@@ -172,7 +172,7 @@ func rawDial(t testing.TB, addr, send string) net.Conn {
 	return conn
 }
 
-// rawExchange sends bytes, ends its side, and returns everything that comes back.
+// rawExchange sends bytes, closes its side, and returns everything that it receives.
 func rawExchange(t testing.TB, addr, send string) string {
 	t.Helper()
 	answer, err := io.ReadAll(rawDial(t, addr, send))
@@ -182,7 +182,7 @@ func rawExchange(t testing.TB, addr, send string) string {
 	return string(answer)
 }
 
-// request writes a request to the proxy's capability URL that closes its connection.
+// request returns a request to the proxy's capability URL that closes its connection.
 func request(p *Proxy, method, path, rest string) string {
 	return fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%s", method, p.base, path, p.addr, rest)
 }

@@ -60,7 +60,7 @@ func TestEveryCallIsRecorded(t *testing.T) {
 			t.Errorf("time %v, duration %v", fields["time"], calls[i].Duration)
 		}
 		if fields["execution_id"] != "execution-1" || fields["business_id"] != p.cfg.BusinessID || fields["user_id"] != p.cfg.UserID {
-			t.Errorf("line %s does not say whose call it was", line)
+			t.Errorf("line %s does not name the caller", line)
 		}
 		_, rest, _ := strings.Cut(line, `"user_id":"`+p.cfg.UserID+`",`)
 		ms, _ := json.Marshal(fields["ms"])
@@ -140,7 +140,7 @@ func TestTraceContextReachesTheAPI(t *testing.T) {
 				if tt.span == nil {
 					return
 				}
-				// A denied call is one to trace; one that could not be understood has no span to end.
+				// A denied call is traced; a malformed one has no span.
 				if fmt.Sprint(asked) != fmt.Sprint([]string{"GET/x" + step + "a=b", "GET/denied" + step + "a=b"}) {
 					t.Errorf("asked for %q", asked)
 				}
@@ -160,7 +160,7 @@ func TestNoCallReachesTheAPIWhileItCannotBeRecorded(t *testing.T) {
 	p := start(t, api.root(), func(c *Config) {
 		c.Audit, c.Logger, c.OnCall = &audit, slog.New(slog.NewTextHandler(&log, nil)), calls.add
 	})
-	audit.fail(io.ErrShortWrite) // as it has told whoever wrote the last line
+	audit.fail(io.ErrShortWrite) // as after a failed write of the previous line
 	answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
 	if !strings.HasPrefix(answer, "HTTP/1.1 503 ") || !strings.Contains(answer, `"code":"audit_unavailable"`) {
 		t.Errorf("answer %q", answer)
@@ -196,7 +196,7 @@ func TestALineThatTheAuditDoesNotTakeIsSaid(t *testing.T) {
 	}
 }
 
-// memoryAudit keeps lines until it is told to fail.
+// memoryAudit keeps lines until a test makes it fail.
 type memoryAudit struct {
 	mu     sync.Mutex
 	lines  strings.Builder

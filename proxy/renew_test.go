@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// renewable is a key source whose key is replaced when it is asked for another.
+// renewable is a key source with a second key for a renewal.
 type renewable struct {
 	mu    sync.Mutex
 	key   string
 	asked int
-	next  string // the key that the first renewal gives; empty: there is none
+	next  string // the key that the first renewal returns; empty if none
 }
 
 func (k *renewable) Key(context.Context) (string, error) {
@@ -35,15 +35,16 @@ func (k *renewable) Renew(_ context.Context, stale string) (string, error) {
 	return k.key, nil
 }
 
-// TestARequestWithAnUnknownKeyIsSentAgainWithANewOne has an API that knows the key "new" and refuses others as its row says.
+// TestARequestWithAnUnknownKeyIsSentAgainWithANewOne uses an API that knows the key "new" and refuses others as the
+// row says.
 func TestARequestWithAnUnknownKeyIsSentAgainWithANewOne(t *testing.T) {
 	const unknown = `ApiKey header="X-API-KEY", error="unknown_key"`
 	for name, row := range map[string]struct {
 		challenge string
-		next      string // the key that a renewal gives
+		next      string // the key that a renewal returns
 		method    string
 		body      string
-		streamed  bool // the body does not end before the answer has come
+		streamed  bool // the body ends only after the response
 		status    int
 		asked     int
 		requests  int
@@ -63,7 +64,7 @@ func TestARequestWithAnUnknownKeyIsSentAgainWithANewOne(t *testing.T) {
 				var mu sync.Mutex
 				requests, bodies := 0, []string{}
 				root, ca := tlsAPI(t, h2, func(w http.ResponseWriter, r *http.Request) {
-					if row.streamed && !h2 { // net/http would read the body to its end before it answers
+					if row.streamed && !h2 { // net/http would read the whole body before it answers
 						if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
 							t.Error(err)
 						}
@@ -71,7 +72,7 @@ func TestARequestWithAnUnknownKeyIsSentAgainWithANewOne(t *testing.T) {
 					known := r.Header.Get("X-API-KEY") == "new"
 					body := ""
 					if known || !row.streamed {
-						data, _ := io.ReadAll(r.Body) // a body that was cut off is not what is expected
+						data, _ := io.ReadAll(r.Body) // a truncated body is not the expected one
 						body = string(data)
 					}
 					mu.Lock()

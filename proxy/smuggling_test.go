@@ -39,7 +39,7 @@ func TestNoTwoRequestsOutOfOne(t *testing.T) {
 	}
 }
 
-// TestAnswerCannotBecomeTwo: an answer whose end servers disagree about, or that is none, is a 502.
+// TestAnswerCannotBecomeTwo: a response that is invalid, or whose end servers disagree about, becomes a 502.
 func TestAnswerCannotBecomeTwo(t *testing.T) {
 	for _, a := range attacks.Answers() {
 		if !strings.HasSuffix(a.Sees, attacks.BadGateway) || a.Again != "" {

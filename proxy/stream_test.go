@@ -139,7 +139,7 @@ func TestAnswersWithoutBody(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			api := startRawAPI(t, answerWith(tt.answer))
 			p := start(t, api.root(), nil)
-			// Both on one connection: the second is there only if the first ended where it should.
+			// Both are on one connection: the second arrives only if the first ended at the right byte.
 			raw := strings.Replace(request(p, tt.method, "/x", "\r\n"), "Connection: close\r\n", "", 1)
 			answer := rawExchange(t, p.addr, raw+request(p, tt.method, "/y", "\r\n"))
 			if want := tt.want + "\r\n" + tt.want + "Connection: close\r\n\r\n"; answer != want {
@@ -200,7 +200,7 @@ func TestAnswerMayComeBeforeTheBodyEnds(t *testing.T) {
 
 func TestBothWaysAtOnce(t *testing.T) {
 	l := listen(t)
-	serve(t, l, func(conn net.Conn) { // an echo that answers while it reads
+	serve(t, l, func(conn net.Conn) { // an echo that responds while it reads
 		skipHead(conn)
 		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
 		io.CopyN(conn, conn, 9)
@@ -214,7 +214,7 @@ func TestBothWaysAtOnce(t *testing.T) {
 	}
 }
 
-// memory is what the heap holds in use.
+// memory returns the heap in use.
 func memory() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
@@ -269,7 +269,7 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// watched calls look every 16 MB.
+// watched calls look after every 16 MB.
 type watched struct {
 	r    io.Reader
 	look func(int64)
@@ -319,8 +319,8 @@ func TestKeyIsMaskedInBodies(t *testing.T) {
 	}
 }
 
-// requireMasked holds an answer to what it would be without the proxy, the end of each key in it overwritten. The first
-// bytes of a key that arrives byte by byte may have gone out before they could be told from other text.
+// requireMasked compares a response with the expected one, in which the end of each key is overwritten. When a key
+// arrives byte by byte, its first bytes may be sent before they can be recognised.
 func requireMasked(t *testing.T, got, want string) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -331,8 +331,8 @@ func requireMasked(t *testing.T, got, want string) {
 			t.Fatalf("byte %d of the answer is not the API's: %q", i, got)
 		}
 	}
-	// Three pieces of the key, and what may go out of each where it arrives byte by byte: less than keyscan.MinPending. 42
-	// characters, 252 bits, stay unknown.
+	// Three pieces of the key, and how much of each may be sent when it arrives byte by byte: less than
+	// keyscan.MinPending. 42 characters (252 bits) stay unknown.
 	const masked, early = 63, 3 * (keyscan.MinPending - 1)
 	for at := strings.Index(want, testKey); at >= 0; at = strings.Index(want, testKey) {
 		before, end := at+len(testKey)-masked, at+len(testKey)

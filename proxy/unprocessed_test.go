@@ -16,19 +16,19 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// scriptedAPI speaks HTTP/2 frame by frame. It does to the nth request what its script says at that place, and answers
+// scriptedAPI speaks HTTP/2 frame by frame. It handles the nth request by the nth entry of its script, and answers
 // every later one.
 type scriptedAPI struct {
 	script []scripted
-	window uint32 // that a stream has; 0: the protocol's own
+	window uint32 // of each stream; if 0, the protocol's default
 
 	mu        sync.Mutex
 	asked     int
-	processed []string // bodies of the requests that were answered
+	processed []string // the bodies of the answered requests
 	conns     int
 }
 
-// scripted is what becomes of one request when that much of its body has come.
+// scripted is an action on one request after this many bytes of its body have arrived.
 type scripted struct {
 	body int
 	do   func(fr *http2.Framer, stream uint32) (keep bool)
@@ -38,7 +38,8 @@ func reset(code http2.ErrCode) func(*http2.Framer, uint32) bool {
 	return func(fr *http2.Framer, stream uint32) bool { return fr.WriteRSTStream(stream, code) == nil }
 }
 
-// goAway says that streams up to below less than the request's own were processed, and ends the connection.
+// goAway reports that only the streams below the request's own, by the given number, were processed, and ends the
+// connection.
 func goAway(below uint32, code http2.ErrCode) func(*http2.Framer, uint32) bool {
 	return func(fr *http2.Framer, stream uint32) bool {
 		fr.WriteGoAway(stream-below, code, nil)
@@ -199,7 +200,7 @@ func TestUnprocessedRequestsAreSentAgain(t *testing.T) {
 	}
 }
 
-// A body of which nothing was read yet goes whole with the attempt that the API takes, and its trailers with it.
+// If none of a body has been read yet, the attempt that the API accepts carries all of it, including its trailers.
 func TestAnUploadThatHasNotBegunIsSentAgain(t *testing.T) {
 	refusals := make(chan bool, 1)
 	api := &scriptedAPI{script: []scripted{{0, func(fr *http2.Framer, stream uint32) bool {

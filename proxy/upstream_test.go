@@ -20,7 +20,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// dyingAPI answers on a new connection first times, and closes it when asked once more. It counts what it was asked.
+// dyingAPI answers the given number of requests on a new connection, and closes it at the next. It counts all
+// requests.
 func dyingAPI(t *testing.T, first int, last string) (root string, requests *atomic.Int64) {
 	requests = new(atomic.Int64)
 	l := listen(t)
@@ -74,7 +75,7 @@ func TestRepeatedRequestIsTheSame(t *testing.T) {
 	var n atomic.Int64
 	api := startRawAPI(t, func(conn net.Conn, _ recorded) bool {
 		if n.Add(1) == 2 {
-			return false // the connection had died idle, as far as the proxy can see
+			return false // to the proxy, the connection died idle
 		}
 		_, err := io.WriteString(conn, ok204)
 		return err == nil
@@ -113,7 +114,7 @@ func TestUploadIsRepeatedWhileItsBodyIsKept(t *testing.T) {
 		var n atomic.Int64
 		api := startRawAPI(t, func(conn net.Conn, r recorded) bool {
 			if n.Add(1) == 2 {
-				return false // the connection had died idle, as far as the proxy can see
+				return false // to the proxy, the connection died idle
 			}
 			_, err := io.WriteString(conn, ok204)
 			return err == nil
@@ -158,7 +159,7 @@ func TestConnectionIsNotUsedWhenTheAPIIsAboutToCloseIt(t *testing.T) {
 }
 
 func TestConnectionClosedWhileIdleIsNotUsed(t *testing.T) {
-	// A POST may not be repeated, so it must never go to a connection that is known to have died.
+	// A POST must not be repeated, so it must never use a connection that is known to be dead.
 	closed := make(chan struct{}, 10)
 	l := listen(t)
 	serve(t, l, func(conn net.Conn) {
@@ -192,7 +193,7 @@ func TestPrewarmedConnectionIsUsed(t *testing.T) {
 		ca := x509.NewCertPool()
 		ca.AddCert(api.Certificate())
 		p := start(t, api.URL, func(c *Config) { c.APICA = ca; c.Prewarm = 1 })
-		// The client has its answer before the connection is put back.
+		// The client has its response before the connection returns to the pool.
 		waiting := func() bool {
 			p.pool.mu.Lock()
 			defer p.pool.mu.Unlock()
@@ -211,7 +212,7 @@ func TestPrewarmedConnectionIsUsed(t *testing.T) {
 }
 
 func TestPrewarmingDoesNotHoldUpShutdown(t *testing.T) {
-	l := listen(t) // accepts into its queue and never shakes hands
+	l := listen(t) // accepts connections into its queue but never completes the handshake
 	p := start(t, "https://"+l.Addr().String(), func(c *Config) { c.Prewarm = 2; c.DialTimeout = time.Hour })
 	if err := p.Shutdown(context.Background()); err != nil {
 		t.Error(err)
@@ -293,7 +294,7 @@ func TestNamesAreResolvedWithinTheDeadline(t *testing.T) {
 	}
 }
 
-// tunnelProxy is an operator's HTTP proxy. It tells what it was asked.
+// tunnelProxy is an operator's HTTP proxy. It keeps the targets that it was asked for.
 func tunnelProxy(t *testing.T, over func(http.Handler) *httptest.Server) (*httptest.Server, *atomic.Value) {
 	var asked atomic.Value
 	proxy := over(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -333,7 +334,7 @@ func TestOperatorsProxyIsUsed(t *testing.T) {
 			if resp.StatusCode != 200 || body != "business-1" || asked.Load() != want {
 				t.Errorf("%d %s, the proxy was asked %q, want %q", resp.StatusCode, body, asked.Load(), want)
 			}
-			asked.Store(want) // the second call goes through the same tunnel
+			asked.Store(want) // the second call uses the same tunnel
 		}
 		p.Shutdown(context.Background())
 	}
@@ -452,7 +453,7 @@ func TestConfigurationErrorsAreReportedTogether(t *testing.T) {
 	}
 }
 
-// resolverTo is a resolver for which every name has one address.
+// resolverTo is a resolver for which every name has the given address.
 func resolverTo(t *testing.T, address [4]byte) *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		ours, theirs := net.Pipe()

@@ -10,7 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// allocated is how many bytes f allocates.
+// allocated returns how many bytes f allocates.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -19,7 +19,7 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// nestedLists is an input of levels of lists around n elements.
+// nestedLists returns an input of nested lists around n elements.
 func nestedLists(levels, n int, element string) []byte {
 	inner := strings.Repeat(element+",", n-1) + element
 	return []byte(`{"x":` + strings.Repeat(`{"t":"l","v":[`, levels) + inner + strings.Repeat(`]}`, levels) + `}`)
@@ -85,8 +85,7 @@ func TestMistakesAreBoundedInNumberAndSize(t *testing.T) {
 	}
 }
 
-// TestReadingIsLinear compares the memory of reading n and 4n: what copies paths or looks names up one by one grows
-// faster.
+// TestReadingIsLinear compares the memory for reading n and 4n: copied paths or linear searches would grow faster.
 func TestReadingIsLinear(t *testing.T) {
 	outputTypes := func(n int) []byte {
 		members := make([]string, n)

@@ -25,7 +25,7 @@ import (
 
 const mib = 1 << 20
 
-// Each death logs and prints something first: whatever happens then, that is in the result.
+// Each step first logs and prints something, which is in the result in every case.
 const lastWords = "outputs.x = 'assigned'\noutputs.log('last words'); print('printed')\n"
 
 type death struct {
@@ -41,16 +41,16 @@ type death struct {
 
 var deaths = []death{
 	{name: "raise", script: "raise ValueError('no')", outcome: outcomes.Exception, says: "ValueError: no", detail: `File "script.py", line 3, in <module>`, code: 1},
-	{name: "somebody else's full disk", script: "raise RuntimeError('the server says: [Errno 28] No space left on device')", outcome: outcomes.Exception, says: "left on device"},
+	{name: "a full disk on a server", script: "raise RuntimeError('the server says: [Errno 28] No space left on device')", outcome: outcomes.Exception, says: "left on device"},
 	{name: "base exception", script: "raise KeyboardInterrupt", outcome: outcomes.Exception, says: "KeyboardInterrupt"},
 	{name: "sys.exit", script: "import sys; sys.exit(7)", outcome: outcomes.Exited, says: "SystemExit: 7", code: 7},
 	{name: "sys.exit of a text", script: "import sys; sys.exit('no luck')", outcome: outcomes.Exited, says: "SystemExit: no luck", code: 1},
-	{name: "sys.exit of a truth", script: "import sys; sys.exit(True)", outcome: outcomes.Exited, says: "SystemExit: True", code: 1},
+	{name: "sys.exit of True", script: "import sys; sys.exit(True)", outcome: outcomes.Exited, says: "SystemExit: True", code: 1},
 	{name: "sys.exit of a signal", script: "import signal, sys; sys.exit(signal.SIGTERM)", outcome: outcomes.Exited, says: "SystemExit", code: 15},
 	{name: "sys.exit of a number that no process has", script: "import sys; sys.exit(2 ** 70)", outcome: outcomes.Exited, says: "SystemExit: 1180591620717411303424", code: 1},
 	{name: "os._exit", script: "import os; os._exit(3)", outcome: outcomes.Exited, says: "exited: the step's process left with code 3 and did not hand over a result", code: 3},
 	{name: "a frame that begins and does not end", script: "import os\nfor fd in range(3, 256):\n  try: os.write(fd, b'\\x00\\x00\\x10\\x00')\n  except OSError: pass\nraise ValueError", outcome: outcomes.Exited, says: "did not hand over a result", code: 1},
-	{name: "os._exit as if all were well", script: "import os; os._exit(0)", outcome: outcomes.ResultMissing, says: "result missing"},
+	{name: "os._exit with code 0", script: "import os; os._exit(0)", outcome: outcomes.ResultMissing, says: "result missing"},
 	{name: "SIGKILL", script: "import os; os.kill(os.getpid(), 9)", outcome: outcomes.KilledBySignal, says: "SIGKILL", code: -1, signal: syscall.SIGKILL},
 	{name: "SIGTERM", script: "import os; os.kill(os.getpid(), 15)", outcome: outcomes.KilledBySignal, says: "SIGTERM", code: -1, signal: syscall.SIGTERM},
 	{name: "abort", script: "import os; os.abort()", outcome: outcomes.KilledBySignal, says: "SIGABRT", code: -1, signal: syscall.SIGABRT},
@@ -89,9 +89,9 @@ var deaths = []death{
 	{name: "result that cannot be written", script: "outputs.n = object()", outcome: outcomes.ResultNotSerialisable, says: `TypeError: output "n" cannot be written as 'n': expected a number, got object`, detail: `File "script.py", line 3`},
 	{name: "number that is not finite", script: "from decimal import Decimal\ndef f(): outputs.n = Decimal('Infinity')\nf()", outcome: outcomes.ResultNotSerialisable, says: `TypeError: output "n" cannot be written as 'n': expected a finite number, got Decimal Decimal('Infinity')`, detail: "line 4, in f"},
 	{name: "list that holds itself", script: "l = []\nl.append(l)\noutputs.l = l", outcome: outcomes.ResultNotSerialisable, says: `lists nest deeper than 64`, detail: "line 5"},
-	{name: "list that changes behind its assignment", script: "l = []\noutputs.l = l\nl.append(object())", outcome: outcomes.ResultNotSerialisable, says: `TypeError: output "l" cannot be written as 'l': element 0: expected a value that has a Kizen type, got object`, detail: `File "script.py", line 4`},
-	{name: "result whose refusal cannot be told", script: "class E(Exception):\n  def __str__(self): raise self\nclass N:\n  def __index__(self): raise E\noutputs.n = N()", outcome: outcomes.ResultNotSerialisable, says: `"n"`},
-	{name: "result that leaves as if all were well", script: "class N:\n  def __index__(self): raise SystemExit(0)\noutputs.n = N()", outcome: outcomes.ResultNotSerialisable, says: `output "n"`, detail: "SystemExit"},
+	{name: "list that changes after its assignment", script: "l = []\noutputs.l = l\nl.append(object())", outcome: outcomes.ResultNotSerialisable, says: `TypeError: output "l" cannot be written as 'l': element 0: expected a value that has a Kizen type, got object`, detail: `File "script.py", line 4`},
+	{name: "result whose error cannot be formatted", script: "class E(Exception):\n  def __str__(self): raise self\nclass N:\n  def __index__(self): raise E\noutputs.n = N()", outcome: outcomes.ResultNotSerialisable, says: `"n"`},
+	{name: "result that exits with code 0", script: "class N:\n  def __index__(self): raise SystemExit(0)\noutputs.n = N()", outcome: outcomes.ResultNotSerialisable, says: `output "n"`, detail: "SystemExit"},
 	{name: "half a surrogate pair", script: "outputs.x = 'a\\ud800'", outcome: outcomes.ResultNotSerialisable, says: `output "x"`, detail: "line 3"},
 	{name: "raise under a small limit on results", script: "raise ValueError('no' * 999)", limits: runner.Limits{Result: 1 << 10}, outcome: outcomes.Exception, says: "ValueError: nono"},
 	{name: "raise without a descriptor left", script: "x = []\ntry:\n  while True: x.append(open('/dev/null'))\nexcept OSError: pass\nraise ValueError('really')", limits: runner.Limits{OpenFiles: 64}, outcome: outcomes.Exception, says: "ValueError: really", detail: "line 7"},
@@ -125,7 +125,7 @@ func TestAForkDiesAsAnyInterpreterDoes(t *testing.T) {
 	for _, d := range deaths {
 		limits := limitsWith(d.limits)
 		if d.limits.Wall != 0 || d.limits.CPU != 0 || !limits.ShareProcess(runner.Limits{}.WithDefaults()) {
-			continue // as long as it takes, or of a server of its own
+			continue // it takes too long, or needs a separate server
 		}
 		t.Run(d.name, func(t *testing.T) {
 			prepared, err := f.Prepare(t.Context())
@@ -138,7 +138,7 @@ func TestAForkDiesAsAnyInterpreterDoes(t *testing.T) {
 	}
 }
 
-// check runs the step in an interpreter that has the limits already.
+// check runs the step in an interpreter that already has the limits.
 func (d death) check(t *testing.T, prepared *runner.Prepared) {
 	t.Helper()
 	script := lastWords + d.script
@@ -165,7 +165,7 @@ func (d death) check(t *testing.T, prepared *runner.Prepared) {
 		t.Errorf("the logs are %q", result.Logs)
 	}
 	if result.Stdout != "printed\n" && d.outcome != outcomes.SyntaxError {
-		t.Errorf("of what was printed %q is left", result.Stdout)
+		t.Errorf("%q is left of the printed output", result.Stdout)
 	}
 	if d.signal != result.Evidence.Signal && d.signal != 0 || d.code != 0 && d.code != result.Evidence.ExitCode {
 		t.Errorf("the evidence is %+v", result.Evidence)
@@ -176,9 +176,9 @@ func (d death) check(t *testing.T, prepared *runner.Prepared) {
 		}
 		late := time.Since(begun) - d.limits.Wall
 		if late > 30*time.Second {
-			t.Errorf("answered %s after its limit: what ignores signals or holds the pipe was waited for", late)
+			t.Errorf("returned %s after its limit: the runner waited for a process that ignores signals or keeps the pipe open", late)
 		}
-		t.Logf("answered %s after the limit", late)
+		t.Logf("returned %s after the limit", late)
 	}
 }
 
@@ -186,7 +186,7 @@ func TestAFullDiskIsNoLimitWhereTheStepHasNoFileSystemOfItsOwn(t *testing.T) {
 	for mode, want := range map[sandbox.Mode]runner.Outcome{sandbox.ModeOff: outcomes.Exception, sandbox.ModeAuto: outcomes.OutputLimit} {
 		r := newRunner(t, runner.Config{Sandbox: mode})
 		if mode == sandbox.ModeAuto && slices.Contains(r.Sandbox().Withheld(), stage.LayerFileSystem) {
-			t.Skip("there is no private file system here")
+			t.Skip("private file systems are not available")
 		}
 		result := run(t, r, "raise OSError(28, 'No space left on device')")
 		if result.Outcome != want || strings.Contains(result.Error.Message, "/tmp") != (want == outcomes.OutputLimit) {
@@ -196,7 +196,8 @@ func TestAFullDiskIsNoLimitWhereTheStepHasNoFileSystemOfItsOwn(t *testing.T) {
 }
 
 func TestEveryOutcomeHasAWayToDie(t *testing.T) {
-	// No way to die; stopped from outside; ours; and those of executions whose step did not run here.
+	// Outcomes that are not deaths of a step: success, a stop from outside, our own errors, and executions whose step
+	// did not run here.
 	known := []runner.Outcome{outcomes.OK, outcomes.Cancelled, outcomes.Internal, outcomes.Refused, outcomes.NotStarted, outcomes.WorkerDied}
 	for _, d := range deaths {
 		known = append(known, d.outcome)
@@ -212,8 +213,8 @@ func TestNothingIsLeftAfterAnyDeath(t *testing.T) { requireNothingLeft(t, 1) }
 
 func TestTortureNothingIsLeftAfterManyDeaths(t *testing.T) { requireNothingLeft(t, 12) }
 
-// requireNothingLeft runs steps of every kind, each several times, and counts what they leave in the process that ran them.
-// What they leave on the machine is counted by the sandbox's own test.
+// requireNothingLeft runs steps of every kind several times, and counts the resources that they leave in this process.
+// The sandbox's own test counts those on the machine.
 func requireNothingLeft(t *testing.T, times int) {
 	t.Helper()
 	r := newRunner(t, runner.Config{})
@@ -246,7 +247,7 @@ func requireNothingLeft(t *testing.T, times int) {
 	t.Logf("%d executions of %d kinds", times*len(scripts), len(scripts))
 }
 
-// held is what this process holds: descriptors and children.
+// held returns this process's descriptors and children.
 func held(t *testing.T) string {
 	t.Helper()
 	descriptors, err := os.ReadDir("/proc/self/fd")
@@ -256,7 +257,7 @@ func held(t *testing.T) string {
 	var children []byte
 	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, path := range lists {
-		list, _ := os.ReadFile(path) // of a thread that may have ended
+		list, _ := os.ReadFile(path) // the thread may have ended
 		children = append(children, list...)
 	}
 	return fmt.Sprintf("%d descriptors, children %q", len(descriptors), children)
@@ -312,13 +313,13 @@ func TestPrintingDisturbsNothing(t *testing.T) {
 func TestASecretThatIsCutIsNotPrinted(t *testing.T) {
 	secret := "s3cret-4711-" + strings.Repeat("z", 20)
 	r := newRunner(t, runner.Config{})
-	// Wherever the end of what is kept begins, no part of the secret stands there.
+	// At whichever byte the kept output begins, it contains no part of the secret.
 	for _, after := range []int{8<<10 - 5, 8 << 10, 16<<10 - 30, 16<<10 - 5, 16 << 10} {
 		result := run(t, r, fmt.Sprintf("print(secrets['k'] + 'x' * %d, end='')", after), func(e *runner.Execution) {
 			e.Secrets = map[string]runner.Secret{"k": runner.NewSecret(secret)}
 		})
 		if strings.Contains(result.Stdout, "z") || !strings.HasSuffix(result.Stdout, strings.Repeat("x", 8000)) || len(result.Stdout) > 8<<10 {
-			t.Errorf("%d behind the secret: %d bytes, %.40q", after, len(result.Stdout), result.Stdout)
+			t.Errorf("%d bytes after the secret: %d bytes, %.40q", after, len(result.Stdout), result.Stdout)
 		}
 	}
 }
@@ -344,7 +345,7 @@ os.wait()`)
 	}
 }
 
-// ownFrames is a step that has read the nonce out of the harness and speaks in its place.
+// ownFrames is a step that reads the nonce from the harness and takes its place.
 const ownFrames = `
 import json, posix, sys
 frame = sys._getframe()
@@ -418,7 +419,7 @@ func TestAnInterpreterThatDoesNotStartIsTheSidecarsFailure(t *testing.T) {
 	}
 }
 
-// calledPython is a program that only its name makes a Python.
+// calledPython is a program that is a Python only by name.
 func calledPython(t *testing.T, program string) string {
 	t.Helper()
 	binary, err := os.ReadFile("/bin/" + program)

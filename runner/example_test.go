@@ -26,7 +26,7 @@ func ExampleRunner_Run() {
 		ID: "e-1", Script: []byte("outputs.log('hello')\noutputs.doubled = inputs.n * 2\n"), Inputs: inputs, Outputs: outputs,
 	})
 	if err != nil {
-		log.Fatal(err) // a failure of the sidecar's own; a step that fails has a result
+		log.Fatal(err) // an error of the sidecar; a step that fails has a result
 	}
 	fmt.Println(result.Outcome, result.Logs)
 	for _, output := range result.Values {

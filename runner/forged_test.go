@@ -11,13 +11,13 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// told counts what an observer hears.
+// told counts the reports to an observer.
 type told struct{ logs, calls int }
 
 func (o *told) Log(string)            { o.logs++ }
 func (o *told) HTTP(runner.HTTPEntry) { o.calls++ }
 
-// forgeryChecks are what else must hold after some of the forgeries, by their names.
+// forgeryChecks are additional checks after some of the forgeries, by name.
 var forgeryChecks = map[string]func(t *testing.T, result runner.Result, heard told){
 	"one entry, unanswered and answered in turns": func(t *testing.T, result runner.Result, heard told) {
 		if heard.calls != 1 || result.HTTP.Count != 1 {
@@ -51,12 +51,13 @@ var forgeryChecks = map[string]func(t *testing.T, result runner.Result, heard to
 	},
 }
 
-// TestForgedFramesAreBoundedAsIfThereWereNoHarness: each of these sent the sidecar to gigabytes, or into the caller's result.
-func TestForgedFramesAreBoundedAsIfThereWereNoHarness(t *testing.T) { forge(t, false) }
+// TestForgedFramesAreBounded: without bounds, each of these makes the sidecar use gigabytes, or reaches the caller's
+// result.
+func TestForgedFramesAreBounded(t *testing.T) { forge(t, false) }
 
 func TestTortureFloodsOfForgedFramesAreBounded(t *testing.T) { forge(t, true) }
 
-// forge runs the attacks that are floods, or those that are not.
+// forge runs the attacks that are floods, or the others.
 func forge(t *testing.T, floods bool) {
 	r := newRunner(t, runner.Config{})
 	for _, c := range attacks.Forgeries() {
@@ -86,7 +87,7 @@ func forge(t *testing.T, floods bool) {
 			if check := forgeryChecks[c.Name]; check != nil {
 				check(t, result, *heard)
 			}
-			memory := uint64(512 << 20) // in all, of which little at a time
+			memory := uint64(512 << 20) // the total; little of it is in use at a time
 			if strings.HasPrefix(c.Name, "a result") {
 				memory = 32 << 20
 			}
@@ -100,7 +101,8 @@ func forge(t *testing.T, floods bool) {
 	}
 }
 
-// TestTheSidecarsTimeForAStepCountsAsTheSteps: each of these records costs the sidecar many times what sending it costs the step.
+// TestTheSidecarsTimeForAStepCountsAsTheSteps: each of these records costs the sidecar far more time than it costs the
+// step.
 func TestTheSidecarsTimeForAStepCountsAsTheSteps(t *testing.T) {
 	r := newRunner(t, runner.Config{Limits: runner.Limits{CPU: time.Second}})
 	script := attacks.ForgeryPrelude + `

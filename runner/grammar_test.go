@@ -35,7 +35,7 @@ func readGrammar(t *testing.T) grammarTable {
 	return table
 }
 
-// wireDocument is the inputs document of one value x.
+// wireDocument returns the inputs document of one value x.
 func wireDocument(code string, v json.RawMessage) []byte {
 	t, _ := json.Marshal(code)
 	return []byte(`{"x":{"t":` + string(t) + `,"v":` + string(v) + `}}`)
@@ -73,7 +73,7 @@ func TestEveryOutputIsAnInputToo(t *testing.T) {
 	}
 }
 
-// checkNormal compares a value with its normal form, and what that form itself is read as.
+// checkNormal compares a value with its normal form, and that form with the result of reading it again.
 func checkNormal(t *testing.T, code string, value runner.Value, normal json.RawMessage) {
 	t.Helper()
 	if got := marshal(t, value.V); !sameJSON(t, got, string(normal)) {

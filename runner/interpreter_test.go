@@ -32,7 +32,7 @@ func TestAnInterpreterBehindALinkFromElsewhereIsTheRealOne(t *testing.T) {
 	}
 	found, _, err := runner.FindInterpreter(runner.DefaultRuntime, link, false)
 	if err != nil || filepath.Dir(found.Path) == filepath.Dir(link) || found.Version != real.Version || found.Base != real.Base {
-		t.Errorf("%+v (%v), want what is behind it, %+v", found, err, real)
+		t.Errorf("%+v (%v), want the linked interpreter, %+v", found, err, real)
 	}
 }
 

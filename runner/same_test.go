@@ -18,18 +18,18 @@ import (
 //go:embed testdata/observe.py
 var observations string
 
-// different are the observations that do not have to agree, and why.
+// different are the observations that may differ, with the reason.
 var different = map[string]string{
-	"sys.modules":   "a warm interpreter has imported what most steps use, so that the step need not",
-	"sys.meta_path": "the finders that put off what a cold start does not need, or that wait for requests, are gone once it has been imported",
-	"sys.orig_argv": "the command line says that the interpreter is to be warm, or to fork",
-	"warnings":      "requests brings filters of its own",
-	"exit handlers": "modules that a warm interpreter has imported brought their own",
-	"process id":    "the first process of a cold start has threads, which take ids too",
-	"frozen":        "the garbage collector does not look at what a warm interpreter has loaded",
+	"sys.modules":   "a warm interpreter has already imported the modules that most steps use",
+	"sys.meta_path": "the finders that defer imports, or that wait for requests, are removed once it is imported",
+	"sys.orig_argv": "the command line has the mode of the interpreter: warm, or fork server",
+	"warnings":      "requests adds filters",
+	"exit handlers": "modules that a warm interpreter has imported add their own",
+	"process id":    "the first process of a cold start has threads, which use ids too",
+	"frozen":        "the garbage collector skips the objects that a warm interpreter has loaded",
 }
 
-// starts are the ways in which an interpreter comes about.
+// starts are the ways to start an interpreter.
 func starts(t *testing.T, config runner.Config) map[string]func(ctx context.Context) (*runner.Prepared, error) {
 	t.Helper()
 	r := newRunner(t, config)
@@ -55,7 +55,7 @@ func starts(t *testing.T, config runner.Config) map[string]func(ctx context.Cont
 	return ways
 }
 
-// prepare starts an interpreter in one of the ways.
+// prepare starts an interpreter in one of these ways.
 func prepare(t *testing.T, start func(ctx context.Context) (*runner.Prepared, error)) *runner.Prepared {
 	t.Helper()
 	prepared, err := start(context.Background())
@@ -109,7 +109,7 @@ func TestAStepSeesTheSameColdWarmAndInAFork(t *testing.T) {
 	}
 }
 
-// firstDifference shows where two texts part.
+// firstDifference shows where two texts start to differ.
 func firstDifference(a, b string) string {
 	i := 0
 	for i < min(len(a), len(b)) && a[i] == b[i] {
@@ -119,7 +119,7 @@ func firstDifference(a, b string) string {
 	return fmt.Sprintf("%q beside %q", a[from:min(len(a), i+60)], b[from:min(len(b), i+60)])
 }
 
-// TestNoFrameOfTheRuntimeIsShown looks at failures that pass through what Python or the harness adds to a step.
+// TestNoFrameOfTheRuntimeIsShown checks failures that pass through code of Python or the harness.
 func TestNoFrameOfTheRuntimeIsShown(t *testing.T) {
 	for way, start := range starts(t, runner.Config{}) {
 		for script, want := range map[string]string{

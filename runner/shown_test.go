@@ -56,7 +56,7 @@ func TestNoFormOfTheKeyLeavesInAResult(t *testing.T) {
 		Keys: func() []string { return used }, Outputs: Outputs{{Name: "n", Type: typeNumber}, {Name: "x", Type: typeString}},
 	})
 	c.addLog("before "+key, 0)
-	used = append(used, "an older key that is not looked for", key)
+	used = append(used, "an older key that is not searched for", key)
 	forms := []string{key, base64.StdEncoding.EncodeToString([]byte("X-API-KEY: " + key)), hex.EncodeToString([]byte(key)), key[len(key)-50:]}
 	for _, form := range forms {
 		body := form

@@ -10,8 +10,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// TestAStepDoesNotLiveOnByShowingItsStacks: each byte had the runner wait for one more, for hours.
-func TestAStepDoesNotLiveOnByShowingItsStacks(t *testing.T) {
+// TestShowingStacksDoesNotExtendAStepsLife: without a bound, each byte makes the runner wait for one more, for hours.
+func TestShowingStacksDoesNotExtendAStepsLife(t *testing.T) {
 	r := newRunner(t, runner.Config{})
 	script := "import os, time\nwhile True:\n  os.write(95, b'x')\n  time.sleep(0.01)"
 	ended := make(chan runner.Result, 1)
@@ -28,11 +28,11 @@ func TestAStepDoesNotLiveOnByShowingItsStacks(t *testing.T) {
 			t.Errorf("got %s: %v", result.Outcome, result.Error)
 		}
 	case <-time.After(2 * time.Minute):
-		t.Fatal("the step lives on beyond its limit")
+		t.Fatal("the step runs on beyond its limit")
 	}
 }
 
-// TestStacksOfLongLinesAreShort: faulthandler shows a hundred frames of each thread, and each shows its line.
+// TestStacksOfLongLinesAreShort: faulthandler shows a hundred frames of each thread with their source lines.
 func TestStacksOfLongLinesAreShort(t *testing.T) {
 	r := newRunner(t, runner.Config{})
 	script := "import os, time\n" + "time.sleep(60) # " + strings.Repeat("x", 1<<20) + "\n"

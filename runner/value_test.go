@@ -162,7 +162,7 @@ func sameJSON(t testing.TB, a, b string) bool {
 	return canonical(t, a) == canonical(t, b)
 }
 
-// canonical rewrites JSON with sorted keys and every digit kept.
+// canonical rewrites JSON with sorted keys and unchanged numbers.
 func canonical(t testing.TB, text string) string {
 	t.Helper()
 	decoder := json.NewDecoder(strings.NewReader(text))

@@ -18,8 +18,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
-// forking is a Python that has loaded requests and, for each line it reads, forks, runs nothing and waits; it answers with
-// the nanoseconds that took.
+// forking is a Python that has loaded requests. For each line that it reads it forks an empty child, waits for it, and
+// prints the nanoseconds that this took.
 const forking = `
 import os, sys, time, requests
 for _ in sys.stdin:
@@ -30,8 +30,9 @@ for _ in sys.stdin:
     print(time.perf_counter_ns() - began, flush=True)
 `
 
-// BenchmarkExecution runs an empty step in turn in an interpreter that waits, in one that is forked for it, and cold, beside
-// its baselines: a bare fork of a loaded Python, and a Python that imports requests. The metrics are medians in milliseconds.
+// BenchmarkExecution runs an empty step in turn in a waiting interpreter, in one forked on demand, and cold, next to
+// its baselines: a bare fork of a loaded Python, and a Python that imports requests. The metrics are medians in
+// milliseconds.
 func BenchmarkExecution(b *testing.B) {
 	p := newPool(b, 1, runner.Config{})
 	python, _, err := runner.FindInterpreter(runner.DefaultRuntime, "", false)
@@ -46,7 +47,7 @@ func BenchmarkExecution(b *testing.B) {
 		began := time.Now()
 		forked, err := p.of(runner.DefaultRuntime).fork(b.Context())
 		if forked == nil {
-			b.Skip("there are no forks here: ", err)
+			b.Skip("forks are not available: ", err)
 		}
 		timed(b, forked)
 		times["forked"] = append(times["forked"], time.Since(began))
@@ -69,15 +70,15 @@ func BenchmarkExecution(b *testing.B) {
 	}
 }
 
-// loading is a runner that cannot fork: each interpreter of its pool is loaded for itself.
+// loading is a runner that cannot fork: it loads each interpreter of its pool separately.
 type loading struct{ *runner.Runner }
 
 func (loading) StartForkServer(context.Context, runner.Runtime, runner.Limits) (*runner.ForkServer, error) {
 	return nil, sandbox.ErrCannotFork
 }
 
-// BenchmarkThroughput runs empty steps as fast as a pool lets four callers at once: without warm interpreters, with those
-// that were loaded one by one, and with forks.
+// BenchmarkThroughput runs empty steps as fast as a pool serves four callers: without warm interpreters, with
+// interpreters loaded one by one, and with forks.
 func BenchmarkThroughput(b *testing.B) {
 	for _, size := range []int{0, 2, 8} {
 		for _, how := range []string{"loaded", "forked"} {
@@ -125,7 +126,7 @@ func throughput(b *testing.B, p *Pool) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "executions/s")
 }
 
-// timed runs an empty step from the moment it is known until nothing of it is left.
+// timed measures an empty step from its submission until none of its resources are left.
 func timed(b *testing.B, prepared *runner.Prepared) time.Duration {
 	began := time.Now()
 	prepared.Relimit(limits)

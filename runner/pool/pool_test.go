@@ -49,7 +49,7 @@ func take(t testing.TB, p *Pool) *runner.Prepared {
 	case prepared := <-p.of(runner.DefaultRuntime).waiting:
 		return prepared
 	case <-time.After(5 * time.Minute):
-		t.Fatal("no interpreter got warm")
+		t.Fatal("no interpreter became warm")
 		return nil
 	}
 }
@@ -71,8 +71,8 @@ func run(t testing.TB, p *Pool, script string, secrets map[string]runner.Secret)
 	return result
 }
 
-// hunts have an execution leave something, and the next look for it. The second raises when it finds it; found leaves and
-// looks in one execution, to show that what is looked for would be found.
+// hunts are pairs of scripts. The first leaves something behind, and the next execution searches for it and raises if
+// it finds it. found does both in one execution, to show that the search works.
 var hunts = []struct{ name, leave, look string }{
 	{"globals", "import builtins, __main__\nbuiltins.leak = __main__.leak = leak = 1",
 		"import builtins, __main__\nassert not hasattr(builtins, 'leak') and not hasattr(__main__, 'leak') and 'leak' not in globals()"},
@@ -110,7 +110,7 @@ func quote(s string) string {
 	return `"` + strings.NewReplacer("\\", `\\`, "\n", `\n`, `"`, `\"`).Replace(s) + `"`
 }
 
-// secretHunt reads all of the memory that the step has. Its pattern does not match itself.
+// secretHunt searches all memory that the step can read. Its pattern does not match itself.
 const secretHunt = `
 import re
 pattern, found = re.compile(b'hush[-]hush[-]4711'), 0
@@ -131,10 +131,10 @@ outputs.x = str(found > 0)
 func TestASecretIsInTheMemoryOfItsOwnExecutionOnly(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	own := run(t, p, "s = secrets['k']"+secretHunt, map[string]runner.Secret{"k": runner.NewSecret("hush-hush-4711")})
-	// This interpreter was loaded while the sidecar held the secret.
+	// This interpreter was loaded while the sidecar had the secret in memory.
 	next := run(t, p, secretHunt, nil)
 	if got := own.Values[0].Value.V; got != "True" {
-		t.Fatalf("the hunt finds nothing where there is something: %v", got)
+		t.Fatalf("the hunt does not find an existing secret: %v", got)
 	}
 	if got := next.Values[0].Value.V; got != "False" {
 		t.Errorf("the next execution found the secret: %v", got)
@@ -208,7 +208,7 @@ func TestWhatIsTakenBeforeAnyWaitsIsForkedOnDemand(t *testing.T) {
 	first := take(t, p)
 	defer first.Discard()
 	if p.runtimes[runner.DefaultRuntime].server == nil {
-		t.Skip("there are no forks here")
+		t.Skip("forks are not available")
 	}
 	for range 5 {
 		prepared, err := p.Prepare(context.Background(), "", limits)
@@ -226,7 +226,7 @@ func TestWithoutForksEachInterpreterIsLoaded(t *testing.T) {
 	p := newPool(t, 1, runner.Config{Sandbox: sandbox.ModeOff})
 	run(t, p, "import sys\nassert 'requests' in sys.modules", nil)
 	if p.runtimes[runner.DefaultRuntime].server != nil {
-		t.Error("a sandbox that is off forks")
+		t.Error("forks although the sandbox is off")
 	}
 }
 
@@ -241,7 +241,7 @@ func TestAServerThatDiedIsReplaced(t *testing.T) {
 		}
 		if s.server == nil {
 			prepared.Discard()
-			t.Skip("there are no forks here")
+			t.Skip("forks are not available")
 		}
 		result, err := prepared.Run(context.Background(), runner.Execution{ID: "again", Script: []byte("pass")})
 		if err != nil || result.Outcome != outcomes.OK {
@@ -303,11 +303,11 @@ func TestAnOldOrDeadInterpreterIsReplaced(t *testing.T) {
 		servers = append(servers, s.server)
 	}
 	if servers[0] == servers[1] {
-		t.Error("what they are forked from is not replaced")
+		t.Error("the fork server is not replaced")
 	}
 	s.retired.Wait()
 	if !ended(servers[0].Done()) {
-		t.Error("what nothing is forked from any more is still there")
+		t.Error("the old fork server is still running")
 	}
 }
 
@@ -336,8 +336,8 @@ func TestForksShareAHashSeedForACertainNumberOnly(t *testing.T) {
 	}
 }
 
-// onceChosen prints what Python and the kernel choose once when a program is executed: the seed of hash(), the bytes of
-// AT_RANDOM (getauxval(3)) and where the C library is.
+// onceChosen prints the values that Python and the kernel choose once for each executed program: the seed of hash(),
+// the bytes of AT_RANDOM (getauxval(3)) and the address of the C library.
 const onceChosen = `
 import ctypes
 libc = ctypes.CDLL(None)
@@ -353,7 +353,7 @@ func TestExecutedInterpretersShareNothingThatIsChosenOnce(t *testing.T) {
 			first := take(t, p)
 			if p.runtimes[runner.DefaultRuntime].server == nil && name == "forked" {
 				first.Discard()
-				t.Skip("there are no forks here")
+				t.Skip("forks are not available")
 			}
 			first.Discard()
 			seen, places := map[any]bool{}, map[any]bool{}
@@ -368,7 +368,7 @@ func TestExecutedInterpretersShareNothingThatIsChosenOnce(t *testing.T) {
 	}
 }
 
-// failing starts nothing.
+// failing is a source that starts nothing.
 type failing struct{ asked chan struct{} }
 
 func (failing) Prepare(context.Context, runner.Runtime, runner.Limits) (*runner.Prepared, error) {
@@ -384,7 +384,7 @@ func (f failing) PrepareWarm(context.Context, runner.Runtime, runner.Limits) (*r
 	return nil, runner.ErrNoPython
 }
 
-// replaceable is a source that can be exchanged.
+// replaceable is a source that can be replaced.
 type replaceable struct{ atomic.Pointer[runner.Runner] }
 
 func (r *replaceable) Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error) {
@@ -417,7 +417,7 @@ func TestThePoolIsWellAsLongAsItCanBeFilled(t *testing.T) {
 	}
 	taken := take(t, p)
 	if err := p.Check(runner.DefaultRuntime); err != nil {
-		t.Errorf("with the first given away: %v", err)
+		t.Errorf("after the first was taken: %v", err)
 	}
 	taken.Discard()
 	waitFor(t, "the next interpreter", func() bool { return p.Ready() == 1 })
@@ -432,14 +432,14 @@ func TestThePoolIsWellAsLongAsItCanBeFilled(t *testing.T) {
 	}
 }
 
-// waitFor waits until a condition holds.
+// waitFor waits until a condition is true.
 func waitFor(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
 	for deadline := time.Now().Add(5 * time.Minute); !holds(); <-ticker.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("timed out waiting for %s", what)
 		}
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
-// attacked is what became of an attack in a sandbox.
+// attacked is the result of an attack in a sandbox.
 func attacked(t *testing.T, s *Sandbox, attack attacks.Program, target attacks.Target) result {
 	t.Helper()
 	target.Renew(t)
@@ -17,7 +17,7 @@ func attacked(t *testing.T, s *Sandbox, attack attacks.Program, target attacks.T
 	return run(t, s, attack.Source(target), func(spec *Spec) { spec.Readable = []string{target.Exposed} })
 }
 
-// TestAttacksAreRefused attacks every environment but the one without a sandbox.
+// TestAttacksAreRefused attacks every environment except the one without a sandbox.
 func TestAttacksAreRefused(t *testing.T) {
 	target := attacks.NewTarget(t, outside, os.Getenv(projectVariable))
 	each(t, []string{"forks", "everything", "no user namespaces", "no cgroups", "no namespaces"}, func(t *testing.T, s *Sandbox) {
@@ -27,7 +27,7 @@ func TestAttacksAreRefused(t *testing.T) {
 					t.Skip("takes namespaces")
 				}
 				if attack.OwnUser {
-					t.Skip("TestTheFirstProcessCannotBeKilledByItsOwnUser is for it")
+					t.Skip("TestTheFirstProcessCannotBeKilledByItsOwnUser covers this environment")
 				}
 				if r := attacked(t, s, attack, target); r.out != "" || r.Code != 0 {
 					t.Errorf("exit code %d, signal %v:\n%s", r.Code, r.Signal, r.out)
@@ -37,10 +37,10 @@ func TestAttacksAreRefused(t *testing.T) {
 	})
 }
 
-// TestAttacksWouldSucceed makes sure that the attacks are real: without a sandbox they get what they want.
+// TestAttacksWouldSucceed checks that the attacks are real: they succeed without a sandbox.
 func TestAttacksWouldSucceed(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("an ordinary user is refused half of it anyway")
+		t.Skip("the kernel refuses half of the attacks to an ordinary user anyway")
 	}
 	target := attacks.NewTarget(t, outside, os.Getenv(projectVariable))
 	s := newSandbox(t, Config{Mode: ModeOff})
@@ -50,7 +50,7 @@ func TestAttacksWouldSucceed(t *testing.T) {
 				t.Skip("SKIPPED: this kernel refuses the system calls of i386 to every program")
 			}
 			if attack.OwnUser {
-				t.Skip("root is another user than the step's")
+				t.Skip("the step's user is not root")
 			}
 			r := attacked(t, s, attack, target)
 			if strings.Contains(r.out, "BROKEN") == attack.Always {
@@ -60,7 +60,7 @@ func TestAttacksWouldSucceed(t *testing.T) {
 	}
 }
 
-// hasI386Calls reports whether a program outside of any sandbox can make a system call of i386.
+// hasI386Calls reports whether a program outside any sandbox can make an i386 system call.
 func hasI386Calls(t *testing.T) bool {
 	t.Helper()
 	const call = `import ctypes, mmap

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// BenchmarkStart compares a program in the sandbox with the same program outside: what is added is the sandbox's price,
-// its building, its supervision and its removal.
+// BenchmarkStart compares a program in the sandbox with the same program outside. The difference is the cost of
+// building, supervising and removing the sandbox.
 func BenchmarkStart(b *testing.B) {
 	program := []string{"/usr/bin/true"}
 	b.Run("outside", func(b *testing.B) {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestGroupsThatCouldNotBeRemovedAreRemovedLater: a directory that is not empty stands in for a group whose process the kernel has
-// not let go of.
+// TestGroupsThatCouldNotBeRemovedAreRemovedLater uses a directory that is not empty in place of a group whose process
+// the kernel has not yet released.
 func TestGroupsThatCouldNotBeRemovedAreRemovedLater(t *testing.T) {
 	dir := t.TempDir()
 	gone := exec.Command("true")
@@ -53,6 +53,6 @@ func TestGroupsThatCouldNotBeRemovedAreRemovedLater(t *testing.T) {
 	}
 	c.sweep(time.Now().Add(2 * sweepInterval))
 	if names := left(); len(names) != 1 || names[0] != filepath.Base(used) {
-		t.Errorf("%v is left, want what a program of this sidecar uses", names)
+		t.Errorf("%v is left, want the groups that programs of this sidecar use", names)
 	}
 }

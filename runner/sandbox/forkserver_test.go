@@ -15,10 +15,12 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// forkServerVariable holds the harness's fork server, which the tests as an ordinary user could not read.
+// forkServerVariable has the source of the harness's fork server, because the tests that run as an ordinary user
+// cannot read the file.
 const forkServerVariable = "KIZEN_TEST_FORK_SERVER"
 
-// forkServer is a Python that serves forks as the harness does; each executes what it is told on its last descriptor.
+// forkServer is a Python that serves forks as the harness does; each fork executes the program that it reads from its
+// last descriptor.
 const forkServer = `
 import json, os
 *files, told = serve(3)
@@ -29,7 +31,7 @@ for i, fd in enumerate(files):
 os.execve(argv[0], argv, dict(variable.split("=", 1) for variable in env or ()))
 `
 
-// start starts a program as the test's sandbox does: directly, or as a fork of a server's, which stop ends.
+// start starts a program as the test's sandbox does, directly or as a fork; stop ends the fork server.
 func start(ctx context.Context, s *Sandbox, spec Spec) (process *Process, stop func(), err error) {
 	if _, forks := forking.Load(s); !forks {
 		process, err = s.Start(ctx, spec)
@@ -53,7 +55,7 @@ func start(ctx context.Context, s *Sandbox, spec Spec) (process *Process, stop f
 	return process, stop, err
 }
 
-// execute has a fork execute a program.
+// execute makes a fork execute a program.
 func execute(ctx context.Context, f *ForkServer, spec Spec) (*Process, error) {
 	told, tell, err := os.Pipe()
 	if err != nil {
@@ -136,7 +138,7 @@ func TestForksOfOneServerAreDifferentUsersOfTheHost(t *testing.T) {
 	for range 3 {
 		users := output(t, f, "print(open('/proc/self/uid_map').read().split()[-2])")
 		if seen[users] {
-			t.Errorf("two forks were user %s", users)
+			t.Errorf("two forks ran as user %s", users)
 		}
 		seen[users] = true
 	}
@@ -191,7 +193,7 @@ func TestAServerThatDiesTakesItsForksAlong(t *testing.T) {
 }
 
 func TestAServerThatDiesOverARequestFailsTheFork(t *testing.T) {
-	// What was not read turns the end of the socket into a reset connection.
+	// Unread data turns the end of the socket into a connection reset.
 	f, err := newSandbox(t, Config{}).launchForkServer(t.Context(), Spec{Argv: []string{python, "-I", "-S", "-c",
 		"import socket; socket.socket(fileno=3).recv(1, socket.MSG_PEEK)"}})
 	if err != nil {
@@ -237,7 +239,7 @@ func TestALayerThatAForkCannotSetUpFailsTheForkAndNotTheServer(t *testing.T) {
 	}
 }
 
-// output runs Python code in a fork and returns what it printed.
+// output runs Python code in a fork and returns its output.
 func output(t *testing.T, f *ForkServer, code string) string {
 	t.Helper()
 	out, printed, err := os.Pipe()

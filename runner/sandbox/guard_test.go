@@ -16,7 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// stillAllowed is what programs do to themselves and their children.
+// stillAllowed is what programs may do to themselves and their children.
 const stillAllowed = `
 import resource, signal, threading
 child = os.fork()
@@ -32,8 +32,8 @@ resource.getrlimit(resource.RLIMIT_CPU); os.nice(1); os.sched_setaffinity(0, os.
 os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0))
 `
 
-// TestTheFirstProcessCannotBeKilledByItsOwnUser is for the machine that offers the least: a step of the sidecar's own user
-// that sees all of its processes.
+// TestTheFirstProcessCannotBeKilledByItsOwnUser covers the weakest machine: a step that runs as the sidecar's own user
+// and sees all of its processes.
 func TestTheFirstProcessCannotBeKilledByItsOwnUser(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("as an ordinary user")
@@ -57,13 +57,13 @@ func TestTheFirstProcessCannotBeKilledByItsOwnUser(t *testing.T) {
 	}
 }
 
-// scopes reports whether Landlock keeps signals within a sandbox: from version 6 of its interface on.
+// scopes reports whether Landlock confines signals to the sandbox, as it does from version 6 of its interface.
 func scopes(s *Sandbox) bool {
 	version, _, _ := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	return s.holds(stage.LayerLandlock) && int(version) >= 6
 }
 
-// sidecarWith starts a sidecar in a process of its own, and returns when its program has printed a line.
+// sidecarWith starts a sidecar as a separate process, and returns when its program has printed a line.
 func sidecarWith(t *testing.T, kind, code, marker string) *exec.Cmd {
 	t.Helper()
 	sidecar := exec.Command("/proc/self/exe", kind, python, "-I", "-S", "-c", code, marker)
@@ -85,12 +85,12 @@ func sidecarWith(t *testing.T, kind, code, marker string) *exec.Cmd {
 	return sidecar
 }
 
-// eventually waits for something that must come about. Its limit is for a hang, not for a slow machine.
+// eventually waits for a condition. Its limit is for a hang, not for a slow machine.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Minute); !condition(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("after five minutes it still does not hold that %s", what)
+			t.Fatalf("this is still not true after five minutes: %s", what)
 		}
 	}
 }
@@ -98,7 +98,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 func TestDirectoriesOfDeadSidecarsAreRemoved(t *testing.T) {
 	tmp := t.TempDir()
 	for _, dir := range []string{tmp, filepath.Dir(tmp)} {
-		if err := os.Chmod(dir, 0o755); err != nil { // programs have users of their own
+		if err := os.Chmod(dir, 0o755); err != nil { // each program runs as a different user
 			t.Fatal(err)
 		}
 	}
@@ -118,12 +118,12 @@ func TestDirectoriesOfDeadSidecarsAreRemoved(t *testing.T) {
 	stale := directories()[0]
 	_ = dead.Process.Kill()
 	_ = dead.Wait() // killed
-	// Nothing of the step holds on to it.
+	// No process of the step uses the directory any more.
 	eventually(t, "its first process has ended", func() bool { return len(processesIn(stale)) == 0 })
 	if _, err := os.Stat(stale + "/tmp/a/b"); err != nil {
-		t.Fatalf("the dead sidecar's directory went by itself: %v", err)
+		t.Fatalf("the dead sidecar's directory was already removed: %v", err)
 	}
-	// Of somebody who lives, of somebody else, and what only looks like one.
+	// The directory of a living sidecar, one of another user, and files that only look like one.
 	sidecarWith(t, "bare", code, "")
 	living := directories()
 	other := filepath.Join(tmp, scratchPrefix+"1-file")
@@ -147,7 +147,7 @@ func TestDirectoriesOfDeadSidecarsAreRemoved(t *testing.T) {
 	}
 }
 
-// processesIn lists the processes whose working directory is in a directory.
+// processesIn returns the processes whose working directory is below a directory.
 func processesIn(dir string) []string {
 	var found []string
 	links, _ := filepath.Glob("/proc/[0-9]*/cwd")

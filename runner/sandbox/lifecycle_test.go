@@ -63,7 +63,7 @@ func TestEveryEndIsReported(t *testing.T) {
 	})
 }
 
-// survivors leaves five processes behind that do their best to stay, and prints a line when they are there.
+// survivors leaves five processes behind that try to survive, and prints a line when they run.
 const survivors = `
 import os, signal, time
 ready, tell = os.pipe()
@@ -89,7 +89,7 @@ func TestNothingSurvivesTheMainProcess(t *testing.T) {
 	each(t, all, func(t *testing.T, s *Sandbox) {
 		marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
 		r := run(t, s, survivors+"os._exit(6)", func(spec *Spec) { spec.Argv = append(spec.Argv, marker) })
-		// A parent that just made a daemon may be there still.
+		// The parent of a new daemon may still exist.
 		if r.Code != 6 || r.Survivors < 5 || r.Survivors > 8 {
 			t.Errorf("got %+v, want exit code 6 and five survivors or a few more; output %q", r.Exit, r.out)
 		}
@@ -147,7 +147,7 @@ func TestTheStepDiesWithTheSidecar(t *testing.T) {
 			marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
 			code := survivors + "print('up', flush=True)\nwhile True: pass"
 			sidecar := sidecarWith(t, kind, code, marker)
-			// Handles taken before the death of what they stand for cannot be confused with anything later.
+			// A handle opened before a process's death cannot refer to a later process.
 			var handles []unix.PollFd
 			for _, pid := range processesWith(marker) {
 				if pid == sidecar.Process.Pid {
@@ -173,14 +173,14 @@ func TestTheStepDiesWithTheSidecar(t *testing.T) {
 					n, err = unix.Poll(handles[i:i+1], 1000)
 				}
 				if n != 1 {
-					t.Errorf("a process outlives the sidecar by more than a second: %v", err)
+					t.Errorf("a process survives the sidecar by more than a second: %v", err)
 				}
 			}
 		})
 	}
 }
 
-// processesWith lists the processes with a word in their command line, by their ids on the host.
+// processesWith returns the processes with a word in their command line, by their ids on the host.
 func processesWith(word string) []int {
 	var found []int
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -194,7 +194,7 @@ func processesWith(word string) []int {
 	return found
 }
 
-// leftovers lists what programs might leave on the host and in this process.
+// leftovers returns the resources that programs might leave on the host and in this process.
 func leftovers(t *testing.T, s *Sandbox) map[string]string {
 	t.Helper()
 	left := make(map[string]string)
@@ -203,7 +203,7 @@ func leftovers(t *testing.T, s *Sandbox) map[string]string {
 		t.Fatal(err)
 	}
 	for mount := range strings.Lines(string(mounts)) {
-		// Other tests mount on directories of theirs.
+		// Other tests mount on their own directories.
 		if !strings.Contains(mount, filepath.Join(os.TempDir(), "Test")) {
 			left["mounts"] += mount
 		}
@@ -238,10 +238,10 @@ func leftovers(t *testing.T, s *Sandbox) map[string]string {
 	return left
 }
 
-// namesNamespaces prints which namespaces a program is in.
+// namesNamespaces prints the namespaces of a program.
 const namesNamespaces = "import os\nfor n in os.listdir('/proc/self/ns'): print(os.readlink('/proc/self/ns/' + n), flush=True)\n"
 
-// kindsOfExecutions end in every way that there is, and try to leave something behind.
+// kindsOfExecutions end in every possible way, and try to leave something behind.
 var kindsOfExecutions = []struct {
 	name, code string
 	change     func(*Spec)
@@ -276,7 +276,7 @@ func TestNothingIsLeftAfterAnyKindOfExecution(t *testing.T) {
 	requireNothingLeft(t, len(kindsOfExecutions))
 }
 
-// requireNothingLeft runs executions of every kind and compares what the host holds before and after them.
+// requireNothingLeft runs executions of every kind and compares the host's resources before and after.
 func requireNothingLeft(t *testing.T, executions int) {
 	kinds := kindsOfExecutions
 	each(t, all, func(t *testing.T, s *Sandbox) {
@@ -323,21 +323,21 @@ func requireNothingLeft(t *testing.T, executions int) {
 				t.Errorf("%s: before %s, after %s", what, before[what], now)
 			}
 		}
-		// An orphan may be that of another test's sidecar, about to end.
+		// An orphan may belong to another test's sidecar and be about to end.
 		var kept []string
-		defer func() { t.Log("in use were last:", kept) }()
+		defer func() { t.Log("last in use:", kept) }()
 		eventually(t, "no namespace of a program is in use", func() bool {
 			kept = inUse(t, foreign)
 			return len(kept) == 0
 		})
 		if s.holds(layerPID) && len(foreign) == 0 {
-			t.Error("no program had a namespace of its own")
+			t.Error("no program had its own namespace")
 		}
-		t.Logf("%d executions of %d kinds, in %d namespaces of their own", executions, len(kinds), len(foreign))
+		t.Logf("%d executions of %d kinds, in %d separate namespaces", executions, len(kinds), len(foreign))
 	})
 }
 
-// inUse are those namespaces that processes of ours are in.
+// inUse returns those namespaces that our processes are in.
 func inUse(t *testing.T, namespaces map[string]bool) (found []string) {
 	t.Helper()
 	for _, pid := range ours(t) {
@@ -350,8 +350,8 @@ func inUse(t *testing.T, namespaces map[string]bool) (found []string) {
 	return found
 }
 
-// ours are the processes that this test may have left: its descendants, and orphans. The kernel uses the numbers of
-// namespaces again, so that of a step of ours may be that of a step of another test by now.
+// ours returns the processes that this test may have left: its descendants, and orphans. The kernel reuses the numbers
+// of namespaces, so a step of another test may now have the number of one of ours.
 func ours(t *testing.T) []string {
 	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -361,7 +361,7 @@ func ours(t *testing.T) []string {
 	parents := make(map[string]string)
 	for _, path := range stats {
 		text, _ := os.ReadFile(path)
-		// The name before it may hold spaces and brackets.
+		// The name before it may contain spaces and parentheses.
 		if fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])); len(fields) > 1 {
 			parents[filepath.Base(filepath.Dir(path))] = fields[1]
 		}
@@ -394,20 +394,20 @@ func ownNamespaces(t *testing.T, pattern string) map[string]bool {
 	return found
 }
 
-// TestDirectoriesAreRemovedWhateverIsInThem is for the machine without a private file system.
+// TestDirectoriesAreRemovedWhateverIsInThem covers the machine without a private file system.
 func TestDirectoriesAreRemovedWhateverIsInThem(t *testing.T) {
 	s := newSandbox(t, environments["no namespaces"])
 	for _, left := range []struct{ name, code string }{
 		{"closed directories", "os.makedirs('a/b/c'); open('a/b/f', 'w'); os.chmod('a/b', 0); os.chmod('a', 0); os.chmod('.', 0)"},
 		{"directories deeper than there are descriptors", "for _ in range(3000): os.mkdir('d'); os.chdir('d')"},
 		{"names that are no text", "os.mkdir(b'\\xff\\n'); open(b'\\xff\\n/\\xfe', 'w')"},
-		{"links out of it", "os.symlink('/', 'root'); os.symlink('..', 'up'); os.mkfifo('f')"},
+		{"links that lead out of the directory", "os.symlink('/', 'root'); os.symlink('..', 'up'); os.mkfifo('f')"},
 		{"many files", "os.mkdir('a')\nfor i in range(3000): open('a/%d' % i, 'w').close()"},
 	} {
 		t.Run(left.name, func(t *testing.T) {
 			tmp := t.TempDir()
 			for dir := tmp; dir != os.TempDir(); dir = filepath.Dir(dir) {
-				if err := os.Chmod(dir, 0o755); err != nil { // programs have users of their own
+				if err := os.Chmod(dir, 0o755); err != nil { // each program runs as a different user
 					t.Fatal(err)
 				}
 			}
@@ -424,7 +424,7 @@ func TestDirectoriesAreRemovedWhateverIsInThem(t *testing.T) {
 	}
 }
 
-// fewDescriptors lets this process open no more than so many until the test ends.
+// fewDescriptors limits the number of this process's open files until the test ends.
 func fewDescriptors(t *testing.T, n uint64) {
 	t.Helper()
 	var before unix.Rlimit
@@ -481,7 +481,7 @@ func TestMissingLayersAreReportedAndRequired(t *testing.T) {
 	}
 }
 
-// TestAFailingLayerIsFoundByTheFirstStart breaks a layer behind the back of what New found.
+// TestAFailingLayerIsFoundByTheFirstStart breaks a layer after New has probed it.
 func TestAFailingLayerIsFoundByTheFirstStart(t *testing.T) {
 	s, err := New(Config{})
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 func TestMemoryIsThatOfTheWholeTree(t *testing.T) {
-	// Filled with something, so that neither the kernel nor Python can be clever about it.
+	// Filled with random bytes, so that neither the kernel nor Python can merge or omit pages.
 	const fill = `
 import os, sys, time
 noise = os.urandom(1 << 20)

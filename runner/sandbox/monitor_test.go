@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestAnIdleProgramIsNotLookedAt: that it is over its limit is noticed with the first look, once its limit counts.
-func TestAnIdleProgramIsNotLookedAt(t *testing.T) {
+// TestAnIdleProgramIsNotInspected: the first inspection notices that the program is over its limit.
+func TestAnIdleProgramIsNotInspected(t *testing.T) {
 	for _, idle := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			m := newMonitor(Spec{Idle: idle}, Limits{Memory: 1 << 40, CPU: time.Second}, &group{})
@@ -35,7 +35,7 @@ func TestAnIdleProgramIsNotLookedAt(t *testing.T) {
 			select {
 			case <-killed:
 			default:
-				t.Error("a program that is not idle any more was not looked at")
+				t.Error("a program that is no longer idle was not inspected")
 			}
 		})
 	}

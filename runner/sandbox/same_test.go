@@ -21,15 +21,15 @@ import (
 //go:embed testdata/layers.py
 var layersProgram string
 
-// differences are probes that differ where the program runs as the sidecar's own user, and why they may.
+// differences are the probes that may differ where the program runs as the sidecar's own user, with the reason.
 var differences = map[string]string{
-	"PID namespace, signals the first": "Landlock counts the stage as one of the program's own; it has no handlers, so that no signal from inside ends it",
+	"PID namespace, signals the first": "Landlock counts the stage as part of the program; it has no signal handlers, so no signal from inside ends it",
 	"resource limits, RLIMIT_NPROC":    "the limit counts the processes of the user, and the stage has more threads than the first process of a fork",
 }
 
-// TestAForkIsInTheLayersOfAProgram: the stage builds the sandbox of a program in Go, and the fork server that of a fork
-// in Python. What each layer is to the program, probe by probe, is the same on this kernel. A layer without probes
-// fails the test.
+// TestAForkIsInTheLayersOfAProgram: the stage builds the sandbox of a program in Go, and the fork server builds that
+// of a fork in Python. Each probe of each layer must give the same result for both on this kernel. A layer without
+// probes fails the test.
 func TestAForkIsInTheLayersOfAProgram(t *testing.T) {
 	const name = "kizen-test-of-layers"
 	outside, err := net.Listen("unix", "@"+name)
@@ -80,7 +80,7 @@ func TestAForkIsInTheLayersOfAProgram(t *testing.T) {
 	program, fork := probe(direct), probe(forked)
 	for _, layer := range append(slices.Clone(isolation), stage.LayerLimits, stage.LayerExec) {
 		if len(program[layer]) == 0 {
-			t.Errorf("no probe looks at the layer %q", layer)
+			t.Errorf("no probe covers the layer %q", layer)
 		}
 	}
 	probes := 0
@@ -104,7 +104,7 @@ func TestAForkIsInTheLayersOfAProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := fmt.Sprint(program[stage.LayerIdentity]["last capability"]); got+"\n" != string(last) {
-		t.Errorf("the capabilities up to %s were looked at, the kernel has them up to %s", got, last)
+		t.Errorf("the probes cover the capabilities up to %s, but the kernel has them up to %s", got, last)
 	}
 }
 

@@ -20,33 +20,34 @@ import (
 
 const python = "/usr/bin/python3"
 
-// ordinaryUID is somebody without privileges or an account, and another one for each run of the tests: the kernel counts
-// processes by user, and fork bombs of one run would be those of another.
+// ordinaryUID is an unprivileged user without an account. Each run of the tests uses another one: the kernel counts
+// processes by user, so one run's fork bombs would count for another's.
 var ordinaryUID = uint32(20000 + os.Getpid()%20000)
 
-// helperVariable makes the test binary play another part, see helpers.
+// helperVariable makes the test binary run one of the helpers.
 const helperVariable = "KIZEN_TEST_HELPER"
 
-// outside is where tests make directories that programs shall see: their own /tmp would hide those in /tmp from forks.
+// outside is where tests make directories that programs can see: forks have a private /tmp, which would hide those in
+// /tmp.
 const outside = "/var/tmp"
 
-// projectVariable holds where the project lives, which the tests' programs must not see.
+// projectVariable has the path of the project, which the tests' programs must not see.
 const projectVariable = "KIZEN_TEST_PROJECT"
 
-// helpers are the parts that the test binary can play in a process of its own.
+// helpers are the programs that the test binary can run as a separate process.
 var helpers = map[string]func() int{"sidecar": sidecarHelper}
 
 func TestMain(m *testing.M) {
 	if helper, ok := helpers[os.Getenv(helperVariable)]; ok {
 		os.Exit(helper())
 	}
-	// What the sidecar does.
+	// The initialisation that the sidecar does.
 	if err := Conceal(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	if _, err := os.Stat(python); err != nil {
-		fmt.Fprintln(os.Stderr, "SKIPPED: there is no", python, "to attack the sandbox with")
+		fmt.Fprintln(os.Stderr, "SKIPPED: the attacks on the sandbox need", python)
 		if os.Getenv("KIZEN_TEST_REQUIRE") == "1" {
 			os.Exit(1)
 		}
@@ -71,7 +72,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestTortureEverythingAsOrdinaryUser runs all the tests again as a user that is not root, but those named TestTorture.
+// TestTortureEverythingAsOrdinaryUser runs all tests except those named TestTorture again as a user other than root.
 func TestTortureEverythingAsOrdinaryUser(t *testing.T) { asOrdinaryUser(t, "-test.skip=^TestTorture") }
 
 func asOrdinaryUser(t *testing.T, which string) {
@@ -113,17 +114,17 @@ func sidecarHelper() int {
 		process, stop, err = start(context.Background(), s, Spec{Argv: os.Args[2:], Stdout: os.Stdout, Stderr: os.Stderr})
 		if err == nil {
 			process.Wait()
-			stop() // not before: a fork server that nobody holds ends
+			stop() // not earlier: a fork server ends when nothing refers to it
 		}
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return 1
 }
 
-// bare is what a container without privileges often leaves: no namespaces, no cgroups.
+// bare is a typical container without privileges: no namespaces, no cgroups.
 var bare = slices.Concat([]string{"user namespace"}, namespaceLayers, accounting)
 
-// environments are the machines that the tests pretend to run on.
+// environments are the machines that the tests simulate.
 var environments = map[string]Config{
 	"everything":         {},
 	"no user namespaces": {without: []string{"user namespace"}},
@@ -132,10 +133,10 @@ var environments = map[string]Config{
 	"forks":              {},
 }
 
-// forking are the sandboxes whose programs are forks of a server's.
+// forking are the sandboxes that start programs as forks of a server.
 var forking sync.Map
 
-// each runs a test on those of the named machines that can be pretended here.
+// each runs a test on the named machines, if they can be simulated here.
 func each(t *testing.T, names []string, test func(t *testing.T, s *Sandbox)) {
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
@@ -165,15 +166,15 @@ func newSandbox(t *testing.T, config Config) *Sandbox {
 	return s
 }
 
-// slots is how many programs may run side by side, each with all the processes that it may have.
+// slots returns how many programs may run at the same time, each with its maximum number of processes.
 func slots(s *Sandbox) int {
 	if ns := s.namespaces(0, false); ns.shared() {
-		return 1 // they are all of one user, which is what the kernel counts for
+		return 1 // all run as one user, for whom the kernel counts
 	}
 	return 2 * runtime.NumCPU()
 }
 
-// result is what a program printed and how it ended.
+// result is the output of a program and how it ended.
 type result struct {
 	Exit
 	out string
@@ -192,7 +193,7 @@ func run(t *testing.T, s *Sandbox, code string, change func(*Spec)) result {
 	return r
 }
 
-// starter starts a program; stop ends what was started for it alone.
+// starter starts a program; stop ends what was started only for it.
 type starter func(ctx context.Context, spec Spec) (process *Process, stop func(), err error)
 
 func starts(s *Sandbox) starter {

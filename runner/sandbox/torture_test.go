@@ -11,13 +11,13 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// The tests named TestTorture fill the machine with processes and executions. They run alone on it: make test leaves
-// them out, make torture runs them and nothing else.
+// The tests named TestTorture fill the machine with processes and executions. Nothing else may run at the same time:
+// make test skips them, and make torture runs only them.
 
-// TestTortureAsOrdinaryUser runs them again as a user that is not root.
+// TestTortureAsOrdinaryUser runs them again as a user other than root.
 func TestTortureAsOrdinaryUser(t *testing.T) { asOrdinaryUser(t, "-test.run=^TestTorture") }
 
-// bombs fork for as long as they are let.
+// bombs fork for as long as they can.
 var bombs = []struct{ name, code string }{
 	{"that fills its limit", `
 import os
@@ -62,8 +62,8 @@ func TestTortureForkBombIsContained(t *testing.T) {
 	})
 }
 
-// TestTortureFullProcessTableLeavesTheFirstProcessAlive fills the limit at once, many times and side by side: whatever the first
-// process still has to start then, it cannot.
+// TestTortureFullProcessTableLeavesTheFirstProcessAlive reaches the limit at once, many times and in parallel. The
+// first process can then start nothing more.
 func TestTortureFullProcessTableLeavesTheFirstProcessAlive(t *testing.T) {
 	const bomb = `
 import os
@@ -104,7 +104,7 @@ func TestTortureForkBombDiesWithTheSidecar(t *testing.T) {
 	}
 }
 
-// executionsVariable asks for so many executions of each kind, in place of a few hundred of all kinds.
+// executionsVariable sets the number of executions of each kind, in place of a few hundred in total.
 const executionsVariable = "KIZEN_TEST_EXECUTIONS"
 
 func TestTortureNothingIsLeftAfterManyExecutions(t *testing.T) {

@@ -14,14 +14,15 @@ import (
 
 func TestNoUserIsTakenTwiceAtATime(t *testing.T) {
 	locks := filepath.Join(t.TempDir(), "run", "users")
-	one, other := userCounter{locks: locks}, userCounter{locks: locks} // two sidecars that happen to begin at the same id
+	// Two sidecars that happen to begin at the same id.
+	one, other := userCounter{locks: locks}, userCounter{locks: locks}
 	taken := map[int]bool{}
 	var all []user
 	for range userTries / 2 {
 		for _, c := range []*userCounter{&one, &other} {
 			u := c.take()
 			if u.held == nil || taken[u.id] {
-				t.Errorf("user %d is taken twice, or not held", u.id)
+				t.Errorf("user %d is taken twice, or not locked", u.id)
 			}
 			taken[u.id] = true
 			all = append(all, u)
@@ -62,17 +63,18 @@ func TestUsersAreGivenWhereNoLockCanBeHad(t *testing.T) {
 	}
 }
 
-// TestAStepCannotHoldTheUsersOfOthers has a step bind every name and lock every file that it can.
+// TestAStepCannotHoldTheUsersOfOthers: the step binds every name and locks every file that it can.
 func TestAStepCannotHoldTheUsersOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("an ordinary user gives no ids")
+		t.Skip("an ordinary user cannot assign user ids")
 	}
 	out, printed, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	s := newSandbox(t, Config{without: append(slices.Clone(bare), stage.LayerLandlock)}) // sees the host's files and network
+	// It sees the host's files and network.
+	s := newSandbox(t, Config{without: append(slices.Clone(bare), stage.LayerLandlock)})
 	squatter, err := s.Start(t.Context(), Spec{Argv: []string{python, "-I", "-S", "-c", fmt.Sprintf(`
 import fcntl, resource, socket, time
 all = []
@@ -93,7 +95,7 @@ time.sleep(600)`, firstUser, firstUser+users, userLocks)}, Env: []string{"PATH=/
 	for range 3 {
 		u := s.users.take()
 		if u.held == nil {
-			t.Error("a user is not held")
+			t.Error("a user is not locked")
 		}
 		u.release()
 	}
@@ -101,10 +103,10 @@ time.sleep(600)`, firstUser, firstUser+users, userLocks)}, Env: []string{"PATH=/
 	squatter.Wait()
 }
 
-// TestAProgramOfAnotherSidecarCannotBeKilled attacks where only the user keeps programs apart.
+// TestAProgramOfAnotherSidecarCannotBeKilled attacks where only user ids separate programs.
 func TestAProgramOfAnotherSidecarCannotBeKilled(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("an ordinary user is the same in each")
+		t.Skip("an ordinary user has the same id in each")
 	}
 	weak := Config{without: append(slices.Clone(bare), stage.LayerLandlock)}
 	victims, attackers := newSandbox(t, weak), newSandbox(t, weak)
@@ -140,6 +142,6 @@ for attack in lambda: os.kill(PID, 9), lambda: open("/proc/PID/environ").read():
 	}
 	victim.Kill()
 	if exit := victim.Wait(); !exit.Killed {
-		t.Errorf("the victim ended otherwise: %+v", exit)
+		t.Errorf("the victim ended in another way: %+v", exit)
 	}
 }

@@ -13,10 +13,10 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// uses are what steps do and must go on doing. Each prints "ok".
+// uses are what steps do and must continue to be able to do. Each prints "ok".
 var uses = []struct {
 	name, code string
-	// own: it takes a file system of the step's own, with /dev/shm or its user's name.
+	// own means that it needs a private file system, with /dev/shm or its user's name.
 	own bool
 }{
 	{"threads", `
@@ -105,7 +105,7 @@ func TestOrdinaryProgramsWork(t *testing.T) {
 		for _, use := range uses {
 			t.Run(use.name, func(t *testing.T) {
 				if use.own && !s.holds(stage.LayerFileSystem) {
-					t.Skip("takes a file system of its own")
+					t.Skip("needs a private file system")
 				}
 				r := run(t, s, use.code, nil)
 				if r.out == "missing" && os.Getenv("KIZEN_TEST_REQUIRE") != "1" {
@@ -272,7 +272,7 @@ func TestKizenOnlyIsRefusedWhereThereIsNoNetworkNamespace(t *testing.T) {
 		process, err := s.Start(t.Context(), Spec{Argv: []string{python, "-c", "pass"}, Network: NetworkKizenOnly})
 		if err == nil {
 			process.Wait()
-			t.Error("started all the same")
+			t.Error("the program was started nevertheless")
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"testing/iotest"
 )
 
-// read takes a request and its body off src, as one string that tells everything about them.
+// read reads a request and its body from src, and returns one string with all their parts.
 func read(src io.Reader) (string, error) {
 	r := NewReader(src)
 	var req Request
@@ -30,7 +30,7 @@ func read(src io.Reader) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, f := range req.Fields { // the head must survive the reading of the body
+	for _, f := range req.Fields { // the head must survive reading the body
 		fmt.Fprintf(&b, "|%s:%s", f.Name, f.Value)
 	}
 	fmt.Fprintf(&b, "|%q %q %v", content, body.Trailer(), body.Done())
@@ -84,7 +84,7 @@ func TestHeadsAreBounded(t *testing.T) {
 	}
 }
 
-// A request that we take, net/http takes too, and ends it at the same byte.
+// net/http accepts every request that we accept, and ends it at the same byte.
 func FuzzRequestsEndWhereNetHTTPEndsThem(f *testing.F) {
 	for _, seed := range []string{
 		"GET / HTTP/1.1\r\nHost: h\r\n\r\nrest", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcrest",
@@ -107,11 +107,11 @@ func FuzzRequestsEndWhereNetHTTPEndsThem(f *testing.F) {
 		in := bufio.NewReader(bytes.NewReader(raw))
 		theirs, err := http.ReadRequest(in)
 		if err != nil {
-			return // net/http also reads targets and hosts, which is not ours to do here
+			return // net/http also checks targets and hosts, which are not checked here
 		}
 		content, err := io.ReadAll(theirs.Body)
 		if err != nil {
-			t.Skip(err) // such as a trailer that net/http does not take
+			t.Skip(err) // such as a trailer that net/http rejects
 		}
 		if !bytes.Equal(ours, content) {
 			t.Errorf("body %q, net/http reads %q", ours, content)
@@ -123,7 +123,7 @@ func FuzzRequestsEndWhereNetHTTPEndsThem(f *testing.F) {
 	})
 }
 
-// An answer that we take, net/http reads with the same body.
+// net/http reads every response that we accept with the same body.
 func FuzzAnswersEndWhereNetHTTPEndsThem(f *testing.F) {
 	for _, seed := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabrest", "HTTP/1.1 200 OK\nContent-Length: 2\n\nab", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\nuntil close",
