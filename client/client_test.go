@@ -105,7 +105,7 @@ func TestTheSameIDIsStartedOnce(t *testing.T) {
 	request.UserScript = "pass"
 	var refused *client.Error
 	if _, err := c.Start(t.Context(), request); !errors.As(err, &refused) || refused.Status != 409 {
-		t.Errorf("the same id for something else: %v", err)
+		t.Errorf("the same id with another request: %v", err)
 	}
 }
 

@@ -148,18 +148,18 @@ func TestErrorsForUnusableKeysDoNotQuoteThem(t *testing.T) {
 	}
 	const canary = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"
 	for name, row := range map[string]struct{ text, want string }{
-		"nothing":             {"canary", "neither PEM nor a JWK"},
-		"broken JSON":         {`{"kty":"OKP","d":"` + canary, "neither a valid JWK nor a valid JWK set"},
-		"RSA":                 {pemOf(t, foreign), "not Ed25519"},
-		"encrypted":           {"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "not encrypted"},
-		"not what it says":    {"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "of type PRIVATE KEY cannot be parsed"},
-		"empty set":           {`{"keys":[]}`, "it contains no key"},
-		"halves do not match": {`{"kty":"OKP","crv":"Ed25519","d":"` + canary + `","x":"AAAAAAKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, ""},
-		"X25519":              {`{"kty":"OKP","crv":"X25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not Ed25519"},
-		"kid with a brace":    {`{"kid":"a}b","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "kid"},
-		"time that is none":   {`{"kizen_from":"tomorrow","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not a time"},
-		"short secret":        {`{"kid":"s","kty":"oct","k":"AAAA"}`, "has 3 bytes, not 32"},
-		"one id for two keys": {`{"keys":[{"kid":"a","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + thumb(public) + `"}]}`, ""},
+		"nothing":                     {"canary", "neither PEM nor a JWK"},
+		"broken JSON":                 {`{"kty":"OKP","d":"` + canary, "neither a valid JWK nor a valid JWK set"},
+		"RSA":                         {pemOf(t, foreign), "not Ed25519"},
+		"encrypted":                   {"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "not encrypted"},
+		"wrong content for its label": {"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "of type PRIVATE KEY cannot be parsed"},
+		"empty set":                   {`{"keys":[]}`, "it contains no key"},
+		"halves do not match":         {`{"kty":"OKP","crv":"Ed25519","d":"` + canary + `","x":"AAAAAAKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, ""},
+		"X25519":                      {`{"kty":"OKP","crv":"X25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not Ed25519"},
+		"kid with a brace":            {`{"kid":"a}b","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "kid"},
+		"time that is none":           {`{"kizen_from":"tomorrow","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not a time"},
+		"short secret":                {`{"kid":"s","kty":"oct","k":"AAAA"}`, "has 3 bytes, not 32"},
+		"one id for two keys":         {`{"keys":[{"kid":"a","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + thumb(public) + `"}]}`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := minter.LoadKeySet(minter.KeySetConfig{Path: write(t, filepath.Join(t.TempDir(), "keys.pem"), row.text)})
@@ -478,7 +478,7 @@ func TestWatchSeesASecretThatKubernetesUpdates(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		reloaded, stopped := make(chan error, 1024), make(chan error, 1)
 		go func() { stopped <- set.Watch(ctx, func(err error) { reloaded <- err }) }()
-		<-reloaded // the watch stands
+		<-reloaded // the watch is active
 		first = lay("..2" + filepath.Base(path))
 		for set.Current() != first {
 			select {

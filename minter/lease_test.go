@@ -22,7 +22,7 @@ type fakeMint struct {
 	revoked []string
 	err     error         // what mints return
 	slow    time.Duration // how long they take
-	jumped  time.Duration // by how much the wall clock ran away from the timers
+	jumped  time.Duration // by how much the wall clock differs from the timers
 }
 
 func (f *fakeMint) set(change func()) {
@@ -106,7 +106,7 @@ func TestLeaseRenewsAtTwoThirdsWithJitter(t *testing.T) {
 			gaps = append(gaps, gap)
 		}
 		if slices.Max(gaps)-slices.Min(gaps) < time.Second {
-			t.Error("renewals come at the same distance: there is no jitter")
+			t.Error("renewals come at equal intervals, without jitter")
 		}
 		f.want(t, fmt.Sprint("key-", len(f.minted)))
 	})

@@ -226,7 +226,7 @@ func TestRedisHoldsStoredKeysSealedForTheirAccount(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code := v.verify(t, minter.Key{Token: minter.NewToken(another()), Identity: integration}); code != minter.CodeRevoked {
-		t.Errorf("a key that nobody was given: %q", code)
+		t.Errorf("a key that was never issued: %q", code)
 	}
 }
 
@@ -246,7 +246,7 @@ func TestWritingToRedisGivesAStoredKeyNoOtherOwner(t *testing.T) {
 		"another type":             {name, strings.Replace(owner, "service_integration", "service_automation", 1), "business-1", "account-7"},
 		"another business":         {strings.Replace(name, "business-1", "business-2", 1), owner, "business-2", "account-7"},
 		"another key's id":         {name, strings.Replace(owner, key.ID, "AAAA", 1), "business-1", "account-7"},
-		"nobody's word for it":     {name, owner[:strings.Index(owner, `,"proof"`)] + "}", "business-1", "account-7"},
+		"an owner without proof":   {name, owner[:strings.Index(owner, `,"proof"`)] + "}", "business-1", "account-7"},
 		"not the form of an owner": {name, "[]", "business-1", "account-7"},
 	} {
 		if row.owner == owner && row.name == name {
@@ -261,7 +261,7 @@ func TestWritingToRedisGivesAStoredKeyNoOtherOwner(t *testing.T) {
 		set(name, owner)
 	}
 	if code := v.code(t, key); code != "" {
-		t.Errorf("the owner himself is refused: %s", code)
+		t.Errorf("the owner's own key is refused: %s", code)
 	}
 	// A rotation does not reseal keys for a changed account type either.
 	document := "kizen:{business-1}:stored:account-7"

@@ -71,7 +71,7 @@ func TestWorksOnACluster(t *testing.T) {
 		}
 	}
 	if failed == nil {
-		t.Error("a cluster taken for a single server took everything")
+		t.Error("a client for a single server wrote every key to a cluster")
 	}
 }
 
@@ -116,13 +116,13 @@ func TestMintingSurvivesASentinelFailover(t *testing.T) {
 	}
 	<-minted
 	master.Stop()
-	redistest.Await(t, "the replica to become master", func() bool { // it hangs up on whoever asks it while it does
+	redistest.Await(t, "the replica to become master", func() bool { // it closes connections during the promotion
 		return strings.Contains(sentinel.Do(t, "SENTINEL", "get-master-addr-by-name", "main"), strconv.Itoa(replica.Port))
 	})
 	for len(minted) > 0 {
 		<-minted
 	}
-	key := <-minted // minted after the failover, by the client that was there before
+	key := <-minted // minted after the failover, by the client from before it
 	if code := f.verify(t, key); code != "" {
 		t.Errorf("a key minted after the failover is refused: %s", code)
 	}

@@ -66,7 +66,7 @@ func TestABrokenCollectorIsGivenUpAndMentionedOnce(t *testing.T) {
 		endpoint func(*testing.T) string
 		protocol string
 		oneShot  bool
-		inTime   bool // Shutdown ends before it must
+		inTime   bool // Shutdown ends before its deadline
 	}{
 		"refusing":                {refusing, "http/protobuf", true, true},
 		"refusing, served":        {refusing, "http/protobuf", false, true},
@@ -104,7 +104,7 @@ func TestABrokenCollectorIsGivenUpAndMentionedOnce(t *testing.T) {
 				t.Errorf("the collector is mentioned %d times: %s", n, log)
 			}
 			if strings.Contains(log.String(), plain) || len(log.String()) > 2048 {
-				t.Errorf("the log repeats what the collector says: %.3000s", log)
+				t.Errorf("the log repeats the collector's response: %.3000s", log)
 			}
 		})
 	}
@@ -134,7 +134,7 @@ func hangingCollector(t *testing.T, milliseconds string) {
 	}
 	before, executions := heap(), int64(3000)
 	for range executions {
-		execute(telemetry) // would not end where exporting blocked
+		execute(telemetry) // this would not end if exporting blocked
 	}
 	if grown := int64(heap()) - int64(before); grown > 2<<20 {
 		t.Errorf("the heap grew by %d bytes over %d executions", grown, executions)

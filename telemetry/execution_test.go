@@ -168,7 +168,7 @@ func TestCallsAreBelowTheSpanThatTheStepMade(t *testing.T) {
 	const inner = "1111111111111111"
 	for name, sent := range map[string]string{
 		inner: "00-" + callerTrace + "-" + inner + "-01",
-		"":    "00-11111111111111111111111111111111-" + inner + "-01", // of a trace that is not ours
+		"":    "00-11111111111111111111111111111111-" + inner + "-01", // of another trace
 		" ":   "nonsense",
 	} {
 		telemetry, spans := tracing(t)

@@ -182,7 +182,7 @@ func TestEveryMetricOfTheDashboardExists(t *testing.T) {
 				queried[name], found = true, true
 			case labels[name], slices.Contains(promQL, name):
 			default:
-				t.Errorf("%s: there is no metric and no label %q", query, name)
+				t.Errorf("%s: %q is neither a metric nor a label", query, name)
 			}
 		}
 		if !found {
@@ -270,15 +270,15 @@ func TestAnUnknownBacklogIsNotReportedAsEmpty(t *testing.T) {
 	}
 	down = errors.New("redis is away")
 	if page := scrape(t, telemetry); strings.Contains(page, "kizen_fleet_queue_depth{") {
-		t.Errorf("a depth is told: %s", page)
+		t.Errorf("a queue depth is exposed: %s", page)
 	}
 	down = nil
 	if page := scrape(t, telemetry); !strings.Contains(page, series[0]) {
-		t.Error("it does not come back")
+		t.Error("the metric does not return")
 	}
 	stop()
 	if page := scrape(t, telemetry); strings.Contains(page, "kizen_fleet_queue_depth{") {
-		t.Error("it is watched after the end")
+		t.Error("the state is read after the end of the watch")
 	}
 }
 

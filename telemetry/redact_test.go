@@ -59,7 +59,7 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 	value := func(v any) func(*slog.Logger) { return func(l *slog.Logger) { l.Info("x", "value", v) } }
 	byName := func(name string, v any) func(*slog.Logger) { return func(l *slog.Logger) { l.Info("x", name, v) } }
 	cases := map[string]func(*slog.Logger){
-		// Where it stands.
+		// Places.
 		"token in the message":        message("minted " + jwt),
 		"token in an attribute":       value(jwt),
 		"token as an attribute's key": byName(jwt, 1),
@@ -85,7 +85,7 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 		"token under a group":         func(l *slog.Logger) { l.WithGroup("g").Info("x", "value", jwt) },
 		"token bound under a group":   func(l *slog.Logger) { l.WithGroup("g").With("value", jwt).Info("x") },
 
-		// What it looks like.
+		// Shapes.
 		"token cut short":                message("got " + jwt[:40]),
 		"stored key":                     message("key " + stored),
 		"stored key inside a word":       message("id_" + stored),
@@ -152,7 +152,7 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 		"signature of Azure":             message("GET https://h/x?se=1&sig=" + plain + "%3D"),
 		"error of a client":              value(&url.Error{Op: "Get", URL: "https://u:" + plain + "@h/x", Err: errors.New("refused")}),
 
-		// By name.
+		// Names.
 		"attribute by its name":      byName("client_secret", plain),
 		"attribute with dashes":      byName("Private-Key", plain),
 		"attribute with a space":     byName("API Key", plain),

@@ -152,14 +152,14 @@ func TestEnvironmentChoosesExportersAndProtocols(t *testing.T) {
 		"gRPC":                   {map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, settings{traces: "grpc"}, ""},
 		"protocol of a signal": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
 			settings{traces: "http/json", metrics: "grpc"}, ""},
-		"both ways":               {map[string]string{"OTEL_METRICS_EXPORTER": "otlp, prometheus"}, settings{metrics: "http/protobuf", prometheus: true}, ""},
-		"exporter that is not":    {map[string]string{"OTEL_TRACES_EXPORTER": "console"}, settings{}, "OTEL_TRACES_EXPORTER"},
-		"exporter of metrics":     {map[string]string{"OTEL_METRICS_EXPORTER": "statsd"}, settings{}, "OTEL_METRICS_EXPORTER"},
-		"protocol that is not":    {map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "udp"}, settings{traces: "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL"},
-		"disabled":                {map[string]string{"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_EXPORTER": "otlp"}, settings{disabled: true}, ""},
-		"disabled by nonsense":    {map[string]string{"OTEL_SDK_DISABLED": "yes", "OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, "OTEL_SDK_DISABLED"},
-		"nonsense of what is off": {map[string]string{"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, settings{}, ""},
-		"blank is the same as no": {map[string]string{"OTEL_TRACES_EXPORTER": " ", "OTEL_EXPORTER_OTLP_ENDPOINT": " "}, settings{}, ""},
+		"both ways":                            {map[string]string{"OTEL_METRICS_EXPORTER": "otlp, prometheus"}, settings{metrics: "http/protobuf", prometheus: true}, ""},
+		"unknown exporter":                     {map[string]string{"OTEL_TRACES_EXPORTER": "console"}, settings{}, "OTEL_TRACES_EXPORTER"},
+		"exporter of metrics":                  {map[string]string{"OTEL_METRICS_EXPORTER": "statsd"}, settings{}, "OTEL_METRICS_EXPORTER"},
+		"unknown protocol":                     {map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "udp"}, settings{traces: "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL"},
+		"disabled":                             {map[string]string{"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_EXPORTER": "otlp"}, settings{disabled: true}, ""},
+		"disabled by nonsense":                 {map[string]string{"OTEL_SDK_DISABLED": "yes", "OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, "OTEL_SDK_DISABLED"},
+		"invalid setting of a disabled signal": {map[string]string{"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, settings{}, ""},
+		"blank counts as unset":                {map[string]string{"OTEL_TRACES_EXPORTER": " ", "OTEL_EXPORTER_OTLP_ENDPOINT": " "}, settings{}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -373,7 +373,7 @@ func TestEveryInvalidSettingIsNamed(t *testing.T) {
 			}
 			for _, line := range said[1:] {
 				if !strings.Contains(line, "not exported") {
-					t.Errorf("it is said twice: %s", line)
+					t.Errorf("it is logged twice: %s", line)
 				}
 			}
 		})
@@ -399,7 +399,7 @@ func TestInvalidSettingsAreLoggedWithoutTheirValues(t *testing.T) {
 				t.Error(err)
 			}
 			if !strings.Contains(log.String(), "WARN") || !strings.Contains(log.String(), "OTEL_") && name != "sampler" {
-				t.Errorf("nothing is said of it: %q", log)
+				t.Errorf("the log does not mention it: %q", log)
 			}
 			if strings.Contains(log.String(), plain) {
 				t.Errorf("the log shows a secret: %s", log)

@@ -17,8 +17,8 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy"
 )
 
-// TestNoKeyIsMintedForAnAccountThatMayNotAct covers every pair of reasons, types without signed keys, and a lease that is open
-// when its account is suspended: its proxy answers 503 with the reasons.
+// TestNoKeyIsMintedForAnAccountThatMayNotAct covers every pair of reasons, types without signed keys, and an open
+// lease whose account is suspended: its proxy answers 503 with the reasons.
 func TestNoKeyIsMintedForAnAccountThatMayNotAct(t *testing.T) {
 	host, client := admissionHost(t)
 	id := minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: policy.ServiceAutomation, ExecutionID: "e-1"}
@@ -90,7 +90,7 @@ func admissionHost(t *testing.T) (*Host, redis.UniversalClient) {
 	return host, client
 }
 
-// awaitRefusal calls until the proxy refuses for want of a key, and returns its answer.
+// awaitRefusal calls until the proxy refuses because it has no key, and returns its response.
 func awaitRefusal(t *testing.T, base string) string {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -99,12 +99,12 @@ func awaitRefusal(t *testing.T, base string) string {
 			t.Fatal(err)
 		}
 		text := new(strings.Builder)
-		_ = answer.Write(text) // it is a test's own answer, whole in memory
+		_ = answer.Write(text) // the test's own response, entirely in memory
 		_ = answer.Body.Close()
 		if answer.StatusCode == http.StatusServiceUnavailable {
 			return text.String()
 		}
 	}
-	t.Fatal("the proxy goes on with the key of a suspended account")
+	t.Fatal("the proxy still uses the key of a suspended account")
 	return ""
 }

@@ -22,11 +22,11 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// BenchmarkCallThroughTheProxy is one call on one connection, in turns: through a proxy that knows of no telemetry, through
-// the one of an execution whose telemetry is off, and with what can be on. The metrics are medians; ns/op is of no interest.
+// BenchmarkCallThroughTheProxy measures one call on one connection, in turn: through a proxy without telemetry hooks,
+// through that of an execution with telemetry off, and with telemetry on. The metrics are medians; ignore ns/op.
 func BenchmarkCallThroughTheProxy(b *testing.B) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // what is sent is of no interest
+		_, _ = io.Copy(io.Discard, r.Body) // the content is ignored
 		_, _ = io.WriteString(w, `{"count": 2}`)
 	}))
 	defer server.Close()
@@ -89,7 +89,7 @@ func benchmarkedHost(b *testing.B, api *url.URL, config telemetry.Config) *Host 
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { _ = observed.Shutdown(context.Background()) }) // what was not sent is of no interest
+	b.Cleanup(func() { _ = observed.Shutdown(context.Background()) }) // unsent telemetry is ignored
 	host, err := NewHost(Config{Redis: redis, Keys: keys, Engine: engine, Proxy: proxy.Config{APIRoot: api}, Telemetry: observed})
 	if err != nil {
 		b.Fatal(err)
@@ -97,7 +97,7 @@ func benchmarkedHost(b *testing.B, api *url.URL, config telemetry.Config) *Host 
 	return host
 }
 
-// bareProxy is the proxy of an execution without a hook that anything could be told through.
+// bareProxy is the proxy of an execution without telemetry hooks.
 func bareProxy(b *testing.B, host *Host, id minter.Identity, authority *Authority) (base string) {
 	b.Helper()
 	principal, err := host.principal(id)
@@ -113,11 +113,11 @@ func bareProxy(b *testing.B, host *Host, id minter.Identity, authority *Authorit
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() { _ = bare.Shutdown(context.Background()) }) // nothing is in flight
+	b.Cleanup(func() { _ = bare.Shutdown(context.Background()) }) // no call is in flight
 	return bare.URL()
 }
 
-// caller costs next to nothing: it sends the same bytes again and again, and reads what its answer says it has.
+// caller has very little overhead: it sends the same bytes repeatedly, and reads as many as the response announces.
 type caller struct {
 	name    string
 	took    []time.Duration
@@ -151,7 +151,8 @@ func (c *caller) call(b *testing.B) {
 			b.Fatalf("answered %q, %v", line, err)
 		}
 		if length, found := bytes.CutPrefix(line, []byte("Content-Length: ")); found {
-			left, _ = strconv.Atoi(string(bytes.TrimSpace(length))) // no number would end the benchmark at the next answer
+			// An invalid number would end the benchmark at the next response.
+			left, _ = strconv.Atoi(string(bytes.TrimSpace(length)))
 		}
 		if len(line) == 2 {
 			break

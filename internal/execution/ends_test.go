@@ -24,7 +24,7 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// The moments of an execution in which a test can interfere, in their order.
+// The moments of an execution at which a test can interfere, in order.
 const (
 	preparing = "prepare"
 	minting   = "mint"
@@ -35,7 +35,7 @@ const (
 
 var errGone = errors.New("it is gone")
 
-// fault is what happens at a moment. ctx is that of the part.
+// fault is an event at one of these moments. ctx is that of the part.
 type fault func(ctx context.Context, w *world) error
 
 func fails(context.Context, *world) error { return errGone }
@@ -46,21 +46,21 @@ func refuses(context.Context, *world) error {
 	return refused.Err()
 }
 
-// cancels ends the caller's interest, and returns as a part does that notices.
+// cancels cancels the caller's context, and returns as a part does that notices it.
 func cancels(_ context.Context, w *world) error {
 	w.cancel(ErrCancelled)
 	<-w.caller.Done()
 	return context.Cause(w.caller)
 }
 
-// killed ends the caller's interest while the step runs, which goes on until it is killed.
+// killed cancels the caller's context while the step runs; the step continues until it is killed.
 func killed(ctx context.Context, w *world) error {
 	w.cancel(ErrCancelled)
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// cancelsUnnoticed ends the caller's interest when the part has just succeeded.
+// cancelsUnnoticed cancels the caller's context when the part has just succeeded.
 func cancelsUnnoticed(_ context.Context, w *world) error {
 	w.cancel(ErrCancelled)
 	return nil
@@ -70,18 +70,18 @@ func expires(context.Context, *world) error { return context.DeadlineExceeded }
 
 func panics(context.Context, *world) error { panic("index out of range") }
 
-// world is the surroundings of one execution: an interpreter, a listener, keys and a caller, all of them fakes. It
-// writes down what happens, in order.
+// world is the environment of one execution: an interpreter, a listener, keys and a caller, all fakes. It records the
+// events in order.
 type world struct {
 	host   *Host
 	caller context.Context
 	cancel context.CancelCauseFunc
 	faults map[string]fault
-	// result is what the step gives back when no fault prevents it.
+	// result is the step's result if no fault prevents it.
 	result runner.Result
-	// asked is when the execution began to wait for a slot; zero means that it did not.
+	// asked is when the execution began to wait for a slot; zero if it did not wait.
 	asked time.Time
-	// call, if any, is made by the running step.
+	// call, if not nil, is made by the running step.
 	call func(job runner.Execution)
 
 	listener *pipeListener
@@ -121,7 +121,7 @@ func (w *world) note(event string) {
 	w.events = append(w.events, event)
 }
 
-// at notes a moment and does what is to happen then.
+// at records a moment and triggers its fault.
 func (w *world) at(ctx context.Context, moment string) error {
 	w.note(moment)
 	if fault := w.faults[moment]; fault != nil {
@@ -130,14 +130,14 @@ func (w *world) at(ctx context.Context, moment string) error {
 	return nil
 }
 
-// story is what has happened so far.
+// story returns the events so far.
 func (w *world) story() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return strings.Join(w.events, " ")
 }
 
-// run carries out the execution.
+// run runs the execution.
 func (w *world) run() (Ended, error) {
 	return w.host.Run(w.caller, Request{
 		Identity: minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: policy.ServiceAutomation, ExecutionID: "e-1"},
@@ -146,15 +146,15 @@ func (w *world) run() (Ended, error) {
 	})
 }
 
-// survive is run, and returns what it panicked with.
+// survive calls run and returns the value of its panic.
 func (w *world) survive() (done Ended, recovered any, err error) {
 	defer func() { recovered = recover() }()
 	done, err = w.run()
 	return done, nil, err
 }
 
-// requireTold checks that the log has one line about the end, with this outcome.
-func (w *world) requireTold(t *testing.T, outcome outcomes.Outcome) {
+// requireLogged checks that the log has exactly one line about the end, with this outcome.
+func (w *world) requireLogged(t *testing.T, outcome outcomes.Outcome) {
 	t.Helper()
 	var told []outcomes.Outcome
 	for line := range strings.Lines(w.log.String()) {
@@ -226,7 +226,7 @@ func (i fakeInterpreter) Run(ctx context.Context, job runner.Execution) (runner.
 	return i.w.result, nil
 }
 
-// pipeListener hands out connections without a network, so that time is the test's own.
+// pipeListener accepts connections without a network, so that the test controls time.
 type pipeListener struct {
 	incoming chan net.Conn
 	closed   chan struct{}
@@ -263,10 +263,10 @@ func (l *pipeListener) dial(context.Context, string, string) (net.Conn, error) {
 	}
 }
 
-// TestEveryEndTakesEverythingBack lets each part end in each way. Whatever happens, the key that was minted is revoked
-// once, and before the step is killed where the caller cancels; the listener is closed; the interpreter has run or is
+// TestEveryEndReleasesEverything makes each part fail in each way. In every case the minted key is revoked exactly
+// once, and before the step is killed if the caller cancels; the listener is closed; the interpreter has run or is
 // discarded; the log has one line about the end.
-func TestEveryEndTakesEverythingBack(t *testing.T) {
+func TestEveryEndReleasesEverything(t *testing.T) {
 	const (
 		unprepared = "prepare"
 		unminted   = "prepare mint close discard"
@@ -278,7 +278,7 @@ func TestEveryEndTakesEverythingBack(t *testing.T) {
 		name    string
 		at      string
 		fault   fault
-		outcome outcomes.Outcome // empty: the execution panics
+		outcome outcomes.Outcome // empty if the execution panics
 		story   string
 	}{
 		{"nothing happens", "", nil, outcomes.OK, ran},
@@ -295,10 +295,10 @@ func TestEveryEndTakesEverythingBack(t *testing.T) {
 		{"out of time while the key is minted", minting, expires, outcomes.NotStarted, unminted},
 		{"a panic while the key is minted", minting, panics, "", unminted},
 
-		{"the caller cannot write down the start", starting, fails, outcomes.NotStarted, unstarted},
-		{"cancelled while the start is written down", starting, cancels, outcomes.Cancelled, unstarted},
-		{"out of time while the start is written down", starting, expires, outcomes.NotStarted, unstarted},
-		{"a panic while the start is written down", starting, panics, "", unstarted},
+		{"the caller cannot record the start", starting, fails, outcomes.NotStarted, unstarted},
+		{"cancelled while the start is recorded", starting, cancels, outcomes.Cancelled, unstarted},
+		{"out of time while the start is recorded", starting, expires, outcomes.NotStarted, unstarted},
+		{"a panic while the start is recorded", starting, panics, "", unstarted},
 
 		{"python fails", running, fails, outcomes.Internal, ran},
 		{"the job does not fit", running, refuses, outcomes.Refused, ran},
@@ -328,14 +328,14 @@ func TestEveryEndTakesEverythingBack(t *testing.T) {
 				if begun := strings.Contains(row.story, running); done.Begun != begun {
 					t.Errorf("begun: %v, want %v", done.Begun, begun)
 				}
-				w.requireTold(t, row.outcome)
+				w.requireLogged(t, row.outcome)
 			})
 		})
 	}
 }
 
-// TestTheResultOfTheStepStands whatever its outcome is and whatever happens after it.
-func TestTheResultOfTheStepStands(t *testing.T) {
+// TestLaterFaultsDoNotChangeTheResultOfTheStep, whatever its outcome is.
+func TestLaterFaultsDoNotChangeTheResultOfTheStep(t *testing.T) {
 	for _, outcome := range outcomes.All() {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, map[string]fault{revoking: fails})
@@ -345,7 +345,7 @@ func TestTheResultOfTheStepStands(t *testing.T) {
 			if err != nil || done.Result.Outcome != outcome || !slices.Equal(done.Result.Logs, []string{"hello"}) {
 				t.Errorf("%s: %+v, %v", outcome, done.Result, err)
 			}
-			w.requireTold(t, outcome)
+			w.requireLogged(t, outcome)
 			if !strings.Contains(w.log.String(), "the key could not be taken back") {
 				t.Errorf("%s: the log does not tell of the key:\n%s", outcome, &w.log)
 			}
@@ -353,15 +353,15 @@ func TestTheResultOfTheStepStands(t *testing.T) {
 	}
 }
 
-// hangs is a Redis that does not answer.
+// hangs is a Redis that does not reply.
 func hangs(ctx context.Context, _ *world) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// TestARedisThatHangsHoldsUpNoEnd has Redis not answer when the key is taken back: the step is killed all the same, and
-// the end comes.
-func TestARedisThatHangsHoldsUpNoEnd(t *testing.T) {
+// TestARedisThatHangsDelaysNoEnd uses a Redis that does not reply to the revocation: the step is killed nevertheless,
+// and the execution ends.
+func TestARedisThatHangsDelaysNoEnd(t *testing.T) {
 	t.Run("after the step", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, map[string]fault{revoking: hangs})
@@ -399,7 +399,7 @@ func TestARedisThatHangsHoldsUpNoEnd(t *testing.T) {
 	})
 }
 
-// TestTheCauseOfACancellationReachesTheStep, for the sentence that says why it was cancelled.
+// TestTheCauseOfACancellationReachesTheStep, so that the error can name it.
 func TestTheCauseOfACancellationReachesTheStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var cause error
@@ -415,14 +415,15 @@ func TestTheCauseOfACancellationReachesTheStep(t *testing.T) {
 	})
 }
 
-// TestCallsEndWithTheLimitOnTime: the key and the proxy outlive the limit by a grace, also where the step was not
-// ended.
-func TestCallsEndWithTheLimitOnTime(t *testing.T) {
+// TestCallsEndWithTheTimeLimit: the key and the proxy outlive the limit only by a grace period, even if the step was
+// not ended.
+func TestCallsEndWithTheTimeLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.call = func(job runner.Execution) {
 			client := &http.Client{Transport: &http.Transport{DialContext: w.listener.dial, DisableKeepAlives: true}}
-			time.Sleep(job.Timeout + keyGrace + time.Millisecond) // of the bubble's clock: a step that its limit did not end
+			// On the bubble's clock: the limit did not end the step.
+			time.Sleep(job.Timeout + keyGrace + time.Millisecond)
 			answer, err := client.Get(job.APIURL + "/custom-objects")
 			if err != nil {
 				t.Error(err)
@@ -442,8 +443,9 @@ func TestCallsEndWithTheLimitOnTime(t *testing.T) {
 	})
 }
 
-// TestTheWaitForASlotIsNotTheStepsTime: an execution that waited for longer than it may run has all of its time.
-func TestTheWaitForASlotIsNotTheStepsTime(t *testing.T) {
+// TestWaitingForASlotDoesNotCountAsTheStepsTime: after a wait longer than its limit, an execution still has its full
+// time.
+func TestWaitingForASlotDoesNotCountAsTheStepsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.asked = time.Now().Add(-time.Hour)
@@ -460,7 +462,7 @@ func TestTheWaitForASlotIsNotTheStepsTime(t *testing.T) {
 	})
 }
 
-// TestAListenerThatFails covers one that cannot be bound, before there is a key, and one that accepts nothing.
+// TestAListenerThatFails covers a listener that cannot be bound, before a key exists, and one that accepts nothing.
 func TestAListenerThatFails(t *testing.T) {
 	t.Run("taken", func(t *testing.T) {
 		taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -474,7 +476,7 @@ func TestAListenerThatFails(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "address already in use") || w.story() != "" {
 			t.Errorf("%v; what happened: %s", err, w.story())
 		}
-		w.requireTold(t, outcomes.NotStarted)
+		w.requireLogged(t, outcomes.NotStarted)
 	})
 	t.Run("the proxy refuses its configuration", func(t *testing.T) {
 		w := newWorld(t, nil)
@@ -514,7 +516,7 @@ type brokenListener struct{ *pipeListener }
 
 func (*brokenListener) Accept() (net.Conn, error) { return nil, errGone }
 
-// listening gives interpreters whose listener is another.
+// listening returns interpreters with the given listener.
 type listening struct {
 	fakeInterpreters
 	listener net.Listener
@@ -532,7 +534,7 @@ type listeningOne struct {
 
 func (l listeningOne) Listener() net.Listener { return l.listener }
 
-// TestAStandingProxyIsRevokedOnce, whether an interrupt came first or not, and its end is told.
+// TestAStandingProxyIsRevokedOnce, whether or not an interrupt came first, and its end is logged.
 func TestAStandingProxyIsRevokedOnce(t *testing.T) {
 	for name, interrupt := range map[string]bool{"closed": false, "interrupted, then closed": true} {
 		t.Run(name, func(t *testing.T) {
@@ -553,7 +555,7 @@ func TestAStandingProxyIsRevokedOnce(t *testing.T) {
 				if w.story() != want {
 					t.Errorf("what happened: %s, want %s", w.story(), want)
 				}
-				w.requireTold(t, outcomes.OK)
+				w.requireLogged(t, outcomes.OK)
 			})
 		})
 	}

@@ -17,7 +17,7 @@ import (
 
 var noSecrets SecretsByBusiness
 
-func TestWhatExistingClientsSendIsRead(t *testing.T) {
+func TestRequestsOfExistingClientsAreRead(t *testing.T) {
 	body, err := DecodeBody([]byte(`{"runtime": "python-3-13", "user_script": "outputs.doubled = inputs.n * 2",
 		"inputs": {"n": {"t": "n", "v": "21"}}, "output_types": {"doubled": "n"}, "secrets": ["MY_KEY"]}`))
 	if err != nil {
@@ -134,7 +134,7 @@ func TestUnknownFieldsAreNotReadToTheLast(t *testing.T) {
 	}
 }
 
-// TestTheClientSendsTheFieldsThatAreRead holds the request of the public package against what is read here.
+// TestTheClientSendsTheFieldsThatAreRead compares the request of the public package with the fields read here.
 func TestTheClientSendsTheFieldsThatAreRead(t *testing.T) {
 	var sent []string
 	request := reflect.TypeFor[client.Request]()

@@ -24,7 +24,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// ends finishes executions that want to be called back.
+// ends finishes executions that have a callback URL.
 type ends struct {
 	t       *testing.T
 	service *Registry
@@ -48,7 +48,7 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// newEnds has executions end with err, and c tell their callbacks.
+// newEnds makes executions end with err, and c deliver their callbacks.
 func newEnds(t *testing.T, err error, change func(*Callbacks)) *ends {
 	t.Helper()
 	log := &lockedBuffer{}
@@ -86,9 +86,8 @@ func (e *ends) submit(business, id, callback string) {
 	}
 }
 
-// TestReceiversThatHangHoldUpNoOtherBusiness: one attempt that ends is enough
-// for the other business to have its turn.
-func TestReceiversThatHangHoldUpNoOtherBusiness(t *testing.T) {
+// TestReceiversThatHangDelayNoOtherBusiness: as soon as one attempt ends, it is the other business's turn.
+func TestReceiversThatHangDelayNoOtherBusiness(t *testing.T) {
 	t.Parallel()
 	release, told := make(chan struct{}), make(chan struct{})
 	var hanging atomic.Int64
@@ -97,7 +96,7 @@ func TestReceiversThatHangHoldUpNoOtherBusiness(t *testing.T) {
 			close(told)
 			return
 		}
-		_, _ = io.Copy(io.Discard, r.Body) // until then nobody sees that the sender has gone
+		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the sender has gone
 		hanging.Add(1)
 		select {
 		case <-release:

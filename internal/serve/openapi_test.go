@@ -21,11 +21,11 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
-// description is the API's description as a library reads it that is strict about what is not described.
+// description is the API's description, read by a library in strict mode, which rejects anything not described.
 type description struct {
 	model     *v3.Document
 	validator validator.Validator
-	// keyed is for answers that are keyed by names which no schema can list.
+	// keyed is for responses keyed by names that a schema cannot list.
 	keyed validator.Validator
 }
 
@@ -43,7 +43,7 @@ var readDescription = sync.OnceValues(func() (description, error) {
 		return description{}, err
 	}
 	v, errs := validator.NewValidator(document, openapi.WithStrictMode(), openapi.WithFormatAssertions(),
-		openapi.WithStrictIgnorePaths("$.body.inputs.*"), // names that the step chose; the schema holds their values
+		openapi.WithStrictIgnorePaths("$.body.inputs.*"), // names chosen by the step; the schema describes their values
 		openapi.WithStrictIgnoredHeadersExtra("Authorization", "Traceparent", "Sec-Fetch-Site", "Cache-Control", "X-Accel-Buffering", "WWW-Authenticate", "Connection"))
 	if len(errs) > 0 {
 		return description{}, errs[0]
@@ -55,7 +55,7 @@ var readDescription = sync.OnceValues(func() (description, error) {
 	return description{&model.Model, v, keyed}, nil
 })
 
-// checkDescribed holds an answer, and the request if it was a good one, against the description.
+// checkDescribed checks a response against the description, and also the request if it was valid.
 func checkDescribed(t *testing.T, sent *http.Request, body string, response *http.Response, answer []byte) {
 	t.Helper()
 	d, err := readDescription()
@@ -127,8 +127,8 @@ func TestTheDescriptionListsEveryOutcome(t *testing.T) {
 	}
 }
 
-// TestThePageOfServeTellsWhatFollowsFromEachOutcome holds the table of docs/serve.md against the outcomes.
-func TestThePageOfServeTellsWhatFollowsFromEachOutcome(t *testing.T) {
+// TestThePageOfServeListsEveryOutcome compares the table of docs/serve.md with the outcomes.
+func TestThePageOfServeListsEveryOutcome(t *testing.T) {
 	page, err := os.ReadFile("../../docs/serve.md")
 	if err != nil {
 		t.Fatal(err)

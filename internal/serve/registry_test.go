@@ -20,7 +20,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// stub stands in for a host: each execution runs until it is told to end.
+// stub replaces a host: each execution runs until it is told to end.
 type stub struct {
 	runs atomic.Int64
 	end  chan runner.Result
@@ -51,7 +51,7 @@ func newTestService(t *testing.T, slots, depth int, config RegistryConfig) (*Reg
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		_ = service.Shutdown(ctx) // what is left is cut off
+		_ = service.Shutdown(ctx) // cuts off the remaining executions
 	})
 	return service, s
 }
@@ -80,7 +80,7 @@ func eventTypes(e *Execution) []string {
 	return types
 }
 
-func TestAnExecutionGoesThroughItsStatesAndTellsOfThem(t *testing.T) {
+func TestAnExecutionReportsEachOfItsStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, stub := newTestService(t, 1, 10, RegistryConfig{})
 		first := submit(t, service, "b1", "e1")
@@ -103,7 +103,7 @@ func TestAnExecutionGoesThroughItsStatesAndTellsOfThem(t *testing.T) {
 		}
 		synctest.Wait()
 		if second.Snapshot().State != Running {
-			t.Error("the slot did not go to who waited")
+			t.Error("the slot was not given to the waiting execution")
 		}
 		second.Cancel()
 		<-second.Done()
@@ -115,7 +115,7 @@ func TestTheSameIDRunsOnceAndGivesTheSameAnswer(t *testing.T) {
 		service, stub := newTestService(t, 4, 10, RegistryConfig{})
 		first := submit(t, service, "b1", "e1")
 		if again := submit(t, service, "b1", "e1"); again != first {
-			t.Error("the second submission is another execution")
+			t.Error("the second submission made another execution")
 		}
 		stub.end <- runner.Result{Outcome: outcomes.OK}
 		<-first.Done()
@@ -124,18 +124,18 @@ func TestTheSameIDRunsOnceAndGivesTheSameAnswer(t *testing.T) {
 			t.Errorf("ran %d times", stub.runs.Load())
 		}
 		if _, err := service.Submit(request("b1", "e1"), []byte("something else"), ""); !errors.Is(err, ErrConflict) {
-			t.Errorf("the same id for something else: %v", err)
+			t.Errorf("the same id with another request: %v", err)
 		}
 		if foreign := submit(t, service, "b2", "e1"); foreign == first {
-			t.Error("another business was given this one's execution")
+			t.Error("another business got this one's execution")
 		}
 		if _, ok := service.Get("b2", "e2"); ok {
-			t.Error("found what there is not")
+			t.Error("Get found an unknown execution")
 		}
 	})
 }
 
-func TestCancellingEndsWhatWaitsAndWhatRuns(t *testing.T) {
+func TestCancellingEndsWaitingAndRunningExecutions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, _ := newTestService(t, 1, 10, RegistryConfig{})
 		running, waiting := submit(t, service, "b", "e1"), submit(t, service, "b", "e2")
@@ -143,17 +143,17 @@ func TestCancellingEndsWhatWaitsAndWhatRuns(t *testing.T) {
 		waiting.Cancel()
 		<-waiting.Done()
 		if _, err := waiting.Ended(); !errors.Is(err, execution.ErrCancelled) || waiting.Snapshot().Failure == "" || waiting.Snapshot().Outcome != "cancelled" || !waiting.Snapshot().StartedAt.IsZero() {
-			t.Errorf("what waited ended with %v", err)
+			t.Errorf("the waiting execution ended with %v", err)
 		}
 		running.Cancel()
 		<-running.Done()
 		if snapshot := running.Snapshot(); snapshot.Outcome != outcomes.Cancelled {
-			t.Errorf("what ran ended as %+v", snapshot)
+			t.Errorf("the running execution ended as %+v", snapshot)
 		}
 	})
 }
 
-func TestWhoWaitsTooLongIsToldSo(t *testing.T) {
+func TestAQueueTimeoutIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, _ := newTestService(t, 1, 10, RegistryConfig{QueueTimeout: time.Second})
 		submit(t, service, "b", "e1")
@@ -177,12 +177,12 @@ func TestAFullQueueRefusesAtOnce(t *testing.T) {
 			t.Errorf("the third: %v", err)
 		}
 		if _, ok := service.Get("b", "e3"); ok {
-			t.Error("what was refused is kept")
+			t.Error("a refused execution is kept")
 		}
 	})
 }
 
-func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
+func TestWaitingRequestsAreBoundedInBytesAndFairly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, stub := newTestService(t, 1, 100, RegistryConfig{WaitingBytes: 1000})
 		try := func(business, id string, size int) error {
@@ -190,7 +190,7 @@ func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
 			return err
 		}
 		if err := try("greedy", "runs", 5000); err != nil {
-			t.Fatalf("what need not wait: %v", err)
+			t.Fatalf("an execution that need not wait: %v", err)
 		}
 		synctest.Wait()
 		for _, c := range []struct {
@@ -199,7 +199,7 @@ func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
 			want         error
 		}{
 			{"greedy", "1", 600, nil},
-			{"greedy", "2", 400, nil}, // while nobody else waits, everything is its
+			{"greedy", "2", 400, nil}, // while no other business waits, it may use everything
 			{"greedy", "3", 1, queue.ErrFull},
 			{"modest", "1", 500, nil}, // its share of two
 			{"modest", "2", 1, queue.ErrFull},
@@ -213,7 +213,7 @@ func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
 		if waits := service.config.Queue.Stats().Waiting; waits != 4 {
 			t.Errorf("%d wait", waits)
 		}
-		for range 5 { // the one that runs, and those that wait
+		for range 5 { // the running one and the waiting ones
 			stub.end <- runner.Result{Outcome: outcomes.OK}
 			synctest.Wait()
 		}
@@ -223,7 +223,7 @@ func TestWhatWaitsIsBoundedInBytesAndFairly(t *testing.T) {
 	})
 }
 
-func TestWhatIsKeptIsBoundedInNumberAndBytes(t *testing.T) {
+func TestKeptExecutionsAreBoundedInNumberAndBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, stub := newTestService(t, 1, 10, RegistryConfig{Keep: 3, KeepBytes: 64 << 10})
 		finish := func(id string, log string) {
@@ -253,8 +253,8 @@ func TestWhatIsKeptIsBoundedInNumberAndBytes(t *testing.T) {
 	})
 }
 
-// TestWhoHasMuchRunDoesNotHaveOthersForgotten: neither their answers are lost, nor does the same id run again.
-func TestWhoHasMuchRunDoesNotHaveOthersForgotten(t *testing.T) {
+// TestABusinessWithManyExecutionsEvictsNoneOfOthers: their results are kept, and their ids do not run again.
+func TestABusinessWithManyExecutionsEvictsNoneOfOthers(t *testing.T) {
 	for name, c := range map[string]struct {
 		config RegistryConfig
 		log    int
@@ -279,15 +279,16 @@ func TestWhoHasMuchRunDoesNotHaveOthersForgotten(t *testing.T) {
 					t.Error("the youngest was forgotten")
 				}
 				if kept := len(service.Recent("greedy")); kept > 3 {
-					t.Errorf("%d are kept of who has the most", kept)
+					t.Errorf("%d executions of the largest business are kept", kept)
 				}
 			})
 		})
 	}
 }
 
-// TestAmongEqualsTheOldestGoesAndOneThatIsTooLargeTakesNobodysPlace: one business cannot have the answers of others forgotten.
-func TestAmongEqualsTheOldestGoesAndOneThatIsTooLargeTakesNobodysPlace(t *testing.T) {
+// TestEvictionTakesTheOldestOfTheLargestBusiness, so that no business evicts results of others. A result that is too
+// large evicts only itself.
+func TestEvictionTakesTheOldestOfTheLargestBusiness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, stub := newTestService(t, 1, 10, RegistryConfig{Keep: 3, KeepBytes: 64 << 10})
 		finish := func(business string, log int) {
@@ -313,11 +314,12 @@ func TestAmongEqualsTheOldestGoesAndOneThatIsTooLargeTakesNobodysPlace(t *testin
 		}
 		requireKept("b", "c", "d")
 		finish("big", 80<<10)
-		requireKept("c", "d") // among equals in number the oldest goes; then big has the most bytes, and loses its own
+		// Among equals in number the oldest is evicted; then big has the most bytes, and loses its own.
+		requireKept("c", "d")
 	})
 }
 
-func TestShutdownLetsWhatRunsFinishThenCutsIt(t *testing.T) {
+func TestShutdownLetsRunningExecutionsFinishThenCutsThemOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, stub := newTestService(t, 2, 10, RegistryConfig{})
 		finishes, hangs := submit(t, service, "b", "e1"), submit(t, service, "b", "e2")
@@ -369,7 +371,7 @@ func TestWatchersSeeEventsAsTheyCome(t *testing.T) {
 	})
 }
 
-func TestAMessageCountsAsWhatItHolds(t *testing.T) {
+func TestAMessageCountsWithItsOverhead(t *testing.T) {
 	const messages = 100_000
 	var before, after runtime.MemStats
 	runtime.GC()

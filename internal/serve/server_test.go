@@ -40,7 +40,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// world is a server whose executions do what their script says.
+// world is a server whose executions are controlled by their scripts.
 type world struct {
 	t      *testing.T
 	server *Server
@@ -49,14 +49,14 @@ type world struct {
 	ran    []execution.Request
 	// release ends executions whose script is "wait" or "talk".
 	release chan struct{}
-	// cut is told whose connections the server has closed.
+	// cut receives the address of each client whose connection the server has closed.
 	cut chan string
 }
 
-// talk is how many bytes a script says that talks.
+// talk is how many bytes the script "talk" logs.
 const talk = 12 << 20
 
-// run is the stand-in for a host: the script names what becomes of it.
+// run replaces a host: the script names the result.
 func (w *world) run(ctx context.Context, r execution.Request) (execution.Ended, error) {
 	w.mu.Lock()
 	w.ran = append(w.ran, r)
@@ -96,7 +96,7 @@ func (w *world) requests() []execution.Request {
 	return w.ran
 }
 
-// start serves with callers, or to everybody on loopback.
+// start serves the given callers, or everyone on loopback.
 func start(t *testing.T, callers *Callers, slots, depth int, change ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, release: make(chan struct{}), cut: make(chan string, 64)}
@@ -139,19 +139,19 @@ func start(t *testing.T, callers *Callers, slots, depth int, change ...func(*Con
 		w.http.Close()
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		_ = service.Shutdown(ctx) // what still runs is cut off
+		_ = service.Shutdown(ctx) // cuts off the running executions
 	})
 	return w
 }
 
-// reply is an answer with its body read.
+// reply is a response with its body read.
 type reply struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// call sends one request, and holds it and its answer against the description.
+// call sends one request, and checks it and its response against the description.
 func (w *world) call(method, path, body string, header http.Header) reply {
 	w.t.Helper()
 	r, err := http.NewRequestWithContext(w.t.Context(), method, w.http.URL+path, strings.NewReader(body))
@@ -222,7 +222,7 @@ func TestRunAnswersAsExistingClientsExpect(t *testing.T) {
 	}
 }
 
-func TestTheHeadersOfExistingClientsSayForWhomAStepActs(t *testing.T) {
+func TestTheHeadersOfExistingClientsNameTheBusinessAndUser(t *testing.T) {
 	w := start(t, nil, 1, 1)
 	w.call("POST", "/api/coderunner/run", `{"runtime": "python-3-13", "user_script": "fine", "secrets": ["MY_KEY"]}`, asB1)
 	w.call("POST", "/api/coderunner/run", script("fine"), nil)
@@ -275,7 +275,7 @@ func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
 		t.Errorf("submitted again: %d %s, ran %d times", again.status, again.body, len(w.requests()))
 	}
 	if other := w.call("POST", "/executions", `{"user_script": "fine", "execution_id": "e1"}`, asB1); other.status != 409 {
-		t.Errorf("the id for something else: %d %s", other.status, other.body)
+		t.Errorf("the id with another request: %d %s", other.status, other.body)
 	}
 	if other := w.call("POST", "/executions", body, http.Header{"X-Business-Id": {"b1"}, "X-User-Id": {"u2"}}); other.status != 409 {
 		t.Errorf("the id for another user: %d %s", other.status, other.body)
@@ -290,14 +290,14 @@ func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
 		t.Errorf("list %s", list.body)
 	}
 	if list := w.call("GET", "/executions?state=done", "", asB1); list.status != 400 || !strings.Contains(list.body, `{"state":[`) {
-		t.Errorf("a state that there is not: %d %s", list.status, list.body)
+		t.Errorf("an unknown state: %d %s", list.status, list.body)
 	}
 	if list := w.call("GET", "/executions?outcome=timeout", "", asB1); !strings.Contains(list.body, `"count":0`) {
 		t.Errorf("list %s", list.body)
 	}
 }
 
-func TestARecordShowsWhatAStepWasGivenWhileItRunsAndWhenItHasEnded(t *testing.T) {
+func TestARecordShowsTheInputsDuringAndAfterTheStep(t *testing.T) {
 	w := start(t, nil, 1, 1)
 	body := `{"user_script": "wait # hunter2hunter2", "execution_id": "e1", "name": "sync", "secrets": ["MY_KEY"],
 		"inputs": {"n": {"t": "n", "v": "21"}, "s": {"t": "s", "v": "hunter2hunter2"}}, "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}`
@@ -338,7 +338,7 @@ func TestEventsArriveWhileAnExecutionRuns(t *testing.T) {
 	}
 	defer response.Body.Close()
 	lines := bufio.NewScanner(response.Body)
-	for lines.Scan() && lines.Text() != "event:log" { // it waits: nothing ended the stream
+	for lines.Scan() && lines.Text() != "event:log" { // the test waits: nothing has ended the stream
 	}
 	if lines.Text() != "event:log" {
 		t.Errorf("the stream ended with %q", lines.Text())
@@ -349,7 +349,7 @@ func TestEventsArriveWhileAnExecutionRuns(t *testing.T) {
 	}
 }
 
-// TestACallerThatReadsNothingIsCutOff: more is written than any socket holds.
+// TestACallerThatReadsNothingIsCutOff: the server writes more than any socket buffers.
 func TestACallerThatReadsNothingIsCutOff(t *testing.T) {
 	for name, ask := range map[string]string{"an answer": "GET /executions/big", "a stream": "GET /executions/big/events"} {
 		t.Run(name, func(t *testing.T) {
@@ -365,7 +365,7 @@ func TestACallerThatReadsNothingIsCutOff(t *testing.T) {
 			}
 			defer connection.Close()
 			fmt.Fprintf(connection, "%s HTTP/1.1\r\nHost: 127.0.0.1\r\nX-BUSINESS-ID: b1\r\n\r\n", ask)
-			for <-w.cut != connection.LocalAddr().String() { // until the server has ended the connection
+			for <-w.cut != connection.LocalAddr().String() { // until the server has closed the connection
 			}
 			if read, err := io.Copy(io.Discard, connection); read >= talk {
 				t.Errorf("%d bytes arrived, %v", read, err)
@@ -374,10 +374,11 @@ func TestACallerThatReadsNothingIsCutOff(t *testing.T) {
 	}
 }
 
-// TestLargeBodiesThatArriveAreBounded: each business has its share, and small ones are always read.
+// TestLargeBodiesThatArriveAreBounded: each business has its share, and small bodies are always read.
 func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
 	w := start(t, nil, 4, 4)
-	large := script("fine " + strings.Repeat("x", 50<<10) + strings.Repeat(" ", 14<<10)) // more than is small, and no more than may be
+	// Larger than small, and within the limit.
+	large := script("fine " + strings.Repeat("x", 50<<10) + strings.Repeat(" ", 14<<10))
 	type arriving struct {
 		body   *io.PipeWriter
 		status chan int
@@ -399,7 +400,7 @@ func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
 			_ = response.Body.Close()
 			a.status <- response.StatusCode
 		}()
-		_, _ = io.WriteString(write, large[:len(large)-1]) // who is refused does not read it
+		_, _ = io.WriteString(write, large[:len(large)-1]) // a refused body is not read
 		return a
 	}
 	one, two := begin("greedy"), begin("greedy")
@@ -408,7 +409,7 @@ func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
 	}
 	three := begin("greedy")
 	if status := <-three.status; status != 429 {
-		t.Errorf("the third of a business: %d", status)
+		t.Errorf("the third body of a business: %d", status)
 	}
 	_ = three.body.Close()
 	if got := w.call("POST", "/api/coderunner/run", script("fine"), http.Header{"X-Business-Id": {"greedy"}}); got.status != 200 {
@@ -419,7 +420,7 @@ func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
 		_, _ = io.WriteString(a.body, large[len(large)-1:])
 		_ = a.body.Close()
 		if status := <-a.status; status != 200 {
-			t.Errorf("one that fits: %d", status)
+			t.Errorf("a body that fits: %d", status)
 		}
 	}
 	if taken := w.server.bodies.Taken(); taken != 0 {
@@ -427,8 +428,8 @@ func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
 	}
 }
 
-// TestABodyThatDoesNotComeIsNotWaitedFor, nor is that of a stranger.
-func TestABodyThatDoesNotComeIsNotWaitedFor(t *testing.T) {
+// TestABodyThatDoesNotArriveIsNotAwaited, neither of a caller nor of a stranger.
+func TestABodyThatDoesNotArriveIsNotAwaited(t *testing.T) {
 	for status, callers := range map[int]*Callers{408: nil, 401: tokens(t)} {
 		w := start(t, callers, 1, 1, func(c *Config) { c.BodyTimeout = 50 * time.Millisecond })
 		connection, err := net.Dial("tcp", w.http.Listener.Addr().String())
@@ -436,7 +437,8 @@ func TestABodyThatDoesNotComeIsNotWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer connection.Close()
-		_, _ = io.WriteString(connection, "POST /api/coderunner/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{") // it is not read
+		// It is not read.
+		_, _ = io.WriteString(connection, "POST /api/coderunner/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
 		answer, err := io.ReadAll(connection)
 		if err != nil || !strings.HasPrefix(string(answer), fmt.Sprintf("HTTP/1.1 %d ", status)) {
 			t.Errorf("%s, %v; want %d", answer, err, status)
@@ -462,16 +464,16 @@ func TestCancellingEndsAnExecution(t *testing.T) {
 		t.Errorf("events %s", events.body)
 	}
 	if got := w.call("DELETE", "/executions/e2", "", asB1); got.status != 404 {
-		t.Errorf("cancelled what is not there: %d", got.status)
+		t.Errorf("cancelling an unknown execution: %d", got.status)
 	}
 }
 
-func TestWhatIsCancelledWhileItWaitsNeverStarted(t *testing.T) {
+func TestACancelledWaitingExecutionNeverStarts(t *testing.T) {
 	w := start(t, nil, 1, 1)
 	for _, id := range []string{"runs", "waits"} {
 		w.call("POST", "/executions", `{"user_script": "wait", "execution_id": "`+id+`"}`, asB1)
 	}
-	for range 2 { // once more is no mistake
+	for range 2 { // a second cancellation is not an error
 		if got := w.call("DELETE", "/executions/waits", "", asB1); got.status != 202 {
 			t.Errorf("cancelled: %d %s", got.status, got.body)
 		}
@@ -510,13 +512,13 @@ func TestACallerThatHangsUpCancelsItsRun(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
-	// The slot is free again only when the run has been cancelled.
+	// The slot is free again only after the run has been cancelled.
 	if got := w.call("POST", "/api/coderunner/run", script("fine"), nil); got.status != 200 {
 		t.Errorf("the next: %d %s", got.status, got.body)
 	}
 }
 
-func TestWhenAllIsTakenCallersAreToldWhenToComeBack(t *testing.T) {
+func TestAFullQueueTellsCallersWhenToRetry(t *testing.T) {
 	w := start(t, nil, 1, 1)
 	for i := range 2 {
 		w.call("POST", "/executions", fmt.Sprintf(`{"user_script": "wait", "execution_id": "e%d"}`, i), asB1)
@@ -580,7 +582,7 @@ func TestTheLocalTokenIsThatOfATrustedCaller(t *testing.T) {
 	}
 }
 
-// TestABusinessIsChargedForItsOwnBodiesOnly: what a caller says about itself is no key of a budget until it is authorised.
+// TestABusinessIsChargedForItsOwnBodiesOnly: until a caller is authorised, its claims about itself select no budget.
 func TestABusinessIsChargedForItsOwnBodiesOnly(t *testing.T) {
 	w := start(t, tokens(t), 1, 1)
 	large := strings.Repeat("x", 70<<10)
@@ -612,7 +614,7 @@ func TestABusinessIsChargedForItsOwnBodiesOnly(t *testing.T) {
 	<-answered
 }
 
-// tokens writes a list of callers, and the files of their tokens.
+// tokens writes a list of callers and the files with their tokens.
 func tokens(t *testing.T) *Callers {
 	t.Helper()
 	dir := t.TempDir()
@@ -665,7 +667,7 @@ func TestOnlyKnownCallersGetIn(t *testing.T) {
 	}
 }
 
-func TestACallerActsOnlyForWhomItMay(t *testing.T) {
+func TestACallerActsOnlyForItsOwnBusiness(t *testing.T) {
 	w := start(t, tokens(t), 4, 4)
 	acme := "acme-token-0123456789"
 	for name, c := range map[string]struct {
@@ -674,18 +676,18 @@ func TestACallerActsOnlyForWhomItMay(t *testing.T) {
 		status int
 		as     string
 	}{
-		"its own business":        {bearer(acme), script("fine"), 200, "b-acme/u-acme"},
-		"its own, repeated":       {bearer(acme, "X-Business-Id", "b-acme"), script("fine"), 200, "b-acme/u-acme"},
-		"another by header":       {bearer(acme, "X-Business-Id", "b1"), script("fine"), 403, ""},
-		"another by body":         {bearer(acme), `{"user_script": "fine", "business_id": "b1"}`, 403, ""},
-		"another user by body":    {bearer(acme), `{"user_script": "fine", "user_id": "u1"}`, 403, ""},
-		"another type by body":    {bearer(acme), `{"user_script": "fine", "account_type": "service_integration"}`, 403, ""},
-		"trusted, by header":      {bearer("platform-token-0123456789", "X-Business-Id", "b7", "X-User-Id", "u7"), script("fine"), 200, "b7/u7"},
-		"trusted, by body":        {bearer("platform-token-0123456789"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 200, "b8/u8"},
-		"a scheme in lower case":  {http.Header{"Authorization": {"bearer " + acme}}, script("fine"), 200, "b-acme/u-acme"},
-		"trusted, named twice":    {http.Header{"Authorization": {"Bearer platform-token-0123456789"}, "X-User-Id": {"u7"}, "X-Business-Id": {"b7", "b8"}}, script("fine"), 403, ""},
-		"trusted, naming nobody":  {bearer("platform-token-0123456789"), script("fine"), 400, ""},
-		"trusted, with two minds": {bearer("platform-token-0123456789", "X-Business-Id", "b7"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 403, ""},
+		"its own business":             {bearer(acme), script("fine"), 200, "b-acme/u-acme"},
+		"its own, repeated":            {bearer(acme, "X-Business-Id", "b-acme"), script("fine"), 200, "b-acme/u-acme"},
+		"another by header":            {bearer(acme, "X-Business-Id", "b1"), script("fine"), 403, ""},
+		"another by body":              {bearer(acme), `{"user_script": "fine", "business_id": "b1"}`, 403, ""},
+		"another user by body":         {bearer(acme), `{"user_script": "fine", "user_id": "u1"}`, 403, ""},
+		"another type by body":         {bearer(acme), `{"user_script": "fine", "account_type": "service_integration"}`, 403, ""},
+		"trusted, by header":           {bearer("platform-token-0123456789", "X-Business-Id", "b7", "X-User-Id", "u7"), script("fine"), 200, "b7/u7"},
+		"trusted, by body":             {bearer("platform-token-0123456789"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 200, "b8/u8"},
+		"a scheme in lower case":       {http.Header{"Authorization": {"bearer " + acme}}, script("fine"), 200, "b-acme/u-acme"},
+		"trusted, named twice":         {http.Header{"Authorization": {"Bearer platform-token-0123456789"}, "X-User-Id": {"u7"}, "X-Business-Id": {"b7", "b8"}}, script("fine"), 403, ""},
+		"trusted, naming no business":  {bearer("platform-token-0123456789"), script("fine"), 400, ""},
+		"trusted, header against body": {bearer("platform-token-0123456789", "X-Business-Id", "b7"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 403, ""},
 	} {
 		before := len(w.requests())
 		got := w.call("POST", "/api/coderunner/run", c.body, c.header)
@@ -832,7 +834,8 @@ func TestOpenAPIIsServedToAnyone(t *testing.T) {
 	}
 }
 
-// TestHEADAnswersWhatGETDoes asks for everything that can be read while an execution runs, whose events have no end by then.
+// TestHEADAnswersWhatGETDoes requests everything that can be read while an execution runs, so that its events have no
+// end yet.
 func TestHEADAnswersWhatGETDoes(t *testing.T) {
 	w := start(t, nil, 4, 4)
 	w.call("POST", "/executions", `{"execution_id": "e1", "user_script": "wait"}`, asB1)
@@ -856,7 +859,7 @@ func TestHEADAnswersWhatGETDoes(t *testing.T) {
 				}
 			}
 			cancel()
-			_ = answers[i].Body.Close() // a stream is cut off
+			_ = answers[i].Body.Close() // closes the stream
 		}
 		if get, head := answers[0], answers[1]; get.StatusCode != head.StatusCode || get.Header.Get("Content-Type") != head.Header.Get("Content-Type") {
 			t.Errorf("%s: GET answers %d %v, HEAD %d %v", path, get.StatusCode, get.Header, head.StatusCode, head.Header)
