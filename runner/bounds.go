@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -112,23 +113,33 @@ func (c *collector) cutPointer(s *string, n int) *string {
 	return &cut
 }
 
-// maxHeaders is how many bytes of a message's header fields are kept.
-const maxHeaders = 16 << 10
+// maxHeaders is how many bytes of a message's header fields are kept, and maxHeaderFields how many fields: Python's own
+// client accepts 100 in a response.
+const (
+	maxHeaders      = 16 << 10
+	maxHeaderFields = 200
+)
 
 func (c *collector) cutHeaders(headers map[string]string) map[string]string {
 	size := 0
-	for _, name := range sortedKeys(headers) {
+	for i, name := range sortedKeys(headers) {
 		size += len(name) + len(headers[name])
-		if size > maxHeaders {
+		if i >= maxHeaderFields || size > maxHeaders {
 			delete(headers, name)
 		}
 	}
 	return c.redact.headers(headers)
 }
 
-// size returns approximately how many bytes the texts of an entry take in a result.
+// An entry and a header field hold about so many bytes besides their texts.
+const (
+	entrySize       = 512
+	headerFieldSize = 64
+)
+
+// size returns approximately how many bytes an entry takes in memory, or in a result if that is more.
 func (e HTTPEntry) size() int {
-	size := len(e.Method) + quoted(e.URL) + headersSize(e.Headers) + headersSize(e.ResponseHeaders)
+	size := entrySize + len(e.Method) + quoted(e.URL) + headersSize(e.Headers) + headersSize(e.ResponseHeaders)
 	for _, text := range []*string{e.Body, e.ResponseBody, e.RequestErrorType} {
 		if text != nil {
 			size += quoted(*text)
@@ -140,7 +151,7 @@ func (e HTTPEntry) size() int {
 func headersSize(headers map[string]string) int {
 	size := 0
 	for name, value := range headers {
-		size += quoted(name) + quoted(value)
+		size += headerFieldSize + quoted(name) + quoted(value)
 	}
 	return size
 }
@@ -159,14 +170,23 @@ func quoted(s string) int {
 	return size
 }
 
-// cut returns at most n bytes of the beginning of s, redacted; its cost does not grow with s.
+// cut returns at most n bytes of the beginning of s, redacted; its cost does not grow with s, and it does not keep s in
+// memory.
 func (r redactor) cut(s string, n int) string {
-	return cutString(r.text(cutString(s, n+margin)), n)
+	return copyCut(s, r.text(cutString(s, n+margin)), n)
 }
 
 // cutName is cut for the name of a field, a method or a class.
 func (r redactor) cutName(s string, n int) string {
-	return cutString(r.name(cutString(s, n+margin)), n)
+	return copyCut(s, r.name(cutString(s, n+margin)), n)
+}
+
+// copyCut returns at most n bytes of text. If it is shorter than s, it is copied, because it may be a part of s.
+func copyCut(s, text string, n int) string {
+	if text = cutString(text, n); len(text) < len(s) {
+		return strings.Clone(text)
+	}
+	return text
 }
 
 // cutEnd returns at most n bytes of the end of s, redacted, beginning with a whole character; its cost does not grow

@@ -147,22 +147,28 @@ func (c *collector) values() ([]NamedValue, error) {
 		if err != nil {
 			return nil, fmt.Errorf("output %q: %w", output.Name, err)
 		}
-		values = append(values, NamedValue{Name: output.Name, Value: value})
+		values = append(values, NamedValue{Name: output.Name, JSON: value})
 	}
 	return values, nil
 }
 
-func readOutput(output Parameter, raw json.RawMessage) (Value, error) {
+// readOutput returns a checked output in its wire form.
+func readOutput(output Parameter, raw json.RawMessage) (json.RawMessage, error) {
+	defer takeTurn(len(raw))()
+	value, err := readValue(raw)
+	if err != nil {
+		return nil, err
+	}
+	if value.Type != output.Type {
+		return nil, errors.New("is not of its declared type")
+	}
+	return marshal(value)
+}
+
+func readValue(raw json.RawMessage) (Value, error) {
 	var object map[string]any
 	if err := decodeStrict(raw, &object); err != nil {
 		return Value{}, err
 	}
-	value, err := new(reader).wire(object)
-	if err != nil {
-		return Value{}, err
-	}
-	if value.Type != output.Type {
-		return Value{}, errors.New("is not of its declared type")
-	}
-	return value, nil
+	return new(reader).wire(object)
 }

@@ -108,6 +108,25 @@ func escapedUnit(data []byte, i int) (rune, bool) {
 	return rune(unit), err == nil
 }
 
+// largeDocument is the size in bytes from which documents are decoded in turns, and decoders how many at once. A list of
+// values takes 20 times its size while it is decoded, so callers and steps could otherwise use any amount of memory together.
+const (
+	largeDocument = 64 << 10
+	decoders      = 2
+)
+
+var turns = make(chan struct{}, decoders)
+
+// takeTurn waits until a document of so many bytes may be decoded. The caller must call done when it holds only the
+// result.
+func takeTurn(size int) (done func()) {
+	if size < largeDocument {
+		return func() {}
+	}
+	turns <- struct{}{}
+	return func() { <-turns }
+}
+
 // decodeStrict decodes exactly one JSON value and keeps the spelling of numbers.
 func decodeStrict(data []byte, into any) error {
 	if err := CheckJSON(data, maxElements); err != nil {

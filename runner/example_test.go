@@ -30,7 +30,7 @@ func ExampleRunner_Run() {
 	}
 	fmt.Println(result.Outcome, result.Logs)
 	for _, output := range result.Values {
-		fmt.Println(output.Name, "=", output.Value.V)
+		fmt.Println(output.Name, "=", output.Value().V)
 	}
 	// Output:
 	// ok [hello]

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -17,6 +18,43 @@ type Parameter struct {
 
 // Inputs are the values passed to a step, by name.
 type Inputs map[string]Value
+
+// valueSize is what a value holds besides its text, in bytes: the value itself, what it points to, and an entry of a map.
+const valueSize = 112
+
+// Size returns approximately how many bytes the inputs hold in memory.
+func (in Inputs) Size() int64 {
+	size := 0
+	for name, value := range in {
+		size += len(name) + sizeOf(value)
+	}
+	return int64(size)
+}
+
+func sizeOf(v any) int {
+	size := valueSize
+	switch v := v.(type) {
+	case Value:
+		return len(v.Type) + sizeOf(v.V)
+	case string:
+		size += len(v)
+	case json.Number:
+		size += len(v)
+	case []Value:
+		for _, item := range v {
+			size += sizeOf(item)
+		}
+	case []any:
+		for _, item := range v {
+			size += sizeOf(item)
+		}
+	case map[string]any:
+		for key, item := range v {
+			size += len(key) + sizeOf(item)
+		}
+	}
+	return size
+}
 
 // Outputs are the outputs that a step declares. Its result keeps their order.
 type Outputs []Parameter
@@ -45,6 +83,7 @@ func DecodeWireInputs(data []byte) (Inputs, error) {
 }
 
 func decodeInputs(data []byte, read func(r *reader, name string, raw any) (value Value, supplied bool, err error)) (Inputs, error) {
+	defer takeTurn(len(data))()
 	var errs FieldErrors
 	var raw map[string]any
 	err := decodeStrict(data, &raw)

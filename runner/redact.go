@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"encoding/json"
 	"net/url"
 	"slices"
 	"sort"
@@ -59,13 +60,14 @@ func newRedactor(e Execution) redactor {
 	}
 }
 
-// Shown returns the step's source and inputs for display, without its secrets.
-func (e Execution) Shown() (source string, inputs Inputs) {
+// Shown returns the step's source and the JSON object of its inputs for display, without its secrets.
+func (e Execution) Shown() (source string, inputs json.RawMessage) {
 	redact := newRedactor(e)
-	inputs = make(Inputs, len(e.Inputs))
+	shown := make(Inputs, len(e.Inputs))
 	for name, value := range e.Inputs {
-		inputs[name] = redact.shown(value)
+		shown[name] = redact.shown(value)
 	}
+	inputs, _ = marshal(shown) // inputs that came as JSON can be written as JSON
 	return redact.text(string(e.Script)), inputs
 }
 

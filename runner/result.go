@@ -42,9 +42,9 @@ type Result struct {
 
 	// The following fields are for display and not marshalled.
 
-	// Source is the step's script and Inputs its inputs, both redacted.
+	// Source is the step's script and Inputs the JSON object of its inputs, both redacted.
 	Source string
-	Inputs Inputs
+	Inputs json.RawMessage
 	// LogTimes has the time of each message in Logs.
 	LogTimes []time.Time
 	// Begun is when the interpreter was started, Started when the step's first line ran, zero if it never did.
@@ -53,8 +53,15 @@ type Result struct {
 
 // NamedValue is one output.
 type NamedValue struct {
-	Name  string
-	Value Value
+	Name string
+	// JSON is the value in its wire form. It stays encoded, because a decoded list takes many times as much memory.
+	JSON json.RawMessage
+}
+
+// Value decodes the output.
+func (n NamedValue) Value() Value {
+	value, _ := readValue(n.JSON) // it was encoded from a valid one
+	return value
 }
 
 // StepError says why a step failed.
@@ -220,13 +227,9 @@ func (values valuesJSON) MarshalJSON() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		value, err := marshal(named.Value)
-		if err != nil {
-			return nil, err
-		}
 		out.Write(name)
 		out.WriteByte(':')
-		out.Write(value)
+		out.Write(named.JSON)
 	}
 	out.WriteByte('}')
 	return out.Bytes(), nil

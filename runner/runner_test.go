@@ -63,7 +63,7 @@ func TestAStepReadsInputsAndWritesOutputs(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%s\n%+v\n%+v %q %q %v", body, result.Phases, result.Evidence, result.Stdout, result.Stderr, result.Notes)
-	if result.Outcome != outcomes.OK || result.Values[0].Value.V != "hush hush" || result.Values[1].Value.V != "42" || result.Logs[0] != "21" {
+	if result.Outcome != outcomes.OK || result.Values[0].Value().V != "hush hush" || result.Values[1].Value().V != "42" || result.Logs[0] != "21" {
 		t.Errorf("got %s", body)
 	}
 }

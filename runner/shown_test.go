@@ -27,14 +27,8 @@ func TestWhatAStepWasGivenIsShownWithoutItsSecrets(t *testing.T) {
 	c.addLog(strings.Repeat("x", maxLogMessage), 0)
 	var result Result
 	c.fill(&result)
-	shown, err := marshal(struct {
-		Source string
-		Inputs Inputs
-	}{result.Source, result.Inputs})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(shown), "s3cret-4711") || strings.Contains(string(shown), "90210") || !strings.Contains(string(shown), "plain") {
+	shown := result.Source + string(result.Inputs)
+	if strings.Contains(shown, "s3cret-4711") || strings.Contains(shown, "90210") || !strings.Contains(shown, "plain") {
 		t.Errorf("shown: %s", shown)
 	}
 	if execution.Inputs["text"].V != "holds s3cret-4711" {
@@ -43,7 +37,7 @@ func TestWhatAStepWasGivenIsShownWithoutItsSecrets(t *testing.T) {
 	if len(result.LogTimes) != len(result.Logs) || result.LogTimes[1].Before(result.LogTimes[0]) {
 		t.Errorf("log times %v of %d logs", result.LogTimes, len(result.Logs))
 	}
-	document, err := Result{Source: "s", Inputs: execution.Inputs, Begun: time.Now(), Outcome: outcomes.OK}.MarshalJSON()
+	document, err := Result{Source: "s", Inputs: result.Inputs, Begun: time.Now(), Outcome: outcomes.OK}.MarshalJSON()
 	if err != nil || strings.Contains(string(document), "ource") || strings.Contains(string(document), "nputs") {
 		t.Errorf("the document of the contract has more keys: %s %v", document, err)
 	}

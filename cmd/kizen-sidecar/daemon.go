@@ -84,6 +84,7 @@ type daemon struct {
 	steps     *runner.Runner
 	warm      *pool.Pool
 	callback  *serve.Callbacks
+	memory    memoryShares
 	telemetry *telemetry.Telemetry
 	flush     func()
 	log       *slog.Logger
@@ -92,7 +93,7 @@ type daemon struct {
 // open checks everything that the flags name, and opens nothing but Redis and
 // the audit.
 func (f *daemonFlags) open(ctx context.Context, app *app) (*daemon, error) {
-	w := &daemon{flags: f, log: app.log}
+	w := &daemon{flags: f, log: app.log, memory: limitMemory()}
 	if err := w.check(app); err != nil {
 		return nil, err
 	}
@@ -117,7 +118,7 @@ func (w *daemon) check(app *app) (err error) {
 	if w.limits, err = f.limits(); err != nil {
 		return err
 	}
-	if w.callback, err = f.callbacks(app.log); err != nil {
+	if w.callback, err = f.callbacks(w.memory.callbacks, app.log); err != nil {
 		return err
 	}
 	if w.checked, err = f.check(app.log); err != nil {
@@ -170,6 +171,9 @@ func (w *daemon) work(ctx context.Context, s listeners) error {
 	if w.host.store.embedded == nil {
 		defer clocks.Watch(ctx, w.host.store, w.log)()
 	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	routine.Go(func() { returnMemory(watching) })
 	w.warm.Keep(runner.DefaultRuntime)
 	servers := s.servers()
 	failed := make(chan error, len(servers))

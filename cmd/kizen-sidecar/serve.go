@@ -135,6 +135,7 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 	s.executions = serve.NewRegistry(serve.RegistryConfig{
 		Queue: s.queue, Run: s.daemon.host.Run, Abandoned: s.daemon.host.Abandon, QueueTimeout: c.QueueTimeout,
 		Finished: s.daemon.callback.Finished, Log: app.log,
+		KeepBytes: s.daemon.memory.kept, WaitingBytes: s.daemon.memory.waiting,
 	})
 	guard := s.daemon.guard()
 	s.api = &http.Server{
@@ -150,7 +151,7 @@ func (s *service) control(callers *serve.Callers, certified []string) http.Handl
 		once = tombstone.Store{Redis: s.daemon.host.store}
 	}
 	return serve.NewServer(serve.Config{
-		Hosts: s.daemon.hosts(certified...), Once: once,
+		Hosts: s.daemon.hosts(certified...), Once: once, ArrivingBytes: s.daemon.memory.arriving,
 		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.daemon.limits, Secrets: s.daemon.secrets, Log: s.daemon.log,
 		Callbacks: s.daemon.callback != nil,
 		UI:        s.command.UI, APIRoot: s.daemon.checked.proxy.APIRoot.String(),

@@ -20,6 +20,10 @@ func poisons() (all []any) {
 	for _, request := range attacks.Requests() {
 		all = append(all, json.RawMessage(request.Body))
 	}
+	// The heavy ones are many, and the rest are between them, because what is kept of them adds up.
+	for _, heavy := range attacks.Heavies() {
+		all = append(all, script(heavy.Source).with("inputs", json.RawMessage(heavy.Inputs)).with("output_types", json.RawMessage(heavy.OutputTypes)))
+	}
 	for _, forgery := range attacks.Forgeries() {
 		all = append(all, script(forgery.Source()).with("output_types", step{"x": "s", "l": "l"}).with("timeout_ms", 30_000))
 	}
@@ -115,7 +119,7 @@ func TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe(t *testing.T) {
 	all.Wait()
 	close(done)
 	poisoned.Wait()
-	const kept = 64 // MiB that results of finished executions may take
+	const kept = group / 8 >> 20 // MiB that results of finished executions may take
 	waitFor(t, func() bool { return sidecartest.AnonymousMiB(t, s.Process.Pid) < before+kept+32 })
 	s.requireWell()
 }

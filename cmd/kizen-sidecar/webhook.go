@@ -14,8 +14,8 @@ type webhookFlags struct {
 	WebhookAllow      []string `help:"Network whose hosts may be called back although they are not public, and over plain HTTP. Repeatable." placeholder:"CIDR" group:"Callbacks"`
 }
 
-// callbacks are the flags, checked; nil without a secret.
-func (f webhookFlags) callbacks(log *slog.Logger) (*serve.Callbacks, error) {
+// callbacks are the flags, checked; nil without a secret. Callbacks that wait may hold memory bytes in total.
+func (f webhookFlags) callbacks(memory int64, log *slog.Logger) (*serve.Callbacks, error) {
 	if f.WebhookSecretFile == "" {
 		return nil, nil
 	}
@@ -34,7 +34,7 @@ func (f webhookFlags) callbacks(log *slog.Logger) (*serve.Callbacks, error) {
 		}
 		config.Allowed = append(config.Allowed, network)
 	}
-	c, err := serve.NewCallbacks(config, log)
+	c, err := serve.NewCallbacks(config, memory, log)
 	if err != nil {
 		return nil, usageError{err}
 	}

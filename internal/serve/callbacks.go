@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -38,8 +39,9 @@ type Callbacks struct {
 	cut    context.CancelFunc
 }
 
-// NewCallbacks returns callbacks that are signed and sent as config says; its Attempts and LongestDelay are set here.
-func NewCallbacks(config webhook.Config, log *slog.Logger) (*Callbacks, error) {
+// NewCallbacks returns callbacks that are signed and sent as config says; its Attempts and LongestDelay are set here. Those that
+// wait may hold memory bytes in total; zero means 64 MiB.
+func NewCallbacks(config webhook.Config, memory int64, log *slog.Logger) (*Callbacks, error) {
 	config.Attempts, config.LongestDelay = callbackAttempts, callbackDelay
 	sender, err := webhook.New(config)
 	if err != nil {
@@ -49,7 +51,7 @@ func NewCallbacks(config webhook.Config, log *slog.Logger) (*Callbacks, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Callbacks{sender: sender, log: log, turns: turns, memory: queue.NewBudget(callbackBytes)}
+	c := &Callbacks{sender: sender, log: log, turns: turns, memory: queue.NewBudget(cmp.Or(memory, callbackBytes))}
 	c.ctx, c.cut = context.WithCancel(context.Background())
 	return c, nil
 }

@@ -57,7 +57,7 @@ func newEnds(t *testing.T, err error, change func(*Callbacks)) *ends {
 		t.Fatal(opened)
 	}
 	config := webhook.Config{Secrets: secrets, Allowed: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
-	c, opened := NewCallbacks(config, slog.New(slog.NewTextHandler(log, nil)))
+	c, opened := NewCallbacks(config, 0, slog.New(slog.NewTextHandler(log, nil)))
 	if opened != nil {
 		t.Fatal(opened)
 	}

@@ -54,12 +54,19 @@ type Execution struct {
 	queued   time.Time
 	started  time.Time
 	finished time.Time
-	events   []Event
+	events   []event
 	changed  chan struct{} // closed and replaced with every event
 	ended    execution.Ended
 	document json.RawMessage
 	err      error
 	size     int64 // kept bytes
+}
+
+// event is an [Event] as it is kept: a step may log a hundred thousand messages.
+type event struct {
+	at   int64 // nanoseconds since 1970
+	kind string
+	text string // the message of a "log", otherwise the JSON document
 }
 
 // Snapshot is the current state of an execution, as callers see it.
@@ -94,8 +101,8 @@ func (e *Execution) Traceparent() string {
 	return e.request.Job.Traceparent
 }
 
-// Shown returns its step's source and inputs, without its secrets.
-func (e *Execution) Shown() (source string, inputs runner.Inputs) {
+// Shown returns its step's source and the JSON object of its inputs, without its secrets.
+func (e *Execution) Shown() (source string, inputs json.RawMessage) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.state == Finished {
@@ -123,12 +130,25 @@ func (e *Execution) Callback() string { return e.callback }
 // Done returns a channel that is closed when the execution has finished.
 func (e *Execution) Done() <-chan struct{} { return e.done }
 
-// Ended returns the end of the execution; call it only after Done. The error is the sidecar's own failure, or why the
-// execution never ran.
+// Ended returns the end of the execution, without what is in the document of its snapshot; call it only after Done. The
+// error is the sidecar's own failure, or why the execution never ran.
 func (e *Execution) Ended() (execution.Ended, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.ended, e.err
+	ended := e.ended
+	for _, event := range e.events {
+		if event.kind == "log" {
+			ended.Result.LogTimes = append(ended.Result.LogTimes, time.Unix(0, event.at))
+		}
+	}
+	return ended, e.err
+}
+
+// Outcome returns how the execution ended, and the error that Ended returns; call it only after Done.
+func (e *Execution) Outcome() (outcomes.Outcome, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ended.Outcome(e.err), e.err
 }
 
 // Cancel revokes the key, kills the step, and returns at once. It has no effect on a finished execution.
@@ -159,40 +179,72 @@ func (e *Execution) Snapshot() Snapshot {
 	return s
 }
 
-// Events returns the events after number, and a channel that is closed when more arrive. No events follow "finished".
+// A reader gets at most so many events at once, and no more after so many bytes of them: each reader gets a copy.
+const (
+	eventsAtOnce     = 1000
+	eventBytesAtOnce = 64 << 10
+)
+
+// always is closed.
+var always = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// Events returns the events after number, some of them if they are many, and a channel that is closed when there are
+// more. No events follow "finished".
 func (e *Execution) Events(after int) ([]Event, <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if after < 0 || after > len(e.events) {
 		after = len(e.events)
 	}
-	return e.events[after:len(e.events):len(e.events)], e.changed
+	var events []Event
+	size := 0
+	for i, kept := range e.events[after:] {
+		if i == eventsAtOnce || size > eventBytesAtOnce {
+			return events, always
+		}
+		event := Event{Number: after + i + 1, Type: kept.kind, Time: time.Unix(0, kept.at), Data: json.RawMessage(kept.text)}
+		if kept.kind == "log" {
+			event.Data = encoded(map[string]string{"message": kept.text})
+		}
+		events, size = append(events, event), size+len(kept.text)
+	}
+	return events, e.changed
 }
 
 // Log implements [runner.Observer].
-func (e *Execution) Log(message string) { e.add("log", map[string]string{"message": message}) }
+func (e *Execution) Log(message string) { e.add("log", message) }
 
 // HTTP implements [runner.Observer].
-func (e *Execution) HTTP(call runner.HTTPEntry) { e.add("http", call) }
+func (e *Execution) HTTP(call runner.HTTPEntry) { e.add("http", string(encoded(call))) }
 
-// eventSize is what an event holds besides its data, in bytes: its fields, the spare room of the slice that they are in, and
-// the allocation of the data. A step may log a hundred thousand empty messages.
-const eventSize = 208
-
-// add records an event. It drops data that cannot be encoded.
-func (e *Execution) add(kind string, data any) {
+// encoded returns a JSON document, null for data that cannot be encoded.
+func encoded(data any) json.RawMessage {
 	body, err := json.Marshal(data)
 	if err != nil {
-		body = []byte("null")
+		return json.RawMessage("null")
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.append(kind, body)
+	return body
 }
 
-func (e *Execution) append(kind string, body json.RawMessage) {
-	e.events = append(e.events, Event{Number: len(e.events) + 1, Type: kind, Time: time.Now(), Data: body})
-	e.size += int64(len(body)) + eventSize
+// executionSize is what an execution holds besides the texts that keptBytes adds up, nameSize what a declared output or the name
+// of a secret holds, and eventSize what an event does: its fields, the spare room of the slice that they are in, and the allocation
+// of its text.
+const (
+	executionSize = 8 << 10
+	nameSize      = 48
+	eventSize     = 80
+)
+
+// add records an event.
+func (e *Execution) add(kind, text string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.append(kind, text)
+}
+
+func (e *Execution) append(kind, text string) {
+	e.events = append(e.events, event{time.Now().UnixNano(), kind, text})
+	e.size += int64(len(text)+len(text)/8) + eventSize // the allocator rounds up
 	close(e.changed)
 	e.changed = make(chan struct{})
 }
@@ -201,10 +253,11 @@ func (e *Execution) start() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.state, e.started = Running, time.Now()
-	e.append("started", []byte(`{}`))
+	e.append("started", `{}`)
 }
 
-// finish records the end, and drops the script, its inputs and its secrets.
+// finish records the end as encoded documents, and drops everything else: the script, its inputs and its secrets, and the
+// decoded result.
 func (e *Execution) finish(ended execution.Ended, err error) {
 	var document []byte
 	if err == nil {
@@ -215,22 +268,30 @@ func (e *Execution) finish(ended execution.Ended, err error) {
 	e.state, e.finished, e.ended, e.err, e.document = Finished, time.Now(), ended, err, document
 	// The result has their redacted copies for the page.
 	e.request.Job = runner.Execution{Runtime: e.request.Job.Runtime, Traceparent: e.request.Job.Traceparent}
-	e.ended.Result.Values, e.ended.Result.Logs, e.ended.Result.HTTP = nil, nil, nil // the document has them
-	e.size += int64(len(document)+len(ended.Result.Stdout)+len(ended.Result.Stderr)+len(ended.Result.Source)) + sizeOf(ended.Result.Inputs)
+	// The document has them, and the events the times of the logs.
+	kept := &e.ended.Result
+	kept.Values, kept.Logs, kept.HTTP, kept.Error, kept.LogTimes = nil, nil, nil, nil, nil
+	e.size += e.keptBytes()
 	summary := map[string]any{"outcome": ended.Result.Outcome, "duration_ms": milliseconds(ended.Result.Duration)}
 	if err != nil {
 		summary = map[string]any{"outcome": ended.Outcome(err), "failure": err.Error()}
 	}
-	if body, err := json.Marshal(summary); err == nil {
-		e.append("finished", body)
-	}
+	e.append("finished", string(encoded(summary)))
 	close(e.done)
 }
 
-// sizeOf returns the approximate size of inputs in bytes.
-func sizeOf(inputs runner.Inputs) int64 {
-	body, _ := json.Marshal(inputs) // inputs that cannot be encoded have no size
-	return int64(len(body))
+// keptBytes returns what a finished execution holds besides its events, in bytes.
+func (e *Execution) keptBytes() int64 {
+	result := e.ended.Result
+	size := executionSize + len(e.document) + len(result.Stdout) + len(result.Stderr) + len(result.Source) + len(result.Inputs) +
+		len(e.request.Name) + len(e.callback)
+	for _, output := range e.asked.Outputs {
+		size += nameSize + len(output.Name) + len(output.Type)
+	}
+	for _, name := range e.asked.Secrets {
+		size += nameSize + len(name)
+	}
+	return int64(size)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -100,7 +100,7 @@ func (s *Registry) Submit(request execution.Request, body []byte, callback strin
 	}
 	size := int64(0)
 	if place.Waits() {
-		size = int64(len(body))
+		size = int64(len(body)) + request.Job.Inputs.Size()
 		if !s.waiting.Take(id.BusinessID, size) {
 			place.Leave()
 			return nil, queue.ErrFull
@@ -115,7 +115,7 @@ func (s *Registry) Submit(request execution.Request, body []byte, callback strin
 	var ctx context.Context
 	ctx, e.cancelled = context.WithCancelCause(s.ctx)
 	e.request.Job.Observer = e
-	e.append("queued", []byte(`{}`))
+	e.append("queued", `{}`)
 	s.byID[key{id.BusinessID, id.ExecutionID}] = e
 	s.all.Go(func() { s.follow(ctx, e, place, size) })
 	return e, nil

@@ -371,19 +371,76 @@ func TestWatchersSeeEventsAsTheyCome(t *testing.T) {
 	})
 }
 
-func TestAMessageCountsWithItsOverhead(t *testing.T) {
-	const messages = 100_000
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	e := &Execution{changed: make(chan struct{})}
-	for range messages {
-		e.add("log", map[string]string{"message": ""})
+// TestAnExecutionCountsAsWhatItHolds: the registry bounds the memory of what it keeps by these sizes.
+func TestAnExecutionCountsAsWhatItHolds(t *testing.T) {
+	lists := func(n int) runner.Value {
+		items := make([]runner.Value, n)
+		for i := range items {
+			items[i] = runner.Value{Type: "l", V: []runner.Value{}}
+		}
+		return runner.Value{Type: "l", V: items}
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if held := int64(after.HeapAlloc) - int64(before.HeapAlloc); held > e.size || held < e.size/4 {
-		t.Errorf("%d empty messages hold %d bytes and count as %d", messages, held, e.size)
+	for name, fill := range map[string]func(*Execution) runner.Result{
+		"100,000 empty messages": func(e *Execution) runner.Result {
+			result := runner.Result{}
+			for range 100_000 {
+				e.Log("")
+				result.Logs, result.LogTimes = append(result.Logs, ""), append(result.LogTimes, time.Now())
+			}
+			return result
+		},
+		"inputs of 100,000 empty lists": func(e *Execution) runner.Result {
+			e.request.Job.Inputs = runner.Inputs{"x": lists(100_000)}
+			source, inputs := e.request.Job.Shown()
+			return runner.Result{Source: source, Inputs: inputs}
+		},
+		"an output of 100,000 empty lists": func(*Execution) runner.Result {
+			value, err := json.Marshal(lists(100_000))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return runner.Result{Values: []runner.NamedValue{{Name: "x", JSON: value}}}
+		},
+		"100 calls of 400 fields": func(e *Execution) runner.Result {
+			record := &runner.HTTPRecord{}
+			for range 100 {
+				call := runner.HTTPEntry{Headers: map[string]string{}, ResponseHeaders: map[string]string{}}
+				for i := range 200 {
+					name := fmt.Sprintf("h%03d", i)
+					call.Headers[name], call.ResponseHeaders[name] = "", ""
+				}
+				e.HTTP(call)
+				record.Requests = append(record.Requests, call)
+			}
+			return runner.Result{HTTP: record}
+		},
+		"1,000 outputs and 1,000 secrets": func(e *Execution) runner.Result {
+			for i := range 1000 {
+				e.asked.Outputs = append(e.asked.Outputs, runner.Parameter{Name: fmt.Sprintf("output_%d", i), Type: "s"})
+				e.asked.Secrets = append(e.asked.Secrets, fmt.Sprintf("SECRET_%d", i))
+			}
+			return runner.Result{}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inUse := func() int64 {
+				var memory runtime.MemStats
+				runtime.GC()
+				runtime.GC() // the pools of encoders are emptied by the second
+				runtime.ReadMemStats(&memory)
+				return int64(memory.HeapAlloc)
+			}
+			before := inUse()
+			e := &Execution{changed: make(chan struct{}), done: make(chan struct{})}
+			result := fill(e)
+			result.Outcome = outcomes.OK
+			e.finish(execution.Ended{Result: result}, nil)
+			result = runner.Result{}
+			if held := inUse() - before; held > e.size+32<<10 || held < e.size/4 { // the test itself holds a little
+				t.Errorf("it holds %d bytes and counts as %d", held, e.size)
+			}
+			runtime.KeepAlive(e)
+			runtime.KeepAlive(result)
+		})
 	}
-	runtime.KeepAlive(e)
 }

@@ -206,12 +206,12 @@ func (s *Server) run(c *gin.Context) {
 		e.Cancel()
 		return // the caller has disconnected
 	}
-	ended, err := e.Ended()
+	outcome, err := e.Outcome()
 	if err != nil {
 		s.refuseSubmission(c, err)
 		return
 	}
-	c.Data(ended.Result.Outcome.Status(), "application/json", e.Snapshot().Result)
+	c.Data(outcome.Status(), "application/json", e.Snapshot().Result)
 }
 
 // submit is POST /executions.

@@ -78,8 +78,9 @@ func (p Page) values(w io.Writer, result runner.Result) {
 		fmt.Fprintln(w, faintStyle.Render("  none assigned"))
 	}
 	rows := make([][]string, len(result.Values))
-	for i, value := range result.Values {
-		rows[i] = []string{value.Name, typeOf(value.Value), valueText(value.Value)}
+	for i, output := range result.Values {
+		value := output.Value()
+		rows[i] = []string{output.Name, typeOf(value), valueText(value)}
 	}
 	columns(w, rows)
 }

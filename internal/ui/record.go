@@ -44,11 +44,11 @@ type Record struct {
 	// Result is the document of the contract; null until it exists.
 	Result json.RawMessage `json:"result"`
 	// LogTimes has one entry for each log of the result.
-	LogTimes        []float64     `json:"log_times"`
-	DroppedMessages int64         `json:"dropped_messages"`
-	DroppedBytes    int64         `json:"dropped_bytes"`
-	Source          string        `json:"source"`
-	Inputs          runner.Inputs `json:"inputs"`
+	LogTimes        []float64       `json:"log_times"`
+	DroppedMessages int64           `json:"dropped_messages"`
+	DroppedBytes    int64           `json:"dropped_bytes"`
+	Source          string          `json:"source"`
+	Inputs          json.RawMessage `json:"inputs"`
 	// The scratch pad needs these fields to repeat the request; a report has none of them.
 	OutputTypes map[string]runner.Type `json:"output_types,omitempty"`
 	Secrets     []string               `json:"secrets,omitempty"`    // only names

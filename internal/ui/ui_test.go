@@ -66,10 +66,14 @@ func TestNothingInARecordEndsTheElementItIsIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	inputs, err := json.Marshal(runner.Inputs{"x": {Type: "s", V: evil}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	raw := json.RawMessage(strings.ReplaceAll(string(document), `\u003c`, "<")) // as the runner writes it: without escapes for HTML
 	var page bytes.Buffer
 	err = Report(&page, NewRecord(About{Name: evil}, execution.Ended{Result: runner.Result{
-		Source: evil, Inputs: runner.Inputs{"x": {Type: "s", V: evil}}, Stdout: evil, Notes: []string{evil},
+		Source: evil, Inputs: inputs, Stdout: evil, Notes: []string{evil},
 	}}, raw))
 	if err != nil {
 		t.Fatal(err)

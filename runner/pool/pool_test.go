@@ -133,10 +133,10 @@ func TestASecretIsInTheMemoryOfItsOwnExecutionOnly(t *testing.T) {
 	own := run(t, p, "s = secrets['k']"+secretHunt, map[string]runner.Secret{"k": runner.NewSecret("hush-hush-4711")})
 	// This interpreter was loaded while the sidecar had the secret in memory.
 	next := run(t, p, secretHunt, nil)
-	if got := own.Values[0].Value.V; got != "True" {
+	if got := own.Values[0].Value().V; got != "True" {
 		t.Fatalf("the hunt does not find an existing secret: %v", got)
 	}
-	if got := next.Values[0].Value.V; got != "False" {
+	if got := next.Values[0].Value().V; got != "False" {
 		t.Errorf("the next execution found the secret: %v", got)
 	}
 }
@@ -147,7 +147,7 @@ func TestRandomStatesDiffer(t *testing.T) {
 	for range 4 {
 		result := run(t, p, "import random, uuid, tempfile\noutputs.x = f'{random.random()} {random.SystemRandom().random()}'\noutputs.y = f'{uuid.uuid4()} {next(tempfile._get_candidate_names())}'", nil)
 		for _, value := range result.Values {
-			for part := range strings.FieldsSeq(value.Value.V.(string)) {
+			for part := range strings.FieldsSeq(value.Value().V.(string)) {
 				if seen[part] {
 					t.Errorf("%s came twice", part)
 				}
@@ -329,7 +329,7 @@ func TestForksShareAHashSeedForACertainNumberOnly(t *testing.T) {
 		if err != nil || result.Outcome != outcomes.OK {
 			t.Fatalf("%s: %+v, %v", result.Outcome, result.Error, err)
 		}
-		seeds[result.Values[0].Value.V]++
+		seeds[result.Values[0].Value().V]++
 	}
 	if got := slices.Sorted(maps.Values(seeds)); !slices.Equal(got, []int{1, 3, 3}) {
 		t.Errorf("interpreters with the same seed: %v", got)
@@ -359,7 +359,7 @@ func TestExecutedInterpretersShareNothingThatIsChosenOnce(t *testing.T) {
 			seen, places := map[any]bool{}, map[any]bool{}
 			for range 4 {
 				result := run(t, p, onceChosen, nil)
-				seen[result.Values[0].Value.V], places[result.Values[1].Value.V] = true, true
+				seen[result.Values[0].Value().V], places[result.Values[1].Value().V] = true, true
 			}
 			if len(seen) != want || want == 1 && len(places) != 1 || want > 1 && len(places) == 1 {
 				t.Errorf("of four interpreters: %v at %v", seen, places)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,11 +15,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/internal/cgroups"
 )
 
-// cgroups holds the directories for the programs' groups: below the sidecar's own group, so that its limits apply to
+// groups holds the directories for the programs' groups: below the sidecar's own group, so that its limits apply to
 // them too.
-type cgroups struct {
+type groups struct {
 	unified bool
 	// memory and pids are the sidecar's own groups; empty if the controller is unavailable. With v2 both are the
 	// same.
@@ -40,87 +41,33 @@ const groupPrefix = "kizen-step-"
 
 // findCgroups finds usable controllers, and removes the groups of dead sidecars.
 func (s *Sandbox) findCgroups() {
-	own, err := ownCgroups()
+	own, err := cgroups.Find()
 	if err != nil {
 		s.miss(layerMemoryCgroup, err.Error())
 		s.miss(layerPidsCgroup, err.Error())
 		return
 	}
-	groups := &cgroups{}
+	found := &groups{}
 	for _, controller := range []struct {
 		name, layer string
 		dir         *string
-	}{{"memory", layerMemoryCgroup, &groups.memory}, {"pids", layerPidsCgroup, &groups.pids}} {
+	}{{"memory", layerMemoryCgroup, &found.memory}, {"pids", layerPidsCgroup, &found.pids}} {
 		if !s.holds(controller.layer) {
 			continue
 		}
-		dir, unified, err := own.writable(controller.name)
+		dir, unified, err := writable(own, controller.name)
 		if err != nil {
 			s.miss(controller.layer, err.Error())
 			continue
 		}
-		*controller.dir, groups.unified = dir, unified
+		*controller.dir, found.unified = dir, unified
 	}
-	groups.sweep(time.Now())
-	s.groups = groups
-}
-
-// ownGroup maps a v1 controller, or "" for v2, to the directory of the sidecar's own group.
-type ownGroup map[string]string
-
-// ownCgroups finds the sidecar's own groups, see cgroups(7).
-func ownCgroups() (ownGroup, error) {
-	membership, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return nil, fmt.Errorf("no cgroups: %w", err)
-	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("no cgroups: %w", err)
-	}
-	return parseCgroups(string(membership), string(mounts)), nil
-}
-
-// parseCgroups joins /proc/self/cgroup and /proc/self/mountinfo.
-func parseCgroups(membership, mounts string) ownGroup {
-	paths := make(map[string]string)
-	for line := range strings.Lines(membership) {
-		// hierarchy:controllers:path
-		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(fields) != 3 {
-			continue
-		}
-		for controller := range strings.SplitSeq(fields[1], ",") {
-			paths[controller] = fields[2]
-		}
-	}
-	own := make(ownGroup)
-	for line := range strings.Lines(mounts) {
-		mount, super, ok := strings.Cut(strings.TrimSpace(line), " - ")
-		fields, superFields := strings.Fields(mount), strings.Fields(super)
-		if !ok || len(fields) < 5 || len(superFields) < 3 {
-			continue
-		}
-		root, point := fields[3], fields[4]
-		var controllers []string
-		switch superFields[0] {
-		case "cgroup2":
-			controllers = []string{""}
-		case "cgroup":
-			controllers = strings.Split(superFields[2], ",")
-		}
-		for _, controller := range controllers {
-			if group, ok := paths[controller]; ok {
-				// A container may see only its part of the hierarchy.
-				own[controller] = path.Join(point, strings.TrimPrefix(group, strings.TrimSuffix(root, "/")))
-			}
-		}
-	}
-	return own
+	found.sweep(time.Now())
+	s.groups = found
 }
 
 // writable returns the directory in which groups with the controller can be created.
-func (own ownGroup) writable(controller string) (dir string, unified bool, err error) {
+func writable(own cgroups.Own, controller string) (dir string, unified bool, err error) {
 	if dir, ok := own[controller]; ok {
 		if err := unix.Access(dir, unix.W_OK); err != nil {
 			return "", false, fmt.Errorf("%s is not writable", dir)
@@ -166,7 +113,7 @@ func hasField(list []byte, field string) bool {
 // sweep removes groups whose sidecar is dead, and those of this one that could not be removed before, if that was not done in the
 // last interval. A group that is in use cannot be removed, so that nothing can go wrong. Glob fails where no descriptor is
 // left; the next sweep removes what this one did not see.
-func (c *cgroups) sweep(now time.Time) {
+func (c *groups) sweep(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now.Sub(c.swept) < sweepInterval {
@@ -199,14 +146,14 @@ const tcpShare = 4
 
 // group is the cgroups of one program: one directory with v2, one for each controller with v1.
 type group struct {
-	parents      *cgroups
+	parents      *groups
 	memory, pids string // empty if not counted
 	dir          *os.File
 }
 
 // create creates the groups of the n-th program and sets their limits; reserve is the number of processes and threads
 // that its first process needs. Without any controller it returns an empty group.
-func (c *cgroups) create(n uint32, limits Limits, reserve int) (*group, error) {
+func (c *groups) create(n uint32, limits Limits, reserve int) (*group, error) {
 	g := &group{parents: c}
 	if c == nil {
 		return g, nil

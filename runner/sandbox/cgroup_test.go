@@ -17,7 +17,7 @@ func TestGroupsThatCouldNotBeRemovedAreRemovedLater(t *testing.T) {
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
-	c := &cgroups{memory: dir}
+	c := &groups{memory: dir}
 	c.sweep(time.Now())
 	own := filepath.Join(dir, fmt.Sprintf("%s%d-1", groupPrefix, os.Getpid()))
 	used := filepath.Join(dir, fmt.Sprintf("%s%d-2", groupPrefix, os.Getpid()))

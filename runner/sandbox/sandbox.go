@@ -41,7 +41,7 @@ type Sandbox struct {
 	config Config
 	tree   fileTree
 	filter filter
-	groups *cgroups
+	groups *groups
 
 	started atomic.Uint32 // numbers the programs
 	users   userCounter

@@ -67,6 +67,12 @@ for i in range(100):
     send('http', i=i, e={**e, 'responseStatusCode': 200, 'duration': 1})`,
 	},
 	{
+		"100 calls of 7,000 header fields each", false, "ok", 1 << 20, `
+headers = {'h%04d' % i: '' for i in range(7000)}
+for i in range(100):
+    send('http', i=i, e={**entry, 'headers': headers, 'responseHeaders': headers, 'responseStatusCode': 200, 'duration': 1})`,
+	},
+	{
 		"an error of 5 MB", false, "exception", 64 << 10, `
 result(ok=False, kind='exception', error='E' * 2500000, detail='D' * 2500000)
 wait()`,

@@ -48,3 +48,21 @@ func Requests() []Request {
 		{"half a surrogate pair", field("inputs", `{"x": {"t": "s", "v": "\ud800"}}`), "half of a surrogate pair"},
 	}
 }
+
+// Heavy is a request that is within every limit, and that holds much more memory than its size, or than that of its result, where
+// values are kept decoded. It ends well.
+type Heavy struct {
+	Name, Source string
+	// Inputs and OutputTypes are JSON documents.
+	Inputs, OutputTypes string
+}
+
+// Heavies are all of them.
+func Heavies() []Heavy {
+	lists := `{"x":{"t":"l","v":[` + strings.Repeat(`{"t":"l","v":[]},`, 48_999) + `{"t":"l","v":[]}]}}`
+	return []Heavy{
+		{"an output of 90,000 empty lists", "outputs.l = [[] for _ in range(90_000)]", "{}", `{"l":"l"}`},
+		{"an input of 49,000 empty lists", "pass", lists, "{}"},
+		{"100,000 empty messages", "for _ in range(100_000): outputs.log('')", "{}", "{}"},
+	}
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/cgroups"
+)
+
+// memoryShares is how much memory a daemon may use for what callers and steps can fill, in bytes; zero means the default.
+type memoryShares struct {
+	kept, waiting, arriving, callbacks int64
+}
+
+// limitMemory gives this process half of the memory of its control group, because the steps need the other half, and returns how
+// much of it callers and steps may fill. Without a limit, every share has its default.
+func limitMemory() memoryShares {
+	own, err := cgroups.Find()
+	if err != nil {
+		return memoryShares{}
+	}
+	limit := own.MemoryLimit()
+	if limit == 0 {
+		return memoryShares{}
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(limit / 2)
+	}
+	return sharesOf(limit)
+}
+
+func sharesOf(limit int64) memoryShares {
+	const most = 64 << 20
+	return memoryShares{
+		kept: min(limit/8, most), waiting: min(limit/16, most), arriving: min(limit/16, most), callbacks: min(limit/16, most),
+	}
+}
+
+// returnMemory gives memory back to the system when it is no longer used, until ctx ends. An idle process collects its garbage
+// only every two minutes.
+func returnMemory(ctx context.Context) {
+	const (
+		interval = 10 * time.Second
+		growth   = 16 << 20 // in bytes, since memory was last given back
+	)
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	least := mapped()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if now := mapped(); now > least+growth {
+			debug.FreeOSMemory()
+			least = mapped()
+		} else {
+			least = min(least, now)
+		}
+	}
+}
+
+// mapped returns how much memory of the system this process uses for its heap and its stacks, in bytes.
+func mapped() uint64 {
+	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(samples)
+	return samples[0].Value.Uint64() - samples[1].Value.Uint64()
+}
