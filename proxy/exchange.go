@@ -32,16 +32,16 @@ type exchange struct {
 	trimming bool             // the response's body is larger than the window
 
 	path, query []byte        // relative to the API root, as sent; query with its "?"
-	body        stepBody      // what of the body did not go with the head
-	sending     *sending      // nil when all of the body went with the head
-	http1       http1Exchange // used over HTTP/1.1; here, it costs no memory of its own
-	interims    int           // how many interim answers there were
+	body        stepBody      // the part of the body that was not sent with the head
+	sending     *sending      // nil if the whole body was sent with the head
+	http1       http1Exchange // used over HTTP/1.1; here it needs no allocation
+	interims    int           // the number of interim responses
 	responded   bool          // the API has sent a response, at least an interim one
-	begun       bool          // the final answer's head went to the step
-	closing     bool          // the step's connection ends with this answer
-	whole       bool          // the body went with the head
-	interim     bool          // an interim answer was passed on
-	renewed     bool          // another key was asked for
+	begun       bool          // the final response's head was sent to the step
+	closing     bool          // the step's connection ends with this response
+	whole       bool          // the body was sent with the head
+	interim     bool          // an interim response was passed on
+	renewed     bool          // a new key was requested
 }
 
 // serveOne serves one request and reports whether another may follow on the connection.

@@ -10,13 +10,13 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// http1Exchange is one attempt over a connection of HTTP/1.1, which is the exchange's own until its end. The request's
-// bytes are in c.out, as appendRequest wrote them.
+// http1Exchange is one attempt over an HTTP/1.1 connection, which the exchange uses alone. The request's bytes are in
+// c.out, as appendRequest wrote them.
 type http1Exchange struct {
 	*exchange
 	a      *apiConn
-	upload *upload   // nil when all of the body went with the head
-	sent   time.Time // when the request had left, if nothing is uploaded
+	upload *upload   // nil if the whole body was sent with the head
+	sent   time.Time // when the request was sent, if there is no upload
 	unsent bool      // not a byte of the request could be written
 }
 
@@ -35,11 +35,11 @@ func (w *http1Exchange) roundTrip(_ []byte, whole bool) error {
 	if isTimeout(err) {
 		return err
 	}
-	// A failed write does not mean that there is no answer: the API may have refused early and closed.
+	// A failed write does not mean that there is no response: the API may have refused early and closed.
 	return w.readAnswer()
 }
 
-// readAnswer delivers everything that the API answers.
+// readAnswer delivers the API's responses.
 func (w *http1Exchange) readAnswer() error {
 	c, rd := w.c, w.a.rd
 	for {
@@ -57,7 +57,7 @@ func (w *http1Exchange) readAnswer() error {
 	}
 }
 
-// finish implements protocol. Only a connection that is at the end of a request and of its answer can take another.
+// finish implements protocol. A connection can be reused only at the end of a request and of its response.
 func (w *http1Exchange) finish(err error) {
 	c, a := w.c, w.a
 	clean := w.finishUpload()
@@ -69,8 +69,7 @@ func (w *http1Exchange) finish(err error) {
 	a.Close()
 }
 
-// failed implements protocol. Nothing in HTTP/1.1 says that a request was not processed, other than that none of it was
-// sent.
+// failed implements protocol. HTTP/1.1 cannot say that a request was not processed, unless none of it was sent.
 func (w *http1Exchange) failed(err error) repeat {
 	switch {
 	case w.a.rd.Buffered() > 0 || !connectionDied(err):
@@ -81,14 +80,14 @@ func (w *http1Exchange) failed(err error) repeat {
 	return once
 }
 
-// connectionDied reports whether an error is what a connection that was closed meanwhile gives.
+// connectionDied reports whether an error means that the connection was closed in the meantime.
 func connectionDied(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, io.EOF) || errors.As(err, &op) && !op.Timeout()
 }
 
-// wake is asked by each read that waits. A write that makes no progress ends by its deadline, so that a body that is
-// being sent counts as moving here; over HTTP/2, where others share the connection, it is looked at.
+// wake is called by each waiting read. A write that makes no progress ends at its deadline, so wake treats a body that
+// is being sent as making progress. Over HTTP/2, where others share the connection, progress is measured.
 func (w *http1Exchange) wake() error {
 	sending := w.upload.running()
 	moved := time.Now()
@@ -98,8 +97,8 @@ func (w *http1Exchange) wake() error {
 	return w.pointless(sending, moved, w.begun)
 }
 
-// upload sends a request's body to the API on a goroutine of its own, since the API may answer, and the step may
-// read, before the body has ended. A nil *upload is a body that went with the head.
+// upload sends a request's body to the API on its own goroutine, because the API may respond, and the step may read,
+// before the body has ended. A nil *upload means that the body was sent with the head.
 type upload struct {
 	sending
 	a     *apiConn
@@ -121,7 +120,7 @@ func (u *upload) run() {
 	u.err = u.copy(buf[:])
 	u.ended = time.Now()
 	if u.refusal != nil {
-		u.a.abort() // the API must not take half a request for a whole one
+		u.a.abort() // the API must not accept half a request as complete
 	}
 }
 
@@ -151,7 +150,7 @@ func (u *upload) copy(buf []byte) error {
 	}
 }
 
-// lastChunk ends the body with all trailers that the step sent, announced or not, as they came: HTTP/1.1 takes them.
+// lastChunk ends the body with all trailers of the step, announced or not, unchanged: HTTP/1.1 allows them.
 func (u *upload) lastChunk() []byte {
 	b := []byte("0\r\n")
 	for _, f := range u.x.c.body.Trailer() {
@@ -174,7 +173,7 @@ func (u *upload) running() bool {
 	}
 }
 
-// endedAfter is when the request had left. Not to be called while it runs.
+// endedAfter returns when the request was sent. Call it only after the upload has ended.
 func (u *upload) endedAfter(sent time.Time) time.Time {
 	if u == nil {
 		return sent
@@ -182,7 +181,7 @@ func (u *upload) endedAfter(sent time.Time) time.Time {
 	return u.ended
 }
 
-// finishUpload waits for the upload's goroutine, ending it if the answer is complete without it, and reports whether
+// finishUpload waits for the upload's goroutine, and ends it if the response is already complete. It reports whether
 // the connection to the API is at the end of a request.
 func (w *http1Exchange) finishUpload() (clean bool) {
 	u := w.upload

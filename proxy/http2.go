@@ -73,15 +73,15 @@ func (p *pool) share(ctx context.Context, conn *tls.Conn) (*apiConn, error) {
 	return &apiConn{h2: cc}, nil
 }
 
-// http2Exchange is one attempt over a connection of HTTP/2, which other exchanges share. net/http speaks HTTP/2: it
-// takes the request as an http.Request, reads the body by itself and returns once the final answer has begun. So the
-// waits differ from those over HTTP/1.1; what is decided during them does not.
+// http2Exchange is one attempt over an HTTP/2 connection, which exchanges share. net/http speaks HTTP/2: it takes the
+// request as an http.Request, reads the body by itself and returns once the final response has begun. So waiting
+// differs from HTTP/1.1; the decisions are the same.
 type http2Exchange struct {
 	*exchange
 	a        *apiConn
 	body     *h2Body // nil if the body was in memory
 	began    time.Time
-	answered atomic.Bool // the final response has begun; begun is not for watch, which runs beside its writer
+	answered atomic.Bool // the final response has begun; begun is not for watch, which runs on another goroutine
 
 	ctx      context.Context // ends what net/http waits for
 	cancel   context.CancelCauseFunc
@@ -108,7 +108,7 @@ func (w *http2Exchange) roundTrip(body []byte, whole bool) error {
 	return err
 }
 
-// finish implements protocol. The connection stays shared, and looks after itself.
+// finish implements protocol. The connection stays shared, and net/http manages it.
 func (w *http2Exchange) finish(error) {
 	if w.body != nil {
 		w.body.stop()
@@ -117,8 +117,8 @@ func (w *http2Exchange) finish(error) {
 	<-w.watching
 }
 
-// failed implements protocol. Over HTTP/2 the API can say that it did not process a request, which HTTP/1.1 has no way
-// for.
+// failed implements protocol. Over HTTP/2 the API can say that it did not process a request; HTTP/1.1 has no means for
+// that.
 func (w *http2Exchange) failed(err error) repeat {
 	switch {
 	case err == context.Cause(w.ctx): // we gave up
@@ -171,8 +171,8 @@ func appendFields(fields []h1.Field, header http.Header) []h1.Field {
 	return fields
 }
 
-// request is the request with the fields that appendRequest would write, as net/http wants them: by name, their order
-// lost.
+// request returns the request with the fields that appendRequest would write, in the form of net/http: by name,
+// without their order.
 func (w *http2Exchange) request(body []byte, whole bool) *http.Request {
 	c, root := w.c, w.c.p.cfg.APIRoot
 	trace := &httptrace.ClientTrace{Got1xxResponse: w.interim}
@@ -246,7 +246,7 @@ func (c *conn) announcedTrailers() http.Header {
 	return trailers
 }
 
-// interim is told by net/http of each answer that a final one follows.
+// interim is called by net/http for each interim response.
 func (w *http2Exchange) interim(status int, header textproto.MIMEHeader) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -257,7 +257,7 @@ func (w *http2Exchange) interim(status int, header textproto.MIMEHeader) error {
 	return w.unfit
 }
 
-// finishInterims waits for an interim answer that is being passed on, and returns what was wrong with one.
+// finishInterims waits until an interim response has been passed on, and returns the error of an invalid one.
 func (w *http2Exchange) finishInterims() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -265,7 +265,7 @@ func (w *http2Exchange) finishInterims() error {
 	return w.unfit
 }
 
-// watch ends an exchange that has become pointless. net/http has no read to look up from, as http1Exchange.wake does.
+// watch ends an exchange that has become pointless. Unlike http1Exchange, it has no waiting read that could call wake.
 func (w *http2Exchange) watch() {
 	look := time.NewTicker(tick)
 	defer look.Stop()

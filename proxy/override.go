@@ -54,7 +54,8 @@ func newNameScanner(req *h1.Request) (scanner *nameScanner, hidden bool) {
 	default:
 		return nil, false
 	}
-	hidden = strings.Contains(content, "form-urlencoded") && strings.Contains(content, "json") // which escapes hold?
+	// It is unclear which escapes apply.
+	hidden = strings.Contains(content, "form-urlencoded") && strings.Contains(content, "json")
 	for _, charset := range []string{"utf-16", "utf16", "utf-32", "utf32", "utf-7", "utf7", "ucs"} {
 		hidden = hidden || strings.Contains(content, charset)
 	}

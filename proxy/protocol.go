@@ -11,19 +11,19 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// protocol takes one attempt of an exchange to the API and back, over one connection, in the version of HTTP that the
-// connection speaks. exchange decides what the API gets to see, what the step gets back and whether another attempt
-// follows, once for all versions.
+// protocol makes one attempt of an exchange with the API, over one connection, in that connection's version of HTTP.
+// exchange decides what the API receives, what the step gets back and whether another attempt follows, for all
+// versions alike.
 type protocol interface {
-	// roundTrip sends the request, and has each answer delivered as it arrives: by exchange.passInterim, and the final
-	// one by exchange.deliver. body is the part of the body that is in memory; unless whole, exchange.sending reads the
-	// rest.
+	// roundTrip sends the request, and delivers each response as it arrives: interim ones through
+	// exchange.passInterim, the final one through exchange.deliver. body is the part of the body that is in memory;
+	// unless whole is set, exchange.sending reads the rest.
 	roundTrip(body []byte, whole bool) error
-	// finish returns once the step's body is no longer read, and gives the connection back or closes it. err is the
-	// error of roundTrip.
+	// finish waits until the step's body is no longer read, and then returns the connection to the pool or closes it.
+	// err is the error of roundTrip.
 	finish(err error)
-	// failed says whether a request that failed with err, and about which the API has not said a byte, may be sent
-	// again.
+	// failed reports whether a request may be sent again that failed with err before the API sent any byte of a
+	// response.
 	failed(err error) repeat
 }
 
@@ -38,7 +38,7 @@ func (x *exchange) protocolOf(a *apiConn) protocol {
 	return &x.http1
 }
 
-// attempt uses one connection. It says whether another may be tried.
+// attempt uses one connection. It reports whether another may be tried.
 func (x *exchange) attempt(a *apiConn, body []byte, whole bool) (again repeat, r *refusal) {
 	x.sending = nil
 	over := x.protocolOf(a)
@@ -63,8 +63,8 @@ func (x *exchange) attempt(a *apiConn, body []byte, whole bool) (again repeat, r
 	return again, x.fault(err)
 }
 
-// mayRepeat says whether a request that failed may be sent again although the API may have processed it: it was on a
-// connection that had been idle, and means the same twice whatever method the API takes it for.
+// mayRepeat reports whether a failed request may be sent again although the API may have processed it: the connection
+// had been idle, and the request is idempotent by every method that the API may use for it.
 func (x *exchange) mayRepeat(a *apiConn) bool {
 	return a.reused && !slices.ContainsFunc(x.methods(), func(m string) bool { return !idempotent(m) })
 }
@@ -78,8 +78,8 @@ func idempotent(method string) bool {
 	return false
 }
 
-// pointless says why waiting for the API has become pointless; it is nil while waiting makes sense. A body that is
-// being sent is not waited for, unless the API takes nothing of it; moved is when something of the request left last.
+// pointless returns why waiting for the API has become pointless, or nil. It does not limit the time of a body that is
+// being sent, unless the API reads none of it; moved is when the last part of the request was sent.
 func (x *exchange) pointless(sending bool, moved time.Time, answered bool) error {
 	c := x.c
 	switch still := time.Since(moved); {
@@ -97,7 +97,7 @@ func (x *exchange) pointless(sending bool, moved time.Time, answered bool) error
 	return nil
 }
 
-// passInterim passes on an answer that a final one follows, whose head is in c.resp.
+// passInterim passes on an interim response, whose head is in c.resp.
 func (x *exchange) passInterim() error {
 	c := x.c
 	x.responded = true
@@ -106,7 +106,7 @@ func (x *exchange) passInterim() error {
 		return errTooManyInterims
 	case c.resp.Status == 101:
 		return errSwitching
-	case c.req.Minor == 0: // HTTP/1.0 knows no interim answers
+	case c.req.Minor == 0: // HTTP/1.0 has no interim responses
 		return nil
 	}
 	x.interim = true
@@ -116,15 +116,15 @@ func (x *exchange) passInterim() error {
 	return nil
 }
 
-// sending is the part of the step's body that did not go with the head, on its way to the API.
+// sending is the part of the step's body that was not sent with the head.
 type sending struct {
 	x       *exchange
 	taken   atomic.Bool // all of it was read from the step
 	sent    int64
-	refusal *refusal // what the step did wrong
+	refusal *refusal // the step's error
 }
 
-// read reads a piece of the body. After an error that is not io.EOF, refusal says whether it is the step's fault.
+// read reads a piece of the body. After an error other than io.EOF, refusal says whether the step caused it.
 func (s *sending) read(p []byte) (n int, err error) {
 	c := s.x.c
 	n, err = s.x.body.Read(p)
@@ -143,7 +143,7 @@ func (s *sending) read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// brokenBody is the answer to a body that could not be read to its end.
+// brokenBody returns the response to a body that could not be read to its end.
 func brokenBody(err error) *refusal {
 	var refused refusedBody
 	switch {
@@ -159,5 +159,5 @@ func brokenBody(err error) *refusal {
 	return refuse(ClientGone, errClientGone.Error())
 }
 
-// consumed reports whether nothing of the request's body is left on the step's connection.
+// consumed reports whether the request's body has been read completely from the step's connection.
 func (x *exchange) consumed() bool { return x.sending == nil || x.sending.taken.Load() }

@@ -110,7 +110,7 @@ func TestAnEmptyInputThatIsNoTextIsNotSupplied(t *testing.T) {
 
 func TestAFileThatIsOnlyAnIDIsToldWhatToSend(t *testing.T) {
 	_, err := runner.DecodeWireInputs(wireDocument("f", json.RawMessage(`"`+someUUID+`"`)))
-	want := `inputs.x.v: is only the file's id "` + someUUID + `", which does not say where the file is; ` +
+	want := `inputs.x.v: is only the file's id "` + someUUID + `", which does not locate the file; ` +
 		`send the file's object with its presigned url, {"url": ..., "name": ..., "size": ..., "content_type": ...}`
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v", err)

@@ -17,8 +17,8 @@ type Value struct {
 	V    any  `json:"v"`
 }
 
-// NewValue checks v, as encoding/json decodes it with UseNumber, against t and brings it into the form of the wire.
-// Mistakes inside lists and objects are *FieldErrors keyed by their place.
+// NewValue checks v, as encoding/json decodes it with UseNumber, against t and converts it to wire form. Errors inside
+// lists and objects are *FieldErrors keyed by position.
 func NewValue(t Type, v any) (Value, error) { return new(reader).typed(t, v) }
 
 // reader reads the values of one document.
@@ -65,7 +65,7 @@ func isWire(object map[string]any) bool {
 	return hasT && (len(object) == 1 || hasV && len(object) == 2)
 }
 
-// infer types a bare value by what it is in JSON.
+// infer gives a bare value the type that follows from its JSON.
 func (r *reader) infer(v any) (Value, error) {
 	switch v := v.(type) {
 	case nil, string:
@@ -101,7 +101,7 @@ func (r *reader) wireList(items []any) ([]Value, error) {
 	})
 }
 
-// eachItem reads the elements of a list, until there are as many mistakes as are told.
+// eachItem reads the elements of a list, until the maximum number of errors is reached.
 func eachItem[T any](r *reader, items []any, read func(any) (T, error)) ([]T, error) {
 	if r.depth >= maxNesting {
 		return nil, fmt.Errorf("lists nest deeper than %d", maxNesting)
@@ -171,8 +171,8 @@ func (r *reader) normalise(t Type, v any) (any, error) {
 	return fromText(v, parseUUID, "must be a string")
 }
 
-// listOf returns the elements of a list; written says that it came as a text of JSON, as some clients send it. The
-// error is to stand behind what the list had to be.
+// listOf returns the elements of a list; written reports that it was sent as JSON text, as some clients do. The error
+// follows the words that say which list is required.
 func listOf(v any) (items []any, written bool, err error) {
 	if items, ok := v.([]any); ok {
 		return items, false, nil
@@ -187,7 +187,7 @@ func listOf(v any) (items []any, written bool, err error) {
 	return items, true, nil
 }
 
-// fromText reads a text by the grammar of its type; wanted is what anything but a text is not.
+// fromText parses a text by the grammar of its type; wanted is the error for any other value.
 func fromText[T any](v any, parse func(string) (T, error), wanted string) (any, error) {
 	text, ok := v.(string)
 	if !ok {
@@ -200,7 +200,7 @@ func fromText[T any](v any, parse func(string) (T, error), wanted string) (any, 
 	return normal, nil
 }
 
-// asText reads a text; other scalars become text, as clients send them that know of no types.
+// asText reads a text. Other scalars are converted, because some clients do not know types.
 func asText(v any) (any, error) {
 	switch v := v.(type) {
 	case string:
@@ -224,9 +224,9 @@ func normaliseNumber(v any) (any, error) {
 type field struct {
 	name string
 	read func(any) (any, error)
-	// wrong is what a value that cannot be read is told.
+	// wrong is the error for a value that cannot be read.
 	wrong string
-	// needed: it may not be left out.
+	// needed means that the field is required.
 	needed bool
 }
 
@@ -273,7 +273,7 @@ func asJSONNumber(v any) (any, error) {
 	return json.Number(normal.(string)), nil
 }
 
-// readFields checks the fields of an object; those that nothing reads are left out.
+// readFields checks the fields of an object and drops unknown ones.
 func readFields(object map[string]any, fields []field) (any, error) {
 	var errs FieldErrors
 	kept := make(map[string]any, len(fields))
@@ -298,7 +298,7 @@ func readFields(object map[string]any, fields []field) (any, error) {
 	return kept, nil
 }
 
-// normaliseFile reads a file's object, also as a text of JSON.
+// normaliseFile reads a file's object, which may also be JSON text.
 func normaliseFile(v any) (any, error) {
 	object, ok := objectOf(v)
 	if ok {
@@ -307,14 +307,14 @@ func normaliseFile(v any) (any, error) {
 	const form = `{"url": ..., "name": ..., "size": ..., "content_type": ...}`
 	if text, ok := v.(string); ok {
 		if _, err := parseUUID(text); err == nil {
-			return nil, fmt.Errorf("is only the file's id %s, which does not say where the file is; send the file's object with its presigned url, %s",
+			return nil, fmt.Errorf("is only the file's id %s, which does not locate the file; send the file's object with its presigned url, %s",
 				describe(v), form)
 		}
 	}
 	return nil, fmt.Errorf("must be a file's object with its presigned url, %s, not %s", form, describe(v))
 }
 
-// normaliseOption reads a field option or a stage; both are also written as the option's UUID alone.
+// normaliseOption reads a field option or a stage; both may also be just the option's UUID.
 func normaliseOption(v any) (any, error) {
 	object, ok := objectOf(v)
 	if id, isText := v.(string); !ok && isText {
@@ -326,7 +326,7 @@ func normaliseOption(v any) (any, error) {
 	return readFields(object, optionFields)
 }
 
-// objectOf returns an object, also one that is written as a text of JSON.
+// objectOf returns an object, which may also be JSON text.
 func objectOf(v any) (map[string]any, bool) {
 	if object, ok := v.(map[string]any); ok {
 		return object, true
@@ -337,7 +337,7 @@ func objectOf(v any) (map[string]any, bool) {
 	return object, ok
 }
 
-// describe names a refused value so that a person recognises it, without repeating a long one.
+// describe names a refused value in a form that people recognise, without repeating a long one.
 func describe(v any) string {
 	switch v := v.(type) {
 	case nil:

@@ -14,7 +14,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// verdict is what became of a step.
+// verdict is the outcome of a step.
 type verdict struct {
 	outcome Outcome
 	message string
@@ -22,7 +22,7 @@ type verdict struct {
 	values  []NamedValue
 }
 
-// verdict weighs what the harness said against how its process ended. An error is a failure of the sidecar's own.
+// verdict combines the harness's result with how its process ended. An error is a failure of the sidecar.
 func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit, stderr string) (verdict, error) {
 	switch {
 	case a.overEvents:
@@ -69,7 +69,7 @@ func (a *attempt) overCPU() verdict {
 	}
 }
 
-// startFailure says in one line why the harness never got to the step.
+// startFailure explains in one line why the harness never started the step.
 func startFailure(reading error, exit sandbox.Exit, stderr string) string {
 	said := strings.TrimSpace(stderr)
 	if i := strings.LastIndexByte(said, '\n'); i >= 0 {
@@ -86,7 +86,7 @@ func startFailure(reading error, exit sandbox.Exit, stderr string) string {
 	return fmt.Sprintf("it exited with code %d", exit.Code)
 }
 
-// died reads how a process ended that never sent a result.
+// died interprets the end of a process that never sent a result.
 func (a *attempt) died(exit sandbox.Exit) verdict {
 	switch {
 	case exit.Signal != 0:
@@ -101,7 +101,7 @@ func (a *attempt) died(exit sandbox.Exit) verdict {
 	return verdict{outcome: outcomes.ResultMissing, message: "result missing: the step's process ended without handing over a result"}
 }
 
-// exitChannelLost is what the harness leaves with when it cannot send its result.
+// exitChannelLost is the harness's exit code when it cannot send its result.
 const exitChannelLost = 74
 
 // The kinds of failure that the harness reports.
@@ -116,7 +116,7 @@ var reportedOutcomes = map[string]Outcome{
 
 func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
 	if m.OK && exit.OOMKilled {
-		// A child was killed, and the main process was quicker to end than the runner to end it.
+		// A child was killed, and the main process ended before the runner could end it.
 		return a.overMemory()
 	}
 	if m.OK && m.size > a.limits.Result {
@@ -141,7 +141,7 @@ func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
 	return v
 }
 
-// nameLimit says which limit is behind an exception that only tells how the kernel refused.
+// nameLimit finds the limit that caused an exception, which only shows how the kernel refused.
 func (a *attempt) nameLimit(v *verdict, exit sandbox.Exit) {
 	limits := a.limits
 	for _, known := range []struct {

@@ -110,16 +110,15 @@ func (t *Telemetry) Execution(ctx context.Context, info ExecutionInfo) (context.
 	return ctx, e
 }
 
-// StepContext is the trace context for the step's environment: the span that
-// the phase [phases.Step] will be, or the caller's where traces are off. Both are
-// empty where there is none.
+// StepContext returns the trace context for the step's environment: the span of the later phase [phases.Step], or the
+// caller's if traces are off. Both are empty if there is none.
 func (e *Execution) StepContext() (traceparent, tracestate string) {
 	h := headersOf(e.step)
 	return h.traceparent, h.tracestate
 }
 
-// Phase records a part of the execution that has ended, by err where it went
-// wrong. Of [phases.Step] the span follows with End, which knows what became of it.
+// Phase records a completed phase of the execution; err is its error. End records the span of [phases.Step], because
+// only then is its outcome known.
 func (e *Execution) Phase(name phases.Phase, began, ended time.Time, err error) {
 	e.telemetry.metrics.phase(e.ctx, string(name), ended.Sub(began))
 	if name == phases.Step {

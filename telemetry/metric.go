@@ -53,10 +53,10 @@ type State struct {
 	Ready                 int // warm interpreters waiting for an execution
 }
 
-// Backlog is what waits in a queue that many machines share: executions, or callbacks. Each machine says
-// the same, so it is no sum.
+// Backlog describes a queue that many machines share, of executions or of callbacks. Every machine reports the same
+// values, so they must not be added up.
 type Backlog struct {
-	Depth       int           // how many wait
+	Depth       int           // how many are waiting
 	Oldest      time.Duration // how long the oldest of them has waited
 	DeadLetters int           // how many were given up
 }
@@ -72,11 +72,11 @@ func newBacklogGauges(meter metric.Meter, queue, dead, thing string) (g backlogG
 	var errs [3]error
 	unit := metric.WithUnit("{" + thing + "}")
 	g.depth, errs[0] = meter.Int64ObservableGauge(queue+".depth", unit,
-		metric.WithDescription("How many "+thing+"s wait in the queue, for whichever worker."))
+		metric.WithDescription("How many "+thing+"s wait in the queue for any worker."))
 	g.oldest, errs[1] = meter.Float64ObservableGauge(queue+".wait", metric.WithUnit("s"),
 		metric.WithDescription("How long the oldest "+thing+" in the queue has waited."))
 	g.dead, errs[2] = meter.Int64ObservableGauge(dead, unit,
-		metric.WithDescription("How many "+thing+"s were given up, and are kept."))
+		metric.WithDescription("How many "+thing+"s were given up and kept."))
 	return g, errors.Join(errs[:]...)
 }
 
@@ -162,7 +162,7 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 	m.slotLimit = level("kizen.execution.slot.limit", "{slot}", "Executions that may run at once.")
 	m.poolReady = level("kizen.pool.ready", "{interpreter}", "Warm interpreters that wait for an execution.")
 	m.fleetEnded, err = meter.Int64Counter("kizen.fleet.executions", metric.WithUnit("{execution}"),
-		metric.WithDescription("Executions whose end this worker wrote down, by outcome: also of those that it refused, or ended for a worker that died."))
+		metric.WithDescription("Executions whose end this worker recorded, by outcome, including those that it refused or ended for a dead worker."))
 	errs = append(errs, err)
 	m.fleetQueue, err = newBacklogGauges(meter, "kizen.fleet.queue", "kizen.fleet.dead_letters", "execution")
 	errs = append(errs, err)
@@ -190,9 +190,8 @@ func (m *Metrics) Watch(state func() State) (stop func()) {
 	return func() { _ = registration.Unregister() } // fails only without a registration
 }
 
-// WatchFleet asks for the backlogs of a queue, of executions and of callbacks, whenever metrics are collected,
-// until stop is called. Where look fails nothing is said: a fleet must not
-// shrink because no other part sees its queue.
+// WatchFleet reads the backlogs of a queue, of executions and of callbacks, whenever metrics are collected, until stop
+// is called. If look fails, it reports nothing, so that a failure does not look like an empty queue.
 func (m *Metrics) WatchFleet(queue string, look func(context.Context) (executions, callbacks Backlog, err error)) (stop func()) {
 	if m == nil {
 		return func() {}
@@ -200,12 +199,12 @@ func (m *Metrics) WatchFleet(queue string, look func(context.Context) (execution
 	labels := metric.WithAttributeSet(attribute.NewSet(attribute.String("queue", queue)))
 	executions, callbacks := m.fleetQueue, m.fleetCallbacks
 	registration, err := m.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		waiting, untold, err := look(ctx)
+		waiting, undelivered, err := look(ctx)
 		if err != nil {
 			return err
 		}
 		executions.observe(o, waiting, labels)
-		callbacks.observe(o, untold, labels)
+		callbacks.observe(o, undelivered, labels)
 		return nil
 	}, executions.depth, executions.oldest, executions.dead, callbacks.depth, callbacks.oldest, callbacks.dead)
 	if err != nil {
@@ -214,7 +213,7 @@ func (m *Metrics) WatchFleet(queue string, look func(context.Context) (execution
 	return func() { _ = registration.Unregister() } // fails only without a registration
 }
 
-// FleetEnded counts an execution whose end a worker has written down.
+// FleetEnded counts an execution whose end a worker has recorded.
 func (m *Metrics) FleetEnded(ctx context.Context, outcome string) {
 	if m == nil {
 		return
@@ -305,7 +304,7 @@ func (m *Metrics) policy(id string) string {
 	return m.policies.of(id)
 }
 
-// labels holds the values that a label has had, up to a limit.
+// labels is the set of values that a label has had, up to a limit.
 type labels struct {
 	limit int
 	mu    sync.RWMutex
@@ -340,7 +339,7 @@ func (t *Telemetry) watchQueue() error {
 	processed, err := t.metrics.meter.Int64ObservableCounter("otel.sdk.processor.span.processed", spans,
 		metric.WithDescription("Spans that left the queue; error.type marks dropped ones."))
 	exported, err2 := t.metrics.meter.Int64ObservableCounter("otel.sdk.exporter.span.exported", spans,
-		metric.WithDescription("Exported spans; error.type marks those that did not arrive."))
+		metric.WithDescription("Exported spans; error.type marks those that failed."))
 	if err := errors.Join(err, err2); err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ const (
 	secretValue = `(?:\\*"[^"]+|\\*'[^']+|[^\s"'&}\]]+)`
 	// noPath matches the beginning of a name that is not the last element of a path.
 	noPath = `(?:^|[^/\w.-])[\w.-]*`
-	// fileErrors matches why the system could not use a file, as an error says behind its name.
+	// fileErrors matches the reason why a file could not be used, which follows its name in an error.
 	fileErrors = `(?:no such file|permission denied|is a directory|not a directory|file exists|no space left|` +
 		`too many open files|operation not permitted|read-only file system|input/output error)\b`
 )
@@ -83,7 +83,7 @@ var shapes = []shape{
 	// or before a number, must not be a path: an error says `"/run/token": no such file`, a compiler
 	// `/src/token:12`.
 	{nameHints, `(?i)(` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + quotedValue},
-	// Why a file of such a name cannot be used is no value.
+	// The reason why a file with such a name cannot be used is not a value.
 	{nameHints, `(?i)["'][^/"'\n]*["']:\s+` + fileErrors + `|(["'][^/"'\n]*` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + secretValue},
 	{nameHints, `(?i)(` + assignedNames + `\s*=\s*)` + secretValue},
 	{nameHints, `(?i)(` + assignedNames + `:)(?:` + quotedValue + `|[0-9]*[^\s"'&}\]0-9:][^\s"'&}\]]*)`},
@@ -115,7 +115,7 @@ func Redact(text string) string {
 		text = pattern.ReplaceAllStringFunc(text, func(match string) string {
 			group := pattern.FindStringSubmatchIndex(match)
 			if group[2] < 0 {
-				return match // the shape matches it to leave it alone
+				return match // this shape protects the text
 			}
 			kept := match[group[2]:group[3]]
 			if strings.HasSuffix(match, "@") {

@@ -59,7 +59,7 @@ func (f apiFlags) certificates() (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, usagef("CA file %q holds no PEM certificate", f.APICA)
+		return nil, usagef("CA file %q contains no PEM certificate", f.APICA)
 	}
 	return pool, nil
 }

@@ -283,7 +283,7 @@ func (f listenFlags) tls() (*tls.Config, error) {
 	}
 	config.ClientCAs = x509.NewCertPool()
 	if !config.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, usagef("client CA %q holds no PEM certificate", f.ClientCA)
+		return nil, usagef("client CA %q contains no PEM certificate", f.ClientCA)
 	}
 	// A caller may show a token instead: who shows neither is refused by name.
 	config.ClientAuth = tls.VerifyClientCertIfGiven

@@ -1,6 +1,6 @@
-// Package backoff says how long to wait before something that failed is tried again.
+// Package backoff computes how long to wait before retrying.
 //
-// The delay follows from the number of failures, which a record in Redis or a queue can keep over several processes.
+// The delay follows from the number of failures, which a record in Redis or a queue can keep across processes.
 // github.com/cenkalti/backoff keeps the delay itself, in one process.
 package backoff
 
@@ -21,7 +21,7 @@ func Delay(failures int, first, last time.Duration) time.Duration {
 	return longest - rand.N(longest/2+1)
 }
 
-// Wait waits for delay. It returns the cause of the end of ctx if that comes first.
+// Wait waits for delay. If ctx ends first, it returns the cause.
 func Wait(ctx context.Context, delay time.Duration) error {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()

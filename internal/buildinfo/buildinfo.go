@@ -1,9 +1,9 @@
-// Package buildinfo says what the running program was built from.
+// Package buildinfo identifies the build of the running program.
 package buildinfo
 
 import "runtime/debug"
 
-// Version returns the commit that the program was built from, or the version of its module where that is not known.
+// Version returns the commit that the program was built from, or the version of its module if the commit is unknown.
 func Version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

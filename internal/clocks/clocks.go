@@ -1,4 +1,5 @@
-// Package clocks compares the clock of this machine with those of Redis and of the API: keys are valid by all three.
+// Package clocks compares the clock of this machine with those of Redis and of the API, because a key must be valid by
+// all three.
 package clocks
 
 import (
@@ -17,14 +18,14 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// interval is how often the clock of Redis is looked at.
+// interval is how often Watch reads the clock of Redis.
 const interval = time.Minute
 
-// Tolerable is by how much clocks may differ before it is said: half of what verifiers allow.
+// Tolerable is the difference from which clocks are reported: half of the leeway of verifiers.
 const Tolerable = minter.DefaultLeeway / 2
 
-// Watch warns when the clock of this machine and the one of Redis come to differ, until the function it returns is called.
-// A Redis that does not tell its time is not asked again.
+// Watch warns when the clocks of this machine and of Redis begin to differ, until the returned function is called. If
+// Redis does not tell its time, Watch stops asking.
 func Watch(ctx context.Context, client redis.UniversalClient, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watching routine.Group
@@ -57,14 +58,14 @@ func Watch(ctx context.Context, client redis.UniversalClient, log *slog.Logger) 
 	}
 }
 
-// OfAPI is by how much the clock of the API is ahead of this machine's, by the Date header of an answer (RFC 9110 section
-// 6.6.1), which is in whole seconds.
+// OfAPI returns how far the clock of the API is ahead of this machine's, by the Date header of a response (RFC 9110
+// section 6.6.1), which has whole seconds.
 func OfAPI(ctx context.Context, root *url.URL, certificates *x509.CertPool) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, root.String(), nil)
 	if err != nil {
-		return 0, fmt.Errorf("ask the API for its time: %w", err)
+		return 0, fmt.Errorf("read the time of the API: %w", err)
 	}
 	client := &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: certificates}},
@@ -73,7 +74,7 @@ func OfAPI(ctx context.Context, root *url.URL, certificates *x509.CertPool) (tim
 	began := time.Now()
 	answer, err := client.Do(request)
 	if err != nil {
-		return 0, fmt.Errorf("ask the API for its time: %w", err)
+		return 0, fmt.Errorf("read the time of the API: %w", err)
 	}
 	defer answer.Body.Close()
 	there, err := http.ParseTime(answer.Header.Get("Date"))

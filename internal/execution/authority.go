@@ -45,7 +45,7 @@ type Authority struct {
 	keys  lateKeys
 	proxy *proxy.Proxy
 	watch *watch
-	owned bool // the execution is the proxy and no more: its end is told here
+	owned bool // the proxy is the whole execution, so its end is logged here
 	// minting is the duration of the mint, which began at mintBegan.
 	minting   time.Duration
 	mintBegan time.Time

@@ -24,7 +24,7 @@ func ParseSecrets(data []byte) (SecretsByBusiness, error) {
 		secrets[business] = map[string]runner.Secret{}
 		for name, value := range named {
 			if value == "" {
-				return nil, errors.New("has an empty secret in it; give each a value, or leave it out")
+				return nil, errors.New("contains an empty secret; give it a value, or leave it out")
 			}
 			secrets[business][name] = runner.NewSecret(value)
 		}

@@ -65,7 +65,7 @@ var table = []row{
 	{ResultNotSerialisable, http.StatusBadRequest, exitStep, false, "An output does not fit its type."},
 	{Cancelled, http.StatusBadRequest, exitStep, false, "The execution was cancelled."},
 	{Internal, http.StatusInternalServerError, exitSidecar, false, "The sidecar failed while the step ran."},
-	{Refused, http.StatusBadRequest, exitUsage, false, "The request cannot be run as it is."},
+	{Refused, http.StatusBadRequest, exitUsage, false, "The request cannot run as submitted."},
 	{NotStarted, http.StatusServiceUnavailable, exitSidecar, true, "The step's code never started: it got no slot, no key or no Python."},
 	{WorkerDied, http.StatusInternalServerError, exitSidecar, false, "The worker died after the step's code had started; its progress is unknown."},
 }

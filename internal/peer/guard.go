@@ -37,11 +37,12 @@ func (g *Guard) refuses(connection net.Conn) bool {
 		return true // callers wait for the response; a connection that closed at once may have been a step's
 	case errors.Is(err, ErrNotLocal):
 		remote := address(connection.RemoteAddr())
-		return remote.IsValid() && remote.Addr().IsLoopback() // it was a socket of this machine, which is closed
+		// The other end was a socket of this machine and is closed.
+		return remote.IsValid() && remote.Addr().IsLoopback()
 	}
 	g.blind.Do(func() {
 		if g.Log != nil {
-			g.Log.Warn("the kernel does not tell who connects, so connections of steps are only refused for lack of a token", "error", err)
+			g.Log.Warn("the kernel does not name the owner of a connection, so connections of steps are refused only because they have no token", "error", err)
 		}
 	})
 	return false

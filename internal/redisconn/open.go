@@ -122,7 +122,7 @@ func (c Config) tls() (*tls.Config, error) {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("redis CA %q holds no PEM certificate", c.CAFile)
+			return nil, fmt.Errorf("redis CA %q contains no PEM certificate", c.CAFile)
 		}
 	}
 	if c.CertFile != "" || c.KeyFile != "" {

@@ -61,7 +61,7 @@ func TestTLSFilesThatAreWrongAreNamed(t *testing.T) {
 		want   string
 	}{
 		"no CA file":           {redisconn.Config{URL: "rediss://h", CAFile: ca.File("none")}, "none"},
-		"CA is no certificate": {redisconn.Config{URL: "rediss://h", CAFile: ca.File("ca.key")}, "holds no PEM certificate"},
+		"CA is no certificate": {redisconn.Config{URL: "rediss://h", CAFile: ca.File("ca.key")}, "contains no PEM certificate"},
 		"certificate, no key":  {redisconn.Config{URL: "rediss://h", CertFile: ca.File("ca.crt")}, "client certificate"},
 		"files without TLS":    {redisconn.Config{URL: "redis://h", CAFile: ca.File("ca.crt")}, "write rediss:// for redis://"},
 	} {

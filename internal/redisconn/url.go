@@ -80,7 +80,7 @@ func splitRedisURL(rest string) (u *url.URL, hosts string, err error) {
 	}
 	hosts = authority[strings.LastIndexByte(authority, '@')+1:]
 	if u, err = url.Parse("redis://" + strings.TrimSuffix(authority, hosts) + "host" + tail); err != nil {
-		return nil, "", errors.New("the redis url cannot be parsed; percent-encode what is special in the password")
+		return nil, "", errors.New("the redis url cannot be parsed; percent-encode special characters in the password")
 	}
 	return u, hosts, nil
 }
@@ -105,7 +105,7 @@ func (t *target) setDatabase(path []string, options url.Values) (err error) {
 		return nil
 	}
 	if t.options.DB, err = strconv.Atoi(database); err != nil || t.options.DB < 0 {
-		return errors.New("the redis url's database is not a number; percent-encode what is special in the password")
+		return errors.New("the redis url's database is not a number; percent-encode special characters in the password")
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func (t *target) setDatabase(path []string, options url.Values) (err error) {
 func checkRedisOptions(options url.Values) error {
 	for name := range options {
 		if !slices.Contains([]string{"db", "sentinel_user", "sentinel_password"}, name) {
-			return errors.New("the redis url has an option that is none of db, sentinel_user and sentinel_password; see docs/redis.md")
+			return errors.New("the redis url has an option other than db, sentinel_user and sentinel_password; see docs/redis.md")
 		}
 	}
 	return nil

@@ -15,32 +15,32 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// What bounds the callbacks of one serve, which are kept in memory alone.
+// The bounds on the callbacks of one serve, which keeps them only in memory.
 const (
 	callbacksAtOnce  = 64
 	callbackAttempts = 6
-	callbackDelay    = 30 * time.Second // the longest between two attempts, whatever a receiver wants
+	callbackDelay    = 30 * time.Second // the longest wait between two attempts, whatever Retry-After says
 	callbackBytes    = 64 << 20
-	callbackOverhead = 8 << 10 // of each that waits, beside its message
-	callbacksWaiting = 1 << 20 // never reached: the bytes are what bounds them
+	callbackOverhead = 8 << 10 // assumed for each waiting callback, in addition to its message
+	callbacksWaiting = 1 << 20 // never reached: the bound in bytes takes effect first
 )
 
-// errCallbacks: so many wait that this one does not fit.
+// errCallbacks is the error for a callback that exceeds the memory for waiting ones.
 var errCallbacks = errors.New("too many callbacks wait; is a receiver of this business down?")
 
-// Callbacks delivers the ends of executions. A nil one delivers none.
+// Callbacks delivers the ends of executions. A nil *Callbacks delivers nothing.
 type Callbacks struct {
 	sender *webhook.Sender
 	log    *slog.Logger
-	turns  *queue.Queue  // of attempts: slow receivers of one business hold up no other
-	memory *queue.Budget // of messages that are not delivered yet
+	turns  *queue.Queue  // shares attempts, so that slow receivers of one business delay no other
+	memory *queue.Budget // for undelivered messages
 	all    routine.Group
 	ctx    context.Context
 	cut    context.CancelFunc
 }
 
-// NewCallbacks returns callbacks that are signed and sent as config says; its Attempts and LongestDelay are set here. Those that
-// wait may hold memory bytes in total; zero means 64 MiB.
+// NewCallbacks returns callbacks that are signed and sent as config says; it overrides Attempts and LongestDelay. memory
+// bounds the total size of waiting callbacks, in bytes; zero means 64 MiB.
 func NewCallbacks(config webhook.Config, memory int64, log *slog.Logger) (*Callbacks, error) {
 	config.Attempts, config.LongestDelay = callbackAttempts, callbackDelay
 	sender, err := webhook.New(config)
@@ -56,7 +56,7 @@ func NewCallbacks(config webhook.Config, memory int64, log *slog.Logger) (*Callb
 	return c, nil
 }
 
-// Sender is the sender; nil where there is none.
+// Sender returns the sender; nil if c is.
 func (c *Callbacks) Sender() *webhook.Sender {
 	if c == nil {
 		return nil
@@ -64,8 +64,8 @@ func (c *Callbacks) Sender() *webhook.Sender {
 	return c.sender
 }
 
-// Finished delivers the end of an execution that wants it, behind the back of
-// who calls. It is [RegistryConfig]'s Finished.
+// Finished starts the delivery of an execution's end, if it has a callback URL, and returns at once. It is
+// [RegistryConfig]'s Finished.
 func (c *Callbacks) Finished(e *Execution) {
 	if c == nil || e.Callback() == "" {
 		return
@@ -90,8 +90,7 @@ func (c *Callbacks) Finished(e *Execution) {
 	})
 }
 
-// ending is what a receiver is told of an execution. Where its step did not
-// run, its result is why.
+// ending returns the message about the end of an execution. If its step did not run, the result says why.
 func ending(e *Execution) (webhook.Message, error) {
 	snapshot := e.Snapshot()
 	ended := webhook.Finished{ExecutionID: e.ID(), BusinessID: e.BusinessID(), Outcome: snapshot.Outcome, Result: snapshot.Result}
@@ -120,7 +119,7 @@ func (c *Callbacks) try(ctx context.Context, business string, m webhook.Message)
 	return c.sender.Try(ctx, m)
 }
 
-// Close lets deliveries finish within grace, and gives up the rest.
+// Close lets deliveries finish within grace, and drops the rest.
 func (c *Callbacks) Close(grace time.Duration) {
 	if c == nil {
 		return

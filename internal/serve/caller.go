@@ -133,7 +133,7 @@ func (c *Caller) unlike(known map[string]string) error {
 		what, shown = "token", string(c.token[:])
 	}
 	if other, taken := known[what+shown]; taken {
-		return fmt.Errorf("shows the same %s as caller %q; give each one of its own", what, other)
+		return fmt.Errorf("has the same %s as caller %q; each caller needs a different one", what, other)
 	}
 	known[what+shown] = c.Name
 	return nil

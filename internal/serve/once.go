@@ -10,19 +10,20 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// Once remembers which executions have started, for longer than their results are kept and for every process that shares its store.
-// [tombstone.Store] is one.
+// Once records which executions have started. It keeps the records longer than results, and shares them with every
+// process on the same store, such as a [tombstone.Store].
 type Once interface {
-	// Begin writes down that the code of an execution starts now. It is false if it has started before.
+	// Begin records that the code of an execution starts now. It returns false if it has already started.
 	Begin(ctx context.Context, business, id, digest string) (bool, error)
-	// Begun reports whether it has started.
+	// Begun reports whether the code has started.
 	Begun(ctx context.Context, business, id string) (bool, error)
 }
 
-// ErrRan: the id has run, and its result is no longer kept here, or was not here.
-var ErrRan = errors.New("an execution with this id has run, and this process has no result of it; give a new attempt an id of its own")
+// ErrRan is the error for an id that has run, and whose result this process does not have.
+var ErrRan = errors.New("an execution with this id has run, and this process does not have its result; use a new id for a new attempt")
 
-// once has a request run only if its id has not run before. What the registry knows is for it to answer.
+// once wraps a request so that it runs only if its id has not run before. The registry answers for the ids that it
+// knows.
 func (s *Server) once(ctx context.Context, request *execution.Request, body []byte) error {
 	id := request.Identity
 	if _, known := s.config.Executions.Get(id.BusinessID, id.ExecutionID); known {
@@ -42,7 +43,7 @@ func (s *Server) once(ctx context.Context, request *execution.Request, body []by
 			return err
 		}
 		var refused runner.FieldErrors
-		refused.Add("has run meanwhile, in another process; give a new attempt an id of its own", "execution_id")
+		refused.Add("has meanwhile run in another process; use a new id for a new attempt", "execution_id")
 		return &refused
 	}
 	return nil

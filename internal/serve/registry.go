@@ -16,7 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// ErrConflict: the id was submitted before, for something else.
+// ErrConflict is the error for an id that was submitted before with a different request.
 var ErrConflict = errors.New("an execution with this id was submitted with a different request; use another id")
 
 // RegistryConfig configures a [Registry]. Queue and Run are required.

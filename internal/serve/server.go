@@ -33,7 +33,8 @@ type Config struct {
 	CheckIdentity func(minter.Identity) error
 	// Callbacks reports that callbacks are delivered; otherwise requests with a callback URL are refused.
 	Callbacks bool
-	// Once keeps an id that a caller has chosen from running twice. If it is nil, only what Executions remember does.
+	// Once prevents an id that a caller has chosen from running twice. If it is nil, only the memory of Executions
+	// does.
 	Once Once
 	// UI serves the execution page at /ui/; the page removes APIRoot from the URLs of calls.
 	UI      bool
@@ -105,7 +106,7 @@ func (s *Server) Handler() http.Handler {
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.Use(gin.CustomRecoveryWithWriter(nil, s.recovered), s.arriving, s.answering, sanitise, s.keepPagesOut)
-	engine.NoRoute(func(c *gin.Context) { refuse(c, http.StatusNotFound, "not_found", "there is nothing here") })
+	engine.NoRoute(func(c *gin.Context) { refuse(c, http.StatusNotFound, "not_found", "no such path") })
 	engine.NoMethod(func(c *gin.Context) {
 		refuse(c, http.StatusMethodNotAllowed, "method_not_allowed", "use "+c.Writer.Header().Get("Allow"))
 	})

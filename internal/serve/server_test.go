@@ -809,7 +809,7 @@ func TestMistakesInTheListOfCallersAreAllReported(t *testing.T) {
 - {name: fourth, token_file: ` + long + `, business_id: b1, user_id: u1}
 `))
 	for _, want := range []string{"shorter than 16 bytes", "either token_file or certificate", "give business_id and user_id", "leave business_id and user_id out", "has no name",
-		`"second": shows the same certificate as caller "first"`, `"fourth": shows the same token as caller "third"`} {
+		`"second": has the same certificate as caller "first"`, `"fourth": has the same token as caller "third"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)
 		}

@@ -32,7 +32,7 @@ func JSON(document []byte) []byte {
 	clean := true
 	for i := 0; i < len(document) && clean; i++ {
 		c := document[i]
-		// the first bytes of the harmful ones in UTF-8
+		// the first bytes of the harmful characters in UTF-8
 		clean = c < 0x7f || c > 0x7f && c != 0xc2 && c != 0xd8 && c != 0xe2
 	}
 	if clean {

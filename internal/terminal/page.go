@@ -1,10 +1,9 @@
-// Package terminal writes what a person sees in a terminal. Its rules:
+// Package terminal writes the output for people in a terminal. Its rules:
 //
-//   - The page goes to standard output; nothing of the sidecar's own does.
-//   - Whatever a step wrote passes through shown.Text: it can never move the
-//     cursor, change colours or retitle the terminal.
-//   - Styles are applied everywhere and taken out by the writer when the output
-//     is no terminal, or NO_COLOR is set.
+//   - Only the page goes to standard output, nothing else from the sidecar.
+//   - Everything that a step wrote passes through shown.Text: it can never move the cursor, change colours or retitle
+//     the terminal.
+//   - Styles are always applied; the writer removes them when the output is not a terminal, or NO_COLOR is set.
 package terminal
 
 import (
@@ -26,19 +25,19 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// Execution is an execution and what became of it.
+// Execution is an execution and its result.
 type Execution struct {
 	execution.Ended
 	Name    string
 	Runtime runner.Runtime
-	// APIRoot is taken off the URLs of the step's calls.
+	// APIRoot is removed from the URLs of the step's calls.
 	APIRoot string
 }
 
 // Page prints one execution for a person.
 type Page struct {
 	Out io.Writer
-	// Detail opens every HTTP call, and shows where the time went.
+	// Detail shows each HTTP call in full, and the time of each phase.
 	Detail bool
 }
 
@@ -164,7 +163,7 @@ func (p Page) phases(w io.Writer, done Execution) {
 	section(w, "Time", "")
 	rows := [][]string{}
 	for phase, spent := range done.Spent(0) {
-		if phase != phases.Queue { // a command does not wait
+		if phase != phases.Queue { // a command does not wait for a slot
 			rows = append(rows, []string{string(phase), formatDuration(spent)})
 		}
 	}
@@ -182,7 +181,7 @@ func section(w io.Writer, title, note string) {
 	fmt.Fprintln(w)
 }
 
-// columns writes rows of what a step wrote, below the title of a section.
+// columns writes rows of a step's output below the title of a section.
 func columns(w io.Writer, rows [][]string) {
 	for _, row := range rows {
 		for i, cell := range row {
@@ -203,7 +202,7 @@ func indent(w io.Writer, prefix, text string) {
 
 func typeOf(value runner.Value) string { return string(value.Type) }
 
-// valueText is a value as the wire has it, strings without their quotes.
+// valueText returns a value in its wire form, strings without quotes.
 func valueText(value runner.Value) string {
 	data, err := json.Marshal(value)
 	if err != nil {

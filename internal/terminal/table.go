@@ -24,11 +24,11 @@ func Mark(good bool) string {
 	return badStyle.Render("✗")
 }
 
-// Warning is the mark of what works and is not as it should be.
+// Warning is the mark of something that works but needs attention.
 func Warning() string { return warnStyle.Render("!") }
 
-// Table writes rows behind a prefix, their columns two spaces apart and each as wide as its widest cell. It returns the error
-// of w.
+// Table writes rows after a prefix, with columns two spaces apart and as wide as their widest cells. It returns the
+// error of w.
 func Table(w io.Writer, prefix string, rows [][]string) error {
 	var widths []int
 	for _, row := range rows {

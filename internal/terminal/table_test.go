@@ -16,7 +16,7 @@ func TestColumnsAreAsWideAsTheirWidestCell(t *testing.T) {
 	lines := strings.Split(out.String(), "\n")
 	for i, line := range lines[:3] {
 		if plain := strings.Split(line, "  "); len(plain) != 2 || plain[1] != []string{"one", "two", "three"}[i] {
-			t.Errorf("styles have moved a column: %q", line)
+			t.Errorf("styles shift a column: %q", line)
 		}
 	}
 }

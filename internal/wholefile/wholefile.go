@@ -1,8 +1,9 @@
-// Package wholefile writes files of which a reader sees all or nothing.
+// Package wholefile writes files atomically: a reader sees all of a file or nothing.
 //
-// A file is written beside its place and then moved there. [Write] is for files that are worth nothing once their writer has ended,
-// such as those that say where it listens: it does not wait for the disk, which takes 6 ms where a proxy starts within 20 ms.
-// [Keep] and [Create] are for files that must survive a power failure: they do. github.com/google/renameio always waits.
+// It writes a temporary file in the same directory and renames it. [Write] is for files that are useless once their
+// writer has ended, such as those with its address. It does not wait for the disk, which takes 6 ms, while a proxy
+// starts within 20 ms. [Keep] and [Create] are for files that must survive a power failure. github.com/google/renameio
+// always waits.
 package wholefile
 
 import (
@@ -13,7 +14,7 @@ import (
 	"path/filepath"
 )
 
-// Write puts content at path, in place of a file that is there. After a power failure the file may be empty.
+// Write writes content to path and replaces an existing file. After a power failure the file may be empty.
 func Write(path string, content []byte, mode fs.FileMode) error {
 	return write(path, content, mode, false, os.Rename)
 }
@@ -23,8 +24,8 @@ func Keep(path string, content []byte, mode fs.FileMode) error {
 	return write(path, content, mode, true, os.Rename)
 }
 
-// Create puts content at path unless a file is there: the error is [fs.ErrExist] then. Of several that create the file at once, one
-// does. The file survives a power failure.
+// Create writes content to path unless the file exists; then the error is [fs.ErrExist]. If several callers create the
+// file at once, one succeeds. The file survives a power failure.
 func Create(path string, content []byte, mode fs.FileMode) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fs.ErrExist
@@ -38,7 +39,7 @@ func write(path string, content []byte, mode fs.FileMode, synced bool, place fun
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(file.Name()) }() // after os.Rename it has no such name any more
+	defer func() { _ = os.Remove(file.Name()) }() // after os.Rename the name no longer exists
 	_, err = file.Write(content)
 	if mode != 0o600 {
 		err = errors.Join(err, file.Chmod(mode))
@@ -64,7 +65,7 @@ func syncFolder(dir string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// Read reads a file that a person named; what says in an error what it is.
+// Read reads a file named by a person; what is the kind of file, for the error.
 func Read(what, name string) ([]byte, error) {
 	data, err := os.ReadFile(name)
 	switch {
@@ -76,7 +77,7 @@ func Read(what, name string) ([]byte, error) {
 	return data, nil
 }
 
-// Cause takes the name of the file out of an error, for a message that names it itself.
+// Cause removes the file name from an error, for a message that names the file itself.
 func Cause(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {

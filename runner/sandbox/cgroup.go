@@ -29,11 +29,12 @@ type groups struct {
 
 	mu    sync.Mutex
 	swept time.Time
-	// busy are groups of programs that have ended, which could not be removed: the kernel had not let go of a process, say.
+	// busy are the groups of ended programs that could not be removed yet, for example because the kernel had not
+	// released a process.
 	busy []string
 }
 
-// sweepInterval is how often groups are removed that could not be before, and those of other sidecars that are dead.
+// sweepInterval is how often the sidecar removes such groups, and those of dead sidecars.
 const sweepInterval = time.Minute
 
 // groupPrefix is the prefix of our groups' names; the sidecar's process ID and a number follow.
@@ -110,9 +111,9 @@ func hasField(list []byte, field string) bool {
 	return false
 }
 
-// sweep removes groups whose sidecar is dead, and those of this one that could not be removed before, if that was not done in the
-// last interval. A group that is in use cannot be removed, so that nothing can go wrong. Glob fails where no descriptor is
-// left; the next sweep removes what this one did not see.
+// sweep removes the groups of dead sidecars and those of this one that could not be removed before, at most once per
+// interval. The kernel refuses to remove a group in use, so this is safe. Glob fails if no descriptor is left; the
+// next sweep then removes the rest.
 func (c *groups) sweep(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -199,7 +200,7 @@ func (g *group) limit(limits Limits, reserve int) error {
 		if err := optional(write(g.memory, "memory.memsw.limit_in_bytes", memory)); err != nil {
 			return err
 		}
-		// The kernel counts the buffers of TCP and UDP apart, and only if they have a limit.
+		// The kernel counts the buffers of TCP and UDP separately, and only if they have a limit.
 		return optional(write(g.memory, "memory.kmem.tcp.limit_in_bytes", strconv.FormatInt(limits.Memory/tcpShare, 10)))
 	}
 	if err := write(g.memory, "memory.max", memory); err != nil {
