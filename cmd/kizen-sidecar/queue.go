@@ -179,8 +179,9 @@ func writeExecution(to io.Writer, e fleet.Execution) error {
 // queueRetryCommand is kizen-sidecar queue retry.
 type queueRetryCommand struct {
 	fleetFlags
-	IDs  []string `arg:"" optional:"" name:"id" help:"BUSINESS/EXECUTION, or the id of the task." env:"-"`
-	Dead bool     `help:"Retry all dead letters." env:"-"`
+	IDs       []string `arg:"" optional:"" name:"id" help:"BUSINESS/EXECUTION, or the id of the task." env:"-"`
+	Dead      bool     `help:"Retry all dead letters." env:"-"`
+	Callbacks bool     `help:"Deliver callbacks again in place of executions." env:"-"`
 }
 
 // Help is the long text of kizen-sidecar queue retry --help.
@@ -189,7 +190,8 @@ func (queueRetryCommand) Help() string {
 
 Examples:
   kizen-sidecar queue retry business-1/e-1 business-1/e-2
-  kizen-sidecar queue retry --dead`
+  kizen-sidecar queue retry --dead
+  kizen-sidecar queue retry --callbacks --dead`
 }
 
 // Run is called by kong.
@@ -200,14 +202,18 @@ func (c *queueRetryCommand) Run(ctx context.Context, app *app) error {
 	return c.operate(func(o *fleet.Operator) error {
 		if !c.Dead {
 			return each(c.IDs, func(id string) error {
-				if err := o.Retry(ctx, id); err != nil {
+				retry := o.Retry
+				if c.Callbacks {
+					retry = o.RetryCallback
+				}
+				if err := retry(ctx, id); err != nil {
 					return err
 				}
 				_, err := fmt.Fprintf(app.stdout, "%s is back in queue %q\n", id, c.Queue)
 				return err
 			})
 		}
-		n, err := o.RetryDead(ctx)
+		n, err := o.RetryDead(ctx, c.Callbacks)
 		if err == nil {
 			_, err = fmt.Fprintf(app.stdout, "%d dead letters are back in queue %q\n", n, c.Queue)
 		}

@@ -56,7 +56,8 @@ func (w *Worker) notify(ctx context.Context, s subject, known entry) error {
 	if err := w.enqueueCallback(ctx, s, message, false); err != nil {
 		return err
 	}
-	return w.records.setCallback(ctx, s.business, s.id, CallbackQueued, "")
+	_, err = w.records.setCallback(ctx, s.business, s.id, CallbackQueued, "")
+	return err
 }
 
 // notifyLate queues a callback about a result that arrived after the fleet had ended the execution.
@@ -78,6 +79,11 @@ var errNoTurn = errors.New("the business has its full share of callbacks under w
 // deliverCallback makes one attempt to deliver a message. asynq schedules the next one, and keeps a message that is
 // given up as a dead letter. The record tracks the state of the delivery.
 func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
+	id, _ := asynq.GetTaskID(ctx)
+	return w.listDeadLetter(context.WithoutCancel(ctx), callbackQueue(w.config.Queue), id, w.tryCallback(ctx, id, task))
+}
+
+func (w *Worker) tryCallback(ctx context.Context, id string, task *asynq.Task) error {
 	message, err := readCallback(task.Payload())
 	if err != nil {
 		return err
@@ -101,10 +107,16 @@ func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 			w.config.Log.ErrorContext(about, "a callback was given up; it is kept as a dead letter", "message_id", message.ID, "error", failed)
 		}
 	}
+	lasting := context.WithoutCancel(ctx)
+	before := CallbackFailed // the record says nothing about a late result
 	if headers[lateHeader] == "" && business != "" {
-		err := w.records.setCallback(context.WithoutCancel(ctx), business, headers[executionHeader], state, failure)
-		if err != nil {
+		if before, err = w.records.setCallback(lasting, business, headers[executionHeader], state, failure); err != nil {
 			w.config.Log.WarnContext(about, "the state of a callback could not be recorded", "state", state, "error", err)
+		}
+	}
+	if failed == nil && before == CallbackFailed {
+		if err := w.letters.remove(lasting, callbackQueue(w.config.Queue), id); err != nil {
+			w.config.Log.WarnContext(about, "a delivered callback is still listed as a dead letter", "message_id", message.ID, "error", err)
 		}
 	}
 	return failed

@@ -263,18 +263,41 @@ func (o *Operator) Retry(ctx context.Context, id string) error {
 	return nil
 }
 
-// RetryDead runs all dead letters again, and returns their number.
-func (o *Operator) RetryDead(ctx context.Context) (int, error) {
-	info, err := queueInfo(ctx, o.redis, o.inspector, o.queue)
+// RetryCallback delivers a callback again that was given up, and sends a delayed one now. The error is [ErrNothing] if
+// the callback does not exist.
+func (o *Operator) RetryCallback(ctx context.Context, id string) error {
+	queue := callbackQueue(o.queue)
+	info, err := taskInfo(ctx, o.redis, o.inspector, queue, id)
+	switch {
+	case err != nil:
+		return err
+	case info == nil:
+		return nothing("queue %q has no callback %q: it was delivered, or asynq has deleted it", queue, id)
+	case info.State == asynq.TaskStateActive || info.State == asynq.TaskStatePending:
+		return nothing("callback %q is %s already", id, taskOf(info).State)
+	}
+	if err := o.inspector.RunTask(queue, id); err != nil {
+		return fmt.Errorf("requeue callback %q in queue %q: %w", id, queue, err)
+	}
+	return nil
+}
+
+// RetryDead runs all dead letters again, or delivers all callbacks again that were given up, and returns their number.
+func (o *Operator) RetryDead(ctx context.Context, callbacks bool) (int, error) {
+	queue := o.queue
+	if callbacks {
+		queue = callbackQueue(queue)
+	}
+	info, err := queueInfo(ctx, o.redis, o.inspector, queue)
 	if err != nil {
 		return 0, err
 	}
 	if info.Archived == 0 {
-		return 0, nothing("queue %q has no dead letters", o.queue)
+		return 0, nothing("queue %q has no dead letters", queue)
 	}
-	n, err := o.inspector.RunAllArchivedTasks(o.queue)
+	n, err := o.inspector.RunAllArchivedTasks(queue)
 	if err != nil {
-		return n, fmt.Errorf("requeue the dead letters of queue %q: %w", o.queue, err)
+		return n, fmt.Errorf("requeue the dead letters of queue %q: %w", queue, err)
 	}
 	return n, nil
 }

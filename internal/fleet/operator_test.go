@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
+	"github.com/kizen/kizen-sidecar/internal/tombstone"
 )
 
 // TestARetriedDeadLetterRunsAgain, with its own callback, and its runs are counted.
@@ -50,7 +53,7 @@ func TestARetriedDeadLetterRunsAgain(t *testing.T) {
 		shown, err := operator.Show(t.Context(), "b/e0")
 		return err == nil && shown.Outcome == outcomes.OK && shown.Run == 1
 	})
-	if n, err := operator.RetryDead(t.Context()); err != nil || n != total-1 {
+	if n, err := operator.RetryDead(t.Context(), false); err != nil || n != total-1 {
 		t.Errorf("%d were retried, %v", n, err)
 	}
 	f.await("the callbacks", func() bool { return receiver.count() == 2*total })
@@ -64,7 +67,7 @@ func TestARetriedDeadLetterRunsAgain(t *testing.T) {
 	}
 	for what, err := range map[string]error{
 		"a finished one": operator.Retry(t.Context(), "b/e0"), "an unknown one": operator.Retry(t.Context(), "b/none"),
-		"an empty queue": second(operator.RetryDead(t.Context())), "an unknown record": second(operator.Show(t.Context(), "b/none")),
+		"an empty queue": second(operator.RetryDead(t.Context(), false)), "an unknown record": second(operator.Show(t.Context(), "b/none")),
 	} {
 		if !errors.Is(err, ErrNothing) {
 			t.Errorf("%s: %v", what, err)
@@ -73,6 +76,82 @@ func TestARetriedDeadLetterRunsAgain(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestACallbackThatWasGivenUpIsListedAndDeliveredAgain: also when asynq has deleted it, and with asynq's own tool.
+func TestACallbackThatWasGivenUpIsListedAndDeliveredAgain(t *testing.T) {
+	receiver := newReceiver(t, 0)
+	receiver.status = http.StatusGone
+	t.Parallel()
+	f := newFleet(t)
+	f.sender = receiver.sender
+	f.worker(f.server.Addr, 5, fine)
+	const total = 4
+	for i := range total {
+		f.enqueue(fmt.Sprint("e", i), receiver.URL)
+	}
+	operator := NewOperator(f.store, queue)
+	list := func() Overview {
+		found, err := operator.List(t.Context(), true, "", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	f.await("the dead letters", func() bool { return list().Dead == total })
+	dead := list().Tasks
+	receiver.mu.Lock()
+	receiver.status = 0
+	receiver.mu.Unlock()
+	if err := operator.RetryCallback(t.Context(), dead[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	inspector := asynq.NewInspectorFromRedisClient(f.store)
+	if err := inspector.RunTask(callbackQueue(queue), dead[1].ID); err != nil {
+		t.Fatal(err)
+	}
+	f.await("two of them", func() bool { return len(receiver.outcomes()) == 2 && list().Dead == total-2 })
+	// asynq deletes what it archived beyond 9,999.
+	if err := inspector.DeleteTask(callbackQueue(queue), dead[2].ID); err != nil {
+		t.Fatal(err)
+	}
+	if found := list(); found.Trimmed != 1 || found.Dead != 1 || !slices.ContainsFunc(found.Tasks, func(task Task) bool {
+		return task.ID == dead[2].ID && task.State == TaskTrimmed
+	}) {
+		t.Errorf("found %+v", found)
+	}
+	if n, err := operator.RetryDead(t.Context(), true); err != nil || n != 1 {
+		t.Errorf("%d were retried, %v", n, err)
+	}
+	f.await("the last of them", func() bool { return len(receiver.outcomes()) == 3 && list().Dead == 0 })
+	if found := list(); found.Trimmed != 1 {
+		t.Errorf("found %+v", found)
+	}
+	for what, err := range map[string]error{
+		"a delivered one": operator.RetryCallback(t.Context(), dead[0].ID), "an unknown one": operator.RetryCallback(t.Context(), "none"),
+		"a deleted one": operator.RetryCallback(t.Context(), dead[2].ID), "none left": second(operator.RetryDead(t.Context(), true)),
+	} {
+		if !errors.Is(err, ErrNothing) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestAnIDThatRunsInAFleetRunsInNoServiceOfItsRedis: from the start of the step's code on, not only after its end.
+func TestAnIDThatRunsInAFleetRunsInNoServiceOfItsRedis(t *testing.T) {
+	t.Parallel()
+	f, g := newFleet(t), newGate()
+	f.worker(f.server.Addr, 5, g.after)
+	f.enqueue("e", "")
+	<-g.reached
+	begun, err := tombstone.Store{Redis: f.store}.Begin(t.Context(), "b", "e", "another")
+	if err != nil || begun {
+		t.Errorf("a service began it as well: %v, %v", begun, err)
+	}
+	close(g.opened)
+	if known := f.ends("e"); known.outcome != outcomes.OK {
+		t.Errorf("ended %s", known.outcome)
+	}
+}
 
 // TestADeadLetterThatAsynqDeletedIsStillListed fills asynq's archive, which then deletes the oldest with the next.
 func TestADeadLetterThatAsynqDeletedIsStillListed(t *testing.T) {

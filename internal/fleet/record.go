@@ -174,13 +174,13 @@ var startScript = redis.NewScript(`
 local known = redis.call('HMGET', KEYS[1], 'state', 'owner')
 if known[2] ~= ARGV[1] or (known[1] ~= 'claimed' and known[1] ~= 'started') then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'started')
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[2], redis.call('HGET', KEYS[1], 'digest'), 'PX', ARGV[2])
 return 1`)
 
 // start records that the step's code may begin, as durably as configured. It returns false if another attempt has the
-// execution.
+// execution. From then on the tombstone keeps a service of the same Redis from running the same id.
 func (r records) start(ctx context.Context, t ticket) (bool, error) {
-	return r.durable.run(ctx, r.redis, startScript, t.keys(), t.owner, unfinishedLimit.Milliseconds())
+	return r.durable.run(ctx, r.redis, startScript, t.keys(), t.owner, tombstone.Limit.Milliseconds())
 }
 
 var releaseScript = redis.NewScript(`
@@ -296,21 +296,21 @@ func (r records) cancel(ctx context.Context, t ticket, digest string) (State, er
 }
 
 var callbackScript = redis.NewScript(retainFunction + `
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('EXISTS', KEYS[1]) == 0 then return '' end
 local known, at, dead = unpack(redis.call('HMGET', KEYS[1], 'callback', 'finished_at', 'dead_letter'))
-if ARGV[1] == 'queued' and (known == 'delivered' or known == 'failed') then return 0 end
+if ARGV[1] == 'queued' and (known == 'delivered' or known == 'failed') then return known end
 redis.call('HSET', KEYS[1], 'callback', ARGV[1], 'callback_at', ARGV[2])
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'callback_error', ARGV[3])
 elseif known then redis.call('HDEL', KEYS[1], 'callback_error') end
 if not known and at and not dead then
   retain(ARGV[4], redis.call('HSTRLEN', KEYS[1], 'result'), tonumber(at), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
 end
-return 1`)
+return known or ''`)
 
-// setCallback records the state of the callback of an execution.
-func (r records) setCallback(ctx context.Context, business, id, state, failure string) error {
+// setCallback records the state of the callback of an execution, and returns the previous state.
+func (r records) setCallback(ctx context.Context, business, id, state, failure string) (before string, err error) {
 	return callbackScript.Run(ctx, r.redis, ticket{business: business, id: id}.keys(), state, time.Now().UnixMilli(), failure,
-		id, r.retention.Age.Milliseconds(), r.retention.Count, r.retention.Bytes).Err()
+		id, r.retention.Age.Milliseconds(), r.retention.Count, r.retention.Bytes).Text()
 }
 
 // ending is how an execution ended.

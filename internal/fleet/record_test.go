@@ -224,7 +224,7 @@ func TestRecordsExpire(t *testing.T) {
 		t.Errorf("finished: %s", ttl)
 	}
 	server.FastForward(time.Hour)
-	if err := r.setCallback(t.Context(), "b", "e", CallbackDelivered, ""); err != nil || len(server.Keys()) != 1 {
+	if _, err := r.setCallback(t.Context(), "b", "e", CallbackDelivered, ""); err != nil || len(server.Keys()) != 1 {
 		t.Errorf("a callback makes the expired record %q again: %v", server.Keys(), err)
 	}
 	server.FastForward(tombstone.Limit)

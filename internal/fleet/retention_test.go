@@ -107,7 +107,7 @@ func TestAResultIsKeptUntilItsCallbackIsQueued(t *testing.T) {
 	}
 	for _, state := range []string{CallbackQueued, CallbackDelivered, CallbackQueued} {
 		for i := range 3 {
-			if err := r.setCallback(t.Context(), "b", fmt.Sprint("e", i), state, ""); err != nil {
+			if _, err := r.setCallback(t.Context(), "b", fmt.Sprint("e", i), state, ""); err != nil {
 				t.Fatal(err)
 			}
 		}

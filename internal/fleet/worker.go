@@ -381,7 +381,7 @@ func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 	named, err := readReference(task.Payload())
 	if err != nil {
 		w.config.Log.Error("a task is not a valid execution; it is kept as a dead letter", "error", err)
-		return w.listDeadLetter(ctx, id, err)
+		return w.listDeadLetter(ctx, w.config.Queue, id, err)
 	}
 	t, _ := ctx.Value(termKey{}).(*term)
 	digest := sha256.Sum256(task.Payload())
@@ -393,17 +393,17 @@ func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 		},
 	}
 	lasting := context.WithoutCancel(ctx)
-	return w.listDeadLetter(lasting, id, a.deliver(lasting))
+	return w.listDeadLetter(lasting, w.config.Queue, id, a.deliver(lasting))
 }
 
 // listDeadLetter returns the error of a delivery. If the error makes the task a dead letter, it first adds the task to
 // the list of dead letters.
-func (w *Worker) listDeadLetter(ctx context.Context, task string, err error) error {
+func (w *Worker) listDeadLetter(ctx context.Context, queue, task string, err error) error {
 	var letter *archived
 	if !errors.As(err, &letter) {
 		return err
 	}
-	if listed := w.letters.add(ctx, w.config.Queue, task); listed != nil {
+	if listed := w.letters.add(ctx, queue, task); listed != nil {
 		return &later{listed, time.Second}
 	}
 	return err
