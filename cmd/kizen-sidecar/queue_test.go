@@ -38,7 +38,7 @@ func TestQueueCommands(t *testing.T) {
 	waitFor(t, func() bool {
 		var found fleet.Overview
 		stdout, _ := queue(exitOK, "list", "--state", "dead", "--json")
-		return json.Unmarshal([]byte(stdout), &found) == nil && found.Dead == 1 && strings.Contains(found.Tasks[0].Reason, "names no execution")
+		return json.Unmarshal([]byte(stdout), &found) == nil && found.Dead == 1 && strings.Contains(found.Tasks[0].Reason, "has no execution id")
 	})
 	queue(exitOK, "drain")
 	enqueue(t, store, forFleet("e-2", "kizen.api.post('/ran/e-2')"))
