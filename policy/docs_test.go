@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -45,7 +46,8 @@ func TestSnippetsOfExtendingAreInTheFilesTheyName(t *testing.T) {
 func TestPolicyDocumentNamesEveryTypeGuardrailAndCode(t *testing.T) {
 	text := readDocument(t, "policy.md")
 	var names []string
-	for _, r := range forCalls(t).rules {
+	engine := forCalls(t)
+	for _, r := range slices.Concat(engine.rules, engine.connections) {
 		if strings.HasPrefix(r.id, "guardrail.") {
 			names = append(names, r.id)
 		}

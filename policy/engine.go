@@ -45,13 +45,15 @@ type Call struct {
 
 // Engine decides by one immutable set of policies. It is safe for concurrent use.
 type Engine struct {
-	rules      ruleSet
-	operations operations
-	levels     bool // decides by permission levels
+	rules       ruleSet
+	connections ruleSet // rules for connections of steps
+	operations  operations
+	levels      bool // decides by permission levels
 }
 
-// ForCalls returns the engine for calls to the API. paths are the operator's rule files, and directories of them
-// (*.cedar). If no file contains a permit, everything is allowed that no forbid stops; otherwise only what they permit.
+// ForCalls returns the engine for calls to the API and for connections of steps. paths are the operator's rule files,
+// and directories of them (*.cedar). If no file contains a permit for calls, every call is allowed that no forbid stops;
+// otherwise only what they permit. Connections to public addresses are always allowed unless a forbid stops them.
 // ForCalls reports all problems of all files, each as an [*Error] or as an error of the file system.
 func ForCalls(paths ...string) (*Engine, error) {
 	return load(func(l *loader) {
@@ -62,6 +64,7 @@ func ForCalls(paths ...string) (*Engine, error) {
 		if !hasPermit(l.rules[own:]) {
 			l.addBuiltIn("calls.cedar", callsText)
 		}
+		l.addBuiltIn("connections.cedar", connectionsText)
 	})
 }
 
@@ -88,17 +91,17 @@ func load(more func(*loader)) (*Engine, error) {
 	if err := errors.Join(l.errs...); err != nil {
 		return nil, err
 	}
-	return &Engine{rules: l.rules, operations: ops}, nil
+	return &Engine{rules: l.rules, connections: l.connections, operations: ops}, nil
 }
 
 // Count returns the number of policies: those in the binary, and those from files.
 func (e *Engine) Count() (builtIn, own int) {
-	for _, r := range e.rules {
+	for _, r := range slices.Concat(e.rules, e.connections) {
 		if r.builtIn {
 			builtIn++
 		}
 	}
-	return builtIn, len(e.rules) - builtIn
+	return builtIn, len(e.rules) + len(e.connections) - builtIn
 }
 
 // Operations returns the operations that a call belongs to, the narrowest first, possibly none.
@@ -116,6 +119,8 @@ type Principal struct {
 	account Account
 	entity  cedar.Entity
 	rules   map[string]ruleSet // the applicable rules, by method
+
+	connections ruleSet // the applicable rules for connections
 }
 
 // For returns the Principal for account. Its type must be one of [AccountTypes].
@@ -124,7 +129,8 @@ func (e *Engine) For(account Account) (*Principal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Principal{engine: e, account: account, entity: entity, rules: applicable(e.rules, entity)}, nil
+	return &Principal{engine: e, account: account, entity: entity, rules: applicable(e.rules, entity),
+		connections: applicableTo(connectEntity, e.connections, entity)}, nil
 }
 
 // Authorize decides on a call by its method and path.
@@ -193,7 +199,11 @@ func (p *Principal) decide(call Call, path string, within, about []string) Decis
 func permissionOperation(level Level) string { return "manage_service_accounts." + level.String() }
 
 func (s ruleSet) decide(entities cedar.EntityGetter, request cedar.Request) Decision {
-	verdict, diagnostic := cedar.Authorize(s, entities, request)
+	return s.explain(cedar.Authorize(s, entities, request))
+}
+
+// explain returns the decision that Cedar's answer stands for.
+func (s ruleSet) explain(verdict cedar.Decision, diagnostic cedar.Diagnostic) Decision {
 	if len(diagnostic.Errors) > 0 {
 		failed := diagnostic.Errors[0]
 		return Decision{Code: CodeFailed, Policy: string(failed.PolicyID), Reason: "the policy could not be evaluated: " + failed.Message}
@@ -256,6 +266,9 @@ func (c callEntities) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
 	entity, ok := actionEntities[uid]
 	return entity, ok
 }
+
+// connectEntity is the action of connections.
+var connectEntity = cedar.Entity{UID: connectAction}
 
 // actionEntities has an entity for each method, with its group as parent.
 var actionEntities = func() cedar.EntityMap {

@@ -21,9 +21,9 @@ func accountOf(accountType string) Account {
 	return Account{ID: code, Type: accountType, BusinessID: "b1"}
 }
 
-func forCalls(t testing.TB, rules ...string) *Engine {
+// ruleFiles writes each text to a file.
+func ruleFiles(t testing.TB, rules ...string) (files []string) {
 	t.Helper()
-	var files []string
 	for i, text := range rules {
 		file := filepath.Join(t.TempDir(), fmt.Sprintf("rules%d.cedar", i))
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -31,7 +31,12 @@ func forCalls(t testing.TB, rules ...string) *Engine {
 		}
 		files = append(files, file)
 	}
-	engine, err := ForCalls(files...)
+	return files
+}
+
+func forCalls(t testing.TB, rules ...string) *Engine {
+	t.Helper()
+	engine, err := ForCalls(ruleFiles(t, rules...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,12 @@ var permissionsText []byte
 //go:embed calls.cedar
 var callsText []byte
 
+//go:embed connections.cedarschema
+var connectionSchemaText string
+
+//go:embed connections.cedar
+var connectionsText []byte
+
 // Error is an error in a policy file, with its position.
 type Error struct {
 	File         string
@@ -68,24 +74,38 @@ var reserved = []string{"guardrail.", "permission.", "default."}
 
 // loader reads policies and collects their errors.
 type loader struct {
-	validator *validate.Validator
-	enums     map[cedar.EntityType][]string
-	rules     []rule
-	at        map[string]string // file and line of each ID
-	errs      []error
+	validator   *validate.Validator // of rules for calls
+	connecting  *validate.Validator // of rules for connections
+	enums       map[cedar.EntityType][]string
+	rules       []rule
+	connections []rule
+	at          map[string]string // file and line of each ID
+	errs        []error
 }
 
 func newLoader(ops operations) (*loader, error) {
 	enums := enumerations(ops)
+	calls, err := newValidator(schemaText + enumerationText(enums))
+	if err != nil {
+		return nil, err
+	}
+	connections, err := newValidator(schemaText + connectionSchemaText + enumerationText(enums))
+	if err != nil {
+		return nil, err
+	}
+	return &loader{validator: calls, connecting: connections, enums: enums, at: map[string]string{}}, nil
+}
+
+func newValidator(text string) (*validate.Validator, error) {
 	var s schema.Schema
-	if err := s.UnmarshalCedar([]byte(schemaText + enumerationText(enums))); err != nil {
+	if err := s.UnmarshalCedar([]byte(text)); err != nil {
 		return nil, fmt.Errorf("read the policy schema: %w", err)
 	}
 	resolved, err := s.Resolve()
 	if err != nil {
 		return nil, fmt.Errorf("resolve the policy schema: %w", err)
 	}
-	return &loader{validator: validate.New(resolved), enums: enums, at: map[string]string{}}, nil
+	return validate.New(resolved), nil
 }
 
 // enumerations returns the part of the schema that comes from tables.
@@ -164,22 +184,31 @@ func (l *loader) add(file string, text []byte, builtIn bool) {
 		if r.reason == "" {
 			r.reason = fmt.Sprintf("policy %q decides this", r.id)
 		}
-		for _, err := range l.check(r, builtIn) {
+		connections, mixed := scopeOfConnections((*ast.Policy)(p.AST()))
+		errs := l.check(r, connections)
+		if mixed != nil {
+			errs = []error{mixed}
+		}
+		for _, err := range errs {
 			l.errs = append(l.errs, &Error{File: file, Line: at.Line, Column: at.Column, Policy: r.id, Err: err})
 		}
 		l.at[r.id] = fmt.Sprintf("%s:%d", file, at.Line)
-		l.rules = append(l.rules, r)
+		if connections {
+			l.connections = append(l.connections, r)
+		} else {
+			l.rules = append(l.rules, r)
+		}
 	}
 }
 
-// check returns all errors of one policy.
-func (l *loader) check(r rule, builtIn bool) []error {
+// check returns all errors of one policy, which is about connections or about calls.
+func (l *loader) check(r rule, connections bool) []error {
 	var errs []error
 	if first, twice := l.at[r.id]; twice {
 		errs = append(errs, fmt.Errorf("the id is taken by %s; choose another @id", first))
 	}
 	for _, prefix := range reserved {
-		if !builtIn && strings.HasPrefix(r.id, prefix) {
+		if !r.builtIn && strings.HasPrefix(r.id, prefix) {
 			errs = append(errs, fmt.Errorf("ids that begin with %q are reserved; choose another @id", prefix))
 		}
 	}
@@ -189,7 +218,12 @@ func (l *loader) check(r rule, builtIn bool) []error {
 		}
 	}
 	tree := (*ast.Policy)(r.policy.AST())
-	if err := l.validator.Policy(r.id, tree); err != nil {
+	validator := l.validator
+	if connections {
+		validator = l.connecting
+		errs = append(errs, unmatchableHost(func(visit func(ast.IsNode) bool) { ast.Inspect(eval.PolicyToNode(tree), visit) })...)
+	}
+	if err := validator.Policy(r.id, tree); err != nil {
 		// The message already begins with the ID.
 		errs = append(errs, errors.New(strings.ReplaceAll(err.Error(), "for policy `"+r.id+"`, ", "")))
 	}

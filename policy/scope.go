@@ -23,15 +23,21 @@ func applicable(rules ruleSet, principal cedar.Entity) map[string]ruleSet {
 	byMethod := make(map[string]ruleSet, len(methods))
 	for method := range methods {
 		action, _ := callEntities{}.Get(cedar.NewEntityUID("Action", cedar.String(method)))
-		for _, r := range rules {
-			tree := (*ast.Policy)(r.policy.AST())
-			if admits(tree.Principal, principal) && admits(tree.Action, action) {
-				r.policy = r.bare
-				byMethod[method] = append(byMethod[method], r)
-			}
-		}
+		byMethod[method] = applicableTo(action, rules, principal)
 	}
 	return byMethod
+}
+
+// applicableTo returns the rules whose scope matches the principal and an action.
+func applicableTo(action cedar.Entity, rules ruleSet, principal cedar.Entity) (found ruleSet) {
+	for _, r := range rules {
+		tree := (*ast.Policy)(r.policy.AST())
+		if admits(tree.Principal, principal) && admits(tree.Action, action) {
+			r.policy = r.bare
+			found = append(found, r)
+		}
+	}
+	return found
 }
 
 // admits reports, as Cedar does, whether an entity is in a scope. Parents contains all ancestors of an entity.

@@ -13,7 +13,7 @@ import (
 
 // policyFlags say which rules calls are decided by.
 type policyFlags struct {
-	Policy []string `help:"Cedar file, or directory of *.cedar files, with rules for API calls; may be repeated. Without one, only the built-in guardrails stop a call." placeholder:"FILE|DIR" group:"Policy"`
+	Policy []string `help:"Cedar file, or directory of *.cedar files, with rules for API calls and connections; may be repeated. Without one, only the built-in guardrails stop a call." placeholder:"FILE|DIR" group:"Policy"`
 }
 
 // engine reads the rules. Whatever is wrong with them is a mistake of the caller's.
@@ -28,7 +28,7 @@ func (f policyFlags) engine() (*policy.Engine, error) {
 // policyCommand is kizen-sidecar policy.
 type policyCommand struct {
 	Check   policyCheckCommand   `cmd:"" help:"Validate rule files and say how many rules there are."`
-	Explain policyExplainCommand `cmd:"" help:"Say whether a call is allowed, by which rule, and why."`
+	Explain policyExplainCommand `cmd:"" help:"Say whether a call or a connection is allowed, by which rule, and why."`
 }
 
 // policyCheckCommand is kizen-sidecar policy check.
@@ -59,21 +59,25 @@ func (c *policyCheckCommand) Run(app *app) error {
 // policyExplainCommand is kizen-sidecar policy explain.
 type policyExplainCommand struct {
 	policyFlags
-	Method      string `arg:"" help:"HTTP method of the call."`
-	Path        string `arg:"" help:"Path of the call, relative to the API root, in any spelling."`
-	AccountType string `help:"Type of the account that calls." default:"service_automation" placeholder:"TYPE"`
-	BusinessID  string `help:"Business that the account belongs to. Default: a development id." placeholder:"ID"`
-	UserID      string `help:"Account that calls. Default: a development id." placeholder:"ID"`
-	JSON        bool   `name:"json" help:"Print one JSON document."`
+	Method      string   `arg:"" help:"HTTP method of the call, or connect for a connection."`
+	Path        string   `arg:"" help:"Path of the call, relative to the API root, in any spelling; or HOST:PORT of the connection."`
+	AccountType string   `help:"Type of the account that calls." default:"service_automation" placeholder:"TYPE"`
+	BusinessID  string   `help:"Business that the account belongs to. Default: a development id." placeholder:"ID"`
+	UserID      string   `help:"Account that calls. Default: a development id." placeholder:"ID"`
+	Transport   string   `help:"Transport of the connection: tcp or udp." enum:"tcp,udp" default:"tcp" placeholder:"TRANSPORT"`
+	Address     []string `help:"Address of the connection's host. Default: those that this machine finds for its name. Repeatable." placeholder:"ADDRESS"`
+	StepName    string   `help:"Name of the step that connects." placeholder:"NAME"`
+	JSON        bool     `name:"json" help:"Print one JSON document."`
 }
 
 // Help is the long text of kizen-sidecar policy explain --help.
 func (policyExplainCommand) Help() string {
-	return `Decides as the proxy would, without calling anything. The exit code is 0 whether the call is allowed or not.
+	return `Decides as the proxy or the sandbox would, without calling or connecting to anything. The exit code is 0 whether it is allowed or not.
 
 Examples:
   kizen-sidecar policy explain POST /api-keys
-  kizen-sidecar policy explain GET /records/deals --account-type service_integration --policy rules/`
+  kizen-sidecar policy explain GET /records/deals --account-type service_integration --policy rules/
+  kizen-sidecar policy explain connect db.example.com:5432 --account-type service_plugin --policy rules/`
 }
 
 // explanation is the answer of policy explain.
@@ -106,6 +110,9 @@ func (c *policyExplainCommand) Run(ctx context.Context, app *app) error {
 	principal, err := engine.For(account)
 	if err != nil {
 		return usageError{fmt.Errorf("--account-type: %w", err)}
+	}
+	if c.Method == "connect" && !strings.HasPrefix(c.Path, "/") {
+		return c.explainConnection(ctx, app, principal)
 	}
 	decision := principal.Authorize(ctx, c.Method, c.Path)
 	answer := explanation{

@@ -74,6 +74,38 @@ func TestPolicyExplainSaysByWhichRuleAndWhy(t *testing.T) {
 	}
 }
 
+func TestPolicyExplainConnectDecidesOnEveryAddress(t *testing.T) {
+	rules := ruleFile(t, `@id("database") @reason("the warehouse") permit (principal in AccountType::"service_plugin", action == Action::"connect", resource)
+		when { context.host == "db.example.com" && context.address.isInRange(ip("10.20.0.0/16")) && context.port == 5432 };`)
+	for name, c := range map[string]struct {
+		arguments []string
+		want      string
+	}{
+		"a name": {[]string{"DB.example.com:5432", "--address", "10.20.0.1", "--address", "10.21.0.1", "--policy", rules, "--account-type", "service_plugin"},
+			"allowed: connect DB.example.com:5432 at 10.20.0.1 over tcp\n  policy     database\n  reason     the warehouse\n" +
+				"denied: connect DB.example.com:5432 at 10.21.0.1 over tcp\n  reason     the address is private, and no rule permits this connection\n  code       not_permitted\n"},
+		"another account type": {[]string{"db.example.com:5432", "--address", "10.20.0.1", "--policy", rules},
+			"denied: connect db.example.com:5432 at 10.20.0.1 over tcp\n  reason     the address is private, and no rule permits this connection\n  code       not_permitted\n"},
+		"a guardrail": {[]string{"[::ffff:127.0.0.1]:6379", "--policy", rules},
+			"denied: connect 127.0.0.1:6379 over tcp\n  policy     guardrail.loopback\n  reason     loopback addresses belong to the machine that runs the step\n  code       guardrail\n"},
+		"a public address": {[]string{"8.8.8.8:53", "--transport", "udp"},
+			"allowed: connect 8.8.8.8:53 over udp\n  policy     default.public_addresses\n  reason     the address is public, and no rule of the operator forbids it\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := policyRun(t, append([]string{"explain", "connect"}, c.arguments...)...)
+			if err != nil || got != c.want {
+				t.Errorf("got %v\n%s", err, got)
+			}
+		})
+	}
+	for _, arguments := range [][]string{{"db.example.com"}, {"db.example.com:0"}, {"db.example.com:http"}, {"10.0.0.1:1", "--address", "x"}} {
+		var usage usageError
+		if _, err := policyRun(t, append([]string{"explain", "connect"}, arguments...)...); !errors.As(err, &usage) {
+			t.Errorf("%v: got %v", arguments, err)
+		}
+	}
+}
+
 func TestPolicyExplainPrintsOneJSONDocument(t *testing.T) {
 	got, err := policyRun(t, "explain", "POST", "/business-config/import", "--account-type", "service_integration", "--json")
 	var answer explanation
@@ -87,7 +119,7 @@ func TestPolicyExplainPrintsOneJSONDocument(t *testing.T) {
 
 func TestPolicyCheckCountsRulesAndRefusesBadOnes(t *testing.T) {
 	got, err := policyRun(t, "check", ruleFile(t, noDeletes+`permit (principal, action, resource);`))
-	if err != nil || !strings.HasPrefix(got, "2 rules of yours and 11 built in are valid") {
+	if err != nil || !strings.HasPrefix(got, "2 rules of yours and 21 built in are valid") {
 		t.Errorf("got %q, %v", got, err)
 	}
 	bad := ruleFile(t, "\n@id(\"x\") forbid (principal, action, resource) when { resource.size > 1 };")

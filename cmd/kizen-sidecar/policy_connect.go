@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+
+	"github.com/kizen/kizen-sidecar/policy"
+)
+
+// connectionExplanation is the answer of policy explain connect for one address.
+type connectionExplanation struct {
+	Allowed   bool       `json:"allowed"`
+	Host      string     `json:"host,omitempty"` // absent for a literal address
+	Address   netip.Addr `json:"address"`
+	Port      uint16     `json:"port"`
+	Transport string     `json:"transport"`
+	Policy    string     `json:"policy"`
+	Code      string     `json:"code"`
+	Reason    string     `json:"reason"`
+}
+
+// explainConnection decides on every address of HOST:PORT.
+func (c *policyExplainCommand) explainConnection(ctx context.Context, app *app, principal *policy.Principal) error {
+	host, service, err := net.SplitHostPort(c.Path)
+	if err != nil {
+		return usagef("%q is not HOST:PORT; write it like db.example.com:5432 or [2001:db8::1]:443", c.Path)
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil || port == 0 {
+		return usagef("%q is not a port from 1 to 65535", service)
+	}
+	connection := policy.Connection{Host: host, Port: uint16(port), Transport: c.Transport, Step: c.StepName}
+	addresses, err := c.addresses(ctx, host)
+	if err != nil {
+		return err
+	}
+	if _, literal := netip.ParseAddr(host); literal == nil {
+		connection.Host = ""
+	}
+	var answers []connectionExplanation
+	for _, address := range addresses {
+		connection.Address = address.Unmap()
+		decision := principal.Connect(connection)
+		answers = append(answers, connectionExplanation{
+			Allowed: decision.Allowed, Host: connection.Host, Address: connection.Address, Port: connection.Port, Transport: connection.Transport,
+			Policy: decision.Policy, Code: decision.Code, Reason: decision.Reason,
+		})
+	}
+	if c.JSON {
+		encoder := json.NewEncoder(app.stdout)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(answers)
+	}
+	for _, answer := range answers {
+		explanation{
+			Allowed: answer.Allowed, Method: "connect", Path: answer.String(), Policy: answer.Policy, Code: answer.Code, Reason: answer.Reason,
+		}.print(app)
+	}
+	return nil
+}
+
+// addresses returns those of --address, or those of the host.
+func (c *policyExplainCommand) addresses(ctx context.Context, host string) (found []netip.Addr, err error) {
+	for _, text := range c.Address {
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, usagef("--address %q is no IP address", text)
+		}
+		found = append(found, address)
+	}
+	if found != nil {
+		return found, nil
+	}
+	if literal, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{literal}, nil
+	}
+	found, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if refused, ok := errors.AsType[*net.DNSError](err); ok {
+		return nil, usagef("the name %q has no address here (%s); name one with --address", host, refused.Err)
+	}
+	return found, err
+}
+
+// String names the other end, and how it is reached.
+func (e connectionExplanation) String() string {
+	host := e.Host
+	if host == "" {
+		host = e.Address.String()
+	}
+	text := net.JoinHostPort(host, strconv.Itoa(int(e.Port)))
+	if e.Host != "" {
+		text += " at " + e.Address.String()
+	}
+	return text + " over " + e.Transport
+}
