@@ -182,6 +182,11 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 		return Result{}, err
 	}
 	result := Result{RequestID: a.execution.ID, Outcome: verdict.outcome, Values: verdict.values}
+	if supervisor := a.process.Connections(); supervisor != nil {
+		record := supervisor.Record()
+		result.Connections = a.collector.connections(record)
+		verdict.explain(record)
+	}
 	if verdict.outcome != outcomes.OK {
 		result.Error = &StepError{
 			Message: a.collector.redact.cut(verdict.message, maxDetail),

@@ -34,7 +34,7 @@ func (r *Runner) StartForkServer(ctx context.Context, runtime Runtime, limits Li
 	err = own.start(func(spec sandbox.Spec) (process, error) {
 		// The sandbox uses descriptor 3.
 		spec.Argv = append(loader(own.interpreter, "4"), "forkserver")
-		spec.Env, spec.Readable, spec.Network = environment, own.interpreter.readable(), r.config.Network
+		spec.Env, spec.Readable, spec.Network = r.environment(), own.interpreter.readable(), r.config.Network
 		server, err := r.sandbox.StartForkServer(ctx, spec)
 		if err != nil {
 			return nil, err
@@ -66,7 +66,7 @@ func (f *ForkServer) Done() <-chan struct{} { return f.server.Done() }
 func (f *ForkServer) Prepare(ctx context.Context) (*Prepared, error) {
 	p := &Prepared{
 		interpreter: f.own.interpreter, notes: f.own.notes, layers: f.own.layers, limits: f.own.limits,
-		begun: time.Now(), warm: true,
+		begun: time.Now(), warm: true, config: f.own.config,
 	}
 	err := p.start(func(spec sandbox.Spec) (process, error) {
 		forked, err := f.server.Fork(ctx, spec)

@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"net/url"
+	"slices"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/runner/egress"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
@@ -25,6 +29,7 @@ type Prepared struct {
 	begun       time.Time
 	spawned     time.Time
 	warm        bool // the harness has reported that it is loaded
+	config      *Config
 }
 
 // process is a running process tree. Kill kills all of it and does not wait; Done is closed when all processes are
@@ -37,6 +42,7 @@ type process interface {
 	LimitCPU(limit time.Duration)
 	ChargeCPU(used time.Duration)
 	SourceDir() string
+	Connections() *egress.Supervisor
 }
 
 // Prepare starts an interpreter for runtime. It fixes the limits of the whole process: only Wall and Result can still
@@ -84,7 +90,7 @@ func (r *Runner) prepare(ctx context.Context, runtime Runtime, limits Limits, wa
 		if warm {
 			spec.Argv = append(spec.Argv, "warm")
 		}
-		spec.Env, spec.Readable, spec.Network = environment, p.interpreter.readable(), r.config.Network
+		spec.Env, spec.Readable, spec.Network = r.environment(), p.interpreter.readable(), r.config.Network
 		return startProcess(ctx, r.sandbox, spec)
 	})
 	if err != nil {
@@ -101,7 +107,7 @@ func (r *Runner) choose(runtime Runtime, limits Limits) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Prepared{interpreter: chosen.interpreter, limits: limits, begun: time.Now()}
+	p := &Prepared{interpreter: chosen.interpreter, limits: limits, begun: time.Now(), config: &r.config}
 	if chosen.warning != "" {
 		p.notes = append(p.notes, chosen.warning)
 	}
@@ -111,7 +117,7 @@ func (r *Runner) choose(runtime Runtime, limits Limits) (*Prepared, error) {
 // layers returns the sandbox layers of started programs.
 func (r *Runner) layers() Layers {
 	report := r.sandbox.Report()
-	return Layers{Held: report.InForce(r.config.Network), Missing: report.Withheld()}
+	return Layers{Held: report.InForce(r.sandbox.Network(r.config.Network)), Missing: report.Withheld()}
 }
 
 // start opens the sockets and the output pipes, and calls launch to start a process with their other ends.
@@ -171,6 +177,33 @@ func startProcess(ctx context.Context, box *sandbox.Sandbox, spec sandbox.Spec) 
 // environment is the whole environment of an interpreter; the harness adds KIZEN_API_URL and TRACEPARENT of the job.
 var environment = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8", "TZ=UTC"}
 
+// environment returns the environment of interpreters. With a policy for connections, name servers are asked over TCP: the
+// supervisor answers in their place.
+func (r *Runner) environment() []string {
+	if r.config.Network == sandbox.NetworkPolicy {
+		return append(slices.Clone(environment), "RES_OPTIONS=use-vc")
+	}
+	return environment
+}
+
+// beginConnections permits the connections that the execution's policy permits.
+func (p *Prepared) beginConnections(execution Execution) {
+	supervisor := p.process.Connections()
+	if supervisor == nil {
+		return
+	}
+	job := egress.Job{
+		Policy: execution.Policy, Observe: execution.Connected,
+		MaxConnections: p.config.MaxConnections, MaxQuestions: p.config.MaxQuestions,
+	}
+	if local, err := url.Parse(execution.APIURL); err == nil {
+		if address, err := netip.ParseAddrPort(local.Host); err == nil {
+			job.Proxy = address
+		}
+	}
+	supervisor.Begin(job)
+}
+
 // Relimit sets the limits of a warm interpreter to those of its execution; see [Limits.ShareProcess].
 func (p *Prepared) Relimit(limits Limits) { p.limits = limits }
 
@@ -221,6 +254,7 @@ func (p *Prepared) Run(ctx context.Context, execution Execution) (Result, error)
 		p.begun, p.spawned = a.taken, a.taken
 		p.process.LimitCPU(limits.CPU)
 	}
+	p.beginConnections(execution)
 	result, err := a.run(ctx)
 	if err != nil {
 		return Result{}, fmt.Errorf("execution %s: %w", execution.ID, err)

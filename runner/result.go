@@ -25,6 +25,8 @@ type Result struct {
 	Logs   []string
 	// HTTP is the record of the step's HTTP calls; nil if the step never started.
 	HTTP *HTTPRecord
+	// Connections is the record of the step's own connections; nil unless a policy decides on them.
+	Connections *ConnectionRecord
 	// Error is nil if the step succeeded.
 	Error *StepError
 
@@ -144,14 +146,15 @@ func (r Result) Succeeded() bool { return r.Outcome == outcomes.OK }
 // MarshalJSON writes the body described at Result.
 func (r Result) MarshalJSON() ([]byte, error) {
 	body := struct {
-		RequestID  string      `json:"request_id"`
-		DurationMS float64     `json:"duration_ms"`
-		Values     *valuesJSON `json:"values"`
-		Logs       []string    `json:"logs"`
-		HTTP       *HTTPRecord `json:"http_requests"`
-		Error      *errorJSON  `json:"error"`
-		Layers     layersJSON  `json:"layers"`
-	}{RequestID: r.RequestID, DurationMS: milliseconds(r.Duration), Logs: r.Logs, HTTP: r.HTTP, Layers: newLayersJSON(r.Layers)}
+		RequestID   string            `json:"request_id"`
+		DurationMS  float64           `json:"duration_ms"`
+		Values      *valuesJSON       `json:"values"`
+		Logs        []string          `json:"logs"`
+		HTTP        *HTTPRecord       `json:"http_requests"`
+		Connections *ConnectionRecord `json:"connections,omitempty"`
+		Error       *errorJSON        `json:"error"`
+		Layers      layersJSON        `json:"layers"`
+	}{RequestID: r.RequestID, DurationMS: milliseconds(r.Duration), Logs: r.Logs, HTTP: r.HTTP, Connections: r.Connections, Layers: newLayersJSON(r.Layers)}
 	if r.Logs == nil {
 		body.Logs = []string{}
 	}

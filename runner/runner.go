@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/runner/egress"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
@@ -30,6 +31,10 @@ type Execution struct {
 	APIURL, APIRoot string
 	// Traceparent is the W3C trace context the step's calls belong to, if any.
 	Traceparent string
+	// Policy decides on the step's connections, with [sandbox.NetworkPolicy]. If nil, all are refused.
+	Policy egress.Policy
+	// Connected, if not nil, is called for each connection that was made or refused.
+	Connected func(egress.Connection)
 	// Observer, if not nil, receives the step's logs and calls as they occur.
 	Observer Observer
 	// Timeout and Memory, in bytes, override the runner's limits unless they are zero.
@@ -58,6 +63,9 @@ type Config struct {
 	// Network is the network of steps; default the host's. With kizen-only the proxy must serve on
 	// Prepared.Listener.
 	Network sandbox.Network
+	// MaxConnections is the number of connections of an execution, MaxQuestions that of its questions to name servers in a
+	// second, with [sandbox.NetworkPolicy]; 0 means no limit.
+	MaxConnections, MaxQuestions int
 	// Limits are the limits of every execution.
 	Limits Limits
 	// Logger receives what an operator should know. If it is nil, nothing is logged.

@@ -70,7 +70,7 @@ func TestAStepReadsInputsAndWritesOutputs(t *testing.T) {
 
 func TestEveryResultSaysWhichLayersHeld(t *testing.T) {
 	for _, config := range []runner.Config{
-		{}, {Sandbox: sandbox.ModeOff}, {Network: sandbox.NetworkKizenOnly},
+		{}, {Sandbox: sandbox.ModeOff}, {Network: sandbox.NetworkKizenOnly}, {Network: sandbox.NetworkPolicy},
 	} {
 		r := newRunner(t, config)
 		var held, missing []string
@@ -78,7 +78,9 @@ func TestEveryResultSaysWhichLayersHeld(t *testing.T) {
 			switch {
 			case !layer.Held:
 				missing = append(missing, layer.Name)
-			case layer.Name != "network namespace" || config.Network == sandbox.NetworkKizenOnly:
+			case layer.Name == "network namespace" && config.Network != sandbox.NetworkKizenOnly:
+			case layer.Name == "connection policy" && config.Network != sandbox.NetworkPolicy:
+			default:
 				held = append(held, layer.Name)
 			}
 		}

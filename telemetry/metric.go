@@ -34,9 +34,9 @@ const (
 type Metrics struct {
 	meter metric.Meter
 
-	executions, phases, keys, redis, calls metric.Float64Histogram // seconds
-	sent, received                         metric.Int64Histogram   // bytes
-	denials                                metric.Int64Counter
+	executions, phases, keys, redis, calls, connections metric.Float64Histogram // seconds
+	sent, received                                      metric.Int64Histogram   // bytes
+	denials                                             metric.Int64Counter
 
 	queueLength, slotUsage, slotLimit, poolReady metric.Int64ObservableUpDownCounter
 	fleetEnded                                   metric.Int64Counter
@@ -151,6 +151,7 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 	m.keys = seconds("kizen.key.operation.duration", "Mints, renewals and revocations of signed keys.", requestSeconds)
 	m.redis = seconds("db.client.operation.duration", "Commands to Redis.", redisSeconds)
 	m.calls = seconds("http.client.request.duration", "Calls of steps to the API.", requestSeconds)
+	m.connections = seconds("kizen.connection.duration", "Connections of steps until they are made or refused, by decision.", requestSeconds)
 	m.sent = bytes("http.client.request.body.size", "Request bodies sent to the API.")
 	m.received = bytes("http.client.response.body.size", "Response bodies received from the API.")
 	var err error
@@ -236,6 +237,19 @@ func (m *Metrics) Redis(ctx context.Context, command string, took time.Duration,
 	}
 	m.redis.Record(ctx, took.Seconds(), withError(err,
 		semconv.DBSystemNameRedis, semconv.DBOperationName(m.words.of(command))))
+}
+
+// Connection counts one connection of a step, or a name that was not resolved.
+func (m *Metrics) Connection(ctx context.Context, transport string, allowed bool, took time.Duration) {
+	if m == nil {
+		return
+	}
+	decision := "deny"
+	if allowed {
+		decision = "allow"
+	}
+	m.connections.Record(ctx, took.Seconds(), withError(nil,
+		attribute.String("network.transport", m.words.of(transport)), attribute.String("kizen.policy.decision", decision)))
 }
 
 // withError adds error.type if err is not nil.

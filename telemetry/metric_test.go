@@ -160,6 +160,7 @@ func watched(t *testing.T) *Telemetry {
 	t.Cleanup(telemetry.Metrics().Watch(func() State { return State{} }))
 	t.Cleanup(telemetry.Metrics().WatchFleet("kizen", func(context.Context) (executions, callbacks Backlog, err error) { return }))
 	telemetry.Metrics().FleetEnded(t.Context(), "worker_died")
+	telemetry.Metrics().Connection(t.Context(), "tcp", true, time.Millisecond)
 	execute(telemetry)
 	return telemetry
 }

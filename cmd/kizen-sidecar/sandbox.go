@@ -16,14 +16,17 @@ type sandboxFlags struct {
 	Python        string `help:"Python interpreter to use, instead of looking for the runtime's." placeholder:"FILE" group:"Sandbox"`
 	StrictRuntime bool   `help:"Refuse to fall back to another Python when the runtime is not installed." group:"Sandbox"`
 	Sandbox       string `help:"auto uses every layer that this machine has, required refuses to run where one is missing, off isolates nothing and keeps the limits." enum:"auto,required,off" default:"auto" placeholder:"MODE" group:"Sandbox"`
-	Network       string `help:"What a step reaches: host, or kizen-only for nothing but the proxy." enum:"host,kizen-only" default:"host" placeholder:"NETWORK" group:"Sandbox"`
+	Network       string `help:"What a step reaches: host for everything that this machine reaches, policy for what the rules for connections permit, or kizen-only for nothing but the proxy." enum:"policy,host,kizen-only" default:"host" placeholder:"NETWORK" group:"Sandbox"`
+
+	MaxConnections int `help:"Connections of one execution with --network=policy; more are refused. 0: no limit." default:"10000" placeholder:"N" group:"Limits"`
+	MaxDNSRate     int `name:"max-dns-rate" help:"Questions to name servers that one execution may ask in a second with --network=policy; more are refused. 0: no limit." default:"100" placeholder:"N" group:"Limits"`
 }
 
 // runnerConfig is what the flags mean for a runner.
 func (f sandboxFlags) runnerConfig(log *slog.Logger) runner.Config {
 	return runner.Config{
 		Python: f.Python, StrictRuntime: f.StrictRuntime, Logger: log,
-		Sandbox: sandbox.Mode(f.Sandbox), Network: sandbox.Network(f.Network),
+		Sandbox: sandbox.Mode(f.Sandbox), Network: sandbox.Network(f.Network), MaxConnections: f.MaxConnections, MaxQuestions: f.MaxDNSRate,
 	}
 }
 

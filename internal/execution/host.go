@@ -45,6 +45,7 @@ type Host struct {
 	minter       *minter.Minter
 	keys         keyStore
 	interpreters interpreters
+	guarded      *guarded
 }
 
 // NewHost validates config. It opens nothing.
@@ -65,7 +66,8 @@ func NewHost(config Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{config: config, minter: m, keys: minted{m}, interpreters: started{config.Interpreters}}, nil
+	return &Host{config: config, minter: m, keys: minted{m}, interpreters: started{config.Interpreters},
+		guarded: newGuarded(config)}, nil
 }
 
 // Ready reports whether an execution could get a key now. It leaves nothing in Redis.

@@ -91,6 +91,12 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err er
 	r.Job.ID, r.Job.APIURL, r.Job.APIRoot = r.Identity.ExecutionID, authority.URL(), h.config.Proxy.APIRoot.String()
 	r.Job.Keys = authority.Keys
 	r.Job.Timeout = limits.Wall
+	principal, err := h.principal(r.Identity)
+	if err != nil {
+		return done, err
+	}
+	deciding := &connections{host: h, principal: principal, identity: r.Identity, step: r.Name, watch: w}
+	r.Job.Policy, r.Job.Connected = deciding, deciding.connected
 	r.Job.Traceparent, _ = w.StepContext()
 	done.Traceparent = r.Job.Traceparent
 	if r.Starting != nil {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kizen/kizen-sidecar/internal/routine"
+	"github.com/kizen/kizen-sidecar/runner/egress"
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
@@ -90,13 +91,22 @@ func (s *Sandbox) launchForkServer(ctx context.Context, spec Spec) (*ForkServer,
 	defer func() { _ = theirs.Close() }()
 	own := spec
 	own.Files = append([]*os.File{theirs}, spec.Files...)
+	network, err := s.network(spec.Network)
+	if err != nil {
+		return nil, errors.Join(err, requests.Close())
+	}
+	spec.Network = network
 	own.Network = NetworkHost
-	own.forkServer, own.Idle = true, true
+	own.forkServer, own.policy, own.Idle = true, network == NetworkPolicy, true
 	process, err := s.Start(ctx, own)
 	if err != nil {
 		return nil, errors.Join(err, requests.Close())
 	}
-	return &ForkServer{Process: process, sandbox: s, spec: spec, requests: requests}, nil
+	f := &ForkServer{Process: process, sandbox: s, spec: spec, requests: requests}
+	if own.policy {
+		f.nameServers = egress.NameServers()
+	}
+	return f, nil
 }
 
 // hidden reports whether a path lies in a directory that is new in each fork.
@@ -123,6 +133,9 @@ func (f *ForkServer) plan() (stage.ForkPlan, error) {
 		Limits:       forkLimits(f.spec.Limits.withDefaults(), f.Process),
 		Capabilities: f.job.Step == nil,
 		Filter:       f.job.Filter,
+	}
+	if f.spec.Network == NetworkPolicy {
+		plan.Connections = f.sandbox.connections
 	}
 	if plan.Listen {
 		plan.Namespaces |= unix.CLONE_NEWNET
@@ -205,7 +218,7 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 	s := f.sandbox
 	number := s.started.Add(1)
 	limits := spec.Limits.withDefaults()
-	p := &Process{job: f.job, sourceDir: f.sourceDir, user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
+	p := &Process{job: f.job, sourceDir: f.sourceDir, supervised: f.spec.Network == NetworkPolicy, writable: f.writable, nameServers: f.nameServers, upstream: s.config.upstream, user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
 	p.ns = s.namespaces(p.user.id, false)
 	group, err := s.groups.create(number, limits, 1)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kizen/kizen-sidecar/runner/egress"
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
@@ -34,14 +35,21 @@ func (e *layerError) Unwrap() error { return e.err }
 func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 	number := s.started.Add(1)
 	limits := spec.Limits.withDefaults()
-	ownNetwork := spec.Network == NetworkKizenOnly
+	network, err := s.network(spec.Network)
+	if err != nil {
+		return nil, err
+	}
+	ownNetwork := network == NetworkKizenOnly
 	if ownNetwork && !s.holds(stage.LayerNetwork) {
 		if len(spec.Argv) > 0 {
 			return nil, errors.New("this machine has no network namespaces for --network=kizen-only; use --network=host")
 		}
-		ownNetwork = false
+		ownNetwork, network = false, NetworkHost
 	}
-	p := &Process{user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
+	p := &Process{
+		user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}, supervised: network == NetworkPolicy,
+		upstream: s.config.upstream,
+	}
 	p.ns = s.namespaces(p.user.id, ownNetwork)
 	if spec.forkServer {
 		p.ns.serveForks()
@@ -53,7 +61,7 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 	}
 	p.group = group
 	p.monitor = newMonitor(spec, limits, group)
-	if err := s.describe(p, spec, limits, ownNetwork); err != nil {
+	if err := s.describe(p, spec, limits, network); err != nil {
 		p.clean()
 		return nil, err
 	}
@@ -65,10 +73,10 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 }
 
 // describe writes the stage's job.
-func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool) error {
+func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, network Network) error {
 	job := &stage.Job{
 		Argv: spec.Argv, Env: spec.Env, Dir: home, Files: len(spec.Files),
-		OwnPIDs: p.ns.ownPIDs(), MapSelf: p.ns.mapSelf, Step: p.ns.step, Listen: ownNetwork,
+		OwnPIDs: p.ns.ownPIDs(), MapSelf: p.ns.mapSelf, Step: p.ns.step, Listen: network == NetworkKizenOnly,
 		HideCgroups: s.config.Mode != ModeOff, ForkServer: spec.forkServer,
 		Limits: limits.rlimits(p.group.memory != "", p.group.pids != "", otherProcesses(p.ns)),
 	}
@@ -86,8 +94,14 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	if own {
 		p.sourceDir = sourceDir
 		job.Mounts = append(s.tree.build(real, p.ns.stepID(), limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc), spec.forkServer), links...)
+		p.writable = []string{home, shm, sourceDir}
+		if network == NetworkPolicy || spec.policy {
+			askOverTCP(job.Mounts)
+		}
 	} else if err := s.giveScratch(p); err != nil {
 		return err
+	} else {
+		p.writable = []string{job.Dir, p.sourceDir}
 	}
 	if s.holds(stage.LayerUTS) {
 		job.Hostname = hostName
@@ -100,6 +114,9 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, ownNetwork bool
 	}
 	if s.holds(stage.LayerSeccomp) {
 		job.Filter = s.filter
+	}
+	if network == NetworkPolicy {
+		job.Connections, p.nameServers = s.connections, egress.NameServers()
 	}
 	return nil
 }
@@ -228,6 +245,9 @@ func (p *Process) handOver() error {
 func (p *Process) await(wanted ...stage.EventKind) error {
 	for _, want := range wanted {
 		event, err := p.receive()
+		if err == nil && event.Kind == stage.Supervised {
+			event, err = p.receive()
+		}
 		switch {
 		case err != nil:
 			return &layerError{err: fmt.Errorf("the first process died: %w", err)}
@@ -239,6 +259,9 @@ func (p *Process) await(wanted ...stage.EventKind) error {
 			return fmt.Errorf("the first process is %q, not %q", event.Kind, want)
 		}
 	}
+	if p.supervised && p.supervisor == nil {
+		return &layerError{stage.LayerPolicy, errors.New("the first process passed no listener")}
+	}
 	return nil
 }
 
@@ -248,18 +271,35 @@ func (p *Process) receive() (stage.Event, error) {
 	if err != nil {
 		return stage.Event{}, err
 	}
+	var event stage.Event
+	err = json.Unmarshal(packet, &event)
 	for _, fd := range descriptors {
+		if event.Kind == stage.Supervised && p.supervisor == nil {
+			err = errors.Join(err, p.superviseConnections(fd))
+			continue
+		}
 		file := os.NewFile(uintptr(fd), "listener")
-		p.listener, err = net.FileListener(file)
-		if err := errors.Join(err, file.Close()); err != nil {
-			return stage.Event{}, fmt.Errorf("open the listener: %w", err)
+		var opening error
+		p.listener, opening = net.FileListener(file)
+		if opening := errors.Join(opening, file.Close()); opening != nil {
+			return stage.Event{}, fmt.Errorf("open the listener: %w", opening)
 		}
 	}
-	var event stage.Event
-	if err := json.Unmarshal(packet, &event); err != nil {
+	if err != nil {
 		return stage.Event{}, fmt.Errorf("decode the stage's event: %w", err)
 	}
 	return event, nil
+}
+
+// superviseConnections starts to decide on the program's connections.
+func (p *Process) superviseConnections(fd int) (err error) {
+	if err := unix.SetNonblock(fd, true); err != nil { // to wait for it without a thread
+		return errors.Join(fmt.Errorf("watch the connections of a step: %w", err), unix.Close(fd))
+	}
+	p.supervisor, err = egress.Start(egress.Config{
+		Listener: os.NewFile(uintptr(fd), "connections"), Writable: p.writable, NameServers: p.nameServers, Upstream: p.upstream, Charge: p.ChargeCPU,
+	})
+	return err
 }
 
 // receivePacket reads a packet and the descriptor that may come with it, or returns io.EOF if the other side has closed

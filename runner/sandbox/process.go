@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kizen/kizen-sidecar/internal/routine"
+	"github.com/kizen/kizen-sidecar/runner/egress"
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
@@ -58,6 +60,13 @@ type Process struct {
 	listener  net.Listener
 	monitor   *monitor
 
+	// supervised reports that a policy decides on the program's connections: then supervisor is set before Start returns.
+	supervised  bool
+	supervisor  *egress.Supervisor
+	writable    []string
+	nameServers []netip.Addr
+	upstream    netip.AddrPort
+
 	// handedOver is closed once the reader of events has stopped.
 	handedOver chan struct{}
 	done       chan struct{}
@@ -70,6 +79,10 @@ type Process struct {
 // Listener returns the listener on the loopback address of the program's own network with NetworkKizenOnly, nil
 // otherwise. It is open when Start returns; the caller closes it.
 func (p *Process) Listener() net.Listener { return p.listener }
+
+// Connections returns the supervisor of the program's connections with NetworkPolicy, nil otherwise. It refuses all until
+// its Begin is called.
+func (p *Process) Connections() *egress.Supervisor { return p.supervisor }
 
 // SourceDir returns an empty directory of the program, to which it can write the source of what it runs.
 func (p *Process) SourceDir() string { return p.sourceDir }
@@ -238,6 +251,9 @@ func (p *Process) clean() {
 	p.closeInherited()
 	if p.control != nil {
 		_ = p.control.Close()
+	}
+	if p.supervisor != nil {
+		p.supervisor.Close()
 	}
 	p.group.remove()
 	if p.scratch != nil {

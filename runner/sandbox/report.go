@@ -19,7 +19,7 @@ const (
 // isolation lists the layers that ModeRequired requires, in the order in which they are reported.
 var isolation = []string{
 	stage.LayerUser, stage.LayerFileSystem, layerPID, stage.LayerProc, layerIPC, stage.LayerUTS, stage.LayerNetwork,
-	stage.LayerIdentity, stage.LayerNoNewPrivs, stage.LayerLandlock, stage.LayerSeccomp,
+	stage.LayerIdentity, stage.LayerNoNewPrivs, stage.LayerLandlock, stage.LayerSeccomp, stage.LayerPolicy,
 }
 
 // namespaceLayers need a privilege to set up, or a user namespace.
@@ -43,6 +43,7 @@ var meanings = map[string]string{
 	stage.LayerNoNewPrivs: "set-user-ID programs and file capabilities have no effect",
 	stage.LayerLandlock:   "paths, signals and abstract sockets are restricted a second time",
 	stage.LayerSeccomp:    "system calls that only exploits need are refused",
+	stage.LayerPolicy:     "--network=policy: rules decide on every connection",
 	layerMemoryCgroup:     "the kernel counts and limits the memory of all the step's processes together",
 	layerPidsCgroup:       "the kernel counts and limits the step's processes and threads",
 }
@@ -60,6 +61,7 @@ var consequences = map[string]string{
 	stage.LayerNoNewPrivs: "set-user-ID programs work",
 	stage.LayerLandlock:   "one layer fewer between the step and the files it should not see",
 	stage.LayerSeccomp:    "the whole kernel interface is exposed",
+	stage.LayerPolicy:     "--network=policy falls back to kizen-only, or is refused",
 	layerMemoryCgroup:     "the sidecar adds up resident memory every 25 ms, and RLIMIT_DATA limits growth in between; memory that no process maps is not counted",
 	layerPidsCgroup:       "RLIMIT_NPROC counts the processes of the step's user instead",
 }
@@ -90,12 +92,13 @@ func (r Report) Missing() []string {
 	return names
 }
 
-// InForce names the layers in force around a program: all that this machine supports, except the network namespace if
-// the program does not have one.
+// InForce names the layers in force around a program: all that this machine supports, except the network namespace and the
+// connection policy if the program does not have them.
 func (r Report) InForce(network Network) []string {
 	var names []string
 	for _, layer := range r {
-		if layer.Held && (layer.Name != stage.LayerNetwork || network == NetworkKizenOnly) {
+		if layer.Held && (layer.Name != stage.LayerNetwork || network == NetworkKizenOnly) &&
+			(layer.Name != stage.LayerPolicy || network == NetworkPolicy) {
 			names = append(names, layer.Name)
 		}
 	}
@@ -131,17 +134,16 @@ func (s *Sandbox) Report() Report {
 	return report
 }
 
-// probe sets up a sandbox with its own network and starts nothing in it. It records failing layers and retries without
+// probe sets up a sandbox with its own network, and one with a policy, and starts nothing in them. It records failing layers and retries without
 // them. It reports whether it succeeded.
 func (s *Sandbox) probe() (learned bool) {
 	s.probed.Do(func() {
 		for s.config.Mode != ModeOff {
-			process, err := s.attempt(context.Background(), Spec{Network: NetworkKizenOnly})
+			err := s.tryNetwork(NetworkKizenOnly)
+			if err == nil && s.holds(stage.LayerPolicy) {
+				err = s.tryNetwork(NetworkPolicy)
+			}
 			if err == nil {
-				if listener := process.Listener(); listener != nil {
-					_ = listener.Close()
-				}
-				process.Wait()
 				return
 			}
 			if !s.blame(err) {
@@ -152,6 +154,19 @@ func (s *Sandbox) probe() (learned bool) {
 		}
 	})
 	return learned
+}
+
+// tryNetwork sets up an empty sandbox with this network.
+func (s *Sandbox) tryNetwork(network Network) error {
+	process, err := s.attempt(context.Background(), Spec{Network: network})
+	if err != nil {
+		return err
+	}
+	if listener := process.Listener(); listener != nil {
+		_ = listener.Close()
+	}
+	process.Wait()
+	return nil
 }
 
 // blame decides which layer to omit after a failure. It returns false if no remaining layer could be the cause.

@@ -1,14 +1,17 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/kizen/kizen-sidecar/runner/egress"
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
@@ -34,6 +37,8 @@ type Config struct {
 
 	// without names layers to omit, as if the kernel lacked them.
 	without []string
+	// upstream is asked instead of the host's name servers.
+	upstream netip.AddrPort
 }
 
 // A Sandbox starts programs. It is safe for concurrent use.
@@ -41,13 +46,16 @@ type Sandbox struct {
 	config Config
 	tree   fileTree
 	filter filter
-	groups *groups
+	// connections is the filter of NetworkPolicy.
+	connections []byte
+	groups      *groups
 
 	started atomic.Uint32 // numbers the programs
 	users   userCounter
 	probed  sync.Once
 
 	sweepScratch sync.Once
+	fallback     sync.Once // logs that NetworkPolicy is replaced
 
 	mu      sync.Mutex
 	missing map[string]string // layer: why
@@ -98,6 +106,16 @@ func New(config Config) (*Sandbox, error) {
 	if s.filter, err = newFilter(); err != nil {
 		s.miss(stage.LayerSeccomp, err.Error())
 	}
+	s.connections, err = egress.Filter()
+	if err == nil {
+		err = egress.Supported()
+	}
+	if err == nil && !s.holds(stage.LayerSeccomp) {
+		err = errors.New("it needs the layer seccomp")
+	}
+	if err != nil {
+		s.miss(stage.LayerPolicy, err.Error())
+	}
 	if err := landlockSupport(); err != nil {
 		s.miss(stage.LayerLandlock, err.Error())
 	}
@@ -121,6 +139,29 @@ func (s *Sandbox) miss(layer, why string) {
 	if !known && s.config.Mode != ModeOff {
 		s.config.Logger.Warn("sandbox layer missing", "layer", layer, "why", why, "means", consequences[layer])
 	}
+}
+
+// network returns the network that a program gets for the one that it asks for. Where policy cannot decide on connections,
+// none leaves the machine, unless every layer is required.
+func (s *Sandbox) network(wanted Network) (Network, error) {
+	if wanted != NetworkPolicy || s.holds(stage.LayerPolicy) {
+		return wanted, nil
+	}
+	if s.config.Mode == ModeAuto && s.holds(stage.LayerNetwork) {
+		s.fallback.Do(func() {
+			s.config.Logger.Warn("policy cannot decide on connections here, so steps reach only the proxy; choose --network=host to allow everything, or --network=kizen-only to say so")
+		})
+		return NetworkKizenOnly, nil
+	}
+	return "", errors.New("policy cannot decide on connections here; run kizen-sidecar doctor, or choose --network=host or --network=kizen-only")
+}
+
+// Network returns the network that programs get for the one that they ask for, as far as is known.
+func (s *Sandbox) Network(wanted Network) Network {
+	if network, err := s.network(wanted); err == nil {
+		return network
+	}
+	return wanted
 }
 
 // holds reports whether a layer is usable, as far as is known.

@@ -14,6 +14,8 @@ type Network string
 const (
 	// NetworkHost is the host's network. It is the default: steps talk to databases and other APIs.
 	NetworkHost Network = "host"
+	// NetworkPolicy is the host's network, in which a policy decides on every connection; see Process.Connections.
+	NetworkPolicy Network = "policy"
 	// NetworkKizenOnly is the program's own network, in which only Process.Listener is reachable.
 	NetworkKizenOnly Network = "kizen-only"
 )
@@ -50,6 +52,8 @@ type Spec struct {
 
 	// forkServer reports that the program is a fork server, see StartForkServer.
 	forkServer bool
+	// policy reports that the forks of a fork server have NetworkPolicy.
+	policy bool
 }
 
 func (spec Spec) validate() error {
@@ -57,9 +61,9 @@ func (spec Spec) validate() error {
 		return errors.New("the program needs an absolute path")
 	}
 	switch spec.Network {
-	case "", NetworkHost, NetworkKizenOnly:
+	case "", NetworkHost, NetworkPolicy, NetworkKizenOnly:
 	default:
-		return fmt.Errorf("unknown network %q; use host or kizen-only", spec.Network)
+		return fmt.Errorf("unknown network %q; use policy, host or kizen-only", spec.Network)
 	}
 	for _, path := range spec.Readable {
 		if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {

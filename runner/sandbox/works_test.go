@@ -88,6 +88,51 @@ import os, socket
 a, b = socket.socketpair()
 if os.fork() == 0: b.send(b"ok"); os._exit(0)
 print(a.recv(2).decode())`, false},
+	{"multiprocessing's servers", `
+import multiprocessing
+def work(connection): connection.send("ok")
+with multiprocessing.Manager() as manager: shared = manager.list([1]); shared.append(2); total = sum(shared)
+a, b = multiprocessing.Pipe()
+p = multiprocessing.Process(target=work, args=(b,)); p.start(); p.join()
+print(a.recv() if total == 3 else total)`, true},
+	{"Unix sockets with names, paths and none", `
+import os, socket, threading
+def serves(address, kind):
+    server = socket.socket(socket.AF_UNIX, kind); server.bind(address); name = server.getsockname()
+    if kind == socket.SOCK_DGRAM:
+        client = socket.socket(socket.AF_UNIX, kind); client.sendto(b"ok", name); client.sendmsg([b"o", b"k"], [], 0, address or name); client.connect(name); client.send(b"ok")
+        return [server.recv(9) for _ in range(3)] == [b"ok"] * 3
+    server.listen()
+    client = socket.socket(socket.AF_UNIX, kind); client.connect(address or name); connection, _ = server.accept(); client.sendmsg([b"o", b"k"])
+    return connection.recv(9) == b"ok"
+os.chdir(os.environ.get("TMPDIR", "/tmp"))
+done = [serves(address(i), kind) for i, kind in enumerate((socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM))
+        for address in (lambda i: "\0name%d" % i, lambda i: "", lambda i: os.getcwd() + "/path%d" % i, lambda i: "relative%d" % i)]
+print("ok" if all(done) else done)`, false},
+	{"descriptors over Unix sockets", `
+import os, socket
+a, b = socket.socketpair(); r, w = os.pipe()
+if os.fork() == 0: socket.send_fds(a, [b"x"], [w, w]); os._exit(0)
+_, descriptors, _, _ = socket.recv_fds(b, 1, 9)
+os.write(descriptors[1], b"ok"); print(os.read(r, 2).decode())`, false},
+	{"a message that waits for its reader", `
+import os, socket, threading
+a, b = socket.socketpair(); got = []
+def read():
+    while chunk := b.recv(1 << 16): got.append(len(chunk))
+t = threading.Thread(target=read); t.start(); total = 0
+while total < 10 << 20: total += a.sendmsg([b"x" * (1 << 20)])
+a.close(); t.join()
+print("ok" if sum(got) == total else (sum(got), total))`, false},
+	{"asyncio over Unix sockets", `
+import asyncio, os
+async def main():
+    path = os.environ.get("TMPDIR", "/tmp") + "/s"
+    async def answer(reader, writer): writer.writelines([b"o", b"k"]); await writer.drain(); writer.close()
+    server = await asyncio.start_unix_server(answer, path)
+    reader, _ = await asyncio.open_unix_connection(path)
+    print((await reader.read()).decode()); server.close()
+asyncio.run(main())`, false},
 	{"signals among its processes", `
 import os, signal, time
 pid = os.fork()
@@ -101,13 +146,21 @@ print("ok")`, false},
 }
 
 func TestOrdinaryProgramsWork(t *testing.T) {
-	each(t, []string{"forks", "everything", "no user namespaces", "no cgroups", "no namespaces"}, func(t *testing.T, s *Sandbox) {
+	programsWork(t, []string{"forks", "everything", "no user namespaces", "no cgroups", "no namespaces"}, nil)
+}
+
+func TestOrdinaryProgramsWorkUnderAPolicy(t *testing.T) {
+	programsWork(t, []string{"forks", "everything", "no namespaces"}, func(spec *Spec) { spec.Network = NetworkPolicy })
+}
+
+func programsWork(t *testing.T, environments []string, change func(*Spec)) {
+	each(t, environments, func(t *testing.T, s *Sandbox) {
 		for _, use := range uses {
 			t.Run(use.name, func(t *testing.T) {
 				if use.own && !s.holds(stage.LayerFileSystem) {
 					t.Skip("needs a private file system")
 				}
-				r := run(t, s, use.code, nil)
+				r := run(t, s, use.code, change)
 				if r.out == "missing" && os.Getenv("KIZEN_TEST_REQUIRE") != "1" {
 					t.Skip("SKIPPED: the module is not installed")
 				}

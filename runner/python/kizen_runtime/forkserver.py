@@ -5,6 +5,7 @@ ForkRequest, ForkReply and Event are the packets here. This module imports no ot
 """
 
 import ctypes
+import errno
 import fcntl
 import gc
 import json
@@ -33,6 +34,8 @@ _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _LANDLOCK_RULE_PATH_BENEATH = 1
 _SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
+_SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _O_PATH = 0o10000000
 
@@ -141,9 +144,15 @@ class _Fork:
             if not posix.read(self._begun, 1):
                 posix._exit(1)
             self._build()
+            if self._plan["connections"]:
+                self._told, self._tell = posix.pipe()
+                self._acknowledged, self._acknowledge = posix.pipe()
             main = posix.fork()
             if main == 0:
                 return self._become_program()
+            if self._plan["connections"]:
+                with _layer("connection policy"):
+                    self._pass_listener(main)
         except BaseException as error:
             self._report([], kind="failed", layer=getattr(error, "layer", ""), error=str(error))
             posix._exit(1)
@@ -180,6 +189,8 @@ class _Fork:
             self._restrict_paths()
         with _layer("seccomp"):
             self._install_filter()
+        with _layer("connection policy"):
+            self._supervise_connections()
         # The server's own has flags and locks that all forks would share.
         posix.dup2(posix.open("/dev/null", posix.O_RDWR), 0)
         posix.dup2(self._stdout, 1)
@@ -226,9 +237,46 @@ class _Fork:
     def _install_filter(self) -> None:
         if not self._plan["filter"]:
             return
-        code = ctypes.create_string_buffer(b64decode(self._plan["filter"]))
+        self._add_filter("filter", 0)
+
+    def _add_filter(self, name: str, flags: int) -> int:
+        code = ctypes.create_string_buffer(b64decode(self._plan[name]))
         program = struct.pack("@HP", (len(code) - 1) // 8, ctypes.addressof(code))
-        _call(self._plan["calls"]["seccomp"], _SECCOMP_SET_MODE_FILTER, 0, program)
+        return _call(self._plan["calls"]["seccomp"], _SECCOMP_SET_MODE_FILTER, flags, program)
+
+    def _supervise_connections(self) -> None:
+        """Installs the filter for connections.
+
+        The filter stops calls of this process from now on, so the first process passes the listener on.
+        """
+        if not self._plan["connections"]:
+            return
+        flags = _SECCOMP_FILTER_FLAG_NEW_LISTENER
+        try:
+            listener = self._add_filter("connections", flags | _SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # before Linux 5.19
+                raise
+            listener = self._add_filter("connections", flags)
+        posix.write(self._tell, struct.pack("=i", listener))
+        posix.close(self._acknowledge)
+        if not posix.read(self._acknowledged, 1):
+            raise OSError(errno.EPERM, "the first process could not take the listener")
+        posix.close(listener)  # the program must not answer for the sidecar
+
+    def _pass_listener(self, main: int) -> None:
+        """Takes the listener from the program's process and passes it to the sidecar."""
+        posix.close(self._tell)
+        told = posix.read(self._told, 4)
+        if not told:
+            return  # it has reported why
+        calls = self._plan["calls"]
+        pidfd = _call(calls["pidfd_open"], main, 0)
+        listener = _call(calls["pidfd_getfd"], pidfd, struct.unpack("=i", told)[0], 0)
+        self._report([listener], kind="supervised")
+        posix.close(listener)
+        posix.close(pidfd)
+        posix.write(self._acknowledge, b"\0")
 
     def _reap(self, main: int) -> "NoReturn":
         """The rest of the first process's life: it does what the stage does for a program that it has executed."""
@@ -246,8 +294,12 @@ class _Fork:
 
     def _report(self, rights: "list[int]", **event: "Any") -> None:
         events = socket.socket(fileno=self._events)
+        packet = json.dumps(event).encode()
         try:
-            socket.send_fds(events, [json.dumps(event).encode()], rights)
+            if rights:
+                socket.send_fds(events, [packet], rights)
+            else:
+                events.send(packet)  # which the filter for connections never stops
         except OSError:  # the sidecar has exited, and this process is about to be killed
             pass
         finally:

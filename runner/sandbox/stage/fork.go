@@ -35,8 +35,9 @@ type ForkPlan struct {
 	Capabilities bool `json:"capabilities"`
 	// Landlock is nil if it is not applied.
 	Landlock *ForkLandlock `json:"landlock"`
-	// Filter is the seccomp program, as Job.Filter.
-	Filter []byte `json:"filter"`
+	// Filter and Connections are the seccomp programs, as in Job.
+	Filter      []byte `json:"filter"`
+	Connections []byte `json:"connections"`
 }
 
 // ForkMount is one call of mount(2) for a virtual file system.
@@ -86,6 +87,7 @@ var ForkCalls = map[string]uintptr{
 	"clone3": unix.SYS_CLONE3, "seccomp": unix.SYS_SECCOMP, "capset": unix.SYS_CAPSET,
 	"landlock_create_ruleset": unix.SYS_LANDLOCK_CREATE_RULESET, "landlock_add_rule": unix.SYS_LANDLOCK_ADD_RULE,
 	"landlock_restrict_self": unix.SYS_LANDLOCK_RESTRICT_SELF,
+	"pidfd_open":             unix.SYS_PIDFD_OPEN, "pidfd_getfd": unix.SYS_PIDFD_GETFD,
 }
 
 // PlanFork returns the mount that a fork must repeat for a stage's mount, because it must not be shared.

@@ -44,6 +44,9 @@ type Job struct {
 	Filter []byte `json:"filter,omitempty"`
 	// Guard is a second seccomp program.
 	Guard []byte `json:"guard,omitempty"`
+	// Connections is the seccomp program that notifies a supervisor of connections; empty applies none. The Supervised
+	// event returns its listener.
+	Connections []byte `json:"connections,omitempty"`
 	// Hostname replaces the host's name; empty if the stage has no UTS namespace.
 	Hostname string `json:"hostname,omitempty"`
 	// HideCgroups gives the step a cgroup namespace, so that it does not see its cgroup path on the host.
@@ -108,6 +111,8 @@ type EventKind string
 const (
 	// Ready reports that everything is set up. With Job.Listen the packet carries the listener's descriptor.
 	Ready EventKind = "ready"
+	// Supervised reports that Job.Connections is in force. The packet carries the listener's descriptor.
+	Supervised EventKind = "supervised"
 	// Started reports that the step's first program has been executed.
 	Started EventKind = "started"
 	// Failed reports that Layer could not be set up; Error says why. The step has not run.
@@ -144,5 +149,6 @@ const (
 	LayerIdentity   = "unprivileged identity"
 	LayerLandlock   = "landlock"
 	LayerSeccomp    = "seccomp"
+	LayerPolicy     = "connection policy"
 	LayerExec       = "start of the program"
 )

@@ -2,10 +2,13 @@ package stage
 
 import (
 	"fmt"
+	"runtime"
 	"unsafe"
 
 	landlock "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
+
+	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
 // The Landlock accesses by purpose. No path allows creating devices.
@@ -89,6 +92,50 @@ func allow(ruleset int, path string, access uint64) error {
 	return landlock.LandlockAddPathBeneathRule(ruleset, &landlock.PathBeneathAttr{AllowedAccess: access, ParentFd: fd}, 0)
 }
 
+// superviseConnections installs the filter for connections on this thread and passes its listener to the sidecar. Another
+// thread, without the filter, sends it: until the sidecar has it, the kernel would stop the call that sends it.
+func superviseConnections(job *Job) error {
+	if len(job.Connections) == 0 {
+		return nil
+	}
+	passed, installed := make(chan struct{}), make(chan int)
+	routine.Go(func() {
+		defer close(passed)
+		// A locked thread runs no other goroutine, and this one on no other thread.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		installed <- -1
+		if listener := <-installed; listener >= 0 {
+			report(Event{Kind: Supervised}, listener)
+			_ = unix.Close(listener) // if the sidecar ends, the kernel must not wait for an answer
+		}
+	})
+	<-installed
+	listener, err := installFilter(job.Connections, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|flagWaitKillable)
+	if err == unix.EINVAL { // before Linux 5.19
+		listener, err = installFilter(job.Connections, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+	}
+	installed <- listener
+	<-passed
+	return err
+}
+
+// flagWaitKillable is SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: a signal does not repeat a call that the supervisor has begun.
+const flagWaitKillable = 1 << 5
+
+// installFilter applies a seccomp program to this thread and returns its listener, if flags request one, or -1.
+func installFilter(filter []byte, flags uintptr) (int, error) {
+	program := unix.SockFprog{
+		Len:    uint16(len(filter) / unix.SizeofSockFilter),
+		Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(filter))),
+	}
+	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&program)))
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(listener), nil
+}
+
 // installFilters applies the seccomp programs to this thread, which will start the step. It is the last setup step,
 // because the filters deny most of the previous ones.
 func installFilters(job *Job) error {
@@ -96,13 +143,8 @@ func installFilters(job *Job) error {
 		if len(filter) == 0 {
 			continue
 		}
-		program := unix.SockFprog{
-			Len:    uint16(len(filter) / unix.SizeofSockFilter),
-			Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(filter))),
-		}
-		_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
-		if errno != 0 {
-			return fmt.Errorf("install a filter: %w", errno)
+		if _, err := installFilter(filter, 0); err != nil {
+			return fmt.Errorf("install a filter: %w", err)
 		}
 	}
 	return nil

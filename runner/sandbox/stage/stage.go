@@ -72,6 +72,7 @@ func run() error {
 		{LayerNoNewPrivs, forbidNewPrivileges, false},
 		{LayerLandlock, restrictPaths, true},
 		{LayerSeccomp, installFilters, true},
+		{LayerPolicy, superviseConnections, true},
 	} {
 		if layer.fork && job.ForkServer {
 			continue
@@ -110,17 +111,19 @@ func receive() (*Job, error) {
 }
 
 // report sends an event, with a descriptor unless fd is negative. It ignores errors: if the sidecar is dead, the stage
-// will end too.
+// will end too. Without a descriptor it uses a call that Job.Connections never stops.
 func report(event Event, fd int) {
 	packet, err := json.Marshal(event)
 	if err != nil {
 		return
 	}
-	var rights []byte
-	if fd >= 0 {
-		rights = unix.UnixRights(fd)
+	if fd < 0 {
+		_, _ = ignoreEINTR(func() (int, error) { return 0, unix.Send(ControlFD, packet, unix.MSG_NOSIGNAL) })
+		return
 	}
-	_, _ = ignoreEINTR(func() (int, error) { return 0, unix.Sendmsg(ControlFD, packet, rights, nil, unix.MSG_NOSIGNAL) })
+	_, _ = ignoreEINTR(func() (int, error) {
+		return 0, unix.Sendmsg(ControlFD, packet, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+	})
 }
 
 func ignoreEINTR(call func() (int, error)) (int, error) {
