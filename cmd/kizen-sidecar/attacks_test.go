@@ -190,42 +190,46 @@ func TestTortureCallersThatSendLittleKeepNobodyOut(t *testing.T) {
 	s.requireWell()
 }
 
-// bareContainers are what a container without namespaces of its own often is.
-var bareContainers = []struct {
+// bareContainer is a container that cannot create namespaces: a name, and a command that imitates it.
+type bareContainer struct {
 	name   string
 	prefix []string
-}{
+}
+
+var bareContainers = []bareContainer{
 	{"root without a capability", []string{"setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"}},
 	{"an ordinary user without namespaces", []string{"unshare", "--user", "--map-root-user", "sh", "-c",
 		`for f in /proc/sys/user/max_*_namespaces; do echo 0 >"$f"; done; exec setpriv --bounding-set=-all --inh-caps=-all "$0" "$@"`}},
 }
 
-// TestAContainerWithoutNamespacesIsSaidOrRefused: with --sandbox=auto what there is holds, with --sandbox=required nothing runs.
-func TestAContainerWithoutNamespacesIsSaidOrRefused(t *testing.T) {
-	t.Parallel()
+// runIn returns a function that runs a script with flags in a container of this kind.
+func (c bareContainer) runIn(t *testing.T) func(script string, flags ...string) outcome {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("SKIPPED: it takes root to take everything away")
 	}
 	requireProgram(t, "setpriv")
 	requireProgram(t, "unshare")
-	project, err := filepath.Abs(projectRoot)
-	if err != nil {
-		t.Fatal(err)
+	return func(script string, flags ...string) outcome {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		arguments := append(c.prefix[1:len(c.prefix):len(c.prefix)], sidecartest.Program("kizen-sidecar"), "run", "--json", "--script", "-", "--network", "host")
+		command := exec.CommandContext(ctx, c.prefix[0], append(arguments, flags...)...)
+		command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+		command.Stdin = strings.NewReader(script)
+		var stdout, stderr strings.Builder
+		command.Stdout, command.Stderr = &stdout, &stderr
+		_ = command.Run() // the exit code says how it went
+		return outcome{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 	}
-	victim := startServe(t, "--warm", "0")
+}
+
+// TestAContainerWithoutNamespacesIsReportedOrRefused: --sandbox=auto reports the missing layers, --sandbox=required runs nothing.
+func TestAContainerWithoutNamespacesIsReportedOrRefused(t *testing.T) {
+	t.Parallel()
 	for _, c := range bareContainers {
-		within := func(arguments ...string) outcome {
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-			defer cancel()
-			command := exec.CommandContext(ctx, c.prefix[0], append(c.prefix[1:], append([]string{sidecartest.Program("kizen-sidecar"), "run", "--json", "--script", "-", "--network", "host"}, arguments[1:]...)...)...)
-			command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-			command.Stdin = strings.NewReader(arguments[0])
-			var stdout, stderr strings.Builder
-			command.Stdout, command.Stderr = &stdout, &stderr
-			_ = command.Run() // the exit code says it
-			return outcome{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
-		}
 		t.Run(c.name, func(t *testing.T) {
+			within := c.runIn(t)
 			refused := within("outputs.log('ran')", "--sandbox", "required")
 			if refused.code != exitSidecar || strings.Contains(refused.stdout, `"ran"`) || !strings.Contains(refused.stderr, "namespace") || !strings.Contains(refused.stderr, "unprivileged identity") {
 				t.Errorf("--sandbox=required: %d %s\n%s", refused.code, refused.stdout, refused.stderr)
@@ -236,8 +240,22 @@ func TestAContainerWithoutNamespacesIsSaidOrRefused(t *testing.T) {
 				t.Fatalf("--sandbox=auto: %d %v %s\n%s", got.code, err, got.stdout, got.stderr)
 			}
 			if !strings.Contains(got.stderr, "PID namespace") || slices.Contains(d.Layers.Held, "PID namespace") {
-				t.Errorf("the log does not say which layers are missing; held %q:\n%s", d.Layers.Held, got.stderr)
+				t.Errorf("the log does not report the missing layers; held %q:\n%s", d.Layers.Held, got.stderr)
 			}
+		})
+	}
+}
+
+// TestTortureEveryAttackInAContainerWithoutNamespaces: the layers that remain hold.
+func TestTortureEveryAttackInAContainerWithoutNamespaces(t *testing.T) {
+	project, err := filepath.Abs(projectRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim := startServe(t, "--warm", "0")
+	for _, c := range bareContainers {
+		t.Run(c.name, func(t *testing.T) {
+			within := c.runIn(t)
 			target := attacks.NewTarget(t, "/var/tmp", project)
 			target.Sidecar = victim.Process.Pid
 			target.Environment = append(target.Environment, "TZ", "KIZEN_API_URL", "TRACEPARENT")
