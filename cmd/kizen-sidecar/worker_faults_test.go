@@ -129,7 +129,7 @@ func TestWorkerWithoutItsRedisSaysWhichAndEnds(t *testing.T) {
 	if got.code != exitSidecar || !strings.Contains(got.stderr, `kizen-sidecar: join the fleet of queue "kizen": redis at 127.0.0.1:1 refused the connection`) {
 		t.Errorf("%d %s", got.code, got.stderr)
 	}
-	for _, senseless := range []string{"embedded", "could not say that it leaves"} {
+	for _, senseless := range []string{"embedded", "could not leave the fleet"} {
 		if strings.Contains(got.stderr, senseless) {
 			t.Errorf("%q in %s", senseless, got.stderr)
 		}
