@@ -1,13 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -30,7 +30,7 @@ Examples:
 // Run is called by kong.
 func (c *clientCommand) Run(app *app) error {
 	if err := os.MkdirAll(c.Directory, 0o755); err != nil {
-		return usagef("cannot make folder %q: %w", c.Directory, wholefile.Cause(err))
+		return exit.Usagef("cannot make folder %q: %w", c.Directory, wholefile.Cause(err))
 	}
 	module, err := runner.ClientModule()
 	if err != nil {
@@ -43,22 +43,13 @@ func (c *clientCommand) Run(app *app) error {
 		fmt.Fprintln(app.stdout, path)
 		return nil
 	case err == nil && !c.Force:
-		return usagef("%s is there and differs; use --force to overwrite it", path)
+		return exit.Usagef("%s is there and differs; use --force to overwrite it", path)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return usagef("cannot read %q: %w", path, wholefile.Cause(err))
+		return exit.Usagef("cannot read %q: %w", path, wholefile.Cause(err))
 	}
 	if err := wholefile.Keep(path, []byte(module), 0o644); err != nil {
-		return usagef("cannot write %q: %w", path, wholefile.Cause(err))
+		return exit.Usagef("cannot write %q: %w", path, wholefile.Cause(err))
 	}
 	fmt.Fprintln(app.stdout, path)
 	return nil
-}
-
-// writeJSONFile writes a small document for a script that waits for it.
-func writeJSONFile(path string, document any) error {
-	data, err := json.MarshalIndent(document, "", "  ")
-	if err != nil {
-		return err
-	}
-	return wholefile.Write(path, append(data, '\n'), 0o600)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/kizen/kizen-sidecar/internal/doctor"
+	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
@@ -47,7 +48,7 @@ func (c *doctorCommand) Run(ctx context.Context, app *app) error {
 		return err
 	}
 	if c.JSON {
-		err = printJSON(app, found)
+		err = terminal.PrintJSON(app.stdout, found)
 	} else {
 		err = found.Print(app.stdout)
 	}

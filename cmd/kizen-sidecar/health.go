@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 )
 
@@ -63,7 +64,7 @@ func (c *healthCommand) base() (*url.URL, error) {
 	}
 	base, err := url.Parse(text)
 	if err != nil || base.Host == "" {
-		return nil, usagef("no proxy is known; use --env-file, or set KIZEN_API_URL")
+		return nil, exit.Usagef("no proxy is known; use --env-file, or set KIZEN_API_URL")
 	}
 	return base, nil
 }

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
-	"os/user"
 	"slices"
-	"strconv"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/exit"
+	"github.com/kizen/kizen-sidecar/internal/revoke"
 	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/minter"
 )
@@ -48,10 +46,10 @@ func (f keySetFlags) configured() (*minter.KeySet, error) {
 	}
 	keys, err := minter.LoadKeySet(config)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, usagef("there are no keys at %q; make one with kizen-sidecar keys generate --keys %[1]s", config.Path)
+		return nil, exit.Usagef("there are no keys at %q; make one with kizen-sidecar keys generate --keys %[1]s", config.Path)
 	}
 	if err != nil {
-		return nil, usageError{err}
+		return nil, exit.WrongUsage(err)
 	}
 	return keys, nil
 }
@@ -63,21 +61,6 @@ func (f keySetFlags) open() (keys *minter.KeySet, own bool, err error) {
 	}
 	keys, err = minter.GenerateKeySet()
 	return keys, true, err
-}
-
-// reloadKeys reloads a key set when its files change and on SIGHUP, until the
-// function it returns is called, which waits for the end of it.
-func reloadKeys(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop func()) {
-	report := func(err error) {
-		if err != nil {
-			log.Error("the signing keys could not be reloaded; the ones from before stay in use", "error", err)
-			return
-		}
-		log.Info("signing keys loaded", "current", keys.Current())
-	}
-	return keys.Follow(ctx, report, func(err error) {
-		log.Warn("changes of the signing keys are not seen; send SIGHUP after one", "error", err)
-	})
 }
 
 // keysGenerateCommand is kizen-sidecar keys generate.
@@ -98,7 +81,7 @@ Examples:
 // Run is called by kong.
 func (c *keysGenerateCommand) Run(app *app) error {
 	if c.Keys != "" && hasKey(c.Keys, c.Sealing) {
-		return usagef("%q holds such a key already; use kizen-sidecar keys rotate", c.Keys)
+		return exit.Usagef("%q holds such a key already; use kizen-sidecar keys rotate", c.Keys)
 	}
 	key, err := newKey(c.Sealing, time.Now())
 	if err != nil {
@@ -157,13 +140,13 @@ Examples:
 // Run is called by kong.
 func (c *keysRotateCommand) Run(app *app) error {
 	if c.Delay < 0 {
-		return usagef("--delay must not be negative")
+		return exit.Usagef("--delay must not be negative")
 	}
 	if !hasKey(c.Keys, c.Sealing) {
-		return usagef("%q holds no such key yet; use kizen-sidecar keys generate", c.Keys)
+		return exit.Usagef("%q holds no such key yet; use kizen-sidecar keys generate", c.Keys)
 	}
 	if c.Sealing && c.Delay > 0 {
-		return usagef("a sealing key is used at once; leave --delay out")
+		return exit.Usagef("a sealing key is used at once; leave --delay out")
 	}
 	key, err := newKey(c.Sealing, time.Now().Add(c.Delay))
 	if err != nil {
@@ -191,7 +174,7 @@ type givenKeys struct {
 func (f givenKeys) read() (*minter.KeySet, error) {
 	keys, err := keySetFlags(f).configured()
 	if keys == nil && err == nil {
-		return nil, usagef("no keys given; name their file or directory with --keys")
+		return nil, exit.Usagef("no keys given; name their file or directory with --keys")
 	}
 	return keys, err
 }
@@ -217,7 +200,7 @@ func (c *keysListCommand) Run(app *app) error {
 		return err
 	}
 	if c.JSON {
-		return printJSON(app, keys.List())
+		return terminal.PrintJSON(app.stdout, keys.List())
 	}
 	rows := [][]string{{"KID", "USE", "CURRENT", "FROM", "UNTIL"}}
 	for _, key := range keys.List() {
@@ -225,16 +208,9 @@ func (c *keysListCommand) Run(app *app) error {
 		if key.Current {
 			current = "yes"
 		}
-		rows = append(rows, []string{key.ID, key.Use, current, formatTime(key.From), formatTime(key.Until)})
+		rows = append(rows, []string{key.ID, key.Use, current, terminal.Time(key.From), terminal.Time(key.Until)})
 	}
 	return terminal.Table(app.stdout, "", rows)
-}
-
-func formatTime(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.UTC().Format(time.RFC3339)
 }
 
 // keysJWKSCommand is kizen-sidecar keys jwks.
@@ -257,13 +233,13 @@ func (c *keysJWKSCommand) Run(app *app) error {
 		return err
 	}
 	if !slices.ContainsFunc(keys.List(), func(key minter.KeyInfo) bool { return key.Use != "seal" }) {
-		return nothingError{errors.New("there is no signing key in it, so there is no public key to print; make one with kizen-sidecar keys generate")}
+		return exit.Nothingf("there is no signing key in it, so there is no public key to print; make one with kizen-sidecar keys generate")
 	}
 	set, err := keys.JWKS()
 	if err != nil {
 		return err
 	}
-	return printJSON(app, json.RawMessage(set))
+	return terminal.PrintJSON(app.stdout, json.RawMessage(set))
 }
 
 // keysRevokeCommand is kizen-sidecar keys revoke.
@@ -290,113 +266,20 @@ Examples:
 // Run is called by kong.
 func (c *keysRevokeCommand) Run(ctx context.Context, app *app) error {
 	if c.Business == "" && c.BusinessID == "" {
-		return usagef("no business given; name the one that the id belongs to with --business-id (steps that were run without one have %s)", developmentBusiness)
+		return exit.Usagef("no business given; name the one that the id belongs to with --business-id (steps that were run without one have %s)", developmentBusiness)
 	}
 	client, err := c.redisFlags.require()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	revoker := minter.NewRevoker(client).As(operatorName(), func(err error) {
+	done, err := revoke.Target{
+		BusinessID: c.BusinessID, Key: c.Key, Execution: c.Execution, Account: c.Account, Business: c.Business, Suspend: c.Suspend, Resume: c.Resume,
+	}.Do(ctx, client, func(err error) {
 		fmt.Fprintf(app.stderr, "warning: it holds, but the account's timeline does not say so: %v\n", err)
 	})
-	done, err := c.revoke(ctx, revoker)
-	var failed *redisconn.Error
-	var nothing nothingError
-	switch {
-	case errors.As(err, &failed), errors.As(err, &nothing):
-		return err
-	case err != nil:
-		return usageError{err}
+	if err == nil {
+		_, err = fmt.Fprintln(app.stdout, done)
 	}
-	_, err = fmt.Fprintln(app.stdout, done)
 	return err
-}
-
-// operatorName is who runs the command, as far as this machine knows.
-func operatorName() string {
-	name := "user " + strconv.Itoa(os.Getuid())
-	if who, err := user.Current(); err == nil {
-		name = who.Username
-	}
-	if host, err := os.Hostname(); err == nil {
-		name += "@" + host
-	}
-	return name
-}
-
-// revoke does what the flags say, and says what it did.
-func (c *keysRevokeCommand) revoke(ctx context.Context, r *minter.Revoker) (string, error) {
-	switch {
-	case c.Suspend != "":
-		return c.suspend(ctx, r)
-	case c.Resume != "":
-		return c.resume(ctx, r)
-	}
-	var revoked minter.Revocation
-	var what string
-	var err error
-	switch {
-	case c.Key != "":
-		what = fmt.Sprintf("key %q in business %q", c.Key, c.BusinessID)
-		revoked, err = r.Key(ctx, c.BusinessID, c.Key)
-	case c.Execution != "":
-		what = fmt.Sprintf("execution %q in business %q", c.Execution, c.BusinessID)
-		revoked, err = r.Execution(ctx, c.BusinessID, c.Execution)
-	case c.Account != "":
-		what = fmt.Sprintf("account %q in business %q", c.Account, c.BusinessID)
-		revoked, err = r.Account(ctx, c.BusinessID, c.Account)
-	default:
-		what = fmt.Sprintf("business %q", c.Business)
-		revoked, err = r.Business(ctx, c.Business)
-	}
-	if err != nil {
-		return "", err
-	}
-	ended, err := revoked.Ended(ctx)
-	if err != nil {
-		return "", err
-	}
-	r.AddToTimelines(ctx, revoked, ended)
-	if len(ended) == 0 {
-		return "", nothingError{fmt.Errorf("there is no good signed key of %s, so none was revoked; check the ids and --redis-url", what)}
-	}
-	return fmt.Sprintf("revoked %s of %s", signedKeys(len(ended)), what), nil
-}
-
-func signedKeys(n int) string {
-	if n == 1 {
-		return "1 good signed key"
-	}
-	return fmt.Sprintf("%d good signed keys", n)
-}
-
-func (c *keysRevokeCommand) suspend(ctx context.Context, r *minter.Revoker) (string, error) {
-	revoked, err := r.Suspend(ctx, c.BusinessID, c.Suspend)
-	if err != nil {
-		return "", err
-	}
-	ended, err := revoked.Ended(ctx)
-	if err != nil {
-		return "", err
-	}
-	if revoked.Again && len(ended) == 0 {
-		return "", nothingError{fmt.Errorf("account %q in business %q was suspended by an operator already; nothing changed", c.Suspend, c.BusinessID)}
-	}
-	return fmt.Sprintf("suspended account %q in business %q, which ended %s", c.Suspend, c.BusinessID, signedKeys(len(ended))), nil
-}
-
-func (c *keysRevokeCommand) resume(ctx context.Context, r *minter.Revoker) (string, error) {
-	lifted, left, err := r.Resume(ctx, c.BusinessID, c.Resume)
-	if err != nil {
-		return "", err
-	}
-	still := ""
-	for _, reason := range left {
-		still += fmt.Sprintf("; it stays suspended: %s", reason)
-	}
-	if !lifted {
-		return "", nothingError{fmt.Errorf("no operator has suspended account %q in business %q, so nothing was lifted%s", c.Resume, c.BusinessID, still)}
-	}
-	return fmt.Sprintf("lifted the suspension of account %q in business %q by an operator%s", c.Resume, c.BusinessID, still), nil
 }

@@ -4,16 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
@@ -167,79 +161,12 @@ func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 	}
 }
 
-func TestResumingLiftsNoOtherReason(t *testing.T) {
-	url := redistest.Start(t).URL()
-	client, err := redisconn.Open(redisconn.Config{URL: url})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = client.Close() }()
-	if _, err := client.TxPipelined(t.Context(), func(pipe redis.Pipeliner) error {
-		minter.SuspendIn(t.Context(), pipe, "b1", "a1", minter.ReasonDisabled)
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	resume := []string{"revoke", "--redis-url", url, "--business-id", "b1", "--resume", "a1"}
-	if done := keysCommandLine(t, resume...); done.code != exitNothing || !strings.Contains(done.stderr, "it stays suspended: integration_disabled") {
-		t.Errorf("%+v", done)
-	}
-	if done := keysCommandLine(t, "revoke", "--redis-url", url, "--business-id", "b1", "--suspend", "a1"); done.code != exitOK || !strings.Contains(done.stdout, "0 good signed keys") {
-		t.Errorf("%+v", done)
-	}
-	if done := keysCommandLine(t, resume...); done.code != exitOK || !strings.Contains(done.stdout, "it stays suspended: integration_disabled") {
-		t.Errorf("%+v", done)
-	}
-	reasons, err := minter.Suspensions(t.Context(), client, "b1", "a1")
-	if err != nil || len(reasons[0]) != 1 || reasons[0][0] != minter.ReasonDisabled {
-		t.Errorf("left: %v, %v", reasons, err)
-	}
-}
-
 func TestSealingKeysHaveNoJWKSet(t *testing.T) {
 	dir := t.TempDir()
 	kid(t, "generate", "--keys", dir, "--sealing")
 	if done := keysCommandLine(t, "jwks", "--keys", dir); done.code != exitNothing || done.stdout != "" || !strings.Contains(done.stderr, "no public key to print") {
 		t.Errorf("%+v, want exit code 1 and a line", done)
 	}
-}
-
-func TestKeysAreReloadedOnHangup(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "keys.jwk")
-	write := func() {
-		t.Helper()
-		// Written in place and with the directory not watched, so that only the signal tells.
-		if err := os.WriteFile(file, []byte(keysCommandLine(t, "generate").stdout), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write()
-	keys, _, err := keySetFlags{Keys: file}.open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	reloaded := make(chan struct{}, 64)
-	var once sync.Once
-	log := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
-		reloaded <- struct{}{}
-		return len(p), nil
-	}), nil))
-	stop := reloadKeys(t.Context(), keys, log)
-	defer once.Do(stop)
-	<-reloaded // the watch has begun, and with it the handling of signals
-	before := keys.Current()
-	write()
-	for keys.Current() == before {
-		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case <-reloaded:
-		case <-time.After(5 * time.Minute):
-			t.Fatal("the signal did nothing")
-		}
-	}
-	once.Do(stop)
 }
 
 func TestKeysThatAreNotConfiguredAreOfThisProcess(t *testing.T) {
@@ -252,7 +179,3 @@ func TestKeysThatAreNotConfiguredAreOfThisProcess(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

@@ -13,12 +13,14 @@ import (
 	"os/signal"
 	"reflect"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/kizen/kizen-sidecar/internal/buildinfo"
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
@@ -27,13 +29,13 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// Exit codes that scripts may rely on.
+// The exit codes, by short names.
 const (
-	exitOK         = 0 // the command did what it was asked
-	exitStepFailed = 1 // the step raised, ran out of time or memory, or was killed
-	exitNothing    = 1 // a management command found nothing to act on
-	exitUsage      = 2 // wrong usage, or a refused request
-	exitSidecar    = 3 // the sidecar could not do its own work
+	exitOK         = exit.OK
+	exitStepFailed = exit.StepFailed
+	exitNothing    = exit.Nothing
+	exitUsage      = exit.Usage
+	exitSidecar    = exit.Failed
 )
 
 // commandLine is everything that can be typed after kizen-sidecar.
@@ -79,28 +81,11 @@ type app struct {
 	log *slog.Logger
 }
 
-// usageError is a mistake of the caller's: exit code 2.
-type usageError struct{ err error }
-
-func (e usageError) Error() string { return e.err.Error() }
-func (e usageError) Unwrap() error { return e.err }
-
-// nothingError says that a management command found nothing to act on: exit code 1.
-type nothingError struct{ err error }
-
-func (e nothingError) Error() string { return e.err.Error() }
-func (e nothingError) Unwrap() error { return e.err }
-
-// usagef returns a usageError with a formatted message.
-func usagef(format string, arguments ...any) error {
-	return usageError{fmt.Errorf(format, arguments...)}
-}
-
 // readFile reads a file that the caller named: what goes wrong is theirs.
 func readFile(what, name string) ([]byte, error) {
 	data, err := wholefile.Read(what, name)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, exit.WrongUsage(err)
 	}
 	return data, nil
 }
@@ -157,6 +142,18 @@ func newParser(line any, std streams) (*kong.Kong, error) {
 	)
 }
 
+// helpText is a flag's help with its default, where that says anything, and
+// its environment variables.
+func helpText(value *kong.Value) string {
+	defaults := value.Default
+	if defaults != "" && defaults != "0" && defaults != "0s" && defaults != "-1" && !strings.Contains(value.Help, "Default:") {
+		described := *value
+		described.Help = fmt.Sprintf("%s Default: %s.", value.Help, defaults)
+		value = &described
+	}
+	return kong.DefaultHelpValueFormatter(value)
+}
+
 // run parses the arguments, runs the command they name, and returns the exit
 // code.
 func run(ctx context.Context, arguments []string, std streams) int {
@@ -180,7 +177,7 @@ func run(ctx context.Context, arguments []string, std streams) int {
 	}
 	logger, err := telemetry.NewLogger(std.stderr, telemetry.LogConfig{Level: common.LogLevel, Format: common.LogFormat})
 	if err != nil {
-		return fail(std, usageError{err})
+		return fail(std, exit.WrongUsage(err))
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
 	command.Bind(command)
@@ -194,7 +191,7 @@ func misread(err error) error {
 	if errors.As(err, &parsing) && parsing.Context.Selected() != nil {
 		about = parsing.Context.Selected().FullPath()
 	}
-	return usagef("%w; see %s --help", err, about)
+	return exit.Usagef("%w; see %s --help", err, about)
 }
 
 // readDuration reads the value of a flag. It is kong's mapper.
@@ -213,22 +210,11 @@ func readDuration(from *kong.DecodeContext, into reflect.Value) error {
 
 // fail reports err on standard error, in one line, and returns its exit code.
 func fail(std streams, err error) int {
-	var reported errReported
-	var usage usageError
-	var nothing nothingError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.As(err, &reported):
+	if reported, ok := errors.AsType[errReported](err); ok {
 		return reported.code
-	case errors.As(err, &nothing):
-		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", shown.Text(telemetry.Redact(err.Error())))
-		return exitNothing
-	case errors.As(err, &usage):
-		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", shown.Text(telemetry.Redact(err.Error())))
-		return exitUsage
-	default:
-		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", shown.Text(telemetry.Redact(err.Error())))
-		return exitSidecar
 	}
+	if err != nil {
+		fmt.Fprintf(std.stderr, "kizen-sidecar: %s\n", shown.Text(telemetry.Redact(err.Error())))
+	}
+	return exit.Code(err)
 }

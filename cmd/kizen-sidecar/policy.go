@@ -1,13 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/kizen/kizen-sidecar/internal/exit"
+	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
@@ -20,7 +22,7 @@ type policyFlags struct {
 func (f policyFlags) engine() (*policy.Engine, error) {
 	engine, err := policy.ForCalls(f.Policy...)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, exit.WrongUsage(err)
 	}
 	return engine, nil
 }
@@ -80,17 +82,6 @@ Examples:
   kizen-sidecar policy explain connect db.example.com:5432 --account-type service_plugin --policy rules/`
 }
 
-// explanation is the answer of policy explain.
-type explanation struct {
-	Allowed    bool     `json:"allowed"`
-	Method     string   `json:"method"`
-	Path       string   `json:"path"` // canonical, when there is such a spelling
-	Operations []string `json:"operations"`
-	Policy     string   `json:"policy"`
-	Code       string   `json:"code"`
-	Reason     string   `json:"reason"`
-}
-
 // Run is called by kong.
 func (c *policyExplainCommand) Run(ctx context.Context, app *app) error {
 	engine, err := c.engine()
@@ -98,50 +89,20 @@ func (c *policyExplainCommand) Run(ctx context.Context, app *app) error {
 		return err
 	}
 	if !httpguts.ValidHeaderFieldName(c.Method) { // a method is a token, as a field's name is
-		return usagef("%q is no HTTP method", c.Method)
+		return exit.Usagef("%q is no HTTP method", c.Method)
 	}
-	account := policy.Account{ID: c.UserID, Type: c.AccountType, BusinessID: c.BusinessID}
-	if account.ID == "" {
-		account.ID = developmentUser
-	}
-	if account.BusinessID == "" {
-		account.BusinessID = developmentBusiness
-	}
+	account := policy.Account{ID: cmp.Or(c.UserID, developmentUser), Type: c.AccountType, BusinessID: cmp.Or(c.BusinessID, developmentBusiness)}
 	principal, err := engine.For(account)
 	if err != nil {
-		return usageError{fmt.Errorf("--account-type: %w", err)}
+		return exit.Usagef("--account-type: %w", err)
 	}
 	if c.Method == "connect" && !strings.HasPrefix(c.Path, "/") {
 		return c.explainConnection(ctx, app, principal)
 	}
-	decision := principal.Authorize(ctx, c.Method, c.Path)
-	answer := explanation{
-		Allowed: decision.Allowed, Method: strings.ToUpper(c.Method), Path: c.Path, Operations: engine.Operations(c.Method, c.Path),
-		Policy: decision.Policy, Code: decision.Code, Reason: decision.Reason,
-	}
-	if canonical, err := policy.Canonical(c.Path); err == nil {
-		answer.Path = canonical
-	}
+	answer := engine.Explain(ctx, principal, c.Method, c.Path)
 	if c.JSON {
-		encoder := json.NewEncoder(app.stdout)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(answer)
+		return terminal.PrintJSON(app.stdout, answer)
 	}
-	answer.print(app)
-	return nil
-}
-
-func (e explanation) print(app *app) {
-	verdict := "denied"
-	if e.Allowed {
-		verdict = "allowed"
-	}
-	fmt.Fprintf(app.stdout, "%s: %s %s\n", verdict, e.Method, e.Path)
-	for _, line := range []struct{ name, value string }{
-		{"policy", e.Policy}, {"reason", e.Reason}, {"operation", strings.Join(e.Operations, ", ")}, {"code", e.Code},
-	} {
-		if line.value != "" {
-			fmt.Fprintf(app.stdout, "  %-9s  %s\n", line.name, line.value)
-		}
-	}
+	_, err = fmt.Fprint(app.stdout, answer)
+	return err
 }

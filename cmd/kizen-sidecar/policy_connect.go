@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 
+	"github.com/kizen/kizen-sidecar/internal/exit"
+	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
@@ -27,11 +29,11 @@ type connectionExplanation struct {
 func (c *policyExplainCommand) explainConnection(ctx context.Context, app *app, principal *policy.Principal) error {
 	host, service, err := net.SplitHostPort(c.Path)
 	if err != nil {
-		return usagef("%q is not HOST:PORT; write it like db.example.com:5432 or [2001:db8::1]:443", c.Path)
+		return exit.Usagef("%q is not HOST:PORT; write it like db.example.com:5432 or [2001:db8::1]:443", c.Path)
 	}
 	port, err := strconv.ParseUint(service, 10, 16)
 	if err != nil || port == 0 {
-		return usagef("%q is not a port from 1 to 65535", service)
+		return exit.Usagef("%q is not a port from 1 to 65535", service)
 	}
 	connection := policy.Connection{Host: host, Port: uint16(port), Transport: c.Transport, Step: c.StepName}
 	addresses, err := c.addresses(ctx, host)
@@ -51,14 +53,15 @@ func (c *policyExplainCommand) explainConnection(ctx context.Context, app *app, 
 		})
 	}
 	if c.JSON {
-		encoder := json.NewEncoder(app.stdout)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(answers)
+		return terminal.PrintJSON(app.stdout, answers)
 	}
 	for _, answer := range answers {
-		explanation{
+		explained := policy.Explanation{
 			Allowed: answer.Allowed, Method: "connect", Path: answer.String(), Policy: answer.Policy, Code: answer.Code, Reason: answer.Reason,
-		}.print(app)
+		}
+		if _, err := fmt.Fprint(app.stdout, explained); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -68,7 +71,7 @@ func (c *policyExplainCommand) addresses(ctx context.Context, host string) (foun
 	for _, text := range c.Address {
 		address, err := netip.ParseAddr(text)
 		if err != nil {
-			return nil, usagef("--address %q is no IP address", text)
+			return nil, exit.Usagef("--address %q is no IP address", text)
 		}
 		found = append(found, address)
 	}
@@ -80,7 +83,7 @@ func (c *policyExplainCommand) addresses(ctx context.Context, host string) (foun
 	}
 	found, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if refused, ok := errors.AsType[*net.DNSError](err); ok {
-		return nil, usagef("the name %q has no address here (%s); name one with --address", host, refused.Err)
+		return nil, exit.Usagef("the name %q has no address here (%s); name one with --address", host, refused.Err)
 	}
 	return found, err
 }

@@ -7,16 +7,15 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/internal/clocks"
+	"github.com/kizen/kizen-sidecar/internal/daemon"
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
-	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/serve"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/minter"
@@ -61,8 +60,8 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if err != nil {
 		return err
 	}
-	if err := checkType(checked.engine, target.identity()); err != nil {
-		return usagef("--account-type: %w", err)
+	if err := execution.CheckType(checked.engine, target.identity()); err != nil {
+		return exit.Usagef("--account-type: %w", err)
 	}
 	observed, flush, err := app.observe(ctx, c.AdminListen != "", false)
 	if err != nil {
@@ -74,14 +73,10 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if err != nil {
 		return err
 	}
-	defer host.close()
+	defer host.Close()
 	c.targetFlags.announce(app.log)
-	defer reloadKeys(ctx, checked.keys, app.log)()
-	defer host.audit.Follow(app.log)()
-	if host.store.embedded == nil {
-		defer clocks.Watch(ctx, host.store, app.log)()
-	}
-	stop, err := c.operators(ctx, host, observed, app.log)
+	defer host.Follow(ctx)()
+	stop, err := c.admin(host, observed, app.log)
 	if err != nil {
 		return err
 	}
@@ -93,7 +88,7 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	if c.TTL > 0 {
 		serving.Deadline = time.Now().Add(c.TTL + c.ShutdownGrace)
 	}
-	authority, err := host.Open(ctx, target.identity(), serving)
+	authority, err := host.Executions.Open(ctx, target.identity(), serving)
 	if err != nil {
 		return err
 	}
@@ -111,33 +106,19 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 	return nil
 }
 
-// operators answers operators until the function that it returns is called.
-func (c *proxyCommand) operators(ctx context.Context, host *openHost, observed *telemetry.Telemetry, log *slog.Logger) (stop func(), err error) {
+// admin answers operators until stop is called.
+func (c *proxyCommand) admin(host *daemon.Host, observed *telemetry.Telemetry, log *slog.Logger) (stop func(), err error) {
 	if c.AdminListen == "" {
 		return func() {}, nil
 	}
-	checks := map[string]serve.Check{"redis": host.Ready}
-	if host.audit != nil {
-		checks["audit"] = func(context.Context) error { return host.audit.Ready() }
-	}
-	server, err := bind("--admin-listen", c.AdminListen, 0, &http.Server{
-		Handler:           hosts.Names{}.Require(serve.AdminHandler(serve.AdminConfig{Ready: checks, Metrics: observed.Handler()})),
-		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-	})
+	checks := host.Checks()
+	checks["redis"] = host.Executions.Ready
+	server, err := daemon.BindAdmin(c.AdminListen, hosts.Names{}, nil, serve.AdminConfig{Ready: checks, Metrics: observed.Handler()})
 	if err != nil {
 		return nil, err
 	}
-	var serving routine.Group
-	serving.Go(func() {
-		if err := server.serve(); err != nil {
-			log.Error("operators get no answers any more", "error", err)
-		}
-	})
-	log.Info("answering operators", "admin_url", server.url)
-	return func() {
-		_ = server.Close() // a prober that is cut off asks again
-		serving.Wait()
-	}, nil
+	log.Info("answering operators", "admin_url", server.URL)
+	return server.Start(log), nil
 }
 
 // counted is how many calls ended how, for the log.
@@ -170,26 +151,26 @@ func (c *proxyCommand) withdraw(app *app) {
 }
 
 func (c *proxyCommand) validate() (fs.FileMode, error) {
-	if err := checkAddress("--listen", c.Listen); err != nil {
+	if err := daemon.CheckAddress("--listen", c.Listen); err != nil {
 		return 0, err
 	}
 	if c.AdminListen != "" {
-		if err := checkAddress("--admin-listen", c.AdminListen); err != nil {
+		if err := daemon.CheckAddress("--admin-listen", c.AdminListen); err != nil {
 			return 0, err
 		}
 	}
 	if !hosts.IsLoopback(c.Listen) {
-		return 0, usagef("--listen %s can be reached from other machines; use 127.0.0.1", c.Listen)
+		return 0, exit.Usagef("--listen %s can be reached from other machines; use 127.0.0.1", c.Listen)
 	}
 	mode, err := strconv.ParseUint(c.EnvFileMode, 8, 9)
 	if err != nil {
-		return 0, usagef("--env-file-mode %q is not an octal mode; write it like 0600", c.EnvFileMode)
+		return 0, exit.Usagef("--env-file-mode %q is not an octal mode; write it like 0600", c.EnvFileMode)
 	}
 	if c.TTL < 0 || c.ShutdownGrace < 0 {
-		return 0, usagef("--ttl and --shutdown-grace must not be negative")
+		return 0, exit.Usagef("--ttl and --shutdown-grace must not be negative")
 	}
 	if c.KeyLifetime < time.Second || c.KeyLifetime > minter.MaxLifetime {
-		return 0, usagef("--key-lifetime %s is out of range; use 1s to %s", c.KeyLifetime, minter.MaxLifetime)
+		return 0, exit.Usagef("--key-lifetime %s is out of range; use 1s to %s", c.KeyLifetime, minter.MaxLifetime)
 	}
 	return fs.FileMode(mode), nil
 }

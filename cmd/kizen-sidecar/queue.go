@@ -1,16 +1,15 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/fleet"
 	"github.com/kizen/kizen-sidecar/internal/terminal"
 )
@@ -33,7 +32,7 @@ type fleetFlags struct {
 // operate calls do with an operator of the queue. What it finds nothing to act on for becomes exit code 1.
 func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
 	if !queueName.MatchString(f.Queue) {
-		return usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
+		return exit.Usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
 	}
 	client, err := f.requireQueue()
 	if err != nil {
@@ -42,14 +41,14 @@ func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
 	defer func() { _ = client.Close() }()
 	err = do(fleet.NewOperator(client, f.Queue))
 	if errors.Is(err, fleet.ErrNothing) {
-		return nothingError{errors.New(strings.TrimSuffix(err.Error(), ": "+fleet.ErrNothing.Error()))}
+		return exit.Nothingf("%s", strings.TrimSuffix(err.Error(), ": "+fleet.ErrNothing.Error()))
 	}
 	return err
 }
 
 func (f fleetFlags) requireQueue() (redis.UniversalClient, error) {
 	if f.RedisURL == "" {
-		return nil, usagef("no redis given; name the one that holds the queue with --redis-url")
+		return nil, exit.Usagef("no redis given; name the one that holds the queue with --redis-url")
 	}
 	return f.connect(nil)
 }
@@ -76,7 +75,7 @@ Examples:
 // Run is called by kong.
 func (c *queueListCommand) Run(ctx context.Context, app *app) error {
 	if c.Limit < 1 {
-		return usagef("--limit must be positive")
+		return exit.Usagef("--limit must be positive")
 	}
 	return c.operate(func(o *fleet.Operator) error {
 		found, err := o.List(ctx, c.Callbacks, c.State, c.Limit)
@@ -84,39 +83,10 @@ func (c *queueListCommand) Run(ctx context.Context, app *app) error {
 			return err
 		}
 		if c.JSON {
-			return printJSON(app, found)
+			return terminal.PrintJSON(app.stdout, found)
 		}
-		return writeTasks(app.stdout, found)
+		return found.Print(app.stdout)
 	})
-}
-
-func writeTasks(to io.Writer, found fleet.Overview) error {
-	fmt.Fprintf(to, "%s: %d waiting, %d put off, %d active, %d dead, %d trimmed", found.Queue, found.Waiting, found.PutOff, found.Active, found.Dead, found.Trimmed)
-	if found.Paused {
-		fmt.Fprint(to, "; drained, so that nothing is taken")
-	}
-	fmt.Fprintln(to)
-	if len(found.Tasks) == 0 {
-		return nil
-	}
-	rows := [][]string{{"ID", "STATE", "WHEN", "REASON"}}
-	for _, task := range found.Tasks {
-		when := cmp.Or(task.Next, task.Since, &time.Time{})
-		rows = append(rows, []string{task.ID, string(task.State), formatTime(*when), summary(task.Reason)})
-	}
-	return terminal.Table(to, "", rows)
-}
-
-// longestReason is how much of a reason a table has room for, in bytes.
-const longestReason = 120
-
-// summary is the first line of a text, cut.
-func summary(text string) string {
-	line, _, _ := strings.Cut(text, "\n")
-	if len(line) > longestReason {
-		line = strings.ToValidUTF8(line[:longestReason], "") + " ..."
-	}
-	return line
 }
 
 // queueShowCommand is kizen-sidecar queue show.
@@ -143,37 +113,10 @@ func (c *queueShowCommand) Run(ctx context.Context, app *app) error {
 			return err
 		}
 		if c.JSON {
-			return printJSON(app, shown)
+			return terminal.PrintJSON(app.stdout, shown)
 		}
-		return writeExecution(app.stdout, shown)
+		return shown.Print(app.stdout)
 	})
-}
-
-func writeExecution(to io.Writer, e fleet.Execution) error {
-	at := func(t *time.Time) string {
-		if t == nil {
-			return ""
-		}
-		return formatTime(*t)
-	}
-	number := func(n int64) string {
-		if n == 0 {
-			return ""
-		}
-		return fmt.Sprint(n)
-	}
-	var rows [][]string
-	for _, row := range [][]string{
-		{"id", e.ID}, {"task", e.State}, {"record", string(e.Record)}, {"outcome", string(e.Outcome)}, {"finished", at(e.Finished)},
-		{"reason", summary(e.Reason)}, {"given up", at(e.Since)}, {"next", at(e.Next)}, {"worker", e.Worker},
-		{"attempts", number(e.Attempts)}, {"retried", number(e.Run)}, {"callback", e.Callback}, {"callback error", summary(e.Failure)},
-		{"late outcome", string(e.Late)},
-	} {
-		if row[1] != "" {
-			rows = append(rows, row)
-		}
-	}
-	return terminal.Table(to, "", rows)
 }
 
 // queueRetryCommand is kizen-sidecar queue retry.
@@ -197,7 +140,7 @@ Examples:
 // Run is called by kong.
 func (c *queueRetryCommand) Run(ctx context.Context, app *app) error {
 	if c.Dead == (len(c.IDs) > 0) {
-		return usagef("name ids, or all dead letters with --dead")
+		return exit.Usagef("name ids, or all dead letters with --dead")
 	}
 	return c.operate(func(o *fleet.Operator) error {
 		if !c.Dead {

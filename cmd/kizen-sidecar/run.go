@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +10,7 @@ import (
 	"time"
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
-	"github.com/kizen/kizen-sidecar/internal/shown"
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/stepfile"
 	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/internal/ui"
@@ -73,7 +72,7 @@ func (c *runCommand) Run(ctx context.Context, app *app) error {
 	case err != nil:
 		return err
 	case c.JSON:
-		err = printJSON(app, done.Result)
+		err = terminal.PrintJSON(app.stdout, done.Result)
 	default:
 		err = terminal.Page{Out: app.stdout, Detail: c.HTTPDetail}.Print(done.Execution)
 	}
@@ -121,10 +120,10 @@ func (c *runCommand) checkReport() error {
 		return nil
 	}
 	if _, err := os.Stat(filepath.Dir(c.Report)); err != nil {
-		return usagef("--report %q: no such folder; make it first", c.Report)
+		return exit.Usagef("--report %q: no such folder; make it first", c.Report)
 	}
 	if about, err := os.Stat(c.Report); err == nil && about.IsDir() {
-		return usagef("--report %q is a folder; name a file", c.Report)
+		return exit.Usagef("--report %q is a folder; name a file", c.Report)
 	}
 	return nil
 }
@@ -149,8 +148,8 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	if err != nil {
 		return done, err
 	}
-	if err := checkType(checked.engine, done.target.identity()); err != nil {
-		return done, usagef("--account-type: %w", err)
+	if err := execution.CheckType(checked.engine, done.target.identity()); err != nil {
+		return done, exit.Usagef("--account-type: %w", err)
 	}
 	limits, err := c.limits()
 	if err != nil {
@@ -158,7 +157,7 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	}
 	name, job, err := stepfile.Source(c.jobFlags).Load(app.stdin)
 	if err != nil {
-		return done, usageError{err}
+		return done, exit.WrongUsage(err)
 	}
 	done.Name, done.Runtime, done.APIRoot = name, job.Runtime, checked.proxy.APIRoot.String()
 	steps, err := runner.New(c.runnerConfig(app.log))
@@ -170,32 +169,19 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	if err != nil {
 		return done, err
 	}
-	defer host.close()
+	defer host.Close()
 	c.announce(app.log)
 	defer terminal.StartSpinner(app.stderr, done.Name)()
 	done.began = time.Now()
 	job.Traceparent = os.Getenv("TRACEPARENT")
-	done.Ended, err = host.Run(ctx, execution.Request{
+	done.Ended, err = host.Executions.Run(ctx, execution.Request{
 		Identity: done.target.identity(), Name: done.Name, Job: job, Limits: limits, Tracestate: os.Getenv("TRACESTATE"),
 	})
 	var fields *runner.FieldErrors
 	if errors.As(err, &fields) {
-		err = usageError{err}
+		err = exit.WrongUsage(err)
 	}
 	return done, err
-}
-
-// printJSON writes the one document of --json.
-func printJSON(app *app, document any) error {
-	var out bytes.Buffer
-	encoder := json.NewEncoder(&out)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(document); err != nil {
-		return err
-	}
-	_, err := app.stdout.Write(shown.JSON(out.Bytes()))
-	return err
 }
 
 // failure is the document of an execution that never ran, or whose outcome is
@@ -217,7 +203,7 @@ func reportFailure(app *app, done executed, err error) error {
 	if errors.As(err, &fields) {
 		document.Error = fields
 	}
-	if printed := printJSON(app, document); printed != nil {
+	if printed := terminal.PrintJSON(app.stdout, document); printed != nil {
 		return errors.Join(err, printed)
 	}
 	return err

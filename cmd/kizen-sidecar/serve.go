@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/alecthomas/kong"
 
+	"github.com/kizen/kizen-sidecar/internal/daemon"
+	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/flagfile"
 	"github.com/kizen/kizen-sidecar/internal/hosts"
 	"github.com/kizen/kizen-sidecar/internal/queue"
@@ -55,9 +56,9 @@ func (f *queueFlags) fill(slots int) error {
 	}
 	switch {
 	case f.QueueDepth < 0:
-		return usagef("--queue-depth must not be negative")
+		return exit.Usagef("--queue-depth must not be negative")
 	case f.QueueTimeout <= 0:
-		return usagef("--queue-timeout must be positive")
+		return exit.Usagef("--queue-timeout must be positive")
 	}
 	return nil
 }
@@ -89,7 +90,7 @@ func (c *serveCommand) Run(ctx context.Context, app *app, command *kong.Context)
 	if err != nil {
 		return err
 	}
-	defer s.daemon.close()
+	defer s.parts.close()
 	return s.serve(ctx)
 }
 
@@ -103,7 +104,7 @@ func (c *serveCommand) fill() error {
 
 // service is what serve runs.
 type service struct {
-	daemon     *daemon
+	parts      *daemonParts
 	command    *serveCommand
 	queue      *queue.Queue
 	executions *serve.Registry
@@ -117,7 +118,7 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 	if err != nil {
 		return nil, err
 	}
-	encryption, err := c.tls()
+	encryption, err := serve.TLSFiles{Cert: c.TLSCert, Key: c.TLSKey, ClientCA: c.ClientCA}.Config()
 	if err != nil {
 		return nil, err
 	}
@@ -125,77 +126,65 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 	if err != nil {
 		return nil, err
 	}
-	shared, err := c.open(ctx, app)
+	parts, err := c.open(ctx, app)
 	if err != nil {
 		return nil, err
 	}
 	c.announceCallers(app.log)
-	s := &service{daemon: shared, command: c, queue: waiting, token: token}
-	s.daemon.telemetry.Metrics().Watch(s.state)
+	s := &service{parts: parts, command: c, queue: waiting, token: token}
+	d := parts.daemon
+	d.Telemetry.Metrics().Watch(s.state)
 	s.executions = serve.NewRegistry(serve.RegistryConfig{
-		Queue: s.queue, Run: s.daemon.host.Run, Abandoned: s.daemon.host.Abandon, QueueTimeout: c.QueueTimeout,
-		Finished: s.daemon.callback.Finished, Log: app.log,
-		KeepBytes: s.daemon.memory.kept, WaitingBytes: s.daemon.memory.waiting,
+		Queue: s.queue, Run: d.Host.Executions.Run, Abandoned: d.Host.Executions.Abandon, QueueTimeout: c.QueueTimeout,
+		Finished: d.Callbacks.Finished, Log: app.log, KeepBytes: parts.memory.Kept, WaitingBytes: parts.memory.Waiting,
 	})
-	guard := s.daemon.guard()
+	guard := d.Guard()
 	s.api = &http.Server{
-		Handler: guard.Require(s.control(callers, certifiedNames(encryption))), ConnContext: guard.ConnContext, TLSConfig: encryption,
+		Handler: guard.Require(s.control(callers, d.Names(serve.CertifiedNames(encryption)...))), ConnContext: guard.ConnContext, TLSConfig: encryption,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}
 	return s, nil
 }
 
-func (s *service) control(callers *serve.Callers, certified []string) http.Handler {
+func (s *service) control(callers *serve.Callers, names hosts.Names) http.Handler {
+	d := s.parts.daemon
 	var once serve.Once
-	if s.daemon.host.store.embedded == nil {
-		once = tombstone.Store{Redis: s.daemon.host.store}
+	if !d.Host.Embedded() {
+		once = tombstone.Store{Redis: d.Host.Redis()}
 	}
 	return serve.NewServer(serve.Config{
-		Hosts: s.daemon.hosts(certified...), Once: once, ArrivingBytes: s.daemon.memory.arriving,
-		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.daemon.limits, Secrets: s.daemon.secrets, Log: s.daemon.log,
-		Callbacks: s.daemon.callback != nil,
-		UI:        s.command.UI, APIRoot: s.daemon.checked.proxy.APIRoot.String(),
-		CheckIdentity: func(id minter.Identity) error { return checkType(s.daemon.checked.engine, id) },
+		Hosts: names, Once: once, ArrivingBytes: s.parts.memory.Arriving,
+		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.parts.limits, Secrets: s.parts.secrets, Log: d.Log,
+		Callbacks: d.Callbacks != nil,
+		UI:        s.command.UI, APIRoot: s.parts.checked.proxy.APIRoot.String(),
+		CheckIdentity: func(id minter.Identity) error { return execution.CheckType(s.parts.checked.engine, id) },
 	}).Handler()
-}
-
-// certifiedNames are the DNS names in the certificate of a TLS configuration.
-func certifiedNames(config *tls.Config) []string {
-	if config == nil {
-		return nil
-	}
-	return config.Certificates[0].Leaf.DNSNames // LoadX509KeyPair fills Leaf in
 }
 
 // state is what the metrics say of the load.
 func (s *service) state() telemetry.State {
 	load := s.queue.Stats()
-	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots, Ready: s.daemon.warm.Ready()}
+	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots, Ready: s.parts.daemon.Warm.Ready()}
 }
 
 // serve answers until ctx ends, then drains: what is new is refused, and what
 // runs finishes.
 func (s *service) serve(ctx context.Context) error {
-	api, err := bind("--listen", s.command.Listen, s.command.Slots+s.command.QueueDepth, s.api)
+	api, err := daemon.Bind("--listen", s.command.Listen, s.command.Slots+s.command.QueueDepth, s.api)
 	if err != nil {
 		return err
 	}
-	operators, err := s.daemon.operators(func() error {
-		if s.queue.Stats().Draining {
-			return queue.ErrDraining
-		}
-		return nil
-	})
+	admin, err := s.parts.daemon.Admin(s.queue.Accepting)
 	if err != nil {
-		_ = api.listener.Close()
+		api.Close()
 		return err
 	}
-	return s.daemon.work(ctx, listeners{
-		api: api, operators: operators, token: s.token, tokenFile: s.command.TokenFile,
-		running: func() int { return s.queue.Stats().Used },
-		drain: func(limited context.Context) {
+	return s.parts.daemon.Serve(ctx, daemon.Service{
+		API: api, Admin: admin, Token: s.token, TokenFile: s.command.TokenFile,
+		Running: func() int { return s.queue.Stats().Used },
+		Drain: func(limited context.Context) {
 			if err := s.executions.Shutdown(limited); err != nil {
-				s.daemon.log.Warn("the drain timeout is over", "error", err)
+				s.parts.daemon.Log.Warn("the drain timeout is over", "error", err)
 			}
 		},
 	})
@@ -207,25 +196,25 @@ func (c *serveCommand) callers() (callers *serve.Callers, token runner.Secret, e
 		return c.localCallers()
 	}
 	if c.TokenFile != "" || c.AllowAnonymous {
-		return nil, token, usagef("--token-file and --allow-anonymous are for serve without --callers; leave them out")
+		return nil, token, exit.Usagef("--token-file and --allow-anonymous are for serve without --callers; leave them out")
 	}
 	data, err := readFile("callers file", c.Callers)
 	if err != nil {
 		return nil, token, err
 	}
 	if callers, err = serve.LoadCallers(data); err != nil {
-		return nil, token, usagef("callers file %q: %w", c.Callers, err)
+		return nil, token, exit.Usagef("callers file %q: %w", c.Callers, err)
 	}
 	return callers, token, nil
 }
 
 // localCallers are those of this machine.
 func (c *serveCommand) localCallers() (callers *serve.Callers, token runner.Secret, err error) {
-	if err := checkAddress("--listen", c.Listen); err != nil {
+	if err := daemon.CheckAddress("--listen", c.Listen); err != nil {
 		return nil, token, err
 	}
 	if !hosts.IsLoopback(c.Listen) {
-		return nil, token, usagef("--listen %s can be reached from other machines; say who may call with --callers, or listen on 127.0.0.1", c.Listen)
+		return nil, token, exit.Usagef("--listen %s can be reached from other machines; say who may call with --callers, or listen on 127.0.0.1", c.Listen)
 	}
 	defaults, err := c.resolve()
 	if err != nil {
@@ -233,16 +222,16 @@ func (c *serveCommand) localCallers() (callers *serve.Callers, token runner.Secr
 	}
 	if c.AllowAnonymous {
 		if c.TokenFile != "" {
-			return nil, token, usagef("--allow-anonymous accepts requests without a token; leave it or --token-file out")
+			return nil, token, exit.Usagef("--allow-anonymous accepts requests without a token; leave it or --token-file out")
 		}
 		return serve.AnonymousCallers(defaults.identity()), token, nil
 	}
 	if c.TokenFile == "" {
-		if c.TokenFile, err = defaultTokenFile(); err != nil {
+		if c.TokenFile, err = serve.LocalTokenFile(); err != nil {
 			return nil, token, err
 		}
 	}
-	if token, err = loadOrCreateToken(c.TokenFile); err != nil {
+	if token, err = serve.LocalToken(c.TokenFile); err != nil {
 		return nil, token, err
 	}
 	return serve.LocalCallers(token, defaults.identity()), token, nil
@@ -259,33 +248,4 @@ func (c *serveCommand) announceCallers(log *slog.Logger) {
 	case c.TLSCert == "" && !hosts.IsLoopback(c.Listen):
 		log.Warn("tokens of callers travel without TLS; set --tls-cert, or end TLS in front of this")
 	}
-}
-
-// tls is nil where the API is served in plain.
-func (f listenFlags) tls() (*tls.Config, error) {
-	if f.TLSCert == "" && f.TLSKey == "" {
-		if f.ClientCA != "" {
-			return nil, usagef("--client-ca needs --tls-cert and --tls-key")
-		}
-		return nil, nil
-	}
-	pair, err := tls.LoadX509KeyPair(f.TLSCert, f.TLSKey)
-	if err != nil {
-		return nil, usagef("cannot use --tls-cert and --tls-key: %w", err)
-	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}
-	if f.ClientCA == "" {
-		return config, nil
-	}
-	pem, err := readFile("client CA", f.ClientCA)
-	if err != nil {
-		return nil, err
-	}
-	config.ClientCAs = x509.NewCertPool()
-	if !config.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, usagef("client CA %q contains no PEM certificate", f.ClientCA)
-	}
-	// A caller may show a token instead: who shows neither is refused by name.
-	config.ClientAuth = tls.VerifyClientCertIfGiven
-	return config, nil
 }

@@ -114,30 +114,6 @@ func TestServeWantsTheTokenOfItsFile(t *testing.T) {
 	}
 }
 
-func TestTheTokenHasADefaultPlace(t *testing.T) {
-	for _, variable := range []string{"XDG_RUNTIME_DIR", "HOME"} {
-		home := t.TempDir()
-		ready := filepath.Join(home, "ready.json")
-		command := exec.CommandContext(t.Context(), sidecartest.Program("kizen-sidecar"), "serve", "--listen", "127.0.0.1:0", "--warm", "0",
-			"--ready-file", ready, "--admin-listen", "")
-		command.Env = []string{"PATH=" + os.Getenv("PATH"), variable + "=" + home}
-		if err := command.Start(); err != nil {
-			t.Fatal(err)
-		}
-		waitFor(t, func() bool { _, err := os.Stat(ready); return err == nil })
-		place := map[string]string{"XDG_RUNTIME_DIR": home, "HOME": home + "/.cache"}[variable] + "/kizen-sidecar"
-		directory, err := os.Stat(place)
-		if err != nil || directory.Mode().Perm() != 0o700 {
-			t.Errorf("%s: %v %v", variable, directory, err)
-		}
-		if _, err := os.Stat(place + "/serve.token"); err != nil {
-			t.Errorf("%s: %v", variable, err)
-		}
-		_ = command.Process.Kill()
-		_ = command.Wait()
-	}
-}
-
 func TestWhoMayCallIsSaidOnceAndCompletely(t *testing.T) {
 	dir := t.TempDir()
 	short := writeFile(t, dir, "short", "x\n")

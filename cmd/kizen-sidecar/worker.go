@@ -11,12 +11,11 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/dustin/go-humanize"
 
+	"github.com/kizen/kizen-sidecar/internal/daemon"
 	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/flagfile"
 	"github.com/kizen/kizen-sidecar/internal/fleet"
-	"github.com/kizen/kizen-sidecar/internal/ids"
-	"github.com/kizen/kizen-sidecar/minter"
-	"github.com/kizen/kizen-sidecar/policy"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
@@ -47,13 +46,13 @@ var queueName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 func (f workerFlags) validate() error {
 	switch {
 	case !queueName.MatchString(f.Queue):
-		return usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
+		return exit.Usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
 	case f.Attempts < 1:
-		return usagef("--attempts must be positive")
+		return exit.Usagef("--attempts must be positive")
 	case f.Lease < 100*time.Millisecond || f.Keep < time.Second:
-		return usagef("--lease must be at least 100ms, and --keep at least 1s")
+		return exit.Usagef("--lease must be at least 100ms, and --keep at least 1s")
 	case f.KeepResults < 0:
-		return usagef("--keep-results must not be negative; 0 is no limit")
+		return exit.Usagef("--keep-results must not be negative; 0 is no limit")
 	}
 	return nil
 }
@@ -62,7 +61,7 @@ func (f workerFlags) validate() error {
 func (f workerFlags) retention() (fleet.Retention, error) {
 	size, err := humanize.ParseBytes(f.KeepBytes)
 	if err != nil || size > math.MaxInt64 {
-		return fleet.Retention{}, usagef("--keep-bytes %q is not a size; write it like 64MiB", f.KeepBytes)
+		return fleet.Retention{}, exit.Usagef("--keep-bytes %q is not a size; write it like 64MiB", f.KeepBytes)
 	}
 	return fleet.Retention{Age: f.Keep, Count: f.KeepResults, Bytes: int64(size)}, nil
 }
@@ -98,7 +97,7 @@ func (c *workerCommand) Run(ctx context.Context, app *app, command *kong.Context
 
 // workerService is what worker runs.
 type workerService struct {
-	daemon   *daemon
+	parts    *daemonParts
 	worker   *fleet.Worker
 	draining chan struct{}
 	// unwatch ends the questions about the queue, which need Redis.
@@ -115,66 +114,48 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 		return nil, err
 	}
 	if c.RedisURL == "" {
-		return nil, usagef("no redis given; name the one that holds the queue with --redis-url")
+		return nil, exit.Usagef("no redis given; name the one that holds the queue with --redis-url")
 	}
-	shared, err := c.open(ctx, app)
+	parts, err := c.open(ctx, app)
 	if err != nil {
 		return nil, err
 	}
-	s := &workerService{daemon: shared, draining: make(chan struct{})}
+	s := &workerService{parts: parts, draining: make(chan struct{})}
+	d := parts.daemon
 	s.worker = fleet.NewWorker(fleet.Config{
-		Redis: s.daemon.host.store, Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Retention: retention,
-		Durability: fleet.Durability(c.StartDurability), Revoke: s.revoke, Ready: s.ready, Try: s.try,
-		Prepare: preparing(s.daemon.secrets, s.daemon.limits, s.daemon.checked.engine), Run: s.daemon.host.Run, Sender: s.daemon.callback.Sender(),
-		Metrics: s.daemon.telemetry.Metrics(), Log: app.log,
+		Redis: d.Host.Redis(), Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Retention: retention,
+		Durability: fleet.Durability(c.StartDurability), Revoke: d.Host.Revoke, Ready: s.ready, Try: s.try,
+		Prepare: execution.Queued(parts.checked.engine, parts.secrets, parts.limits), Run: d.Host.Executions.Run, Sender: d.Callbacks.Sender(),
+		Metrics: d.Telemetry.Metrics(), Log: app.log,
 	})
-	s.daemon.telemetry.Metrics().Watch(s.state)
-	s.unwatch = s.daemon.telemetry.Metrics().WatchFleet(c.Queue, s.worker.Backlogs)
+	d.Telemetry.Metrics().Watch(s.state)
+	s.unwatch = d.Telemetry.Metrics().WatchFleet(c.Queue, s.worker.Backlogs)
 	return s, nil
-}
-
-// preparing turns what is delivered into what is run. Whoever may write to the
-// queue is trusted to name business and user.
-func preparing(secrets execution.SecretsByBusiness, limits runner.Limits, engine *policy.Engine) func(execution.Body) (execution.Request, error) {
-	return func(body execution.Body) (execution.Request, error) {
-		if body.AccountType == "" {
-			body.AccountType = "service_automation"
-		}
-		id := minter.Identity{BusinessID: body.BusinessID, AccountID: body.UserID, AccountType: body.AccountType, ExecutionID: body.ExecutionID}
-		var refused runner.FieldErrors
-		if !ids.Valid(body.UserID) {
-			refused.Add(ids.Rule, "user_id")
-		}
-		refused.Merge(checkType(engine, id), "account_type")
-		job, limits, err := body.Job(body.BusinessID, secrets, limits)
-		refused.Merge(err)
-		return execution.Request{Identity: id, Name: body.Name, Job: job, Limits: limits}, refused.Err()
-	}
 }
 
 func (s *workerService) close() {
 	s.unwatch()
-	s.daemon.close()
+	s.parts.close()
 }
 
 // state is what the metrics say of the load of this worker.
 func (s *workerService) state() telemetry.State {
 	running, waiting := s.worker.Load()
-	return telemetry.State{Queue: waiting, SlotsUsed: running, SlotsTotal: s.daemon.flags.Slots, Ready: s.daemon.warm.Ready()}
+	return telemetry.State{Queue: waiting, SlotsUsed: running, SlotsTotal: s.parts.daemon.Slots, Ready: s.parts.daemon.Warm.Ready()}
 }
 
 // serve works until ctx ends, then drains: nothing new is taken, and what runs
 // finishes.
 func (s *workerService) serve(ctx context.Context) error {
-	operators, err := s.daemon.operators(s.accepting)
+	admin, err := s.parts.daemon.Admin(s.accepting)
 	if err != nil {
 		return err
 	}
-	return s.daemon.work(ctx, listeners{
-		operators: operators,
-		begin:     func() error { return s.worker.Start(ctx) },
-		running:   func() int { running, _ := s.worker.Load(); return running },
-		drain: func(limited context.Context) {
+	return s.parts.daemon.Serve(ctx, daemon.Service{
+		Admin:   admin,
+		Begin:   func() error { return s.worker.Start(ctx) },
+		Running: func() int { running, _ := s.worker.Load(); return running },
+		Drain: func(limited context.Context) {
 			s.worker.Stop()
 			close(s.draining) // a reader that sees "not ready" may rely on it taking nothing more
 			s.worker.Shutdown(limited)
@@ -195,7 +176,7 @@ func (s *workerService) accepting() error {
 // ready says which of the worker's own readiness checks fails, but for those of Redis, without which nothing can be taken, and for
 // accepting, which is what the answer decides.
 func (s *workerService) ready(ctx context.Context) error {
-	for name, check := range s.daemon.checks() {
+	for name, check := range s.parts.daemon.Checks() {
 		if err := check(ctx); err != nil {
 			return fmt.Errorf("not ready: %s: %w", name, err)
 		}
@@ -203,15 +184,9 @@ func (s *workerService) ready(ctx context.Context) error {
 	return nil
 }
 
-// revoke ends the keys of an execution whose worker has died.
-func (s *workerService) revoke(ctx context.Context, business, id string) error {
-	_, err := minter.NewRevoker(s.daemon.host.store).Execution(ctx, business, id)
-	return err
-}
-
 // try starts an interpreter as an execution would, and ends it.
 func (s *workerService) try(ctx context.Context) error {
-	prepared, err := s.daemon.warm.Prepare(ctx, runner.DefaultRuntime, s.daemon.limits)
+	prepared, err := s.parts.daemon.Warm.Prepare(ctx, runner.DefaultRuntime, s.parts.limits)
 	if err != nil {
 		return err
 	}

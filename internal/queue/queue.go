@@ -244,14 +244,23 @@ func (q *Queue) Idle() <-chan struct{} { return q.idle }
 // Stats is the state of a queue at one moment.
 type Stats struct {
 	Slots, Used, Waiting int
-	Draining             bool
 }
 
 // Stats returns the current state.
 func (q *Queue) Stats() Stats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return Stats{Slots: q.slots, Used: q.used, Waiting: q.waiting, Draining: q.draining}
+	return Stats{Slots: q.slots, Used: q.used, Waiting: q.waiting}
+}
+
+// Accepting returns [ErrDraining] once the queue drains.
+func (q *Queue) Accepting() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.draining {
+		return ErrDraining
+	}
+	return nil
 }
 
 // RetryAfter estimates when a place will be free, in whole seconds from 1 to 60, for the Retry-After header (RFC 9110,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"charm.land/lipgloss/v2"
 )
@@ -52,4 +53,12 @@ func Table(w io.Writer, prefix string, rows [][]string) error {
 	}
 	_, err := io.WriteString(w, table.String())
 	return err
+}
+
+// Time is a time as tables show it: in UTC, in whole seconds, or "-" for the zero time.
+func Time(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
 }

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"crypto/rand"
@@ -9,19 +9,18 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/kizen/kizen-sidecar/internal/serve"
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// defaultTokenFile is where serve keeps its token unless --token-file names another file. Its directory exists
-// afterwards, for this user only.
-func defaultTokenFile() (string, error) {
+// LocalTokenFile returns the default file of the local token. It creates the file's folder, for this user only.
+func LocalTokenFile() (string, error) {
 	dir := os.Getenv("XDG_RUNTIME_DIR")
 	if dir == "" {
 		var err error
 		if dir, err = os.UserCacheDir(); err != nil {
-			return "", usagef("the token of serve has no place: neither XDG_RUNTIME_DIR nor HOME is set; name a file with --token-file")
+			return "", exit.Usagef("the token of serve has no place: neither XDG_RUNTIME_DIR nor HOME is set; name a file with --token-file")
 		}
 	}
 	dir = filepath.Join(dir, "kizen-sidecar")
@@ -31,8 +30,8 @@ func defaultTokenFile() (string, error) {
 	return filepath.Join(dir, "serve.token"), nil
 }
 
-// loadOrCreateToken reads the token in a file. If the file does not exist it is created with a new random token.
-func loadOrCreateToken(name string) (runner.Secret, error) {
+// LocalToken reads the token in a file. If the file does not exist, LocalToken creates it with a new random token.
+func LocalToken(name string) (runner.Secret, error) {
 	err := wholefile.Create(name, []byte(rand.Text()+"\n"), 0o600)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return runner.Secret{}, fmt.Errorf("--token-file %q cannot be created: %w", name, wholefile.Cause(err))
@@ -42,8 +41,8 @@ func loadOrCreateToken(name string) (runner.Secret, error) {
 		return runner.Secret{}, fmt.Errorf("--token-file %q cannot be read: %w", name, wholefile.Cause(err))
 	}
 	text := strings.TrimSpace(string(data))
-	if len(text) < serve.MinTokenBytes {
-		return runner.Secret{}, usagef("the token in --token-file %q is shorter than %d bytes; remove the file to have one made", name, serve.MinTokenBytes)
+	if len(text) < MinTokenBytes {
+		return runner.Secret{}, exit.Usagef("the token in --token-file %q is shorter than %d bytes; remove the file to have one made", name, MinTokenBytes)
 	}
 	return runner.NewSecret(text), nil
 }

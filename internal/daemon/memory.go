@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -10,21 +10,21 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/cgroups"
 )
 
-// memoryShares is how much memory a daemon may use for what callers and steps can fill, in bytes; zero means the default.
-type memoryShares struct {
-	kept, waiting, arriving, callbacks int64
+// MemoryShares is how much memory a daemon may use for what callers and steps can fill, in bytes; zero means the default.
+type MemoryShares struct {
+	Kept, Waiting, Arriving, Callbacks int64
 }
 
-// limitMemory gives this process half of the memory of its control group, because the steps need the other half, and returns how
+// LimitMemory gives this process half of the memory of its control group, because the steps need the other half, and returns how
 // much of it callers and steps may fill. Without a limit, every share has its default.
-func limitMemory() memoryShares {
+func LimitMemory() MemoryShares {
 	own, err := cgroups.Find()
 	if err != nil {
-		return memoryShares{}
+		return MemoryShares{}
 	}
 	limit := own.MemoryLimit()
 	if limit == 0 {
-		return memoryShares{}
+		return MemoryShares{}
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(limit / 2)
@@ -32,10 +32,10 @@ func limitMemory() memoryShares {
 	return sharesOf(limit)
 }
 
-func sharesOf(limit int64) memoryShares {
+func sharesOf(limit int64) MemoryShares {
 	const most = 64 << 20
-	return memoryShares{
-		kept: min(limit/8, most), waiting: min(limit/16, most), arriving: min(limit/16, most), callbacks: min(limit/16, most),
+	return MemoryShares{
+		Kept: min(limit/8, most), Waiting: min(limit/16, most), Arriving: min(limit/16, most), Callbacks: min(limit/16, most),
 	}
 }
 

@@ -1,0 +1,528 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/kizen/kizen-sidecar/internal/audit"
+	"github.com/kizen/kizen-sidecar/internal/buildinfo"
+	"github.com/kizen/kizen-sidecar/internal/daemon"
+	"github.com/kizen/kizen-sidecar/internal/execution"
+	"github.com/kizen/kizen-sidecar/internal/exit"
+	"github.com/kizen/kizen-sidecar/internal/flagfile"
+	"github.com/kizen/kizen-sidecar/internal/hosts"
+	"github.com/kizen/kizen-sidecar/internal/ids"
+	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/serve"
+	"github.com/kizen/kizen-sidecar/internal/webhook"
+	"github.com/kizen/kizen-sidecar/minter"
+	"github.com/kizen/kizen-sidecar/policy"
+	"github.com/kizen/kizen-sidecar/proxy"
+	"github.com/kizen/kizen-sidecar/runner"
+	"github.com/kizen/kizen-sidecar/runner/pool"
+	"github.com/kizen/kizen-sidecar/runner/sandbox"
+	"github.com/kizen/kizen-sidecar/telemetry"
+)
+
+// flushLimit bounds how long the end of a command waits for a collector.
+const flushLimit = 2 * time.Second
+
+// observe starts traces and metrics as the OTEL_* variables say. The function
+// it returns sends what is left; a collector that does not take it is logged.
+func (a *app) observe(ctx context.Context, prometheus, oneShot bool) (*telemetry.Telemetry, func(), error) {
+	started, err := telemetry.Start(ctx, telemetry.Config{
+		Service: "kizen-sidecar", Version: buildinfo.Version(), Logger: a.log, Prometheus: prometheus, OneShot: oneShot,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return started, func() {
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)
+		defer cancel()
+		if err := started.Shutdown(limited); err != nil {
+			a.log.Debug("the last telemetry was not sent", "error", err)
+		}
+	}, nil
+}
+
+// Ids that stand in for a real business and its Code Account on a first try.
+const (
+	developmentBusiness = "00000000-0000-4000-8000-00000000b001"
+	developmentUser     = "00000000-0000-4000-8000-00000000c0de"
+)
+
+// targetFlags say for whom executions call the API.
+type targetFlags struct {
+	BusinessID  string `help:"Business that the step runs in. Default: a development id." placeholder:"ID" group:"Platform"`
+	UserID      string `help:"Code Account of the business. Default: a development id." placeholder:"ID" group:"Platform"`
+	AccountType string `help:"Type of that account." default:"service_automation" placeholder:"TYPE" group:"Platform"`
+}
+
+// executionFlags are those of a command that has one execution.
+type executionFlags struct {
+	targetFlags
+	ExecutionID string `help:"Id of this execution. Default: a new UUID." placeholder:"ID" group:"Platform"`
+}
+
+// target is what these flags mean, checked.
+type target struct {
+	businessID, userID, accountType, executionID string
+}
+
+// announce says in the log that development ids stand in, if they do.
+func (f targetFlags) announce(log *slog.Logger) {
+	if f.BusinessID == "" || f.UserID == "" {
+		log.Info("using development ids; set --business-id and --user-id for a real platform")
+	}
+}
+
+// resolve checks the flags and fills in what was left out.
+func (f targetFlags) resolve() (resolved target, err error) {
+	resolved.accountType = f.AccountType
+	if resolved.businessID, err = resolveID("--business-id", f.BusinessID, developmentBusiness); err == nil {
+		resolved.userID, err = resolveID("--user-id", f.UserID, developmentUser)
+	}
+	return resolved, err
+}
+
+func (f executionFlags) resolve() (target, error) {
+	resolved, err := f.targetFlags.resolve()
+	if err == nil {
+		resolved.executionID, err = resolveID("--execution-id", f.ExecutionID, uuid.NewString())
+	}
+	return resolved, err
+}
+
+// resolveID is the id that a flag was given, or what stands in for none.
+func resolveID(flag, given, fallback string) (string, error) {
+	id := strings.TrimSpace(given)
+	if id == "" {
+		return fallback, nil
+	}
+	if err := ids.Check(flag, id); err != nil {
+		return "", exit.WrongUsage(err)
+	}
+	return id, nil
+}
+
+// identity is whom the execution's key speaks for.
+func (t target) identity() minter.Identity {
+	return minter.Identity{
+		AccountID:   t.userID,
+		AccountType: t.accountType,
+		BusinessID:  t.businessID,
+		ExecutionID: t.executionID,
+	}
+}
+
+// redisFlags say where the records of keys are kept.
+type redisFlags struct {
+	RedisURL     string        `help:"Redis that holds the records of keys: redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://. Without it a step runs with an embedded store that only its own process can use." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL" group:"Redis"`
+	RedisTimeout time.Duration `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION" group:"Redis"`
+	RedisCA      string        `name:"redis-ca" help:"PEM file of the certificate authority that Redis's certificate is verified with. Default: the system's." placeholder:"FILE" group:"Redis"`
+	RedisCert    string        `help:"PEM file of a client certificate for Redis." placeholder:"FILE" group:"Redis"`
+	RedisKey     string        `help:"PEM file of the client certificate's key." placeholder:"FILE" group:"Redis"`
+}
+
+// connect returns a client for the Redis that the flags name, or for an embedded one. It dials nothing yet.
+func (f redisFlags) connect(embedded *redisconn.Embedded) (redis.UniversalClient, error) {
+	if f.RedisTimeout <= 0 {
+		return nil, exit.Usagef("--redis-timeout must be positive")
+	}
+	client, err := redisconn.Open(redisconn.Config{
+		Embedded: embedded, URL: f.RedisURL, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert, KeyFile: f.RedisKey,
+	})
+	if err != nil {
+		return nil, exit.WrongUsage(err)
+	}
+	return client, nil
+}
+
+// require connects, for commands that have no use for an embedded store.
+func (f redisFlags) require() (redis.UniversalClient, error) {
+	if f.RedisURL == "" {
+		return nil, exit.Usagef("no redis given; name the one that holds the keys with --redis-url")
+	}
+	return f.connect(nil)
+}
+
+// open returns a client for the Redis that the flags name. Without a URL it starts an embedded Redis, which it returns too.
+func (f redisFlags) open(log *slog.Logger) (client redis.UniversalClient, embedded *redisconn.Embedded, err error) {
+	if f.RedisURL == "" {
+		if embedded, err = redisconn.StartEmbedded(); err != nil {
+			return nil, nil, err
+		}
+		log.Info("using the embedded store, which a platform elsewhere cannot see; set --redis-url to share one")
+	}
+	if client, err = f.connect(embedded); err != nil && embedded != nil {
+		embedded.Close()
+	}
+	return client, embedded, err
+}
+
+// authorityFlags say by which rules executions act, with what keys, on which
+// API.
+type authorityFlags struct {
+	redisFlags
+	keySetFlags
+	policyFlags
+	apiFlags
+	DevelopmentKeys bool `help:"Sign with a pair of this process's own although neither Redis nor the API is on this machine. Who can write to that Redis can then mint." group:"Keys"`
+}
+
+// checkedFlags is what authorityFlags mean: all that the caller can get wrong has
+// been checked, and nothing is open.
+type checkedFlags struct {
+	flags   authorityFlags
+	keys    *minter.KeySet
+	ownKeys bool // nothing is configured, and keys are of this process
+	engine  *policy.Engine
+	proxy   proxy.Config
+	log     *slog.Logger
+	// telemetry sees every execution; nil: nothing does.
+	telemetry *telemetry.Telemetry
+}
+
+// check reads and checks everything that the flags name.
+func (f authorityFlags) check(log *slog.Logger) (checkedFlags, error) {
+	g := checkedFlags{flags: f, log: log}
+	var err error
+	if g.proxy, err = f.proxyConfig(log); err != nil {
+		return g, err
+	}
+	if g.engine, err = f.engine(); err != nil {
+		return g, err
+	}
+	if g.keys, g.ownKeys, err = f.keySetFlags.open(); err != nil {
+		return g, err
+	}
+	if g.ownKeys && !f.DevelopmentKeys && !redisconn.OnThisMachine(f.RedisURL) && !hosts.IsLoopback(net.JoinHostPort(g.proxy.APIRoot.Hostname(), "80")) {
+		return g, exit.Usagef("no signing keys are configured, and neither redis nor the API is on this machine; name keys with --keys, or allow a pair of this process's own with --development-keys")
+	}
+	return g, nil
+}
+
+// open connects to Redis and opens the audit file.
+func (g checkedFlags) open(interpreters execution.Interpreters) (*daemon.Host, error) {
+	config := daemon.HostConfig{Execution: execution.Config{
+		Keys: g.keys, Engine: g.engine, Proxy: g.proxy, Interpreters: interpreters, Telemetry: g.telemetry, Log: g.log,
+	}}
+	var err error
+	if name := g.flags.AuditFile; name != "" {
+		if config.Audit, err = audit.Open(name); err != nil {
+			return nil, exit.Usagef("cannot write --audit-file %q: %w", name, err)
+		}
+	}
+	if config.Execution.Redis, config.Embedded, err = g.flags.redisFlags.open(g.log); err != nil {
+		if config.Audit != nil {
+			config.Audit.Close(g.log)
+		}
+		return nil, err
+	}
+	if g.ownKeys {
+		g.log.Info("no signing keys are configured: using a pair of this process, whose public half is published in redis; set --keys for a real platform")
+	}
+	return daemon.Open(config)
+}
+
+// apiFlags say how the proxy talks to the API, and how much of it a step may
+// use.
+type apiFlags struct {
+	APIRoot     string        `help:"API root that relative paths are put behind." default:"https://app.go.kizen.com/api" placeholder:"URL" group:"Platform"`
+	APICA       string        `name:"api-ca" help:"PEM file of the certificate authority that the API's certificate is verified with. Default: the system's." placeholder:"FILE" group:"API"`
+	InsecureAPI bool          `name:"insecure-api" help:"Allow plain HTTP to an API that is not on loopback." group:"API"`
+	APITimeout  time.Duration `name:"api-timeout" help:"Time that the API may take to begin its answer; the step gets a 504 after it." default:"60s" placeholder:"DURATION" group:"API"`
+	MaxBody     string        `help:"Largest body of one request; 0 is no limit, bodies are streamed." default:"0" placeholder:"SIZE" group:"API"`
+	MaxInFlight int           `help:"Requests that may be under way at once." default:"128" placeholder:"N" group:"API"`
+	Prewarm     int           `help:"Connections to the API that are opened while Python starts." default:"1" placeholder:"N" group:"API"`
+	AuditFile   string        `help:"File to append one JSON line to for every call." placeholder:"FILE" group:"API"`
+}
+
+// proxyConfig is what the flags mean for a proxy, checked.
+func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
+	maxBody, err := humanize.ParseBytes(f.MaxBody)
+	if err != nil || maxBody > 1<<62 {
+		return proxy.Config{}, exit.Usagef("--max-body %q is not a size; write it like 10MB, or 0 for no limit", f.MaxBody)
+	}
+	if f.APITimeout <= 0 || f.MaxInFlight <= 0 || f.Prewarm < 0 {
+		return proxy.Config{}, exit.Usagef("--api-timeout and --max-in-flight must be positive, and --prewarm not negative")
+	}
+	root, err := parseAPIRoot(f.APIRoot)
+	if err != nil {
+		return proxy.Config{}, err
+	}
+	if root.Scheme == "http" && !f.InsecureAPI && !hosts.IsLoopback(root.Host) {
+		return proxy.Config{}, exit.Usagef("--api-root %s is plain http to another machine; use https, or allow it with --insecure-api", root)
+	}
+	certificates, err := f.certificates()
+	return proxy.Config{
+		APIRoot: root, APICA: certificates, InsecureAPI: f.InsecureAPI, ResponseTimeout: f.APITimeout,
+		MaxBody: int64(maxBody), MaxInFlight: f.MaxInFlight, Prewarm: f.Prewarm,
+		Logger: log,
+	}, err
+}
+
+func (f apiFlags) certificates() (*x509.CertPool, error) {
+	if f.APICA == "" {
+		return nil, nil
+	}
+	pem, err := readFile("CA file", f.APICA)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, exit.Usagef("CA file %q contains no PEM certificate", f.APICA)
+	}
+	return pool, nil
+}
+
+func parseAPIRoot(text string) (*url.URL, error) {
+	root, err := url.Parse(text)
+	if err != nil || root.Host == "" || (root.Scheme != "http" && root.Scheme != "https") {
+		return nil, exit.Usagef("--api-root %q is not an http or https URL; write it like https://app.go.kizen.com/api", text)
+	}
+	if root.User != nil || root.RawQuery != "" || root.Fragment != "" {
+		return nil, exit.Usagef("--api-root must not carry a user, a query or a fragment; leave only scheme, host and path")
+	}
+	return root, nil
+}
+
+// sandboxFlags say which Python runs steps, and how far it is shut in.
+type sandboxFlags struct {
+	Python        string `help:"Python interpreter to use, instead of looking for the runtime's." placeholder:"FILE" group:"Sandbox"`
+	StrictRuntime bool   `help:"Refuse to fall back to another Python when the runtime is not installed." group:"Sandbox"`
+	Sandbox       string `help:"auto uses every layer that this machine has, required refuses to run where one is missing, off isolates nothing and keeps the limits." enum:"auto,required,off" default:"auto" placeholder:"MODE" group:"Sandbox"`
+	Network       string `help:"What a step reaches: host for everything that this machine reaches, policy for what the rules for connections permit, or kizen-only for nothing but the proxy." enum:"policy,host,kizen-only" default:"host" placeholder:"NETWORK" group:"Sandbox"`
+
+	MaxConnections int `help:"Connections of one execution with --network=policy; more are refused. 0: no limit." default:"10000" placeholder:"N" group:"Limits"`
+	MaxDNSRate     int `name:"max-dns-rate" help:"Questions to name servers that one execution may ask in a second with --network=policy; more are refused. 0: no limit." default:"100" placeholder:"N" group:"Limits"`
+}
+
+// runnerConfig is what the flags mean for a runner.
+func (f sandboxFlags) runnerConfig(log *slog.Logger) runner.Config {
+	return runner.Config{
+		Python: f.Python, StrictRuntime: f.StrictRuntime, Logger: log,
+		Sandbox: sandbox.Mode(f.Sandbox), Network: sandbox.Network(f.Network), MaxConnections: f.MaxConnections, MaxQuestions: f.MaxDNSRate,
+	}
+}
+
+// limitFlags bound one execution.
+type limitFlags struct {
+	Timeout      time.Duration `help:"Time that a step may take, ${max_timeout} at most." default:"30s" placeholder:"DURATION" group:"Limits"`
+	CPUTimeout   time.Duration `name:"cpu-timeout" help:"Processor time of a step and all that it starts. Default: twice --timeout." placeholder:"DURATION" group:"Limits"`
+	Memory       string        `help:"Resident memory of a step and all that it starts." default:"1GiB" placeholder:"SIZE" group:"Limits"`
+	MaxProcesses int64         `help:"Processes and threads at one time." default:"64" placeholder:"N" group:"Limits"`
+	MaxOpenFiles int64         `help:"Open files of one process." default:"1024" placeholder:"N" group:"Limits"`
+	MaxFileSize  string        `help:"Size of one written file." default:"512MiB" placeholder:"SIZE" group:"Limits"`
+	TmpSize      string        `help:"Size of /tmp." default:"512MiB" placeholder:"SIZE" group:"Limits"`
+	MaxResult    string        `help:"Size of the outputs that a step hands back." default:"6MiB" placeholder:"SIZE" group:"Limits"`
+}
+
+// limits are the flags, checked.
+func (f limitFlags) limits() (runner.Limits, error) {
+	limits := runner.Limits{Wall: f.Timeout, CPU: f.CPUTimeout, Processes: f.MaxProcesses, OpenFiles: f.MaxOpenFiles}
+	if f.Timeout <= 0 || f.Timeout > runner.MaxWall {
+		return limits, exit.Usagef("--timeout %s is out of range; use more than 0 and at most %s", f.Timeout, runner.MaxWall)
+	}
+	if f.CPUTimeout < 0 {
+		return limits, exit.Usagef("--cpu-timeout must not be negative")
+	}
+	for _, count := range []struct {
+		flag  string
+		value int64
+		least int64
+	}{{"--max-processes", f.MaxProcesses, 2}, {"--max-open-files", f.MaxOpenFiles, 16}} {
+		if count.value < count.least || count.value > 1<<20 {
+			return limits, exit.Usagef("%s %d is out of range; use %d to %d", count.flag, count.value, count.least, 1<<20)
+		}
+	}
+	for _, size := range []struct {
+		flag, text string
+		least      uint64
+		into       *int64
+	}{
+		{"--memory", f.Memory, 32 << 20, &limits.Memory},
+		{"--max-file-size", f.MaxFileSize, 4 << 10, &limits.FileSize},
+		{"--tmp-size", f.TmpSize, 4 << 10, &limits.TmpSize},
+		{"--max-result", f.MaxResult, 1 << 10, &limits.Result},
+	} {
+		bytes, err := humanize.ParseBytes(size.text)
+		if err != nil || bytes < size.least || bytes > 1<<40 {
+			return limits, exit.Usagef("%s %q is not a size from %s to 1TiB; write it like 512MiB", size.flag, size.text, compactBytes(size.least))
+		}
+		*size.into = int64(bytes)
+	}
+	return limits.WithDefaults(), nil
+}
+
+// compactBytes writes a size as the flags take it.
+func compactBytes(n uint64) string {
+	for _, unit := range []struct {
+		shift uint
+		name  string
+	}{{30, "GiB"}, {20, "MiB"}, {10, "KiB"}} {
+		if n >= 1<<unit.shift {
+			return fmt.Sprintf("%d%s", n>>unit.shift, unit.name)
+		}
+	}
+	return fmt.Sprintf("%dB", n)
+}
+
+// webhookFlags say how callbacks are sent.
+type webhookFlags struct {
+	WebhookSecretFile string   `help:"File of the secrets that callbacks are signed with, one a line (Standard Webhooks: whsec_...). Without it executions with a callback_url are refused." placeholder:"FILE" group:"Callbacks"`
+	WebhookAllow      []string `help:"Network whose hosts may be called back although they are not public, and over plain HTTP. Repeatable." placeholder:"CIDR" group:"Callbacks"`
+}
+
+// callbacks are the flags, checked; nil without a secret. Callbacks that wait may hold memory bytes in total.
+func (f webhookFlags) callbacks(memory int64, log *slog.Logger) (*serve.Callbacks, error) {
+	if f.WebhookSecretFile == "" {
+		return nil, nil
+	}
+	data, err := readFile("webhook secret file", f.WebhookSecretFile)
+	if err != nil {
+		return nil, err
+	}
+	var config webhook.Config
+	if config.Secrets, err = webhook.ParseSecrets(data); err != nil {
+		return nil, exit.Usagef("webhook secret file %q: %w", f.WebhookSecretFile, err)
+	}
+	for _, text := range f.WebhookAllow {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, exit.Usagef("--webhook-allow %q is not a network; write it like 10.0.0.0/8", text)
+		}
+		config.Allowed = append(config.Allowed, network)
+	}
+	c, err := serve.NewCallbacks(config, memory, log)
+	if err != nil {
+		return nil, exit.WrongUsage(err)
+	}
+	return c, nil
+}
+
+// configFlags let the flags of a command be written into a file.
+type configFlags struct {
+	Config      flagfile.Path `help:"YAML file of flags: their names without dashes, and their values. The command line wins over the environment, which wins over the file." placeholder:"FILE" group:"Configuration"`
+	PrintConfig bool          `help:"Print the effective configuration, secrets masked, and exit." group:"Configuration" env:"-"`
+}
+
+// daemonFlags are what every command has that runs executions until it is
+// told to stop.
+type daemonFlags struct {
+	configFlags
+	operationFlags
+	webhookFlags
+	sandboxFlags
+	limitFlags
+	authorityFlags
+}
+
+// operationFlags say how much runs at once, and how operators see and stop it.
+type operationFlags struct {
+	Slots         int           `help:"Executions at once. Default: four for each core." placeholder:"N" group:"Operation"`
+	Warm          int           `help:"Interpreters that wait for an execution, loaded, for each runtime that was asked for; each is used once. 0: none." default:"2" placeholder:"N" group:"Operation"`
+	WarmIsolation string        `help:"How they are made: fork, from one Python that has loaded everything, or exec, each executed and loaded for itself, which takes as long as a cold start and shares neither the seed of hash() nor the layout of memory." enum:"fork,exec" default:"fork" placeholder:"MODE" group:"Operation"`
+	DrainTimeout  time.Duration `help:"Time that running steps get to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Operation"`
+	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty: none." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Operation"`
+	HostName      []string      `help:"Host name under which the API and the address for operators are reached, beside their addresses, localhost, this machine's name and the names in --tls-cert; \"*.\" in front stands for one label. Repeat it for more." placeholder:"NAME" group:"Operation"`
+	ReadyFile     string        `help:"Write a JSON object of the addresses, url and admin_url, and the token of --token-file, token, here while executions are taken. Mode 0600." placeholder:"FILE" group:"Operation"`
+	SecretsFile   string        `help:"JSON object of the secrets that steps may be granted: {\"BUSINESS\": {\"NAME\": \"value\"}}." placeholder:"FILE" group:"Operation"`
+}
+
+// fill puts in what was left out, and checks the rest.
+func (f *operationFlags) fill() error {
+	if f.Slots == 0 {
+		f.Slots = 4 * runtime.NumCPU()
+	}
+	switch {
+	case f.Slots < 0:
+		return exit.Usagef("--slots must be positive")
+	case f.Warm < 0:
+		return exit.Usagef("--warm must not be negative")
+	case f.DrainTimeout < 0:
+		return exit.Usagef("--drain-timeout must not be negative")
+	case f.AdminListen != "":
+		return daemon.CheckAddress("--admin-listen", f.AdminListen)
+	}
+	return nil
+}
+
+// daemonParts is what the flags of serve and worker mean, checked.
+type daemonParts struct {
+	daemon  *daemon.Daemon
+	checked checkedFlags
+	limits  runner.Limits
+	secrets execution.SecretsByBusiness
+	memory  daemon.MemoryShares
+	flush   func() // sends the last telemetry
+}
+
+// open checks everything that the flags name. It opens only Redis and the audit file.
+func (f *daemonFlags) open(ctx context.Context, app *app) (*daemonParts, error) {
+	p := &daemonParts{memory: daemon.LimitMemory(), daemon: &daemon.Daemon{
+		Slots: f.Slots, WarmSize: f.Warm, RequireSandbox: f.Sandbox == string(sandbox.ModeRequired), DrainTimeout: f.DrainTimeout,
+		AdminListen: f.AdminListen, HostNames: f.HostName, ReadyFile: f.ReadyFile, Log: app.log,
+	}}
+	d := p.daemon
+	var err error
+	if p.secrets, err = loadSecrets(f.SecretsFile); err != nil {
+		return nil, err
+	}
+	if p.limits, err = f.limits(); err != nil {
+		return nil, err
+	}
+	if d.Callbacks, err = f.callbacks(p.memory.Callbacks, app.log); err != nil {
+		return nil, err
+	}
+	if p.checked, err = f.check(app.log); err != nil {
+		return nil, err
+	}
+	if d.Runner, err = runner.New(f.runnerConfig(app.log)); err != nil {
+		return nil, err
+	}
+	if d.Telemetry, p.flush, err = app.observe(ctx, f.AdminListen != "", false); err != nil {
+		return nil, err
+	}
+	d.Warm = pool.New(pool.Config{Source: d.Runner, Size: f.Warm, Exec: f.WarmIsolation == "exec", Limits: p.limits, Log: app.log})
+	p.checked.telemetry = d.Telemetry
+	if d.Host, err = p.checked.open(d.Warm); err != nil {
+		p.flush()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *daemonParts) close() {
+	p.daemon.Close()
+	p.flush()
+}
+
+// loadSecrets reads the secrets of businesses, none without a file.
+func loadSecrets(name string) (execution.SecretsByBusiness, error) {
+	if name == "" {
+		return nil, nil
+	}
+	data, err := readFile("secrets file", name)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := execution.ParseSecrets(data)
+	if err != nil {
+		return nil, exit.Usagef("secrets file %q %w", name, err)
+	}
+	return secrets, nil
+}
