@@ -20,19 +20,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/kizen/kizen-sidecar/internal/buildinfo"
+	"github.com/kizen/kizen-sidecar/internal/exit"
+	"github.com/kizen/kizen-sidecar/internal/platform"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/telemetry"
-)
-
-// Exit codes that scripts may rely on.
-const (
-	exitOK       = 0 // stopped when asked to
-	exitUsage    = 2 // wrong usage
-	exitPlatform = 3 // the platform could not do its work
 )
 
 const description = `The reference platform: verifies the keys that kizen-sidecar mints and serves a few of Kizen's endpoints under /api.
@@ -70,7 +65,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	routine.OnPanic(func(cause any, stack []byte) {
 		fmt.Fprintf(os.Stderr, "%s\nkizen-platform: the platform failed, which is a mistake in it; please report it: %v\n", stack, cause)
-		os.Exit(exitPlatform)
+		os.Exit(exit.Failed)
 	})
 	var code int
 	routine.Safe(func() { code = run(ctx, os.Args[1:], os.Stdout, os.Stderr) })()
@@ -78,27 +73,16 @@ func main() {
 	os.Exit(code)
 }
 
-// usageError is an error of the caller: exit code 2.
-type usageError struct{ err error }
-
-func (e usageError) Error() string { return e.err.Error() }
-func (e usageError) Unwrap() error { return e.err }
-
 // run parses the arguments, serves until ctx ends, and returns the exit code.
 func run(ctx context.Context, arguments []string, stdout, stderr io.Writer) int {
 	err := serve(ctx, arguments, stdout, stderr)
-	var usage usageError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.Is(err, errAnswered):
-		return exitOK
+	if errors.Is(err, errAnswered) {
+		return exit.OK
 	}
-	fmt.Fprintf(stderr, "kizen-platform: %s\n", shown.Text(telemetry.Redact(err.Error())))
-	if errors.As(err, &usage) {
-		return exitUsage
+	if err != nil {
+		fmt.Fprintf(stderr, "kizen-platform: %s\n", shown.Text(telemetry.Redact(err.Error())))
 	}
-	return exitPlatform
+	return exit.Code(err)
 }
 
 // errAnswered ends parsing after --help or --version has printed its output.
@@ -132,13 +116,13 @@ func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err 
 		}
 	}()
 	if _, err := parser.Parse(arguments); err != nil {
-		return line, usageError{fmt.Errorf("%w; see kizen-platform --help", err)}
+		return line, exit.Usagef("%w; see kizen-platform --help", err)
 	}
 	if _, _, err := net.SplitHostPort(line.Listen); err != nil {
-		return line, usageError{fmt.Errorf("--listen %q is not an address; write it like 127.0.0.1:8080", line.Listen)}
+		return line, exit.Usagef("--listen %q is not an address; write it like 127.0.0.1:8080", line.Listen)
 	}
 	if !domainName.MatchString(line.EmailDomain) || len(line.EmailDomain) > 190 {
-		return line, usageError{fmt.Errorf("--email-domain %q is not a domain; write it like serviceaccounts.example.com", line.EmailDomain)}
+		return line, exit.Usagef("--email-domain %q is not a domain; write it like serviceaccounts.example.com", line.EmailDomain)
 	}
 	return line, nil
 }
@@ -155,7 +139,7 @@ func (line commandLine) trusted(configured bool) error {
 	if configured || line.DevelopmentKeys || local || redisconn.OnThisMachine(line.RedisURL) {
 		return nil
 	}
-	return usageError{errors.New("no keys are configured, and other machines can reach redis and --listen; configure keys with --keys, or trust the keys published in redis with --development-keys")}
+	return exit.Usagef("no keys are configured, and other machines can reach redis and --listen; configure keys with --keys, or trust the keys published in redis with --development-keys")
 }
 
 func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) error {
@@ -165,7 +149,7 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	}
 	log, err := telemetry.NewLogger(stderr, telemetry.LogConfig{Level: line.LogLevel, Format: line.LogFormat})
 	if err != nil {
-		return usageError{err}
+		return exit.WrongUsage(err)
 	}
 	var embedded *redisconn.Embedded
 	if line.RedisURL == "" {
@@ -190,17 +174,15 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	if err := line.trusted(configured); err != nil {
 		return err
 	}
-	platform, err := newPlatform(config{redis: client, keys: keys, trustPublished: !configured, emailDomain: line.EmailDomain, log: log})
+	served, err := platform.New(platform.Config{Redis: client, Keys: keys, TrustPublished: !configured, EmailDomain: line.EmailDomain, Log: log})
 	if err != nil {
 		return err
 	}
-	defer watch(ctx, keys, log)()
-
 	listener, err := net.Listen("tcp", line.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %q: %w; choose another --listen", line.Listen, err)
 	}
-	return platform.serve(ctx, listener, func(root string) error {
+	return served.Serve(ctx, listener, func(root string) error {
 		if err := line.announce(ready{APIRoot: root, RedisURL: line.RedisURL}); err != nil {
 			return err
 		}
@@ -227,22 +209,15 @@ func (line *commandLine) share(embedded *redisconn.Embedded, log *slog.Logger) e
 // connect returns a client for the Redis that the flags name, or for the embedded one. It dials nothing yet.
 func (line commandLine) connect(embedded *redisconn.Embedded) (redis.UniversalClient, error) {
 	if line.RedisTimeout <= 0 {
-		return nil, usageError{errors.New("--redis-timeout must be positive")}
+		return nil, exit.Usagef("--redis-timeout must be positive")
 	}
 	client, err := redisconn.Open(redisconn.Config{
 		Embedded: embedded, URL: line.RedisURL, Timeout: line.RedisTimeout, CAFile: line.RedisCA, CertFile: line.RedisCert, KeyFile: line.RedisKey,
 	})
 	if err != nil {
-		return nil, usageError{err}
+		return nil, exit.WrongUsage(err)
 	}
 	return client, nil
-}
-
-// watch reloads the key set when its files change and on SIGHUP, until stop is called; stop waits for it to end.
-func watch(ctx context.Context, keys *minter.KeySet, log *slog.Logger) (stop func()) {
-	return keys.Follow(ctx, reloaded(log), func(err error) {
-		log.Warn("the key files cannot be watched; send SIGHUP after a change", "error", err)
-	})
 }
 
 // signingKeysVariable contains the keys themselves. It is not a flag, because keys must not be on a command line.
@@ -260,20 +235,9 @@ func loadKeys(path string, log *slog.Logger) (keys *minter.KeySet, configured bo
 		return keys, false, err
 	}
 	if keys, err = minter.LoadKeySet(source); err != nil {
-		return nil, false, usageError{err}
+		return nil, false, exit.WrongUsage(err)
 	}
 	return keys, true, nil
-}
-
-// reloaded logs the result of a reload of the key set.
-func reloaded(log *slog.Logger) func(error) {
-	return func(err error) {
-		if err != nil {
-			log.Error("the keys could not be reloaded; the previous ones stay in use", "error", err)
-			return
-		}
-		log.Info("keys loaded")
-	}
 }
 
 // ready is the content of --ready-file.

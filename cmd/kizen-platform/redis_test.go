@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
@@ -22,18 +24,19 @@ func TestRedisOverTLSWithAClientCertificate(t *testing.T) {
 	ca.Issue(t, "client", x509.ExtKeyUsageClientAuth)
 	config := redisconn.Config{URL: redistest.StartTLS(t, ca), CAFile: ca.File("ca.crt"), CertFile: ca.File("client.crt"), KeyFile: ca.File("client.key")}
 
-	at, _ := startPlatform(t, "--redis-url", config.URL, "--redis-ca", config.CAFile, "--redis-cert", config.CertFile, "--redis-key", config.KeyFile)
-	w := newWorldOn(t, at, config)
-	w.want(200, w.headers, "GET", "/custom-objects", "")
-
+	keys, err := minter.GenerateKeySet()
+	must(t, err)
+	at := startPlatform(t, "--redis-url", config.URL, "--redis-ca", config.CAFile, "--redis-cert", config.CertFile, "--redis-key", config.KeyFile)
+	if got := at.status(t, config, keys); got != http.StatusOK {
+		t.Errorf("status %d", got)
+	}
 	for name, arguments := range map[string][]string{
 		"no CA":                 {"--redis-cert", config.CertFile, "--redis-key", config.KeyFile},
 		"no client certificate": {"--redis-ca", config.CAFile},
 	} {
-		at, log := startPlatform(t, append([]string{"--redis-url", config.URL}, arguments...)...)
-		w.on(at.APIRoot).want(503, w.headers, "GET", "/custom-objects", "")
-		if !strings.Contains(log.String(), "certificate") {
-			t.Errorf("%s: the log does not say why: %s", name, log)
+		at := startPlatform(t, append([]string{"--redis-url", config.URL}, arguments...)...)
+		if got := at.status(t, config, keys); got != http.StatusServiceUnavailable || !strings.Contains(at.log.String(), "certificate") {
+			t.Errorf("%s: status %d, and the log should say why: %s", name, got, at.log)
 		}
 	}
 	for name, arguments := range map[string][]string{
@@ -41,14 +44,28 @@ func TestRedisOverTLSWithAClientCertificate(t *testing.T) {
 		"key without its half":  {"--redis-key", config.KeyFile},
 		"files for a plain URL": {"--redis-url", "redis://127.0.0.1:1", "--redis-ca", config.CAFile},
 	} {
-		if code := run(t.Context(), append([]string{"--redis-url", config.URL}, arguments...), io.Discard, io.Discard); code != exitUsage {
+		if code := run(t.Context(), append([]string{"--redis-url", config.URL}, arguments...), io.Discard, io.Discard); code != exit.Usage {
 			t.Errorf("%s: exit code %d", name, code)
 		}
 	}
 }
 
+// newKeys makes a directory of keys, and reads it.
+func newKeys(t *testing.T) (dir string, keys *minter.KeySet) {
+	t.Helper()
+	dir = t.TempDir()
+	for _, generate := range []func(time.Time) (minter.NewKey, error){minter.NewSigningKey, minter.NewSealingKey} {
+		key, err := generate(time.Now())
+		must(t, err)
+		must(t, minter.WriteKey(dir, key))
+	}
+	keys, err := minter.LoadKeySet(minter.KeySetConfig{Path: dir})
+	must(t, err)
+	return dir, keys
+}
+
 func TestSigningKeysComeFromTheEnvironment(t *testing.T) {
-	dir := keyDirectory(t)
+	dir, keys := newKeys(t)
 	files, err := filepath.Glob(filepath.Join(dir, "*.jwk"))
 	must(t, err)
 	var jwks []string
@@ -59,24 +76,24 @@ func TestSigningKeysComeFromTheEnvironment(t *testing.T) {
 	}
 	t.Setenv(signingKeysVariable, `{"keys":[`+strings.Join(jwks, ",")+`]}`)
 	server := redistest.Start(t)
-	at, _ := startPlatform(t, "--redis-url", server.URL())
-	w := sharing(t, at, dir)
-	w.want(200, w.headers, "GET", "/custom-objects", "")
-	_, headers := w.integrationAccount(`{"name":"x"}`)
-	w.want(200, headers, "GET", "/custom-objects", "")
-	stranger := newWorld(t, at) // its key is published in Redis, which is not trusted where keys are configured
-	stranger.refused(401, minter.CodeUnknownKey, "", stranger.headers, "GET", "/custom-objects", "")
+	config := redisconn.Config{URL: server.URL()}
+	stranger, err := minter.GenerateKeySet() // published in Redis, which is not trusted where keys are configured
+	must(t, err)
+	at := startPlatform(t, "--redis-url", server.URL())
+	if own, other := at.status(t, config, keys), at.status(t, config, stranger); own != http.StatusOK || other != http.StatusUnauthorized {
+		t.Errorf("the keys of the variable get %d, a stranger's %d", own, other)
+	}
 
 	// The directory wins over the variable, which another process may have set.
-	other := keyDirectory(t)
-	at, _ = startPlatform(t, "--redis-url", server.URL(), "--keys", other)
-	w.on(at.APIRoot).refused(401, minter.CodeUnknownKey, "", w.headers, "GET", "/custom-objects", "")
-	w = sharing(t, at, other)
-	w.want(200, w.headers, "GET", "/custom-objects", "")
+	others, otherKeys := newKeys(t)
+	at = startPlatform(t, "--redis-url", server.URL(), "--keys", others)
+	if variable, directory := at.status(t, config, keys), at.status(t, config, otherKeys); variable != http.StatusUnauthorized || directory != http.StatusOK {
+		t.Errorf("the keys of the variable get %d, those of the directory %d", variable, directory)
+	}
 
 	t.Setenv(signingKeysVariable, "no-key-at-all")
-	var log logBuffer
-	if code := run(t.Context(), []string{"--redis-url", server.URL()}, io.Discard, &log); code != exitUsage || strings.Contains(log.String(), "no-key-at-all") {
+	var log sidecartest.Buffer
+	if code := run(t.Context(), []string{"--redis-url", server.URL()}, io.Discard, &log); code != exit.Usage || strings.Contains(log.String(), "no-key-at-all") {
 		t.Errorf("keys that are none: exit code %d, %s", code, log.String())
 	}
 }
@@ -95,7 +112,7 @@ func TestNoPasswordOfRedisIsEverLogged(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "ready.json")
 			ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer stop()
-			var log logBuffer
+			var log sidecartest.Buffer
 			ended := make(chan int)
 			go func() {
 				ended <- run(ctx, []string{"--listen", "127.0.0.1:0", "--redis-url", row.url, "--ready-file", file, "--log-format", "json", "--log-level", "debug"}, io.Discard, &log)
@@ -105,12 +122,12 @@ func TestNoPasswordOfRedisIsEverLogged(t *testing.T) {
 				return err == nil
 			})
 			at := readReady(t, file)
-			response, err := http.Get(strings.TrimSuffix(at.APIRoot, apiRoot) + "/healthz")
+			response, err := http.Get(strings.TrimSuffix(at.APIRoot, "/api") + "/healthz")
 			must(t, err)
 			must(t, response.Body.Close())
 			http.DefaultClient.CloseIdleConnections()
 			stop()
-			if code := <-ended; code != exitOK {
+			if code := <-ended; code != exit.OK {
 				t.Errorf("exit code %d", code)
 			}
 			address, err := url.Parse(at.RedisURL)

@@ -31,7 +31,7 @@ const config = `{"name": "Sync", "api_name": "sync", "runtime": "python-3-12", "
 
 func TestAFolderIsReadWithWhatFlagsAdd(t *testing.T) {
 	dir := folder(t, map[string]string{
-		"kizen.json": `{"name": "My plugin", "api_name": "my_plugin"}`, "step/config.json": config, "step/script.py": "pass\r\n",
+		"kizen.json": `{"name": "My plugin", "api_name": "my_plugin"}`, "step/config.json": config, "step/script.py": "pass\n",
 		"inputs.json": `{"who": "file", "count": 1}`, "outputs.json": `{"total": "string", "more": "date"}`, "secrets.json": `{"api_key": "file"}`,
 	})
 	source := Source{

@@ -1,32 +1,105 @@
-package main
+package platform
 
 import (
-	"bufio"
-	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
+	"flag"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/kizen/kizen-sidecar/internal/wholefile"
 	"github.com/kizen/kizen-sidecar/minter"
 	"github.com/kizen/kizen-sidecar/policy"
+	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// TestMain lets the test binary stand in for kizen-platform, so that a test can send signals to a real process.
+// TestMain lets the test binary be a platform, so that tests can send signals to a real process.
 func TestMain(m *testing.M) {
 	if os.Getenv("TEST_AS_PLATFORM") != "" {
-		main()
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		err := run(ctx, os.Args[1:], os.Stderr)
+		stop()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(exit.Failed)
+		}
+		os.Exit(exit.OK)
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// ready is the content of the file of --ready-file.
+type ready struct{ APIRoot, RedisURL string }
+
+// run serves a platform until ctx ends, with some flags of kizen-platform.
+func run(ctx context.Context, arguments []string, log io.Writer) error {
+	flags := flag.NewFlagSet("platform", flag.ContinueOnError)
+	var level, dir, domain, file string
+	var at ready
+	flags.StringVar(&level, "log-level", cmp.Or(os.Getenv("KIZEN_LOG"), "info"), "")
+	flags.StringVar(&dir, "keys", "", "")
+	flags.StringVar(&domain, "email-domain", "serviceaccounts.kizen.com", "")
+	flags.StringVar(&file, "ready-file", "", "")
+	flags.StringVar(&at.RedisURL, "redis-url", "", "")
+	if err := flags.Parse(arguments); err != nil {
+		return err
+	}
+	logger, err := telemetry.NewLogger(log, telemetry.LogConfig{Level: level, Format: "json"})
+	if err != nil {
+		return err
+	}
+	keys, err := minter.GenerateKeySet()
+	if dir != "" {
+		keys, err = minter.LoadKeySet(minter.KeySetConfig{Path: dir})
+	}
+	if err != nil {
+		return err
+	}
+	if at.RedisURL == "" {
+		embedded, err := redisconn.StartEmbedded()
+		if err != nil {
+			return err
+		}
+		defer embedded.Close()
+		if err := embedded.Share("127.0.0.1:0"); err != nil {
+			return err
+		}
+		at.RedisURL = embedded.URL()
+	}
+	client, err := redisconn.Open(redisconn.Config{URL: at.RedisURL})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	served, err := New(Config{Redis: client, Keys: keys, TrustPublished: dir == "", EmailDomain: domain, Log: logger})
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	return served.Serve(ctx, listener, func(root string) error {
+		at.APIRoot = root
+		text, err := json.Marshal(at)
+		if err == nil {
+			err = wholefile.Write(file, text, 0o600)
+		}
+		logger.Info("listening", "api_root", root)
+		return err
+	})
 }
 
 const (
@@ -289,105 +362,5 @@ func TestTeamListHoldsPeopleOnly(t *testing.T) {
 		if accountType := m.(map[string]any)["account_type"]; accountType != policy.Employee {
 			t.Errorf("the public list holds a %v", accountType)
 		}
-	}
-}
-
-func TestWrongUsageEndsWithTwoAndOneLine(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer func() { _ = taken.Close() }()
-	for name, c := range map[string]struct {
-		arguments []string
-		code      int
-		message   string
-	}{
-		"unknown flag":              {[]string{"--nothing"}, exitUsage, "unknown flag --nothing"},
-		"address without a port":    {[]string{"--listen", "localhost"}, exitUsage, `--listen "localhost" is not an address`},
-		"redis url without scheme":  {[]string{"--redis-url", "localhost"}, exitUsage, "redis"},
-		"unknown log level":         {[]string{"--log-level", "loud"}, exitUsage, `unknown log level "loud"`},
-		"port taken":                {[]string{"--listen", taken.Addr().String()}, exitPlatform, "choose another --listen"},
-		"ready file nowhere":        {[]string{"--listen", "127.0.0.1:0", "--ready-file", "/nowhere/ready"}, exitPlatform, `--ready-file "/nowhere/ready"`},
-		"env file nowhere":          {[]string{"--listen", "127.0.0.1:0", "--env-file", "/nowhere/env"}, exitPlatform, `--env-file "/nowhere/env"`},
-		"development keys":          {[]string{"--listen", "0.0.0.0:0", "--redis-url", "redis://redis.invalid:6379"}, exitUsage, "no keys are configured, and other machines can reach redis and --listen; configure keys with --keys"},
-		"the same on every address": {[]string{"--listen", ":0", "--redis-url", "redis://redis.invalid:6379"}, exitUsage, "no keys are configured"},
-		"secret in a bad url":       {[]string{"--redis-url", "htp://u:pa55word@h"}, exitUsage, "redis"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Setenv("KIZEN_LOG", "error")
-			var out, log bytes.Buffer
-			code := run(t.Context(), c.arguments, &out, &log)
-			if code != c.code || !strings.Contains(log.String(), c.message) || strings.Count(log.String(), "\n") != 1 || out.Len() > 0 {
-				t.Errorf("exit %d, out %q, log %q", code, out.String(), log.String())
-			}
-			if strings.Contains(log.String(), "pa55word") {
-				t.Errorf("the password is in the log: %s", log.String())
-			}
-		})
-	}
-}
-
-func TestHelpShowsExamplesAndEveryEnvironmentVariable(t *testing.T) {
-	var out, log bytes.Buffer
-	if code := run(t.Context(), []string{"--help"}, &out, &log); code != exitOK || log.Len() > 0 {
-		t.Fatalf("exit %d, log %q", code, log.String())
-	}
-	for _, want := range []string{"kizen-platform --env-file platform.env",
-		"$KIZEN_LISTEN", "$KIZEN_REDIS_URL", "$REDIS_URL", "$KIZEN_REDIS_TIMEOUT", "$KIZEN_READY_FILE", "$KIZEN_LOG", "$KIZEN_LOG_FORMAT"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the help lacks %q", want)
-		}
-	}
-}
-
-func TestEnvironmentSetsTheRedisURL(t *testing.T) {
-	store, err := redisconn.StartEmbedded()
-	must(t, err)
-	defer store.Close()
-	must(t, store.Share("127.0.0.1:0"))
-	t.Setenv("REDIS_URL", store.URL())
-	if at, _ := startPlatform(t); at.RedisURL != store.URL() {
-		t.Errorf("redis_url is %s", at.RedisURL)
-	}
-}
-
-func TestTheEnvFileIsWhatASidecarNeedsAndItsOwnersAlone(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "env")
-	at, _ := startPlatform(t, "--env-file", file)
-	text, err := os.ReadFile(file)
-	must(t, err)
-	if want := "KIZEN_API_ROOT=" + at.APIRoot + "\nREDIS_URL=" + at.RedisURL + "\n"; string(text) != want || !strings.Contains(want, "@") {
-		t.Errorf("%q, want %q, a password in it", text, want)
-	}
-	about, err := os.Stat(file)
-	must(t, err)
-	if about.Mode() != 0o600 {
-		t.Errorf("its mode is %v", about.Mode())
-	}
-}
-
-func TestSignalsEndThePlatformCleanly(t *testing.T) {
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
-		t.Run(signal.String(), func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "ready.json")
-			command := exec.CommandContext(t.Context(), os.Args[0], "--listen", "127.0.0.1:0", "--ready-file", file, "--log-format", "json")
-			command.Env = []string{"TEST_AS_PLATFORM=1", "GORACE=atexit_sleep_ms=0"}
-			log, err := command.StderrPipe()
-			must(t, err)
-			must(t, command.Start())
-			reader := bufio.NewReader(log)
-			waitForListening(t, reader)
-			at := readReady(t, file)
-			if !strings.HasPrefix(at.APIRoot, "http://127.0.0.1:") || !strings.HasPrefix(at.RedisURL, "redis://:") {
-				t.Errorf("ready file says %+v", at)
-			}
-			if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
-				t.Errorf("ready file: %v %v", info.Mode(), err)
-			}
-			must(t, command.Process.Signal(signal))
-			_, _ = io.Copy(io.Discard, reader)
-			if err := command.Wait(); err != nil {
-				t.Errorf("the platform ended with %v", err)
-			}
-		})
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"bytes"
@@ -117,7 +117,7 @@ func TestEveryRouteIsDescribedAndEveryDescriptionIsServed(t *testing.T) {
 	defer func() { _ = client.Close() }()
 	keys, err := minter.GenerateKeySet()
 	must(t, err)
-	p, err := newPlatform(config{redis: client, keys: keys, emailDomain: "accounts.example.com", log: slog.New(slog.DiscardHandler)})
+	p, err := New(Config{Redis: client, Keys: keys, EmailDomain: "accounts.example.com", Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	served, heads := map[string]bool{}, map[string]bool{}
 	for _, r := range p.routes().Routes() {

@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"net/http"
@@ -22,7 +22,7 @@ type integrationView struct {
 
 // setIntegration enables or disables an integration. The same transaction suspends its account for that reason, or
 // lifts that reason; other reasons stay unchanged.
-func (p *platform) setIntegration(c *gin.Context) {
+func (p *Platform) setIntegration(c *gin.Context) {
 	var body struct {
 		Enabled *bool `json:"enabled"`
 	}
@@ -63,7 +63,7 @@ func (p *platform) setIntegration(c *gin.Context) {
 	sendIntegration(c, a)
 }
 
-func (p *platform) readIntegration(c *gin.Context) {
+func (p *Platform) readIntegration(c *gin.Context) {
 	if a, ok := p.integrated(c); ok {
 		sendIntegration(c, a)
 	}
@@ -76,7 +76,7 @@ func sendIntegration(c *gin.Context, a account) {
 
 // integrated finds the account of the integration that a call is about. It writes the response itself if the
 // integration does not exist, the call is denied, or If-Match does not match.
-func (p *platform) integrated(c *gin.Context) (account, bool) {
+func (p *Platform) integrated(c *gin.Context) (account, bool) {
 	businessID := callerOf(c).BusinessID
 	all, err := p.accounts.list(c.Request.Context(), businessID)
 	if err != nil {

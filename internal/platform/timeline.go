@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"context"
@@ -99,7 +99,7 @@ const changedKey = "changed"
 type change struct{ accountID, action string }
 
 // changed has the call appear in the timeline of an account that it changed. action is the operation's name unless it is given.
-func (p *platform) changed(c *gin.Context, accountID, action string) {
+func (p *Platform) changed(c *gin.Context, accountID, action string) {
 	if action == "" {
 		path := c.Request.URL.EscapedPath()[len(apiRoot):]
 		if operations := p.engine.Operations(c.Request.Method, path); len(operations) > 0 {
@@ -112,7 +112,7 @@ func (p *platform) changed(c *gin.Context, accountID, action string) {
 
 // record adds each call of an account to its timeline once it is answered, and to those of the accounts that it changed. A store that is down then costs the event, not the
 // answer.
-func (p *platform) record(c *gin.Context) {
+func (p *Platform) record(c *gin.Context) {
 	c.Next()
 	who := callerOf(c)
 	if who.principal == nil {
@@ -149,7 +149,7 @@ type timelinePage struct {
 var streamID = regexp.MustCompile(`^\d{1,19}-\d{1,19}$`)
 
 // readTimeline answers what an account did, and what was done to it, newest first.
-func (p *platform) readTimeline(c *gin.Context) {
+func (p *Platform) readTimeline(c *gin.Context) {
 	errs := fieldErrors{}
 	limit := queryInt(c, errs, "page_size", defaultPageSize, 1, maxPageSize)
 	before := c.Query("before")
@@ -190,7 +190,7 @@ func (p *platform) readTimeline(c *gin.Context) {
 }
 
 // named finds the name under which an account, archived or not, or a person appears.
-func (p *platform) named(ctx context.Context, businessID, id string) (performer, error) {
+func (p *Platform) named(ctx context.Context, businessID, id string) (performer, error) {
 	if m, ok := findPerson(id); ok {
 		return performer{ID: m.ID, Name: m.FullName, AccountType: m.AccountType}, nil
 	}

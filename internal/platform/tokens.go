@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"context"
@@ -137,7 +137,7 @@ func readExpiry(c *gin.Context) (expires time.Time, ok bool) {
 }
 
 // tokensFailed answers what a call about stored keys was refused with.
-func (p *platform) tokensFailed(c *gin.Context, err error) {
+func (p *Platform) tokensFailed(c *gin.Context, err error) {
 	switch {
 	case errors.Is(err, minter.ErrNoSecondary), errors.Is(err, minter.ErrNoStored):
 		refuse(c, http.StatusNotFound, "not_found", "the account has no such token")
@@ -148,7 +148,7 @@ func (p *platform) tokensFailed(c *gin.Context, err error) {
 	}
 }
 
-func (p *platform) listTokens(c *gin.Context) {
+func (p *Platform) listTokens(c *gin.Context) {
 	a, ok := p.managed(c)
 	if !ok {
 		return
@@ -172,7 +172,7 @@ func (p *platform) listTokens(c *gin.Context) {
 }
 
 // rotateToken makes a new primary token. An account that has none yet gets its first.
-func (p *platform) rotateToken(c *gin.Context) {
+func (p *Platform) rotateToken(c *gin.Context) {
 	a, ok := p.managed(c)
 	if !ok {
 		return
@@ -190,7 +190,7 @@ func (p *platform) rotateToken(c *gin.Context) {
 	sendToken(c, key)
 }
 
-func (p *platform) newToken(ctx context.Context, id minter.Identity, expires time.Time) (minter.StoredKey, error) {
+func (p *Platform) newToken(ctx context.Context, id minter.Identity, expires time.Time) (minter.StoredKey, error) {
 	key, err := p.stored.Rotate(ctx, id.BusinessID, id.AccountID, expires)
 	if errors.Is(err, minter.ErrNoStored) {
 		key, err = p.stored.Create(ctx, id, expires)
@@ -206,7 +206,7 @@ func sendToken(c *gin.Context, key minter.StoredKey) {
 	}{viewToken(key), performedBy(c)})
 }
 
-func (p *platform) deleteSecondary(c *gin.Context) {
+func (p *Platform) deleteSecondary(c *gin.Context) {
 	a, ok := p.managed(c)
 	if !ok {
 		return
@@ -220,7 +220,7 @@ func (p *platform) deleteSecondary(c *gin.Context) {
 }
 
 // createAPIKey makes a key for the caller itself, which guardrails keep from service accounts.
-func (p *platform) createAPIKey(c *gin.Context) {
+func (p *Platform) createAPIKey(c *gin.Context) {
 	expires, ok := readExpiry(c)
 	if !ok {
 		return
@@ -234,7 +234,7 @@ func (p *platform) createAPIKey(c *gin.Context) {
 }
 
 // deleteAPIKey ends a key of the caller's own.
-func (p *platform) deleteAPIKey(c *gin.Context) {
+func (p *Platform) deleteAPIKey(c *gin.Context) {
 	id := callerOf(c).Identity
 	if err := p.stored.DeleteKey(c.Request.Context(), id.BusinessID, id.AccountID, c.Param("key")); err != nil {
 		p.tokensFailed(c, err)

@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"bufio"
@@ -16,7 +16,7 @@ import (
 
 func TestPlatformReadsItsKeysAgainOnHangup(t *testing.T) {
 	dir, file := keyDirectory(t), filepath.Join(t.TempDir(), "ready.json")
-	command := exec.CommandContext(t.Context(), os.Args[0], "--listen", "127.0.0.1:0", "--keys", dir, "--ready-file", file, "--log-format", "json")
+	command := exec.CommandContext(t.Context(), os.Args[0], "--keys", dir, "--ready-file", file)
 	command.Env = []string{"TEST_AS_PLATFORM=1", "GORACE=atexit_sleep_ms=0"}
 	pipe, err := command.StderrPipe()
 	must(t, err)

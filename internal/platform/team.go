@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"errors"
@@ -52,7 +52,7 @@ func (a account) member() member {
 }
 
 // employees answers the employees of the caller's business whose type shows. It answers itself when it cannot.
-func (p *platform) employees(c *gin.Context, shows func(policy.AccountType) bool) ([]member, bool) {
+func (p *Platform) employees(c *gin.Context, shows func(policy.AccountType) bool) ([]member, bool) {
 	accounts, err := p.accounts.list(c.Request.Context(), callerOf(c).BusinessID)
 	if err != nil {
 		p.unavailable(c, err)
@@ -71,14 +71,14 @@ func (p *platform) employees(c *gin.Context, shows func(policy.AccountType) bool
 }
 
 // listTeam is the public employee list.
-func (p *platform) listTeam(c *gin.Context) {
+func (p *Platform) listTeam(c *gin.Context) {
 	if all, ok := p.employees(c, func(t policy.AccountType) bool { return t.EmployeeList }); ok {
 		sendPage(c, all)
 	}
 }
 
 // typeahead finds employees by the beginning of any word of their name, or of their address.
-func (p *platform) typeahead(c *gin.Context) {
+func (p *Platform) typeahead(c *gin.Context) {
 	include := false
 	if text, given := c.GetQuery("include_service_accounts"); given {
 		var err error
@@ -100,13 +100,13 @@ func (p *platform) typeahead(c *gin.Context) {
 }
 
 // listSeats is what the business pays for.
-func (p *platform) listSeats(c *gin.Context) {
+func (p *Platform) listSeats(c *gin.Context) {
 	if all, ok := p.employees(c, func(t policy.AccountType) bool { return t.BillingSeat }); ok {
 		sendPage(c, all)
 	}
 }
 
-func (p *platform) readMember(c *gin.Context) {
+func (p *Platform) readMember(c *gin.Context) {
 	id := c.Param("id")
 	m, ok := findPerson(id)
 	if !ok {

@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"cmp"
@@ -170,7 +170,7 @@ func noRecord(c *gin.Context) {
 	refuse(c, http.StatusNotFound, "not_found", "there is no record %q in %q", c.Param("id"), c.Param("object"))
 }
 
-func (p *platform) createRecord(c *gin.Context) {
+func (p *Platform) createRecord(c *gin.Context) {
 	t, ok := tableOf(c)
 	if !ok {
 		return
@@ -188,7 +188,7 @@ func (p *platform) createRecord(c *gin.Context) {
 	sendRecord(c, http.StatusCreated, r)
 }
 
-func (p *platform) readRecord(c *gin.Context) {
+func (p *Platform) readRecord(c *gin.Context) {
 	t, ok := tableOf(c)
 	if !ok {
 		return
@@ -200,7 +200,7 @@ func (p *platform) readRecord(c *gin.Context) {
 	noRecord(c)
 }
 
-func (p *platform) patchRecord(c *gin.Context) {
+func (p *Platform) patchRecord(c *gin.Context) {
 	t, ok := tableOf(c)
 	if !ok {
 		return
@@ -222,7 +222,7 @@ func (p *platform) patchRecord(c *gin.Context) {
 	sendRecord(c, http.StatusOK, r)
 }
 
-func (p *platform) deleteRecord(c *gin.Context) {
+func (p *Platform) deleteRecord(c *gin.Context) {
 	t, ok := tableOf(c)
 	if !ok {
 		return
@@ -234,7 +234,7 @@ func (p *platform) deleteRecord(c *gin.Context) {
 	c.Status(http.StatusNoContent)
 }
 
-func (p *platform) listRecords(c *gin.Context) {
+func (p *Platform) listRecords(c *gin.Context) {
 	if t, ok := tableOf(c); ok {
 		sendPage(c, p.records.all(t))
 	}
@@ -261,7 +261,7 @@ func equal(have, want any) bool {
 func fold(v any) string { return strings.ToLower(fmt.Sprint(v)) }
 
 // searchRecords lists the records that contain the text in any field and match all filters, in the requested order.
-func (p *platform) searchRecords(c *gin.Context) {
+func (p *Platform) searchRecords(c *gin.Context) {
 	t, ok := tableOf(c)
 	if !ok {
 		return

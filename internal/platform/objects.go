@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"github.com/gin-gonic/gin"
@@ -34,4 +34,4 @@ func findObject(nameOrID string) (customObject, bool) {
 	return customObject{}, false
 }
 
-func (p *platform) listObjects(c *gin.Context) { sendPage(c, customObjects) }
+func (p *Platform) listObjects(c *gin.Context) { sendPage(c, customObjects) }

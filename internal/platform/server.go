@@ -1,4 +1,6 @@
-package main
+// Package platform is a small reference platform: it accepts the keys that kizen-sidecar mints and serves enough of Kizen's
+// API for development, demos and tests.
+package platform
 
 import (
 	"context"
@@ -24,18 +26,19 @@ const (
 	shutdownGrace = 10 * time.Second
 )
 
-// config is what a platform is made of. All but trustPublished is required.
-type config struct {
-	redis redis.UniversalClient
-	keys  *minter.KeySet
-	// trustPublished accepts signing keys that are not in keys, but published in Redis.
-	trustPublished bool
-	emailDomain    string // of the addresses of service accounts
-	log            *slog.Logger
+// Config configures a platform. All fields except TrustPublished are required.
+type Config struct {
+	Redis redis.UniversalClient
+	Keys  *minter.KeySet
+	// TrustPublished accepts signing keys that are not in Keys, but published in Redis.
+	TrustPublished bool
+	EmailDomain    string // of the addresses of service accounts
+	Log            *slog.Logger
 }
 
-// platform serves the API.
-type platform struct {
+// Platform serves the API. [New] makes one.
+type Platform struct {
+	config   Config
 	verifier *minter.Verifier
 	engine   *policy.Engine
 	accounts accountStore
@@ -51,12 +54,13 @@ type platform struct {
 	log      *slog.Logger
 }
 
-func newPlatform(c config) (*platform, error) {
+// New returns a platform for c. It does not close c.Redis.
+func New(c Config) (*Platform, error) {
 	engine, err := policy.ForPlatform()
 	if err != nil {
 		return nil, err
 	}
-	stored, err := minter.NewStoredKeys(c.redis, c.keys)
+	stored, err := minter.NewStoredKeys(c.Redis, c.Keys)
 	if err != nil {
 		return nil, err
 	}
@@ -64,27 +68,28 @@ func newPlatform(c config) (*platform, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &platform{
+	p := &Platform{
+		config:   c,
 		openAPI:  document,
 		engine:   engine,
-		accounts: accountStore{c.redis, c.emailDomain},
+		accounts: accountStore{c.Redis, c.EmailDomain},
 		stored:   stored,
-		timeline: timeline{c.redis},
+		timeline: timeline{c.Redis},
 		records:  newRecordStore(),
-		keys:     minter.JWKSHandler(c.keys),
-		ping:     func(ctx context.Context) error { return c.redis.Ping(ctx).Err() },
-		probe:    func(ctx context.Context) error { return c.redis.Set(ctx, readinessKey, "1", time.Minute).Err() },
-		log:      c.log,
+		keys:     minter.JWKSHandler(c.Keys),
+		ping:     func(ctx context.Context) error { return c.Redis.Ping(ctx).Err() },
+		probe:    func(ctx context.Context) error { return c.Redis.Set(ctx, readinessKey, "1", time.Minute).Err() },
+		log:      c.Log,
 	}
-	p.uses = storedUses{redis: c.redis, log: c.log, written: map[string]time.Time{}}
+	p.uses = storedUses{redis: c.Redis, log: c.Log, written: map[string]time.Time{}}
 	p.verifier, err = minter.NewVerifier(minter.VerifierConfig{
-		Redis: c.redis, Keys: c.keys, TrustPublished: c.trustPublished, Admit: p.admit, StoredUsed: p.uses.note,
+		Redis: c.Redis, Keys: c.Keys, TrustPublished: c.TrustPublished, Admit: p.admit, StoredUsed: p.uses.note,
 	})
 	if err != nil {
 		return nil, err
 	}
 	p.verify = minter.VerifyHandler(p.verifier, func(ctx context.Context, err error) {
-		c.log.ErrorContext(ctx, "a key could not be checked", "error", err)
+		c.Log.ErrorContext(ctx, "a key could not be checked", "error", err)
 	})
 	return p, nil
 }
@@ -95,7 +100,7 @@ type endpoint struct {
 	handle       gin.HandlerFunc
 }
 
-func (p *platform) endpoints() []endpoint {
+func (p *Platform) endpoints() []endpoint {
 	return []endpoint{
 		{"GET", "/custom-objects", p.listObjects},
 		{"GET", "/records/:object", p.listRecords},
@@ -134,7 +139,7 @@ func (p *platform) endpoints() []endpoint {
 }
 
 // routes returns every route of the platform.
-func (p *platform) routes() *gin.Engine {
+func (p *Platform) routes() *gin.Engine {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.UseEscapedPath = true // an encoded slash belongs to its segment
@@ -172,14 +177,17 @@ func handle(on gin.IRoutes, method, path string, do gin.HandlerFunc) {
 }
 
 // unavailable answers a call that cannot be answered now, and tells the operator why.
-func (p *platform) unavailable(c *gin.Context, err error) {
+func (p *Platform) unavailable(c *gin.Context, err error) {
 	p.log.ErrorContext(c.Request.Context(), "a call failed", "route", c.FullPath(), "error", err)
 	refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store does not answer; try again")
 }
 
-// serve answers calls on listener until ctx ends, then lets those in flight finish. It calls ready with the API root once
-// calls are answered.
-func (p *platform) serve(ctx context.Context, listener net.Listener, ready func(apiRoot string) error) error {
+// Serve answers calls on listener until ctx ends, then lets those in flight finish. It calls ready with the API root once
+// calls are answered. Meanwhile it reloads the keys when their files change and on SIGHUP.
+func (p *Platform) Serve(ctx context.Context, listener net.Listener, ready func(apiRoot string) error) error {
+	defer p.config.Keys.Follow(ctx, p.reloaded, func(err error) {
+		p.log.Warn("the key files cannot be watched; send SIGHUP after a change", "error", err)
+	})()
 	server := &http.Server{
 		Handler:           p.routes(),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -210,11 +218,20 @@ func (p *platform) serve(ctx context.Context, listener net.Listener, ready func(
 	return err
 }
 
+// reloaded logs the result of a reload of the keys.
+func (p *Platform) reloaded(err error) {
+	if err != nil {
+		p.log.Error("the keys could not be reloaded; the previous ones stay in use", "error", err)
+		return
+	}
+	p.log.Info("keys loaded")
+}
+
 // readinessKey is what /readyz writes: a store that answers may still refuse that.
 const readinessKey = "kizen:{readiness}:platform"
 
 // health answers probes: 200 while check holds, 503 otherwise.
-func (p *platform) health(check func(context.Context) error) gin.HandlerFunc {
+func (p *Platform) health(check func(context.Context) error) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if err := check(c.Request.Context()); err != nil {
 			p.log.WarnContext(c.Request.Context(), "the store is not usable", "error", err)
@@ -226,7 +243,7 @@ func (p *platform) health(check func(context.Context) error) gin.HandlerFunc {
 }
 
 // logCalls writes one line a call: the route, and nothing that the caller wrote, which may hold secrets.
-func (p *platform) logCalls(c *gin.Context) {
+func (p *Platform) logCalls(c *gin.Context) {
 	start := time.Now()
 	c.Next()
 	attrs := []any{"method", c.Request.Method, "route", c.FullPath(), "status", c.Writer.Status(), "duration_ms", time.Since(start).Milliseconds()}
@@ -236,7 +253,7 @@ func (p *platform) logCalls(c *gin.Context) {
 	p.log.DebugContext(c.Request.Context(), "call", attrs...)
 }
 
-func (p *platform) recovered(c *gin.Context, cause any) {
+func (p *Platform) recovered(c *gin.Context, cause any) {
 	p.log.ErrorContext(c.Request.Context(), "a handler panicked", "route", c.FullPath(), "cause", cause)
 	refuse(c, http.StatusInternalServerError, "internal", "the platform failed; its log says why")
 }

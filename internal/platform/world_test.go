@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"bufio"
@@ -33,7 +33,7 @@ type world struct {
 	accounts int // how many plugin accounts the test has made
 }
 
-// start runs the command itself on an embedded store.
+// start runs a platform on an embedded store.
 func start(t *testing.T) *world {
 	t.Helper()
 	store, err := redisconn.StartEmbedded()
@@ -49,13 +49,7 @@ func start(t *testing.T) *world {
 // newWorld is the world of a platform that runs.
 func newWorld(t *testing.T, at ready) *world {
 	t.Helper()
-	return newWorldOn(t, at, redisconn.Config{URL: at.RedisURL})
-}
-
-// newWorldOn is newWorld for a Redis that wants more than its URL says.
-func newWorldOn(t *testing.T, at ready, config redisconn.Config) *world {
-	t.Helper()
-	client, err := redisconn.Open(config)
+	client, err := redisconn.Open(redisconn.Config{URL: at.RedisURL})
 	must(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	keys, err := minter.GenerateKeySet()
@@ -67,15 +61,15 @@ func newWorldOn(t *testing.T, at ready, config redisconn.Config) *world {
 	return w
 }
 
-// startPlatform runs the command until the test ends.
+// startPlatform runs a platform until the test ends.
 func startPlatform(t *testing.T, arguments ...string) (ready, *logBuffer) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ready.json")
 	ctx, stop := context.WithCancel(context.Background())
 	log, logged := io.Pipe()
-	code := make(chan int, 1)
+	ended := make(chan error, 1)
 	go func() {
-		code <- run(ctx, append([]string{"--listen", "127.0.0.1:0", "--ready-file", file, "--log-format", "json"}, arguments...), io.Discard, logged)
+		ended <- run(ctx, append([]string{"--ready-file", file}, arguments...), logged)
 		_ = logged.Close()
 	}()
 	waitForListening(t, log)
@@ -84,8 +78,8 @@ func startPlatform(t *testing.T, arguments ...string) (ready, *logBuffer) {
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		stop()
-		if got := <-code; got != exitOK {
-			t.Errorf("the platform ended with %d", got)
+		if err := <-ended; err != nil {
+			t.Errorf("the platform ended with %v", err)
 		}
 	})
 	return readReady(t, file), kept

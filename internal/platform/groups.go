@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"encoding/json"
@@ -70,7 +70,7 @@ func grants(body map[string]json.RawMessage) policy.Level {
 }
 
 // listGroups lists every permission group.
-func (p *platform) listGroups(c *gin.Context) { sendPage(c, permissionGroups) }
+func (p *Platform) listGroups(c *gin.Context) { sendPage(c, permissionGroups) }
 
 // groupsView shows the permission groups of an account.
 type groupsView struct {
@@ -89,13 +89,13 @@ func sendGroups(c *gin.Context, a account) {
 	c.JSON(http.StatusOK, view)
 }
 
-func (p *platform) readGroups(c *gin.Context) {
+func (p *Platform) readGroups(c *gin.Context) {
 	if a, ok := p.managed(c); ok {
 		sendGroups(c, a)
 	}
 }
 
-func (p *platform) setGroups(c *gin.Context) {
+func (p *Platform) setGroups(c *gin.Context) {
 	body, ok := readChanges(c, "permission_groups")
 	if !ok {
 		return

@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"bytes"
@@ -164,7 +164,7 @@ type process struct {
 func startProcess(t *testing.T, arguments ...string) *process {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ready.json")
-	command := exec.Command(os.Args[0], append([]string{"--listen", "127.0.0.1:0", "--ready-file", file, "--log-level", "error"}, arguments...)...)
+	command := exec.Command(os.Args[0], append([]string{"--ready-file", file, "--log-level", "error"}, arguments...)...)
 	command.Env = []string{"TEST_AS_PLATFORM=1", "GORACE=atexit_sleep_ms=0"}
 	var log bytes.Buffer
 	command.Stderr = &log

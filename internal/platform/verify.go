@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"context"
@@ -29,11 +29,11 @@ type performer struct {
 	ExecutionID string `json:"execution_id,omitempty"`
 }
 
-// admittedKey is where [platform.admit] leaves the caller for later handlers: a *caller in the context.
+// admittedKey is where [Platform.admit] leaves the caller for later handlers: a *caller in the context.
 type admittedKey struct{}
 
 // authenticate refuses requests without a key that is valid now, of an account that may act now.
-func (p *platform) authenticate(c *gin.Context) {
+func (p *Platform) authenticate(c *gin.Context) {
 	var who caller
 	ctx := context.WithValue(c.Request.Context(), admittedKey{}, &who)
 	_, err := p.verifier.VerifyRequest(ctx, c.Request.Header)
@@ -54,7 +54,7 @@ func (p *platform) authenticate(c *gin.Context) {
 // admit decides whether the account of a good key may act now. It is the Admission of the platform's verifier, and so stands
 // behind the API and behind /verify. It makes the account where the platform provisions it: a business has its Code Account from
 // its first mention.
-func (p *platform) admit(ctx context.Context, id minter.Identity, suspended []minter.Reason) error {
+func (p *Platform) admit(ctx context.Context, id minter.Identity, suspended []minter.Reason) error {
 	applicant := policy.Applicant{Type: id.AccountType, StoredKey: id.ExecutionID == ""}
 	for _, reason := range suspended {
 		applicant.Suspended = append(applicant.Suspended, string(reason))
@@ -85,7 +85,7 @@ func (p *platform) admit(ctx context.Context, id minter.Identity, suspended []mi
 
 // find fills in the name and the level of a caller whose identity is known. It answers why the business has no such account, if
 // it has none.
-func (p *platform) find(ctx context.Context, who *caller) (unknown string, err error) {
+func (p *Platform) find(ctx context.Context, who *caller) (unknown string, err error) {
 	id := who.Identity
 	kind, _ := policy.FindAccountType(id.AccountType)
 	person, isPerson := findPerson(id.AccountID)
@@ -121,10 +121,10 @@ func (p *platform) find(ctx context.Context, who *caller) (unknown string, err e
 }
 
 // authorize lets no call pass that no policy permits, or that a guardrail forbids by its method and path alone.
-func (p *platform) authorize(c *gin.Context) { p.allowed(c, policy.Call{}) }
+func (p *Platform) authorize(c *gin.Context) { p.allowed(c, policy.Call{}) }
 
 // allowed decides on a call with what the handler knows about it. It answers itself, and returns false, when it is denied.
-func (p *platform) allowed(c *gin.Context, call policy.Call) bool {
+func (p *Platform) allowed(c *gin.Context, call policy.Call) bool {
 	call.Method, call.Path = c.Request.Method, c.Request.URL.EscapedPath()[len(apiRoot):]
 	return decided(c, callerOf(c).principal.Decide(call))
 }

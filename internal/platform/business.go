@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"encoding/json"
@@ -28,7 +28,7 @@ type configAccount struct {
 	PermissionGroups []string `json:"permission_groups"`
 }
 
-func (p *platform) exportConfig(c *gin.Context) {
+func (p *Platform) exportConfig(c *gin.Context) {
 	accounts, err := p.accounts.list(c.Request.Context(), callerOf(c).BusinessID)
 	if err != nil {
 		p.unavailable(c, err)
@@ -59,7 +59,7 @@ type importResult struct {
 
 // importConfig creates the accounts of a config that the business lacks, and updates those that it has. It validates
 // the whole config before it writes anything. If an import is interrupted, repeating it completes it.
-func (p *platform) importConfig(c *gin.Context) {
+func (p *Platform) importConfig(c *gin.Context) {
 	var body struct {
 		CustomObjects   *[]customObject              `json:"custom_objects"`
 		ServiceAccounts []map[string]json.RawMessage `json:"service_accounts"`
@@ -163,7 +163,7 @@ func planImport(configs []map[string]json.RawMessage, all []account, errs fieldE
 
 // mayImport makes the same policy decisions as for separate calls for each account. If one is denied, it writes the
 // response.
-func (p *platform) mayImport(c *gin.Context, change accountChange) bool {
+func (p *Platform) mayImport(c *gin.Context, change accountChange) bool {
 	if !change.kind.Creatable {
 		return true // it is skipped
 	}
@@ -176,7 +176,7 @@ func (p *platform) mayImport(c *gin.Context, change accountChange) bool {
 	return decided(c, callerOf(c).principal.Decide(call))
 }
 
-func (p *platform) importAccount(c *gin.Context, change accountChange, result *importResult) error {
+func (p *Platform) importAccount(c *gin.Context, change accountChange, result *importResult) error {
 	ctx, businessID := c.Request.Context(), callerOf(c).BusinessID
 	switch {
 	case !change.kind.Creatable:

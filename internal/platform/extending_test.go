@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"os"
@@ -42,7 +42,7 @@ func TestTheWorkedExampleOfExtendingPasses(t *testing.T) {
 	}
 	for _, arguments := range [][]string{
 		{"build", "-trimpath", "-o", os.DevNull, "./cmd/kizen-platform"},
-		{"test", "-trimpath", "-vet=off", "-count=1", "-run", "Matrix|Described|Agree|EveryEntry", "./policy", "./cmd/kizen-platform"},
+		{"test", "-trimpath", "-vet=off", "-count=1", "-run", "Matrix|Described|Agree|EveryEntry", "./policy", "./internal/platform"},
 	} {
 		command := exec.CommandContext(t.Context(), "go", arguments...)
 		command.Dir = dir

@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"cmp"
@@ -35,7 +35,7 @@ func sendAccount(c *gin.Context, status int, a account) {
 }
 
 // failed writes the response to a failed change.
-func (p *platform) failed(c *gin.Context, err error) {
+func (p *Platform) failed(c *gin.Context, err error) {
 	var fields fieldErrors
 	switch {
 	case errors.As(err, &fields):
@@ -56,7 +56,7 @@ func (p *platform) failed(c *gin.Context, err error) {
 var errDenied = errors.New("denied by policy")
 
 // listAccounts lists the service accounts that match all filters, in the requested order.
-func (p *platform) listAccounts(c *gin.Context) {
+func (p *Platform) listAccounts(c *gin.Context) {
 	all, err := p.accounts.list(c.Request.Context(), callerOf(c).BusinessID)
 	if err != nil {
 		p.failed(c, err)
@@ -126,7 +126,7 @@ func fitsFilters(c *gin.Context, a account) bool {
 
 // managed finds the account that a call is about, and evaluates the policies again now that its type is known. If the
 // account does not exist or the call is denied, it writes the response and returns false.
-func (p *platform) managed(c *gin.Context) (account, bool) {
+func (p *Platform) managed(c *gin.Context) (account, bool) {
 	businessID := callerOf(c).BusinessID
 	a, err := p.accounts.find(c.Request.Context(), businessID, c.Param("account"))
 	if err == nil && a.ArchivedAt != nil {
@@ -140,7 +140,7 @@ func (p *platform) managed(c *gin.Context) (account, bool) {
 	return a, p.allowed(c, policy.Call{Target: &target})
 }
 
-func (p *platform) readAccount(c *gin.Context) {
+func (p *Platform) readAccount(c *gin.Context) {
 	if a, ok := p.managed(c); ok {
 		sendAccount(c, http.StatusOK, a)
 	}
@@ -273,7 +273,7 @@ func findServiceType(raw json.RawMessage) (policy.AccountType, bool) {
 }
 
 // createAccount creates an account with its integration.
-func (p *platform) createAccount(c *gin.Context) {
+func (p *Platform) createAccount(c *gin.Context) {
 	body, ok := readChanges(c, "name", "api_name", "description", "permission_groups", "account_type")
 	if !ok {
 		return
@@ -300,7 +300,7 @@ func (p *platform) createAccount(c *gin.Context) {
 }
 
 // create creates an account, its integration and, if its type has stored keys, its first token.
-func (p *platform) create(ctx context.Context, businessID, id string, kind policy.AccountType, body map[string]json.RawMessage) (account, error) {
+func (p *Platform) create(ctx context.Context, businessID, id string, kind policy.AccountType, body map[string]json.RawMessage) (account, error) {
 	a, err := p.accounts.change(ctx, businessID, func(b *business) (account, error) {
 		a := account{ID: id, AccountType: kind.Name, PermissionGroups: []string{}, CreatedAt: time.Now().UTC()}
 		if err := a.apply(b, body); err != nil {
@@ -324,7 +324,7 @@ func (p *platform) create(ctx context.Context, businessID, id string, kind polic
 }
 
 // updateAccount changes the writable fields of an account.
-func (p *platform) updateAccount(c *gin.Context) {
+func (p *Platform) updateAccount(c *gin.Context) {
 	body, ok := readChanges(c, "name", "api_name", "description", "permission_groups", "status")
 	if !ok {
 		return
@@ -348,7 +348,7 @@ func (p *platform) updateAccount(c *gin.Context) {
 
 // archiveAccount archives an account permanently. It deletes the keys first, so that a process killed in between leaves
 // an account without keys, never keys without an account.
-func (p *platform) archiveAccount(c *gin.Context) {
+func (p *Platform) archiveAccount(c *gin.Context) {
 	a, ok := p.managed(c)
 	if !ok {
 		return

@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	_ "embed"
@@ -22,4 +22,4 @@ func openAPIDocument() ([]byte, error) {
 }
 
 // readOpenAPI serves the description without authentication.
-func (p *platform) readOpenAPI(c *gin.Context) { c.Data(http.StatusOK, "application/json", p.openAPI) }
+func (p *Platform) readOpenAPI(c *gin.Context) { c.Data(http.StatusOK, "application/json", p.openAPI) }

@@ -1,4 +1,4 @@
-package main
+package platform
 
 import (
 	"fmt"
@@ -75,7 +75,7 @@ func TestNamesHoldNoControlCharacters(t *testing.T) {
 	}
 }
 
-func TestTheDomainOfAddressesIsAFlag(t *testing.T) {
+func TestTheDomainOfAddressesIsConfigured(t *testing.T) {
 	at, _ := startPlatform(t, "--email-domain", "accounts.example.com")
 	w := newWorld(t, at)
 	got := w.want(201, w.person(admin), "POST", "/service-accounts", `{"name":"x"}`)
