@@ -37,8 +37,17 @@ func TestJWKSIsServedForCaches(t *testing.T) {
 		t.Errorf("Cache-Control: %s", got)
 	}
 	etag := http.Header{"If-None-Match": {first.Header.Get("ETag")}}
-	if second := request(t, http.MethodGet, server.URL, etag); second.StatusCode != http.StatusNotModified {
-		t.Errorf("GET with the ETag: %d", second.StatusCode)
+	// RFC 9110 section 13.1.2: any listed tag matches, weak or not, and so does an asterisk, but not a part of a tag.
+	tag := first.Header.Get("ETag")
+	for value, want := range map[string]int{
+		tag: http.StatusNotModified, "W/" + tag: http.StatusNotModified, `"other", ` + tag: http.StatusNotModified, "*": http.StatusNotModified,
+		`"other"`: http.StatusOK, `"other` + tag[1:]: http.StatusOK,
+	} {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			if got := request(t, method, server.URL, http.Header{"If-None-Match": {value}}); got.StatusCode != want || got.Header.Get("ETag") != tag {
+				t.Errorf("%s with If-None-Match: %s: %d, ETag %s", method, value, got.StatusCode, got.Header.Get("ETag"))
+			}
+		}
 	}
 	rotate(t, dir, time.Now())
 	if err := keys.Reload(); err != nil {
