@@ -3,11 +3,14 @@ package cgroups
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 // Own maps a v1 controller, or "" for v2, to the directory of the process's own group.
@@ -19,15 +22,20 @@ func Find() (Own, error) {
 	if err != nil {
 		return nil, fmt.Errorf("no cgroups: %w", err)
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("no cgroups: %w", err)
 	}
-	return parse(string(membership), string(mounts)), nil
+	defer mounts.Close()
+	return join(string(membership), mounts)
 }
 
-// parse joins /proc/self/cgroup and /proc/self/mountinfo.
-func parse(membership, mounts string) Own {
+// join finds the groups of /proc/self/cgroup below the mounts of /proc/self/mountinfo.
+func join(membership string, mounts io.Reader) (Own, error) {
+	mounted, err := mountinfo.GetMountsFromReader(mounts, mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return nil, fmt.Errorf("no cgroups: %w", err)
+	}
 	paths := make(map[string]string)
 	for line := range strings.Lines(membership) {
 		// hierarchy:controllers:path
@@ -40,28 +48,19 @@ func parse(membership, mounts string) Own {
 		}
 	}
 	own := make(Own)
-	for line := range strings.Lines(mounts) {
-		mount, super, ok := strings.Cut(strings.TrimSpace(line), " - ")
-		fields, superFields := strings.Fields(mount), strings.Fields(super)
-		if !ok || len(fields) < 5 || len(superFields) < 3 {
-			continue
-		}
-		root, point := fields[3], fields[4]
-		var controllers []string
-		switch superFields[0] {
-		case "cgroup2":
-			controllers = []string{""}
-		case "cgroup":
-			controllers = strings.Split(superFields[2], ",")
+	for _, mount := range mounted {
+		controllers := []string{""}
+		if mount.FSType == "cgroup" {
+			controllers = strings.Split(mount.VFSOptions, ",")
 		}
 		for _, controller := range controllers {
 			if group, ok := paths[controller]; ok {
 				// A container may see only its part of the hierarchy.
-				own[controller] = path.Join(point, strings.TrimPrefix(group, strings.TrimSuffix(root, "/")))
+				own[controller] = path.Join(mount.Mountpoint, strings.TrimPrefix(group, strings.TrimSuffix(mount.Root, "/")))
 			}
 		}
 	}
-	return own
+	return own, nil
 }
 
 // unlimited is less than what v1 reports for a group without a limit, and more than the memory of any machine.

@@ -2,8 +2,10 @@ package cgroups
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -36,7 +38,10 @@ func TestTheSmallestLimitAboveTheProcessCounts(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			own := parse(known.membership, fmt.Sprintf(mounts, root, known.kind, "memory"))
+			own, err := join(known.membership, strings.NewReader(fmt.Sprintf(mounts, root, known.kind, "memory")))
+			if err != nil {
+				t.Fatal(err)
+			}
 			if got := own.MemoryLimit(); got != known.want {
 				t.Errorf("%d, want %d", got, known.want)
 			}
@@ -44,9 +49,32 @@ func TestTheSmallestLimitAboveTheProcessCounts(t *testing.T) {
 	}
 }
 
-func TestAContainerSeesOnlyItsPartOfTheHierarchy(t *testing.T) {
-	own := parse("5:memory:/docker/x/inner\n", "30 20 0:26 /docker/x /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n")
-	if own["memory"] != "/sys/fs/cgroup/memory/inner" {
-		t.Errorf("%v", own)
+func TestOwnGroupsAreFoundBelowTheirMounts(t *testing.T) {
+	for name, row := range map[string]struct {
+		membership, mounts string
+		want               Own
+	}{
+		"version 2": {
+			"0::/user.slice/sidecar.service\n", "30 24 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n",
+			Own{"": "/sys/fs/cgroup/user.slice/sidecar.service"},
+		},
+		"version 1, and a controller that is not mounted": {
+			"4:memory:/a\n3:cpu,cpuacct:/b\n2:pids:/c\n1:name=systemd:/d\n",
+			"1 0 0:1 / / rw - ext4 /dev/sda1 rw\n40 1 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n" +
+				"41 1 0:31 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n",
+			Own{"memory": "/sys/fs/cgroup/memory/a", "cpu": "/sys/fs/cgroup/cpu,cpuacct/b", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct/b"},
+		},
+		"a container that sees its part of the hierarchy": {
+			"4:memory:/docker/abc/step\n", "40 1 0:30 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",
+			Own{"memory": "/sys/fs/cgroup/memory/step"},
+		},
+		"a mount point with a space": {
+			"0::/x\n", `30 24 0:26 / /mnt/c\040group rw - cgroup2 cgroup2 rw` + "\n", Own{"": "/mnt/c group/x"},
+		},
+		"no mounts": {"0::/x\n", "", Own{}},
+	} {
+		if got, err := join(row.membership, strings.NewReader(row.mounts)); err != nil || !maps.Equal(got, row.want) {
+			t.Errorf("%s: %v, %v, want %v", name, got, err, row.want)
+		}
 	}
 }
