@@ -30,7 +30,7 @@ func TestAHeadThatTricklesIsNoAnswerInTime(t *testing.T) {
 	conn := rawDial(t, p.addr, request(p, "GET", "/x", "\r\n"))
 	waitFor(t, func() bool { return len(api.seen()) == 2 })
 	conn.Close()
-	waitFor(t, func() bool { return p.InFlight() == 0 })
+	waitFor(t, func() bool { return p.inFlight.Load() == 0 })
 }
 
 func TestACompressedAnswerThatHoldsNothingEnds(t *testing.T) {

@@ -49,10 +49,10 @@ func TestOnlyPathsAreTargets(t *testing.T) {
 
 func TestHostMustBeOurs(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
-	p := start(t, api.root(), func(c *Config) { c.Hosts = []string{"sidecar"} })
+	p := start(t, api.root(), nil)
 	_, port, _ := strings.Cut(p.addr, ":")
 	tests := map[string]string{
-		p.addr: "204", "localhost:" + port: "204", "LOCALHOST:" + port: "204", "[::1]:" + port: "204", "sidecar:" + port: "204",
+		p.addr: "204", "localhost:" + port: "204", "LOCALHOST:" + port: "204", "[::1]:" + port: "204", "sidecar:" + port: "400",
 		"evil.example:" + port: "400", "127.0.0.1:1": "400", "127.0.0.1": "400",
 		"127.0.0.1.evil.example:" + port: "400", "10.0.0.1:" + port: "400", p.addr + "@evil.example": "400",
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // KeySource returns the key that authenticates the next request. It is called once for each request, so it should
-// answer from memory. An error, or an answer later than [Config.KeyTimeout], is a 503 for the caller.
+// answer from memory. An error, or an answer later than Config.keyTimeout, is a 503 for the caller.
 type KeySource interface {
 	Key(ctx context.Context) (string, error)
 }
@@ -61,9 +61,6 @@ type Config struct {
 	Listener net.Listener // if not nil, replaces Listen, such as a listener in the step's network namespace
 	// Open omits the capability segment from the URL. Use it only for a listener that only the step can reach.
 	Open bool
-	// Hosts are additional names to accept in the Host header, without port, besides the listener's own address and
-	// localhost.
-	Hosts []string
 
 	// APICA verifies the certificates of the API and of an https proxy on the way to it. If nil, the system's pool
 	// does.
@@ -71,34 +68,17 @@ type Config struct {
 	// InsecureAPI allows plain HTTP to an API that is not on loopback. It does not disable the verification of
 	// certificates.
 	InsecureAPI bool
-	// APINetworks restricts the API's addresses after DNS resolution. If empty, any unicast address is allowed, but
-	// a name (as opposed to a literal address or localhost) must not resolve to a loopback or link-local address.
-	APINetworks []netip.Prefix
-	// Via chooses the HTTP proxy on the way to the API. If nil, HTTP_PROXY, HTTPS_PROXY and NO_PROXY do.
-	Via func(*http.Request) (*url.URL, error)
 	// Prewarm is how many connections to the API Start opens in the background, including TLS. Default 0.
 	Prewarm int
-	// MaxIdleConns is how many idle connections to the API are kept. Default 64.
-	MaxIdleConns int
 
-	MaxBody        int64 // bytes of one request's body, 413 beyond; 0 means no limit, because bodies are never buffered
-	MaxInFlight    int   // concurrent requests, 429 beyond; default 128
-	MaxConns       int   // concurrent connections from the step; default 512
-	MaxHeaderBytes int   // request line and headers, 431 beyond; default 64 KiB
-	MaxHeaders     int   // header fields of one request, 431 beyond; default 128
+	MaxBody     int64 // bytes of one request's body, 413 beyond; 0 means no limit, because bodies are never buffered
+	MaxInFlight int   // concurrent requests, 429 beyond; default 128
 
 	// Deadline ends the execution: calls in progress get 504 or are cut, new ones are refused. Zero means none.
 	Deadline time.Time
 
-	KeyTimeout      time.Duration // for the key source; default 5s
-	DialTimeout     time.Duration // DNS, TCP and TLS to the API together; default 10s
-	ResponseTimeout time.Duration // from the sent request to the first byte of the response, 504 beyond; default 60s
-	HeaderTimeout   time.Duration // from a request's first byte to the end of its headers; default 10s
-	IdleTimeout     time.Duration // between two requests of one connection; default 90s
-	APIIdleTimeout  time.Duration // after which an unused connection to the API is closed; default 55s
-	// StallTimeout limits how long a body may make no progress: because the caller neither sends nor reads, or the
-	// API does not read. The API may be silent within a response (server-sent events) until Deadline. Default 60s.
-	StallTimeout time.Duration
+	// ResponseTimeout limits the time from the sent request to the first byte of the response, 504 beyond; default 60s.
+	ResponseTimeout time.Duration
 
 	// Audit keeps one JSON line for each call. If nil, no record is kept.
 	Audit Audit
@@ -114,6 +94,23 @@ type Config struct {
 	Trace func(method, path, traceparent, tracestate string) Span
 	// Logger logs problems that need an operator. If nil, logging is disabled.
 	Logger *slog.Logger
+
+	// The remaining fields differ from their defaults only in tests.
+
+	// proxyFor chooses the HTTP proxy on the way to the API. By default, HTTP_PROXY, HTTPS_PROXY and NO_PROXY do.
+	proxyFor       func(*http.Request) (*url.URL, error)
+	maxIdleConns   int           // idle connections to the API that are kept
+	maxConns       int           // concurrent connections from the step
+	maxHeaderBytes int           // request line and headers, 431 beyond
+	maxHeaders     int           // header fields of one request, 431 beyond
+	keyTimeout     time.Duration // for the key source
+	dialTimeout    time.Duration // DNS, TCP and TLS to the API together
+	headerTimeout  time.Duration // from a request's first byte to the end of its headers
+	idleTimeout    time.Duration // between two requests of one connection
+	apiIdleTimeout time.Duration // after which an unused connection to the API is closed
+	// stallTimeout limits how long a body may make no progress: because the caller neither sends nor reads, or the
+	// API does not read. The API may be silent within a response (server-sent events) until Deadline.
+	stallTimeout time.Duration
 }
 
 // Span is one call in a trace, as [Config.Trace] began it.
@@ -125,18 +122,18 @@ type Span struct {
 
 func (c *Config) setDefaults() {
 	setDefault(&c.Listen, "127.0.0.1:0")
-	setDefault(&c.MaxIdleConns, 64)
+	setDefault(&c.maxIdleConns, 64)
 	setDefault(&c.MaxInFlight, 128)
-	setDefault(&c.MaxConns, 512)
-	setDefault(&c.MaxHeaderBytes, 64<<10)
-	setDefault(&c.MaxHeaders, 128)
-	setDefault(&c.KeyTimeout, 5*time.Second)
-	setDefault(&c.DialTimeout, 10*time.Second)
+	setDefault(&c.maxConns, 512)
+	setDefault(&c.maxHeaderBytes, 64<<10)
+	setDefault(&c.maxHeaders, 128)
+	setDefault(&c.keyTimeout, 5*time.Second)
+	setDefault(&c.dialTimeout, 10*time.Second)
 	setDefault(&c.ResponseTimeout, time.Minute)
-	setDefault(&c.HeaderTimeout, 10*time.Second)
-	setDefault(&c.IdleTimeout, 90*time.Second)
-	setDefault(&c.APIIdleTimeout, 55*time.Second)
-	setDefault(&c.StallTimeout, time.Minute)
+	setDefault(&c.headerTimeout, 10*time.Second)
+	setDefault(&c.idleTimeout, 90*time.Second)
+	setDefault(&c.apiIdleTimeout, 55*time.Second)
+	setDefault(&c.stallTimeout, time.Minute)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -176,13 +173,7 @@ func (c *Config) validate() error {
 		bad("a proxy without capability needs a listener; unset Open, or set Listener")
 	}
 	for name, value := range map[string]int64{
-		"prewarm": int64(c.Prewarm), "max idle connections": int64(c.MaxIdleConns), "max body": c.MaxBody,
-		"max in flight": int64(c.MaxInFlight), "max connections": int64(c.MaxConns),
-		"max header bytes": int64(c.MaxHeaderBytes), "max headers": int64(c.MaxHeaders),
-		"key timeout": int64(c.KeyTimeout), "dial timeout": int64(c.DialTimeout),
-		"response timeout": int64(c.ResponseTimeout), "header timeout": int64(c.HeaderTimeout),
-		"idle timeout": int64(c.IdleTimeout), "api idle timeout": int64(c.APIIdleTimeout),
-		"stall timeout": int64(c.StallTimeout),
+		"prewarm": int64(c.Prewarm), "max body": c.MaxBody, "max in flight": int64(c.MaxInFlight), "response timeout": int64(c.ResponseTimeout),
 	} {
 		if value < 0 {
 			bad("%s is negative; leave it out for the default", name)
@@ -211,7 +202,7 @@ func validRoot(root *url.URL, insecure bool) error {
 // via returns the operator's HTTP proxy on the way to the API, or nil. Its errors do not quote the configuration, which
 // may contain a password.
 func (c *Config) via() (*url.URL, error) {
-	choose := c.Via
+	choose := c.proxyFor
 	if choose == nil {
 		choose = http.ProxyFromEnvironment
 	}

@@ -78,7 +78,7 @@ func (c *conn) next() bool {
 	if c.rd.Buffered() > 0 {
 		return true // its response will announce that it is the last
 	}
-	c.arm(c.p.cfg.IdleTimeout)
+	c.arm(c.p.cfg.idleTimeout)
 	c.idle.Store(true)
 	defer c.idle.Store(false)
 	// Shutdown sets draining before it reads idle, so one side always notices the other.
@@ -111,7 +111,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	case inHead:
 		// One deadline for the whole head, however slowly it arrives.
 	case inBody:
-		c.arm(c.p.cfg.StallTimeout)
+		c.arm(c.p.cfg.stallTimeout)
 	}
 	if c.halt.Load() {
 		return 0, errHalted
@@ -138,7 +138,7 @@ func (c *conn) enterHead(now time.Time) {
 	if c.rd.HeadComplete() {
 		return
 	}
-	c.readArmed = now.Add(c.p.cfg.HeaderTimeout)
+	c.readArmed = now.Add(c.p.cfg.headerTimeout)
 	c.nc.SetReadDeadline(c.readArmed)
 }
 
@@ -183,7 +183,7 @@ const lastWord = time.Second
 
 // armWrite sets the write deadline, unless the current one is close enough.
 func (c *conn) armWrite() {
-	now, timeout := time.Now(), c.p.cfg.StallTimeout
+	now, timeout := time.Now(), c.p.cfg.stallTimeout
 	if end := c.p.cfg.Deadline; !end.IsZero() {
 		timeout = min(timeout, max(end.Sub(now), 0)+lastWord)
 	}

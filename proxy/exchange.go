@@ -49,7 +49,7 @@ func (c *conn) serveOne() (keep bool) {
 	x := exchange{c: c, call: Call{Start: time.Now()}}
 	c.enterHead(x.call.Start)
 	c.body.Reset(c.rd, &h1.Head{Framing: h1.UntilClose}, false)
-	err := c.rd.ReadRequest(&c.req, c.p.cfg.MaxHeaderBytes, c.p.cfg.MaxHeaders)
+	err := c.rd.ReadRequest(&c.req, c.p.cfg.maxHeaderBytes, c.p.cfg.maxHeaders)
 	if err != nil {
 		r := unreadable(err)
 		if r == nil {
@@ -188,7 +188,7 @@ func methodString(method []byte) string {
 // fetchKey gets the key from the key source, with a timeout.
 func (x *exchange) fetchKey() *refusal {
 	p := x.c.p
-	ctx := newLazyDeadline(p.ctx, p.cfg.KeyTimeout)
+	ctx := newLazyDeadline(p.ctx, p.cfg.keyTimeout)
 	defer ctx.release()
 	key, err := p.cfg.Keys.Key(ctx)
 	switch {

@@ -25,7 +25,7 @@ func (w *http1Exchange) roundTrip(_ []byte, whole bool) error {
 	c, a := w.c, w.a
 	a.wake, a.asked = w.wake, time.Now()
 	c.api.Store(a)
-	a.SetWriteDeadline(time.Now().Add(c.p.cfg.StallTimeout))
+	a.SetWriteDeadline(time.Now().Add(c.p.cfg.stallTimeout))
 	n, err := a.Write(c.out)
 	w.unsent = n == 0 && err != nil && a.reused
 	w.sent = time.Now()
@@ -140,7 +140,7 @@ func (u *upload) copy(buf []byte) error {
 		case err == io.EOF && chunked:
 			piece = u.lastChunk()
 		}
-		u.a.SetWriteDeadline(time.Now().Add(c.p.cfg.StallTimeout))
+		u.a.SetWriteDeadline(time.Now().Add(c.p.cfg.stallTimeout))
 		if _, err := u.a.Write(piece); err != nil {
 			return err
 		}

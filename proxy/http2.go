@@ -45,9 +45,9 @@ func (p *pool) share(ctx context.Context, conn *tls.Conn) (*apiConn, error) {
 		Protocols:              new(http.Protocols),
 		DisableCompression:     true, // bodies pass unchanged
 		MaxResponseHeaderBytes: maxAnswerHead,
-		IdleConnTimeout:        p.cfg.APIIdleTimeout,
+		IdleConnTimeout:        p.cfg.apiIdleTimeout,
 		HTTP2: &http.HTTP2Config{
-			SendPingTimeout: p.cfg.APIIdleTimeout / 2, PingTimeout: p.cfg.DialTimeout, WriteByteTimeout: p.cfg.StallTimeout,
+			SendPingTimeout: p.cfg.apiIdleTimeout / 2, PingTimeout: p.cfg.dialTimeout, WriteByteTimeout: p.cfg.stallTimeout,
 			MaxReceiveBufferPerStream: 256 << 10, MaxReceiveBufferPerConnection: 16 << 20,
 		},
 	}

@@ -14,7 +14,7 @@ import (
 
 func TestLimitsOfARequest(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
-	p := start(t, api.root(), func(c *Config) { c.MaxBody = 10; c.MaxHeaderBytes = 4 << 10; c.MaxHeaders = 10 })
+	p := start(t, api.root(), func(c *Config) { c.MaxBody = 10; c.maxHeaderBytes = 4 << 10; c.maxHeaders = 10 })
 	tests := []struct{ name, rest, want string }{
 		{"body of the limit", "Content-Length: 10\r\n\r\n0123456789", "204"},
 		{"declared body beyond it", "Content-Length: 11\r\n\r\n0123456789a", "413"},
@@ -80,15 +80,15 @@ func TestRequestsUnderWayAreLimited(t *testing.T) {
 	if answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n")); !strings.HasSuffix(answer, "late") {
 		t.Errorf("answer %q", answer)
 	}
-	if p.InFlight() != 0 {
-		t.Errorf("%d under way", p.InFlight())
+	if p.inFlight.Load() != 0 {
+		t.Errorf("%d under way", p.inFlight.Load())
 	}
 }
 
 func TestSlowCallersAreCutOff(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	p := start(t, api.root(), func(c *Config) {
-		c.HeaderTimeout, c.StallTimeout, c.IdleTimeout = 50*time.Millisecond, 60*time.Millisecond, 70*time.Millisecond
+		c.headerTimeout, c.stallTimeout, c.idleTimeout = 50*time.Millisecond, 60*time.Millisecond, 70*time.Millisecond
 	})
 	tests := []struct{ name, send, want string }{
 		{"half a head", "GET /x HTTP/1.1\r\nHost: x\r\n", "HTTP/1.1 408 "},
@@ -108,7 +108,7 @@ func TestSlowCallersAreCutOff(t *testing.T) {
 }
 
 func TestTrickledHeadMeetsItsDeadline(t *testing.T) {
-	p := start(t, "http://127.0.0.1:1/", func(c *Config) { c.HeaderTimeout = 100 * time.Millisecond })
+	p := start(t, "http://127.0.0.1:1/", func(c *Config) { c.headerTimeout = 100 * time.Millisecond })
 	conn := rawDial(t, p.addr, "GET /x HTTP/1.1\r\n")
 	go func() {
 		for {
@@ -131,10 +131,10 @@ func TestCallerThatNeverReadsIsCutOff(t *testing.T) {
 		defer close(ended)
 		io.Copy(w, zeros{})
 	})
-	p := start(t, root, func(c *Config) { c.StallTimeout = 100 * time.Millisecond })
+	p := start(t, root, func(c *Config) { c.stallTimeout = 100 * time.Millisecond })
 	rawDial(t, p.addr, request(p, "GET", "/x", "\r\n"))
 	<-ended
-	waitFor(t, func() bool { return p.Stats()[ClientGone] == 1 && p.InFlight() == 0 })
+	waitFor(t, func() bool { return p.Stats()[ClientGone] == 1 && p.inFlight.Load() == 0 })
 }
 
 func TestCallerThatWentAwayEndsItsCall(t *testing.T) {
@@ -184,7 +184,7 @@ func TestAPIThatTakesNothingIs504(t *testing.T) {
 		root, ca := tlsAPI(t, h2, func(http.ResponseWriter, *http.Request) { <-over })
 		t.Cleanup(func() { close(over) })
 		p := start(t, root, func(c *Config) {
-			c.APICA, c.StallTimeout, c.ResponseTimeout = ca, 300*time.Millisecond, 50*time.Millisecond
+			c.APICA, c.stallTimeout, c.ResponseTimeout = ca, 300*time.Millisecond, 50*time.Millisecond
 		})
 		req, _ := http.NewRequest("POST", p.URL()+"/x", zeros{})
 		resp, err := newClient(t).Do(req)
@@ -232,7 +232,7 @@ func TestDeadlineEndsCalls(t *testing.T) {
 
 func TestStrangersCannotKeepTheStepOut(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
-	p := start(t, api.root(), func(c *Config) { c.MaxConns = 4 })
+	p := start(t, api.root(), func(c *Config) { c.maxConns = 4 })
 	for range 20 { // each one makes room for the next
 		rawDial(t, p.addr, "GET /x HTTP/1.1\r\n")
 	}

@@ -23,15 +23,12 @@ func listenLoopback(address string) (net.Listener, error) {
 
 // acceptedHosts returns the values of Host that address this proxy. Others may come from a name whose DNS an attacker
 // has pointed here.
-func acceptedHosts(address string, names []string) []string {
+func acceptedHosts(address string) []string {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return []string{address}
 	}
 	hosts := []string{address, "localhost:" + port}
-	for _, name := range names {
-		hosts = append(hosts, net.JoinHostPort(name, port))
-	}
 	if port == "80" {
 		for _, h := range hosts {
 			hosts = append(hosts, strings.TrimSuffix(h, ":80"))
@@ -98,7 +95,7 @@ func (p *Proxy) admit(nc net.Conn) {
 	c := newConn(p, nc)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.conns) >= p.cfg.MaxConns && !p.evictStranger() {
+	if len(p.conns) >= p.cfg.maxConns && !p.evictStranger() {
 		nc.Close()
 		return
 	}

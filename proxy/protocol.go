@@ -85,7 +85,7 @@ func (x *exchange) pointless(sending bool, moved time.Time, answered bool) error
 	switch still := time.Since(moved); {
 	case c.p.ctx.Err() != nil:
 		return context.Cause(c.p.ctx)
-	case sending && still > c.p.cfg.StallTimeout:
+	case sending && still > c.p.cfg.stallTimeout:
 		return errTooSlow
 	case sending:
 		return nil

@@ -90,7 +90,7 @@ func (p *Proxy) Start() error {
 		p.listener = listener
 	}
 	p.addr = p.listener.Addr().String()
-	p.hosts = acceptedHosts(p.addr, p.cfg.Hosts)
+	p.hosts = acceptedHosts(p.addr)
 
 	parent, stop := context.Background(), context.CancelFunc(func() {})
 	if !p.cfg.Deadline.IsZero() {
@@ -182,9 +182,6 @@ func (p *Proxy) scannerOf(key string) *keyscan.Scanner {
 	}
 	return last.Scanner
 }
-
-// InFlight returns the number of calls in progress.
-func (p *Proxy) InFlight() int { return int(p.inFlight.Load()) }
 
 // Probe sends a request without a capability to the listener, as a health check. It shows that the proxy accepts and
 // serves connections, and does not reach the API.

