@@ -17,16 +17,14 @@ type Value struct {
 	V    any  `json:"v"`
 }
 
-// NewValue checks v, as encoding/json decodes it with UseNumber, against t and converts it to wire form. Errors inside
-// lists and objects are *FieldErrors keyed by position.
-func NewValue(t Type, v any) (Value, error) { return new(reader).typed(t, v) }
-
 // reader reads the values of one document.
 type reader struct {
 	elements int // of all lists so far
 	depth    int // of the list that is being read
 }
 
+// typed checks v, as encoding/json decodes it with UseNumber, against t and converts it to wire form. Errors inside
+// lists and objects are *FieldErrors keyed by position.
 func (r *reader) typed(t Type, v any) (Value, error) {
 	normal, err := r.normalise(t, v)
 	if err != nil {

@@ -48,10 +48,3 @@ func (b *Budget) Held(business string) int64 {
 	defer b.mu.Unlock()
 	return b.held[business]
 }
-
-// Taken returns how much all businesses have reserved together, in bytes.
-func (b *Budget) Taken() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.total
-}

@@ -217,8 +217,10 @@ func TestWaitingRequestsAreBoundedInBytesAndFairly(t *testing.T) {
 			stub.end <- runner.Result{Outcome: outcomes.OK}
 			synctest.Wait()
 		}
-		if taken := service.waiting.Taken(); taken != 0 {
-			t.Errorf("nothing waits, and %d bytes are counted", taken)
+		for _, business := range []string{"greedy", "modest", "third"} {
+			if held := service.waiting.Held(business); held != 0 {
+				t.Errorf("nothing waits, and %d bytes of %s are counted", held, business)
+			}
 		}
 	})
 }

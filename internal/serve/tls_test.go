@@ -37,7 +37,7 @@ func TestTLSFiles(t *testing.T) {
 		"--client-ca needs --tls-cert and --tls-key":  {ClientCA: authority},
 		"cannot use --tls-cert and --tls-key":         {Cert: cert},
 		`no such client CA "`:                         {Cert: cert, Key: key, ClientCA: filepath.Join(dir, "none")},
-		`empty" contains no PEM certificate`:             {Cert: cert, Key: key, ClientCA: empty},
+		`empty" contains no PEM certificate`:          {Cert: cert, Key: key, ClientCA: empty},
 		"cannot use --tls-cert and --tls-key: open /": {Cert: filepath.Join(dir, "none"), Key: key},
 	} {
 		if _, err := files.Config(); exit.Code(err) != exit.Usage || !strings.Contains(err.Error(), want) {

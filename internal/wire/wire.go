@@ -45,11 +45,9 @@ func RecordKey(business, execution string) string {
 
 // Fields of that hash.
 const (
-	FieldState    = "state"
-	FieldOutcome  = "outcome"
-	FieldResult   = "result"
-	FieldFinished = "finished_at" // milliseconds since 1970
-	FieldCallback = "callback"
+	FieldState   = "state"
+	FieldOutcome = "outcome"
+	FieldResult  = "result"
 )
 
 // StateFinished is the value of the field "state" when the hash has an outcome.

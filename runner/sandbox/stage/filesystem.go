@@ -102,8 +102,6 @@ func (m Mount) apply(source int) error {
 		return err
 	}
 	switch m.Kind {
-	case MountDir:
-		return os.MkdirAll(target, 0o755)
 	case MountLink:
 		return os.Symlink(m.Source, target)
 	case MountFile:

@@ -80,8 +80,6 @@ type Landlock struct {
 type MountKind string
 
 const (
-	// MountDir creates a directory and its parents.
-	MountDir MountKind = "dir"
 	// MountLink creates a symbolic link to Source.
 	MountLink MountKind = "link"
 	// MountFile writes a small file with the content Source.
