@@ -24,6 +24,7 @@ var besides = []reference.Variable{
 	{Name: "HTTP_PROXY HTTPS_PROXY NO_PROXY", Help: "Proxy of the operator's on the way to the API."},
 	{Name: "XDG_RUNTIME_DIR", Help: "The user's directory that the default of --token-file lies in."},
 	{Name: "VIRTUAL_ENV PATH", Help: "Where Pythons are looked for: the virtual environment's, that of .venv in the current folder, then those of PATH, /usr/local/bin, /usr/bin and /opt."},
+	{Name: "GOMEMLIMIT", Help: "Memory limit of the Go runtime in bytes. If unset, serve and worker use half of the memory limit of their cgroup."},
 	{Name: "NO_COLOR", Help: "Any value: no colours on a terminal."},
 }
 
