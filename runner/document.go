@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 )
 
@@ -22,12 +24,13 @@ const (
 )
 
 // CheckJSON rejects a document that would be expensive to decode: with more than maxElements list elements in total,
-// too many members in an object, or too deep nesting. It also rejects half of a surrogate pair, which encoding/json
+// too many members in an object, or too deep nesting. It rejects an object that has a key twice. It also rejects half of a surrogate pair, which encoding/json
 // would silently replace. It does not check whether the document is valid JSON; the decoder does.
 func CheckJSON(data []byte, maxElements int) error {
 	type container struct {
 		list    bool
 		members int
+		keys    keySet
 	}
 	open := make([]container, 1, maxDepth+1)
 	values, elements := 0, 0
@@ -65,12 +68,50 @@ func CheckJSON(data []byte, maxElements int) error {
 		case ',':
 			err = count()
 		case '"':
+			begin := i
 			i, err = skipText(data, i+1)
+			if in := &open[len(open)-1]; err == nil && !in.list && in.members > 0 && i < len(data) && isKey(data[i+1:]) {
+				err = in.keys.add(data[begin : i+1])
+			}
 		}
 		if err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// isKey reports whether the text that ended before rest is the key of a member.
+func isKey(rest []byte) bool {
+	rest = bytes.TrimLeft(rest, ignored)
+	return len(rest) > 0 && rest[0] == ':'
+}
+
+// keySet holds the keys of an object. Most objects have a few.
+type keySet struct {
+	few  [4]string
+	n    int
+	many map[string]bool
+}
+
+// add adds a key, a JSON string, and returns an error if the object has it already: decoders differ in which value they take.
+func (s *keySet) add(text []byte) error {
+	key := string(text[1 : len(text)-1])
+	if strings.Contains(key, `\`) && json.Unmarshal(text, &key) != nil {
+		return nil // the decoder says what is wrong
+	}
+	if slices.Contains(s.few[:min(s.n, len(s.few))], key) || s.many[key] {
+		return fmt.Errorf("the key %s is given twice", describe(key))
+	}
+	if s.n < len(s.few) {
+		s.few[s.n] = key
+	} else {
+		if s.many == nil {
+			s.many = map[string]bool{}
+		}
+		s.many[key] = true
+	}
+	s.n++
 	return nil
 }
 

@@ -124,9 +124,14 @@ var eventBuffers = sync.Pool{New: func() any { return new([maxEvent]byte) }}
 func (a *attempt) listen(nonce string) (forged int) {
 	buffer := eventBuffers.Get().(*[maxEvent]byte)
 	defer eventBuffers.Put(buffer)
-	events, size := 0, 0
+	events, size, empty := 0, 0, 0
 	for {
 		n, err := a.sockets.events.Read(buffer[:])
+		if empty++; !errors.Is(err, io.EOF) {
+			empty = 0
+		} else if empty == 1 || !hungUp(a.sockets.events) {
+			err = nil // an empty message reads like the end
+		}
 		if err != nil {
 			return forged
 		}
@@ -206,7 +211,7 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 	}
 	result.Evidence = Evidence{
 		Wall: result.Duration, CPU: exit.CPU + a.meter.total(), PeakMemory: exit.PeakMemory, PeakProcesses: exit.PeakProcesses,
-		ExitCode: exit.Code, Signal: exit.Signal, OutOfMemory: exit.OOMKilled, Survivors: exit.Survivors,
+		ExitCode: exit.Code, Signal: exit.Signal, OutOfMemory: exit.OOMKilled || exit.Starved, Survivors: exit.Survivors,
 	}
 	result.Layers = a.layers
 	if a.forged > 0 {

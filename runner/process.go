@@ -60,6 +60,21 @@ func (s sockets) close() {
 	}
 }
 
+// hungUp reports whether the other end of a socket is closed, because a message without bytes reads like the end.
+func hungUp(socket *os.File) bool {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return true
+	}
+	closed := true
+	_ = raw.Control(func(fd uintptr) {
+		look := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(look, 0)
+		closed = err != nil || n > 0 && look[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return closed
+}
+
 // drain reads a pipe to its end and keeps the last keptTail bytes, so that a step's output fills neither the pipe nor
 // memory.
 type drain struct {

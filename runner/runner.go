@@ -78,6 +78,8 @@ var (
 	ErrNoPython = errors.New("no usable python")
 	// ErrHarness reports that the interpreter or the harness in it did not start.
 	ErrHarness = errors.New("the python harness did not start")
+	// ErrNotBegun reports, beside ErrHarness, that no code of the step has run, so that it can run again.
+	ErrNotBegun = errors.New("the step's code has not begun")
 )
 
 // Runner runs steps. It is safe for concurrent use.

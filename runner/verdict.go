@@ -31,6 +31,8 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 			maxEvents, formatBytes(maxEventBytes))}, nil
 	case a.collector.result != nil:
 		return a.reported(*a.collector.result, exit), nil
+	case exit.Starved && a.started.IsZero():
+		return verdict{}, fmt.Errorf("%w: %w: %s", ErrHarness, ErrNotBegun, starved)
 	case exit.Err != nil:
 		return verdict{}, fmt.Errorf("%w: %w", ErrHarness, exit.Err)
 	case ctx.Err() != nil:
@@ -40,7 +42,9 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 	case exit.CPUExceeded:
 		return a.overCPU(), nil
 	case a.started.IsZero():
-		return verdict{}, fmt.Errorf("%w: %s", ErrHarness, startFailure(reading, exit, stderr))
+		return verdict{}, fmt.Errorf("%w: %w: %s", ErrHarness, ErrNotBegun, startFailure(reading, exit, stderr))
+	case exit.Starved && exit.Signal == syscall.SIGKILL:
+		return verdict{outcome: outcomes.KilledBySignal, message: "killed by signal: " + starved}, nil
 	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall && exit.Signal == syscall.SIGKILL:
 		return a.timeout(), nil
 	case errors.Is(reading, errTooManyFrames):
@@ -69,6 +73,9 @@ func (a *attempt) overCPU() verdict {
 	}
 }
 
+// starved says why a process was killed that had not reached its own limit.
+const starved = "the kernel killed the step's process because the memory of this machine, or of the cgroup that the sidecar runs in, ran out; the step had not reached its own limit"
+
 // startFailure explains in one line why the harness never started the step.
 func startFailure(reading error, exit sandbox.Exit, stderr string) string {
 	said := strings.TrimSpace(stderr)
@@ -76,6 +83,8 @@ func startFailure(reading error, exit sandbox.Exit, stderr string) string {
 		said = said[i+1:]
 	}
 	switch {
+	case exit.Starved:
+		return starved
 	case errors.Is(reading, os.ErrDeadlineExceeded):
 		return fmt.Sprintf("it was not ready after %s", startupLimit)
 	case exit.Signal != 0:
@@ -115,7 +124,7 @@ var reportedOutcomes = map[string]Outcome{
 }
 
 func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
-	if m.OK && exit.OOMKilled {
+	if m.OK && exit.OOMKilled { // if it is Starved, the step has handled the end of its child
 		// A child was killed, and the main process ended before the runner could end it.
 		return a.overMemory()
 	}
@@ -150,6 +159,7 @@ func (a *attempt) nameLimit(v *verdict, exit sandbox.Exit) {
 		means   string
 	}{
 		{exit.OOMKilled, outcomes.MemoryLimit, "the step's processes used more than " + formatBytes(limits.Memory)},
+		{exit.Starved, outcomes.Exception, starved},
 		{strings.HasPrefix(v.message, "MemoryError") && exit.PeakMemory > limits.Memory/2, outcomes.MemoryLimit, "the step may use " + formatBytes(limits.Memory)},
 		{exit.ProcessesRefused && mentions(v.message, "start new thread", "Errno 11"), outcomes.ProcessLimit, fmt.Sprintf("the step may have %d processes and threads", limits.Processes)},
 		{strings.HasPrefix(v.message, "OSError: [Errno 27]"), outcomes.OutputLimit, "a file may have " + formatBytes(limits.FileSize)},

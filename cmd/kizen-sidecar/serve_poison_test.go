@@ -61,6 +61,36 @@ func cgroupOfMemory(t *testing.T, bytes int) string {
 	return dir
 }
 
+// within returns a command that runs in a cgroup.
+func within(dir string, command *exec.Cmd) *exec.Cmd {
+	inside := exec.Command("/bin/sh", append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, dir}, command.Args...)...)
+	inside.Env = command.Env
+	return inside
+}
+
+// TestMemoryThatTheMachineLacksIsNotTheStepsFault: the result must not name a limit that the step has not reached.
+func TestMemoryThatTheMachineLacksIsNotTheStepsFault(t *testing.T) {
+	const group = 160 << 20
+	dir := cgroupOfMemory(t, group)
+	redis, disk := startRedisServer(t), t.TempDir()
+	s := tryWith(t, redis, disk, within(dir, tryCommand(redis, disk, "--warm", "0", "--slots", "2", "--memory", "1GiB")))
+	got, err := s.try(t.Context(), "b", "POST", "/api/coderunner/run", script("all = []\nwhile True: all.append(bytearray(b'x' * (1 << 20)))"))
+	var d struct {
+		Error struct {
+			Error, Kind string
+			Evidence    struct {
+				Peak        int64 `json:"peak_memory_bytes"`
+				OutOfMemory bool  `json:"out_of_memory"`
+			}
+		}
+	}
+	if err != nil || json.Unmarshal([]byte(got.body), &d) != nil || d.Error.Kind != "killed_by_signal" ||
+		!strings.Contains(d.Error.Error, "had not reached its own limit") || d.Error.Evidence.Peak > group || !d.Error.Evidence.OutOfMemory {
+		t.Errorf("a step that takes the machine's memory: %d %s %v", got.status, got.body, err)
+	}
+	s.requireWell()
+}
+
 // TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe: under a memory limit, with a poisoned request or step each second.
 func TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe(t *testing.T) {
 	const well, slots, group = 100, 8, 256 << 20
@@ -70,9 +100,7 @@ func TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe(t *testing.T) {
 	redis, disk := startRedisServer(t), t.TempDir()
 	command := tryCommand(redis, disk, "--warm", "1", "--slots", fmt.Sprint(slots), "--queue-timeout", "5m", "--timeout", "30s",
 		"--memory", "48MiB", "--api-root", api.root())
-	inside := exec.Command("/bin/sh", append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, dir}, command.Args...)...)
-	inside.Env = command.Env
-	s := tryWith(t, redis, disk, inside).settle(slots)
+	s := tryWith(t, redis, disk, within(dir, command)).settle(slots)
 	if groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.Process.Pid)); err != nil || !strings.Contains(string(groups), filepath.Base(dir)) {
 		t.Fatalf("serve is not in the cgroup with the limit: %s %v", groups, err)
 	}

@@ -53,6 +53,8 @@ func (e Ended) Outcome(err error) outcomes.Outcome {
 		return outcomes.Refused
 	case errors.Is(err, ErrCancelled), errors.Is(err, context.Canceled):
 		return outcomes.Cancelled
+	case errors.Is(err, runner.ErrNotBegun):
+		return outcomes.NotStarted
 	case e.Begun:
 		return outcomes.Internal
 	}

@@ -599,6 +599,8 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 		return a.finish(ctx, a.subject, a.failed(outcomes.WorkerDied, errFenced))
 	case err == nil:
 		return a.finish(ctx, a.subject, a.ended(outcome, done.Result))
+	case errors.Is(err, runner.ErrNotBegun):
+		return a.giveUp(ctx, err.Error()) // the record says that it may have started, so no worker runs it again by itself
 	case done.Begun:
 		return a.finish(ctx, a.subject, a.failed(outcomes.Internal, err))
 	case errors.Is(context.Cause(running), execution.ErrCancelled):

@@ -278,29 +278,44 @@ func (g *group) members(server *group) (files []*os.File, into bool, err error) 
 	return files, false, nil
 }
 
-// outOfMemory reports whether the kernel killed a member because the group exhausted its memory.
-func (g *group) outOfMemory() bool {
+// outOfMemory reports whether the kernel killed a member because the group exhausted its memory, or because a group above it or
+// the machine did.
+func (g *group) outOfMemory() (own, above bool) {
 	if g.memory == "" {
-		return false
+		return false, false
 	}
 	if g.parents.unified {
-		return counter(g.memory, "memory.events", "oom_kill") > 0
+		if counter(g.memory, "memory.events", "oom_kill") == 0 {
+			return false, false
+		}
+		own = counter(g.memory, "memory.events", "oom") > 0
+		return own, !own
 	}
-	return counter(g.memory, "memory.oom_control", "oom_kill") > 0
+	if counter(g.memory, "memory.oom_control", "oom_kill") == 0 {
+		return false, false
+	}
+	// Both have the same limit; which one the kernel meets first depends on its version.
+	own = number(g.memory, "memory.failcnt") > 0 || number(g.memory, "memory.memsw.failcnt") > 0
+	return own, !own
 }
 
 // used returns the group's memory in bytes, or 0 if it cannot be read.
 func (g *group) used() int64 {
-	file := "memory.usage_in_bytes"
 	if g.parents.unified {
-		file = "memory.current"
+		return number(g.memory, "memory.current")
 	}
-	content, err := os.ReadFile(filepath.Join(g.memory, file))
-	if err != nil {
+	return number(g.memory, "memory.usage_in_bytes")
+}
+
+// peak returns the most memory that the group ever had in bytes, or 0 if the kernel does not say it (v2 before Linux 5.19).
+func (g *group) peak() int64 {
+	switch {
+	case g.memory == "":
 		return 0
+	case g.parents.unified:
+		return number(g.memory, "memory.peak")
 	}
-	used, _ := strconv.ParseInt(string(bytes.TrimSpace(content)), 10, 64)
-	return used
+	return number(g.memory, "memory.max_usage_in_bytes")
 }
 
 // refused reports whether a member failed to start a process because of the limit on processes.
@@ -335,6 +350,16 @@ func counter(dir, file, name string) int64 {
 		}
 	}
 	return 0
+}
+
+// number reads a file with one number, or returns 0.
+func number(dir, file string) int64 {
+	content, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(string(bytes.TrimSpace(content)), 10, 64)
+	return n
 }
 
 func write(dir, file, content string) error {

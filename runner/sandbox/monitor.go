@@ -169,13 +169,18 @@ func (m *monitor) look() bool {
 		now.memory = proportional(tree)
 	}
 	m.warn(now.memory)
+	own, _ := m.group.outOfMemory()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now.peakMemory = max(m.used.peakMemory, now.memory)
+	peak := now.memory
+	if peak > m.used.peakMemory && len(tree) > 1 {
+		peak = proportional(tree)
+	}
+	now.peakMemory = max(m.used.peakMemory, peak)
 	now.peakProcesses = max(m.used.peakProcesses, now.processes)
 	now.cpu = max(now.cpu, m.used.cpu)
 	m.used = now
-	m.memoryOver = m.memoryOver || m.group.outOfMemory() || (!m.counted && now.memory > m.limits.Memory)
+	m.memoryOver = m.memoryOver || own || (!m.counted && now.memory > m.limits.Memory)
 	m.cpuOver = m.cpuOver || (m.limits.CPU > 0 && now.cpu-m.before+m.charged > m.limits.CPU)
 	return m.memoryOver || m.cpuOver
 }

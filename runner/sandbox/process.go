@@ -25,6 +25,9 @@ type Exit struct {
 	Signal syscall.Signal
 	// OOMKilled reports that processes of the program were killed because it exceeded the memory limit.
 	OOMKilled bool
+	// Starved reports that the kernel killed processes of the program because the memory of a cgroup around the sidecar,
+	// or that of the machine, ran out, although the program had not reached its own limit.
+	Starved bool
 	// CPUExceeded reports that the program was killed because it exceeded the limit on CPU time.
 	CPUExceeded bool
 	// Killed reports that Kill was called or the context ended.
@@ -32,8 +35,8 @@ type Exit struct {
 	// ProcessesRefused reports that the program tried to exceed the limit on processes. Without a cgroup it is
 	// inferred from the sampled number of processes and the number at the end.
 	ProcessesRefused bool
-	// PeakMemory is the peak of the sampled resident memory of all processes in bytes, at least that of the largest
-	// one.
+	// PeakMemory is the peak of the cgroup's memory in bytes. Without a cgroup it is the peak of the sampled resident
+	// memory of all processes, with what they share counted once, and at least that of the largest one.
 	PeakMemory int64
 	// PeakProcesses is the peak of the sampled number of processes and threads.
 	PeakProcesses int
@@ -210,12 +213,14 @@ func (p *Process) supervise(ctx context.Context) {
 func (p *Process) outcome(cpu time.Duration, err error) Exit {
 	m := p.monitor
 	used, memoryOver, cpuOver := m.seen()
-	exit := Exit{Code: -1, OOMKilled: memoryOver || p.group.outOfMemory(), CPUExceeded: cpuOver,
+	own, above := p.group.outOfMemory()
+	exit := Exit{Code: -1, OOMKilled: memoryOver || own, Starved: above && !memoryOver, CPUExceeded: cpuOver,
 		PeakMemory: used.peakMemory, PeakProcesses: used.peakProcesses, CPU: used.cpu, Err: err}
 	p.killed.Do(func() {})
 	exit.Killed = p.ordered
+	peak := p.group.peak()
 	if exit.OOMKilled && m.counted {
-		exit.PeakMemory = max(exit.PeakMemory, m.limits.Memory)
+		peak = max(peak, m.limits.Memory)
 	}
 	event, err := p.receive()
 	switch {
@@ -229,7 +234,7 @@ func (p *Process) outcome(cpu time.Duration, err error) Exit {
 		exit.Survivors = event.Survivors
 		exit.CPU = max(exit.CPU, time.Duration(event.CPU))
 		exit.PeakMemory = max(exit.PeakMemory, event.MaxRSS)
-	case exit.Killed || exit.OOMKilled || exit.CPUExceeded:
+	case exit.Killed || exit.OOMKilled || exit.Starved || exit.CPUExceeded:
 		exit.Signal = syscall.SIGKILL
 		exit.CPU = max(exit.CPU, cpu)
 	case exit.Err == nil:
@@ -239,6 +244,9 @@ func (p *Process) outcome(cpu time.Duration, err error) Exit {
 		}
 	}
 	exit.CPU = m.counts(exit.CPU)
+	if peak > 0 {
+		exit.PeakMemory = peak
+	}
 	// The last sample may be older than the last processes; those left at the end and the main process existed at
 	// the same time.
 	most := max(exit.PeakProcesses, exit.Survivors+event.Unreaped+1)
