@@ -113,7 +113,13 @@ func ConnContext(ctx context.Context, accepted net.Conn) context.Context {
 
 // Hold protects the connection of a request whose caller is now waiting, until release is called.
 func Hold(r *http.Request) (release func()) {
-	m, ok := r.Context().Value(contextKey{}).(*conn)
+	accepted, _ := r.Context().Value(contextKey{}).(net.Conn)
+	return HoldConn(accepted)
+}
+
+// HoldConn protects an accepted connection, as Hold does.
+func HoldConn(accepted net.Conn) (release func()) {
+	m, ok := accepted.(*conn)
 	if !ok {
 		return func() {}
 	}

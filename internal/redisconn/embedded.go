@@ -20,6 +20,7 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/crowd"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
@@ -55,6 +56,7 @@ func (e *Embedded) Share(addr string) error {
 	if err != nil {
 		return fmt.Errorf("share the embedded redis on %s: %w", addr, err)
 	}
+	listener = crowd.New(maxSharedConns).Listener(listener)
 	e.listener = listener
 	e.all.Go(func() {
 		for {
@@ -119,7 +121,8 @@ func (e *Embedded) target() target {
 }
 
 const (
-	// maxSharedConns is the maximal number of connections of a shared store.
+	// maxSharedConns is the maximal number of connections of a shared store. Beyond it, the connection that has waited the
+	// longest without authenticating is closed.
 	maxSharedConns = 128
 	// authLimit is how long a connection may take to authenticate.
 	authLimit = 10 * time.Second
@@ -134,7 +137,7 @@ const (
 func (e *Embedded) serve(conn net.Conn, trusted bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed || !trusted && len(e.open) >= maxSharedConns {
+	if e.closed {
 		_ = conn.Close() // refused
 		return
 	}
@@ -176,6 +179,7 @@ func (e *Embedded) answer(conn net.Conn, trusted bool) {
 		name := strings.ToUpper(command[0])
 		if !trusted && (name == "AUTH" || name == "HELLO") && e.shows(command) {
 			trusted = true
+			defer crowd.HoldConn(conn)()
 			_ = conn.SetDeadline(time.Time{})
 		}
 		if trusted {

@@ -1,13 +1,15 @@
 package redisconn_test
 
 import (
+	"bufio"
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
+	"github.com/redis/go-redis/v9"
 )
 
 func TestTheEmbeddedStoreAnswersStrangersThatTheyMustAuthenticate(t *testing.T) {
@@ -64,4 +66,39 @@ func embedded(t testing.TB) *redisconn.Embedded {
 		t.Fatal(err)
 	}
 	return e
+}
+
+// TestStrangersDoNotKeepClientsFromASharedStore: connections that do not authenticate give way to new ones.
+func TestStrangersDoNotKeepClientsFromASharedStore(t *testing.T) {
+	store := embedded(t)
+	crowd := func() {
+		for range 300 { // more than it accepts
+			idle, err := net.Dial("tcp", store.Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = idle.Close() })
+		}
+	}
+	crowd()
+	client, err := net.Dial("tcp", store.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	in := bufio.NewReader(client)
+	ask := func(command, want string) {
+		t.Helper()
+		if _, err := client.Write([]byte(command)); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := in.ReadString('\n'); answer != want {
+			t.Fatalf("answered %q, %v", answer, err)
+		}
+	}
+	_, password, _ := strings.Cut(store.URL(), "redis://:")
+	password, _, _ = strings.Cut(password, "@")
+	ask(fmt.Sprintf("*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n", len(password), password), "+OK\r\n")
+	crowd()
+	ask("*1\r\n$4\r\nPING\r\n", "+PONG\r\n") // it is kept
 }
