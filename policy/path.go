@@ -71,12 +71,15 @@ func unescape(path string) string {
 	return string(decoded)
 }
 
+// foldCase returns text as a server sees it that ignores case as Unicode defines it: the long s is an s, and the Kelvin sign a k.
+func foldCase(text string) string { return strings.ToLower(strings.ToUpper(text)) }
+
 func clean(path string) (string, error) {
 	if strings.ContainsAny(path, "\x00\uFFFD") {
 		return "", errPath
 	}
 	var cleaned strings.Builder
-	for segment := range strings.SplitSeq(strings.ToLower(path), "/") {
+	for segment := range strings.SplitSeq(foldCase(path), "/") {
 		if end := strings.IndexAny(segment, ";?#"); end >= 0 {
 			segment = segment[:end]
 		}

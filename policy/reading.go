@@ -22,7 +22,7 @@ type reading struct {
 func (r route) match(path string) (accounts []string, ok bool) {
 	whole := reading{route: r}
 	at := reach(1)
-	for segment := range strings.SplitSeq(strings.ToLower(path), "/") {
+	for segment := range strings.SplitSeq(foldCase(path), "/") {
 		if at = whole.segment(at, segment); at == 0 {
 			break
 		}
@@ -45,7 +45,7 @@ func (r *reading) segment(at reach, raw string) (next reach) {
 		if decoded == raw {
 			break
 		}
-		raw = strings.ToLower(decoded)
+		raw = foldCase(decoded)
 	}
 	return next
 }
@@ -94,7 +94,7 @@ func (r *reading) literal(at reach, text string) (next reach) {
 		}
 		texts := []string{text}
 		if dot := strings.LastIndexByte(text, '.'); i == len(r.segments)-1 && dot > 0 {
-			texts = append(texts, text[:dot])
+			texts = append(texts, text[:dot], strings.TrimRight(text, "."))
 		}
 		for _, t := range texts {
 			if t != "" && (want == "" || want == t) {

@@ -52,7 +52,15 @@ func requestAction(name []byte) headerAction {
 		// Fields in which some server or framework expects the requested path or host. They include CGI variables: a
 		// field named Proxy becomes HTTP_PROXY there.
 	case "script-name", "path-info", "path-translated", "request-uri", "request-method", "x-script-name", "x-path-info",
-		"x-request-uri", "x-host", "x-http-host-override", "x-sendfile-type", "proxy":
+		"x-request-uri", "x-host", "x-http-host-override", "x-sendfile-type", "proxy", "x-request-method":
+		return drop
+		// The other variables of RFC 3875 and of the servers that extend it, for servers that read them from fields.
+	case "auth-type", "gateway-interface", "query-string", "remote-addr", "remote-host", "remote-ident", "remote-port",
+		"request-scheme", "server-addr", "server-name", "server-port", "server-protocol", "server-software", "script-filename",
+		"document-root", "document-uri", "https":
+		return drop
+		// The pseudo-fields of HTTP/2, for servers that take them without their colon.
+	case "method", "scheme", "authority", "path", "uri":
 		return drop
 	case "content-length", "transfer-encoding":
 		return framing
@@ -69,6 +77,9 @@ func requestAction(name []byte) headerAction {
 	case "x-http-method-override", "x-http-method", "x-method-override":
 		return override
 	}
+	if tellsIdentity(folded) {
+		return drop
+	}
 	if bytes.HasPrefix(folded, []byte("x-")) {
 		for _, prefix := range droppedPrefixes {
 			if bytes.HasPrefix(folded, []byte(prefix)) {
@@ -79,10 +90,25 @@ func requestAction(name []byte) headerAction {
 	return pass
 }
 
+// tellsIdentity reports whether a field has a word with which gateways name what they tell a server about the caller whom they
+// have authenticated, or about its certificate: X-Authenticated-Userid, X-Consumer-Id, X-WEBAUTH-USER, X-MS-CLIENT-PRINCIPAL,
+// X-Amzn-Oidc-Identity, Impersonate-User, X-On-Behalf-Of, Ssl-Client-Verify. A name that only mentions a user passes.
+func tellsIdentity(folded []byte) bool {
+	for word := range bytes.SplitSeq(folded, []byte("-")) {
+		switch string(word) {
+		case "authenticated", "webauth", "consumer", "credential", "principal", "oidc", "iap", "jwt", "userinfo", "impersonate", "behalf",
+			"ssl", "tls", "cert", "certificate", "assertion":
+			return true
+		}
+	}
+	return false
+}
+
 // droppedPrefixes are the prefixes of fields with which gateways pass caller, path or host to a server, and of our own
 // fields.
 var droppedPrefixes = []string{
 	"x-forwarded", "x-envoy-", "x-original-", "x-rewrite-", "x-accel-", "x-remote-", "x-auth-request-", "x-kizen-",
+	"x-override-", "x-proxy-",
 }
 
 // responseAction returns the action for a field of the API's response.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/kizen/kizen-sidecar/internal/shown"
 )
 
 // The limits of one execution's share of the audit file, which all executions share.
@@ -146,7 +148,7 @@ func (j *journal) line(of any) error {
 	}
 	j.refill()
 	j.left -= float64(len(line) + 1)
-	_, err = j.cfg.Audit.Write(append(line, '\n'))
+	_, err = j.cfg.Audit.Write(append(shown.JSON(line), '\n')) // a terminal shows the file
 	return err
 }
 

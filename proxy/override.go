@@ -35,6 +35,8 @@ type nameScanner struct {
 	pending []byte
 	word    [longestMethodName + 1]byte
 	length  int // of the word so far; a word that does not fit is not a name
+	// multipart reports that a backslash only quotes the next character, and that "name*" is an encoded name (RFC 5987).
+	multipart bool
 }
 
 // newNameScanner returns a scanner for the body of a request, or nil if no framework looks for a method in it. hidden
@@ -50,7 +52,7 @@ func newNameScanner(req *h1.Request) (scanner *nameScanner, hidden bool) {
 	case strings.Contains(content, "json"):
 		scanner = &nameScanner{escape: '\\'}
 	case strings.Contains(content, "multipart"):
-		scanner = &nameScanner{}
+		scanner = &nameScanner{multipart: true}
 	default:
 		return nil, false
 	}
@@ -80,6 +82,9 @@ func contentTypes(fields []h1.Field) string {
 // finds reports whether a name ends in p.
 func (s *nameScanner) finds(p []byte) bool {
 	for _, c := range p {
+		if s.multipart && c == '\\' {
+			continue
+		}
 		if len(s.pending) == 0 && (c != s.escape || c == 0) {
 			if s.take(c) {
 				return true
@@ -124,6 +129,9 @@ func hexByte(digits []byte) byte {
 
 // take adds one character, and reports whether a name ends before it.
 func (s *nameScanner) take(c byte) bool {
+	if s.multipart && c == '*' && string(s.word[:min(s.length, len(s.word))]) == "name" {
+		return true
+	}
 	if c = nameChars[c]; c != 0 {
 		if s.length < len(s.word) {
 			s.word[s.length] = c

@@ -64,9 +64,12 @@ func (s *Server) readBody(c *gin.Context) (data []byte, release func(), err erro
 	return read.Bytes(), release, err
 }
 
-// isJSON reports whether a Content-Type is application/json, or a type with the +json suffix (RFC 6839).
+// isJSON reports whether a Content-Type is application/json, or a type with the +json suffix (RFC 6839), in UTF-8 (RFC 8259).
 func isJSON(contentType string) bool {
-	media, _, err := mime.ParseMediaType(contentType)
+	media, parameters, err := mime.ParseMediaType(contentType)
+	if charset, given := parameters["charset"]; given && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "us-ascii") {
+		return false
+	}
 	return err == nil && (media == "application/json" || strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json"))
 }
 

@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// Text replaces control characters by visible ones. Line breaks and tabs stay.
+// Text replaces control characters by visible ones, and characters that hide in text. Line breaks and tabs stay.
 func Text(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -19,7 +19,7 @@ func Text(text string) string {
 			return '␡'
 		case r < 0x20:
 			return '␀' + r
-		case isHarmful(r):
+		case isHarmful(r), isInvisible(r):
 			return unicode.ReplacementChar
 		}
 		return r
@@ -54,4 +54,13 @@ func JSON(document []byte) []byte {
 // isHarmful reports whether r is DEL, a control character of C1, or one of Unicode's Bidi_Control.
 func isHarmful(r rune) bool {
 	return r >= 0x7f && r < 0xa0 || r > 0xff && unicode.Is(unicode.Bidi_Control, r)
+}
+
+// isInvisible reports whether r is a format character, which hides in text, or a line break that only some programs know. The
+// joiners are parts of words and of emoji, and the marks before numbers are visible.
+func isInvisible(r rune) bool {
+	if r < 0xad || r == '\u200c' || r == '\u200d' {
+		return false
+	}
+	return unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) && !unicode.Is(unicode.Prepended_Concatenation_Mark, r)
 }

@@ -21,6 +21,16 @@ func TestTextHoldsNothingThatATerminalObeys(t *testing.T) {
 	}
 }
 
+func TestTextHoldsNothingThatHides(t *testing.T) {
+	if shown := Text("a" + attacks.Hidden + "b"); strings.Trim(shown, "ab\ufffd") != "" {
+		t.Errorf("shown as %q", shown)
+	}
+	const words = "\u0646\u200c\u0645 \U0001f468\u200d\U0001f4bb \u06001" // joiners, and a mark before a number
+	if shown := Text(words); shown != words {
+		t.Errorf("shown as %q", shown)
+	}
+}
+
 func TestJSONMeansTheSameAndHoldsNothingThatATerminalObeys(t *testing.T) {
 	for _, text := range []string{attacks.Harmful, "plain", "ü€𝄞©Øâ", "\u2028", strings.Repeat("x", 1000) + attacks.Harmful} {
 		document, err := json.Marshal(map[string]string{text: text})

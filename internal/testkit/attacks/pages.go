@@ -22,6 +22,7 @@ func Pages() []Page {
 		{"plain text", http.Header{"Content-Type": {"text/plain"}}, 415},
 		{"a form", http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}, 415},
 		{"no type", http.Header{"Content-Type": {""}}, 415},
+		{"another charset", http.Header{"Content-Type": {"application/json; charset=utf-16"}}, 415},
 		{"two types", http.Header{"Content-Type": {"text/plain, application/json"}}, 415},
 	}
 }

@@ -73,7 +73,8 @@ func GuardedPaths() []string {
 }
 
 var otherPaths = []string{
-	"/api-keys", "/api-keys/", "/api-keys.json/", "/API-KEYS", "/api-keys.JSON", "/%61pi-keys", "/api%2dkeys.json",
+	"/api-keys", "/api-keys/", "/api-keys.json/", "/API-KEYS", "/api-keys.JSON", "/%61pi-keys",
+	"/api-key%c5%bf", "/api-%E2%84%AAeys", "/api-keys%2e%2e", "/api-keys...", "/api-keys/1/rotate", "/api%2dkeys.json",
 	"/x//../api-keys", "/./api-keys", "/%2e/api-keys", "/api-keys%20", "/api-keys;v=1", "/api-keys%23x", "/api-keys%3fx",
 	"/team/1/api-keys", "/team//1//api-keys", "/team/1;x/api-keys", "/team/1/%61pi-keys", "/team/%E2%82%AC/api-keys.json",
 	"/team/a.b/api-keys", "/team/%00/api-keys", "/team/%0a/api-keys", "/api-keys%0d%0a", "/api-keys/%0a", "/api%0d-keys",
