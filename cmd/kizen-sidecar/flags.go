@@ -191,6 +191,7 @@ type checkedFlags struct {
 	engine  *policy.Engine
 	proxy   proxy.Config
 	log     *slog.Logger
+	learn   bool // --policy-mode=learn
 	// telemetry sees every execution; nil: nothing does.
 	telemetry *telemetry.Telemetry
 }
@@ -218,7 +219,11 @@ func (f authorityFlags) check(log *slog.Logger) (checkedFlags, error) {
 func (g checkedFlags) open(interpreters execution.Interpreters) (*daemon.Host, error) {
 	config := daemon.HostConfig{Execution: execution.Config{
 		Keys: g.keys, Engine: g.engine, Proxy: g.proxy, Interpreters: interpreters, Telemetry: g.telemetry, Log: g.log,
+		Learn: g.learn,
 	}}
+	if g.learn {
+		g.log.Warn("connections that no rule permits are permitted and recorded; write rules for them with policy suggest, and leave --policy-mode=learn out")
+	}
 	var err error
 	if name := g.flags.AuditFile; name != "" {
 		if config.Audit, err = audit.Open(name); err != nil {
@@ -306,6 +311,8 @@ type sandboxFlags struct {
 	StrictRuntime bool   `help:"Refuse to fall back to another Python when the runtime is not installed." group:"Sandbox"`
 	Sandbox       string `help:"auto uses every layer that this machine has, required refuses to run where one is missing, off isolates nothing and keeps the limits." enum:"auto,required,off" default:"auto" placeholder:"MODE" group:"Sandbox"`
 	Network       string `help:"What a step reaches: host for everything that this machine reaches, policy for what the rules for connections permit, or kizen-only for nothing but the proxy." enum:"policy,host,kizen-only" default:"host" placeholder:"NETWORK" group:"Sandbox"`
+
+	PolicyMode string `help:"With --network=policy: enforce refuses the connections that no rule permits; learn permits and records them for policy suggest. Guardrails and your own forbids hold in both." enum:"enforce,learn" default:"enforce" placeholder:"MODE" group:"Sandbox"`
 
 	MaxConnections int `help:"Connections of one execution with --network=policy; more are refused. 0: no limit." default:"10000" placeholder:"N" group:"Limits"`
 	MaxDNSRate     int `name:"max-dns-rate" help:"Questions to name servers that one execution may ask in a second with --network=policy; more are refused. 0: no limit." default:"100" placeholder:"N" group:"Limits"`
@@ -498,7 +505,7 @@ func (f *daemonFlags) open(ctx context.Context, app *app) (*daemonParts, error) 
 		return nil, err
 	}
 	d.Warm = pool.New(pool.Config{Source: d.Runner, Size: f.Warm, Exec: f.WarmIsolation == "exec", Limits: p.limits, Log: app.log})
-	p.checked.telemetry = d.Telemetry
+	p.checked.telemetry, p.checked.learn = d.Telemetry, f.PolicyMode == "learn"
 	if d.Host, err = p.checked.open(d.Warm); err != nil {
 		p.flush()
 		return nil, err

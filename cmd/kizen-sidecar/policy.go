@@ -31,6 +31,7 @@ func (f policyFlags) engine() (*policy.Engine, error) {
 type policyCommand struct {
 	Check   policyCheckCommand   `cmd:"" help:"Validate rule files and say how many rules there are."`
 	Explain policyExplainCommand `cmd:"" help:"Say whether a call or a connection is allowed, by which rule, and why."`
+	Suggest policySuggestCommand `cmd:"" help:"Write the rules that the connections in an audit file need."`
 }
 
 // policyCheckCommand is kizen-sidecar policy check.

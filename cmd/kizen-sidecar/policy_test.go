@@ -92,6 +92,33 @@ func TestPolicyExplainConnectDecidesOnEveryAddress(t *testing.T) {
 	}
 }
 
+func TestPolicySuggestWritesTheRulesThatAnAuditNeeds(t *testing.T) {
+	audit := writeFile(t, t.TempDir(), "audit", `{"kind":"connection","account_type":"service_plugin","host":"db.example.com","address":"10.1.1.1","port":5432,"transport":"tcp","decision":"allow","policy":"learned"}
+{"kind":"connection","account_type":"service_plugin","host":"db.example.com","address":"10.1.1.2","port":5432,"transport":"tcp","decision":"allow","policy":"learned"}
+{"kind":"connection","account_type":"service_automation","address":"10.2.2.2","port":53,"transport":"udp","decision":"allow","policy":"learned"}
+{"kind":"connection","account_type":"service_plugin","host":"example.com","address":"8.8.8.8","port":443,"transport":"tcp","decision":"allow","policy":"default.public_addresses"}
+{"kind":"connection","account_type":"service_plugin","address":"127.0.0.1","port":1,"transport":"tcp","decision":"deny","policy":"guardrail.loopback"}
+{"method":"GET","path":"/team","decision":"allow","policy":"learned"}
+`)
+	rules, err := policyRun(t, "suggest", audit)
+	if err != nil || strings.Count(rules, "permit (") != 2 {
+		t.Fatalf("got %v\n%s", err, rules)
+	}
+	file := ruleFile(t, rules)
+	for arguments, want := range map[string]string{
+		"db.example.com:5432 --address 10.9.9.9 --account-type service_plugin": "allowed", "10.2.2.2:53 --transport udp": "allowed",
+		"db.example.com:5432 --address 10.9.9.9": "denied", "10.2.2.2:53": "denied", "10.1.1.1:5432 --account-type service_plugin": "denied",
+	} {
+		got, err := policyRun(t, append([]string{"explain", "connect", "--policy", file}, strings.Fields(arguments)...)...)
+		if err != nil || !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got %v, %s", arguments, err, got)
+		}
+	}
+	if _, err := policyRun(t, "suggest", writeFile(t, t.TempDir(), "audit", "")); exit.Code(err) != exit.Nothing {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestPolicyExplainPrintsOneJSONDocument(t *testing.T) {
 	got, err := policyRun(t, "explain", "POST", "/business-config/import", "--account-type", "service_integration", "--json")
 	var answer policy.Explanation

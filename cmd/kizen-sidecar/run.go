@@ -164,7 +164,7 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	if err != nil {
 		return done, err
 	}
-	checked.telemetry = observed
+	checked.telemetry, checked.learn = observed, c.PolicyMode == "learn"
 	host, err := checked.open(steps)
 	if err != nil {
 		return done, err

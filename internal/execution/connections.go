@@ -27,6 +27,9 @@ type connections struct {
 	watch     *watch
 }
 
+// Learned stands in the place of a rule for a connection that only [Config.Learn] permits.
+const Learned = "learned"
+
 // codeNoAudit is the code of a connection that cannot be recorded.
 const codeNoAudit = "no_audit"
 
@@ -43,6 +46,9 @@ func (c *connections) Connect(names []string, to netip.AddrPort, transport strin
 	for i, name := range names {
 		connection.Host = name
 		decision := egressDecision(name, c.principal.Connect(connection))
+		if decision.Code == policy.CodeNotPermitted && c.host.config.Learn {
+			decision.Allowed, decision.Policy = true, Learned
+		}
 		if decision.Allowed {
 			return decision
 		}
@@ -179,7 +185,15 @@ func newGuarded(config Config) *guarded {
 	if config.Redis != nil {
 		config.Redis.AddHook(redisNodes{g})
 	}
+	if cluster, ok := config.Redis.(nodeWatcher); ok { // its own hooks do not see its nodes' connections
+		cluster.OnNewNode(func(node *redis.Client) { node.AddHook(redisNodes{g}) })
+	}
 	return g
+}
+
+// nodeWatcher is a client of a cluster; see [redis.ClusterClient].
+type nodeWatcher interface {
+	OnNewNode(func(node *redis.Client))
 }
 
 // redisNodes is a hook that remembers the addresses of Redis.

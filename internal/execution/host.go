@@ -31,6 +31,8 @@ type Config struct {
 	Proxy proxy.Config
 	// Interpreters may be nil for a Host that only opens standalone proxies.
 	Interpreters Interpreters
+	// Learn permits the connections that no rule decides on. Guardrails and the operator's forbids hold.
+	Learn bool
 	// Audit keeps a JSON line of every call. If nil, no record is kept.
 	Audit proxy.Audit
 	// Telemetry traces and measures every execution. If nil, it is off.

@@ -10,9 +10,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,6 +50,7 @@ func (p Page) Print(done Execution) error {
 	p.values(&text, done.Result)
 	p.logs(&text, done.Result)
 	p.calls(&text, done)
+	p.connections(&text, done.Result)
 	p.failure(&text, done.Result)
 	if p.Detail {
 		p.phases(&text, done)
@@ -122,6 +125,52 @@ func (p Page) calls(w io.Writer, done Execution) {
 			callDetail(w, call, root)
 		}
 	}
+}
+
+func (p Page) connections(w io.Writer, result runner.Result) {
+	record := result.Connections
+	if record == nil || record.Count == 0 {
+		return
+	}
+	note := fmt.Sprintf("%d connections", record.Count)
+	if record.Count == 1 {
+		note = "1 connection"
+	}
+	if record.Refused > 0 {
+		note += fmt.Sprintf(", %d refused", record.Refused)
+	}
+	if record.NotLogged > 0 {
+		note += fmt.Sprintf(", %d not shown", record.NotLogged)
+	}
+	section(w, "Connections", note)
+	rows := [][]string{{"TO", "OVER", "RESULT", "POLICY", "MS"}}
+	for _, connection := range record.Connections {
+		rows = append(rows, []string{connectionTarget(connection), connection.Transport, connectionResult(connection), connection.Policy,
+			fmt.Sprintf("%.1f", connection.Duration)})
+	}
+	columns(w, rows)
+}
+
+// connectionTarget is the name and the address of a connection, as far as it has them.
+func connectionTarget(c runner.Connection) string {
+	switch {
+	case c.Address == "":
+		return c.Host
+	case c.Host == "":
+		return net.JoinHostPort(c.Address, strconv.Itoa(int(c.Port)))
+	}
+	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + " at " + c.Address
+}
+
+// connectionResult says what became of a connection. The result of one that the step waits for itself is not known.
+func connectionResult(c runner.Connection) string {
+	switch {
+	case !c.Allowed:
+		return "refused"
+	case c.Error != "" && c.Error != "EINPROGRESS":
+		return c.Error
+	}
+	return "permitted"
 }
 
 func callDetail(w io.Writer, call runner.HTTPEntry, root string) {
