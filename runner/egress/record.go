@@ -76,6 +76,12 @@ func (s *Supervisor) add(c Connection, err error) {
 	}
 	s.mu.Lock()
 	s.record.Count++
+	if limit := int64(s.job.MaxConnections); limit > 0 && s.record.Count > limit {
+		// All further ones are refused. They are counted only: a step could fill the audit's disk with them.
+		s.record.Refused++
+		s.mu.Unlock()
+		return
+	}
 	if !c.Allowed {
 		s.record.Refused++
 		s.record.Last = &c

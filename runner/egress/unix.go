@@ -192,8 +192,12 @@ func (c *call) rights(control []byte) (*rights, error) {
 	for _, m := range messages {
 		switch {
 		case c.socket.domain == unix.AF_UNIX && m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_RIGHTS:
+			if len(m.Data)%4 != 0 || len(m.Data)/4 > maxRights { // ParseUnixRights relies on whole numbers
+				r.close()
+				return nil, unix.EINVAL
+			}
 			passed, err := unix.ParseUnixRights(&m)
-			if err != nil || len(passed) > maxRights {
+			if err != nil {
 				r.close()
 				return nil, unix.EINVAL
 			}

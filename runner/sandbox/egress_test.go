@@ -112,7 +112,11 @@ func supervisedBy(t testing.TB, s *Sandbox, network Network, policy egress.Polic
 		}
 		process = started
 		if supervisor := started.Connections(); supervisor != nil {
-			supervisor.Begin(egress.Job{Policy: policy})
+			job := egress.Job{Policy: policy}
+			if limited != nil {
+				limited(&job)
+			}
+			supervisor.Begin(job)
 		} else if network == NetworkPolicy {
 			t.Error("nothing supervises the program")
 		}
@@ -238,6 +242,61 @@ for _ in range(3): tries(); os.read(3, 1)`, fmt.Sprint(permitted.at.Port())},
 		}
 	})
 }
+
+// TestNoCallHarmsTheSupervisor: whatever a step writes into its calls, others are still answered.
+func TestNoCallHarmsTheSupervisor(t *testing.T) {
+	target := newTarget(t, "127.0.0.1")
+	each(t, []string{"everything", "forks", "no namespaces"}, func(t *testing.T, s *Sandbox) {
+		r, _ := connecting(t, s, NetworkPolicy, `
+import random
+from ctypes import c_long, c_void_p, addressof, create_string_buffer
+calls = {"connect": 42, "sendto": 44, "sendmsg": 46, "bind": 49, "listen": 50, "sendmmsg": 307}
+def call(name, *arguments): return libc.syscall(c_long(calls[name]), *[c_long(a) for a in arguments])
+left, right = socket.socketpair(); dgram = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0]
+sockets = [left, dgram, socket.socket(socket.AF_UNIX), tcp(), udp(), tcp(socket.AF_INET6), udp(socket.AF_INET6)]
+for s in sockets: s.setblocking(False)
+# Rights whose size is no multiple of a descriptor's, and headers that do not end.
+for size in range(0, 40):
+    for length in (size, 0, 15, 16, 17, 21, 1 << 40, (1 << 64) - 1):
+        control = create_string_buffer(struct.pack("=Qii", length, socket.SOL_SOCKET, socket.SCM_RIGHTS) + bytes(64)); data = create_string_buffer(b"x")
+        vector = create_string_buffer(struct.pack("=QQ", addressof(data), 1))
+        header = create_string_buffer(struct.pack("=QQQQQQQ", 0, 0, addressof(vector), 1, addressof(control), size, 0))
+        for s in sockets: call("sendmsg", s.fileno(), addressof(header), 0)
+random.seed(1)
+memory = create_string_buffer(1 << 16); start = addressof(memory)
+values = [0, 1, 2, 16, 28, 110, 128, 129, 1 << 31, (1 << 63) - 1, -1, start, start + 8, start + (1 << 16) - 4, 8]
+for _ in range(4000):
+    for at in range(0, 256, 8): struct.pack_into("=q", memory, at, random.choice(values))
+    struct.pack_into("=H", memory, 0, random.choice([0, 1, 2, 10, 65535]))
+    name = random.choice(list(calls))
+    if name == "listen": call(name, random.choice(sockets).fileno(), random.choice(values))
+    else: call(name, random.choice(sockets).fileno(), *[random.choice(values) for _ in range(5)])
+for number in (-1, 0, 1, 1 << 30): call("connect", number, start, 16)
+s = tcp(); s.connect(permitted); assert s.recv(5) == b"hello"
+print("ok")`, target.at, netip.AddrPortFrom(target.at.Addr(), 1))
+		if r.out != "ok" || r.Code != 0 || r.Err != nil {
+			t.Errorf("exit code %d, signal %v: %s", r.Code, r.Signal, r.out)
+		}
+	})
+}
+
+// TestAnExecutionHasOnlySoManyConnections: further ones are refused, and are counted only.
+func TestAnExecutionHasOnlySoManyConnections(t *testing.T) {
+	target := newTarget(t, "127.0.0.1")
+	var observed atomic.Int64
+	limited = func(job *egress.Job) {
+		job.MaxConnections, job.Observe = 3, func(egress.Connection) { observed.Add(1) }
+	}
+	defer func() { limited = nil }()
+	r, record := connecting(t, newSandbox(t, Config{}), NetworkPolicy, `
+print([tcp().connect_ex(permitted) for _ in range(5)], [tcp().connect_ex(forbidden) for _ in range(2)])`, target.at, target.at)
+	if r.out != "[0, 0, 0, 13, 13] [13, 13]" || record.Count != 7 || record.Refused != 4 || observed.Load() != 3 {
+		t.Errorf("got %s, %d connections of which %d were refused, %d observed", r.out, record.Count, record.Refused, observed.Load())
+	}
+}
+
+// limited, if not nil, changes the jobs of the tests.
+var limited func(*egress.Job)
 
 // TestUnixSocketsOutsideTheSandboxAreNotReached: with the host's network a step reaches a named socket of the host.
 func TestUnixSocketsOutsideTheSandboxAreNotReached(t *testing.T) {
