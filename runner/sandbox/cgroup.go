@@ -149,6 +149,7 @@ const tcpShare = 4
 type group struct {
 	parents      *groups
 	memory, pids string // empty if not counted
+	most         int64  // the limit of memory in bytes
 	dir          *os.File
 }
 
@@ -191,6 +192,7 @@ func (g *group) limit(limits Limits, reserve int) error {
 	if g.memory == "" {
 		return nil
 	}
+	g.most = limits.Memory
 	memory := strconv.FormatInt(limits.Memory, 10)
 	if !g.parents.unified {
 		if err := write(g.memory, "memory.limit_in_bytes", memory); err != nil {
@@ -288,16 +290,19 @@ func (g *group) outOfMemory() (own, above bool) {
 		if counter(g.memory, "memory.events", "oom_kill") == 0 {
 			return false, false
 		}
-		own = counter(g.memory, "memory.events", "oom") > 0
+		own = counter(g.memory, "memory.events", "oom") > 0 || g.full()
 		return own, !own
 	}
 	if counter(g.memory, "memory.oom_control", "oom_kill") == 0 {
 		return false, false
 	}
 	// Both have the same limit; which one the kernel meets first depends on its version.
-	own = number(g.memory, "memory.failcnt") > 0 || number(g.memory, "memory.memsw.failcnt") > 0
+	own = number(g.memory, "memory.failcnt") > 0 || number(g.memory, "memory.memsw.failcnt") > 0 || g.full()
 	return own, !own
 }
+
+// full reports whether the group has ever been as good as full; not every kernel counts a failed allocation of many pages.
+func (g *group) full() bool { return g.peak() > g.most-mib }
 
 // used returns the group's memory in bytes, or 0 if it cannot be read.
 func (g *group) used() int64 {
