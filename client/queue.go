@@ -80,7 +80,7 @@ type Finished struct {
 	ExecutionID string  `json:"execution_id"`
 	BusinessID  string  `json:"business_id"`
 	Outcome     Outcome `json:"outcome"`
-	// Result has, for an execution whose step did not run, the reason as its Error.
+	// Result is the execution's result. If its step did not run, Error has the reason.
 	Result Result `json:"result"`
 }
 

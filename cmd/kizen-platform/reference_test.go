@@ -9,7 +9,7 @@ import (
 
 // besides are the variables that stand for no flag.
 var besides = []reference.Variable{
-	{Name: "KIZEN_SIGNING_KEYS", Help: "The key set itself, PEM or JWK, where --keys is not given."},
+	{Name: "KIZEN_SIGNING_KEYS", Help: "The key set itself, PEM or JWK, if --keys is not given."},
 }
 
 func TestReferenceIsWhatTheCommandLineSays(t *testing.T) {

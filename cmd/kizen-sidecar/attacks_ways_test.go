@@ -250,8 +250,8 @@ var kindsOfAttack = []kindOfAttack{
 		"TestNoForgedKeyOpensThePlatform in cmd/kizen-platform"},
 	{name: "pages and hosts", elsewhere: "only serve answers a browser, before it knows who would run the step: " +
 		"TestPagesOfABrowserAreNoCallers in internal/serve, TestOnlyOwnNamesAndAddressesAreAllowed in internal/hosts"},
-	{name: "addresses", elsewhere: "callbacks are sent by one sender after the step has ended: TestAddressesInsideAreNotTold in internal/webhook"},
-	{name: "strangers", elsewhere: "only kizen-platform shares an embedded store: TestNothingThatAStrangerSendsEndsTheEmbeddedStore in minter"},
+	{name: "addresses", elsewhere: "callbacks are sent by one sender after the step has ended: TestInternalAddressesReceiveNothing in internal/webhook"},
+	{name: "strangers", elsewhere: "only kizen-platform shares an embedded store: TestUnauthenticatedInputDoesNotCrashTheEmbeddedStore in minter"},
 	{name: "texts", elsewhere: "they are about what a person sees: TestNoAnswerHoldsWhatATerminalObeys, TestNoNameAndNoIDBecomesMarkup"},
 }
 

@@ -14,13 +14,13 @@ import (
 
 // clientCommand is kizen-sidecar client.
 type clientCommand struct {
-	Directory string `arg:"" help:"Folder that Python finds modules in; it is made if it is missing." env:"KIZEN_CLIENT_DIRECTORY" placeholder:"DIR"`
-	Force     bool   `help:"Overwrite a kizen.py that is there and differs."`
+	Directory string `arg:"" help:"Folder in which Python finds modules. It is created if it does not exist." env:"KIZEN_CLIENT_DIRECTORY" placeholder:"DIR"`
+	Force     bool   `help:"Overwrite an existing kizen.py that differs."`
 }
 
 // Help is the long text of kizen-sidecar client --help.
 func (clientCommand) Help() string {
-	return `Writes kizen.py there, for Python that runs beside kizen-sidecar proxy. It reads the proxy's address from KIZEN_API_URL and needs the requests package.
+	return `Writes kizen.py into the folder, for Python programs that run beside kizen-sidecar proxy. It reads the proxy's address from KIZEN_API_URL and needs the requests package.
 
 Examples:
   kizen-sidecar client /work/lib
@@ -43,7 +43,7 @@ func (c *clientCommand) Run(app *app) error {
 		fmt.Fprintln(app.stdout, path)
 		return nil
 	case err == nil && !c.Force:
-		return exit.Usagef("%s is there and differs; use --force to overwrite it", path)
+		return exit.Usagef("%s exists and differs; use --force to overwrite it", path)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return exit.Usagef("cannot read %q: %w", path, wholefile.Cause(err))
 	}

@@ -17,15 +17,15 @@ type doctorCommand struct {
 	JSON bool `help:"Print one JSON document." group:"Output"`
 }
 
-// apiClockFlags name the API whose clock is looked at.
+// apiClockFlags name the API whose clock is compared.
 type apiClockFlags struct {
-	APIRoot string `help:"API root whose clock is compared with this machine's. Default: none." placeholder:"URL" group:"Platform"`
-	APICA   string `name:"api-ca" help:"PEM file of the certificate authority that the API's certificate is verified with. Default: the system's." placeholder:"FILE" group:"Platform"`
+	APIRoot string `help:"API root whose clock is compared with this machine's clock. Default: none." placeholder:"URL" group:"Platform"`
+	APICA   string `name:"api-ca" help:"PEM file of the certificate authority that verifies the API's certificate. Default: the system's authorities." placeholder:"FILE" group:"Platform"`
 }
 
 // Help is the long text of kizen-sidecar doctor --help.
 func (doctorCommand) Help() string {
-	return `Builds an empty sandbox, looks for the Python of every runtime, does to Redis what minting does where one is configured, compares the clocks of Redis and of the API with this machine's, and prints what it found.
+	return `Builds an empty sandbox, looks for the Python of every runtime, writes to a configured Redis as minting does, compares the clocks of Redis and of the API with this machine's clock, and prints the results.
 
 Examples:
   kizen-sidecar doctor
@@ -58,7 +58,7 @@ func (c *doctorCommand) Run(ctx context.Context, app *app) error {
 	return found.Problem(config.Sandbox == sandbox.ModeRequired)
 }
 
-// config is what the flags mean, checked.
+// config checks the flags and returns the configuration.
 func (c *doctorCommand) config() (config doctor.Config, err error) {
 	config = doctor.Config{Sandbox: sandbox.Mode(c.Sandbox), Python: c.Python, StrictRuntime: c.StrictRuntime}
 	if c.APIRoot != "" {

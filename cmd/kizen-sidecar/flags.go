@@ -39,8 +39,8 @@ import (
 // flushLimit bounds how long the end of a command waits for a collector.
 const flushLimit = 2 * time.Second
 
-// observe starts traces and metrics as the OTEL_* variables say. The function
-// it returns sends what is left; a collector that does not take it is logged.
+// observe starts traces and metrics according to the OTEL_* variables. The returned function sends the rest, and logs
+// if the collector does not accept it.
 func (a *app) observe(ctx context.Context, prometheus, oneShot bool) (*telemetry.Telemetry, func(), error) {
 	started, err := telemetry.Start(ctx, telemetry.Config{
 		Service: "kizen-sidecar", Version: buildinfo.Version(), Logger: a.log, Prometheus: prometheus, OneShot: oneShot,
@@ -52,43 +52,43 @@ func (a *app) observe(ctx context.Context, prometheus, oneShot bool) (*telemetry
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)
 		defer cancel()
 		if err := started.Shutdown(limited); err != nil {
-			a.log.Debug("the last telemetry was not sent", "error", err)
+			a.log.Debug("the remaining telemetry was not sent", "error", err)
 		}
 	}, nil
 }
 
-// Ids that stand in for a real business and its Code Account on a first try.
+// Development ids that replace a real business and its Code Account on a first try.
 const (
 	developmentBusiness = "00000000-0000-4000-8000-00000000b001"
 	developmentUser     = "00000000-0000-4000-8000-00000000c0de"
 )
 
-// targetFlags say for whom executions call the API.
+// targetFlags name the business and account of executions.
 type targetFlags struct {
-	BusinessID  string `help:"Business that the step runs in. Default: a development id." placeholder:"ID" group:"Platform"`
+	BusinessID  string `help:"Business of the step. Default: a development id." placeholder:"ID" group:"Platform"`
 	UserID      string `help:"Code Account of the business. Default: a development id." placeholder:"ID" group:"Platform"`
-	AccountType string `help:"Type of that account." default:"service_automation" placeholder:"TYPE" group:"Platform"`
+	AccountType string `help:"Type of the account." default:"service_automation" placeholder:"TYPE" group:"Platform"`
 }
 
-// executionFlags are those of a command that has one execution.
+// executionFlags are the flags of a command that has one execution.
 type executionFlags struct {
 	targetFlags
 	ExecutionID string `help:"Id of this execution. Default: a new UUID." placeholder:"ID" group:"Platform"`
 }
 
-// target is what these flags mean, checked.
+// target is the checked value of these flags.
 type target struct {
 	businessID, userID, accountType, executionID string
 }
 
-// announce says in the log that development ids stand in, if they do.
+// announce logs that development ids are used, if they are.
 func (f targetFlags) announce(log *slog.Logger) {
 	if f.BusinessID == "" || f.UserID == "" {
 		log.Info("using development ids; set --business-id and --user-id for a real platform")
 	}
 }
 
-// resolve checks the flags and fills in what was left out.
+// resolve checks the flags and sets the defaults of unset ones.
 func (f targetFlags) resolve() (resolved target, err error) {
 	resolved.accountType = f.AccountType
 	if resolved.businessID, err = resolveID("--business-id", f.BusinessID, developmentBusiness); err == nil {
@@ -105,7 +105,7 @@ func (f executionFlags) resolve() (target, error) {
 	return resolved, err
 }
 
-// resolveID is the id that a flag was given, or what stands in for none.
+// resolveID returns the id of a flag, or the default for an empty one.
 func resolveID(flag, given, fallback string) (string, error) {
 	id := strings.TrimSpace(given)
 	if id == "" {
@@ -117,7 +117,7 @@ func resolveID(flag, given, fallback string) (string, error) {
 	return id, nil
 }
 
-// identity is whom the execution's key speaks for.
+// identity returns the account that the execution's key acts for.
 func (t target) identity() minter.Identity {
 	return minter.Identity{
 		AccountID:   t.userID,
@@ -127,16 +127,16 @@ func (t target) identity() minter.Identity {
 	}
 }
 
-// redisFlags say where the records of keys are kept.
+// redisFlags name the store for the records of keys.
 type redisFlags struct {
-	RedisURL     string        `help:"Redis that holds the records of keys: redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://. Without it a step runs with an embedded store that only its own process can use." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL" group:"Redis"`
-	RedisTimeout time.Duration `help:"Longest time that one Redis command may take." default:"2s" placeholder:"DURATION" group:"Redis"`
-	RedisCA      string        `name:"redis-ca" help:"PEM file of the certificate authority that Redis's certificate is verified with. Default: the system's." placeholder:"FILE" group:"Redis"`
+	RedisURL     string        `help:"Redis for the records of keys: redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://. Without it, an embedded store is used, which only this process can reach." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL" group:"Redis"`
+	RedisTimeout time.Duration `help:"Timeout of one Redis command." default:"2s" placeholder:"DURATION" group:"Redis"`
+	RedisCA      string        `name:"redis-ca" help:"PEM file of the certificate authority that verifies Redis's certificate. Default: the system's authorities." placeholder:"FILE" group:"Redis"`
 	RedisCert    string        `help:"PEM file of a client certificate for Redis." placeholder:"FILE" group:"Redis"`
 	RedisKey     string        `help:"PEM file of the client certificate's key." placeholder:"FILE" group:"Redis"`
 }
 
-// connect returns a client for the Redis that the flags name, or for an embedded one. It dials nothing yet.
+// connect returns a client for the Redis that the flags name, or for an embedded one. It does not dial yet.
 func (f redisFlags) connect(embedded *redisconn.Embedded) (redis.UniversalClient, error) {
 	if f.RedisTimeout <= 0 {
 		return nil, exit.Usagef("--redis-timeout must be positive")
@@ -150,10 +150,10 @@ func (f redisFlags) connect(embedded *redisconn.Embedded) (redis.UniversalClient
 	return client, nil
 }
 
-// require connects, for commands that have no use for an embedded store.
+// require connects, for commands that cannot use an embedded store.
 func (f redisFlags) require() (redis.UniversalClient, error) {
 	if f.RedisURL == "" {
-		return nil, exit.Usagef("no redis given; name the one that holds the keys with --redis-url")
+		return nil, exit.Usagef("no redis given; name the one with the keys with --redis-url")
 	}
 	return f.connect(nil)
 }
@@ -164,7 +164,7 @@ func (f redisFlags) open(log *slog.Logger) (client redis.UniversalClient, embedd
 		if embedded, err = redisconn.StartEmbedded(); err != nil {
 			return nil, nil, err
 		}
-		log.Info("using the embedded store, which a platform elsewhere cannot see; set --redis-url to share one")
+		log.Info("using the embedded store, which no other platform can see; set --redis-url to share one")
 	}
 	if client, err = f.connect(embedded); err != nil && embedded != nil {
 		embedded.Close()
@@ -172,27 +172,26 @@ func (f redisFlags) open(log *slog.Logger) (client redis.UniversalClient, embedd
 	return client, embedded, err
 }
 
-// authorityFlags say by which rules executions act, with what keys, on which
-// API.
+// authorityFlags configure the rules, keys and API of executions.
 type authorityFlags struct {
 	redisFlags
 	keySetFlags
 	policyFlags
 	apiFlags
-	DevelopmentKeys bool `help:"Sign with a pair of this process's own although neither Redis nor the API is on this machine. Who can write to that Redis can then mint." group:"Keys"`
+	DevelopmentKeys bool `help:"Sign with a key pair of this process although neither Redis nor the API is on this machine. Anyone who can write to that Redis can then mint keys." group:"Keys"`
 }
 
-// checkedFlags is what authorityFlags mean: all that the caller can get wrong has
-// been checked, and nothing is open.
+// checkedFlags is the result of checking authorityFlags: every error of the caller has been reported, and nothing is
+// open yet.
 type checkedFlags struct {
 	flags   authorityFlags
 	keys    *minter.KeySet
-	ownKeys bool // nothing is configured, and keys are of this process
+	ownKeys bool // no keys are configured, so this process uses its own
 	engine  *policy.Engine
 	proxy   proxy.Config
 	log     *slog.Logger
 	learn   bool // --policy-mode=learn
-	// telemetry sees every execution; nil: nothing does.
+	// telemetry observes every execution. If nil, nothing does.
 	telemetry *telemetry.Telemetry
 }
 
@@ -210,7 +209,7 @@ func (f authorityFlags) check(log *slog.Logger) (checkedFlags, error) {
 		return g, err
 	}
 	if g.ownKeys && !f.DevelopmentKeys && !redisconn.OnThisMachine(f.RedisURL) && !hosts.IsLoopback(net.JoinHostPort(g.proxy.APIRoot.Hostname(), "80")) {
-		return g, exit.Usagef("no signing keys are configured, and neither redis nor the API is on this machine; name keys with --keys, or allow a pair of this process's own with --development-keys")
+		return g, exit.Usagef("no signing keys are configured, and neither redis nor the API is on this machine; configure keys with --keys, or allow a key pair of this process with --development-keys")
 	}
 	return g, nil
 }
@@ -237,25 +236,24 @@ func (g checkedFlags) open(interpreters execution.Interpreters) (*daemon.Host, e
 		return nil, err
 	}
 	if g.ownKeys {
-		g.log.Info("no signing keys are configured: using a pair of this process, whose public half is published in redis; set --keys for a real platform")
+		g.log.Info("no signing keys are configured: using a key pair of this process, whose public key is published in redis; set --keys for a real platform")
 	}
 	return daemon.Open(config)
 }
 
-// apiFlags say how the proxy talks to the API, and how much of it a step may
-// use.
+// apiFlags configure the proxy's calls to the API, and how many resources a step may use for them.
 type apiFlags struct {
-	APIRoot     string        `help:"API root that relative paths are put behind." default:"https://app.go.kizen.com/api" placeholder:"URL" group:"Platform"`
-	APICA       string        `name:"api-ca" help:"PEM file of the certificate authority that the API's certificate is verified with. Default: the system's." placeholder:"FILE" group:"API"`
+	APIRoot     string        `help:"API root that relative paths are appended to." default:"https://app.go.kizen.com/api" placeholder:"URL" group:"Platform"`
+	APICA       string        `name:"api-ca" help:"PEM file of the certificate authority that verifies the API's certificate. Default: the system's authorities." placeholder:"FILE" group:"API"`
 	InsecureAPI bool          `name:"insecure-api" help:"Allow plain HTTP to an API that is not on loopback." group:"API"`
-	APITimeout  time.Duration `name:"api-timeout" help:"Time that the API may take to begin its answer; the step gets a 504 after it." default:"60s" placeholder:"DURATION" group:"API"`
-	MaxBody     string        `help:"Largest body of one request; 0 is no limit, bodies are streamed." default:"0" placeholder:"SIZE" group:"API"`
-	MaxInFlight int           `help:"Requests that may be under way at once." default:"128" placeholder:"N" group:"API"`
-	Prewarm     int           `help:"Connections to the API that are opened while Python starts." default:"1" placeholder:"N" group:"API"`
-	AuditFile   string        `help:"File to append one JSON line to for every call." placeholder:"FILE" group:"API"`
+	APITimeout  time.Duration `name:"api-timeout" help:"Time within which the API must begin its response; after that the step gets a 504." default:"60s" placeholder:"DURATION" group:"API"`
+	MaxBody     string        `help:"Maximum size of a request body; 0 means no limit. Bodies are streamed." default:"0" placeholder:"SIZE" group:"API"`
+	MaxInFlight int           `help:"Maximum number of concurrent requests." default:"128" placeholder:"N" group:"API"`
+	Prewarm     int           `help:"Number of connections to the API opened while Python starts." default:"1" placeholder:"N" group:"API"`
+	AuditFile   string        `help:"File to which one JSON line is appended for every call." placeholder:"FILE" group:"API"`
 }
 
-// proxyConfig is what the flags mean for a proxy, checked.
+// proxyConfig checks the flags and returns the configuration of a proxy.
 func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 	maxBody, err := humanize.ParseBytes(f.MaxBody)
 	if err != nil || maxBody > 1<<62 {
@@ -305,20 +303,20 @@ func parseAPIRoot(text string) (*url.URL, error) {
 	return root, nil
 }
 
-// sandboxFlags say which Python runs steps, and how far it is shut in.
+// sandboxFlags choose the Python that runs steps, and its isolation.
 type sandboxFlags struct {
-	Python        string `help:"Python interpreter to use, instead of looking for the runtime's." placeholder:"FILE" group:"Sandbox"`
+	Python        string `help:"Python interpreter to use instead of the runtime's." placeholder:"FILE" group:"Sandbox"`
 	StrictRuntime bool   `help:"Refuse to fall back to another Python when the runtime is not installed." group:"Sandbox"`
-	Sandbox       string `help:"auto uses every layer that this machine has, required refuses to run where one is missing, off isolates nothing and keeps the limits." enum:"auto,required,off" default:"auto" placeholder:"MODE" group:"Sandbox"`
-	Network       string `help:"What a step reaches: host for everything that this machine reaches, policy for what the rules for connections permit, or kizen-only for nothing but the proxy." enum:"policy,host,kizen-only" default:"host" placeholder:"NETWORK" group:"Sandbox"`
+	Sandbox       string `help:"auto: use every layer that this machine supports. required: refuse to run if one is missing. off: no isolation, only limits." enum:"auto,required,off" default:"auto" placeholder:"MODE" group:"Sandbox"`
+	Network       string `help:"Destinations that a step can reach. host: all that this machine can reach. policy: those that the rules for connections permit. kizen-only: only the proxy." enum:"policy,host,kizen-only" default:"host" placeholder:"NETWORK" group:"Sandbox"`
 
 	PolicyMode string `help:"With --network=policy: enforce refuses the connections that no rule permits; learn permits and records them for policy suggest. Guardrails and your own forbids hold in both." enum:"enforce,learn" default:"enforce" placeholder:"MODE" group:"Sandbox"`
 
-	MaxConnections int `help:"Connections of one execution with --network=policy; more are refused. 0: no limit." default:"10000" placeholder:"N" group:"Limits"`
-	MaxDNSRate     int `name:"max-dns-rate" help:"Questions to name servers that one execution may ask in a second with --network=policy; more are refused. 0: no limit." default:"100" placeholder:"N" group:"Limits"`
+	MaxConnections int `help:"Maximum number of connections of an execution with --network=policy; others are refused. 0 means no limit." default:"10000" placeholder:"N" group:"Limits"`
+	MaxDNSRate     int `name:"max-dns-rate" help:"Maximum number of DNS queries of an execution in a second with --network=policy; others are refused. 0 means no limit." default:"100" placeholder:"N" group:"Limits"`
 }
 
-// runnerConfig is what the flags mean for a runner.
+// runnerConfig checks the flags and returns the configuration of a runner.
 func (f sandboxFlags) runnerConfig(log *slog.Logger) runner.Config {
 	return runner.Config{
 		Python: f.Python, StrictRuntime: f.StrictRuntime, Logger: log,
@@ -328,17 +326,17 @@ func (f sandboxFlags) runnerConfig(log *slog.Logger) runner.Config {
 
 // limitFlags bound one execution.
 type limitFlags struct {
-	Timeout      time.Duration `help:"Time that a step may take, ${max_timeout} at most." default:"30s" placeholder:"DURATION" group:"Limits"`
-	CPUTimeout   time.Duration `name:"cpu-timeout" help:"Processor time of a step and all that it starts. Default: twice --timeout." placeholder:"DURATION" group:"Limits"`
-	Memory       string        `help:"Resident memory of a step and all that it starts." default:"1GiB" placeholder:"SIZE" group:"Limits"`
-	MaxProcesses int64         `help:"Processes and threads at one time." default:"64" placeholder:"N" group:"Limits"`
-	MaxOpenFiles int64         `help:"Open files of one process." default:"1024" placeholder:"N" group:"Limits"`
-	MaxFileSize  string        `help:"Size of one written file." default:"512MiB" placeholder:"SIZE" group:"Limits"`
+	Timeout      time.Duration `help:"Time limit of a step, at most ${max_timeout}." default:"30s" placeholder:"DURATION" group:"Limits"`
+	CPUTimeout   time.Duration `name:"cpu-timeout" help:"Processor time of a step and all its processes. Default: twice --timeout." placeholder:"DURATION" group:"Limits"`
+	Memory       string        `help:"Resident memory of a step and all its processes." default:"1GiB" placeholder:"SIZE" group:"Limits"`
+	MaxProcesses int64         `help:"Number of processes and threads at a time." default:"64" placeholder:"N" group:"Limits"`
+	MaxOpenFiles int64         `help:"Number of open files of a process." default:"1024" placeholder:"N" group:"Limits"`
+	MaxFileSize  string        `help:"Maximum size of a written file." default:"512MiB" placeholder:"SIZE" group:"Limits"`
 	TmpSize      string        `help:"Size of /tmp." default:"512MiB" placeholder:"SIZE" group:"Limits"`
-	MaxResult    string        `help:"Size of the outputs that a step hands back." default:"6MiB" placeholder:"SIZE" group:"Limits"`
+	MaxResult    string        `help:"Maximum size of a step's outputs." default:"6MiB" placeholder:"SIZE" group:"Limits"`
 }
 
-// limits are the flags, checked.
+// limits checks the flags and returns the limits.
 func (f limitFlags) limits() (runner.Limits, error) {
 	limits := runner.Limits{Wall: f.Timeout, CPU: f.CPUTimeout, Processes: f.MaxProcesses, OpenFiles: f.MaxOpenFiles}
 	if f.Timeout <= 0 || f.Timeout > runner.MaxWall {
@@ -375,7 +373,7 @@ func (f limitFlags) limits() (runner.Limits, error) {
 	return limits.WithDefaults(), nil
 }
 
-// compactBytes writes a size as the flags take it.
+// compactBytes writes a size in the form that the flags accept.
 func compactBytes(n uint64) string {
 	for _, unit := range []struct {
 		shift uint
@@ -388,13 +386,14 @@ func compactBytes(n uint64) string {
 	return fmt.Sprintf("%dB", n)
 }
 
-// webhookFlags say how callbacks are sent.
+// webhookFlags configure the sending of callbacks.
 type webhookFlags struct {
-	WebhookSecretFile string   `help:"File of the secrets that callbacks are signed with, one a line (Standard Webhooks: whsec_...). Without it executions with a callback_url are refused." placeholder:"FILE" group:"Callbacks"`
-	WebhookAllow      []string `help:"Network whose hosts may be called back although they are not public, and over plain HTTP. Repeatable." placeholder:"CIDR" group:"Callbacks"`
+	WebhookSecretFile string   `help:"File with the secrets that sign callbacks, one on each line (Standard Webhooks: whsec_...). Without it, executions with a callback_url are refused." placeholder:"FILE" group:"Callbacks"`
+	WebhookAllow      []string `help:"Network whose hosts may receive callbacks although they are not public, also over plain HTTP. Repeatable." placeholder:"CIDR" group:"Callbacks"`
 }
 
-// callbacks are the flags, checked; nil without a secret. Callbacks that wait may hold memory bytes in total.
+// callbacks checks the flags and returns the callbacks; nil without a secret. memory bounds the total size of waiting
+// callbacks, in bytes.
 func (f webhookFlags) callbacks(memory int64, log *slog.Logger) (*serve.Callbacks, error) {
 	if f.WebhookSecretFile == "" {
 		return nil, nil
@@ -421,14 +420,13 @@ func (f webhookFlags) callbacks(memory int64, log *slog.Logger) (*serve.Callback
 	return c, nil
 }
 
-// configFlags let the flags of a command be written into a file.
+// configFlags let a file set the flags of a command.
 type configFlags struct {
-	Config      flagfile.Path `help:"YAML file of flags: their names without dashes, and their values. The command line wins over the environment, which wins over the file." placeholder:"FILE" group:"Configuration"`
+	Config      flagfile.Path `help:"YAML file with flags: names without leading dashes, and values. The command line overrides the environment, which overrides the file." placeholder:"FILE" group:"Configuration"`
 	PrintConfig bool          `help:"Print the effective configuration, secrets masked, and exit." group:"Configuration" env:"-"`
 }
 
-// daemonFlags are what every command has that runs executions until it is
-// told to stop.
+// daemonFlags are common to the commands that run executions until they are stopped.
 type daemonFlags struct {
 	configFlags
 	operationFlags
@@ -438,19 +436,19 @@ type daemonFlags struct {
 	authorityFlags
 }
 
-// operationFlags say how much runs at once, and how operators see and stop it.
+// operationFlags configure the load, and how operators observe and stop it.
 type operationFlags struct {
-	Slots         int           `help:"Executions at once. Default: four for each core." placeholder:"N" group:"Operation"`
-	Warm          int           `help:"Interpreters that wait for an execution, loaded, for each runtime that was asked for; each is used once. 0: none." default:"2" placeholder:"N" group:"Operation"`
-	WarmIsolation string        `help:"How they are made: fork, from one Python that has loaded everything, or exec, each executed and loaded for itself, which takes as long as a cold start and shares neither the seed of hash() nor the layout of memory." enum:"fork,exec" default:"fork" placeholder:"MODE" group:"Operation"`
-	DrainTimeout  time.Duration `help:"Time that running steps get to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Operation"`
-	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty: none." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Operation"`
-	HostName      []string      `help:"Host name under which the API and the address for operators are reached, beside their addresses, localhost, this machine's name and the names in --tls-cert; \"*.\" in front stands for one label. Repeat it for more." placeholder:"NAME" group:"Operation"`
-	ReadyFile     string        `help:"Write a JSON object of the addresses, url and admin_url, and the token of --token-file, token, here while executions are taken. Mode 0600." placeholder:"FILE" group:"Operation"`
+	Slots         int           `help:"Number of concurrent executions. Default: four for each core." placeholder:"N" group:"Operation"`
+	Warm          int           `help:"Number of loaded interpreters that wait for an execution, for each runtime that has been requested; each is used once. 0 disables them." default:"2" placeholder:"N" group:"Operation"`
+	WarmIsolation string        `help:"How warm interpreters start. fork: from one Python that has loaded everything. exec: each separately; this takes as long as a cold start, but they share neither the seed of hash() nor the memory layout." enum:"fork,exec" default:"fork" placeholder:"MODE" group:"Operation"`
+	DrainTimeout  time.Duration `help:"Time for running steps to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Operation"`
+	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty disables them." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Operation"`
+	HostName      []string      `help:"Additional host name of the API and the admin address. Their addresses, localhost, this machine's name and the names in --tls-cert are always accepted. A leading \"*.\" stands for one label. Repeatable." placeholder:"NAME" group:"Operation"`
+	ReadyFile     string        `help:"File for a JSON object with url, admin_url and, with --token-file, token. It exists, with mode 0600, while executions are accepted." placeholder:"FILE" group:"Operation"`
 	SecretsFile   string        `help:"JSON object of the secrets that steps may be granted: {\"BUSINESS\": {\"NAME\": \"value\"}}." placeholder:"FILE" group:"Operation"`
 }
 
-// fill puts in what was left out, and checks the rest.
+// fill sets the defaults of unset flags, and checks the others.
 func (f *operationFlags) fill() error {
 	if f.Slots == 0 {
 		f.Slots = 4 * runtime.NumCPU()
@@ -518,7 +516,7 @@ func (p *daemonParts) close() {
 	p.flush()
 }
 
-// loadSecrets reads the secrets of businesses, none without a file.
+// loadSecrets reads the secrets of businesses; without a file there are none.
 func loadSecrets(name string) (execution.SecretsByBusiness, error) {
 	if name == "" {
 		return nil, nil

@@ -15,13 +15,13 @@ import (
 
 // healthCommand is kizen-sidecar health.
 type healthCommand struct {
-	EnvFile string        `help:"File that kizen-sidecar proxy wrote KIZEN_API_URL to. Default: the variable itself." placeholder:"FILE"`
-	Timeout time.Duration `help:"Time that the proxy may take to answer." default:"2s" env:"KIZEN_HEALTH_TIMEOUT" placeholder:"DURATION"`
+	EnvFile string        `help:"File to which kizen-sidecar proxy wrote KIZEN_API_URL. Default: the variable itself." placeholder:"FILE"`
+	Timeout time.Duration `help:"Maximum time for the proxy's response." default:"2s" env:"KIZEN_HEALTH_TIMEOUT" placeholder:"DURATION"`
 }
 
 // Help is the long text of kizen-sidecar health --help.
 func (healthCommand) Help() string {
-	return `Asks a running kizen-sidecar proxy for an answer of its own, without its capability: nothing reaches the API and nothing is authenticated. Exit code 0 means that it serves.
+	return `Sends a running kizen-sidecar proxy a request that it answers itself, without its capability: nothing reaches the API and nothing is authenticated. Exit code 0 means that the proxy is serving.
 
 Examples:
   kizen-sidecar health --env-file /run/kizen/env`
@@ -46,7 +46,7 @@ func (c *healthCommand) Run(ctx context.Context, app *app) error {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusForbidden {
-		return fmt.Errorf("what answers at %s is not the proxy: status %d", base.Host, response.StatusCode)
+		return fmt.Errorf("the server at %s is not the proxy: status %d", base.Host, response.StatusCode)
 	}
 	fmt.Fprintln(app.stdout, "serving at", base.Host)
 	return nil
@@ -64,7 +64,7 @@ func (c *healthCommand) base() (*url.URL, error) {
 	}
 	base, err := url.Parse(text)
 	if err != nil || base.Host == "" {
-		return nil, exit.Usagef("no proxy is known; use --env-file, or set KIZEN_API_URL")
+		return nil, exit.Usagef("the proxy's address is unknown; use --env-file, or set KIZEN_API_URL")
 	}
 	return base, nil
 }

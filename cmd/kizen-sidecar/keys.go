@@ -16,26 +16,24 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// signingKeysVariable holds the keys themselves. It is no flag: keys have no
-// place in a command line.
+// signingKeysVariable contains the keys themselves. It has no flag, because keys do not belong in a command line.
 const signingKeysVariable = "KIZEN_SIGNING_KEYS"
 
 // keysCommand is kizen-sidecar keys.
 type keysCommand struct {
-	Generate keysGenerateCommand `cmd:"" help:"Make the first key of a key set."`
+	Generate keysGenerateCommand `cmd:"" help:"Generate the first key of a key set."`
 	List     keysListCommand     `cmd:"" help:"List the keys of a key set."`
-	Rotate   keysRotateCommand   `cmd:"" help:"Make a new current key, and remove keys that verify nothing any more."`
+	Rotate   keysRotateCommand   `cmd:"" help:"Generate a new current key, and remove keys that no longer verify anything."`
 	JWKS     keysJWKSCommand     `cmd:"" name:"jwks" help:"Print the public keys as a JWK set."`
 	Revoke   keysRevokeCommand   `cmd:"" help:"Revoke signed keys in Redis, or suspend an account."`
 }
 
-// keySetFlags say where signing keys come from.
+// keySetFlags name the source of the signing keys.
 type keySetFlags struct {
-	Keys string `help:"File or directory of signing keys (PEM or JWK). Default: the keys in KIZEN_SIGNING_KEYS, or a pair that lives as long as this process." placeholder:"PATH" group:"Keys"`
+	Keys string `help:"File or directory of signing keys (PEM or JWK). Default: the keys in KIZEN_SIGNING_KEYS, or a key pair for the lifetime of this process." placeholder:"PATH" group:"Keys"`
 }
 
-// configured reads the key set that the flag or the environment names, nil
-// when neither does.
+// configured reads the key set that the flag or the environment names; nil if neither does.
 func (f keySetFlags) configured() (*minter.KeySet, error) {
 	config := minter.KeySetConfig{Path: f.Keys}
 	if config.Path == "" {
@@ -46,7 +44,7 @@ func (f keySetFlags) configured() (*minter.KeySet, error) {
 	}
 	keys, err := minter.LoadKeySet(config)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, exit.Usagef("there are no keys at %q; make one with kizen-sidecar keys generate --keys %[1]s", config.Path)
+		return nil, exit.Usagef("there are no keys at %q; generate one with kizen-sidecar keys generate --keys %[1]s", config.Path)
 	}
 	if err != nil {
 		return nil, exit.WrongUsage(err)
@@ -54,7 +52,7 @@ func (f keySetFlags) configured() (*minter.KeySet, error) {
 	return keys, nil
 }
 
-// open is configured, with a pair of this process where nothing is: own then.
+// open returns the configured key set, or a key pair of this process if none is configured; then own is true.
 func (f keySetFlags) open() (keys *minter.KeySet, own bool, err error) {
 	if keys, err = f.configured(); keys != nil || err != nil {
 		return keys, false, err
@@ -66,12 +64,12 @@ func (f keySetFlags) open() (keys *minter.KeySet, own bool, err error) {
 // keysGenerateCommand is kizen-sidecar keys generate.
 type keysGenerateCommand struct {
 	Keys    string `help:"Directory to write the key to. Default: print the private key as a JWK." placeholder:"DIR"`
-	Sealing bool   `help:"Make a key that seals stored keys, in place of a signing key."`
+	Sealing bool   `help:"Generate a key that seals stored keys instead of a signing key."`
 }
 
 // Help is the long text of kizen-sidecar keys generate --help.
 func (keysGenerateCommand) Help() string {
-	return `Makes an Ed25519 signing key. A directory that has one already is refused: rotate it.
+	return `Generates an Ed25519 signing key. A directory that already has one is refused; use keys rotate.
 
 Examples:
   kizen-sidecar keys generate --keys /etc/kizen/keys
@@ -81,7 +79,7 @@ Examples:
 // Run is called by kong.
 func (c *keysGenerateCommand) Run(app *app) error {
 	if c.Keys != "" && hasKey(c.Keys, c.Sealing) {
-		return exit.Usagef("%q holds such a key already; use kizen-sidecar keys rotate", c.Keys)
+		return exit.Usagef("%q already has such a key; use kizen-sidecar keys rotate", c.Keys)
 	}
 	key, err := newKey(c.Sealing, time.Now())
 	if err != nil {
@@ -105,8 +103,8 @@ func newKey(sealing bool, from time.Time) (minter.NewKey, error) {
 	return minter.NewSigningKey(from)
 }
 
-// hasKey says whether a directory holds a current key of the kind. One that
-// cannot be read has none: writing there will say why.
+// hasKey reports whether a directory has a current key of the kind. An unreadable one has none: writing to it will
+// report the error.
 func hasKey(dir string, sealing bool) bool {
 	keys, err := minter.LoadKeySet(minter.KeySetConfig{Path: dir})
 	if err != nil {
@@ -124,13 +122,13 @@ func hasKey(dir string, sealing bool) bool {
 // keysRotateCommand is kizen-sidecar keys rotate.
 type keysRotateCommand struct {
 	Keys    string        `required:"" help:"Directory of the keys." placeholder:"DIR"`
-	Delay   time.Duration `help:"Let the new key be known this long before it signs: the time until every reader has the file or the JWK set." default:"0s" placeholder:"DURATION"`
-	Sealing bool          `help:"Rotate the key that seals stored keys, in place of the signing key."`
+	Delay   time.Duration `help:"How long the new key is published before it signs: the time until every reader has the file or the JWK set." default:"0s" placeholder:"DURATION"`
+	Sealing bool          `help:"Rotate the key that seals stored keys instead of the signing key."`
 }
 
 // Help is the long text of kizen-sidecar keys rotate --help.
 func (keysRotateCommand) Help() string {
-	return `Writes a new key and prints its id. The old key verifies until the last key that it can have signed has expired; a rotation after that removes its file. Running processes see the new key by themselves.
+	return `Writes a new key and prints its id. The old key verifies until the last key that it can have signed has expired; a later rotation removes its file. Running processes detect the new key by themselves.
 
 Examples:
   kizen-sidecar keys rotate --keys /etc/kizen/keys
@@ -143,10 +141,10 @@ func (c *keysRotateCommand) Run(app *app) error {
 		return exit.Usagef("--delay must not be negative")
 	}
 	if !hasKey(c.Keys, c.Sealing) {
-		return exit.Usagef("%q holds no such key yet; use kizen-sidecar keys generate", c.Keys)
+		return exit.Usagef("%q has no such key yet; use kizen-sidecar keys generate", c.Keys)
 	}
 	if c.Sealing && c.Delay > 0 {
-		return exit.Usagef("a sealing key is used at once; leave --delay out")
+		return exit.Usagef("a sealing key is used at once; omit --delay")
 	}
 	key, err := newKey(c.Sealing, time.Now().Add(c.Delay))
 	if err != nil {
@@ -160,17 +158,17 @@ func (c *keysRotateCommand) Run(app *app) error {
 	}
 	removed, err := minter.PruneKeys(c.Keys, time.Now())
 	for _, id := range removed {
-		app.log.Info("removed a key that verifies nothing any more", "kid", id)
+		app.log.Info("removed a key that no longer verifies anything", "kid", id)
 	}
 	return err
 }
 
-// givenKeys is a key set that has to be there.
+// givenKeys is a key set that must exist.
 type givenKeys struct {
 	Keys string `help:"File or directory of keys (PEM or JWK). Default: the keys in KIZEN_SIGNING_KEYS." placeholder:"PATH"`
 }
 
-// read reads it.
+// read reads the key set.
 func (f givenKeys) read() (*minter.KeySet, error) {
 	keys, err := keySetFlags(f).configured()
 	if keys == nil && err == nil {
@@ -187,7 +185,7 @@ type keysListCommand struct {
 
 // Help is the long text of kizen-sidecar keys list --help.
 func (keysListCommand) Help() string {
-	return `Shows of every key what it is for, since when, and until when it verifies; no private part of any.
+	return `Shows the purpose of every key, its start, and the time until which it verifies. It never shows a private part.
 
 Examples:
   kizen-sidecar keys list --keys /etc/kizen/keys`
@@ -220,7 +218,7 @@ type keysJWKSCommand struct {
 
 // Help is the long text of kizen-sidecar keys jwks --help.
 func (keysJWKSCommand) Help() string {
-	return `Prints what a verifier needs, as the platform serves it at /.well-known/jwks.json (RFC 7517). Sealing keys are not in it.
+	return `Prints the public keys for verifiers, as the platform serves them at /.well-known/jwks.json (RFC 7517), without sealing keys.
 
 Examples:
   kizen-sidecar keys jwks --keys /etc/kizen/keys >jwks.json`
@@ -233,7 +231,7 @@ func (c *keysJWKSCommand) Run(app *app) error {
 		return err
 	}
 	if !slices.ContainsFunc(keys.List(), func(key minter.KeyInfo) bool { return key.Use != "seal" }) {
-		return exit.Nothingf("there is no signing key in it, so there is no public key to print; make one with kizen-sidecar keys generate")
+		return exit.Nothingf("it contains no signing key, so there is no public key to print; generate one with kizen-sidecar keys generate")
 	}
 	set, err := keys.JWKS()
 	if err != nil {
@@ -245,18 +243,18 @@ func (c *keysJWKSCommand) Run(app *app) error {
 // keysRevokeCommand is kizen-sidecar keys revoke.
 type keysRevokeCommand struct {
 	redisFlags
-	BusinessID string `help:"Business of the key, execution or account; needed with each of those." placeholder:"ID"`
+	BusinessID string `help:"Business of the key, execution or account; required with each of them." placeholder:"ID"`
 	Key        string `help:"Revoke the signed key with this id (its jti)." placeholder:"ID" env:"-" xor:"what" required:""`
 	Execution  string `help:"Revoke every key of this execution." placeholder:"ID" env:"-" xor:"what" required:""`
-	Account    string `help:"Revoke every key that this account has." placeholder:"ID" env:"-" xor:"what" required:""`
+	Account    string `help:"Revoke every signed key of this account." placeholder:"ID" env:"-" xor:"what" required:""`
 	Business   string `help:"Revoke every signed key of this business." placeholder:"ID" env:"-" xor:"what" required:""`
-	Suspend    string `help:"Revoke every key of this account, its stored keys included, and let it have none until it is resumed." placeholder:"ACCOUNT" env:"-" xor:"what" required:""`
-	Resume     string `help:"Lift an operator's suspension of this account, and no other. The signed keys it had stay revoked." placeholder:"ACCOUNT" env:"-" xor:"what" required:""`
+	Suspend    string `help:"Revoke every key of this account, including its stored keys, and mint no new ones until it is resumed." placeholder:"ACCOUNT" env:"-" xor:"what" required:""`
+	Resume     string `help:"Lift an operator's suspension of this account, but no other suspension. Its earlier signed keys stay revoked." placeholder:"ACCOUNT" env:"-" xor:"what" required:""`
 }
 
 // Help is the long text of kizen-sidecar keys revoke --help.
 func (keysRevokeCommand) Help() string {
-	return `Takes effect on the next request that carries one of the keys, and prints how many good keys it ended. The exit code is 1 where it found nothing to end.
+	return `Takes effect on the next request with one of the keys, and prints how many valid keys it revoked. The exit code is 1 if it found none.
 
 Examples:
   kizen-sidecar keys revoke --execution 6f9d... --business-id b1 --redis-url redis://redis:6379
@@ -266,7 +264,7 @@ Examples:
 // Run is called by kong.
 func (c *keysRevokeCommand) Run(ctx context.Context, app *app) error {
 	if c.Business == "" && c.BusinessID == "" {
-		return exit.Usagef("no business given; name the one that the id belongs to with --business-id (steps that were run without one have %s)", developmentBusiness)
+		return exit.Usagef("no business given; name the one that the id belongs to with --business-id (steps run without one have %s)", developmentBusiness)
 	}
 	client, err := c.redisFlags.require()
 	if err != nil {

@@ -84,8 +84,8 @@ func TestMistakesWithKeysAreOneLine(t *testing.T) {
 		arguments []string
 		want      string
 	}{
-		"generate twice":      {[]string{"generate", "--keys", dir}, "holds such a key already; use kizen-sidecar keys rotate"},
-		"rotate nothing":      {[]string{"rotate", "--keys", other}, "holds no such key yet; use kizen-sidecar keys generate"},
+		"generate twice":      {[]string{"generate", "--keys", dir}, "already has such a key; use kizen-sidecar keys rotate"},
+		"rotate nothing":      {[]string{"rotate", "--keys", other}, "has no such key yet; use kizen-sidecar keys generate"},
 		"list nothing":        {[]string{"list"}, "no keys given"},
 		"list an empty place": {[]string{"list", "--keys", other}, "it contains no key"},
 		"list no place":       {[]string{"list", "--keys", filepath.Join(other, "none")}, "there are no keys at"},
@@ -139,7 +139,7 @@ func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 			what[1] = key.ID
 		}
 		command := append([]string{"revoke", "--redis-url", url, "--business-id", "b1"}, what...)
-		if done := keysCommandLine(t, command...); done.code != exitOK || !strings.Contains(done.stdout, "1 good signed key") {
+		if done := keysCommandLine(t, command...); done.code != exitOK || !strings.Contains(done.stdout, "1 valid signed key") {
 			t.Fatalf("%v: %+v", what, done)
 		}
 		if _, err := v.Verify(t.Context(), key.Token.Reveal(), "b1", "a1"); err == nil {

@@ -1,6 +1,5 @@
-// Command kizen-sidecar stands beside one Kizen Code Step: it mints the
-// execution's signed key, opens the local proxy that authenticates the step's
-// requests, runs the step, and takes the key back.
+// Command kizen-sidecar runs beside one Kizen Code Step: it mints the execution's signed key, opens the local proxy
+// that authenticates the step's requests, runs the step, and revokes the key.
 package main
 
 import (
@@ -38,33 +37,33 @@ const (
 	exitSidecar    = exit.Failed
 )
 
-// commandLine is everything that can be typed after kizen-sidecar.
+// commandLine is the definition of the command line.
 type commandLine struct {
 	commonFlags
 
 	Run    runCommand    `cmd:"" help:"Run one Code Step and print its result."`
 	Serve  serveCommand  `cmd:"" help:"Run steps for an orchestrator, over HTTP."`
 	Worker workerCommand `cmd:"" help:"Run steps from a queue in Redis that many machines share."`
-	Queue  queueCommand  `cmd:"" help:"Look at the queue of a fleet, and retry, cancel or drain what is in it."`
+	Queue  queueCommand  `cmd:"" help:"Inspect the queue of a fleet; retry, cancel or drain executions."`
 	Proxy  proxyCommand  `cmd:"" help:"Serve the authenticating proxy for a step in a neighbouring container."`
 	Keys   keysCommand   `cmd:"" help:"Manage signing keys, and revoke what they signed."`
-	Policy policyCommand `cmd:"" help:"Validate rules for API calls, and explain what they decide."`
-	Doctor doctorCommand `cmd:"" help:"Say what this machine offers steps: layers of the sandbox, Pythons, Redis."`
+	Policy policyCommand `cmd:"" help:"Validate rules for API calls, and explain their decisions."`
+	Doctor doctorCommand `cmd:"" help:"Report what this machine offers steps: layers of the sandbox, Pythons, Redis."`
 	Client clientCommand `cmd:"" help:"Write the kizen client module for Python in a neighbouring container."`
-	Health healthCommand `cmd:"" help:"Check that a proxy serves, for container health checks."`
+	Health healthCommand `cmd:"" help:"Check that a proxy is serving, for container health checks."`
 }
 
-// runLine is the part of commandLine that "run" needs. To read the definition
-// of all commands takes a tenth of a short run.
+// runLine is the part of commandLine that "run" needs. Parsing the definition of all commands would take a tenth of a
+// short run.
 type runLine struct {
 	commonFlags
 
 	Run runCommand `cmd:"" help:"Run one Code Step and print its result."`
 }
 
-// commonFlags are those of every command.
+// commonFlags are the flags of every command.
 type commonFlags struct {
-	LogLevel  string           `help:"Lowest level that is logged: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL" group:"Logging"`
+	LogLevel  string           `help:"Lowest log level: debug, info, warn or error." env:"KIZEN_LOG" default:"info" placeholder:"LEVEL" group:"Logging"`
 	LogFormat string           `help:"Format of the log on standard error: text, json, or auto (text on a terminal)." default:"auto" placeholder:"FORMAT" group:"Logging"`
 	Version   kong.VersionFlag `help:"Print the version and exit." env:"-"`
 }
@@ -75,13 +74,13 @@ type streams struct {
 	stdout, stderr io.Writer
 }
 
-// app is what every command is handed.
+// app is passed to every command.
 type app struct {
 	streams
 	log *slog.Logger
 }
 
-// readFile reads a file that the caller named: what goes wrong is theirs.
+// readFile reads a file that the caller named; errors are usage errors.
 func readFile(what, name string) ([]byte, error) {
 	data, err := wholefile.Read(what, name)
 	if err != nil {
@@ -90,20 +89,20 @@ func readFile(what, name string) ([]byte, error) {
 	return data, nil
 }
 
-// errReported ends a command whose outcome has been shown already.
+// errReported ends a command that has already printed its outcome.
 type errReported struct{ code int }
 
 func (e errReported) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
 func main() { os.Exit(start()) }
 
-// start runs the command of this process, shut against others first: it will
-// hold keys.
+// start runs the command of this process. It first protects the process's memory from others, because it will contain
+// keys.
 func start() (code int) {
 	std := streams{os.Stdin, os.Stdout, os.Stderr}
 	endWithDocument(std, os.Args[1:])
 	if err := sandbox.Conceal(); err != nil {
-		return fail(std, fmt.Errorf("keep other processes out of this one's memory: %w", err))
+		return fail(std, fmt.Errorf("protect this process's memory from other processes: %w", err))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -111,15 +110,15 @@ func start() (code int) {
 	return code
 }
 
-// endWithDocument has a panic in any goroutine of ours end this process as crashed says.
+// endWithDocument makes a panic in any of our goroutines end this process through crashed.
 func endWithDocument(std streams, arguments []string) {
 	routine.OnPanic(func(cause any, stack []byte) { os.Exit(crashed(std, arguments, cause, stack)) })
 }
 
-// crashed reports a panic of ours as what it is, a failure of the sidecar: with its exit code, and with the document that run
-// --json promises.
+// crashed reports a panic as a failure of the sidecar: with its exit code, and with the document that run --json
+// promises.
 func crashed(std streams, arguments []string, cause any, stack []byte) int {
-	err := fmt.Errorf("the sidecar failed, which is a mistake in it; please report it: %v", cause)
+	err := fmt.Errorf("the sidecar failed because of a bug; please report it: %v", cause)
 	if len(arguments) > 0 && arguments[0] == "run" && slices.Contains(arguments, "--json") {
 		err = reportFailure(&app{streams: std}, executed{}, err)
 	}
@@ -127,7 +126,7 @@ func crashed(std streams, arguments []string, cause any, stack []byte) int {
 	return fail(std, err)
 }
 
-// newParser is what reads arguments into line, a commandLine or a runLine.
+// newParser returns a parser that reads arguments into line, a commandLine or a runLine.
 func newParser(line any, std streams) (*kong.Kong, error) {
 	return kong.New(line,
 		kong.Name("kizen-sidecar"),
@@ -142,8 +141,7 @@ func newParser(line any, std streams) (*kong.Kong, error) {
 	)
 }
 
-// helpText is a flag's help with its default, where that says anything, and
-// its environment variables.
+// helpText returns a flag's help with its default, if that is informative, and its environment variables.
 func helpText(value *kong.Value) string {
 	defaults := value.Default
 	if defaults != "" && defaults != "0" && defaults != "0s" && defaults != "-1" && !strings.Contains(value.Help, "Default:") {
@@ -184,7 +182,7 @@ func run(ctx context.Context, arguments []string, std streams) int {
 	return fail(std, command.Run(&app{streams: std, log: logger}))
 }
 
-// misread is a mistake in the arguments, with where to read on.
+// misread returns an error in the arguments, with a hint about the help.
 func misread(err error) error {
 	about := "kizen-sidecar"
 	var parsing *kong.ParseError
@@ -194,7 +192,7 @@ func misread(err error) error {
 	return exit.Usagef("%w; see %s --help", err, about)
 }
 
-// readDuration reads the value of a flag. It is kong's mapper.
+// readDuration reads the value of a flag. It is a mapper of kong.
 func readDuration(from *kong.DecodeContext, into reflect.Value) error {
 	var text string
 	if err := from.Scan.PopValueInto("duration", &text); err != nil {

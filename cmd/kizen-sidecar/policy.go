@@ -13,12 +13,12 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// policyFlags say which rules calls are decided by.
+// policyFlags name the rules that decide about calls.
 type policyFlags struct {
 	Policy []string `help:"Cedar file, or directory of *.cedar files, with rules for API calls and connections; may be repeated. Without one, only the built-in guardrails stop a call." placeholder:"FILE|DIR" group:"Policy"`
 }
 
-// engine reads the rules. Whatever is wrong with them is a mistake of the caller's.
+// engine reads the rules. Every problem in them is a usage error.
 func (f policyFlags) engine() (*policy.Engine, error) {
 	engine, err := policy.ForCalls(f.Policy...)
 	if err != nil {
@@ -29,8 +29,8 @@ func (f policyFlags) engine() (*policy.Engine, error) {
 
 // policyCommand is kizen-sidecar policy.
 type policyCommand struct {
-	Check   policyCheckCommand   `cmd:"" help:"Validate rule files and say how many rules there are."`
-	Explain policyExplainCommand `cmd:"" help:"Say whether a call or a connection is allowed, by which rule, and why."`
+	Check   policyCheckCommand   `cmd:"" help:"Validate rule files and print the number of rules."`
+	Explain policyExplainCommand `cmd:"" help:"Print whether a call or a connection is allowed, by which rule, and why."`
 	Suggest policySuggestCommand `cmd:"" help:"Write the rules that the connections in an audit file need."`
 }
 
@@ -41,7 +41,7 @@ type policyCheckCommand struct {
 
 // Help is the long text of kizen-sidecar policy check --help.
 func (policyCheckCommand) Help() string {
-	return `Reports every mistake with its file, line and rule, and exits with 2.
+	return `Reports every error with its file, line and rule, and exits with code 2.
 
 Examples:
   kizen-sidecar policy check rules/
@@ -64,18 +64,18 @@ type policyExplainCommand struct {
 	policyFlags
 	Method      string   `arg:"" help:"HTTP method of the call, or connect for a connection."`
 	Path        string   `arg:"" help:"Path of the call, relative to the API root, in any spelling; or HOST:PORT of the connection."`
-	AccountType string   `help:"Type of the account that calls." default:"service_automation" placeholder:"TYPE"`
+	AccountType string   `help:"Type of the calling account." default:"service_automation" placeholder:"TYPE"`
 	BusinessID  string   `help:"Business that the account belongs to. Default: a development id." placeholder:"ID"`
-	UserID      string   `help:"Account that calls. Default: a development id." placeholder:"ID"`
+	UserID      string   `help:"Calling account. Default: a development id." placeholder:"ID"`
 	Transport   string   `help:"Transport of the connection: tcp or udp." enum:"tcp,udp" default:"tcp" placeholder:"TRANSPORT"`
-	Address     []string `help:"Address of the connection's host. Default: those that this machine finds for its name. Repeatable." placeholder:"ADDRESS"`
-	StepName    string   `help:"Name of the step that connects." placeholder:"NAME"`
+	Address     []string `help:"Address of the connection's host. Default: the addresses that its name has on this machine. Repeatable." placeholder:"ADDRESS"`
+	StepName    string   `help:"Name of the connecting step." placeholder:"NAME"`
 	JSON        bool     `name:"json" help:"Print one JSON document."`
 }
 
 // Help is the long text of kizen-sidecar policy explain --help.
 func (policyExplainCommand) Help() string {
-	return `Decides as the proxy or the sandbox would, without calling or connecting to anything. The exit code is 0 whether it is allowed or not.
+	return `Makes the decision of the proxy or the sandbox without a call or a connection. The exit code is 0 whether it is allowed or not.
 
 Examples:
   kizen-sidecar policy explain POST /api-keys
@@ -89,8 +89,8 @@ func (c *policyExplainCommand) Run(ctx context.Context, app *app) error {
 	if err != nil {
 		return err
 	}
-	if !httpguts.ValidHeaderFieldName(c.Method) { // a method is a token, as a field's name is
-		return exit.Usagef("%q is no HTTP method", c.Method)
+	if !httpguts.ValidHeaderFieldName(c.Method) { // a method is a token, like a field name
+		return exit.Usagef("%q is not an HTTP method", c.Method)
 	}
 	account := policy.Account{ID: cmp.Or(c.UserID, developmentUser), Type: c.AccountType, BusinessID: cmp.Or(c.BusinessID, developmentBusiness)}
 	principal, err := engine.For(account)

@@ -28,17 +28,17 @@ type proxyCommand struct {
 	executionFlags
 	authorityFlags
 	Listen        string        `help:"Loopback address to listen on; port 0 takes a free one." default:"127.0.0.1:0" placeholder:"ADDRESS" group:"Proxy"`
-	EnvFile       string        `help:"File to write KIZEN_API_URL to once requests are served, and to remove at the end." placeholder:"FILE" group:"Proxy"`
-	EnvFileMode   string        `help:"Permissions of that file, octal. It lets its reader act as the execution." default:"0600" placeholder:"MODE" group:"Proxy"`
-	TTL           time.Duration `name:"ttl" help:"Stop by itself after this time; 0 serves until a signal." default:"0s" placeholder:"DURATION" group:"Proxy"`
-	KeyLifetime   time.Duration `help:"How long one signed key lives; it is renewed before it expires." default:"5m" placeholder:"DURATION" group:"Proxy"`
-	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty: none." placeholder:"HOST:PORT" group:"Proxy"`
-	ShutdownGrace time.Duration `help:"Time that requests in flight get to finish at the end." default:"5s" placeholder:"DURATION" group:"Proxy"`
+	EnvFile       string        `help:"File to which KIZEN_API_URL is written once the proxy is serving. It is removed at the end." placeholder:"FILE" group:"Proxy"`
+	EnvFileMode   string        `help:"Permissions of --env-file, in octal. Anyone who can read it can act as the execution." default:"0600" placeholder:"MODE" group:"Proxy"`
+	TTL           time.Duration `name:"ttl" help:"Stop after this time; 0 means until a signal." default:"0s" placeholder:"DURATION" group:"Proxy"`
+	KeyLifetime   time.Duration `help:"Lifetime of a signed key; it is renewed before it expires." default:"5m" placeholder:"DURATION" group:"Proxy"`
+	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty disables them." placeholder:"HOST:PORT" group:"Proxy"`
+	ShutdownGrace time.Duration `help:"Time for requests in flight to finish at the end." default:"5s" placeholder:"DURATION" group:"Proxy"`
 }
 
 // Help is the long text of kizen-sidecar proxy --help.
 func (proxyCommand) Help() string {
-	return `Serves the authenticating proxy of one execution, for a step that runs in a neighbouring container sharing this network namespace. Prints KIZEN_API_URL, whose path is what lets its holder in; serves until SIGTERM, SIGINT or --ttl; then takes the key back.
+	return `Serves the authenticating proxy of one execution, for a step that runs in a neighbouring container sharing this network namespace. Prints KIZEN_API_URL, whose path is the capability for access; serves until SIGTERM, SIGINT or --ttl; then revokes the key.
 
 Examples:
   kizen-sidecar proxy --env-file /run/kizen/env &
@@ -93,7 +93,7 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 		return err
 	}
 	defer func() {
-		authority.Close(ctx, max(c.ShutdownGrace, time.Millisecond)) // without any grace no call would be answered
+		authority.Close(ctx, max(c.ShutdownGrace, time.Millisecond)) // without any grace, no call would get a response
 		authority.Log().Info("stopped", counted(authority.Calls()))
 	}()
 	if err := c.announce(app, authority, mode); err != nil {
@@ -121,7 +121,7 @@ func (c *proxyCommand) admin(host *daemon.Host, observed *telemetry.Telemetry, l
 	return server.Start(log), nil
 }
 
-// counted is how many calls ended how, for the log.
+// counted returns how many calls ended with each outcome, for the log.
 func counted(calls map[proxy.Outcome]uint64) slog.Attr {
 	var counts []slog.Attr
 	for _, outcome := range slices.Sorted(maps.Keys(calls)) {
@@ -130,7 +130,7 @@ func counted(calls map[proxy.Outcome]uint64) slog.Attr {
 	return slog.GroupAttrs("calls", counts...)
 }
 
-// wait returns when a signal has come or the time is up.
+// wait returns when a signal arrives or the time has passed.
 func (c *proxyCommand) wait(ctx context.Context) {
 	if c.TTL > 0 {
 		var cancel context.CancelFunc
@@ -140,7 +140,7 @@ func (c *proxyCommand) wait(ctx context.Context) {
 	<-ctx.Done()
 }
 
-// withdraw takes the file away that announced the proxy.
+// withdraw removes the file that announced the proxy.
 func (c *proxyCommand) withdraw(app *app) {
 	if c.EnvFile == "" {
 		return
@@ -175,8 +175,8 @@ func (c *proxyCommand) validate() (fs.FileMode, error) {
 	return fs.FileMode(mode), nil
 }
 
-// announce tells people on standard output, and scripts in the file, where the
-// proxy listens, and which trace its calls belong to.
+// announce prints the proxy's address and the trace of its calls to standard output, for people, and writes them to
+// the file, for scripts.
 func (c *proxyCommand) announce(app *app, authority *execution.Authority, mode fs.FileMode) error {
 	line := "KIZEN_API_URL=" + authority.URL() + "\n"
 	if traceparent, _ := authority.StepContext(); traceparent != "" {

@@ -16,11 +16,11 @@ import (
 
 // queueCommand is kizen-sidecar queue.
 type queueCommand struct {
-	List   queueListCommand   `cmd:"" help:"List what waits, runs, or was given up."`
-	Show   queueShowCommand   `cmd:"" help:"Show what is known of one execution."`
-	Retry  queueRetryCommand  `cmd:"" help:"Run dead letters again, and what was put off at once."`
-	Cancel queueCancelCommand `cmd:"" help:"End executions that wait or run."`
-	Drain  queueDrainCommand  `cmd:"" help:"Have workers take nothing more, and wait until they have nothing left."`
+	List   queueListCommand   `cmd:"" help:"List executions that wait, run, or were given up."`
+	Show   queueShowCommand   `cmd:"" help:"Show everything known about one execution."`
+	Retry  queueRetryCommand  `cmd:"" help:"Run dead letters again, and delayed tasks now."`
+	Cancel queueCancelCommand `cmd:"" help:"Cancel waiting or running executions."`
+	Drain  queueDrainCommand  `cmd:"" help:"Stop workers from taking executions, and wait until they have none left."`
 }
 
 // fleetFlags name the queue of a fleet in a Redis.
@@ -29,7 +29,7 @@ type fleetFlags struct {
 	Queue string `help:"Queue of the fleet." default:"kizen" placeholder:"NAME" group:"Worker"`
 }
 
-// operate calls do with an operator of the queue. What it finds nothing to act on for becomes exit code 1.
+// operate calls do with an operator of the queue. If do finds nothing to act on, the exit code is 1.
 func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
 	if !queueName.MatchString(f.Queue) {
 		return exit.Usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
@@ -48,7 +48,7 @@ func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
 
 func (f fleetFlags) requireQueue() (redis.UniversalClient, error) {
 	if f.RedisURL == "" {
-		return nil, exit.Usagef("no redis given; name the one that holds the queue with --redis-url")
+		return nil, exit.Usagef("no redis given; name the queue's one with --redis-url")
 	}
 	return f.connect(nil)
 }
@@ -56,15 +56,15 @@ func (f fleetFlags) requireQueue() (redis.UniversalClient, error) {
 // queueListCommand is kizen-sidecar queue list.
 type queueListCommand struct {
 	fleetFlags
-	State     string `help:"Only those in this state: waiting, put_off (until a time), active (a worker has it), dead (given up and kept), trimmed (given up, and deleted by asynq since)." enum:",waiting,put_off,active,dead,trimmed" default:"" placeholder:"STATE" env:"-"`
-	Callbacks bool   `help:"List callbacks in place of executions." env:"-"`
-	Limit     int    `help:"How many of each state." default:"100" placeholder:"N" env:"-"`
+	State     string `help:"Only tasks in this state: waiting, put_off (delayed until a time), active (a worker has it), dead (given up and kept), trimmed (given up and since deleted by asynq)." enum:",waiting,put_off,active,dead,trimmed" default:"" placeholder:"STATE" env:"-"`
+	Callbacks bool   `help:"List callbacks instead of executions." env:"-"`
+	Limit     int    `help:"Maximum number for each state." default:"100" placeholder:"N" env:"-"`
 	JSON      bool   `help:"Print a JSON object." env:"-"`
 }
 
 // Help is the long text of kizen-sidecar queue list --help.
 func (queueListCommand) Help() string {
-	return `An id is BUSINESS/EXECUTION, unless the orchestrator chose another for its task.
+	return `An id is BUSINESS/EXECUTION, unless the orchestrator chose another id for its task.
 
 Examples:
   kizen-sidecar queue list --redis-url redis://redis:6379
@@ -98,7 +98,7 @@ type queueShowCommand struct {
 
 // Help is the long text of kizen-sidecar queue show --help.
 func (queueShowCommand) Help() string {
-	return `Shows its task and its record; never its script, its inputs or its secrets. The exit code is 1 where nothing is known of it.
+	return `Shows the execution's task and record, but never its script, inputs or secrets. The exit code is 1 if the execution is unknown.
 
 Examples:
   kizen-sidecar queue show business-1/0f59ea53-7e0c-4f8d-a0b8-8ab5f9a2f1b4
@@ -129,7 +129,7 @@ type queueRetryCommand struct {
 
 // Help is the long text of kizen-sidecar queue retry --help.
 func (queueRetryCommand) Help() string {
-	return `A dead letter runs again under a new attempt, with a callback of its own. What has run is not run again: enqueue it under a new id. The exit code is 1 where nothing of that id can be retried.
+	return `A dead letter runs again as a new attempt, with its own callback. An execution that has run does not run again: enqueue it under a new id. The exit code is 1 if no task with that id can be retried.
 
 Examples:
   kizen-sidecar queue retry business-1/e-1 business-1/e-2
@@ -164,7 +164,7 @@ func (c *queueRetryCommand) Run(ctx context.Context, app *app) error {
 	})
 }
 
-// each calls do for every id, and returns what failed.
+// each calls do for every id, and returns the errors.
 func each(ids []string, do func(id string) error) error {
 	var errs []error
 	for _, id := range ids {
@@ -181,7 +181,7 @@ type queueCancelCommand struct {
 
 // Help is the long text of kizen-sidecar queue cancel --help.
 func (queueCancelCommand) Help() string {
-	return `What no worker has ends as cancelled at once. The worker that has an execution takes its key back and kills its step, within a third of --lease. Callbacks tell of it. The exit code is 1 where nothing of that id waits or runs.
+	return `An execution that no worker has ends as cancelled at once. Otherwise its worker revokes the key and kills the step, within a third of --lease. Callbacks report the end. The exit code is 1 if no execution with that id waits or runs.
 
 Examples:
   kizen-sidecar queue cancel business-1/e-1`
@@ -197,7 +197,7 @@ func (c *queueCancelCommand) Run(ctx context.Context, app *app) error {
 			}
 			what := "is cancelled"
 			if running {
-				what = "is with a worker, which is told to end it"
+				what = "is running on a worker, which will end it"
 			}
 			_, err = fmt.Fprintf(app.stdout, "%s %s\n", id, what)
 			return err
@@ -208,13 +208,13 @@ func (c *queueCancelCommand) Run(ctx context.Context, app *app) error {
 // queueDrainCommand is kizen-sidecar queue drain.
 type queueDrainCommand struct {
 	fleetFlags
-	Timeout time.Duration `help:"Longest wait for what is active; the queue stays drained after it." default:"2m" placeholder:"DURATION" env:"-"`
+	Timeout time.Duration `help:"Maximum wait for active executions; the queue stays drained afterwards." default:"2m" placeholder:"DURATION" env:"-"`
 	Resume  bool          `help:"End a drain: workers take executions again." env:"-"`
 }
 
 // Help is the long text of kizen-sidecar queue drain --help.
 func (queueDrainCommand) Help() string {
-	return `No worker takes another execution until the drain is ended; what is enqueued waits, and callbacks are delivered. Returns when no worker has an execution left, before maintenance of Redis, say.
+	return `No worker takes another execution until the drain ends. New executions wait, and callbacks are delivered. The command returns when no worker has an execution left, for example before maintenance of Redis.
 
 Examples:
   kizen-sidecar queue drain --timeout 90s
@@ -231,7 +231,7 @@ func (c *queueDrainCommand) Run(ctx context.Context, app *app) error {
 			_, err := fmt.Fprintf(app.stdout, "workers take executions from queue %q again\n", c.Queue)
 			return err
 		}
-		ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("--timeout of %s is over; the queue stays drained", c.Timeout))
+		ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("the --timeout of %s has passed; the queue stays drained", c.Timeout))
 		defer cancel()
 		err := o.Drain(ctx, func(active int) { app.log.Info("draining", "queue", c.Queue, "active", active) })
 		if err == nil {

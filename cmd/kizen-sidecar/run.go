@@ -19,17 +19,17 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// jobFlags say which step is run, and with what. They are a [stepfile.Source].
+// jobFlags name the step and its input. They are a [stepfile.Source].
 type jobFlags struct {
 	Step          string   `arg:"" optional:"" help:"Folder of the step, with config.json and script.py." env:"KIZEN_STEP" placeholder:"DIR"`
 	Script        string   `help:"Run this script instead of a folder; - reads standard input." placeholder:"FILE" group:"Step"`
-	Input         []string `help:"An input, as name=value or name=value:type. Repeatable; wins over --inputs-file." sep:"none" placeholder:"NAME=VALUE[:TYPE]" group:"Step"`
+	Input         []string `help:"An input, as name=value or name=value:type. Repeatable; overrides --inputs-file." sep:"none" placeholder:"NAME=VALUE[:TYPE]" group:"Step"`
 	DeclareOutput []string `help:"An output that the step may assign, as name or name:type. Repeatable." sep:"none" placeholder:"NAME[:TYPE]" group:"Step"`
-	InputsFile    string   `help:"JSON object of inputs: typed, bare or of the wire form." placeholder:"FILE" group:"Step"`
+	InputsFile    string   `help:"JSON object of inputs: typed, bare or in wire form." placeholder:"FILE" group:"Step"`
 	OutputsFile   string   `help:"JSON object of output types: {\"doubled\": \"number\"}." placeholder:"FILE" group:"Step"`
-	Secret        []string `help:"A secret granted to the step. Without a value it is read from the environment variable of that name, which keeps it out of the process list. Repeatable." sep:"none" placeholder:"NAME[=VALUE]" group:"Step"`
+	Secret        []string `help:"A secret granted to the step. Without a value, it is read from the environment variable of that name and stays out of the process list. Repeatable." sep:"none" placeholder:"NAME[=VALUE]" group:"Step"`
 	SecretsFile   string   `help:"JSON object of secrets: {\"name\": \"value\"}." placeholder:"FILE" group:"Step"`
-	Runtime       string   `help:"Python that the step runs on: python-3-12 or python-3-13. Default: what config.json says, or python-3-13 for a script." placeholder:"NAME" group:"Step"`
+	Runtime       string   `help:"Python for the step: python-3-12 or python-3-13. Default: that of config.json, or python-3-13 for a script." placeholder:"NAME" group:"Step"`
 }
 
 // runCommand is kizen-sidecar run.
@@ -40,14 +40,14 @@ type runCommand struct {
 	executionFlags
 	authorityFlags
 	JSON       bool   `help:"Print the result as one JSON document." group:"Output"`
-	Report     string `help:"Also write the page of the execution into this file: one HTML document that needs nothing else." placeholder:"FILE" group:"Output"`
+	Report     string `help:"Also write the execution's page to this file, as one self-contained HTML document." placeholder:"FILE" group:"Output"`
 	Verbose    bool   `help:"Log everything, as KIZEN_LOG=debug does." group:"Logging"`
-	HTTPDetail bool   `short:"v" help:"Show headers and bodies of the step's HTTP calls, and where the time went." group:"Output"`
+	HTTPDetail bool   `short:"v" help:"Show headers and bodies of the step's HTTP calls, and the time of each phase." group:"Output"`
 }
 
 // Help is the long text of kizen-sidecar run --help.
 func (runCommand) Help() string {
-	return `Mints a signed key for this execution, opens the local proxy that authenticates the step's requests, runs the step's Python, takes the key back and prints the result.
+	return `Mints a signed key for this execution, opens the local proxy that authenticates the step's requests, runs the step's Python, revokes the key and prints the result.
 
 Examples:
   kizen-sidecar run examples/count_custom_objects --api-root http://127.0.0.1:8080/api
@@ -88,8 +88,8 @@ func (c *runCommand) Run(ctx context.Context, app *app) error {
 	return nil
 }
 
-// report writes the page of an execution for a browser, where it is asked for.
-// It holds what the step saw, so that it is the caller's alone.
+// report writes the page of an execution for a browser, if requested. Only the caller may read it, because it contains
+// everything that the step saw.
 func (c *runCommand) report(done executed) error {
 	if c.Report == "" {
 		return nil
@@ -113,14 +113,13 @@ func (c *runCommand) report(done executed) error {
 	return nil
 }
 
-// checkReport refuses a place that no report can be written to, before
-// anything has run for it.
+// checkReport rejects a path to which no report can be written, before anything runs.
 func (c *runCommand) checkReport() error {
 	if c.Report == "" {
 		return nil
 	}
 	if _, err := os.Stat(filepath.Dir(c.Report)); err != nil {
-		return exit.Usagef("--report %q: no such folder; make it first", c.Report)
+		return exit.Usagef("--report %q: no such folder; create it first", c.Report)
 	}
 	if about, err := os.Stat(c.Report); err == nil && about.IsDir() {
 		return exit.Usagef("--report %q is a folder; name a file", c.Report)
@@ -128,15 +127,14 @@ func (c *runCommand) checkReport() error {
 	return nil
 }
 
-// executed is an execution and what became of it.
+// executed is an execution and its result.
 type executed struct {
 	terminal.Execution
 	target target
 	began  time.Time
 }
 
-// execute checks the request, then runs it. What it returns is as complete as
-// it got.
+// execute checks the request and runs it. Even with an error, it returns everything that is known.
 func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.Telemetry) (done executed, err error) {
 	if done.target, err = c.resolve(); err != nil {
 		return done, err
@@ -184,8 +182,7 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	return done, err
 }
 
-// failure is the document of an execution that never ran, or whose outcome is
-// not known.
+// failure returns the document of an execution that never ran, or whose outcome is unknown.
 type failure struct {
 	RequestID    string   `json:"request_id"`
 	DurationMS   float64  `json:"duration_ms"`

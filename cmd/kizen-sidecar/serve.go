@@ -29,27 +29,27 @@ type serveCommand struct {
 	targetFlags
 }
 
-// listenFlags say where serve listens, and to whom.
+// listenFlags configure where serve listens, and to whom.
 type listenFlags struct {
 	Listen  string `help:"Address of the API." default:"127.0.0.1:8378" placeholder:"HOST:PORT" group:"Serve"`
-	UI      bool   `name:"ui" help:"Serve the page of executions, and a scratch pad, at /ui/ of the API, for those who may call." group:"Serve"`
-	Callers string `help:"YAML list of the callers. Without it serve can only listen on a loopback address, and accepts the token of --token-file." placeholder:"FILE" group:"Serve"`
+	UI      bool   `name:"ui" help:"Serve the page of executions, and a scratch pad, at /ui/ of the API, to authorised callers." group:"Serve"`
+	Callers string `help:"YAML list of callers. Without it, serve listens only on loopback and accepts the token of --token-file." placeholder:"FILE" group:"Serve"`
 
-	TokenFile      string `help:"File of the token that requests must carry where --callers is not given. If it does not exist, serve creates it. Default: kizen-sidecar/serve.token in $XDG_RUNTIME_DIR, or else in the user's cache directory." placeholder:"FILE" group:"Serve"`
-	AllowAnonymous bool   `help:"Accept requests without a token where --callers is not given: every program of this machine may then run steps for every business." group:"Serve"`
+	TokenFile      string `help:"File with the token that requests must carry if --callers is not given. If it does not exist, serve creates it. Default: kizen-sidecar/serve.token in $XDG_RUNTIME_DIR, or else in the user's cache directory." placeholder:"FILE" group:"Serve"`
+	AllowAnonymous bool   `help:"Accept requests without a token if --callers is not given. Then every program on this machine may run steps for every business." group:"Serve"`
 
-	TLSCert  string `help:"PEM file of the certificate that the API is served with." placeholder:"FILE" group:"Serve"`
-	TLSKey   string `help:"PEM file of that certificate's key." placeholder:"FILE" group:"Serve"`
-	ClientCA string `name:"client-ca" help:"PEM file of the certificate authority that callers' certificates are verified with." placeholder:"FILE" group:"Serve"`
+	TLSCert  string `help:"PEM file of the API server's certificate." placeholder:"FILE" group:"Serve"`
+	TLSKey   string `help:"PEM file of the key of --tls-cert." placeholder:"FILE" group:"Serve"`
+	ClientCA string `name:"client-ca" help:"PEM file of the certificate authority that verifies callers' certificates." placeholder:"FILE" group:"Serve"`
 }
 
-// queueFlags bound what waits for a slot.
+// queueFlags bound the queue for slots.
 type queueFlags struct {
-	QueueDepth   int           `help:"Executions that may wait for a slot. Default: sixteen for each slot." default:"-1" placeholder:"N" group:"Serve"`
-	QueueTimeout time.Duration `help:"Time that an execution may wait for a slot." default:"30s" placeholder:"DURATION" group:"Serve"`
+	QueueDepth   int           `help:"Maximum number of executions that wait for a slot. Default: sixteen for each slot." default:"-1" placeholder:"N" group:"Serve"`
+	QueueTimeout time.Duration `help:"Maximum time that an execution waits for a slot." default:"30s" placeholder:"DURATION" group:"Serve"`
 }
 
-// fill puts in what was left out, and checks the rest.
+// fill sets the defaults of unset flags, and checks the others.
 func (f *queueFlags) fill(slots int) error {
 	if f.QueueDepth == -1 {
 		f.QueueDepth = 16 * slots
@@ -65,9 +65,9 @@ func (f *queueFlags) fill(slots int) error {
 
 // Help is the long text of kizen-sidecar serve --help.
 func (serveCommand) Help() string {
-	return `Runs steps for an orchestrator: POST /api/coderunner/run waits for the result, POST /executions answers at once; /openapi.json describes both. Every execution has a key, a proxy, a sandbox and a deadline of its own.
+	return `Runs steps for an orchestrator: POST /api/coderunner/run waits for the result, POST /executions answers at once; /openapi.json describes both. Every execution has its own key, proxy, sandbox and deadline.
 
-Without --callers the API can only listen on loopback, wants the token of --token-file, and takes business and user from the X-BUSINESS-ID and X-USER-ID headers.
+Without --callers the API listens only on loopback, requires the token of --token-file, and reads business and user from the X-BUSINESS-ID and X-USER-ID headers.
 
 Examples:
   kizen-sidecar serve --api-root http://127.0.0.1:8080/api --token-file serve.token
@@ -94,7 +94,7 @@ func (c *serveCommand) Run(ctx context.Context, app *app, command *kong.Context)
 	return s.serve(ctx)
 }
 
-// fill puts in what was left out of the load, and checks the rest.
+// fill sets the defaults of the load's unset flags, and checks the others.
 func (c *serveCommand) fill() error {
 	if err := c.operationFlags.fill(); err != nil {
 		return err
@@ -102,17 +102,17 @@ func (c *serveCommand) fill() error {
 	return c.queueFlags.fill(c.Slots)
 }
 
-// service is what serve runs.
+// service is the running serve.
 type service struct {
 	parts      *daemonParts
 	command    *serveCommand
 	queue      *queue.Queue
 	executions *serve.Registry
 	api        *http.Server
-	token      runner.Secret // of --token-file; empty where it is not used
+	token      runner.Secret // of --token-file; empty if it is not used
 }
 
-// prepare checks everything that the flags name, and listens nowhere yet.
+// prepare checks everything that the flags name, and does not listen yet.
 func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) {
 	callers, token, err := c.callers()
 	if err != nil {
@@ -161,14 +161,13 @@ func (s *service) control(callers *serve.Callers, names hosts.Names) http.Handle
 	}).Handler()
 }
 
-// state is what the metrics say of the load.
+// state returns the load for the metrics.
 func (s *service) state() telemetry.State {
 	load := s.queue.Stats()
 	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots, Ready: s.parts.daemon.Warm.Ready()}
 }
 
-// serve answers until ctx ends, then drains: what is new is refused, and what
-// runs finishes.
+// serve serves until ctx ends, then drains: it refuses new executions and lets the running ones finish.
 func (s *service) serve(ctx context.Context) error {
 	api, err := daemon.Bind("--listen", s.command.Listen, s.command.Slots+s.command.QueueDepth, s.api)
 	if err != nil {
@@ -190,13 +189,13 @@ func (s *service) serve(ctx context.Context) error {
 	})
 }
 
-// callers decides who may call. The token is empty unless it is the one of --token-file.
+// callers decides who may call. The token is empty unless --token-file is used.
 func (c *serveCommand) callers() (callers *serve.Callers, token runner.Secret, err error) {
 	if c.Callers == "" {
 		return c.localCallers()
 	}
 	if c.TokenFile != "" || c.AllowAnonymous {
-		return nil, token, exit.Usagef("--token-file and --allow-anonymous are for serve without --callers; leave them out")
+		return nil, token, exit.Usagef("--token-file and --allow-anonymous are for serve without --callers; omit them")
 	}
 	data, err := readFile("callers file", c.Callers)
 	if err != nil {
@@ -208,13 +207,13 @@ func (c *serveCommand) callers() (callers *serve.Callers, token runner.Secret, e
 	return callers, token, nil
 }
 
-// localCallers are those of this machine.
+// localCallers returns the callers of this machine.
 func (c *serveCommand) localCallers() (callers *serve.Callers, token runner.Secret, err error) {
 	if err := daemon.CheckAddress("--listen", c.Listen); err != nil {
 		return nil, token, err
 	}
 	if !hosts.IsLoopback(c.Listen) {
-		return nil, token, exit.Usagef("--listen %s can be reached from other machines; say who may call with --callers, or listen on 127.0.0.1", c.Listen)
+		return nil, token, exit.Usagef("--listen %s can be reached from other machines; list the callers with --callers, or listen on 127.0.0.1", c.Listen)
 	}
 	defaults, err := c.resolve()
 	if err != nil {
@@ -222,7 +221,7 @@ func (c *serveCommand) localCallers() (callers *serve.Callers, token runner.Secr
 	}
 	if c.AllowAnonymous {
 		if c.TokenFile != "" {
-			return nil, token, exit.Usagef("--allow-anonymous accepts requests without a token; leave it or --token-file out")
+			return nil, token, exit.Usagef("--allow-anonymous accepts requests without a token; omit it or --token-file")
 		}
 		return serve.AnonymousCallers(defaults.identity()), token, nil
 	}
@@ -237,15 +236,15 @@ func (c *serveCommand) localCallers() (callers *serve.Callers, token runner.Secr
 	return serve.LocalCallers(token, defaults.identity()), token, nil
 }
 
-// announceCallers says in the log what is open about who may call.
+// announceCallers logs security-relevant settings of the callers.
 func (c *serveCommand) announceCallers(log *slog.Logger) {
 	switch {
 	case c.AllowAnonymous:
-		log.Warn("every program of this machine may run steps for every business; leave --allow-anonymous out to want a token")
+		log.Warn("every program on this machine may run steps for every business; omit --allow-anonymous to require a token")
 		c.announce(log)
 	case c.Callers == "":
 		c.announce(log)
 	case c.TLSCert == "" && !hosts.IsLoopback(c.Listen):
-		log.Warn("tokens of callers travel without TLS; set --tls-cert, or end TLS in front of this")
+		log.Warn("callers' tokens are sent without TLS; set --tls-cert, or terminate TLS in front of serve")
 	}
 }

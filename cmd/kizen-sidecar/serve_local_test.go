@@ -121,10 +121,10 @@ func TestWhoMayCallIsSaidOnceAndCompletely(t *testing.T) {
 	for want, arguments := range map[string][]string{
 		"is shorter than 16 bytes; remove the file":                 {"--token-file", short},
 		"no such file or directory":                                 {"--token-file", dir + "/nowhere/token"},
-		"leave it or --token-file out":                              {"--token-file", dir + "/t", "--allow-anonymous"},
-		"are for serve without --callers; leave them out":           {"--callers", callers, "--allow-anonymous"},
+		"omit it or --token-file":                                   {"--token-file", dir + "/t", "--allow-anonymous"},
+		"are for serve without --callers; omit them":                {"--callers", callers, "--allow-anonymous"},
 		"neither XDG_RUNTIME_DIR nor HOME is set; name a file with": nil,
-		"say who may call with --callers, or listen on 127.0.0.1\n": {"--listen", "0.0.0.0:0", "--allow-anonymous"},
+		"list the callers with --callers, or listen on 127.0.0.1\n": {"--listen", "0.0.0.0:0", "--allow-anonymous"},
 	} {
 		command := exec.CommandContext(t.Context(), sidecartest.Program("kizen-sidecar"), append([]string{"serve"}, arguments...)...)
 		command.Env = []string{"PATH=" + os.Getenv("PATH")}

@@ -26,21 +26,20 @@ type workerCommand struct {
 	daemonFlags
 }
 
-// workerFlags say what a worker takes.
+// workerFlags configure a worker.
 type workerFlags struct {
-	Queue    string        `help:"Queue that executions are taken from." default:"kizen" placeholder:"NAME" group:"Worker"`
-	Lease    time.Duration `help:"Time without Redis after which a worker ends its steps itself; after twice that its work is taken over." default:"10s" placeholder:"DURATION" group:"Worker"`
-	Attempts int64         `help:"How often an execution is prepared whose code does not come to start, before it is kept as a dead letter." default:"5" placeholder:"N" group:"Worker"`
-	Keep     time.Duration `help:"How long results are kept in Redis. The id is not run again for 7 days at least." default:"24h" placeholder:"DURATION" group:"Worker"`
+	Queue    string        `help:"Queue from which the worker takes executions." default:"kizen" placeholder:"NAME" group:"Worker"`
+	Lease    time.Duration `help:"Time without Redis after which a worker ends its steps; after twice this time another worker takes over its work." default:"10s" placeholder:"DURATION" group:"Worker"`
+	Attempts int64         `help:"Attempts to start an execution before it is kept as a dead letter." default:"5" placeholder:"N" group:"Worker"`
+	Keep     time.Duration `help:"How long results are kept in Redis. The id does not run again for at least 7 days." default:"24h" placeholder:"DURATION" group:"Worker"`
 
-	KeepResults int64  `help:"Most results that a business has in Redis; the oldest are deleted. 0 is no limit." default:"10000" placeholder:"N" group:"Worker"`
-	KeepBytes   string `help:"Most bytes that the results of a business take in Redis, compressed; the oldest are deleted. 0 is no limit." default:"64MiB" placeholder:"SIZE" group:"Worker"`
+	KeepResults int64  `help:"Maximum number of results of a business in Redis; the oldest are deleted. 0 means no limit." default:"10000" placeholder:"N" group:"Worker"`
+	KeepBytes   string `help:"Maximum size of the results of a business in Redis, compressed; the oldest are deleted. 0 means no limit." default:"64MiB" placeholder:"SIZE" group:"Worker"`
 
-	StartDurability string `help:"What the start of a step's code waits for: Redis's answer (memory), its disk (disk, Redis 7.2 or newer with appendonly) or one replica (replica)." enum:"memory,disk,replica" default:"memory" placeholder:"WHERE" group:"Worker"`
+	StartDurability string `help:"Durability required before a step's code starts: memory (Redis's reply), disk (Redis 7.2 or newer with appendonly) or replica (one replica)." enum:"memory,disk,replica" default:"memory" placeholder:"WHERE" group:"Worker"`
 }
 
-// queueName is what a queue may be called: it is part of the names of Redis
-// keys, in braces.
+// queueName matches valid names of queues, which become part of Redis keys, in braces.
 var queueName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 func (f workerFlags) validate() error {
@@ -57,7 +56,7 @@ func (f workerFlags) validate() error {
 	return nil
 }
 
-// retention bounds the results that are kept.
+// retention returns the bounds on kept results.
 func (f workerFlags) retention() (fleet.Retention, error) {
 	size, err := humanize.ParseBytes(f.KeepBytes)
 	if err != nil || size > math.MaxInt64 {
@@ -68,9 +67,9 @@ func (f workerFlags) retention() (fleet.Retention, error) {
 
 // Help is the long text of kizen-sidecar worker --help.
 func (workerCommand) Help() string {
-	return `Takes executions from a queue in Redis (hibiken/asynq) that many machines share: tasks of type kizen:execution, with the body of POST /executions as payload. A step's code is started at most once, whatever dies; docs/fleet.md says how.
+	return `Takes executions from a queue in Redis (hibiken/asynq) that many machines share: tasks of type kizen:execution, with the body of POST /executions as payload. A step's code starts at most once, even if a worker or Redis dies; docs/fleet.md explains how.
 
-Who can write to the queue can have steps run for every business: protect it with Redis's access control.
+Anyone who can write to the queue can run steps for every business: protect it with Redis's access control.
 
 Examples:
   kizen-sidecar worker --redis-url redis://127.0.0.1:6379/0 --api-root http://127.0.0.1:8080/api
@@ -95,12 +94,12 @@ func (c *workerCommand) Run(ctx context.Context, app *app, command *kong.Context
 	return s.serve(ctx)
 }
 
-// workerService is what worker runs.
+// workerService is the running worker.
 type workerService struct {
 	parts    *daemonParts
 	worker   *fleet.Worker
 	draining chan struct{}
-	// unwatch ends the questions about the queue, which need Redis.
+	// unwatch stops reading the queue for metrics, which needs Redis.
 	unwatch func()
 }
 
@@ -114,7 +113,7 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 		return nil, err
 	}
 	if c.RedisURL == "" {
-		return nil, exit.Usagef("no redis given; name the one that holds the queue with --redis-url")
+		return nil, exit.Usagef("no redis given; name the queue's one with --redis-url")
 	}
 	parts, err := c.open(ctx, app)
 	if err != nil {
@@ -138,14 +137,13 @@ func (s *workerService) close() {
 	s.parts.close()
 }
 
-// state is what the metrics say of the load of this worker.
+// state returns the load of this worker for the metrics.
 func (s *workerService) state() telemetry.State {
 	running, waiting := s.worker.Load()
 	return telemetry.State{Queue: waiting, SlotsUsed: running, SlotsTotal: s.parts.daemon.Slots, Ready: s.parts.daemon.Warm.Ready()}
 }
 
-// serve works until ctx ends, then drains: nothing new is taken, and what runs
-// finishes.
+// serve works until ctx ends, then drains: it takes nothing new, and lets executions finish.
 func (s *workerService) serve(ctx context.Context) error {
 	admin, err := s.parts.daemon.Admin(s.accepting)
 	if err != nil {
@@ -157,13 +155,13 @@ func (s *workerService) serve(ctx context.Context) error {
 		Running: func() int { running, _ := s.worker.Load(); return running },
 		Drain: func(limited context.Context) {
 			s.worker.Stop()
-			close(s.draining) // a reader that sees "not ready" may rely on it taking nothing more
+			close(s.draining) // a reader that sees "not ready" may rely on it that nothing more is taken
 			s.worker.Shutdown(limited)
 		},
 	})
 }
 
-// accepting says why nothing is taken.
+// accepting returns why no executions are accepted.
 func (s *workerService) accepting() error {
 	select {
 	case <-s.draining:
@@ -173,8 +171,8 @@ func (s *workerService) accepting() error {
 	}
 }
 
-// ready says which of the worker's own readiness checks fails, but for those of Redis, without which nothing can be taken, and for
-// accepting, which is what the answer decides.
+// ready returns which of the worker's own readiness checks fails. It omits those of Redis, without which the worker
+// can take nothing anyway, and accepting, which depends on this result.
 func (s *workerService) ready(ctx context.Context) error {
 	for name, check := range s.parts.daemon.Checks() {
 		if err := check(ctx); err != nil {

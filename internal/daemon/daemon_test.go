@@ -318,7 +318,7 @@ func TestAHangupReloadsTheSigningKeys(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for !strings.Contains(log.String(), "could not be reloaded; the ones from before stay in use") {
+	for !strings.Contains(log.String(), "could not be reloaded; the previous ones stay in use") {
 		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}

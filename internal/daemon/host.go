@@ -61,7 +61,7 @@ func (h *Host) Follow(ctx context.Context) (stop func()) {
 	c := h.config.Execution
 	stops := []func(){
 		c.Keys.Follow(ctx, h.reloaded, func(err error) {
-			c.Log.Warn("changes of the signing keys are not seen; send SIGHUP after one", "error", err)
+			c.Log.Warn("changes to the signing keys cannot be detected; send SIGHUP after a change", "error", err)
 		}),
 		h.config.Audit.Follow(c.Log),
 	}
@@ -79,7 +79,7 @@ func (h *Host) Follow(ctx context.Context) (stop func()) {
 func (h *Host) reloaded(err error) {
 	c := h.config.Execution
 	if err != nil {
-		c.Log.Error("the signing keys could not be reloaded; the ones from before stay in use", "error", err)
+		c.Log.Error("the signing keys could not be reloaded; the previous ones stay in use", "error", err)
 		return
 	}
 	c.Log.Info("signing keys loaded", "current", c.Keys.Current())

@@ -99,7 +99,7 @@ func (s *Server) Start(log *slog.Logger) (stop func()) {
 	var serving routine.Group
 	serving.Go(func() {
 		if err := s.serve(); err != nil {
-			log.Error("operators get no answers any more", "error", err)
+			log.Error("the admin listener has failed", "error", err)
 		}
 	})
 	return func() {

@@ -14,7 +14,7 @@ import (
 func (o Overview) Print(to io.Writer) error {
 	drained := ""
 	if o.Paused {
-		drained = "; drained, so that nothing is taken"
+		drained = "; drained, so workers take nothing"
 	}
 	_, err := fmt.Fprintf(to, "%s: %d waiting, %d put off, %d active, %d dead, %d trimmed%s\n",
 		o.Queue, o.Waiting, o.PutOff, o.Active, o.Dead, o.Trimmed, drained)

@@ -24,7 +24,7 @@ func TestAnOverviewIsALineAndATable(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")
-	if !strings.HasSuffix(lines[0], "; drained, so that nothing is taken") || strings.Join(strings.Fields(lines[1]), " ") != "ID STATE WHEN REASON" {
+	if !strings.HasSuffix(lines[0], "; drained, so workers take nothing") || strings.Join(strings.Fields(lines[1]), " ") != "ID STATE WHEN REASON" {
 		t.Errorf("%q", lines[:2])
 	}
 	for i, want := range []string{

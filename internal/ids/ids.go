@@ -1,4 +1,4 @@
-// Package ids says what an id may look like: that of a business, an account, an execution, a signed key or an account type.
+// Package ids defines the valid ids of a business, an account, an execution, a signed key or an account type.
 //
 // An id travels in headers, in claims and in the names of Redis keys. Kizen's own are UUIDs.
 package ids
@@ -19,7 +19,7 @@ var pattern = regexp.MustCompile(Pattern)
 // Valid reports whether text can be an id.
 func Valid(text string) bool { return pattern.MatchString(text) }
 
-// Check returns an error that says by name what cannot be an id, and why.
+// Check returns an error that names the invalid id and the rule.
 func Check(name, text string) error {
 	if Valid(text) {
 		return nil

@@ -111,7 +111,7 @@ func provisionedTypes() []policy.AccountType {
 
 func accountsKey(businessID string) string { return "kizen:{" + businessID + "}:accounts" }
 
-// business holds the accounts of one business during a change.
+// business has the accounts of one business during a change.
 type business struct {
 	accounts    map[string]account
 	provisioned map[string]string       // account type -> the ID of the one account of that type

@@ -111,7 +111,7 @@ func (r *importResult) compareObjects(objects []customObject, errs fieldErrors) 
 	}
 }
 
-// accountChange is what an import does to one account.
+// accountChange is the effect of an import on one account.
 type accountChange struct {
 	kind   policy.AccountType
 	before account // its ID is empty for a new account

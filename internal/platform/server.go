@@ -47,9 +47,9 @@ type Platform struct {
 	timeline timeline
 	records  *recordStore
 	openAPI  []byte                      // the description of the API
-	keys     http.Handler                // the public keys
-	verify   http.Handler                // verdicts for proxies in front of other services
-	ping     func(context.Context) error // asks the store for an answer
+	keys     http.Handler                // serves the public keys
+	verify   http.Handler                // serves verdicts for proxies in front of other services
+	ping     func(context.Context) error // asks the store for a reply
 	probe    func(context.Context) error // writes to the store
 	log      *slog.Logger
 }
@@ -148,7 +148,7 @@ func (p *Platform) routes() *gin.Engine {
 	engine.HandleMethodNotAllowed = true
 	engine.Use(p.logCalls, gin.CustomRecoveryWithWriter(nil, p.recovered))
 	engine.NoRoute(func(c *gin.Context) {
-		refuse(c, http.StatusNotFound, "not_found", "there is nothing at %s", c.Request.URL.Path)
+		refuse(c, http.StatusNotFound, "not_found", "no such path: %s", c.Request.URL.Path)
 	})
 	engine.NoMethod(func(c *gin.Context) {
 		refuse(c, http.StatusMethodNotAllowed, "method_not_allowed", "%s is not possible here; use %s",
@@ -160,7 +160,7 @@ func (p *Platform) routes() *gin.Engine {
 	handle(engine, "GET", "/openapi.json", p.readOpenAPI)
 	handle(engine, "GET", "/.well-known/jwks.json", gin.WrapH(p.keys))
 	engine.Any("/verify", gin.WrapH(p.verify))
-	engine.Any("/verify/*path", gin.WrapH(p.verify)) // Envoy asks with the path of the request behind the prefix
+	engine.Any("/verify/*path", gin.WrapH(p.verify)) // Envoy appends the path of the request to the prefix
 	api := engine.Group(apiRoot, p.record, p.authenticate, p.authorize)
 	for _, e := range p.endpoints() {
 		handle(api, e.method, e.path, e.handle)
@@ -168,7 +168,7 @@ func (p *Platform) routes() *gin.Engine {
 	return engine
 }
 
-// handle registers a route. What can be read can be asked for by HEAD too (RFC 9110 section 9.3.2): net/http leaves the body out.
+// handle registers a route. Every GET route also answers HEAD (RFC 9110 section 9.3.2): net/http omits the body.
 func handle(on gin.IRoutes, method, path string, do gin.HandlerFunc) {
 	on.Handle(method, path, do)
 	if method == http.MethodGet {
@@ -176,7 +176,7 @@ func handle(on gin.IRoutes, method, path string, do gin.HandlerFunc) {
 	}
 }
 
-// unavailable answers a call that cannot be answered now, and tells the operator why.
+// unavailable responds to a call that cannot be served now, and logs the reason for the operator.
 func (p *Platform) unavailable(c *gin.Context, err error) {
 	p.log.ErrorContext(c.Request.Context(), "a call failed", "route", c.FullPath(), "error", err)
 	refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store does not answer; try again")
@@ -227,22 +227,23 @@ func (p *Platform) reloaded(err error) {
 	p.log.Info("keys loaded")
 }
 
-// readinessKey is what /readyz writes: a store that answers may still refuse that.
+// readinessKey is the key that /readyz writes, because a store that replies may still refuse writes.
 const readinessKey = "kizen:{readiness}:platform"
 
-// health answers probes: 200 while check holds, 503 otherwise.
+// health responds to probes: 200 if check succeeds, 503 otherwise.
 func (p *Platform) health(check func(context.Context) error) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if err := check(c.Request.Context()); err != nil {
 			p.log.WarnContext(c.Request.Context(), "the store is not usable", "error", err)
-			refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store does not do what the platform needs; its log says why")
+			refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store cannot be used; the platform's log has the reason")
 			return
 		}
 		c.JSON(http.StatusOK, gin.H{"status": "ok"})
 	}
 }
 
-// logCalls writes one line a call: the route, and nothing that the caller wrote, which may hold secrets.
+// logCalls writes one line for each call: the route, but nothing that the caller wrote, because that may contain
+// secrets.
 func (p *Platform) logCalls(c *gin.Context) {
 	start := time.Now()
 	c.Next()

@@ -24,7 +24,7 @@ type member struct {
 	groups []string // permission groups
 }
 
-// people are the employees of every business. Each is in another permission group.
+// people are the employees of every business. Each is in a different permission group.
 var people = []member{
 	person("1b4e28ba-2fa1-41d2-883f-0016d3cca427", "Ada", "Lovelace", "service-account-admins"),
 	person("2c5ea4c0-4067-41fe-8d5f-0b9d3c9a1f11", "Grace", "Hopper", "service-account-editors"),
@@ -51,7 +51,8 @@ func (a account) member() member {
 	return member{ID: a.ID, Email: a.Email, FullName: a.Name, AccountType: a.AccountType}
 }
 
-// employees answers the employees of the caller's business whose type shows. It answers itself when it cannot.
+// employees returns the employees of the caller's business whose type is shown. If it cannot, it sends the error
+// response.
 func (p *Platform) employees(c *gin.Context, shows func(policy.AccountType) bool) ([]member, bool) {
 	accounts, err := p.accounts.list(c.Request.Context(), callerOf(c).BusinessID)
 	if err != nil {
@@ -70,7 +71,7 @@ func (p *Platform) employees(c *gin.Context, shows func(policy.AccountType) bool
 	}), true
 }
 
-// listTeam is the public employee list.
+// listTeam serves the public employee list.
 func (p *Platform) listTeam(c *gin.Context) {
 	if all, ok := p.employees(c, func(t policy.AccountType) bool { return t.EmployeeList }); ok {
 		sendPage(c, all)
@@ -99,7 +100,7 @@ func (p *Platform) typeahead(c *gin.Context) {
 	}))
 }
 
-// listSeats is what the business pays for.
+// listSeats serves the paid seats of the business.
 func (p *Platform) listSeats(c *gin.Context) {
 	if all, ok := p.employees(c, func(t policy.AccountType) bool { return t.BillingSeat }); ok {
 		sendPage(c, all)

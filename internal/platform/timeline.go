@@ -18,10 +18,10 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// timeline keeps what accounts did, and what was done to them, in Redis Streams, see [minter.TimelineKey].
+// timeline keeps the calls of accounts, and the changes to them, in Redis Streams, see [minter.TimelineKey].
 type timeline struct{ redis redis.UniversalClient }
 
-// event is one call of an account, or of another one that changed it.
+// event is one call of an account, or one call that changed it.
 type event struct {
 	ID          string    `json:"id"` // of the stream's entry; later ones are greater
 	At          time.Time `json:"at"`
@@ -29,8 +29,8 @@ type event struct {
 	Method      string    `json:"method"`
 	Path        string    `json:"path"`
 	Status      int       `json:"status"`
-	// Action says what was done to the account, By who did it. Both are empty for what the account did itself. An operator, who does
-	// it past the API, has no method, path and status.
+	// Action is the change to the account, and By is who made it. Both are empty for the account's own calls. An
+	// operator acts without the API, so such an event has no method, path and status.
 	Action string     `json:"action,omitempty"`
 	By     *performer `json:"by,omitempty"`
 }
@@ -49,7 +49,7 @@ func (t timeline) add(ctx context.Context, id minter.Identity, e event) error {
 	return nil
 }
 
-// read returns up to limit events before an id, newest first, of one execution unless that is empty.
+// read returns up to limit events before an id, newest first, and only those of execution unless it is empty.
 func (t timeline) read(ctx context.Context, businessID, accountID, execution, before string, limit int) ([]event, error) {
 	end := "+"
 	if before != "" {
@@ -85,20 +85,20 @@ func parseEvent(entry redis.XMessage) event {
 	}
 	if by := text("by"); by != "" {
 		e.By = &performer{ID: by, Name: text("by_name"), AccountType: text("by_type")}
-		if e.Method != "" { // else it is the execution that an operator acted on
+		if e.Method != "" { // otherwise it is the execution that an operator acted on
 			e.By.ExecutionID = e.ExecutionID
 		}
 	}
 	return e
 }
 
-// changedKey is where a handler leaves the accounts that a call has changed.
+// changedKey is the key under which a handler stores the accounts that a call has changed.
 const changedKey = "changed"
 
-// change is what a call did to an account.
+// change is the effect of a call on an account.
 type change struct{ accountID, action string }
 
-// changed has the call appear in the timeline of an account that it changed. action is the operation's name unless it is given.
+// changed adds the call to the timeline of an account that it changed. action defaults to the operation's name.
 func (p *Platform) changed(c *gin.Context, accountID, action string) {
 	if action == "" {
 		path := c.Request.URL.EscapedPath()[len(apiRoot):]
@@ -110,8 +110,8 @@ func (p *Platform) changed(c *gin.Context, accountID, action string) {
 	c.Set(changedKey, append(changes, change{accountID, action}))
 }
 
-// record adds each call of an account to its timeline once it is answered, and to those of the accounts that it changed. A store that is down then costs the event, not the
-// answer.
+// record adds each call to the timeline of its account once it is answered, and to the timelines of the accounts that
+// it changed. If the store is down, the event is lost, but not the response.
 func (p *Platform) record(c *gin.Context) {
 	c.Next()
 	who := callerOf(c)
@@ -148,7 +148,7 @@ type timelinePage struct {
 
 var streamID = regexp.MustCompile(`^\d{1,19}-\d{1,19}$`)
 
-// readTimeline answers what an account did, and what was done to it, newest first.
+// readTimeline serves the calls of an account and the changes to it, newest first.
 func (p *Platform) readTimeline(c *gin.Context) {
 	errs := fieldErrors{}
 	limit := queryInt(c, errs, "page_size", defaultPageSize, 1, maxPageSize)

@@ -17,14 +17,14 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// tokenView is a stored key as those see it who may.
+// tokenView is a stored key as authorised callers see it.
 type tokenView struct {
 	ID        string    `json:"id"`
 	Kind      string    `json:"kind"` // primary or secondary
 	Token     string    `json:"token"`
 	CreatedAt time.Time `json:"created_at"`
-	// ExpiresAt is null for a token that lasts until it is rotated out or deleted. LastUsedAt is null until it is used, and exact
-	// to a minute.
+	// ExpiresAt is null for a token that lasts until it is rotated out or deleted. LastUsedAt is null before the first
+	// use, and exact to a minute.
 	ExpiresAt  *time.Time `json:"expires_at"`
 	LastUsedAt *time.Time `json:"last_used_at"`
 }
@@ -41,10 +41,10 @@ func viewToken(k minter.StoredKey) tokenView {
 	return view
 }
 
-// usePrecision is how exact the last use of a token is known: no token is written more often.
+// usePrecision is the precision of the last use: the use of a token is written at most this often.
 const usePrecision = time.Minute
 
-// storedUses keeps when stored keys were last used, in Redis:
+// storedUses keeps the last uses of stored keys, in Redis:
 //
 //	kizen:{BUSINESS}:storeduse:ACCOUNT    a hash: the key's id -> RFC 3339
 //
@@ -54,14 +54,14 @@ type storedUses struct {
 	log   *slog.Logger
 
 	mu      sync.Mutex
-	written map[string]time.Time // by key id, what this process wrote lately
+	written map[string]time.Time // by key id, the recent writes of this process
 }
 
 func storedUseKey(businessID, accountID string) string {
 	return "kizen:{" + businessID + "}:storeduse:" + accountID
 }
 
-// note records a use. A store that is down then costs the note, not the answer.
+// note records a use. If the store is down, the use is lost, but not the response.
 func (u *storedUses) note(ctx context.Context, id minter.Identity, keyID string) {
 	now := time.Now().UTC()
 	u.mu.Lock()
@@ -83,7 +83,7 @@ func (u *storedUses) note(ctx context.Context, id minter.Identity, keyID string)
 	}
 }
 
-// fill puts into views when each token was last used.
+// fill sets the last use of each token in views.
 func (u *storedUses) fill(ctx context.Context, businessID, accountID string, views []tokenView) error {
 	used, err := u.redis.HGetAll(ctx, storedUseKey(businessID, accountID)).Result()
 	if err != nil {
@@ -97,7 +97,7 @@ func (u *storedUses) fill(ctx context.Context, businessID, accountID string, vie
 	return nil
 }
 
-// keep forgets the uses of every token of an account but these.
+// keep deletes the uses of every token of an account except these.
 func (u *storedUses) keep(ctx context.Context, businessID, accountID string, keys []minter.StoredKey) error {
 	used, err := u.redis.HKeys(ctx, storedUseKey(businessID, accountID)).Result()
 	if err != nil {
@@ -112,7 +112,8 @@ func (u *storedUses) keep(ctx context.Context, businessID, accountID string, key
 	return u.redis.HDel(ctx, storedUseKey(businessID, accountID), gone...).Err()
 }
 
-// readExpiry reads the body of a call that makes a token: none, or {"expires_at": time}. It answers itself when it cannot.
+// readExpiry reads the body of a call that makes a token: none, or {"expires_at": time}. If the body is invalid, it
+// sends the error response.
 func readExpiry(c *gin.Context) (expires time.Time, ok bool) {
 	if c.Request.ContentLength == 0 {
 		return time.Time{}, true
@@ -136,7 +137,7 @@ func readExpiry(c *gin.Context) (expires time.Time, ok bool) {
 	return expires, true
 }
 
-// tokensFailed answers what a call about stored keys was refused with.
+// tokensFailed responds to a failed call about stored keys.
 func (p *Platform) tokensFailed(c *gin.Context, err error) {
 	switch {
 	case errors.Is(err, minter.ErrNoSecondary), errors.Is(err, minter.ErrNoStored):
@@ -171,7 +172,7 @@ func (p *Platform) listTokens(c *gin.Context) {
 	sendPage(c, views)
 }
 
-// rotateToken makes a new primary token. An account that has none yet gets its first.
+// rotateToken makes a new primary token. An account without tokens gets its first.
 func (p *Platform) rotateToken(c *gin.Context) {
 	a, ok := p.managed(c)
 	if !ok {
@@ -219,7 +220,7 @@ func (p *Platform) deleteSecondary(c *gin.Context) {
 	c.Status(http.StatusNoContent)
 }
 
-// createAPIKey makes a key for the caller itself, which guardrails keep from service accounts.
+// createAPIKey makes a key for the caller itself; guardrails deny it to service accounts.
 func (p *Platform) createAPIKey(c *gin.Context) {
 	expires, ok := readExpiry(c)
 	if !ok {
@@ -233,7 +234,7 @@ func (p *Platform) createAPIKey(c *gin.Context) {
 	sendToken(c, key)
 }
 
-// deleteAPIKey ends a key of the caller's own.
+// deleteAPIKey deletes one of the caller's own keys.
 func (p *Platform) deleteAPIKey(c *gin.Context) {
 	id := callerOf(c).Identity
 	if err := p.stored.DeleteKey(c.Request.Context(), id.BusinessID, id.AccountID, c.Param("key")); err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// caller is who a request acts as.
+// caller is the account that a request acts as.
 type caller struct {
 	minter.Identity
 	name      string
@@ -21,7 +21,7 @@ type caller struct {
 
 const callerKey = "caller"
 
-// performer names the account that an answer was done as.
+// performer names the account that performed a call.
 type performer struct {
 	ID          string `json:"id"`
 	Name        string `json:"name"`
@@ -32,7 +32,7 @@ type performer struct {
 // admittedKey is where [Platform.admit] leaves the caller for later handlers: a *caller in the context.
 type admittedKey struct{}
 
-// authenticate refuses requests without a key that is valid now, of an account that may act now.
+// authenticate refuses requests without a valid key of an account that may act now.
 func (p *Platform) authenticate(c *gin.Context) {
 	var who caller
 	ctx := context.WithValue(c.Request.Context(), admittedKey{}, &who)
@@ -40,7 +40,7 @@ func (p *Platform) authenticate(c *gin.Context) {
 	var denied *minter.DeniedError
 	switch {
 	case errors.As(err, &denied):
-		// RFC 9110 section 11.6.1 asks for a challenge.
+		// RFC 9110 section 11.6.1 requires a challenge.
 		c.Header("WWW-Authenticate", minter.Challenge(denied))
 		refuse(c, http.StatusUnauthorized, denied.Code, "%s", denied.Reason)
 	case err != nil:
@@ -51,9 +51,9 @@ func (p *Platform) authenticate(c *gin.Context) {
 	}
 }
 
-// admit decides whether the account of a good key may act now. It is the Admission of the platform's verifier, and so stands
-// behind the API and behind /verify. It makes the account where the platform provisions it: a business has its Code Account from
-// its first mention.
+// admit decides whether the account of a valid key may act now. It is the Admission of the platform's verifier, so the
+// API and /verify share it. It creates accounts that the platform provisions: a business has its Code Account from its
+// first mention.
 func (p *Platform) admit(ctx context.Context, id minter.Identity, suspended []minter.Reason) error {
 	applicant := policy.Applicant{Type: id.AccountType, StoredKey: id.ExecutionID == ""}
 	for _, reason := range suspended {
@@ -83,8 +83,8 @@ func (p *Platform) admit(ctx context.Context, id minter.Identity, suspended []mi
 	return err
 }
 
-// find fills in the name and the level of a caller whose identity is known. It answers why the business has no such account, if
-// it has none.
+// find adds the name and the level of a caller whose identity is known. If the business has no such account, it
+// returns the reason.
 func (p *Platform) find(ctx context.Context, who *caller) (unknown string, err error) {
 	id := who.Identity
 	kind, _ := policy.FindAccountType(id.AccountType)
@@ -106,7 +106,7 @@ func (p *Platform) find(ctx context.Context, who *caller) (unknown string, err e
 		return "", err
 	case kind.Service() && a.AccountType != id.AccountType:
 		return "the account is of another type than its key", nil
-	case kind.Service() && a.ArchivedAt != nil: // by a version that left no mark
+	case kind.Service() && a.ArchivedAt != nil: // archived by a version that left no mark
 		return "the account is archived", nil
 	}
 	if !provisioned {
@@ -120,16 +120,17 @@ func (p *Platform) find(ctx context.Context, who *caller) (unknown string, err e
 	return "", nil
 }
 
-// authorize lets no call pass that no policy permits, or that a guardrail forbids by its method and path alone.
+// authorize refuses calls that no policy permits, or that a guardrail forbids by method and path.
 func (p *Platform) authorize(c *gin.Context) { p.allowed(c, policy.Call{}) }
 
-// allowed decides on a call with what the handler knows about it. It answers itself, and returns false, when it is denied.
+// allowed decides on a call with the handler's knowledge about it. If the call is denied, it sends the response and
+// returns false.
 func (p *Platform) allowed(c *gin.Context, call policy.Call) bool {
 	call.Method, call.Path = c.Request.Method, c.Request.URL.EscapedPath()[len(apiRoot):]
 	return decided(c, callerOf(c).principal.Decide(call))
 }
 
-// decided tells the caller of a call that is denied why.
+// decided sends the reason to the caller of a denied call.
 func decided(c *gin.Context, decision policy.Decision) bool {
 	if !decision.Allowed {
 		c.AbortWithStatusJSON(http.StatusForbidden, problem{Detail: decision.Reason, Code: decision.Code, Policy: decision.Policy})
@@ -137,7 +138,7 @@ func decided(c *gin.Context, decision policy.Decision) bool {
 	return decision.Allowed
 }
 
-// callerOf is for handlers behind authenticate.
+// callerOf returns the caller in handlers behind authenticate.
 func callerOf(c *gin.Context) caller {
 	who, _ := c.Value(callerKey).(caller)
 	return who

@@ -89,16 +89,16 @@ func (t Target) revoke(ctx context.Context, r *minter.Revoker) (string, error) {
 	}
 	r.AddToTimelines(ctx, revoked, ended)
 	if len(ended) == 0 {
-		return "", exit.Nothingf("there is no good signed key of %s, so none was revoked; check the ids and --redis-url", what)
+		return "", exit.Nothingf("there is no valid signed key of %s, so none was revoked; check the ids and --redis-url", what)
 	}
 	return fmt.Sprintf("revoked %s of %s", signedKeys(len(ended)), what), nil
 }
 
 func signedKeys(n int) string {
 	if n == 1 {
-		return "1 good signed key"
+		return "1 valid signed key"
 	}
-	return fmt.Sprintf("%d good signed keys", n)
+	return fmt.Sprintf("%d valid signed keys", n)
 }
 
 func (t Target) suspend(ctx context.Context, r *minter.Revoker) (string, error) {
@@ -111,9 +111,9 @@ func (t Target) suspend(ctx context.Context, r *minter.Revoker) (string, error) 
 		return "", err
 	}
 	if revoked.Again && len(ended) == 0 {
-		return "", exit.Nothingf("account %q in business %q was suspended by an operator already; nothing changed", t.Suspend, t.BusinessID)
+		return "", exit.Nothingf("account %q in business %q is already suspended by an operator; nothing changed", t.Suspend, t.BusinessID)
 	}
-	return fmt.Sprintf("suspended account %q in business %q, which ended %s", t.Suspend, t.BusinessID, signedKeys(len(ended))), nil
+	return fmt.Sprintf("suspended account %q in business %q, which revoked %s", t.Suspend, t.BusinessID, signedKeys(len(ended))), nil
 }
 
 func (t Target) resume(ctx context.Context, r *minter.Revoker) (string, error) {

@@ -63,13 +63,13 @@ func TestEveryTargetSaysHowManyKeysItEnded(t *testing.T) {
 		target      Target
 		done, again string
 	}{
-		{Target{Key: "KEY"}, `revoked 1 good signed key of key "KEY" in business "b1"`, `no good signed key of key "KEY" in business "b1"`},
-		{Target{Execution: "e1"}, `revoked 2 good signed keys of execution "e1" in business "b1"`, `no good signed key of execution "e1"`},
-		{Target{Account: "a1"}, `revoked 2 good signed keys of account "a1" in business "b1"`, `no good signed key of account "a1"`},
-		{Target{Business: "b1"}, `revoked 2 good signed keys of business "b1"`, `no good signed key of business "b1"`},
+		{Target{Key: "KEY"}, `revoked 1 valid signed key of key "KEY" in business "b1"`, `no valid signed key of key "KEY" in business "b1"`},
+		{Target{Execution: "e1"}, `revoked 2 valid signed keys of execution "e1" in business "b1"`, `no valid signed key of execution "e1"`},
+		{Target{Account: "a1"}, `revoked 2 valid signed keys of account "a1" in business "b1"`, `no valid signed key of account "a1"`},
+		{Target{Business: "b1"}, `revoked 2 valid signed keys of business "b1"`, `no valid signed key of business "b1"`},
 		{
-			Target{Suspend: "a1"}, `suspended account "a1" in business "b1", which ended 2 good signed keys`,
-			`account "a1" in business "b1" was suspended by an operator already; nothing changed`,
+			Target{Suspend: "a1"}, `suspended account "a1" in business "b1", which revoked 2 valid signed keys`,
+			`account "a1" in business "b1" is already suspended by an operator; nothing changed`,
 		},
 		{
 			Target{Resume: "a1"}, `lifted the suspension of account "a1" in business "b1" by an operator`,
@@ -116,7 +116,7 @@ func TestResumingLiftsOnlyTheSuspensionOfAnOperator(t *testing.T) {
 	if said, code := do(t, client, resume); code != exit.Nothing || !strings.Contains(said, still) {
 		t.Errorf("%d %q", code, said)
 	}
-	if said, code := do(t, client, Target{BusinessID: "b1", Suspend: "a1"}); code != exit.OK || !strings.Contains(said, "0 good signed keys") {
+	if said, code := do(t, client, Target{BusinessID: "b1", Suspend: "a1"}); code != exit.OK || !strings.Contains(said, "0 valid signed keys") {
 		t.Errorf("%d %q", code, said)
 	}
 	if said, code := do(t, client, resume); code != exit.OK || !strings.Contains(said, still) {

@@ -45,7 +45,7 @@ func TestALocalTokenThatCannotBeUsed(t *testing.T) {
 		file, want string
 		code       int
 	}{
-		{short, "is shorter than 16 bytes; remove the file to have one made", exit.Usage},
+		{short, "is shorter than 16 bytes; remove the file, and serve will create a new one", exit.Usage},
 		{filepath.Join(dir, "no", "token"), "cannot be created: no such file or directory", exit.Failed},
 		{dir, "cannot be read: is a directory", exit.Failed},
 	} {

@@ -188,7 +188,7 @@ class _Session(Session):
         return self._elsewhere.get_adapter(url) if _below(self.root, url) is None else self._sidecar
 
     def get_redirect_target(self, resp: Response) -> str | None:
-        """Returns the URL that a response redirects to, or None if it is no redirect."""
+        """Returns the URL that a response redirects to, or None if it is not a redirect."""
         location = resp.headers["Location"] if resp.is_redirect else ""
         if not location:
             return None

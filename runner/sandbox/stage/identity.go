@@ -52,9 +52,9 @@ func setSurroundings(job *Job) error {
 // the stage already has the step's identity, it also clears its own sets; otherwise setuid(2) clears them.
 func dropCapabilities(job *Job) error {
 	_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-	// The kernel says which is its last: it may know more capabilities than the headers that this was built with.
+	// The kernel reports its last capability, which may be newer than the headers of this build.
 	for capability := uintptr(0); unix.Prctl(unix.PR_CAPBSET_READ, capability, 0, 0, 0) == nil; capability++ {
-		// Fails without CAP_SETPCAP, where there is nothing to drop.
+		// Fails without CAP_SETPCAP, and then no capability is left to drop.
 		_ = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
 	}
 	if job.Step != nil {
