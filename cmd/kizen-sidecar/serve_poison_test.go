@@ -68,29 +68,6 @@ func within(dir string, command *exec.Cmd) *exec.Cmd {
 	return inside
 }
 
-// TestMemoryThatTheMachineLacksIsNotTheStepsFault: the result must not name a limit that the step has not reached.
-func TestMemoryThatTheMachineLacksIsNotTheStepsFault(t *testing.T) {
-	const group = 160 << 20
-	dir := cgroupOfMemory(t, group)
-	redis, disk := startRedisServer(t), t.TempDir()
-	s := tryWith(t, redis, disk, within(dir, tryCommand(redis, disk, "--warm", "0", "--slots", "2", "--memory", "1GiB")))
-	got, err := s.try(t.Context(), "b", "POST", "/api/coderunner/run", script("all = []\nwhile True: all.append(bytearray(b'x' * (1 << 20)))"))
-	var d struct {
-		Error struct {
-			Error, Kind string
-			Evidence    struct {
-				Peak        int64 `json:"peak_memory_bytes"`
-				OutOfMemory bool  `json:"out_of_memory"`
-			}
-		}
-	}
-	if err != nil || json.Unmarshal([]byte(got.body), &d) != nil || d.Error.Kind != "killed_by_signal" ||
-		!strings.Contains(d.Error.Error, "had not reached its own limit") || d.Error.Evidence.Peak > group || !d.Error.Evidence.OutOfMemory {
-		t.Errorf("a step that takes the machine's memory: %d %s %v", got.status, got.body, err)
-	}
-	s.requireWell()
-}
-
 // TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe: under a memory limit, with a poisoned request or step each second.
 func TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe(t *testing.T) {
 	const well, slots, group = 100, 8, 256 << 20
