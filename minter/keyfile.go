@@ -272,3 +272,14 @@ func PruneKeys(dir string, now time.Time) ([]string, error) {
 	}
 	return pruned, nil
 }
+
+// HasKey reports whether a directory contains a signing key, or a sealing key. A directory that cannot be read has none;
+// writing to it says why.
+func HasKey(dir string, sealing bool) bool {
+	keys, err := LoadKeySet(KeySetConfig{Path: dir})
+	if err != nil {
+		return false
+	}
+	use := map[bool]string{false: "sign", true: "seal"}[sealing]
+	return slices.ContainsFunc(keys.List(), func(key KeyInfo) bool { return key.Use == use })
+}

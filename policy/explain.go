@@ -3,6 +3,9 @@ package policy
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -46,4 +49,43 @@ func (e Explanation) String() string {
 		}
 	}
 	return text.String()
+}
+
+// ConnectionExplanation is a decision about a connection to one address.
+type ConnectionExplanation struct {
+	Allowed   bool       `json:"allowed"`
+	Host      string     `json:"host,omitempty"` // absent for a literal address
+	Address   netip.Addr `json:"address"`
+	Port      uint16     `json:"port"`
+	Transport string     `json:"transport"`
+	Policy    string     `json:"policy"`
+	Code      string     `json:"code"`
+	Reason    string     `json:"reason"`
+}
+
+// ExplainConnection decides on a connection as [Principal.Connect] does.
+func (p *Principal) ExplainConnection(c Connection) ConnectionExplanation {
+	decision := p.Connect(c)
+	return ConnectionExplanation{
+		Allowed: decision.Allowed, Host: c.Host, Address: c.Address, Port: c.Port, Transport: c.Transport,
+		Policy: decision.Policy, Code: decision.Code, Reason: decision.Reason,
+	}
+}
+
+// String returns the explanation as lines of text.
+func (e ConnectionExplanation) String() string {
+	return Explanation{Allowed: e.Allowed, Method: "connect", Path: e.destination(), Policy: e.Policy, Code: e.Code, Reason: e.Reason}.String()
+}
+
+// destination names the other end, and how it is reached.
+func (e ConnectionExplanation) destination() string {
+	host := e.Host
+	if host == "" {
+		host = e.Address.String()
+	}
+	text := net.JoinHostPort(host, strconv.Itoa(int(e.Port)))
+	if e.Host != "" {
+		text += " at " + e.Address.String()
+	}
+	return text + " over " + e.Transport
 }

@@ -39,7 +39,11 @@ func TestAPanicOfAnyGoroutineIsAFailureWithItsDocument(t *testing.T) {
 func TestAPanicIsAFailureOfTheSidecarWithItsDocument(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	code := crashed(streams{strings.NewReader(""), &stdout, &stderr}, []string{"run", "step", "--json"}, "index out of range", []byte("goroutine 1"))
-	var document failure
+	var document struct {
+		RequestID string `json:"request_id"`
+		Logs      []string
+		Error     any
+	}
 	if err := json.Unmarshal(stdout.Bytes(), &document); err != nil || code != exitSidecar || !strings.Contains(stdout.String(), "index out of range") {
 		t.Errorf("%d %v %s", code, err, stdout.String())
 	}

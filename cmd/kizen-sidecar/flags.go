@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -355,35 +354,21 @@ func (f limitFlags) limits() (runner.Limits, error) {
 		}
 	}
 	for _, size := range []struct {
-		flag, text string
-		least      uint64
-		into       *int64
+		flag, text, least string
+		into              *int64
 	}{
-		{"--memory", f.Memory, 32 << 20, &limits.Memory},
-		{"--max-file-size", f.MaxFileSize, 4 << 10, &limits.FileSize},
-		{"--tmp-size", f.TmpSize, 4 << 10, &limits.TmpSize},
-		{"--max-result", f.MaxResult, 1 << 10, &limits.Result},
+		{"--memory", f.Memory, "32MiB", &limits.Memory},
+		{"--max-file-size", f.MaxFileSize, "4KiB", &limits.FileSize},
+		{"--tmp-size", f.TmpSize, "4KiB", &limits.TmpSize},
+		{"--max-result", f.MaxResult, "1KiB", &limits.Result},
 	} {
 		bytes, err := humanize.ParseBytes(size.text)
-		if err != nil || bytes < size.least || bytes > 1<<40 {
-			return limits, exit.Usagef("%s %q is not a size from %s to 1TiB; write it like 512MiB", size.flag, size.text, compactBytes(size.least))
+		if least, _ := humanize.ParseBytes(size.least); err != nil || bytes < least || bytes > 1<<40 {
+			return limits, exit.Usagef("%s %q is not a size from %s to 1TiB; write it like 512MiB", size.flag, size.text, size.least)
 		}
 		*size.into = int64(bytes)
 	}
 	return limits.WithDefaults(), nil
-}
-
-// compactBytes writes a size in the form that the flags accept.
-func compactBytes(n uint64) string {
-	for _, unit := range []struct {
-		shift uint
-		name  string
-	}{{30, "GiB"}, {20, "MiB"}, {10, "KiB"}} {
-		if n >= 1<<unit.shift {
-			return fmt.Sprintf("%d%s", n>>unit.shift, unit.name)
-		}
-	}
-	return fmt.Sprintf("%dB", n)
 }
 
 // webhookFlags configure the sending of callbacks.

@@ -78,7 +78,7 @@ Examples:
 
 // Run is called by kong.
 func (c *keysGenerateCommand) Run(app *app) error {
-	if c.Keys != "" && hasKey(c.Keys, c.Sealing) {
+	if c.Keys != "" && minter.HasKey(c.Keys, c.Sealing) {
 		return exit.Usagef("%q already has such a key; use kizen-sidecar keys rotate", c.Keys)
 	}
 	key, err := newKey(c.Sealing, time.Now())
@@ -103,22 +103,6 @@ func newKey(sealing bool, from time.Time) (minter.NewKey, error) {
 	return minter.NewSigningKey(from)
 }
 
-// hasKey reports whether a directory has a current key of the kind. An unreadable one has none: writing to it will
-// report the error.
-func hasKey(dir string, sealing bool) bool {
-	keys, err := minter.LoadKeySet(minter.KeySetConfig{Path: dir})
-	if err != nil {
-		return false
-	}
-	use := map[bool]string{false: "sign", true: "seal"}[sealing]
-	for _, key := range keys.List() {
-		if key.Use == use {
-			return true
-		}
-	}
-	return false
-}
-
 // keysRotateCommand is kizen-sidecar keys rotate.
 type keysRotateCommand struct {
 	Keys    string        `required:"" help:"Directory of the keys." placeholder:"DIR"`
@@ -140,7 +124,7 @@ func (c *keysRotateCommand) Run(app *app) error {
 	if c.Delay < 0 {
 		return exit.Usagef("--delay must not be negative")
 	}
-	if !hasKey(c.Keys, c.Sealing) {
+	if !minter.HasKey(c.Keys, c.Sealing) {
 		return exit.Usagef("%q has no such key yet; use kizen-sidecar keys generate", c.Keys)
 	}
 	if c.Sealing && c.Delay > 0 {

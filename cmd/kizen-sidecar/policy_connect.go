@@ -13,18 +13,6 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// connectionExplanation is the answer of policy explain connect for one address.
-type connectionExplanation struct {
-	Allowed   bool       `json:"allowed"`
-	Host      string     `json:"host,omitempty"` // absent for a literal address
-	Address   netip.Addr `json:"address"`
-	Port      uint16     `json:"port"`
-	Transport string     `json:"transport"`
-	Policy    string     `json:"policy"`
-	Code      string     `json:"code"`
-	Reason    string     `json:"reason"`
-}
-
 // explainConnection decides on every address of HOST:PORT.
 func (c *policyExplainCommand) explainConnection(ctx context.Context, app *app, principal *policy.Principal) error {
 	host, service, err := net.SplitHostPort(c.Path)
@@ -43,23 +31,16 @@ func (c *policyExplainCommand) explainConnection(ctx context.Context, app *app, 
 	if _, literal := netip.ParseAddr(host); literal == nil {
 		connection.Host = ""
 	}
-	var answers []connectionExplanation
+	answers := []policy.ConnectionExplanation{}
 	for _, address := range addresses {
 		connection.Address = address.Unmap()
-		decision := principal.Connect(connection)
-		answers = append(answers, connectionExplanation{
-			Allowed: decision.Allowed, Host: connection.Host, Address: connection.Address, Port: connection.Port, Transport: connection.Transport,
-			Policy: decision.Policy, Code: decision.Code, Reason: decision.Reason,
-		})
+		answers = append(answers, principal.ExplainConnection(connection))
 	}
 	if c.JSON {
 		return terminal.PrintJSON(app.stdout, answers)
 	}
 	for _, answer := range answers {
-		explained := policy.Explanation{
-			Allowed: answer.Allowed, Method: "connect", Path: answer.String(), Policy: answer.Policy, Code: answer.Code, Reason: answer.Reason,
-		}
-		if _, err := fmt.Fprint(app.stdout, explained); err != nil {
+		if _, err := fmt.Fprint(app.stdout, answer); err != nil {
 			return err
 		}
 	}
@@ -86,17 +67,4 @@ func (c *policyExplainCommand) addresses(ctx context.Context, host string) (foun
 		return nil, exit.Usagef("the name %q has no address here (%s); name one with --address", host, refused.Err)
 	}
 	return found, err
-}
-
-// String names the other end, and how it is reached.
-func (e connectionExplanation) String() string {
-	host := e.Host
-	if host == "" {
-		host = e.Address.String()
-	}
-	text := net.JoinHostPort(host, strconv.Itoa(int(e.Port)))
-	if e.Host != "" {
-		text += " at " + e.Address.String()
-	}
-	return text + " over " + e.Transport
 }

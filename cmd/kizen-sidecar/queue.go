@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/fleet"
 	"github.com/kizen/kizen-sidecar/internal/terminal"
@@ -34,7 +32,10 @@ func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
 	if !queueName.MatchString(f.Queue) {
 		return exit.Usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
 	}
-	client, err := f.requireQueue()
+	if f.RedisURL == "" {
+		return exit.Usagef("no redis given; name the queue's one with --redis-url")
+	}
+	client, err := f.connect(nil)
 	if err != nil {
 		return err
 	}
@@ -44,13 +45,6 @@ func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
 		return exit.Nothingf("%s", strings.TrimSuffix(err.Error(), ": "+fleet.ErrNothing.Error()))
 	}
 	return err
-}
-
-func (f fleetFlags) requireQueue() (redis.UniversalClient, error) {
-	if f.RedisURL == "" {
-		return nil, exit.Usagef("no redis given; name the queue's one with --redis-url")
-	}
-	return f.connect(nil)
 }
 
 // queueListCommand is kizen-sidecar queue list.

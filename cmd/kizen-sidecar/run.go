@@ -182,25 +182,9 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	return done, err
 }
 
-// failure returns the document of an execution that never ran, or whose outcome is unknown.
-type failure struct {
-	RequestID    string   `json:"request_id"`
-	DurationMS   float64  `json:"duration_ms"`
-	Values       any      `json:"values"`
-	Logs         []string `json:"logs"`
-	HTTPRequests any      `json:"http_requests"`
-	Error        any      `json:"error"`
-}
-
 // reportFailure prints the document for err, and keeps err for standard error.
 func reportFailure(app *app, done executed, err error) error {
-	document := failure{RequestID: done.target.executionID, Logs: []string{}}
-	document.Error = map[string]string{"error": err.Error(), "detail": ""}
-	var fields *runner.FieldErrors
-	if errors.As(err, &fields) {
-		document.Error = fields
-	}
-	if printed := terminal.PrintJSON(app.stdout, document); printed != nil {
+	if printed := terminal.PrintFailure(app.stdout, done.target.executionID, err); printed != nil {
 		return errors.Join(err, printed)
 	}
 	return err

@@ -3,9 +3,11 @@ package terminal
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 
 	"github.com/kizen/kizen-sidecar/internal/shown"
+	"github.com/kizen/kizen-sidecar/runner"
 )
 
 // PrintJSON writes one indented JSON document that is safe to show in a terminal.
@@ -19,4 +21,20 @@ func PrintJSON(w io.Writer, document any) error {
 	}
 	_, err := w.Write(shown.JSON(out.Bytes()))
 	return err
+}
+
+// PrintFailure writes the document of an execution that never ran, or whose outcome is not known.
+func PrintFailure(w io.Writer, requestID string, err error) error {
+	document := struct {
+		RequestID    string   `json:"request_id"`
+		DurationMS   float64  `json:"duration_ms"`
+		Values       any      `json:"values"`
+		Logs         []string `json:"logs"`
+		HTTPRequests any      `json:"http_requests"`
+		Error        any      `json:"error"`
+	}{RequestID: requestID, Logs: []string{}, Error: map[string]string{"error": err.Error(), "detail": ""}}
+	if fields, ok := errors.AsType[*runner.FieldErrors](err); ok {
+		document.Error = fields
+	}
+	return PrintJSON(w, document)
 }
