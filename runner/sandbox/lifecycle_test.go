@@ -55,7 +55,7 @@ func TestEveryEndIsReported(t *testing.T) {
 				if r.OOMKilled || r.CPUExceeded || r.Killed || r.ProcessesRefused || r.Survivors > 0 {
 					t.Errorf("got %+v", r.Exit)
 				}
-				if r.PeakMemory < 4*mib || r.PeakMemory > 200*mib || r.CPU <= 0 {
+				if r.PeakMemory < mib || r.PeakMemory > 200*mib || r.CPU <= 0 {
 					t.Errorf("implausible: peak memory %d, processor time %v", r.PeakMemory, r.CPU)
 				}
 			})
