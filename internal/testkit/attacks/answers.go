@@ -13,7 +13,7 @@ import (
 type Answer struct {
 	Name  string
 	First string
-	// Again follows Once repeatedly, without end. If empty, the connection is closed.
+	// Again follows First repeatedly, without end. If empty, the connection is closed.
 	Again string
 	// Sees is a regular expression for what a step that runs CallStep sees, or for the kind of its failure.
 	Sees string
