@@ -174,7 +174,7 @@ func workEach(t *testing.T, a attacked, steps map[string]step) map[string]attack
 	for name, id := range ids {
 		waitFor(t, func() bool { return endings(t, store)[id] != "" })
 		var result attackedStep
-		text := store.HGet(t.Context(), "kizen:{b-1}:run:"+id, "result").Val()
+		text := resultIn(t, store, id)
 		if err := result.read(text); err != nil {
 			t.Fatalf("%s: %v %s", name, err, text)
 		}
@@ -202,7 +202,7 @@ func buryEach(t *testing.T, a attacked, requests []attacks.Request) {
 		return err == nil && len(buried)+len(endings(t, store)) >= len(requests)
 	})
 	for id, outcome := range endings(t, store) {
-		if document := store.HGet(t.Context(), "kizen:{b-1}:run:"+id, "result").Val(); outcome != "refused" || len(document) > 64<<10 {
+		if document := resultIn(t, store, id); outcome != "refused" || len(document) > 64<<10 {
 			t.Errorf("%s ended as %s, with a document of %d bytes", id, outcome, len(document))
 		}
 	}

@@ -280,7 +280,7 @@ func TestStepFoldersRunInServiceToo(t *testing.T) {
 		enqueue(t, store, body.with("execution_id", "e-1").with("business_id", "b-1").with("user_id", "u-1"))
 		waitFor(t, func() bool { return endings(t, store)["e-1"] != "" })
 		var got document
-		if err := json.Unmarshal([]byte(store.HGet(t.Context(), "kizen:{b-1}:run:e-1", "result").Val()), &got); err != nil {
+		if err := json.Unmarshal([]byte(resultIn(t, store, "e-1")), &got); err != nil {
 			t.Fatal(err)
 		}
 		checkResult(t, wanted, got)

@@ -18,6 +18,8 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/kizen/kizen-sidecar/internal/payload"
 )
 
 const webhookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -57,6 +59,16 @@ func endings(t *testing.T, store *redis.Client) map[string]string {
 		}
 	}
 	return ended
+}
+
+// resultIn returns the result of an execution of b-1 from its record.
+func resultIn(t *testing.T, store *redis.Client, id string) string {
+	t.Helper()
+	document, err := payload.Expand([]byte(store.HGet(t.Context(), "kizen:{b-1}:run:"+id, "result").Val()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(document)
 }
 
 // tally is an API that counts which executions called it, and can hold them.

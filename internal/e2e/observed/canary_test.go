@@ -22,6 +22,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/kizen/kizen-sidecar/internal/payload"
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 	"github.com/kizen/kizen-sidecar/internal/wire"
@@ -400,7 +401,7 @@ func startReceiver(t *testing.T) (address string, callback func() string) {
 	}
 }
 
-// storedIn returns everything stored in a Redis.
+// storedIn returns everything stored in a Redis, decompressed: a secret must not hide in a compressed result.
 func storedIn(t *testing.T, client *redis.Client) string {
 	t.Helper()
 	var all strings.Builder
@@ -408,9 +409,13 @@ func storedIn(t *testing.T, client *redis.Client) string {
 		var held any
 		switch client.Type(t.Context(), key).Val() {
 		case "string":
-			held = client.Get(t.Context(), key).Val()
+			held = expanded(t, client.Get(t.Context(), key).Val())
 		case "hash":
-			held = client.HGetAll(t.Context(), key).Val()
+			fields := client.HGetAll(t.Context(), key).Val()
+			for name, value := range fields {
+				fields[name] = expanded(t, value)
+			}
+			held = fields
 		case "list":
 			held = client.LRange(t.Context(), key, 0, -1).Val()
 		case "set":
@@ -423,6 +428,15 @@ func storedIn(t *testing.T, client *redis.Client) string {
 		fmt.Fprintln(&all, key, held)
 	}
 	return all.String()
+}
+
+func expanded(t *testing.T, stored string) string {
+	t.Helper()
+	text, err := payload.Expand([]byte(stored))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {

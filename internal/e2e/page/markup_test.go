@@ -330,7 +330,7 @@ func TestAnErrorOfTheServerBecomesNoMarkup(t *testing.T) {
 	base := startUI(t, "--ui")
 	b := newTab(t, browser)
 	b.do(chromedp.Navigate(base + "/ui/#/executions/" + markupAt("id")))
-	b.until(`document.querySelector("main").innerText.includes("nothing here")`)
+	b.until(`document.querySelector("main").innerText.includes("no such path")`)
 	b.unharmed(base)
 	b.do(chromedp.Navigate(base + "/ui/#/new"))
 	b.until(`!!document.querySelector("#pad-script")`)
