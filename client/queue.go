@@ -37,7 +37,8 @@ type Queue struct {
 
 // Enqueue puts an execution into the queue and returns its ID. It rejects a request whose BusinessID, UserID or
 // ExecutionID is not a valid ID; a worker reports other errors of the request in the result. If the queue already knows
-// the ID, the error is [ErrEnqueued].
+// the ID, the error is [ErrEnqueued]. An ID whose execution has ended is accepted but does not run again, and Get still
+// returns the first result.
 func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err error) {
 	request.ExecutionID = cmp.Or(request.ExecutionID, uuid.NewString())
 	// Without valid IDs a worker cannot keep a record, so the error would never be reported.
@@ -50,10 +51,10 @@ func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err er
 		return "", fmt.Errorf("encode the request: %w", err)
 	}
 	version := wire.PlainVersion
+	stored := payload.Reference{
+		ExecutionID: request.ExecutionID, BusinessID: request.BusinessID, CallbackURL: request.CallbackURL, Traceparent: request.Traceparent,
+	}
 	if len(body) > payload.Inline {
-		stored := payload.Reference{
-			ExecutionID: request.ExecutionID, BusinessID: request.BusinessID, CallbackURL: request.CallbackURL, Traceparent: request.Traceparent,
-		}
 		if err := (payload.Store{Redis: q.Redis}).Put(ctx, &stored, body); err != nil {
 			return "", fmt.Errorf("store the request: %w", err)
 		}
@@ -68,11 +69,26 @@ func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err er
 		asynq.Queue(cmp.Or(q.Name, wire.DefaultQueue)), asynq.TaskID(wire.TaskID(request.BusinessID, request.ExecutionID)))
 	switch {
 	case errors.Is(err, asynq.ErrTaskIDConflict):
+		if version == wire.StoredVersion {
+			q.discard(ctx, stored)
+		}
 		return "", ErrEnqueued
 	case err != nil:
 		return "", fmt.Errorf("enqueue the execution: %w", err)
 	}
 	return request.ExecutionID, nil
+}
+
+// discard deletes a stored request that no task refers to, because the queue has another one with the same ID. It is
+// best effort: a request that stays expires.
+func (q *Queue) discard(ctx context.Context, stored payload.Reference) {
+	queue, id := cmp.Or(q.Name, wire.DefaultQueue), wire.TaskID(stored.BusinessID, stored.ExecutionID)
+	var queued payload.Reference
+	task, err := asynq.NewInspectorFromRedisClient(q.Redis).GetTaskInfo(queue, id)
+	if err != nil || json.Unmarshal(task.Payload, &queued) != nil || queued.SHA256 == stored.SHA256 {
+		return // the task needs this request, or it is not known which one it needs
+	}
+	_ = payload.Store{Redis: q.Redis}.Delete(ctx, stored)
 }
 
 // Finished is an execution of a fleet that has ended.

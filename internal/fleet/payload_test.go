@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,6 +74,34 @@ func TestALargeRequestIsStoredOutsideOfItsTaskAndDeletedAtTheEnd(t *testing.T) {
 	f.requireRan("large", 1)
 	if keys := f.stored(); len(keys) != 0 {
 		t.Errorf("left by the second: %v", keys)
+	}
+}
+
+// TestASecondRequestUnderAQueuedIDLeavesNothing: neither the same request nor another one, and the first still runs.
+func TestASecondRequestUnderAQueuedIDLeavesNothing(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.enqueueScript("e", 100<<10)
+	first := f.stored()
+	for _, size := range []int{100 << 10, 200 << 10} {
+		request := client.Request{
+			Runtime: "python-3-13", UserScript: strings.Repeat("#", size), ExecutionID: "e", BusinessID: "b", UserID: "u",
+			Traceparent: "00-" + traceID + "-b7ad6b7169203331-01",
+		}
+		if _, err := (&client.Queue{Redis: f.store, Name: queue}).Enqueue(t.Context(), request); !errors.Is(err, client.ErrEnqueued) {
+			t.Errorf("a second request of %d bytes: %v", size, err)
+		}
+		if keys := f.stored(); !slices.Equal(keys, first) {
+			t.Errorf("stored after a second request of %d bytes: %v", size, keys)
+		}
+	}
+	f.worker(f.server.Addr, 5, fine)
+	if known := f.ends("e"); known.outcome != outcomes.OK {
+		t.Errorf("ended %s: %s", known.outcome, known.result)
+	}
+	f.await("the queue to be empty", f.idle)
+	if keys := f.stored(); len(keys) != 0 {
+		t.Errorf("left: %v", keys)
 	}
 }
 

@@ -66,7 +66,7 @@ func (s Store) Get(ctx context.Context, r Reference) ([]byte, error) {
 	}
 	request, err := Expand(stored)
 	if err != nil || hash(request) != r.SHA256 {
-		return nil, errors.Join(fmt.Errorf("%w: Redis has another one under its key", ErrGone), err)
+		return nil, fmt.Errorf("%w: its key holds something else", ErrGone)
 	}
 	return request, nil
 }
