@@ -39,7 +39,7 @@ type holdings struct {
 	pooled     int      // connections to Redis
 	processes  []int    // that descend from it
 	disk       []string // files and directories of its temporary directory
-	keys       []string // in its Redis, which nobody else uses
+	keys       []string // in its Redis, which only it uses
 }
 
 // redisPool is how many connections go-redis keeps at most.

@@ -248,7 +248,7 @@ func tlsAPI(t testing.TB) (api *httptest.Server, ca string, connections *atomic.
 func TestProxyVerifiesAndPrewarmsTLS(t *testing.T) {
 	api, ca, connections := tlsAPI(t)
 	p := startProxy(t, "--api-root", api.URL+"/api", "--api-ca", ca, "--prewarm", "1", "--business-id", "b-1", "--user-id", "u")
-	waitFor(t, func() bool { return connections.Load() > 0 }) // nobody has asked for anything
+	waitFor(t, func() bool { return connections.Load() > 0 }) // before any request
 	if status, body := get(t, p.URL+"/x"); status != 200 || body != "b-1 HTTP/2.0" {
 		t.Errorf("answer %d %s", status, body)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// caller is somebody who asks a serve over TLS.
+// caller is a client of serve over TLS.
 type caller struct {
 	client   *http.Client
 	token    string

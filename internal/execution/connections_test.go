@@ -33,7 +33,7 @@ func TestTheSidecarsOwnSurroundingsAreKnown(t *testing.T) {
 			g := newGuarded(Config{Redis: client, Proxy: proxy.Config{APIRoot: &url.URL{Scheme: "https", Host: "192.0.2.9"}}})
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
-			_ = client.Ping(ctx) // nobody answers, but it has been dialled
+			_ = client.Ping(ctx) // the dial is what counts: the address has no server
 			at := netip.MustParseAddrPort(node.Addr().String())
 			for _, c := range []struct {
 				at   netip.AddrPort

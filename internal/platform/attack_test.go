@@ -83,7 +83,7 @@ func TestNoForgedKeyOpensThePlatform(t *testing.T) {
 	}
 }
 
-// TestAWriterToRedisOpensNothing: somebody may write to Redis what they like, and does not have the keys that sign and seal.
+// TestAWriterToRedisOpensNothing: a client that can write anything to Redis lacks the keys that sign and seal.
 func TestAWriterToRedisOpensNothing(t *testing.T) {
 	w, bench := attackedWorld(t)
 	prefix := "kizen:{" + testBusiness + "}:"

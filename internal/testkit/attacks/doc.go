@@ -3,7 +3,7 @@
 //   - code that a step runs: [Programs], [Stops], [HostileSteps], [Forgeries], [EchoStep], [BuffersStep];
 //   - requests that a step sends to its proxy: [Messages], [Climbs], [Targets], [Spellings];
 //   - responses of an API: [Answers], [Echoes];
-//   - requests of a caller, a web page or somebody with a forged key: [Requests], [Heavies], [Pages], [Hosts],
+//   - requests of a caller, a web page or a client with a forged key: [Requests], [Heavies], [Pages], [Hosts],
 //     [Addresses], [Workbench.Tokens];
 //   - input to Redis: [Strangers], [Nonsense];
 //   - text that a person reads: [Harmful], [Hidden], [Markup].

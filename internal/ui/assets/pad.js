@@ -12,7 +12,7 @@ const draft = {
   inputs: [{ name: "who", type: "s", value: "world" }], outputs: [{ name: "greeting", type: "s" }],
 };
 
-// refill copies an execution into the draft. An input that was null stays null until somebody edits its field.
+// refill copies an execution into the draft. An input that was null stays null until its field is edited.
 export function refill(record) {
   draft.name = record.name || "scratch";
   draft.runtime = record.runtime;
