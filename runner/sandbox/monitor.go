@@ -149,21 +149,7 @@ func (m *monitor) look() bool {
 	if leader <= 0 {
 		return false
 	}
-	tree := descendants(leader)
-	var now usage
-	for _, pid := range tree {
-		stat, ok := readStat(pid)
-		if !ok {
-			continue
-		}
-		now.processes += stat.threads
-		now.memory += stat.memory
-		now.cpu += stat.own + stat.waited
-	}
-	if stat, ok := readStat(leader); ok {
-		// The time of reaped orphans.
-		now.cpu += stat.waited
-	}
+	now, tree := sumUsage(leader, descendants, readStat)
 	if now.memory > m.limits.Memory && !m.counted {
 		// Shared memory was counted for each process; the exact sum is more expensive.
 		now.memory = proportional(tree)
@@ -183,6 +169,28 @@ func (m *monitor) look() bool {
 	m.memoryOver = m.memoryOver || own || (!m.counted && now.memory > m.limits.Memory)
 	m.cpuOver = m.cpuOver || (m.limits.CPU > 0 && now.cpu-m.before+m.charged > m.limits.CPU)
 	return m.memoryOver || m.cpuOver
+}
+
+// sumUsage adds up what the processes below the leader use now, and returns them. Parents are read before their
+// children: a parent that waits for a dead child inherits its CPU time, which would count twice if the child was read
+// first.
+func sumUsage(leader int, below func(pid int) []int, read func(pid int) (stat, bool)) (usage, []int) {
+	var now usage
+	if stat, ok := read(leader); ok {
+		// The time of orphans, for which the leader has waited.
+		now.cpu = stat.waited
+	}
+	tree := below(leader)
+	for _, pid := range tree {
+		stat, ok := read(pid)
+		if !ok {
+			continue
+		}
+		now.processes += stat.threads
+		now.memory += stat.memory
+		now.cpu += stat.own + stat.waited
+	}
+	return now, tree
 }
 
 // warn calls nearMemory if it is due; resident is the memory of the processes.
@@ -208,10 +216,11 @@ func (m *monitor) warn(resident int64) {
 	})
 }
 
-// descendants lists the processes below one, from the kernel's lists of children. A process that is reparented because
-// its parent died may be missed or seen twice in one sample.
+// descendants lists the processes below one, parents first, from the kernel's lists of children. A process that gets
+// another parent meanwhile, because its own died, may be missing.
 func descendants(root int) []int {
 	var found []int
+	seen := map[int]bool{}
 	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
 		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", queue[0]))
 		if err != nil {
@@ -223,7 +232,9 @@ func descendants(root int) []int {
 				continue
 			}
 			for _, field := range bytes.Fields(children) {
-				if pid, err := strconv.Atoi(string(field)); err == nil {
+				// A child of a thread that ends is moved to another thread of the same process, whose list follows.
+				if pid, err := strconv.Atoi(string(field)); err == nil && !seen[pid] {
+					seen[pid] = true
 					found, queue = append(found, pid), append(queue, pid)
 				}
 			}

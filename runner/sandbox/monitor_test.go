@@ -40,3 +40,26 @@ func TestAnIdleProgramIsNotInspected(t *testing.T) {
 		})
 	}
 }
+
+func TestTheCPUTimeOfAProcessThatEndsInASampleCountsOnce(t *testing.T) {
+	const leader, step = 1, 2
+	dead := false
+	read := func(pid int) (stat, bool) {
+		switch {
+		case pid == leader && dead:
+			return stat{threads: 1, waited: time.Second}, true
+		case pid == leader:
+			return stat{threads: 1}, true
+		case !dead:
+			dead = true // the leader waits for it right after its time was read
+			return stat{threads: 1, own: time.Second}, true
+		}
+		return stat{}, false
+	}
+	for sample := range 2 {
+		now, _ := sumUsage(leader, func(int) []int { return []int{step} }, read)
+		if now.cpu != time.Second {
+			t.Errorf("sample %d counts %s, want 1s", sample, now.cpu)
+		}
+	}
+}
