@@ -52,6 +52,7 @@ func VerifyCallback(header http.Header, body []byte, secrets ...string) (Callbac
 		return Callback{}, fmt.Errorf("the callback has the unknown type %q", message.Type)
 	}
 	return Callback{
-		ID: header.Get("webhook-id"), Late: message.Type == "execution.late_result", Timestamp: message.Timestamp, Finished: message.Data,
+		ID: header.Get("webhook-id"), Late: message.Type == "execution.late_result", Timestamp: message.Timestamp,
+		Finished: message.Data,
 	}, nil
 }

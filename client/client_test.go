@@ -32,7 +32,8 @@ const noAPI = "http://127.0.0.1:1/api"
 // serve starts kizen-sidecar serve.
 func serve(t *testing.T, arguments ...string) *client.Client {
 	t.Helper()
-	s := sidecartest.StartService(t, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--api-root", noAPI}, arguments...)...)
+	s := sidecartest.StartService(t, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--api-root", noAPI},
+		arguments...)...)
 	return &client.Client{URL: s.URL, Token: s.Token}
 }
 
@@ -47,7 +48,8 @@ func TestRunReturnsWhatAStepAssigned(t *testing.T) {
 	request.Inputs = map[string]client.Value{"n": {Type: "n", V: "21"}}
 	request.OutputTypes = map[string]string{"doubled": "number"}
 	result, err := c.Run(t.Context(), request)
-	if err != nil || result.Outcome() != client.OK || result.Values["doubled"].V != "42" || !slices.Equal(result.Logs, []string{"hello"}) {
+	if err != nil || result.Outcome() != client.OK || result.Values["doubled"].V != "42" ||
+		!slices.Equal(result.Logs, []string{"hello"}) {
 		t.Fatalf("%+v, %v", result, err)
 	}
 	result, err = c.Run(t.Context(), script("raise ValueError('no luck')"))
@@ -66,10 +68,12 @@ func TestARefusalSaysWhatIsWrong(t *testing.T) {
 	}
 	stranger := *c
 	stranger.Token = "no such token, of a length that one may have"
-	if _, err := stranger.Run(t.Context(), script("pass")); !errors.As(err, &refused) || refused.Status != 401 || refused.Code == "" {
+	if _, err := stranger.Run(t.Context(), script("pass")); !errors.As(err, &refused) || refused.Status != 401 ||
+		refused.Code == "" {
 		t.Errorf("a wrong token: %v", err)
 	}
-	if _, err := c.Get(t.Context(), "unknown"); !errors.As(err, &refused) || refused.Status != 404 || refused.Code != "not_found" {
+	if _, err := c.Get(t.Context(), "unknown"); !errors.As(err, &refused) || refused.Status != 404 ||
+		refused.Code != "not_found" {
 		t.Errorf("an unknown id: %v", err)
 	}
 	if _, err := c.Wait(t.Context(), "unknown"); !errors.As(err, &refused) || refused.Status != 404 {
@@ -80,7 +84,10 @@ func TestARefusalSaysWhatIsWrong(t *testing.T) {
 func TestAnotherServerIsNotTakenForASidecar(t *testing.T) {
 	t.Parallel()
 	for _, body := range []string{"", "<html>", "{}", `{"detail": "x"}`, "[1]"} {
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_,
+				_ = io.WriteString(w, body)
+		}))
 		t.Cleanup(server.Close)
 		if result, err := (&client.Client{URL: server.URL}).Run(t.Context(), script("pass")); err == nil {
 			t.Errorf("%q is taken for the result %+v", body, result)
@@ -99,7 +106,8 @@ func TestTheSameIDIsStartedOnce(t *testing.T) {
 		}
 	}
 	ended, err := c.Wait(t.Context(), "e-1")
-	if err != nil || ended.State != "finished" || ended.Outcome != client.OK || !slices.Equal(ended.Result.Logs, []string{"once"}) {
+	if err != nil || ended.State != "finished" || ended.Outcome != client.OK ||
+		!slices.Equal(ended.Result.Logs, []string{"once"}) {
 		t.Errorf("%+v, %v", ended, err)
 	}
 	request.UserScript = "pass"
@@ -208,7 +216,8 @@ func TestAQueueRunsAnExecutionOnce(t *testing.T) {
 		t.Error("an execution without a business was enqueued")
 	}
 	request.BusinessID, request.UserID = "b}1", "u-1"
-	if _, err := queue.Enqueue(t.Context(), request); err == nil || !strings.Contains(err.Error(), `BusinessID "b}1" must be an id`) {
+	if _, err := queue.Enqueue(t.Context(), request); err == nil ||
+		!strings.Contains(err.Error(), `BusinessID "b}1" must be an id`) {
 		t.Errorf("a business that no worker could name: %v", err)
 	}
 	request.BusinessID = "b-1"
@@ -240,7 +249,8 @@ func TestAQueueRunsAnExecutionOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	finished, err = queue.Wait(t.Context(), "b-1", id)
-	if err != nil || finished.Outcome != client.OK || len(finished.Result.Logs) != 10 || len(finished.Result.Logs[9]) != 5000 {
+	if err != nil || finished.Outcome != client.OK || len(finished.Result.Logs) != 10 ||
+		len(finished.Result.Logs[9]) != 5000 {
 		t.Errorf("a large one: %s, %d messages, %v", finished.Outcome, len(finished.Result.Logs), err)
 	}
 	wrong := script("pass")
@@ -268,7 +278,8 @@ func TestCallbacksAreVerified(t *testing.T) {
 		once.Do(func() { told <- sent{r.Header, body} })
 	}))
 	t.Cleanup(receiver.Close)
-	c := serve(t, "--webhook-allow", "127.0.0.0/8", "--webhook-secret-file", sidecartest.WriteFile(t, t.TempDir(), "secret", secret))
+	c := serve(t, "--webhook-allow", "127.0.0.0/8", "--webhook-secret-file",
+		sidecartest.WriteFile(t, t.TempDir(), "secret", secret))
 	request := script("outputs.log('told')")
 	request.CallbackURL = receiver.URL
 	started, err := c.Start(t.Context(), request)
@@ -277,7 +288,8 @@ func TestCallbacksAreVerified(t *testing.T) {
 	}
 	got := <-told
 	callback, err := client.VerifyCallback(got.header, got.body, other, secret)
-	if err != nil || callback.ExecutionID != started.ID || callback.Outcome != client.OK || callback.Late || callback.ID == "" ||
+	if err != nil || callback.ExecutionID != started.ID || callback.Outcome != client.OK || callback.Late ||
+		callback.ID == "" ||
 		!slices.Equal(callback.Result.Logs, []string{"told"}) {
 		t.Errorf("%+v, %v", callback, err)
 	}
@@ -308,7 +320,8 @@ func TestNoServerIsAnErrorOfTheConnection(t *testing.T) {
 	address := listener.Addr().String()
 	_ = listener.Close()
 	var refused *client.Error
-	if _, err := (&client.Client{URL: "http://" + address}).Run(t.Context(), script("pass")); err == nil || errors.As(err, &refused) {
+	if _, err := (&client.Client{URL: "http://" + address}).Run(t.Context(), script("pass")); err == nil ||
+		errors.As(err, &refused) {
 		t.Errorf("%v", err)
 	}
 }

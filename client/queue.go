@@ -42,7 +42,8 @@ type Queue struct {
 func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err error) {
 	request.ExecutionID = cmp.Or(request.ExecutionID, uuid.NewString())
 	// Without valid IDs a worker cannot keep a record, so the error would never be reported.
-	err = errors.Join(ids.Check("BusinessID", request.BusinessID), ids.Check("UserID", request.UserID), ids.Check("ExecutionID", request.ExecutionID))
+	err = errors.Join(ids.Check("BusinessID", request.BusinessID), ids.Check("UserID", request.UserID),
+		ids.Check("ExecutionID", request.ExecutionID))
 	if err != nil {
 		return "", err
 	}
@@ -52,7 +53,8 @@ func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err er
 	}
 	version := wire.PlainVersion
 	stored := payload.Reference{
-		ExecutionID: request.ExecutionID, BusinessID: request.BusinessID, CallbackURL: request.CallbackURL, Traceparent: request.Traceparent,
+		ExecutionID: request.ExecutionID, BusinessID: request.BusinessID, CallbackURL: request.CallbackURL,
+		Traceparent: request.Traceparent,
 	}
 	if len(body) > payload.Inline {
 		if err := (payload.Store{Redis: q.Redis}).Put(ctx, &stored, body); err != nil {
@@ -63,7 +65,8 @@ func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err er
 			return "", fmt.Errorf("encode the request: %w", err)
 		}
 	}
-	headers := map[string]string{wire.EnqueuedAt: time.Now().Format(time.RFC3339Nano), wire.VersionHeader: strconv.Itoa(version)}
+	headers := map[string]string{wire.EnqueuedAt: time.Now().Format(time.RFC3339Nano),
+		wire.VersionHeader: strconv.Itoa(version)}
 	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, body, headers)
 	_, err = asynq.NewClientFromRedisClient(q.Redis).EnqueueContext(ctx, task,
 		asynq.Queue(cmp.Or(q.Name, wire.DefaultQueue)), asynq.TaskID(wire.TaskID(request.BusinessID, request.ExecutionID)))
@@ -124,7 +127,8 @@ var errUnfinished = errors.New("the execution has not finished")
 
 // Get returns an execution that has ended. If it has no record, the error is [ErrUnknown].
 func (q *Queue) Get(ctx context.Context, businessID, id string) (Finished, error) {
-	record, err := q.Redis.HMGet(ctx, wire.RecordKey(businessID, id), wire.FieldState, wire.FieldOutcome, wire.FieldResult).Result()
+	record, err := q.Redis.HMGet(ctx, wire.RecordKey(businessID, id), wire.FieldState, wire.FieldOutcome,
+		wire.FieldResult).Result()
 	if err != nil {
 		return Finished{}, fmt.Errorf("read the record of execution %s: %w", id, err)
 	}

@@ -143,11 +143,13 @@ func TestDocumentedACLIsMinimal(t *testing.T) {
 			if err := duties[name](t, v, boss); err != nil {
 				t.Fatalf("under its ACL: %v", err)
 			}
-			for _, command := range [][]any{{"FLUSHALL"}, {"KEYS", "*"}, {"SCAN", "0"}, {"CONFIG", "GET", "*"}, {"SET", "other", "x"}, {"MGET", "other"}} {
+			for _, command := range [][]any{{"FLUSHALL"}, {"KEYS", "*"}, {"SCAN", "0"}, {"CONFIG", "GET", "*"},
+				{"SET", "other", "x"}, {"MGET", "other"}} {
 				if command[0] == "SCAN" && slices.Contains(rules, "+scan") {
 					continue // it shows names of keys, and no content
 				}
-				if err := v.redis.Do(t.Context(), command...).Err(); err == nil || !strings.Contains(err.Error(), "does not let this user do it; docs/redis.md names the ACL that is needed") {
+				if err := v.redis.Do(t.Context(), command...).Err(); err == nil ||
+					!strings.Contains(err.Error(), "does not let this user do it; docs/redis.md names the ACL that is needed") {
 					t.Errorf("%v: %v", command, err)
 				}
 			}
@@ -206,7 +208,8 @@ func TestDocumentedACLIsMinimalOnASentinel(t *testing.T) {
 	}
 	use := func(rules []string) error {
 		sentinel.Do(t, append([]string{"ACL", "SETUSER", "kizen-sentinel", "reset"}, rules...)...)
-		url := "redis+sentinel://kizen-sidecar:PASSWORD@" + sentinel.Addr + "/main?sentinel_user=kizen-sentinel&sentinel_password=PASSWORD"
+		url := "redis+sentinel://kizen-sidecar:PASSWORD@" + sentinel.Addr +
+			"/main?sentinel_user=kizen-sentinel&sentinel_password=PASSWORD"
 		boss := &vault{fixture: onRedis(t, url)}
 		return duties["kizen-sidecar"](t, boss, boss)
 	}

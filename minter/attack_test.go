@@ -28,7 +28,8 @@ func newForge(t testing.TB) *forge {
 	g := &forge{fixture: withKeys(t, keys, keys)}
 	g.good = g.mint(t, someone)
 	g.Workbench = attacks.NewWorkbench(attacks.Workbench{
-		Good: g.good.Token.Reveal(), KeyID: keys.Current(), Trusted: private, Audience: minter.DefaultAudience, Leeway: minter.DefaultLeeway,
+		Good: g.good.Token.Reveal(), KeyID: keys.Current(), Trusted: private, Audience: minter.DefaultAudience,
+		Leeway: minter.DefaultLeeway,
 	})
 	return g
 }
@@ -99,7 +100,8 @@ func TestClocksMayDifferByAtMostTheLeeway(t *testing.T) {
 		"ahead, a year too late": {365 * 24 * time.Hour, minter.CodeExpired},
 	} {
 		var err error
-		g.verifier, err = minter.NewVerifier(minter.VerifierConfig{Redis: g.redis, Keys: keys, Now: func() time.Time { return time.Now().Add(row.ahead) }})
+		g.verifier, err = minter.NewVerifier(minter.VerifierConfig{Redis: g.redis, Keys: keys,
+			Now: func() time.Time { return time.Now().Add(row.ahead) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +173,8 @@ func TestPublishedKeyServesOnlyItsBusiness(t *testing.T) {
 	name := f.redis.Keys(t.Context(), "*:jwk:*").Val()[0]
 	jwk := f.redis.Get(t.Context(), name).Val()
 	other := onRedis(t, embedded(t).URL())
-	elsewhere := other.mint(t, minter.Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-2", ExecutionID: "execution-1"})
+	elsewhere := other.mint(t, minter.Identity{AccountID: "account-1", AccountType: "service_automation",
+		BusinessID: "business-2", ExecutionID: "execution-1"})
 	if _, err := f.verifier.Verify(t.Context(), elsewhere.Token.Reveal(), "business-2", "account-1"); err == nil {
 		t.Error("a key whose public half is not published here is accepted")
 	}

@@ -13,7 +13,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-var benchIdentity = Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "execution-1"}
+var benchIdentity = Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-1",
+	ExecutionID: "execution-1"}
 
 // bench is a minter and a verifier on one key set and a real Redis.
 type bench struct {
@@ -160,7 +161,8 @@ func BenchmarkSign(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	key := Key{ID: "AAAAAAAAAAAAAAAAAAAAAAAAAA", Identity: benchIdentity, IssuedAt: time.Now(), ExpiresAt: time.Now().Add(time.Minute)}
+	key := Key{ID: "AAAAAAAAAAAAAAAAAAAAAAAAAA", Identity: benchIdentity, IssuedAt: time.Now(),
+		ExpiresAt: time.Now().Add(time.Minute)}
 	for b.Loop() {
 		if _, err := sign(newClaims(key, DefaultIssuer, DefaultAudience), signer); err != nil {
 			b.Fatal(err)

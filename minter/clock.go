@@ -19,14 +19,14 @@ func ClockSkew(ctx context.Context, client redis.UniversalClient) (time.Duration
 	return there.Sub(began.Add(time.Since(began) / 2).Round(0)), nil
 }
 
-// Probe writes to Redis as minting with configured keys does, for a reserved business ID, to check whether a key could be
-// minted now. It deletes what it wrote.
+// Probe writes to Redis as minting with configured keys does, for a reserved business ID, to check whether a key could
+// be minted now. It deletes what it wrote.
 func Probe(ctx context.Context, client redis.UniversalClient) error {
 	return store{client}.probe(ctx, time.Now(), nil, nil)
 }
 
-// Probe checks, as the function of that name, whether this minter could mint a key now. If it publishes its public keys,
-// it writes one, and deletes it as well.
+// Probe checks, as the function of that name, whether this minter could mint a key now. If it publishes its public
+// keys, it writes one, and deletes it as well.
 func (m *Minter) Probe(ctx context.Context) error {
 	now, keys := m.config.Now(), m.config.Keys.state.Load()
 	signer, err := keys.signer(now)

@@ -25,7 +25,8 @@ func TestUnauthenticatedInputDoesNotCrashTheEmbeddedStore(t *testing.T) {
 		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 		_, _ = io.WriteString(conn, sent) // it may be cut off before all of it is sent
 		answer, err := io.ReadAll(conn)
-		if text := string(answer); text != "" && !strings.HasPrefix(text, "-ERR Protocol error") || errors.Is(err, io.ErrNoProgress) {
+		if text := string(answer); text != "" && !strings.HasPrefix(text, "-ERR Protocol error") ||
+			errors.Is(err, io.ErrNoProgress) {
 			t.Errorf("%s: answered %q, %v", name, answer, err)
 		}
 		_ = conn.Close()
@@ -61,7 +62,8 @@ func TestCommandArgumentsDoNotCrashTheEmbeddedStore(t *testing.T) {
 func TestAKeyIsValidForAVerifierWhoseClockIsBehind(t *testing.T) {
 	f := onRedis(t, embedded(t).URL())
 	strict, err := minter.NewVerifier(minter.VerifierConfig{
-		Redis: f.redis, TrustPublished: true, Leeway: -1, Now: func() time.Time { return time.Now().Add(-minter.DefaultLeeway + time.Second) },
+		Redis: f.redis, TrustPublished: true, Leeway: -1,
+		Now: func() time.Time { return time.Now().Add(-minter.DefaultLeeway + time.Second) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -93,8 +95,10 @@ func TestAProbeFailsWhereMintingDoes(t *testing.T) {
 		url         string
 		want        string
 	}{
-		"a demoted master": {[]string{"REPLICAOF", "127.0.0.1", "1"}, []string{"REPLICAOF", "NO", "ONE"}, server.URL(), "is a replica and cannot be written"},
-		"out of memory":    {[]string{"CONFIG", "SET", "maxmemory", "1"}, []string{"CONFIG", "SET", "maxmemory", "0"}, server.URL(), "is out of memory"},
+		"a demoted master": {[]string{"REPLICAOF", "127.0.0.1", "1"}, []string{"REPLICAOF", "NO", "ONE"}, server.URL(),
+			"is a replica and cannot be written"},
+		"out of memory": {[]string{"CONFIG", "SET", "maxmemory", "1"}, []string{"CONFIG", "SET", "maxmemory", "0"},
+			server.URL(), "is out of memory"},
 		"an ACL without SET": {[]string{"ACL", "SETUSER", "reader", "on", ">p", "~*", "+@all", "-set"}, []string{"PING"},
 			"redis://reader:p@" + server.Addr, "does not let this user do it"},
 	} {

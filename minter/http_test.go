@@ -40,11 +40,13 @@ func TestJWKSIsServedForCaches(t *testing.T) {
 	// RFC 9110 section 13.1.2: any listed tag matches, weak or not, and so does an asterisk, but not a part of a tag.
 	tag := first.Header.Get("ETag")
 	for value, want := range map[string]int{
-		tag: http.StatusNotModified, "W/" + tag: http.StatusNotModified, `"other", ` + tag: http.StatusNotModified, "*": http.StatusNotModified,
+		tag: http.StatusNotModified, "W/" + tag: http.StatusNotModified, `"other", ` + tag: http.StatusNotModified,
+		"*":       http.StatusNotModified,
 		`"other"`: http.StatusOK, `"other` + tag[1:]: http.StatusOK,
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
-			if got := request(t, method, server.URL, http.Header{"If-None-Match": {value}}); got.StatusCode != want || got.Header.Get("ETag") != tag {
+			if got := request(t, method, server.URL, http.Header{"If-None-Match": {value}}); got.StatusCode != want ||
+				got.Header.Get("ETag") != tag {
 				t.Errorf("%s with If-None-Match: %s: %d, ETag %s", method, value, got.StatusCode, got.Header.Get("ETag"))
 			}
 		}
@@ -176,7 +178,8 @@ func TestVerifyEndpointAnswersWithTheIdentityOrAReason(t *testing.T) {
 		if err := json.NewDecoder(answer.Body).Decode(&body); err != nil {
 			t.Fatal(err)
 		}
-		if answer.StatusCode != 401 || body.Error != row.code || body.Reason == "" || answer.Header.Get("WWW-Authenticate") == "" {
+		if answer.StatusCode != 401 || body.Error != row.code || body.Reason == "" ||
+			answer.Header.Get("WWW-Authenticate") == "" {
 			t.Errorf("%s: %d %+v, want 401 %s", name, answer.StatusCode, body, row.code)
 		}
 		if got := answer.Header.Get(minter.HeaderAccount); got != "" {
@@ -196,7 +199,8 @@ func TestVerifyEndpointGuardsAnAPIBehindNginx(t *testing.T) {
 	defer authority.Close()
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s as", r.URL)
-		for _, name := range []string{"X-Kizen-Account", "X-Kizen-Account-Type", "X-Kizen-Business", "X-Kizen-Execution", "X-Api-Key"} {
+		for _, name := range []string{"X-Kizen-Account", "X-Kizen-Account-Type", "X-Kizen-Business", "X-Kizen-Execution",
+			"X-Api-Key"} {
 			fmt.Fprint(w, " ", strings.Join(r.Header.Values(name), "+"))
 		}
 	}))
@@ -207,7 +211,8 @@ func TestVerifyEndpointGuardsAnAPIBehindNginx(t *testing.T) {
 	stored := v.create(t)
 	storedCredentials := credentials(minter.Key{Token: stored.Token, Identity: stored.Identity})
 	spoofed, spoofedStored := spoof(credentials(key)), spoof(storedCredentials)
-	const someones, storeds = "/things?a=b as account-1 service_automation business-1 execution-1 ", "/things?a=b as account-7 service_integration business-1  "
+	const someones, storeds = "/things?a=b as account-1 service_automation business-1 execution-1 ",
+		"/things?a=b as account-7 service_integration business-1  "
 	for name, row := range map[string]struct {
 		header http.Header
 		status int
@@ -236,7 +241,8 @@ func TestVerifyEndpointGuardsAnAPIBehindNginx(t *testing.T) {
 
 // spoof adds headers that only the verifier may set, and returns the header.
 func spoof(header http.Header) http.Header {
-	for _, name := range []string{minter.HeaderAccount, minter.HeaderAccountType, minter.HeaderVerifiedBusiness, minter.HeaderExecution} {
+	for _, name := range []string{minter.HeaderAccount, minter.HeaderAccountType, minter.HeaderVerifiedBusiness,
+		minter.HeaderExecution} {
 		header.Set(name, "root")
 	}
 	return header
@@ -274,13 +280,15 @@ func TestVerifyEndpointGuardsAnAPIBehindEnvoy(t *testing.T) {
 				want   []string // the identity that goes on; nil: refused
 			}{
 				"signed key": {spoof(credentials(key)), []string{"account-1", "service_automation", "business-1", "execution-1"}},
-				"stored key": {spoof(credentials(minter.Key{Token: stored.Token, Identity: integration})), []string{"account-7", "service_integration", "business-1", ""}},
-				"no key":     {spoof(http.Header{}), nil},
-				"cut key":    {credentials(minter.Key{Token: minter.NewToken(key.Token.Reveal()[:40]), Identity: someone}), nil},
+				"stored key": {spoof(credentials(minter.Key{Token: stored.Token, Identity: integration})),
+					[]string{"account-7", "service_integration", "business-1", ""}},
+				"no key":  {spoof(http.Header{}), nil},
+				"cut key": {credentials(minter.Key{Token: minter.NewToken(key.Token.Reveal()[:40]), Identity: someone}), nil},
 			} {
 				onward := envoy(t, authority.URL, method, path, row.header)
 				var got []string
-				for _, header := range []string{minter.HeaderAccount, minter.HeaderAccountType, minter.HeaderVerifiedBusiness, minter.HeaderExecution} {
+				for _, header := range []string{minter.HeaderAccount, minter.HeaderAccountType, minter.HeaderVerifiedBusiness,
+					minter.HeaderExecution} {
 					if onward != nil {
 						got = append(got, strings.Join(onward.Values(header), "+"))
 					}

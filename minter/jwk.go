@@ -36,7 +36,8 @@ type keyMaterial struct {
 // thumbprint returns the key's ID: the hash of RFC 7638 over the members that RFC 8037 section 2 names. An ID derived
 // from the key itself cannot be claimed for another key.
 func thumbprint(public ed25519.PublicKey) string {
-	sum := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + base64.RawURLEncoding.EncodeToString(public) + `"}`))
+	sum := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + base64.RawURLEncoding.EncodeToString(public) +
+		`"}`))
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 

@@ -205,7 +205,8 @@ func (s *KeySet) List() []KeyInfo {
 	current := s.Current()
 	var list []KeyInfo
 	for _, key := range state.signing {
-		list = append(list, KeyInfo{ID: key.id, Use: "sign", Current: key.id == current, From: key.from, Until: state.public[key.id].until})
+		list = append(list, KeyInfo{ID: key.id, Use: "sign", Current: key.id == current, From: key.from,
+			Until: state.public[key.id].until})
 	}
 	for id := range state.public {
 		if !slices.ContainsFunc(state.signing, func(k signingKey) bool { return k.id == id }) {

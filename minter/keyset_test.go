@@ -111,9 +111,10 @@ func TestKeysAreReadFromEveryForm(t *testing.T) {
 		"JWK":              {jwk.JWK().Reveal(), "sign", jwk.ID},
 		"JWK set":          {`{"keys":[` + jwk.JWK().Reveal() + `]}`, "sign", jwk.ID},
 		// RFC 8037, appendix A.1 and A.2; without a kid the id is the thumbprint of appendix A.3
-		"JWK of RFC 8037":        {`{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "sign", "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"},
-		"public JWK of RFC 8037": {`{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "verify", ""},
-		"JWK with its own kid":   {`{"kid":"ours","kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "sign", "ours"},
+		"JWK of RFC 8037": {`{"kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "sign", "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"},
+		"public JWK of RFC 8037": {`{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+			"verify", ""},
+		"JWK with its own kid": {`{"kid":"ours","kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "sign", "ours"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fromText, err := minter.LoadKeySet(minter.KeySetConfig{Text: minter.NewToken(row.text)})
@@ -148,18 +149,22 @@ func TestErrorsForUnusableKeysDoNotQuoteThem(t *testing.T) {
 	}
 	const canary = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"
 	for name, row := range map[string]struct{ text, want string }{
-		"nothing":                     {"canary", "neither PEM nor a JWK"},
-		"broken JSON":                 {`{"kty":"OKP","d":"` + canary, "neither a valid JWK nor a valid JWK set"},
-		"RSA":                         {pemOf(t, foreign), "not Ed25519"},
-		"encrypted":                   {"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "not encrypted"},
-		"wrong content for its label": {"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "of type PRIVATE KEY cannot be parsed"},
-		"empty set":                   {`{"keys":[]}`, "it contains no key"},
-		"halves do not match":         {`{"kty":"OKP","crv":"Ed25519","d":"` + canary + `","x":"AAAAAAKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, ""},
-		"X25519":                      {`{"kty":"OKP","crv":"X25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not Ed25519"},
-		"kid with a brace":            {`{"kid":"a}b","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "kid"},
-		"time that is none":           {`{"kizen_from":"tomorrow","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not a time"},
-		"short secret":                {`{"kid":"s","kty":"oct","k":"AAAA"}`, "has 3 bytes, not 32"},
-		"one id for two keys":         {`{"keys":[{"kid":"a","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + thumb(public) + `"}]}`, ""},
+		"nothing":     {"canary", "neither PEM nor a JWK"},
+		"broken JSON": {`{"kty":"OKP","d":"` + canary, "neither a valid JWK nor a valid JWK set"},
+		"RSA":         {pemOf(t, foreign), "not Ed25519"},
+		"encrypted": {"-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+			"not encrypted"},
+		"wrong content for its label": {"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+			"of type PRIVATE KEY cannot be parsed"},
+		"empty set": {`{"keys":[]}`, "it contains no key"},
+		"halves do not match": {`{"kty":"OKP","crv":"Ed25519","d":"` + canary +
+			`","x":"AAAAAAKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, ""},
+		"X25519": {`{"kty":"OKP","crv":"X25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+			"not Ed25519"},
+		"kid with a brace":    {`{"kid":"a}b","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "kid"},
+		"time that is none":   {`{"kizen_from":"tomorrow","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not a time"},
+		"short secret":        {`{"kid":"s","kty":"oct","k":"AAAA"}`, "has 3 bytes, not 32"},
+		"one id for two keys": {`{"keys":[{"kid":"a","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + thumb(public) + `"}]}`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := minter.LoadKeySet(minter.KeySetConfig{Path: write(t, filepath.Join(t.TempDir(), "keys.pem"), row.text)})
@@ -171,7 +176,8 @@ func TestErrorsForUnusableKeysDoNotQuoteThem(t *testing.T) {
 			}
 		})
 	}
-	shown := fmt.Sprintf("%v %+v %#v", minter.KeySetConfig{Text: minter.NewToken(pemOf(t, private))}, minter.KeySetConfig{Text: minter.NewToken("canary")}, minter.KeySetConfig{Text: minter.NewToken("canary")})
+	shown := fmt.Sprintf("%v %+v %#v", minter.KeySetConfig{Text: minter.NewToken(pemOf(t, private))},
+		minter.KeySetConfig{Text: minter.NewToken("canary")}, minter.KeySetConfig{Text: minter.NewToken("canary")})
 	if strings.Contains(shown, "PRIVATE") || strings.Contains(shown, "canary") {
 		t.Errorf("the configuration shows its keys: %s", shown)
 	}
@@ -189,7 +195,8 @@ func TestMintNeedsAPrivateKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := withKeys(t, set, set).minter.Mint(t.Context(), someone, time.Minute); err == nil || !strings.Contains(err.Error(), "no private signing key") {
+	if _, err := withKeys(t, set, set).minter.Mint(t.Context(), someone, time.Minute); err == nil ||
+		!strings.Contains(err.Error(), "no private signing key") {
 		t.Errorf("Mint = %v", err)
 	}
 }
@@ -241,7 +248,8 @@ func TestRetiredKeyVerifiesUntilTheLastKeyItSignedHasExpired(t *testing.T) {
 				t.Errorf("a key signed by the retired one: %q, want %q", got, row.want)
 			}
 			jwks, err := after.JWKS()
-			if err != nil || strings.Contains(string(jwks), old) != (row.want == "") || !strings.Contains(string(jwks), current) {
+			if err != nil || strings.Contains(string(jwks), old) != (row.want == "") ||
+				!strings.Contains(string(jwks), current) {
 				t.Errorf("JWKS = %s, %v", jwks, err)
 			}
 			pruned, err := minter.PruneKeys(dir, time.Now())
@@ -307,14 +315,16 @@ func TestTwoKeysWithOneIDAreRefused(t *testing.T) {
 	public, _ := pair(t)
 	zeros := strings.Repeat("A", 43)
 	for name, keys := range map[string][2]string{
-		"signing": {`{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + x + `"}`, `{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + b64(public) + `"}`},
+		"signing": {`{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + x + `"}`,
+			`{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + b64(public) + `"}`},
 		"sealing": {`{"kid":"a","kty":"oct","k":"` + zeros + `"}`, `{"kid":"a","kty":"oct","k":"` + x + `"}`},
 	} {
 		dir := t.TempDir()
 		for i, text := range keys {
 			write(t, filepath.Join(dir, fmt.Sprint(i, ".jwk")), text)
 		}
-		if _, err := minter.LoadKeySet(minter.KeySetConfig{Path: dir}); err == nil || !strings.Contains(err.Error(), `two keys have the id "a"`) {
+		if _, err := minter.LoadKeySet(minter.KeySetConfig{Path: dir}); err == nil ||
+			!strings.Contains(err.Error(), `two keys have the id "a"`) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -336,7 +346,9 @@ func TestPruningStaysInItsDirectory(t *testing.T) {
 	dir := filepath.Join(parent, "keys")
 	rotate(t, dir, time.Now().Add(-24*time.Hour))
 	outside := write(t, filepath.Join(parent, "precious.jwk"), "precious")
-	write(t, filepath.Join(dir, "a.jwk"), `{"kid":"../precious","kizen_from":"2001-01-01T00:00:00Z","kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`)
+	write(t, filepath.Join(dir,
+		"a.jwk"),
+		`{"kid":"../precious","kizen_from":"2001-01-01T00:00:00Z","kty":"OKP","crv":"Ed25519","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`)
 	pruned, err := minter.PruneKeys(dir, time.Now())
 	if _, lost := os.Stat(outside); err != nil || len(pruned) != 0 || lost != nil {
 		t.Errorf("PruneKeys = %v, %v; the file outside: %v", pruned, err, lost)
@@ -523,7 +535,8 @@ func TestJWKSContainsNoSecret(t *testing.T) {
 	if err := json.Unmarshal(jwks, &set); err != nil || len(set.Keys) != 1 {
 		t.Fatalf("JWKS = %s, %v; want the one signing key", jwks, err)
 	}
-	want := map[string]string{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": set.Keys[0]["kid"], "x": set.Keys[0]["x"]}
+	want := map[string]string{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": set.Keys[0]["kid"],
+		"x": set.Keys[0]["x"]}
 	if fmt.Sprint(set.Keys[0]) != fmt.Sprint(want) {
 		t.Errorf("the key is %v, want %v", set.Keys[0], want)
 	}

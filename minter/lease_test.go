@@ -63,7 +63,8 @@ func (f *fakeMint) mint(lifetime time.Duration) func(context.Context, *Key) (Key
 		}
 		f.minted = append(f.minted, time.Now())
 		id := fmt.Sprint("key-", len(f.minted))
-		return Key{ID: id, Token: NewToken(id), IssuedAt: time.Now().Add(f.jumped), ExpiresAt: time.Now().Add(f.jumped + lifetime)}, nil
+		return Key{ID: id, Token: NewToken(id), IssuedAt: time.Now().Add(f.jumped),
+			ExpiresAt: time.Now().Add(f.jumped + lifetime)}, nil
 	}
 }
 
@@ -101,7 +102,8 @@ func TestLeaseRenewsAtTwoThirdsWithJitter(t *testing.T) {
 		for i, at := range f.minted[1:] {
 			gap := at.Sub(f.minted[i])
 			if gap < 34*time.Second || gap > 46*time.Second {
-				t.Errorf("renewal %d came %s after the one before, want two thirds of a minute give or take a tenth of it", i+1, gap)
+				t.Errorf("renewal %d came %s after the one before, want two thirds of a minute give or take a tenth of it", i+1,
+					gap)
 			}
 			gaps = append(gaps, gap)
 		}

@@ -76,7 +76,8 @@ func (m *Minter) mint(ctx context.Context, id Identity, lifetime time.Duration, 
 		return Key{}, fmt.Errorf("mint key: %w", err)
 	}
 	if lifetime < time.Millisecond || lifetime > MaxLifetime {
-		return Key{}, fmt.Errorf("mint key for execution %s: a lifetime of %s is outside 1ms to %s", id.ExecutionID, lifetime, MaxLifetime)
+		return Key{}, fmt.Errorf("mint key for execution %s: a lifetime of %s is outside 1ms to %s", id.ExecutionID, lifetime,
+			MaxLifetime)
 	}
 	if err := m.config.Admit.decide(ctx, id, nil); err != nil {
 		return Key{}, fmt.Errorf("mint key for execution %s: %w", id.ExecutionID, err)

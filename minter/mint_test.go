@@ -19,7 +19,8 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-var someone = minter.Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "execution-1"}
+var someone = minter.Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-1",
+	ExecutionID: "execution-1"}
 
 // fixture is a minter and a verifier on one Redis.
 type fixture struct {
@@ -257,13 +258,18 @@ func TestMintRefusesInvalidRequests(t *testing.T) {
 		lifetime time.Duration
 		want     string
 	}{
-		"no account":          {with(func(id *minter.Identity) { id.AccountID = "" }), time.Minute, `account id "" ` + ids.Rule},
-		"no type":             {with(func(id *minter.Identity) { id.AccountType = "" }), time.Minute, `account type "" ` + ids.Rule},
-		"no execution":        {with(func(id *minter.Identity) { id.ExecutionID = "" }), time.Minute, `execution id "" ` + ids.Rule},
-		"another hash slot":   {with(func(id *minter.Identity) { id.BusinessID = "a}:key:{b" }), time.Minute, "business id"},
-		"a pattern":           {with(func(id *minter.Identity) { id.ExecutionID = "a*" }), time.Minute, "execution id"},
-		"a header of its own": {with(func(id *minter.Identity) { id.AccountID = "a\r\nX-Admin: 1" }), time.Minute, "account id"},
-		"too long":            {with(func(id *minter.Identity) { id.AccountID = strings.Repeat("a", 129) }), time.Minute, "at most 128"},
+		"no account": {with(func(id *minter.Identity) { id.AccountID = "" }), time.Minute,
+			`account id "" ` + ids.Rule},
+		"no type": {with(func(id *minter.Identity) { id.AccountType = "" }), time.Minute,
+			`account type "" ` + ids.Rule},
+		"no execution": {with(func(id *minter.Identity) { id.ExecutionID = "" }), time.Minute,
+			`execution id "" ` + ids.Rule},
+		"another hash slot": {with(func(id *minter.Identity) { id.BusinessID = "a}:key:{b" }), time.Minute, "business id"},
+		"a pattern":         {with(func(id *minter.Identity) { id.ExecutionID = "a*" }), time.Minute, "execution id"},
+		"a header of its own": {with(func(id *minter.Identity) { id.AccountID = "a\r\nX-Admin: 1" }), time.Minute,
+			"account id"},
+		"too long": {with(func(id *minter.Identity) { id.AccountID = strings.Repeat("a", 129) }), time.Minute,
+			"at most 128"},
 		"no lifetime":         {someone, 0, "outside 1ms to 1h0m0s"},
 		"too long a lifetime": {someone, time.Hour + 1, "outside 1ms to 1h0m0s"},
 	} {

@@ -87,7 +87,8 @@ func (s store) publish(ctx context.Context, to redis.Cmdable, key Key, public *p
 // put writes the record of key and reads the current generations of its scopes, in one round trip. Only if a scope was
 // revoked recently, it writes the record again with those generations. It returns the generations in the record. If key
 // renews previous and the execution was revoked since, it gets no valid record.
-func (s store) put(ctx context.Context, key Key, public *published, previous *Key, admit Admission) (generations, error) {
+func (s store) put(ctx context.Context, key Key, public *published, previous *Key,
+	admit Admission) (generations, error) {
 	found, err := s.putUnder(ctx, key, public, generations{})
 	now := found.generations
 	if err == nil {
@@ -106,7 +107,8 @@ func (s store) put(ctx context.Context, key Key, public *published, previous *Ke
 
 func (s store) putUnder(ctx context.Context, key Key, public *published, named generations) (scopes, error) {
 	id := key.Identity
-	value, err := json.Marshal(record{id.AccountID, id.AccountType, id.BusinessID, id.ExecutionID, key.ExpiresAt.UTC(), named})
+	value, err := json.Marshal(record{id.AccountID, id.AccountType, id.BusinessID, id.ExecutionID, key.ExpiresAt.UTC(),
+		named})
 	if err != nil {
 		return scopes{}, fmt.Errorf("write the record: %w", err)
 	}

@@ -50,7 +50,8 @@ func (r *Revoker) Key(ctx context.Context, businessID, id string) (Revocation, e
 	revoked := Revocation{redis: r.redis, businessID: businessID}
 	err := r.do("key", businessID, id, func() error {
 		// The mark shows that the key was revoked, and not lost.
-		was, err := before(r.redis.SetArgs(ctx, recordKey(businessID, id), revokedRecord, redis.SetArgs{Mode: "XX", KeepTTL: true, Get: true}))
+		was, err := before(r.redis.SetArgs(ctx, recordKey(businessID, id), revokedRecord,
+			redis.SetArgs{Mode: "XX", KeepTTL: true, Get: true}))
 		revoked.record = was
 		return err
 	})
@@ -160,8 +161,8 @@ type sharded interface {
 // countBatch is how many Redis keys one SCAN examines.
 const countBatch = 1000
 
-// Ended returns the identity of each signed key that the revocation ended: those that were valid before it. It scans all
-// keys in Redis, in batches, and serves only to inform: the revocation is already in effect.
+// Ended returns the identity of each signed key that the revocation ended: those that were valid before it. It scans
+// all keys in Redis, in batches, and serves only to inform: the revocation is already in effect.
 func (r Revocation) Ended(ctx context.Context) ([]Identity, error) {
 	ended, err := r.ended(ctx)
 	if err != nil {
@@ -263,7 +264,8 @@ func (r Revocation) live(ctx context.Context, texts []any) (live []Identity, err
 			}
 		}
 		if found.Generations.validUnder(then) {
-			live = append(live, Identity{AccountID: found.AccountID, AccountType: found.AccountType, BusinessID: found.BusinessID, ExecutionID: found.ExecutionID})
+			live = append(live, Identity{AccountID: found.AccountID, AccountType: found.AccountType,
+				BusinessID: found.BusinessID, ExecutionID: found.ExecutionID})
 		}
 	}
 	return live, nil

@@ -19,11 +19,14 @@ func errorOf(_ minter.Revocation, err error) error { return err }
 func family(t *testing.T, f fixture) map[string]minter.Key {
 	t.Helper()
 	return map[string]minter.Key{
-		"the key":           f.mint(t, someone),
-		"its sibling":       f.mint(t, someone),
-		"another execution": f.mint(t, minter.Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "execution-2"}),
-		"another account":   f.mint(t, minter.Identity{AccountID: "account-2", AccountType: "service_integration", BusinessID: "business-1", ExecutionID: "execution-3"}),
-		"another business":  f.mint(t, minter.Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-2", ExecutionID: "execution-1"}),
+		"the key":     f.mint(t, someone),
+		"its sibling": f.mint(t, someone),
+		"another execution": f.mint(t, minter.Identity{AccountID: "account-1", AccountType: "service_automation",
+			BusinessID: "business-1", ExecutionID: "execution-2"}),
+		"another account": f.mint(t, minter.Identity{AccountID: "account-2", AccountType: "service_integration",
+			BusinessID: "business-1", ExecutionID: "execution-3"}),
+		"another business": f.mint(t, minter.Identity{AccountID: "account-1", AccountType: "service_automation",
+			BusinessID: "business-2", ExecutionID: "execution-1"}),
 	}
 }
 
@@ -124,7 +127,8 @@ func TestLeaseDoesNotOutliveTheRevocationOfItsExecution(t *testing.T) {
 			}
 			var unavailable *minter.UnavailableError
 			_, err := nextKey(t, f, lease, key)
-			if !errors.As(err, &unavailable) || !errors.Is(err, minter.ErrRevoked) || unavailable.Reason != "the signed key is no longer valid: the execution was revoked" {
+			if !errors.As(err, &unavailable) || !errors.Is(err, minter.ErrRevoked) ||
+				unavailable.Reason != "the signed key is no longer valid: the execution was revoked" {
 				t.Errorf("Key after the revocation = %v", err)
 			}
 			if err := lease.Close(t.Context()); err != nil {
@@ -139,7 +143,8 @@ func TestLeaseDoesNotOutliveTheRevocationOfItsExecution(t *testing.T) {
 			if err := revoke(); err != nil {
 				t.Fatal(err)
 			}
-			if next, err := nextKey(t, f, lease, key); err != nil || f.verify(t, minter.Key{Token: minter.NewToken(next), Identity: someone}) != "" {
+			if next, err := nextKey(t, f, lease, key); err != nil ||
+				f.verify(t, minter.Key{Token: minter.NewToken(next), Identity: someone}) != "" {
 				t.Errorf("%s: the renewed key is refused, %v", name, err)
 			}
 		}
@@ -158,7 +163,8 @@ func TestKeyOfALeaseReturnsAtOnceAfterARevocation(t *testing.T) {
 	}
 	impatient, cancel := context.WithCancel(t.Context())
 	cancel()
-	if key, err := lease.Key(impatient); err != nil || f.verify(t, minter.Key{Token: minter.NewToken(key), Identity: someone}) != minter.CodeRevoked {
+	if key, err := lease.Key(impatient); err != nil ||
+		f.verify(t, minter.Key{Token: minter.NewToken(key), Identity: someone}) != minter.CodeRevoked {
 		t.Errorf("Key = %v, want the key at once, which the API then refuses", err)
 	}
 }
@@ -171,13 +177,15 @@ func TestSuspendedAccountHasNoKeysAndGetsNone(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, want := range map[string]string{
-			"the key": minter.CodeSuspended, "another execution": minter.CodeSuspended, "another account": "", "another business": "",
+			"the key": minter.CodeSuspended, "another execution": minter.CodeSuspended, "another account": "",
+			"another business": "",
 		} {
 			if code := f.verify(t, keys[name]); code != want {
 				t.Errorf("%s: %q, want %q", name, code, want)
 			}
 		}
-		if key, err := f.minter.Mint(t.Context(), someone, time.Minute); !errors.Is(err, minter.ErrSuspended) || key.Token.Reveal() != "" {
+		if key, err := f.minter.Mint(t.Context(), someone, time.Minute); !errors.Is(err, minter.ErrSuspended) ||
+			key.Token.Reveal() != "" {
 			t.Errorf("Mint = %v, %v; want ErrSuspended", key, err)
 		}
 		// Revoking the keys of a suspended account must not lift the suspension.
@@ -206,20 +214,38 @@ func TestARevocationCountsTheKeysThatItEnded(t *testing.T) {
 		r := minter.NewRevoker(f.redis)
 		keys := family(t, f)
 		for range 1200 { // more than one SCAN examines
-			f.mint(t, minter.Identity{AccountID: "account-9", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "execution-9"})
+			f.mint(t, minter.Identity{AccountID: "account-9", AccountType: "service_automation", BusinessID: "business-1",
+				ExecutionID: "execution-9"})
 		}
 		for _, step := range []struct {
 			name   string
 			revoke func() (minter.Revocation, error)
 			want   int
 		}{
-			{"one key", func() (minter.Revocation, error) { return r.Key(t.Context(), "business-1", keys["its sibling"].ID) }, 1},
-			{"the same key", func() (minter.Revocation, error) { return r.Key(t.Context(), "business-1", keys["its sibling"].ID) }, 0},
-			{"an unknown execution", func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-1", "execution-7") }, 0},
-			{"an execution of another business", func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-2", "execution-2") }, 0},
-			{"an execution", func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-1", "execution-1") }, 1},
-			{"the same execution", func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-1", "execution-1") }, 0},
-			{"a key that was dead", func() (minter.Revocation, error) { return r.Key(t.Context(), "business-1", keys["the key"].ID) }, 0},
+			{"one key", func() (minter.Revocation, error) { return r.Key(t.Context(), "business-1", keys["its sibling"].ID) },
+				1},
+			{"the same key", func() (minter.Revocation,
+				error) {
+				return r.Key(t.Context(), "business-1", keys["its sibling"].ID)
+			}, 0},
+			{"an unknown execution", func() (minter.Revocation,
+				error) {
+				return r.Execution(t.Context(), "business-1", "execution-7")
+			}, 0},
+			{"an execution of another business", func() (minter.Revocation,
+				error) {
+				return r.Execution(t.Context(), "business-2", "execution-2")
+			}, 0},
+			{"an execution", func() (minter.Revocation, error) { return r.Execution(t.Context(), "business-1", "execution-1") },
+				1},
+			{"the same execution", func() (minter.Revocation,
+				error) {
+				return r.Execution(t.Context(), "business-1", "execution-1")
+			}, 0},
+			{"a key that was dead", func() (minter.Revocation,
+				error) {
+				return r.Key(t.Context(), "business-1", keys["the key"].ID)
+			}, 0},
 			{"an account", func() (minter.Revocation, error) { return r.Account(t.Context(), "business-1", "account-1") }, 1},
 			{"a suspension", func() (minter.Revocation, error) { return r.Suspend(t.Context(), "business-1", "account-2") }, 1},
 			{"a business", func() (minter.Revocation, error) { return r.Business(t.Context(), "business-1") }, 1200},
@@ -333,9 +359,11 @@ func TestALostRecordDiffersFromARevokedOne(t *testing.T) {
 			{"lost", forget, true},
 			{"the key", func(key minter.Key) error { return errorOf(r.Key(t.Context(), "business-1", key.ID)) }, false},
 			{"the key, twice", func(key minter.Key) error {
-				return errors.Join(errorOf(r.Key(t.Context(), "business-1", key.ID)), errorOf(r.Key(t.Context(), "business-1", key.ID)))
+				return errors.Join(errorOf(r.Key(t.Context(), "business-1", key.ID)),
+					errorOf(r.Key(t.Context(), "business-1", key.ID)))
 			}, false},
-			{"the execution", func(minter.Key) error { return errorOf(r.Execution(t.Context(), "business-1", "execution-1")) }, false},
+			{"the execution", func(minter.Key) error { return errorOf(r.Execution(t.Context(), "business-1", "execution-1")) },
+				false},
 			{"the execution, and lost", func(key minter.Key) error {
 				return errors.Join(errorOf(r.Execution(t.Context(), "business-1", "execution-1")), forget(key))
 			}, false},

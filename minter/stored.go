@@ -87,13 +87,14 @@ func (s *StoredKeys) Create(ctx context.Context, id Identity, expires time.Time)
 // Rotate creates a new primary key, valid until expires, or without limit if expires is zero. The old primary becomes
 // the secondary, and the old secondary is deleted. If the account has no key, Rotate returns [ErrNoStored].
 func (s *StoredKeys) Rotate(ctx context.Context, businessID, accountID string, expires time.Time) (StoredKey, error) {
-	return s.add(ctx, Identity{BusinessID: businessID, AccountID: accountID}, expires, func(document *storedDocument) error {
-		if len(document.Keys) == 0 {
-			return ErrNoStored
-		}
-		document.Keys = document.Keys[:1]
-		return nil
-	})
+	return s.add(ctx, Identity{BusinessID: businessID, AccountID: accountID}, expires,
+		func(document *storedDocument) error {
+			if len(document.Keys) == 0 {
+				return ErrNoStored
+			}
+			document.Keys = document.Keys[:1]
+			return nil
+		})
 }
 
 // DeleteSecondary deletes the secondary key, or returns [ErrNoSecondary].
@@ -150,7 +151,8 @@ func (s *StoredKeys) View(ctx context.Context, businessID, accountID string) ([]
 }
 
 // add prepends a new key to those that prepare leaves.
-func (s *StoredKeys) add(ctx context.Context, id Identity, expires time.Time, prepare func(*storedDocument) error) (StoredKey, error) {
+func (s *StoredKeys) add(ctx context.Context, id Identity, expires time.Time,
+	prepare func(*storedDocument) error) (StoredKey, error) {
 	key := StoredKey{ID: rand.Text(), Token: newStoredToken(), Identity: id, CreatedAt: time.Now().UTC(), Primary: true}
 	if !expires.IsZero() {
 		key.ExpiresAt = expires.UTC()
@@ -225,7 +227,8 @@ func readStored(ctx context.Context, redisClient redis.Cmdable, name string) (do
 	return document, nil
 }
 
-func writeStored(ctx context.Context, pipe redis.Pipeliner, businessID, accountID string, before, after storedDocument) error {
+func writeStored(ctx context.Context, pipe redis.Pipeliner, businessID, accountID string, before,
+	after storedDocument) error {
 	for _, key := range before.Keys {
 		pipe.Del(ctx, storedHashKey(businessID, key.Hash))
 	}

@@ -119,18 +119,21 @@ func TestStoredKeysAreAtMostPrimaryAndSecondary(t *testing.T) {
 		}
 		for i, want := range []minter.StoredKey{third, second} {
 			got := held[i]
-			if got.ID != want.ID || got.Token.Reveal() != want.Token.Reveal() || got.Identity != integration || got.Primary != (i == 0) || !got.CreatedAt.Equal(want.CreatedAt) {
+			if got.ID != want.ID || got.Token.Reveal() != want.Token.Reveal() || got.Identity != integration ||
+				got.Primary != (i == 0) || !got.CreatedAt.Equal(want.CreatedAt) {
 				t.Errorf("View[%d] = %+v, want %+v", i, got, want)
 			}
 		}
 		if err := v.stored.DeleteSecondary(t.Context(), b, a); err != nil {
 			t.Fatal(err)
 		}
-		check("after the secondary is deleted", map[string]string{"first": minter.CodeRevoked, "second": minter.CodeRevoked, "third": ""})
+		check("after the secondary is deleted", map[string]string{"first": minter.CodeRevoked, "second": minter.CodeRevoked,
+			"third": ""})
 		if err := v.stored.Delete(t.Context(), b, a); err != nil {
 			t.Fatal(err)
 		}
-		check("after the account is archived", map[string]string{"first": minter.CodeRevoked, "second": minter.CodeRevoked, "third": minter.CodeRevoked})
+		check("after the account is archived", map[string]string{"first": minter.CodeRevoked, "second": minter.CodeRevoked,
+			"third": minter.CodeRevoked})
 	})
 }
 
@@ -172,18 +175,19 @@ func TestStoredKeyIsFoundByScannersButCannotBeGuessed(t *testing.T) {
 		t.Errorf("the checksum of %q is not its CRC-32", body)
 	}
 	for name, row := range map[string]struct{ token, business, user, want string }{
-		"good":              {token, "business-1", "account-7", ""},
-		"other business":    {token, "business-2", "account-7", minter.CodeRevoked},
-		"other account":     {token, "business-1", "account-8", minter.CodeUser},
-		"business header":   {token, "business-1}:stored:{x", "account-7", minter.CodeMalformed},
-		"user header":       {token, "business-1", "account-7}x", minter.CodeMalformed},
-		"no headers":        {token, "", "", minter.CodeMalformed},
-		"checksum is wrong": {token[:len(token)-1] + string(token[len(token)-1]^1), "business-1", "account-7", minter.CodeMalformed},
-		"truncated":         {token[:40], "business-1", "account-7", minter.CodeMalformed},
-		"longer":            {token + "0", "business-1", "account-7", minter.CodeMalformed},
-		"line end":          {token + "\n", "business-1", "account-7", minter.CodeMalformed},
-		"prefix alone":      {"kizen_", "business-1", "account-7", minter.CodeMalformed},
-		"another key":       {another(), "business-1", "account-7", minter.CodeRevoked},
+		"good":            {token, "business-1", "account-7", ""},
+		"other business":  {token, "business-2", "account-7", minter.CodeRevoked},
+		"other account":   {token, "business-1", "account-8", minter.CodeUser},
+		"business header": {token, "business-1}:stored:{x", "account-7", minter.CodeMalformed},
+		"user header":     {token, "business-1", "account-7}x", minter.CodeMalformed},
+		"no headers":      {token, "", "", minter.CodeMalformed},
+		"checksum is wrong": {token[:len(token)-1] + string(token[len(token)-1]^1), "business-1", "account-7",
+			minter.CodeMalformed},
+		"truncated":    {token[:40], "business-1", "account-7", minter.CodeMalformed},
+		"longer":       {token + "0", "business-1", "account-7", minter.CodeMalformed},
+		"line end":     {token + "\n", "business-1", "account-7", minter.CodeMalformed},
+		"prefix alone": {"kizen_", "business-1", "account-7", minter.CodeMalformed},
+		"another key":  {another(), "business-1", "account-7", minter.CodeRevoked},
 	} {
 		_, err := v.verifier.Verify(t.Context(), row.token, row.business, row.user)
 		var denied *minter.DeniedError
@@ -242,8 +246,9 @@ func TestWritingToRedisGivesAStoredKeyNoOtherOwner(t *testing.T) {
 		}
 	}
 	for what, row := range map[string]struct{ name, owner, business, user string }{
-		"another account":          {name, strings.Replace(owner, "account-7", "account-1", 1), "business-1", "account-1"},
-		"another type":             {name, strings.Replace(owner, "service_integration", "service_automation", 1), "business-1", "account-7"},
+		"another account": {name, strings.Replace(owner, "account-7", "account-1", 1), "business-1", "account-1"},
+		"another type": {name, strings.Replace(owner, "service_integration", "service_automation", 1),
+			"business-1", "account-7"},
 		"another business":         {strings.Replace(name, "business-1", "business-2", 1), owner, "business-2", "account-7"},
 		"another key's id":         {name, strings.Replace(owner, key.ID, "AAAA", 1), "business-1", "account-7"},
 		"an owner without proof":   {name, owner[:strings.Index(owner, `,"proof"`)] + "}", "business-1", "account-7"},
@@ -265,7 +270,8 @@ func TestWritingToRedisGivesAStoredKeyNoOtherOwner(t *testing.T) {
 	}
 	// A rotation does not reseal keys for a changed account type either.
 	document := "kizen:{business-1}:stored:account-7"
-	set(document, strings.Replace(v.redis.Get(t.Context(), document).Val(), "service_integration", "service_automation", 1))
+	set(document, strings.Replace(v.redis.Get(t.Context(), document).Val(), "service_integration", "service_automation",
+		1))
 	if key, err := v.stored.Rotate(t.Context(), "business-1", "account-7", time.Time{}); err == nil {
 		t.Errorf("Rotate = %+v of an account whose type was changed in redis", key.Identity)
 	}
@@ -288,7 +294,8 @@ func TestStoredKeysWithoutTheirSealingKeyFailWithAClearError(t *testing.T) {
 	if _, err := v.stored.Create(t.Context(), elsewhere, time.Time{}); !errors.Is(err, minter.ErrNoSealingKey) {
 		t.Errorf("Create = %v", err)
 	}
-	if _, err := v.stored.Rotate(t.Context(), "business-1", "account-7", time.Time{}); !errors.Is(err, minter.ErrNoSealingKey) {
+	if _, err := v.stored.Rotate(t.Context(), "business-1", "account-7", time.Time{}); !errors.Is(err,
+		minter.ErrNoSealingKey) {
 		t.Errorf("Rotate = %v", err)
 	}
 	if code := v.code(t, key); code != minter.CodeUnknownKey {
@@ -301,7 +308,8 @@ func TestStoredKeysWithoutTheirSealingKeyFailWithAClearError(t *testing.T) {
 
 func TestErrorsOfStoredKeysNameTheRedisServer(t *testing.T) {
 	t.Parallel()
-	servers := map[string][]*redistest.Server{"redis://": {redistest.Start(t)}, "redis+cluster://": redistest.StartCluster(t)}
+	servers := map[string][]*redistest.Server{"redis://": {redistest.Start(t)},
+		"redis+cluster://": redistest.StartCluster(t)}
 	for scheme, nodes := range servers {
 		v := newVault(t, scheme+nodes[0].Addr)
 		v.create(t)
@@ -317,7 +325,9 @@ func TestErrorsOfStoredKeysNameTheRedisServer(t *testing.T) {
 			"Delete": v.stored.Delete(t.Context(), "business-1", "account-7"),
 		} {
 			var failed *redisconn.Error
-			if !errors.As(err, &failed) || failed.Error() != "redis at "+nodes[0].Addr+" refused the connection; start one there, or correct the redis url" {
+			if !errors.As(err,
+				&failed) ||
+				failed.Error() != "redis at "+nodes[0].Addr+" refused the connection; start one there, or correct the redis url" {
 				t.Errorf("%s%s: %v", scheme, what, err)
 			}
 		}
@@ -361,7 +371,8 @@ func TestSealingKeyIsRotatedWithoutLosingAStoredKey(t *testing.T) {
 	}
 	elsewhere := integration
 	elsewhere.AccountID = "account-8"
-	if key, err := other.Create(t.Context(), elsewhere, time.Time{}); err != nil || v.verify(t, minter.Key{Token: key.Token, Identity: elsewhere}) != "" {
+	if key, err := other.Create(t.Context(), elsewhere, time.Time{}); err != nil ||
+		v.verify(t, minter.Key{Token: key.Token, Identity: elsewhere}) != "" {
 		t.Errorf("a key sealed by another process with %s, which this one has not loaded, is refused: %v", newest, err)
 	}
 	if err := os.Remove(filepath.Join(v.dir, old+".jwk")); err != nil {
@@ -375,7 +386,8 @@ func TestSealingKeyIsRotatedWithoutLosingAStoredKey(t *testing.T) {
 			t.Errorf("%s key without the old sealing key: %s", name, code)
 		}
 	}
-	if held, err := v.stored.View(t.Context(), integration.BusinessID, integration.AccountID); err != nil || len(held) != 2 || held[1].Token.Reveal() != first.Token.Reveal() {
+	if held, err := v.stored.View(t.Context(), integration.BusinessID, integration.AccountID); err != nil ||
+		len(held) != 2 || held[1].Token.Reveal() != first.Token.Reveal() {
 		t.Errorf("View = %v, %v", held, err)
 	}
 }

@@ -68,7 +68,8 @@ func (v *Verifier) findOwner(ctx context.Context, token, businessID, userID stri
 		if json.Unmarshal([]byte(text), &owner) != nil {
 			continue
 		}
-		place := storedContext(Identity{AccountID: owner.AccountID, AccountType: owner.AccountType, BusinessID: businessID}, owner.ID)
+		place := storedContext(Identity{AccountID: owner.AccountID, AccountType: owner.AccountType, BusinessID: businessID},
+			owner.ID)
 		proof := key.hash(key.hash(token) + string(place) + expiryContext(owner.ExpiresAt))
 		if subtle.ConstantTimeCompare([]byte(owner.Proof), []byte(proof)) == 1 {
 			return &owner, readMarks(values), nil

@@ -94,7 +94,8 @@ func LiftIn(ctx context.Context, pipe redis.Pipeliner, businessID, accountID str
 
 // Suspensions returns, for each of the given accounts of a business, the reasons for which it is suspended, in one
 // round trip.
-func Suspensions(ctx context.Context, client redis.Cmdable, businessID string, accountIDs ...string) ([][]Reason, error) {
+func Suspensions(ctx context.Context, client redis.Cmdable, businessID string,
+	accountIDs ...string) ([][]Reason, error) {
 	if len(accountIDs) == 0 {
 		return nil, nil
 	}

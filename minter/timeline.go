@@ -32,7 +32,8 @@ func TimelineKey(businessID, accountID string) string {
 func (r *Revoker) addToTimeline(ctx context.Context, businessID, accountID, executionID, action string) {
 	err := r.redis.XAdd(ctx, &redis.XAddArgs{
 		Stream: TimelineKey(businessID, accountID), MaxLen: TimelineLength, Approx: true,
-		Values: []any{"execution_id", executionID, "action", action, "by", operatorType, "by_name", r.operator, "by_type", operatorType},
+		Values: []any{"execution_id", executionID, "action", action, "by", operatorType, "by_name", r.operator, "by_type",
+			operatorType},
 	}).Err()
 	if err != nil {
 		r.unlogged(fmt.Errorf("add to the timeline of account %q: %w", accountID, err))

@@ -38,7 +38,8 @@ func TestOnlyRevealShowsTheToken(t *testing.T) {
 		slog.New(slog.NewJSONHandler(&shown, nil)).Info("json", "value", value)
 		fmt.Fprintln(&shown, fmt.Errorf("%w: %v", errors.New("failed"), value))
 	}
-	for _, form := range []string{secret, fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret), fmt.Sprintf("%d", []byte(secret))} {
+	for _, form := range []string{secret, fmt.Sprintf("%x", secret), fmt.Sprintf("%X", secret),
+		fmt.Sprintf("%d", []byte(secret))} {
 		if strings.Contains(shown.String(), form) {
 			t.Errorf("the token shows as %q", form)
 		}

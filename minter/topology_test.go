@@ -66,7 +66,8 @@ func TestWorksOnACluster(t *testing.T) {
 	for i := range 12 { // some of them are on another node
 		id := someone
 		id.BusinessID = fmt.Sprint("business-", i)
-		if _, err := single.minter.Mint(t.Context(), id, time.Minute); err != nil && (!errors.As(err, &failed) || failed.Reason != "is part of a cluster; use redis+cluster://") {
+		if _, err := single.minter.Mint(t.Context(), id, time.Minute); err != nil &&
+			(!errors.As(err, &failed) || failed.Reason != "is part of a cluster; use redis+cluster://") {
 			t.Errorf("a cluster taken for a single server: %v", err)
 		}
 	}

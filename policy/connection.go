@@ -50,7 +50,8 @@ func (p *Principal) connect(c Connection, address netip.Addr) Decision {
 	decision := p.connections.decide(entities, cedar.Request{
 		Principal: p.entity.UID, Action: connectAction, Resource: uid,
 		Context: cedar.NewRecord(cedar.RecordMap{
-			"host": cedar.String(c.Host), "address": cedar.IPAddr(netip.PrefixFrom(address, address.BitLen())), "port": cedar.Long(c.Port),
+			"host": cedar.String(c.Host), "address": cedar.IPAddr(netip.PrefixFrom(address, address.BitLen())),
+			"port":      cedar.Long(c.Port),
 			"transport": cedar.String(c.Transport), "step": cedar.String(c.Step), "this_machine": cedar.Boolean(c.ThisMachine),
 			"redis": cedar.Boolean(c.Redis), "api": cedar.Boolean(c.API), "api_port": cedar.Boolean(c.APIPort),
 		}),
@@ -61,8 +62,8 @@ func (p *Principal) connect(c Connection, address netip.Addr) Decision {
 	return decision
 }
 
-// Resolve decides whether a connection to a name could be permitted, whatever its address. A name for which it could not
-// is not resolved, because a question to a name server carries data as well.
+// Resolve decides whether a connection to a name could be permitted, whatever its address. A name for which it could
+// not is not resolved, because a question to a name server carries data as well.
 func (p *Principal) Resolve(host, step string) Decision {
 	host = canonicalHost(host)
 	uid := destination(host, netip.Addr{}, 0)
@@ -127,8 +128,8 @@ func readings(address netip.Addr) []netip.Addr {
 	return found
 }
 
-// scopeOfConnections reports whether a rule is about connections: its scope names Action::"connect" and no other action.
-// A rule about calls that names no action does not reach connections.
+// scopeOfConnections reports whether a rule is about connections: its scope names Action::"connect" and no other
+// action. A rule about calls that names no action does not reach connections.
 func scopeOfConnections(p *ast.Policy) (connections bool, err error) {
 	switch action := p.Action.(type) {
 	case ast.ScopeTypeEq:
@@ -140,7 +141,8 @@ func scopeOfConnections(p *ast.Policy) (connections bool, err error) {
 			return false, nil
 		}
 		if len(action.Entities) > 1 {
-			return true, fmt.Errorf("the scope names %s beside other actions; write a rule of its own for connections", connectAction)
+			return true, fmt.Errorf("the scope names %s beside other actions; write a rule of its own for connections",
+				connectAction)
 		}
 		return true, nil
 	}

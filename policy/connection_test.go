@@ -12,20 +12,27 @@ when { context.address.isInRange(ip("10.20.0.0/16")) && context.port == 5432 && 
 // connectionRules permit everything that a rule can, to show what guardrails stop all the same.
 const permitAll = `permit (principal, action == Action::"connect", resource);`
 
-// TestGuardrailsOfConnectionsHoldInEverySpelling: the rules permit everything, and every spelling of a guarded address is
-// refused by its guardrail.
+// TestGuardrailsOfConnectionsHoldInEverySpelling: the rules permit everything, and every spelling of a guarded address
+// is refused by its guardrail.
 func TestGuardrailsOfConnectionsHoldInEverySpelling(t *testing.T) {
 	p := principal(t, forCalls(t, permitAll), accountOf(ServiceAutomation))
 	for address, guardrail := range map[string]string{
 		"127.0.0.1": "loopback", "127.255.255.254": "loopback", "::1": "loopback", "::ffff:127.0.0.1": "loopback",
-		"64:ff9b::7f00:1": "loopback", "64:ff9b:1::7f00:1": "local_nat64", "2002:7f00:1::": "loopback", "2002:7f00:1::1": "loopback",
-		"::127.0.0.1": "loopback", "::ffff:0:127.0.0.1": "loopback", "2001:0:7f00:1::": "loopback", "2001:0:808:808::80ff:fffe": "loopback",
-		"2606:4700::5efe:7f00:1": "loopback", "2606:4700::200:5efe:7f00:1": "loopback", "64:ff9b:1:7f00:0:100::": "local_nat64",
-		"0.0.0.0": "unspecified", "0.1.2.3": "unspecified", "::": "unspecified", "::ffff:0.0.0.0": "unspecified", "64:ff9b::": "unspecified",
-		"169.254.169.254": "metadata", "::ffff:169.254.169.254": "metadata", "64:ff9b::a9fe:a9fe": "metadata", "2002:a9fe:a9fe::": "metadata",
-		"169.254.170.2": "metadata", "fd00:ec2::254": "metadata", "100.100.100.200": "metadata", "168.63.129.16": "metadata", "fd20:ce::254": "metadata",
-		"169.254.0.1": "link_local", "fe80::1": "link_local", "fe80::1%eth0": "link_local", "febf::1": "link_local", "::ffff:169.254.1.1": "link_local",
-		"224.0.0.1": "multicast", "239.255.255.250": "multicast", "255.255.255.255": "multicast", "240.0.0.1": "multicast",
+		"64:ff9b::7f00:1": "loopback", "64:ff9b:1::7f00:1": "local_nat64", "2002:7f00:1::": "loopback",
+		"2002:7f00:1::1": "loopback",
+		"::127.0.0.1":    "loopback", "::ffff:0:127.0.0.1": "loopback", "2001:0:7f00:1::": "loopback",
+		"2001:0:808:808::80ff:fffe": "loopback",
+		"2606:4700::5efe:7f00:1":    "loopback", "2606:4700::200:5efe:7f00:1": "loopback",
+		"64:ff9b:1:7f00:0:100::": "local_nat64",
+		"0.0.0.0":                "unspecified", "0.1.2.3": "unspecified", "::": "unspecified", "::ffff:0.0.0.0": "unspecified",
+		"64:ff9b::":       "unspecified",
+		"169.254.169.254": "metadata", "::ffff:169.254.169.254": "metadata", "64:ff9b::a9fe:a9fe": "metadata",
+		"2002:a9fe:a9fe::": "metadata",
+		"169.254.170.2":    "metadata", "fd00:ec2::254": "metadata", "100.100.100.200": "metadata", "168.63.129.16": "metadata",
+		"fd20:ce::254": "metadata",
+		"169.254.0.1":  "link_local", "fe80::1": "link_local", "fe80::1%eth0": "link_local", "febf::1": "link_local",
+		"::ffff:169.254.1.1": "link_local",
+		"224.0.0.1":          "multicast", "239.255.255.250": "multicast", "255.255.255.255": "multicast", "240.0.0.1": "multicast",
 		"ff02::1": "multicast", "ff0e::1": "multicast", "::ffff:224.0.0.1": "multicast", "64:ff9b::e000:1": "multicast",
 	} {
 		for _, host := range []string{"", "innocent.example.com"} {
@@ -44,12 +51,13 @@ func TestOwnServicesAreGuarded(t *testing.T) {
 		change func(*Connection)
 		want   string
 	}{
-		"nothing of ours":          {func(*Connection) {}, ""},
-		"this machine":             {func(c *Connection) { c.ThisMachine = true }, "guardrail.this_machine"},
-		"redis":                    {func(c *Connection) { c.Redis = true }, "guardrail.redis"},
-		"the API":                  {func(c *Connection) { c.API, c.APIPort = true, true }, ""},
-		"the API on another port":  {func(c *Connection) { c.API = true }, "guardrail.api_port"},
-		"this machine over a name": {func(c *Connection) { c.Host, c.ThisMachine = "db.example.com", true }, "guardrail.this_machine"},
+		"nothing of ours":         {func(*Connection) {}, ""},
+		"this machine":            {func(c *Connection) { c.ThisMachine = true }, "guardrail.this_machine"},
+		"redis":                   {func(c *Connection) { c.Redis = true }, "guardrail.redis"},
+		"the API":                 {func(c *Connection) { c.API, c.APIPort = true, true }, ""},
+		"the API on another port": {func(c *Connection) { c.API = true }, "guardrail.api_port"},
+		"this machine over a name": {func(c *Connection) { c.Host, c.ThisMachine = "db.example.com", true },
+			"guardrail.this_machine"},
 	} {
 		connection := at
 		c.change(&connection)
@@ -99,14 +107,15 @@ func TestPublicAddressesArePermittedAndPrivateOnesWhereARuleSaysSo(t *testing.T)
 		c.at.Address = netip.MustParseAddr(c.address)
 		got := principal(t, engine, accountOf(c.account)).Connect(c.at)
 		permitted := c.want != "-" && c.want != "no-mail"
-		if got.Allowed != permitted || c.want != "-" && got.Policy != c.want || c.want == "-" && got.Code != CodeNotPermitted || got.Reason == "" {
+		if got.Allowed != permitted || c.want != "-" && got.Policy != c.want || c.want == "-" &&
+			got.Code != CodeNotPermitted || got.Reason == "" {
 			t.Errorf("%s %+v: got %+v, want %s", c.account, c.at, got, c.want)
 		}
 	}
 }
 
-// TestRulesForCallsDoNotReachConnections: a wide permit or forbid that was written for calls changes no connection, and the
-// other way round.
+// TestRulesForCallsDoNotReachConnections: a wide permit or forbid that was written for calls changes no connection,
+// and the other way round.
 func TestRulesForCallsDoNotReachConnections(t *testing.T) {
 	private, public := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("8.8.8.8")
 	for rules, want := range map[string][3]bool{ // a private address, a public one, a call
@@ -145,7 +154,8 @@ func TestOnlyNamesThatCouldBePermittedAreResolved(t *testing.T) {
 		{only, "c2VjcmV0.attacker.org", false},
 		{only, "example.com.attacker.org", false},
 		{`forbid (principal, action == Action::"connect", resource) when { context.port == 25 };`, "mail.example.org", true},
-		{`forbid (principal, action == Action::"connect", resource) when { context.host like "*.attacker.org" };`, "x.attacker.org", false},
+		{`forbid (principal, action == Action::"connect", resource) when { context.host like "*.attacker.org" };`,
+			"x.attacker.org", false},
 		{`forbid (principal in AccountType::"employee", action == Action::"connect", resource) when { context.host like "*.attacker.org" };`, "x.attacker.org", true},
 		{`forbid (principal, action == Action::"connect", resource);`, "api.example.com", false},
 	} {

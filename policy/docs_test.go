@@ -76,7 +76,8 @@ func TestRulesOfThePolicyDocumentDoWhatTheySay(t *testing.T) {
 		"GET /business-config/export": "no-exports", "GET /team": "", "POST /api-keys": "guardrail.own_api_key",
 	} {
 		method, path, _ := strings.Cut(call, " ")
-		got := principal(t, engine, Account{ID: code, Type: ServicePlugin, BusinessID: business}).Authorize(t.Context(), method, path)
+		got := principal(t, engine, Account{ID: code, Type: ServicePlugin, BusinessID: business}).Authorize(t.Context(),
+			method, path)
 		if got.Policy != want || got.Allowed != (want == "only-records") {
 			t.Errorf("%s: got %+v, want %q", call, got, want)
 		}

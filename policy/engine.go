@@ -52,9 +52,9 @@ type Engine struct {
 }
 
 // ForCalls returns the engine for calls to the API and for connections of steps. paths are the operator's rule files,
-// and directories of them (*.cedar). If no file contains a permit for calls, every call is allowed that no forbid stops;
-// otherwise only what they permit. Connections to public addresses are always allowed unless a forbid stops them.
-// ForCalls reports all problems of all files, each as an [*Error] or as an error of the file system.
+// and directories of them (*.cedar). If no file contains a permit for calls, every call is allowed that no forbid
+// stops; otherwise only what they permit. Connections to public addresses are always allowed unless a forbid stops
+// them. ForCalls reports all problems of all files, each as an [*Error] or as an error of the file system.
 func ForCalls(paths ...string) (*Engine, error) {
 	return load(func(l *loader) {
 		own := len(l.rules)
@@ -188,7 +188,8 @@ func (p *Principal) decide(call Call, path string, within, about []string) Decis
 	if decision.Code == CodeNotPermitted && p.engine.levels {
 		for level := Read; level <= Remove; level++ {
 			if slices.Contains(within, permissionOperation(level)) {
-				decision.Reason = fmt.Sprintf("this needs the %s level of the permission %s, and the account's level is %s", level, ManageServiceAccounts, p.account.Level)
+				decision.Reason = fmt.Sprintf("this needs the %s level of the permission %s, and the account's level is %s", level,
+					ManageServiceAccounts, p.account.Level)
 			}
 		}
 	}
@@ -206,7 +207,8 @@ func (s ruleSet) decide(entities cedar.EntityGetter, request cedar.Request) Deci
 func (s ruleSet) explain(verdict cedar.Decision, diagnostic cedar.Diagnostic) Decision {
 	if len(diagnostic.Errors) > 0 {
 		failed := diagnostic.Errors[0]
-		return Decision{Code: CodeFailed, Policy: string(failed.PolicyID), Reason: "the policy could not be evaluated: " + failed.Message}
+		return Decision{Code: CodeFailed, Policy: string(failed.PolicyID),
+			Reason: "the policy could not be evaluated: " + failed.Message}
 	}
 	if len(diagnostic.Reasons) == 0 {
 		return Decision{Code: CodeNotPermitted, Reason: "no policy permits this call"}
@@ -275,7 +277,8 @@ var actionEntities = func() cedar.EntityMap {
 	entities := cedar.EntityMap{}
 	for method, group := range methods {
 		uid := cedar.NewEntityUID("Action", cedar.String(method))
-		entities[uid] = cedar.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(cedar.NewEntityUID("Action", cedar.String(group)))}
+		entities[uid] = cedar.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(cedar.NewEntityUID("Action",
+			cedar.String(group)))}
 	}
 	return entities
 }()

@@ -75,7 +75,8 @@ func TestGuardrailsStopCallsOfServiceAccounts(t *testing.T) {
 					guardrail = ""
 				}
 			}
-			if got.Allowed != (guardrail == "") || guardrail != "" && (got.Policy != guardrail || got.Code != CodeGuardrail || got.Reason == "") {
+			if got.Allowed != (guardrail == "") || guardrail != "" &&
+				(got.Policy != guardrail || got.Code != CodeGuardrail || got.Reason == "") {
 				t.Errorf("%s: %s: got %+v, want %q", accountType.Name, call, got, guardrail)
 			}
 		}
@@ -119,7 +120,8 @@ func TestAnAccountIsFoundInEveryReadingOfItsPath(t *testing.T) {
 	id := account.ID
 	for _, path := range attacks.Names(id) {
 		for call, guardrail := range map[string]string{
-			"PUT /service-accounts/%s/permission-groups.json": "guardrail.own_permissions", "POST /service-accounts/%s/tokens/rotate/": "guardrail.own_token",
+			"PUT /service-accounts/%s/permission-groups.json": "guardrail.own_permissions",
+			"POST /service-accounts/%s/tokens/rotate/":        "guardrail.own_token",
 		} {
 			method, template, _ := strings.Cut(call, " ")
 			if got := p.Authorize(t.Context(), method, fmt.Sprintf(template, path)); got.Policy != guardrail {
@@ -133,15 +135,18 @@ func TestAnAccountIsFoundInEveryReadingOfItsPath(t *testing.T) {
 func TestAPathMayContainALineBreakOrABackslash(t *testing.T) {
 	p := principal(t, forCalls(t), accountOf(ServiceAutomation))
 	for _, path := range []string{
-		"/proxy/sheets/values/Q1%0A2024", "/proxy/sheets/values/Q1%0D%0A2024!A1:B2", "/files/a%5Cb", `/files/a\b`, "/files/a%255Cb", "/files/tab%09",
+		"/proxy/sheets/values/Q1%0A2024", "/proxy/sheets/values/Q1%0D%0A2024!A1:B2", "/files/a%5Cb", `/files/a\b`,
+		"/files/a%255Cb", "/files/tab%09",
 		"/values/api-keys%0A2", "/values/api-keys%5C", "/%0A/values", "/values/\u2028\u0085",
 	} {
 		if got := p.Authorize(t.Context(), "POST", path); !got.Allowed {
 			t.Errorf("%s: %+v", path, got)
 		}
 	}
-	permits := principal(t, forCalls(t, `permit (principal, action, resource) when { resource.path == "/files/ab" };`), accountOf(ServiceAutomation))
-	forbids := principal(t, forCalls(t, `forbid (principal, action, resource) when { resource.path == "/files/ab" };`), accountOf(ServiceAutomation))
+	permits := principal(t, forCalls(t, `permit (principal, action, resource) when { resource.path == "/files/ab" };`),
+		accountOf(ServiceAutomation))
+	forbids := principal(t, forCalls(t, `forbid (principal, action, resource) when { resource.path == "/files/ab" };`),
+		accountOf(ServiceAutomation))
 	for _, path := range []string{"/files/a%0Ab", "/files%5Cab", "/files%5Ca%09b", "/files/a%250Ab", "/files/a\u0085b"} {
 		if got := permits.Authorize(t.Context(), "GET", path); got.Allowed {
 			t.Errorf("%s is permitted although one of its spellings is not", path)
@@ -172,14 +177,22 @@ func TestRulesOfAFileAddForbidsAndPermits(t *testing.T) {
 		allowed      bool
 		policy, code string
 	}{
-		"a forbid stops what it names":           {[]string{noDeletes}, accountOf(ServiceAutomation), "DELETE", "/records/deals/1", false, "no-deletes", CodePolicy},
-		"with only a forbid the rest is allowed": {[]string{noDeletes}, accountOf(ServiceAutomation), "GET", "/team", true, "default.calls", ""},
-		"a permit allows what it names":          {[]string{recordsOnly}, accountOf(ServiceAutomation), "GET", "/Records/deals", true, "records", ""},
-		"a permit leaves the rest denied":        {[]string{recordsOnly}, accountOf(ServiceAutomation), "GET", "/team", false, "", CodeNotPermitted},
-		"a permit is for its account type":       {[]string{recordsOnly}, accountOf(ServicePlugin), "GET", "/records/deals", false, "", CodeNotPermitted},
-		"a permit is for its business":           {[]string{recordsOnly}, Account{ID: "a", Type: ServiceAutomation, BusinessID: "b2"}, "GET", "/records/deals", false, "", CodeNotPermitted},
-		"a forbid wins over a permit":            {[]string{recordsOnly, noDeletes}, accountOf(ServiceAutomation), "DELETE", "/records/deals/1", false, "no-deletes", CodePolicy},
-		"an unknown method is a write":           {[]string{`forbid (principal, action in Action::"write", resource);`}, accountOf(ServiceAutomation), "PURGE", "/team", false, "rules0.cedar:1", CodePolicy},
+		"a forbid stops what it names": {[]string{noDeletes}, accountOf(ServiceAutomation), "DELETE",
+			"/records/deals/1", false, "no-deletes", CodePolicy},
+		"with only a forbid the rest is allowed": {[]string{noDeletes}, accountOf(ServiceAutomation), "GET", "/team", true,
+			"default.calls", ""},
+		"a permit allows what it names": {[]string{recordsOnly}, accountOf(ServiceAutomation), "GET",
+			"/Records/deals", true, "records", ""},
+		"a permit leaves the rest denied": {[]string{recordsOnly}, accountOf(ServiceAutomation), "GET", "/team", false,
+			"", CodeNotPermitted},
+		"a permit is for its account type": {[]string{recordsOnly}, accountOf(ServicePlugin), "GET", "/records/deals",
+			false, "", CodeNotPermitted},
+		"a permit is for its business": {[]string{recordsOnly},
+			Account{ID: "a", Type: ServiceAutomation, BusinessID: "b2"}, "GET", "/records/deals", false, "", CodeNotPermitted},
+		"a forbid wins over a permit": {[]string{recordsOnly, noDeletes}, accountOf(ServiceAutomation), "DELETE",
+			"/records/deals/1", false, "no-deletes", CodePolicy},
+		"an unknown method is a write": {[]string{`forbid (principal, action in Action::"write", resource);`},
+			accountOf(ServiceAutomation), "PURGE", "/team", false, "rules0.cedar:1", CodePolicy},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := principal(t, forCalls(t, c.rules...), c.account).Authorize(t.Context(), c.method, c.path)
@@ -205,24 +218,33 @@ func TestAPolicyThatCannotBeEvaluatedDenies(t *testing.T) {
 
 func TestABadFileIsRefusedByFileLineAndPolicy(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"syntax":                     {"permit (principal, action, resource);\npermit (oops);", "rules.cedar:2:13: "},
-		"empty":                      {"// nothing", "rules.cedar: it contains no policy"},
-		"unknown attribute":          {"\n@id(\"x\")\nforbid (principal, action, resource) when { resource.size > 1 };", `rules.cedar:2:1: policy "x": `},
-		"wrong type":                 {`@id("x") forbid (principal, action, resource) when { resource.path > 1 };`, `policy "x": `},
-		"attribute without has":      {`@id("x") forbid (principal, action, resource) when { context.target.service };`, `policy "x": `},
-		"unknown operation":          {`@id("x") forbid (principal, action, resource in Operation::"create_apikey");`, `policy "x": `},
-		"unknown operation in when":  {`@id("x") forbid (principal, action, resource) when { resource in Operation::"create_apikey" };`, `policy "x": `},
-		"unknown account type":       {`@id("x") forbid (principal in AccountType::"service_robot", action, resource);`, `policy "x": `},
-		"unknown action":             {`@id("x") forbid (principal, action == Action::"FETCH", resource);`, `policy "x": `},
-		"unknown entity type":        {`@id("x") forbid (principal is Robot, action, resource);`, `policy "x": `},
-		"path in upper case":         {`@id("x") forbid (principal, action, resource) when { resource.path like "/Records/*" };`, `policy "x": no path can equal "/Records/`},
-		"path encoded":               {`@id("x") forbid (principal, action, resource) when { resource.path == "/a%20b" };`, `policy "x": no path can equal "/a%20b"`},
-		"path with a slash too many": {`@id("x") forbid (principal, action, resource) when { resource.path == "/a//b" };`, `policy "x": no path can equal "/a//b"`},
+		"syntax": {"permit (principal, action, resource);\npermit (oops);", "rules.cedar:2:13: "},
+		"empty":  {"// nothing", "rules.cedar: it contains no policy"},
+		"unknown attribute": {"\n@id(\"x\")\nforbid (principal, action, resource) when { resource.size > 1 };",
+			`rules.cedar:2:1: policy "x": `},
+		"wrong type": {`@id("x") forbid (principal, action, resource) when { resource.path > 1 };`,
+			`policy "x": `},
+		"attribute without has": {`@id("x") forbid (principal, action, resource) when { context.target.service };`,
+			`policy "x": `},
+		"unknown operation": {`@id("x") forbid (principal, action, resource in Operation::"create_apikey");`,
+			`policy "x": `},
+		"unknown operation in when": {`@id("x") forbid (principal, action, resource) when { resource in Operation::"create_apikey" };`, `policy "x": `},
+		"unknown account type": {`@id("x") forbid (principal in AccountType::"service_robot", action, resource);`,
+			`policy "x": `},
+		"unknown action":      {`@id("x") forbid (principal, action == Action::"FETCH", resource);`, `policy "x": `},
+		"unknown entity type": {`@id("x") forbid (principal is Robot, action, resource);`, `policy "x": `},
+		"path in upper case":  {`@id("x") forbid (principal, action, resource) when { resource.path like "/Records/*" };`, `policy "x": no path can equal "/Records/`},
+		"path encoded": {`@id("x") forbid (principal, action, resource) when { resource.path == "/a%20b" };`,
+			`policy "x": no path can equal "/a%20b"`},
+		"path with a slash too many": {`@id("x") forbid (principal, action, resource) when { resource.path == "/a//b" };`,
+			`policy "x": no path can equal "/a//b"`},
 
 		"path that ends in a slash": {`@id("x") forbid (principal, action, resource) when { resource.path like "/records/" };`, `no path can equal "/records/"`}, "id of a guardrail": {`@id("guardrail.own_api_key") permit (principal, action, resource);`, `policy "guardrail.own_api_key": the id is taken by guardrails.cedar:`},
-		"reserved id":        {`@id("permission.all") permit (principal, action, resource);`, `ids that begin with "permission." are reserved`},
-		"id given twice":     {"@id(\"x\") permit (principal, action, resource);\n@id(\"x\") permit (principal, action, resource);", `rules.cedar:2:1: policy "x": the id is taken by `},
-		"unknown annotation": {`@id("x") @because("y") permit (principal, action, resource);`, `policy "x": unknown annotation @because`},
+		"reserved id": {`@id("permission.all") permit (principal, action, resource);`,
+			`ids that begin with "permission." are reserved`},
+		"id given twice": {"@id(\"x\") permit (principal, action, resource);\n@id(\"x\") permit (principal, action, resource);", `rules.cedar:2:1: policy "x": the id is taken by `},
+		"unknown annotation": {`@id("x") @because("y") permit (principal, action, resource);`,
+			`policy "x": unknown annotation @because`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "rules.cedar")
@@ -239,7 +261,8 @@ func TestABadFileIsRefusedByFileLineAndPolicy(t *testing.T) {
 
 func TestAllErrorsAreReportedAtOnce(t *testing.T) {
 	dir := t.TempDir()
-	for name, text := range map[string]string{"a.cedar": "permit (oops);", "b.cedar": "permit (principal, action, resource) when { resource.nothing };"} {
+	for name, text := range map[string]string{"a.cedar": "permit (oops);",
+		"b.cedar": "permit (principal, action, resource) when { resource.nothing };"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -304,11 +327,15 @@ func TestPlatformDecidesByLevelTypeAndTarget(t *testing.T) {
 		{"GET /service-accounts/" + integration + "/tokens", Read, nil, func(t AccountType) bool { return t.StoredKeys }},
 		{"POST /service-accounts", Write, nil, func(t AccountType) bool { return t.Creatable }},
 		{"PATCH /service-accounts/" + integration, Write, []string{"name"}, func(t AccountType) bool { return t.Renamable }},
-		{"PATCH /service-accounts/" + integration, Write, []string{"api_name"}, func(t AccountType) bool { return t.Renamable }},
+		{"PATCH /service-accounts/" + integration, Write, []string{"api_name"},
+			func(t AccountType) bool { return t.Renamable }},
 		{"PATCH /service-accounts/" + integration, Write, []string{"description"}, nil},
-		{"PATCH /service-accounts/" + integration, Write, []string{"description", "status"}, func(AccountType) bool { return false }},
-		{"POST /service-accounts/" + integration + "/tokens/rotate", Write, nil, func(t AccountType) bool { return t.StoredKeys }},
-		{"DELETE /service-accounts/" + integration + "/tokens/secondary", Write, nil, func(t AccountType) bool { return t.StoredKeys }},
+		{"PATCH /service-accounts/" + integration, Write, []string{"description", "status"},
+			func(AccountType) bool { return false }},
+		{"POST /service-accounts/" + integration + "/tokens/rotate", Write, nil,
+			func(t AccountType) bool { return t.StoredKeys }},
+		{"DELETE /service-accounts/" + integration + "/tokens/secondary", Write, nil,
+			func(t AccountType) bool { return t.StoredKeys }},
 		{"PUT /service-accounts/" + integration + "/permission-groups", Write, nil, nil},
 		{"DELETE /service-accounts/" + integration, Remove, nil, func(t AccountType) bool { return t.Archivable }},
 		{"GET /business-config/export", None, nil, nil},
@@ -322,7 +349,8 @@ func TestPlatformDecidesByLevelTypeAndTarget(t *testing.T) {
 				p := principal(t, engine, a)
 				for _, o := range operations {
 					method, path, _ := strings.Cut(o.call, " ")
-					got := p.Decide(Call{Method: method, Path: path, Changes: o.changes, Target: &Account{ID: integration, Type: target.Name, BusinessID: "b1"}})
+					got := p.Decide(Call{Method: method, Path: path, Changes: o.changes,
+						Target: &Account{ID: integration, Type: target.Name, BusinessID: "b1"}})
 					guarded := o.spared != nil && !o.spared(target)
 					if want := level >= o.needs && !guarded; got.Allowed != want {
 						t.Errorf("%s at %s on %s: %s: %+v", caller.Name, level, target.Name, o.call, got)
@@ -337,7 +365,8 @@ func TestPlatformDecidesByLevelTypeAndTarget(t *testing.T) {
 }
 
 func TestForRejectsAnUnknownAccountType(t *testing.T) {
-	if _, err := forCalls(t).For(accountOf("service_robot")); err == nil || !strings.Contains(err.Error(), "service_automation") {
+	if _, err := forCalls(t).For(accountOf("service_robot")); err == nil ||
+		!strings.Contains(err.Error(), "service_automation") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -374,7 +403,8 @@ func TestInvalidOperationsAreRefused(t *testing.T) {
 // FuzzCanonical checks the two properties that policies rely on: the result is a fixed point, and no segment of it
 // climbs.
 func FuzzCanonical(f *testing.F) {
-	for _, seed := range []string{"/api-keys", "/%2561pi-keys", "//A/./b;c/", "/x/../y", "/a%2fb", "", "/\xff", "/%c0%ae%c0%ae/", "/a%0Ab", "/\x01.", "/ \x01 .", `/a\..\b`} {
+	for _, seed := range []string{"/api-keys", "/%2561pi-keys", "//A/./b;c/", "/x/../y", "/a%2fb", "", "/\xff",
+		"/%c0%ae%c0%ae/", "/a%0Ab", "/\x01.", "/ \x01 .", `/a\..\b`} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, path string) {

@@ -74,7 +74,8 @@ func (p *Principal) ExplainConnection(c Connection) ConnectionExplanation {
 
 // String returns the explanation as lines of text.
 func (e ConnectionExplanation) String() string {
-	return Explanation{Allowed: e.Allowed, Method: "connect", Path: e.destination(), Policy: e.Policy, Code: e.Code, Reason: e.Reason}.String()
+	return Explanation{Allowed: e.Allowed, Method: "connect", Path: e.destination(), Policy: e.Policy, Code: e.Code,
+		Reason: e.Reason}.String()
 }
 
 // destination names the other end, and how it is reached.

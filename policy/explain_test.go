@@ -15,9 +15,12 @@ forbid (principal, action == Action::"DELETE", resource);`)
 			"denied: POST /api-keys\n  policy     guardrail.own_api_key\n  reason     a service account cannot create API keys for itself\n" +
 				"  operation  create_api_key\n  code       guardrail\n",
 		},
-		{"get", "/custom-objects", "allowed: GET /custom-objects\n  policy     default.calls\n  reason     no rule of the operator restricts this call\n"},
-		{"DELETE", "/records/deals/1", "denied: DELETE /records/deals/1\n  policy     no-deletes\n  reason     nothing is deleted here\n  code       policy\n"},
-		{"GET", "/a/../b", "denied: GET /a/../b\n  reason     the path is ambiguous, so policies cannot decide on it\n  code       malformed_path\n"},
+		{"get", "/custom-objects",
+			"allowed: GET /custom-objects\n  policy     default.calls\n  reason     no rule of the operator restricts this call\n"},
+		{"DELETE", "/records/deals/1",
+			"denied: DELETE /records/deals/1\n  policy     no-deletes\n  reason     nothing is deleted here\n  code       policy\n"},
+		{"GET", "/a/../b",
+			"denied: GET /a/../b\n  reason     the path is ambiguous, so policies cannot decide on it\n  code       malformed_path\n"},
 	} {
 		explained := engine.Explain(t.Context(), principal, row.method, row.path)
 		if explained.String() != row.want || explained.Allowed != (row.want[0] == 'a') {

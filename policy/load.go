@@ -221,7 +221,10 @@ func (l *loader) check(r rule, connections bool) []error {
 	validator := l.validator
 	if connections {
 		validator = l.connecting
-		errs = append(errs, unmatchableHost(func(visit func(ast.IsNode) bool) { ast.Inspect(eval.PolicyToNode(tree), visit) })...)
+		errs = append(errs, unmatchableHost(func(visit func(ast.IsNode) bool) {
+			ast.Inspect(eval.PolicyToNode(tree),
+				visit)
+		})...)
 	}
 	if err := validator.Policy(r.id, tree); err != nil {
 		// The message already begins with the ID.
@@ -265,7 +268,8 @@ func unmatchablePath(text string) error {
 	if canonical, err := Canonical(text); err == nil && canonical == text {
 		return nil
 	}
-	return fmt.Errorf("no path can equal %q; paths are compared decoded, in lower case, without empty and dot segments", text)
+	return fmt.Errorf("no path can equal %q; paths are compared decoded, in lower case, without empty and dot segments",
+		text)
 }
 
 // cedarPosition matches the position in an error of the parser.

@@ -71,7 +71,8 @@ func unescape(path string) string {
 	return string(decoded)
 }
 
-// foldCase returns text as a server sees it that ignores case as Unicode defines it: the long s is an s, and the Kelvin sign a k.
+// foldCase returns text as a server sees it that ignores case as Unicode defines it: the long s is an s, and the
+// Kelvin sign a k.
 func foldCase(text string) string { return strings.ToLower(strings.ToUpper(text)) }
 
 func clean(path string) (string, error) {

@@ -16,7 +16,8 @@ func TestScopesDecideAsCedarDoes(t *testing.T) {
 		`principal is Account`, `principal is Account in Business::"b1"`, `principal is Account in Business::"b2"`,
 	}
 	actions := []string{
-		`action`, `action == Action::"GET"`, `action == Action::"other"`, `action in Action::"read"`, `action in Action::"write"`,
+		`action`, `action == Action::"GET"`, `action == Action::"other"`, `action in Action::"read"`,
+		`action in Action::"write"`,
 		`action in [Action::"POST", Action::"read"]`, `action in [Action::"DELETE"]`,
 	}
 	for _, level := range Levels() {

@@ -37,7 +37,8 @@ var benchLoads = []struct {
 
 func BenchmarkProxy(b *testing.B) {
 	api := startRole(b, "api", "")
-	ways := []*way{{name: "direct", addr: api.addr}, startRole(b, "bare", api.addr), startNginx(b, api.addr), startRole(b, "ours", api.addr)}
+	ways := []*way{{name: "direct", addr: api.addr}, startRole(b, "bare", api.addr), startNginx(b, api.addr),
+		startRole(b, "ours", api.addr)}
 	for _, load := range benchLoads {
 		for _, conns := range []int{1, 8, 64} {
 			var bare measured
@@ -62,7 +63,8 @@ func BenchmarkProxy(b *testing.B) {
 // a direct call.
 func BenchmarkAddedLatency(b *testing.B) {
 	api := startRole(b, "api", "")
-	ways := []*way{{name: "direct", addr: api.addr}, startRole(b, "bare", api.addr), startNginx(b, api.addr), startRole(b, "ours", api.addr)}
+	ways := []*way{{name: "direct", addr: api.addr}, startRole(b, "bare", api.addr), startNginx(b, api.addr),
+		startRole(b, "ours", api.addr)}
 	var direct []time.Duration
 	for _, w := range ways {
 		if w == nil {
@@ -225,7 +227,8 @@ func benchRequest(w *way, download, upload int) []byte {
 		method = "POST"
 	}
 	request := fmt.Sprintf("%s %s/api/%d HTTP/1.1\r\nHost: %s\r\nUser-Agent: python-requests/2.32.3\r\nAccept-Encoding: gzip, deflate\r\n"+
-		"Accept: */*\r\nConnection: keep-alive\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", method, w.base, download, w.addr, upload)
+		"Accept: */*\r\nConnection: keep-alive\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", method,
+		w.base, download, w.addr, upload)
 	return append([]byte(request), make([]byte, upload)...)
 }
 
@@ -368,7 +371,8 @@ func serveBench(conn net.Conn) {
 		if !ok {
 			var size int
 			fmt.Sscanf(first[strings.LastIndex(first, "/api/"):], "/api/%d", &size)
-			answer = fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nServer: bench\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", size)
+			answer = fmt.Appendf(nil,
+				"HTTP/1.1 200 OK\r\nServer: bench\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", size)
 			answer = append(answer, bytes.Repeat([]byte(`{"id":"4711","e":1},`), size/20+1)[:size]...)
 			answers[first] = answer
 		}

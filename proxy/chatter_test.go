@@ -24,7 +24,8 @@ func TestAHeadThatTricklesIsNoAnswerInTime(t *testing.T) {
 		return false
 	})
 	p := start(t, api.root(), func(c *Config) { c.ResponseTimeout = 300 * time.Millisecond })
-	if answer := rawExchange(t, p.addr, request(p, "POST", "/x", "Content-Length: 0\r\n\r\n")); !strings.HasPrefix(answer, "HTTP/1.1 504") {
+	if answer := rawExchange(t, p.addr, request(p, "POST", "/x", "Content-Length: 0\r\n\r\n")); !strings.HasPrefix(answer,
+		"HTTP/1.1 504") {
 		t.Errorf("answered %q", answer)
 	}
 	conn := rawDial(t, p.addr, request(p, "GET", "/x", "\r\n"))

@@ -52,7 +52,8 @@ func TestHostMustBeOurs(t *testing.T) {
 	p := start(t, api.root(), nil)
 	_, port, _ := strings.Cut(p.addr, ":")
 	tests := map[string]string{
-		p.addr: "204", "localhost:" + port: "204", "LOCALHOST:" + port: "204", "[::1]:" + port: "204", "sidecar:" + port: "400",
+		p.addr: "204", "localhost:" + port: "204", "LOCALHOST:" + port: "204", "[::1]:" + port: "204",
+		"sidecar:" + port:      "400",
 		"evil.example:" + port: "400", "127.0.0.1:1": "400", "127.0.0.1": "400",
 		"127.0.0.1.evil.example:" + port: "400", "10.0.0.1:" + port: "400", p.addr + "@evil.example": "400",
 	}
@@ -72,8 +73,10 @@ func TestStrangersLearnNothing(t *testing.T) {
 	p := start(t, api.root(), nil)
 	answers := map[string]bool{}
 	for _, path := range []string{
-		"/", "/x", "/healthz", "/metrics", "/" + p.capability[:42], "/" + p.capability + "x", "/" + strings.ToLower(p.capability) + "/x",
-		"/" + strings.Repeat("A", 43) + "/custom-objects", "/" + p.capability[:42] + "%41/x", "/x/" + p.capability + "/x", "/x?" + p.capability,
+		"/", "/x", "/healthz", "/metrics", "/" + p.capability[:42], "/" + p.capability + "x",
+		"/" + strings.ToLower(p.capability) + "/x",
+		"/" + strings.Repeat("A", 43) + "/custom-objects", "/" + p.capability[:42] + "%41/x", "/x/" + p.capability + "/x",
+		"/x?" + p.capability,
 	} {
 		answers[rawExchange(t, p.addr, "GET "+path+" HTTP/1.1\r\nHost: "+p.addr+"\r\nConnection: close\r\n\r\n")] = true
 	}
@@ -81,7 +84,8 @@ func TestStrangersLearnNothing(t *testing.T) {
 		t.Errorf("answers differ: %v", answers)
 	}
 	for answer := range answers {
-		if !strings.HasPrefix(answer, "HTTP/1.1 403 Forbidden\r\n") || !strings.HasSuffix(answer, "{\"detail\":\"forbidden\",\"code\":\"forbidden\"}") {
+		if !strings.HasPrefix(answer, "HTTP/1.1 403 Forbidden\r\n") ||
+			!strings.HasSuffix(answer, "{\"detail\":\"forbidden\",\"code\":\"forbidden\"}") {
 			t.Errorf("answer %q", answer)
 		}
 	}
@@ -107,7 +111,8 @@ func TestTwoExecutionsCannotUseEachOther(t *testing.T) {
 			t.Errorf("the other's proxy: %d %s", resp.StatusCode, body)
 		}
 	}
-	if got := []string{api.seen()[0].value("X-BUSINESS-ID"), api.seen()[1].value("X-BUSINESS-ID")}; len(api.seen()) != 2 || got[0] != "business-a" || got[1] != "business-b" {
+	if got := []string{api.seen()[0].value("X-BUSINESS-ID"), api.seen()[1].value("X-BUSINESS-ID")}; len(api.seen()) != 2 ||
+		got[0] != "business-a" || got[1] != "business-b" {
 		t.Errorf("the api saw %q", got)
 	}
 }
@@ -119,7 +124,8 @@ func TestConnectionCannotStripWhatIsOurs(t *testing.T) {
 		"Connection: X-API-KEY, x-business-id, X-USER-ID, host, X-Gone\r\nX-Gone: 1\r\nX-Kept: 1\r\n\r\n"))
 	r := api.seen()[0]
 	for name, want := range map[string]string{
-		"X-API-KEY": testKey, "X-BUSINESS-ID": "business-1", "X-USER-ID": "user-1", "Host": api.Addr().String(), "X-Kept": "1", "X-Gone": "", "Connection": "",
+		"X-API-KEY": testKey, "X-BUSINESS-ID": "business-1", "X-USER-ID": "user-1", "Host": api.Addr().String(),
+		"X-Kept": "1", "X-Gone": "", "Connection": "",
 	} {
 		if got := r.value(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
@@ -128,9 +134,10 @@ func TestConnectionCannotStripWhatIsOurs(t *testing.T) {
 }
 
 func TestAnswerCarriesNoCredential(t *testing.T) {
-	api := startRawAPI(t, answerWith("HTTP/1.1 200 Fine\r\nSet-Cookie: a=b\r\nset-cookie2: c\r\nX-API-KEY: "+testKey+"\r\nx_user_id: u\r\n"+
-		"X-Debug: key="+testKey+";\r\nX-Kept: 1\r\nConnection: X-Hop\r\nX-Hop: 1\r\nTransfer-Encoding: chunked\r\n\r\n"+
-		"2\r\nok\r\n0\r\nX-Trailer: 1\r\nX-Echo: "+testKey+"\r\nSet-Cookie: t=1\r\n\r\n"))
+	api := startRawAPI(t,
+		answerWith("HTTP/1.1 200 Fine\r\nSet-Cookie: a=b\r\nset-cookie2: c\r\nX-API-KEY: "+testKey+"\r\nx_user_id: u\r\n"+
+			"X-Debug: key="+testKey+";\r\nX-Kept: 1\r\nConnection: X-Hop\r\nX-Hop: 1\r\nTransfer-Encoding: chunked\r\n\r\n"+
+			"2\r\nok\r\n0\r\nX-Trailer: 1\r\nX-Echo: "+testKey+"\r\nSet-Cookie: t=1\r\n\r\n"))
 	p := start(t, api.root(), nil)
 	answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
 	want := "HTTP/1.1 200 Fine\r\nX-Kept: 1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nok\r\n0\r\nX-Trailer: 1\r\n\r\n"
@@ -157,16 +164,19 @@ func TestDeniedCallNeverReachesTheAPI(t *testing.T) {
 	})
 	client := newClient(t)
 	for _, path := range []string{
-		"/api-keys/new", "/api%2dkeys/new", "/api-keys%2Fnew", "/api-keys//new", "/./api-keys/new/", "/%61pi-keys/new", "/%2561pi-keys/new",
+		"/api-keys/new", "/api%2dkeys/new", "/api-keys%2Fnew", "/api-keys//new", "/./api-keys/new/", "/%61pi-keys/new",
+		"/%2561pi-keys/new",
 		"/api-keys;x=y/new", "/api-keys/new?x", "/x?_method=delete", "/x?a=b&%5Fmethod=del%65te", "/x?a;_METHOD=+DELETE",
-		"/api-keys%5cnew", "/api-keys%5Cnew", `/api-keys\new`, "/api-keys%25%35%63new", "/api-keys\uff0fnew", "/api-keys%c0%afnew",
+		"/api-keys%5cnew", "/api-keys%5Cnew", `/api-keys\new`, "/api-keys%25%35%63new", "/api-keys\uff0fnew",
+		"/api-keys%c0%afnew",
 	} {
 		resp, body := do(t, client, "GET", p.URL()+path, "", nil)
 		var answer map[string]string
 		if err := json.Unmarshal([]byte(body), &answer); err != nil {
 			t.Fatal(err)
 		}
-		if resp.StatusCode != 403 || answer["code"] != "guardrail" || answer["policy"] != "no-keys" || answer["detail"] == "" {
+		if resp.StatusCode != 403 || answer["code"] != "guardrail" || answer["policy"] != "no-keys" ||
+			answer["detail"] == "" {
 			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
 		}
 	}

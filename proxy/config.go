@@ -173,7 +173,8 @@ func (c *Config) validate() error {
 		bad("a proxy without capability needs a listener; unset Open, or set Listener")
 	}
 	for name, value := range map[string]int64{
-		"prewarm": int64(c.Prewarm), "max body": c.MaxBody, "max in flight": int64(c.MaxInFlight), "response timeout": int64(c.ResponseTimeout),
+		"prewarm": int64(c.Prewarm), "max body": c.MaxBody, "max in flight": int64(c.MaxInFlight),
+		"response timeout": int64(c.ResponseTimeout),
 	} {
 		if value < 0 {
 			bad("%s is negative; leave it out for the default", name)
@@ -191,7 +192,8 @@ func validRoot(root *url.URL, insecure bool) error {
 	case root.User != nil || root.RawQuery != "" || root.Fragment != "":
 		return fmt.Errorf("api root %q has more than scheme, host and path", root.Redacted())
 	case root.Scheme == "http" && !insecure && !loopbackName(root.Hostname()):
-		return fmt.Errorf("api root %q is plain http to another machine; use https, or allow an insecure api", root.Redacted())
+		return fmt.Errorf("api root %q is plain http to another machine; use https, or allow an insecure api",
+			root.Redacted())
 	}
 	if _, err := canonicalPath([]byte("/" + strings.Trim(root.EscapedPath(), "/"))); err != nil {
 		return fmt.Errorf("api root %q: %w", root.Redacted(), err)

@@ -44,16 +44,25 @@ var (
 	// Fields that docs/proxy.md mentions.
 	corpusListed = []string{
 		"Cookie2: a", "Proxy-Authenticate: Basic", "HTTP2-Settings: AAA", "X-Rewrite-URL: /admin", "X-Forwarded-Proto: https",
-		"Connection: X-Hop, close\r\nX-Hop: 1", "TE: gzip, trailers", "TE: gzip", "Proxy-Authentication-Info: x", "Set-Cookie: a=b", "set_cookie2: c",
-		"X-API-KEY: mine", "x_api_key: mine", "X-Business_Id: mine", "x-user-id: mine", "AUTHORIZATION: Basic eDp5", "Cookie: a=b",
+		"Connection: X-Hop, close\r\nX-Hop: 1", "TE: gzip, trailers", "TE: gzip", "Proxy-Authentication-Info: x",
+		"Set-Cookie: a=b", "set_cookie2: c",
+		"X-API-KEY: mine", "x_api_key: mine", "X-Business_Id: mine", "x-user-id: mine", "AUTHORIZATION: Basic eDp5",
+		"Cookie: a=b",
 		"Proxy-Authorization: Basic x", "Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "Forwarded: for=1.2.3.4",
-		"X-Forwarded-For: 1.2.3.4", "x-forwarded_host: evil", "X-Real-IP: 1.2.3.4", "X-Original-URL: /admin", "Upgrade: websocket",
-		"Client-IP: 1.2.3.4", "x-client_ip: 1.2.3.4", "True-Client-IP: 1.2.3.4", "X-Cluster-Client-IP: 1.2.3.4", "CF-Connecting-IP: 1.2.3.4",
-		"Fastly-Client-IP: 1.2.3.4", "Remote_User: admin", "X-Remote-Groups: admin", "X-Auth-Request-User: admin", "X-Original-Method: POST",
-		"x-rewrite_path: /admin", "X-Envoy-Original-Path: /admin", "X-Accel-Mapping: /a=/b", "X-Sendfile-Type: X-Accel-Redirect", "X-Host: evil",
-		"X-HTTP-Host-Override: evil", "X-Script-Name: /a", "X-Path_Info: /a", "X-Request-URI: /admin", "SCRIPT_NAME: /a", "path-info: /a",
-		"Path_Translated: /a", "REQUEST_URI: /admin", "Request-Method: POST", "Proxy: http://evil", "X-Kizen-Execution: x", "x_kizen_anything: x",
-		"accept-ENCODING: gzip, deflate, br", "A-IM: gzip", "Range: bytes=200-300", "Range: bytes=7-", "Range: items=0-9", "Range: bytes=-5",
+		"X-Forwarded-For: 1.2.3.4", "x-forwarded_host: evil", "X-Real-IP: 1.2.3.4", "X-Original-URL: /admin",
+		"Upgrade: websocket",
+		"Client-IP: 1.2.3.4", "x-client_ip: 1.2.3.4", "True-Client-IP: 1.2.3.4", "X-Cluster-Client-IP: 1.2.3.4",
+		"CF-Connecting-IP: 1.2.3.4",
+		"Fastly-Client-IP: 1.2.3.4", "Remote_User: admin", "X-Remote-Groups: admin", "X-Auth-Request-User: admin",
+		"X-Original-Method: POST",
+		"x-rewrite_path: /admin", "X-Envoy-Original-Path: /admin", "X-Accel-Mapping: /a=/b",
+		"X-Sendfile-Type: X-Accel-Redirect", "X-Host: evil",
+		"X-HTTP-Host-Override: evil", "X-Script-Name: /a", "X-Path_Info: /a", "X-Request-URI: /admin", "SCRIPT_NAME: /a",
+		"path-info: /a",
+		"Path_Translated: /a", "REQUEST_URI: /admin", "Request-Method: POST", "Proxy: http://evil", "X-Kizen-Execution: x",
+		"x_kizen_anything: x",
+		"accept-ENCODING: gzip, deflate, br", "A-IM: gzip", "Range: bytes=200-300", "Range: bytes=7-", "Range: items=0-9",
+		"Range: bytes=-5",
 		"Range: bytes=0-1, 4-5",
 	}
 	corpusBodies = []func(*rand.Rand) string{
@@ -174,7 +183,8 @@ func TestAPISeesTheSameAsWithoutProxy(t *testing.T) {
 			return "chunked"
 		case name == "range":
 			return map[string]string{
-				"bytes=200-300": "bytes=137-363", "bytes=7-": "bytes=0-", "items=0-9": "items=0-9", "bytes=-5": "bytes=-68", "bytes=0-1, 4-5": "",
+				"bytes=200-300": "bytes=137-363", "bytes=7-": "bytes=0-", "items=0-9": "items=0-9", "bytes=-5": "bytes=-68",
+				"bytes=0-1, 4-5": "",
 			}[value]
 		}
 		return value // the Host, which is the same on both ways
@@ -187,9 +197,11 @@ func TestAPISeesTheSameAsWithoutProxy(t *testing.T) {
 				method := corpusMethods[random.IntN(len(corpusMethods))]
 				rest := corpusHead(random) + corpusBodies[random.IntN(len(corpusBodies))](random)
 				direct := fmt.Sprintf("%s /api%s%s HTTP/1.1\r\nHost: %s\r\n%s", method, path, query, api.Addr(), rest)
-				through := fmt.Sprintf("%s %s%s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%s", method, p.base, path, query, p.addr, rest)
+				through := fmt.Sprintf("%s %s%s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%s", method, p.base, path, query,
+					p.addr, rest)
 				want, got := bothWays(t, api, direct, p.addr, through)
-				want.fields = append(listed.apply(want.fields, replace), "Accept-Encoding: identity", "X-API-KEY: "+testKey, "X-BUSINESS-ID: business-1", "X-USER-ID: user-1")
+				want.fields = append(listed.apply(want.fields, replace), "Accept-Encoding: identity", "X-API-KEY: "+testKey,
+					"X-BUSINESS-ID: business-1", "X-USER-ID: user-1")
 				requireSame(t, got, want)
 			}
 		}

@@ -138,7 +138,8 @@ func TestRangesGiveNoPartOfTheKey(t *testing.T) {
 	text := "before " + testKey + " behind it" + strings.Repeat(" and more", 100)
 	var whole string // the proxy's output
 	eachProtocol(t, func(w http.ResponseWriter, r *http.Request) {
-		http.ServeContent(w, r, "x.txt", time.Time{}, strings.NewReader(strings.ReplaceAll(text, testKey, r.Header.Get("X-Api-Key"))))
+		http.ServeContent(w, r, "x.txt", time.Time{},
+			strings.NewReader(strings.ReplaceAll(text, testKey, r.Header.Get("X-Api-Key"))))
 	}, func(t *testing.T, p *Proxy) {
 		client := plainClient(t)
 		ask := func(method, value string) (*http.Response, string) {
@@ -168,7 +169,8 @@ func TestRangesGiveNoPartOfTheKey(t *testing.T) {
 				t.Errorf("%s: %d %q, want %q", value, resp.StatusCode, body, want)
 			}
 		}
-		for _, value := range []string{"bytes=0-3, 10-20", "bytes=5-2", "bytes=", "bytes=a-b", "bytes=99999999999999999999-"} {
+		for _, value := range []string{"bytes=0-3, 10-20", "bytes=5-2", "bytes=", "bytes=a-b",
+			"bytes=99999999999999999999-"} {
 			if resp, body := ask("GET", value); resp.StatusCode != 200 || body != whole {
 				t.Errorf("%s: %d %q", value, resp.StatusCode, body)
 			}
@@ -220,12 +222,14 @@ func TestPartsThatWereNotAskedForAreRefused(t *testing.T) {
 
 func TestLessThanWasAskedForIsPassedOnWithoutItsMargin(t *testing.T) {
 	api := startRawAPI(t, func(conn net.Conn, _ recorded) bool { // sends 200 bytes at a time
-		_, _ = io.WriteString(conn, "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-199/100000\r\nContent-Length: 200\r\n\r\n"+strings.Repeat("x", 200))
+		_, _ = io.WriteString(conn,
+			"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-199/100000\r\nContent-Length: 200\r\n\r\n"+strings.Repeat("x", 200))
 		return false
 	})
 	p := start(t, api.root(), nil)
 	resp, body := do(t, plainClient(t), "GET", p.URL()+"/x", "", http.Header{"Range": {"bytes=10-5000"}})
-	if resp.StatusCode != 206 || resp.Header.Get("Content-Range") != fmt.Sprintf("bytes 10-%d/100000", 199-margin) || len(body) != 190-margin {
+	if resp.StatusCode != 206 || resp.Header.Get("Content-Range") != fmt.Sprintf("bytes 10-%d/100000", 199-margin) ||
+		len(body) != 190-margin {
 		t.Errorf("%d %v, %d bytes", resp.StatusCode, resp.Header, len(body))
 	}
 }

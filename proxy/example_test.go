@@ -20,7 +20,8 @@ func (k leased) Key(context.Context) (string, error) { return string(k), nil }
 // The client calls a path without credentials, and the API gets an authenticated request.
 func Example() {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Println("the api gets", r.URL.Path, "of", r.Header.Get("X-BUSINESS-ID"), "with a key:", r.Header.Get("X-API-KEY") != "")
+		fmt.Println("the api gets", r.URL.Path, "of", r.Header.Get("X-BUSINESS-ID"), "with a key:",
+			r.Header.Get("X-API-KEY") != "")
 		_, _ = io.WriteString(w, "[]")
 	}))
 	defer api.Close()

@@ -16,7 +16,8 @@ import (
 // No accepted path leaves its root, however often a server decodes it and whichever characters it treats as slashes.
 func FuzzPathStaysInsideRoot(f *testing.F) {
 	for _, seed := range []string{
-		"/", "/a/b", "/a/../../b", "/%2e%2e/b", "/%252e%252e%252fb", "/..;/b", `/..\b`, "/.%00./b", "/%c0%ae%c0%ae/b", "/a%2F..%2f..%2fb", "/...", "/a//b", "/..%09/x",
+		"/", "/a/b", "/a/../../b", "/%2e%2e/b", "/%252e%252e%252fb", "/..;/b", `/..\b`, "/.%00./b", "/%c0%ae%c0%ae/b",
+		"/a%2F..%2f..%2fb", "/...", "/a//b", "/..%09/x",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -28,7 +29,8 @@ func FuzzPathStaysInsideRoot(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if got := string(canonical); path.Clean("/root"+got) != "/root" && !strings.HasPrefix(path.Clean("/root"+got), "/root/") || strings.Contains(got, "//") {
+		if got := string(canonical); path.Clean("/root"+got) != "/root" &&
+			!strings.HasPrefix(path.Clean("/root"+got), "/root/") || strings.Contains(got, "//") {
 			t.Errorf("%q became %q", raw, got)
 		}
 		again, err := canonicalPath(canonical)
@@ -81,12 +83,16 @@ func cutParameters(p string) string {
 // credential.
 func FuzzRequestIsOneRequestWithOurHeaders(f *testing.F) {
 	for _, seed := range []string{
-		"Connection: X-API-KEY\r\n\r\n", "x_api_key: mine\r\nX-Api-Key: mine\r\n\r\n", "Content-Length: 2\r\n\r\nab", "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nA: b\r\n\r\n",
-		"TE: trailers, gzip\r\n\r\n", "X: y\n\r\n", "X : y\r\n\r\n", " X: y\r\n\r\n", "Cookie: a\r\nAUTHORIZATION: b\r\nX-Forwarded_For: c\r\n\r\n", "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		"Connection: X-API-KEY\r\n\r\n", "x_api_key: mine\r\nX-Api-Key: mine\r\n\r\n", "Content-Length: 2\r\n\r\nab",
+		"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nA: b\r\n\r\n",
+		"TE: trailers, gzip\r\n\r\n", "X: y\n\r\n", "X : y\r\n\r\n", " X: y\r\n\r\n",
+		"Cookie: a\r\nAUTHORIZATION: b\r\nX-Forwarded_For: c\r\n\r\n",
+		"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 	} {
 		f.Add([]byte("/a?b"), []byte(seed))
 	}
-	p, err := New(Config{APIRoot: &url.URL{Scheme: "https", Host: "api.example", Path: "/api"}, BusinessID: "business-1", UserID: "user-1", Keys: staticKey(testKey)})
+	p, err := New(Config{APIRoot: &url.URL{Scheme: "https", Host: "api.example", Path: "/api"}, BusinessID: "business-1",
+		UserID: "user-1", Keys: staticKey(testKey)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -116,7 +122,8 @@ func FuzzRequestIsOneRequestWithOurHeaders(f *testing.F) {
 		if left, _ := io.ReadAll(in); string(left) != "REST" {
 			t.Fatalf("the head ends early, before %q", left)
 		}
-		for name, want := range map[string]string{"X-Api-Key": testKey, "X-Business-Id": "business-1", "X-User-Id": "user-1"} {
+		for name, want := range map[string]string{"X-Api-Key": testKey, "X-Business-Id": "business-1",
+			"X-User-Id": "user-1"} {
 			if values := got.Header[name]; len(values) != 1 || values[0] != want {
 				t.Errorf("%s: %q", name, values)
 			}
@@ -132,7 +139,8 @@ func FuzzRequestIsOneRequestWithOurHeaders(f *testing.F) {
 			}
 		}
 		if got.Host != "api.example" || c.req.Framing == h1.Length && got.ContentLength != int64(len(body)) ||
-			(c.req.Framing == h1.Chunked) != (len(got.TransferEncoding) == 1) || c.req.Framing == h1.NoBody && got.ContentLength != 0 {
+			(c.req.Framing == h1.Chunked) != (len(got.TransferEncoding) == 1) || c.req.Framing == h1.NoBody &&
+			got.ContentLength != 0 {
 			t.Errorf("framed as %v %d %v for %q", got.Host, got.ContentLength, got.TransferEncoding, raw)
 		}
 		if !strings.HasPrefix(got.RequestURI, "/api") || !strings.HasSuffix(got.RequestURI, string(target)) {

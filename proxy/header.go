@@ -46,7 +46,8 @@ func requestAction(name []byte) headerAction {
 		"proxy-authorization", "proxy-authenticate":
 		return drop
 		// Fields in which some server or framework expects the caller.
-	case "remote-user", "client-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip", "cf-connecting-ip",
+	case "remote-user", "client-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip",
+		"cf-connecting-ip",
 		"fastly-client-ip", "forwarded":
 		return drop
 		// Fields in which some server or framework expects the requested path or host. They include CGI variables: a
@@ -56,7 +57,8 @@ func requestAction(name []byte) headerAction {
 		return drop
 		// The other variables of RFC 3875 and of the servers that extend it, for servers that read them from fields.
 	case "auth-type", "gateway-interface", "query-string", "remote-addr", "remote-host", "remote-ident", "remote-port",
-		"request-scheme", "server-addr", "server-name", "server-port", "server-protocol", "server-software", "script-filename",
+		"request-scheme", "server-addr", "server-name", "server-port", "server-protocol", "server-software",
+		"script-filename",
 		"document-root", "document-uri", "https":
 		return drop
 		// The pseudo-fields of HTTP/2, for servers that take them without their colon.
@@ -90,13 +92,15 @@ func requestAction(name []byte) headerAction {
 	return pass
 }
 
-// tellsIdentity reports whether a field has a word with which gateways name what they tell a server about the caller whom they
-// have authenticated, or about its certificate: X-Authenticated-Userid, X-Consumer-Id, X-WEBAUTH-USER, X-MS-CLIENT-PRINCIPAL,
-// X-Amzn-Oidc-Identity, Impersonate-User, X-On-Behalf-Of, Ssl-Client-Verify. A name that only mentions a user passes.
+// tellsIdentity reports whether a field has a word with which gateways name what they tell a server about the caller
+// whom they have authenticated, or about its certificate: X-Authenticated-Userid, X-Consumer-Id, X-WEBAUTH-USER,
+// X-MS-CLIENT-PRINCIPAL, X-Amzn-Oidc-Identity, Impersonate-User, X-On-Behalf-Of, Ssl-Client-Verify. A name that only
+// mentions a user passes.
 func tellsIdentity(folded []byte) bool {
 	for word := range bytes.SplitSeq(folded, []byte("-")) {
 		switch string(word) {
-		case "authenticated", "webauth", "consumer", "credential", "principal", "oidc", "iap", "jwt", "userinfo", "impersonate", "behalf",
+		case "authenticated", "webauth", "consumer", "credential", "principal", "oidc", "iap", "jwt", "userinfo",
+			"impersonate", "behalf",
 			"ssl", "tls", "cert", "certificate", "assertion":
 			return true
 		}

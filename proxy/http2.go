@@ -167,7 +167,10 @@ func appendFields(fields []h1.Field, header http.Header) []h1.Field {
 			fields = append(fields, h1.Field{Name: []byte(name), Value: []byte(value)})
 		}
 	}
-	slices.SortStableFunc(fields[start:], func(a, b h1.Field) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	slices.SortStableFunc(fields[start:], func(a,
+		b h1.Field) int {
+		return strings.Compare(string(a.Name), string(b.Name))
+	})
 	return fields
 }
 

@@ -46,17 +46,20 @@ func TestHTTP2IsSpokenWhereTLSNegotiatesIt(t *testing.T) {
 			for _, size := range []int{0, 10, 300000} {
 				sent := strings.Repeat("b", size)
 				resp, answer := do(t, client, "PUT", p.URL()+"/a%2Fb%21//c;d?x=%2f&x=+&;", sent, http.Header{
-					"X-Kept": {"1", "2"}, "X_Api_Key": {"mine"}, "Cookie": {"a=b"}, "Connection": {"X-Hop"}, "X-Hop": {"1"}, "User-Agent": {""},
+					"X-Kept": {"1", "2"}, "X_Api_Key": {"mine"}, "Cookie": {"a=b"}, "Connection": {"X-Hop"}, "X-Hop": {"1"},
+					"User-Agent": {""},
 				})
 				r := got.Load()
 				if wantMajor := map[bool]int{true: 2, false: 1}[h2]; r.ProtoMajor != wantMajor {
 					t.Fatalf("spoke %s", r.Proto)
 				}
-				if r.RequestURI != "/api/a%2Fb%21//c;d?x=%2f&x=+&;" || body.Load() != sent || r.Method != "PUT" || r.ContentLength != int64(size) {
+				if r.RequestURI != "/api/a%2Fb%21//c;d?x=%2f&x=+&;" || body.Load() != sent || r.Method != "PUT" ||
+					r.ContentLength != int64(size) {
 					t.Errorf("request %s %s, body of %d bytes", r.Method, r.RequestURI, len(body.Load().(string)))
 				}
 				for name, want := range map[string]string{
-					"X-Api-Key": testKey, "X-Business-Id": "business-1", "X-User-Id": "user-1", "X-Kept": "1,2", "X-Hop": "", "Cookie": "", "X_api_key": "", "User-Agent": "",
+					"X-Api-Key": testKey, "X-Business-Id": "business-1", "X-User-Id": "user-1", "X-Kept": "1,2", "X-Hop": "",
+					"Cookie": "", "X_api_key": "", "User-Agent": "",
 				} {
 					if given := strings.Join(r.Header.Values(name), ","); given != want {
 						t.Errorf("%s: %q, want %q", name, given, want)
@@ -93,7 +96,8 @@ func TestEveryStatusMethodAndBodylessAnswerOverHTTP2(t *testing.T) {
 		length       int64
 		body         string
 	}{
-		{"HEAD", "/x", 200, 5, ""}, {"GET", "/x", 200, 5, "hello"}, {"GET", "/204", 204, 0, ""}, {"GET", "/304", 304, 0, ""}, {"OPTIONS", "/x", 200, 5, "hello"},
+		{"HEAD", "/x", 200, 5, ""}, {"GET", "/x", 200, 5, "hello"}, {"GET", "/204", 204, 0, ""}, {"GET", "/304", 304, 0, ""},
+		{"OPTIONS", "/x", 200, 5, "hello"},
 	} {
 		resp, body := do(t, client, tt.method, p.URL()+tt.path, "", nil)
 		if resp.StatusCode != tt.status || max(resp.ContentLength, 0) != tt.length || body != tt.body {
@@ -126,7 +130,10 @@ func TestTrailersAndContinueOverHTTP2(t *testing.T) {
 
 func TestHTTP2ConnectionIsSharedAndReplaced(t *testing.T) {
 	var conns atomic.Int64
-	api := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") }))
+	api := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		io.WriteString(w, "ok")
+	}))
 	api.EnableHTTP2 = true
 	api.Config.ConnState = countNew(&conns)
 	api.StartTLS()
@@ -179,7 +186,8 @@ func TestBrokenUploadIsNeverWholeOverHTTP2(t *testing.T) {
 	p := start(t, root, func(c *Config) { c.APICA = ca; c.MaxBody = 100000 })
 	for _, tt := range []struct{ rest, status string }{
 		{"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", "400"},
-		{"Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("2710\r\n"+strings.Repeat("x", 10000)+"\r\n", 12) + "0\r\n\r\n", "413"},
+		{"Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("2710\r\n"+strings.Repeat("x", 10000)+"\r\n", 12) +
+			"0\r\n\r\n", "413"},
 	} {
 		answer := rawExchange(t, p.addr, request(p, "POST", "/x", tt.rest))
 		if !strings.HasPrefix(answer, "HTTP/1.1 "+tt.status) {
@@ -218,10 +226,14 @@ func TestTLSIsVerified(t *testing.T) {
 }
 
 func TestProtocolsAreNotSwitchedOverHTTP2(t *testing.T) {
-	root, ca := tlsAPI(t, true, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusSwitchingProtocols) })
+	root, ca := tlsAPI(t, true, func(w http.ResponseWriter,
+		r *http.Request) {
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	})
 	p := start(t, root, func(c *Config) { c.APICA = ca })
 	answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
-	if !strings.HasPrefix(answer, "HTTP/1.1 502 Bad Gateway\r\n") || !strings.Contains(answer, `"code":"api_protocol_error"`) {
+	if !strings.HasPrefix(answer, "HTTP/1.1 502 Bad Gateway\r\n") ||
+		!strings.Contains(answer, `"code":"api_protocol_error"`) {
 		t.Errorf("answer %q", answer)
 	}
 }

@@ -130,7 +130,8 @@ func (j *journal) writeFolded() error {
 			Count    uint64  `json:"count"`
 			Since    string  `json:"since"`
 		}{
-			j.written.UTC().Format(time.RFC3339Nano), j.cfg.ExecutionID, j.cfg.BusinessID, j.cfg.UserID, key.outcome, "deny", key.policy,
+			j.written.UTC().Format(time.RFC3339Nano), j.cfg.ExecutionID, j.cfg.BusinessID, j.cfg.UserID, key.outcome, "deny",
+			key.policy,
 			counted.count, counted.since.UTC().Format(time.RFC3339Nano),
 		})
 		if err != nil {

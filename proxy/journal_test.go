@@ -13,7 +13,10 @@ func TestAFloodOfRefusalsIsFoldedIntoCounts(t *testing.T) {
 	audit := &memoryAudit{}
 	p := start(t, api.root(), func(c *Config) {
 		c.Audit, c.ExecutionID = audit, "e1"
-		c.Authorizer = authorizerFunc(func(_, path string) Decision { return Decision{Allowed: path == "/x", Policy: "p" + path[1:2]} })
+		c.Authorizer = authorizerFunc(func(_, path string) Decision {
+			return Decision{Allowed: path == "/x",
+				Policy: "p" + path[1:2]}
+		})
 	})
 	const flood = 2 * maxRefusals
 	for i := range flood {
@@ -28,7 +31,8 @@ func TestAFloodOfRefusalsIsFoldedIntoCounts(t *testing.T) {
 	for _, line := range lines {
 		bytes += len(line)
 		var l map[string]any
-		if err := json.Unmarshal([]byte(line), &l); err != nil || l["execution_id"] != "e1" || l["business_id"] != "business-1" {
+		if err := json.Unmarshal([]byte(line), &l); err != nil || l["execution_id"] != "e1" ||
+			l["business_id"] != "business-1" {
 			t.Fatalf("line %v: %.300s", err, line)
 		}
 		if l["outcome"] == "answered" {
@@ -59,7 +63,8 @@ func TestAnExecutionHasAShareOfTheAudit(t *testing.T) {
 	p.journal.left = -auditBurst // as after a great many calls
 	p.journal.mu.Unlock()
 	answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
-	if !strings.Contains(answer, `"code":"audit_unavailable"`) || !strings.Contains(answer, "share of the audit") || len(api.seen()) > 0 {
+	if !strings.Contains(answer, `"code":"audit_unavailable"`) || !strings.Contains(answer, "share of the audit") ||
+		len(api.seen()) > 0 {
 		t.Errorf("answer %q, %d calls at the api", answer, len(api.seen()))
 	}
 	p.journal.mu.Lock()

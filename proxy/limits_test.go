@@ -276,7 +276,8 @@ func TestShutdownLetsCallsFinish(t *testing.T) {
 
 func TestShutdownAnswersWhatDoesNotFinish(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
-		for name, rest := range map[string]string{"a request": "\r\n", "an upload under way": "Content-Length: 100000\r\n\r\nabc"} {
+		for name, rest := range map[string]string{"a request": "\r\n",
+			"an upload under way": "Content-Length: 100000\r\n\r\nabc"} {
 			entered := make(chan struct{})
 			root, ca := tlsAPI(t, h2, func(w http.ResponseWriter, r *http.Request) {
 				close(entered)
@@ -293,7 +294,8 @@ func TestShutdownAnswersWhatDoesNotFinish(t *testing.T) {
 				t.Errorf("h2 %v: shutdown: %v", h2, err)
 			}
 			answer, err := io.ReadAll(conn)
-			if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") || !strings.Contains(string(answer), `"code":"shutting_down"`) {
+			if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") ||
+				!strings.Contains(string(answer), `"code":"shutting_down"`) {
 				t.Errorf("h2 %v, %s: answer %q, %v", h2, name, answer, err)
 			}
 			if calls := log.wait(t, 1); calls[0].Outcome != ShuttingDown || calls[0].Status != 503 {

@@ -66,7 +66,8 @@ func TestAClientCanHaveLocationAsTheAPIWroteIt(t *testing.T) {
 
 // No Location from an API makes our clients send another host a request meant for the API.
 func FuzzLocation(f *testing.F) {
-	for _, seed := range []string{"/api/x", "//h/api", "..//x", "https:/api", "/\\evil", "https://app.example.com/api//x", ":", "?#", "\xff"} {
+	for _, seed := range []string{"/api/x", "//h/api", "..//x", "https:/api", "/\\evil", "https://app.example.com/api//x",
+		":", "?#", "\xff"} {
 		f.Add(seed)
 	}
 	p := &Proxy{origin: "https://app.example.com", prefix: "/api", base: "/capability", addr: "127.0.0.1:1"}

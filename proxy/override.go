@@ -67,12 +67,13 @@ func newNameScanner(req *h1.Request) (scanner *nameScanner, hidden bool) {
 	return scanner, hidden
 }
 
-// contentTypes returns every content type of a request in lower case: of a field given twice, servers take either, and WSGI
-// servers take "_" in its name for "-".
+// contentTypes returns every content type of a request in lower case: of a field given twice, servers take either, and
+// WSGI servers take "_" in its name for "-".
 func contentTypes(fields []h1.Field) string {
 	var all []string
 	for _, f := range fields {
-		if len(f.Name) == len("content-type") && strings.ReplaceAll(strings.ToLower(string(f.Name)), "_", "-") == "content-type" {
+		if len(f.Name) == len("content-type") &&
+			strings.ReplaceAll(strings.ToLower(string(f.Name)), "_", "-") == "content-type" {
 			all = append(all, strings.ToLower(string(f.Value)))
 		}
 	}

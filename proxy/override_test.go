@@ -19,7 +19,8 @@ var bodiesWithAMethod = []struct{ content, body string }{
 	{"application/x-www-form-urlencoded", "a=b&.method=DELETE"},
 	{"application/x-www-form-urlencoded", "X-HTTP-Method-Override=DELETE"},
 	{"", "_method=DELETE"},
-	{"multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nDELETE\r\n--b--\r\n"},
+	{"multipart/form-data; boundary=b",
+		"--b\r\nContent-Disposition: form-data; name=\"_method\"\r\n\r\nDELETE\r\n--b--\r\n"},
 	{"multipart/form-data; boundary=b", "--b\r\ncontent-disposition:form-data;name=_method\r\n\r\nDELETE\r\n--b--\r\n"},
 	{"application/json", `{"a": 1, "_method": "DELETE"}`},
 	{"application/vnd.api+json", `{"\u005f\u006Dethod": "DELETE"}`},
@@ -30,7 +31,8 @@ var bodiesWithAMethod = []struct{ content, body string }{
 var bodiesWithoutAMethod = []struct{ content, body string }{
 	{"application/x-www-form-urlencoded", "payment_method=card&x_method=1&_methods=2&user%5b_methode%5d=3&method=4"},
 	{"application/json", `{"payment_method": "card", "method": "DELETE", "notes": "method-override", "x": "\"\\u005"}`},
-	{"multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=\"file\"; filename*=utf-8''_methods.txt\r\n\r\n%5fmethod\r\n--b--\r\n"},
+	{"multipart/form-data; boundary=b",
+		"--b\r\nContent-Disposition: form-data; name=\"file\"; filename*=utf-8''_methods.txt\r\n\r\n%5fmethod\r\n--b--\r\n"},
 	{"application/octet-stream", "_method=DELETE"},
 	{"text/plain", "_method=DELETE"},
 }
@@ -109,7 +111,8 @@ func TestABodyDoesNotMakeOfAPOSTWhatIsDenied(t *testing.T) {
 				arrived()
 				status, answer := post("/records/1", c.content, body)
 				if whole := arrived(); status != 403 || !strings.Contains(answer, "records are kept; the body") || len(whole) > 0 {
-					t.Errorf("h2 %v: %s %.80q of %d bytes: %d %s; the api got %q", h2, c.content, c.body, len(body), status, answer, whole)
+					t.Errorf("h2 %v: %s %.80q of %d bytes: %d %s; the api got %q", h2, c.content, c.body, len(body), status, answer,
+						whole)
 				}
 				if status, answer := post("/records/2", c.content, body); status != 204 {
 					t.Errorf("h2 %v: %s %.80q, of which every method is allowed: %d %s", h2, c.content, c.body, status, answer)
@@ -152,12 +155,14 @@ func TestEveryContentTypeOfARequestCounts(t *testing.T) {
 			name, value, _ := strings.Cut(line, ": ")
 			fields = append(fields, h1.Field{Name: []byte(name), Value: []byte(value)})
 		}
-		scanner, hidden := newNameScanner(&h1.Request{Method: []byte("POST"), Head: h1.Head{Framing: h1.Chunked, Fields: fields}})
+		scanner, hidden := newNameScanner(&h1.Request{Method: []byte("POST"),
+			Head: h1.Head{Framing: h1.Chunked, Fields: fields}})
 		if scanner == nil || !scanner.finds([]byte("_method=DELETE")) || hidden {
 			t.Errorf("the method is not found in a body with %q", head)
 		}
 	}
-	types := []h1.Field{{Name: []byte("Content-Type"), Value: []byte("application/json, application/x-www-form-urlencoded")}}
+	types := []h1.Field{{Name: []byte("Content-Type"),
+		Value: []byte("application/json, application/x-www-form-urlencoded")}}
 	if _, hidden := newNameScanner(&h1.Request{Method: []byte("POST"), Head: h1.Head{Framing: h1.Chunked, Fields: types}}); !hidden {
 		t.Error("a body that is JSON and a form at once is taken as searched")
 	}

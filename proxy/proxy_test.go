@@ -105,9 +105,11 @@ func TestRequestReachesAPIRootWithCredentials(t *testing.T) {
 				io.WriteString(w, "answer")
 			})
 			p := start(t, root, nil)
-			resp, answer := do(t, newClient(t), method, p.URL()+"/a%2Fb%21//c?x=%2f&x=+&;", strings.Repeat("b", 70000), http.Header{
-				"X_Api_Key": {"mine"}, "X-Api-Key": {"mine"}, "Authorization": {"Bearer mine"}, "Cookie": {"a=b"}, "X-Kept": {"1", "2"},
-			})
+			resp, answer := do(t, newClient(t), method, p.URL()+"/a%2Fb%21//c?x=%2f&x=+&;", strings.Repeat("b", 70000),
+				http.Header{
+					"X_Api_Key": {"mine"}, "X-Api-Key": {"mine"}, "Authorization": {"Bearer mine"}, "Cookie": {"a=b"},
+					"X-Kept": {"1", "2"},
+				})
 			if resp.StatusCode != 207 || method != "HEAD" && answer != "answer" {
 				t.Fatalf("answer: %d %q", resp.StatusCode, answer)
 			}

@@ -57,7 +57,8 @@ func (l auditLine) MarshalJSON() ([]byte, error) {
 		Policy   string  `json:"policy,omitempty"`
 		Retried  bool    `json:"retried,omitempty"`
 	}{
-		c.Start.UTC().Format(time.RFC3339Nano), l.executionID, l.businessID, l.userID, c.Method, c.Path, c.Query, c.Status, c.Sent, c.Received,
+		c.Start.UTC().Format(time.RFC3339Nano), l.executionID, l.businessID, l.userID, c.Method, c.Path, c.Query, c.Status,
+		c.Sent, c.Received,
 		float64(c.Duration.Microseconds()) / 1000, c.Outcome, c.Detail, decision, c.Policy, c.Retried,
 	})
 }

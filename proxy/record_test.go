@@ -59,7 +59,8 @@ func TestEveryCallIsRecorded(t *testing.T) {
 		if err != nil || at.Before(began.Add(-time.Second)) || at.After(time.Now()) || calls[i].Duration <= 0 {
 			t.Errorf("time %v, duration %v", fields["time"], calls[i].Duration)
 		}
-		if fields["execution_id"] != "execution-1" || fields["business_id"] != p.cfg.BusinessID || fields["user_id"] != p.cfg.UserID {
+		if fields["execution_id"] != "execution-1" || fields["business_id"] != p.cfg.BusinessID ||
+			fields["user_id"] != p.cfg.UserID {
 			t.Errorf("line %s does not name the caller", line)
 		}
 		_, rest, _ := strings.Cut(line, `"user_id":"`+p.cfg.UserID+`",`)
@@ -98,7 +99,8 @@ func TestQueryValuesNamedLikeSecretsAreNotRecorded(t *testing.T) {
 }
 
 func TestTraceContextReachesTheAPI(t *testing.T) {
-	const own, step = "00-11111111111111111111111111111111-2222222222222222-01", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	const own, step = "00-11111111111111111111111111111111-2222222222222222-01",
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	tests := []struct {
 		name               string
 		span               *Span
@@ -134,7 +136,8 @@ func TestTraceContextReachesTheAPI(t *testing.T) {
 				}
 				calls := log.wait(t, 3)
 				p.Shutdown(context.Background())
-				if got.Get("Traceparent") != tt.traceparent || got.Get("Tracestate") != tt.state || got.Get("X-Evil") != "" || len(got["Traceparent"]) != 1 {
+				if got.Get("Traceparent") != tt.traceparent || got.Get("Tracestate") != tt.state || got.Get("X-Evil") != "" ||
+					len(got["Traceparent"]) != 1 {
 					t.Errorf("the api saw %v", got)
 				}
 				if tt.span == nil {
@@ -262,7 +265,8 @@ func TestKeyIsNowhereButOnTheWayToTheAPI(t *testing.T) {
 			c.OnCall = calls.add
 		})
 		for _, raw := range []string{
-			request(p, "GET", "/x", "\r\n"), request(p, "HEAD", "/x", "\r\n"), request(p, "GET", "/../x", "\r\n"), request(p, "TRACE", "/x", "\r\n"),
+			request(p, "GET", "/x", "\r\n"), request(p, "HEAD", "/x", "\r\n"), request(p, "GET", "/../x", "\r\n"),
+			request(p, "TRACE", "/x", "\r\n"),
 			request(p, "POST", "/x", "Content-Length: 5\r\n\r\nhello"), "nonsense\r\n\r\n",
 		} {
 			seen.WriteString(rawExchange(t, p.addr, raw))

@@ -31,7 +31,8 @@ func (x *exchange) renewKey() bool {
 	if !ok || x.renewed || c.resp.Status != http.StatusUnauthorized {
 		return false
 	}
-	if challenge := headerValue(c.resp.Fields, "www-authenticate"); !bytes.Contains(challenge, unknownKey) && !bytes.Contains(challenge, lostRecord) {
+	if challenge := headerValue(c.resp.Fields, "www-authenticate"); !bytes.Contains(challenge, unknownKey) &&
+		!bytes.Contains(challenge, lostRecord) {
 		return false
 	}
 	x.renewed = true

@@ -49,8 +49,9 @@ func TestARequestWithAnUnknownKeyIsSentAgainWithANewOne(t *testing.T) {
 		asked     int
 		requests  int
 	}{
-		"GET":                        {unknown, "new", "GET", "", false, 200, 1, 2},
-		"a lost record":              {`ApiKey header="X-API-KEY", error="revoked", record="lost"`, "new", "GET", "", false, 200, 1, 2},
+		"GET": {unknown, "new", "GET", "", false, 200, 1, 2},
+		"a lost record": {`ApiKey header="X-API-KEY", error="revoked", record="lost"`, "new", "GET", "", false,
+			200, 1, 2},
 		"POST":                       {unknown, "new", "POST", `{"a":1}`, false, 200, 1, 2},
 		"a body that cannot be kept": {unknown, "new", "POST", strings.Repeat("x", maxReplay+1), false, 401, 1, 1},
 		"a body that has not ended":  {unknown, "new", "POST", "begin", true, 401, 1, 1},

@@ -20,7 +20,8 @@ func TestNoTwoRequestsOutOfOne(t *testing.T) {
 			answer, _ := io.ReadAll(conn)
 			whole := len(api.seen())
 			if attempt.Passed == "" {
-				if !strings.HasPrefix(string(answer), "HTTP/1.1 400 ") || strings.Count(string(answer), "HTTP/1.1 400 Bad Request\r\n") != 1 || whole != 0 {
+				if !strings.HasPrefix(string(answer), "HTTP/1.1 400 ") ||
+					strings.Count(string(answer), "HTTP/1.1 400 Bad Request\r\n") != 1 || whole != 0 {
 					t.Fatalf("%d requests reached the api, answer %q", whole, answer)
 				}
 				return
@@ -57,7 +58,8 @@ func TestAnswerCannotBecomeTwo(t *testing.T) {
 }
 
 func TestUnaskedAnswerReachesNobody(t *testing.T) {
-	api := startRawAPI(t, answerWith("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"+"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"))
+	api := startRawAPI(t,
+		answerWith("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"+"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"))
 	p := start(t, api.root(), nil)
 	client := newClient(t)
 	for range 3 {

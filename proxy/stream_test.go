@@ -122,17 +122,24 @@ func TestEveryStatusPasses(t *testing.T) {
 
 func TestAnswersWithoutBody(t *testing.T) {
 	tests := []struct{ name, method, answer, want string }{
-		{"HEAD with length", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"a\"\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"a\"\r\n"},
+		{"HEAD with length", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"a\"\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"a\"\r\n"},
 		{"HEAD without length", "HEAD", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\n"},
 		{"HEAD with coding", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.1 200 OK\r\n"},
 		{"204", "GET", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n"},
 		{"204 with length", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 204 No Content\r\n"},
-		{"interim answer with length", "GET", "HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n"},
-		{"304 with coding", "GET", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.1 304 Not Modified\r\n"},
-		{"coding and length", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"},
-		{"304 with length", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n"},
+		{"interim answer with length", "GET",
+			"HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+			"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n"},
+		{"304 with coding", "GET", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n",
+			"HTTP/1.1 304 Not Modified\r\n"},
+		{"coding and length", "HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"},
+		{"304 with length", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+			"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n"},
 		{"empty", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"},
-		{"two equal lengths", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"},
+		{"two equal lengths", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"},
 		{"no reason", "GET", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 \r\nContent-Length: 0\r\n"},
 	}
 	for _, tt := range tests {
@@ -166,16 +173,19 @@ func TestMultipartArrivesWhole(t *testing.T) {
 	part, _ := form.CreateFormFile("f", "é x.bin")
 	part.Write(bytes.Repeat([]byte{0, '\r', '\n'}, 100000))
 	form.Close()
-	_, body := do(t, newClient(t), "POST", p.URL()+"/x", b.String(), http.Header{"Content-Type": {form.FormDataContentType()}})
+	_, body := do(t, newClient(t), "POST", p.URL()+"/x", b.String(),
+		http.Header{"Content-Type": {form.FormDataContentType()}})
 	if body != "é x.bin 300000 1" {
 		t.Errorf("answer %q", body)
 	}
 }
 
 func TestTrailersPassBothWays(t *testing.T) {
-	api := startRawAPI(t, answerWith("HTTP/1.1 200 OK\r\nTrailer: X-A\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\n"))
+	api := startRawAPI(t,
+		answerWith("HTTP/1.1 200 OK\r\nTrailer: X-A\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\n"))
 	p := start(t, api.root(), nil)
-	answer := rawExchange(t, p.addr, request(p, "POST", "/x", "Trailer: X-T\r\nTransfer-Encoding: chunked\r\n\r\n1\r\ny\r\n0\r\nX-T: 1\r\nX-U: 2\r\n\r\n"))
+	answer := rawExchange(t, p.addr, request(p, "POST", "/x",
+		"Trailer: X-T\r\nTransfer-Encoding: chunked\r\n\r\n1\r\ny\r\n0\r\nX-T: 1\r\nX-U: 2\r\n\r\n"))
 	if !strings.HasSuffix(answer, "\r\n\r\n1\r\nx\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\n") {
 		t.Errorf("answer %q", answer)
 	}
@@ -191,7 +201,8 @@ func TestAnswerMayComeBeforeTheBodyEnds(t *testing.T) {
 		io.WriteString(conn, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
 	})
 	p := start(t, "http://"+l.Addr().String(), nil)
-	conn := rawDial(t, p.addr, strings.Replace(request(p, "POST", "/x", "Content-Length: 1000000\r\n\r\nfirst"), "Connection: close\r\n", "", 1))
+	conn := rawDial(t, p.addr, strings.Replace(request(p, "POST", "/x", "Content-Length: 1000000\r\n\r\nfirst"),
+		"Connection: close\r\n", "", 1))
 	answer, _ := io.ReadAll(conn)
 	if want := "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"; string(answer) != want {
 		t.Errorf("answer %q, want %q", answer, want)

@@ -144,7 +144,8 @@ func (api *scriptedAPI) answer(fr *http2.Framer, id uint32, streams map[uint32]*
 	api.mu.Unlock()
 	var head bytes.Buffer
 	hpack.NewEncoder(&head).WriteField(hpack.HeaderField{Name: ":status", Value: "204"})
-	return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head.Bytes(), EndHeaders: true, EndStream: true}) == nil
+	return fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head.Bytes(), EndHeaders: true,
+		EndStream: true}) == nil
 }
 
 func TestUnprocessedRequestsAreSentAgain(t *testing.T) {
@@ -164,16 +165,19 @@ func TestUnprocessedRequestsAreSentAgain(t *testing.T) {
 		asked, conns int
 	}{
 		{"a goaway below the stream", "POST", 4, repeated(1, scripted{0, gone}), 0, 204, 2, 2},
-		{"a goaway with an error below the stream", "POST", 4, repeated(1, scripted{0, goAway(1, http2.ErrCodeEnhanceYourCalm)}), 0, 204, 2, 2},
+		{"a goaway with an error below the stream", "POST", 4,
+			repeated(1, scripted{0, goAway(1, http2.ErrCodeEnhanceYourCalm)}), 0, 204, 2, 2},
 		{"three goaways", "POST", 4, repeated(3, scripted{4, gone}), 0, 204, 4, 4},
 		{"a refused stream", "POST", 4, repeated(1, scripted{0, refused}), 0, 204, 2, 1},
 		{"a refused stream without a body", "DELETE", 0, repeated(1, scripted{0, refused}), 0, 204, 2, 1},
 		{"a refused upload", "POST", 300 << 10, repeated(2, scripted{0, refused}), 0, 204, 3, 1},
 		{"an upload refused late", "POST", 300 << 10, repeated(1, scripted{60000, refused}), 0, 204, 2, 1},
 		{"an upload refused too late", "POST", 300 << 10, repeated(1, scripted{250 << 10, refused}), 1 << 20, 502, 1, 1},
-		{"streams that are refused without end", "POST", 4, repeated(20, scripted{0, refused}), 0, 502, maxAttempts, 1 + maxAttempts - sharedAttempts},
+		{"streams that are refused without end", "POST", 4, repeated(20, scripted{0, refused}), 0, 502, maxAttempts,
+			1 + maxAttempts - sharedAttempts},
 		{"a reset that is no refusal", "POST", 4, repeated(1, scripted{4, reset(http2.ErrCodeInternal)}), 0, 502, 1, 1},
-		{"a goaway above the stream, and the end", "POST", 4, repeated(1, scripted{4, goAway(0, http2.ErrCodeNo)}), 0, 502, 1, 1},
+		{"a goaway above the stream, and the end", "POST", 4, repeated(1, scripted{4, goAway(0, http2.ErrCodeNo)}), 0, 502, 1,
+			1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			api := &scriptedAPI{script: tt.script, window: tt.window}
@@ -193,7 +197,8 @@ func TestUnprocessedRequestsAreSentAgain(t *testing.T) {
 			if tt.status == 204 && (len(api.processed) != 1 || api.processed[0] != body) {
 				t.Errorf("processed %d requests", len(api.processed))
 			}
-			if calls := log.wait(t, 1); calls[0].Retried != (tt.asked > 1) || tt.status == 204 && calls[0].Sent != int64(tt.size) {
+			if calls := log.wait(t, 1); calls[0].Retried != (tt.asked > 1) || tt.status == 204 &&
+				calls[0].Sent != int64(tt.size) {
 				t.Errorf("recorded %+v", calls[0])
 			}
 		})

@@ -353,7 +353,8 @@ func (p *pool) connect(ctx context.Context, via *url.URL) (net.Conn, error) {
 		return nil, fmt.Errorf("proxy on the way to the api: %w", err)
 	}
 	if via.Scheme == "https" {
-		secure := tls.Client(conn, &tls.Config{ServerName: via.Hostname(), RootCAs: p.cfg.APICA, MinVersion: tls.VersionTLS12})
+		secure := tls.Client(conn, &tls.Config{ServerName: via.Hostname(), RootCAs: p.cfg.APICA,
+			MinVersion: tls.VersionTLS12})
 		if err := secure.HandshakeContext(ctx); err != nil {
 			conn.Close()
 			return nil, fmt.Errorf("proxy on the way to the api: %w", err)

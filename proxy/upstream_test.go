@@ -63,7 +63,8 @@ func TestOnlyIdempotentRequestsAreRepeated(t *testing.T) {
 				rawExchange(t, p.addr, request(p, "GET", "/first", "\r\n"))
 			}
 			answer := rawExchange(t, p.addr, request(p, tt.method, "/x", "\r\n"))
-			if got := answer[strings.Index(answer, "\r\n\r\n")+4:]; !strings.Contains(answer, fmt.Sprintf("HTTP/1.1 %d ", tt.status)) || requests.Load() != tt.requests {
+			if got := answer[strings.Index(answer, "\r\n\r\n")+4:]; !strings.Contains(answer,
+				fmt.Sprintf("HTTP/1.1 %d ", tt.status)) || requests.Load() != tt.requests {
 				t.Errorf("answer %q, %d requests reached the api, want %d and %d", got, requests.Load(), tt.status, tt.requests)
 			}
 		})
@@ -94,7 +95,8 @@ func TestRepeatedRequestIsTheSame(t *testing.T) {
 }
 
 func TestOverriddenMethodIsNotRepeated(t *testing.T) {
-	for _, raw := range []struct{ path, rest string }{{"/x", "X-HTTP-Method-Override: POST\r\n\r\n"}, {"/x?_method=patch", "\r\n"}} {
+	for _, raw := range []struct{ path, rest string }{{"/x", "X-HTTP-Method-Override: POST\r\n\r\n"},
+		{"/x?_method=patch", "\r\n"}} {
 		root, requests := dyingAPI(t, 1, "")
 		p := start(t, root, nil)
 		rawExchange(t, p.addr, request(p, "GET", "/first", "\r\n"))
@@ -121,11 +123,14 @@ func TestUploadIsRepeatedWhileItsBodyIsKept(t *testing.T) {
 		p := start(t, api.root(), nil)
 		rawExchange(t, p.addr, request(p, "GET", "/first", "\r\n"))
 		body := strings.Repeat("b", tt.size)
-		answer := rawExchange(t, p.addr, request(p, "PUT", "/x", fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nX-Sum: 7\r\n\r\n", tt.size, body)))
+		answer := rawExchange(t, p.addr, request(p, "PUT", "/x",
+			fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\nX-Sum: 7\r\n\r\n", tt.size, body)))
 		seen := api.seen()
 		last := seen[len(seen)-1]
-		if !strings.HasPrefix(answer, fmt.Sprintf("HTTP/1.1 %d ", tt.status)) || n.Load() != tt.requests || last.body != body || len(last.trailers) != 1 {
-			t.Errorf("%d bytes: answer %q, %d requests, the last of %d bytes, trailers %q", tt.size, answer, n.Load(), len(last.body), last.trailers)
+		if !strings.HasPrefix(answer, fmt.Sprintf("HTTP/1.1 %d ", tt.status)) || n.Load() != tt.requests ||
+			last.body != body || len(last.trailers) != 1 {
+			t.Errorf("%d bytes: answer %q, %d requests, the last of %d bytes, trailers %q", tt.size, answer, n.Load(),
+				len(last.body), last.trailers)
 		}
 	}
 }
@@ -136,8 +141,10 @@ func TestConnectionIsNotUsedWhenTheAPIIsAboutToCloseIt(t *testing.T) {
 		idle        time.Duration
 		connections int
 	}{
-		{"timeout=1", 400 * time.Millisecond, 1}, {"timeout=1", 600 * time.Millisecond, 2}, {"max=9, Timeout = 30", 28 * time.Second, 1},
-		{"timeout=30, max=9", 29 * time.Second, 2}, {"timeout=0", 0, 2}, {"timeout=3600", 54 * time.Second, 1}, {"timeout=3600", 56 * time.Second, 2},
+		{"timeout=1", 400 * time.Millisecond, 1}, {"timeout=1", 600 * time.Millisecond, 2},
+		{"max=9, Timeout = 30", 28 * time.Second, 1},
+		{"timeout=30, max=9", 29 * time.Second, 2}, {"timeout=0", 0, 2}, {"timeout=3600", 54 * time.Second, 1},
+		{"timeout=3600", 56 * time.Second, 2},
 		{"timeout=-1", 54 * time.Second, 1}, {"nonsense", 54 * time.Second, 1},
 	} {
 		api := startRawAPI(t, answerWith("HTTP/1.1 204 No Content\r\nKeep-Alive: "+tt.keepAlive+"\r\n\r\n"))
@@ -179,7 +186,10 @@ func TestConnectionClosedWhileIdleIsNotUsed(t *testing.T) {
 func TestPrewarmedConnectionIsUsed(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		var conns, active atomic.Int64
-		api := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") }))
+		api := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter,
+			r *http.Request) {
+			io.WriteString(w, "ok")
+		}))
 		api.EnableHTTP2 = h2
 		api.Config.ConnState = func(c net.Conn, s http.ConnState) {
 			countNew(&conns)(c, s)
@@ -221,7 +231,8 @@ func TestPrewarmingDoesNotHoldUpShutdown(t *testing.T) {
 func TestConnectingHasADeadline(t *testing.T) {
 	l := listen(t)
 	p := start(t, "https://"+l.Addr().String(), func(c *Config) { c.dialTimeout = 50 * time.Millisecond })
-	if answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n")); !strings.HasPrefix(answer, "HTTP/1.1 504 ") && !strings.HasPrefix(answer, "HTTP/1.1 502 ") {
+	if answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n")); !strings.HasPrefix(answer, "HTTP/1.1 504 ") &&
+		!strings.HasPrefix(answer, "HTTP/1.1 502 ") {
 		t.Errorf("answer %q", answer)
 	}
 }
@@ -272,7 +283,8 @@ func TestRebindingNeverReachesTheAddress(t *testing.T) {
 	p := start(t, "https://api.example:"+port, nil)
 	p.pool.dialer.Resolver = resolverTo(t, [4]byte{127, 0, 0, 1})
 	answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
-	if !strings.HasPrefix(answer, "HTTP/1.1 502 ") || !strings.Contains(answer, "resolves to the loopback address") || reached.Load() != 0 {
+	if !strings.HasPrefix(answer, "HTTP/1.1 502 ") || !strings.Contains(answer, "resolves to the loopback address") ||
+		reached.Load() != 0 {
 		t.Errorf("answer %q, %d connections", answer, reached.Load())
 	}
 }
@@ -293,7 +305,8 @@ func TestNamesAreResolvedWithinTheDeadline(t *testing.T) {
 func tunnelProxy(t *testing.T, over func(http.Handler) *httptest.Server) (*httptest.Server, *atomic.Value) {
 	var asked atomic.Value
 	proxy := over(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked.Store(fmt.Sprint(r.Method, " ", r.RequestURI, " ", r.Header.Get("Proxy-Authorization"), r.Header.Get("X-Api-Key")))
+		asked.Store(fmt.Sprint(r.Method, " ", r.RequestURI, " ", r.Header.Get("Proxy-Authorization"),
+			r.Header.Get("X-Api-Key")))
 		if strings.HasPrefix(r.Host, "refused") {
 			w.WriteHeader(403)
 			return
@@ -318,7 +331,10 @@ func tunnelProxy(t *testing.T, over func(http.Handler) *httptest.Server) (*httpt
 }
 
 func TestOperatorsProxyIsUsed(t *testing.T) {
-	root, ca := tlsAPI(t, true, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("X-Business-Id")) })
+	root, ca := tlsAPI(t, true, func(w http.ResponseWriter,
+		r *http.Request) {
+		io.WriteString(w, r.Header.Get("X-Business-Id"))
+	})
 	for _, over := range []func(http.Handler) *httptest.Server{httptest.NewServer, httptest.NewTLSServer} {
 		proxy, asked := tunnelProxy(t, over)
 		via, _ := url.Parse(strings.Replace(proxy.URL, "://", "://user:pass@", 1))
@@ -409,7 +425,10 @@ func TestRenewedKeyIsUsedAtOnce(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	var n atomic.Int64
 	p := start(t, api.root(), func(c *Config) {
-		c.Keys = keyFunc(func(context.Context) (string, error) { return fmt.Sprintf("a-key-of-some-length-%d", n.Add(1)), nil })
+		c.Keys = keyFunc(func(context.Context) (string, error) {
+			return fmt.Sprintf("a-key-of-some-length-%d", n.Add(1)),
+				nil
+		})
 	})
 	client := newClient(t)
 	for i := range 3 {
@@ -423,21 +442,24 @@ func TestRenewedKeyIsUsedAtOnce(t *testing.T) {
 func TestConfigurationErrorsAreReportedTogether(t *testing.T) {
 	root, _ := url.Parse("http://user@api.example/x?y")
 	_, err := New(Config{APIRoot: root, UserID: "a\nb", MaxBody: -1, Open: true})
-	for _, want := range []string{"more than scheme", "business id is missing", "user id cannot", "key source is missing", "max body is negative", "proxy without capability"} {
+	for _, want := range []string{"more than scheme", "business id is missing", "user id cannot", "key source is missing",
+		"max body is negative", "proxy without capability"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)
 		}
 	}
 	for root, ok := range map[string]bool{
 		"http://127.0.0.1:1": true, "http://localhost/api": true, "http://[::1]/": true, "https://api.example/api/": true,
-		"http://api.example": false, "http://10.0.0.1": false, "ftp://api.example": false, "https://": false, "https://api.example/a/../b": false,
+		"http://api.example": false, "http://10.0.0.1": false, "ftp://api.example": false, "https://": false,
+		"https://api.example/a/../b": false,
 	} {
 		u, _ := url.Parse(root)
 		if _, err := New(Config{APIRoot: u, BusinessID: "b", UserID: "u", Keys: staticKey(testKey)}); (err == nil) != ok {
 			t.Errorf("%s: %v", root, err)
 		}
 	}
-	for address, ok := range map[string]bool{"127.0.0.1:0": true, "localhost:0": true, "0.0.0.0:0": false, ":0": false, "192.0.2.1:0": false} {
+	for address, ok := range map[string]bool{"127.0.0.1:0": true, "localhost:0": true, "0.0.0.0:0": false, ":0": false,
+		"192.0.2.1:0": false} {
 		l, err := listenLoopback(address)
 		if err == nil {
 			l.Close()

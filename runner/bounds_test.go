@@ -39,14 +39,20 @@ func TestADocumentOfTooMuchIsRefusedBeforeItIsDecoded(t *testing.T) {
 		read func([]byte) error
 		says string
 	}{
-		"800,000 objects in 30 lists":   {nestedLists(30, 800_000, "{}"), inputs, "its lists have more than 100000 elements together"},
-		"800,000 objects in bare lists": {nestedLists(30, 800_000, "{}"), bare, "its lists have more than 100000 elements together"},
-		"lists that nest":               {[]byte(`{"x":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + "}"), bare, "it nests deeper than"},
-		"objects that nest":             {[]byte(strings.Repeat(`{"a":`, 9000) + "1" + strings.Repeat("}", 9000)), inputs, "it nests deeper than"},
-		"40,000 inputs":                 {manyNames, inputs, "more than 1000 members"},
-		"40,000 output types":           {manyNames, outputs, "more than 1000 members"},
-		"an object of 40,000 members":   {[]byte(`{"x":{"t":"f","v":` + string(manyNames) + `}}`), inputs, "more than 1000 members"},
-		"a list as text":                {wireDocument("l", mustJSON(t, "["+strings.Repeat("{},", 200_000)+"{}]")), inputs, "more than 100000 elements"},
+		"800,000 objects in 30 lists": {nestedLists(30, 800_000, "{}"), inputs,
+			"its lists have more than 100000 elements together"},
+		"800,000 objects in bare lists": {nestedLists(30, 800_000, "{}"), bare,
+			"its lists have more than 100000 elements together"},
+		"lists that nest": {[]byte(`{"x":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + "}"), bare,
+			"it nests deeper than"},
+		"objects that nest": {[]byte(strings.Repeat(`{"a":`, 9000) + "1" + strings.Repeat("}", 9000)), inputs,
+			"it nests deeper than"},
+		"40,000 inputs":       {manyNames, inputs, "more than 1000 members"},
+		"40,000 output types": {manyNames, outputs, "more than 1000 members"},
+		"an object of 40,000 members": {[]byte(`{"x":{"t":"f","v":` + string(manyNames) + `}}`), inputs,
+			"more than 1000 members"},
+		"a list as text": {wireDocument("l", mustJSON(t, "["+strings.Repeat("{},", 200_000)+"{}]")), inputs,
+			"more than 100000 elements"},
 	} {
 		var err error
 		used := allocated(func() { err = c.read(c.data) })
@@ -79,7 +85,8 @@ func TestMistakesAreBoundedInNumberAndSize(t *testing.T) {
 	if limit := uint64(20 * len(data)); used > limit {
 		t.Errorf("refusing %d bytes took %d bytes of memory", len(data), used)
 	}
-	_, err = runner.DecodeWireInputs([]byte(`{"` + strings.Repeat("n", 1<<20) + `": {"t": "` + strings.Repeat("t", 1<<20) + `", "v": 1}}`))
+	_, err = runner.DecodeWireInputs([]byte(`{"` + strings.Repeat("n", 1<<20) + `": {"t": "` + strings.Repeat("t", 1<<20) +
+		`", "v": 1}}`))
 	if answer := marshal(t, err); len(answer) > 4<<10 {
 		t.Errorf("a long name and a long type are answered with %d bytes", len(answer))
 	}

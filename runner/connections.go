@@ -46,12 +46,14 @@ type Connection struct {
 // connections returns the record of an execution, redacted.
 func (c *collector) connections(record egress.Record) *ConnectionRecord {
 	kept := &ConnectionRecord{
-		Count: record.Count, Refused: record.Refused, NotLogged: record.Count - int64(len(record.Connections)), Connections: []Connection{},
+		Count: record.Count, Refused: record.Refused, NotLogged: record.Count - int64(len(record.Connections)),
+		Connections: []Connection{},
 	}
 	for _, connection := range record.Connections {
 		made := Connection{
-			Host: c.redact.text(connection.Host), Port: connection.Port, Transport: connection.Transport, Allowed: connection.Allowed,
-			Policy: connection.Policy, Code: connection.Code, Error: connection.Failure,
+			Host: c.redact.text(connection.Host), Port: connection.Port, Transport: connection.Transport,
+			Allowed: connection.Allowed,
+			Policy:  connection.Policy, Code: connection.Code, Error: connection.Failure,
 			StartedAt: connection.Began.UTC(), Duration: milliseconds(connection.Duration),
 		}
 		if connection.Address.IsValid() {
@@ -67,12 +69,13 @@ func (c *collector) connections(record egress.Record) *ConnectionRecord {
 
 // consequences are the words with which exceptions report a refused connection or an unresolved name.
 var consequences = []string{
-	"Permission denied", "Errno 13", "Name or service not known", "Errno -2", "Temporary failure in name resolution", "Errno -3",
+	"Permission denied", "Errno 13", "Name or service not known", "Errno -2", "Temporary failure in name resolution",
+	"Errno -3",
 	"No address associated with hostname", "Errno -5",
 }
 
-// explain adds to a failed step's error why its last connection was refused, if that may be the cause. Whatever wrapped the
-// system's error, its words are still in the traceback.
+// explain adds to a failed step's error why its last connection was refused, if that may be the cause. Whatever
+// wrapped the system's error, its words are still in the traceback.
 func (v *verdict) explain(record egress.Record) {
 	refused := record.Last
 	if v.outcome != outcomes.Exception || refused == nil {

@@ -24,8 +24,9 @@ const (
 )
 
 // CheckJSON rejects a document that would be expensive to decode: with more than maxElements list elements in total,
-// too many members in an object, or too deep nesting. It rejects an object that has a key twice. It also rejects half of a surrogate pair, which encoding/json
-// would silently replace. It does not check whether the document is valid JSON; the decoder does.
+// too many members in an object, or too deep nesting. It rejects an object that has a key twice. It also rejects half
+// of a surrogate pair, which encoding/json would silently replace. It does not check whether the document is valid
+// JSON; the decoder does.
 func CheckJSON(data []byte, maxElements int) error {
 	type container struct {
 		list    bool
@@ -94,7 +95,8 @@ type keySet struct {
 	many map[string]bool
 }
 
-// add adds a key, a JSON string, and returns an error if the object has it already: decoders differ in which value they take.
+// add adds a key, a JSON string, and returns an error if the object has it already: decoders differ in which value
+// they take.
 func (s *keySet) add(text []byte) error {
 	key := string(text[1 : len(text)-1])
 	if strings.Contains(key, `\`) && json.Unmarshal(text, &key) != nil {
@@ -149,8 +151,9 @@ func escapedUnit(data []byte, i int) (rune, bool) {
 	return rune(unit), err == nil
 }
 
-// largeDocument is the size in bytes from which documents are decoded in turns, and decoders how many at once. A list of
-// values takes 20 times its size while it is decoded, so callers and steps could otherwise use any amount of memory together.
+// largeDocument is the size in bytes from which documents are decoded in turns, and decoders how many at once. A list
+// of values takes 20 times its size while it is decoded, so callers and steps could otherwise use any amount of memory
+// together.
 const (
 	largeDocument = 64 << 10
 	decoders      = 2

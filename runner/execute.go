@@ -210,8 +210,9 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 		result.Phases.Import, result.Phases.Step = a.started.Sub(a.spawned), result.Duration
 	}
 	result.Evidence = Evidence{
-		Wall: result.Duration, CPU: exit.CPU + a.meter.total(), PeakMemory: exit.PeakMemory, PeakProcesses: exit.PeakProcesses,
-		ExitCode: exit.Code, Signal: exit.Signal, OutOfMemory: exit.OOMKilled || exit.Starved, Survivors: exit.Survivors,
+		Wall: result.Duration, CPU: exit.CPU + a.meter.total(), PeakMemory: exit.PeakMemory,
+		PeakProcesses: exit.PeakProcesses,
+		ExitCode:      exit.Code, Signal: exit.Signal, OutOfMemory: exit.OOMKilled || exit.Starved, Survivors: exit.Survivors,
 	}
 	result.Layers = a.layers
 	if a.forged > 0 {

@@ -11,7 +11,8 @@ import (
 
 // FieldErrors are the reasons for which a request was refused, keyed by field. It marshals to the body that clients of
 // the code runner understand, such as {"inputs": {"x": {"t": ["Invalid Kizen type 'mail'"]}}}. FieldErrors keeps at
-// most 100 reasons, cuts long ones, and ends with a note if it dropped any. The zero value is an empty set, ready to use.
+// most 100 reasons, cuts long ones, and ends with a note if it dropped any. The zero value is an empty set, ready to
+// use.
 type FieldErrors struct {
 	entries []fieldError
 	more    bool // some did not fit

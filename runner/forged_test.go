@@ -40,7 +40,8 @@ var forgeryChecks = map[string]func(t *testing.T, result runner.Result, heard to
 		}
 	},
 	"a record of control characters": func(t *testing.T, result runner.Result, heard told) {
-		if h := result.HTTP; h.Count != 100 || h.NotLogged == 0 || len(h.Requests) == 0 || int(h.NotLogged)+len(h.Requests) != 100 {
+		if h := result.HTTP; h.Count != 100 || h.NotLogged == 0 || len(h.Requests) == 0 ||
+			int(h.NotLogged)+len(h.Requests) != 100 {
 			t.Errorf("%d calls, %d of them not logged", h.Count, h.NotLogged)
 		}
 	},
@@ -109,7 +110,8 @@ func TestTheSidecarsTimeForAStepCountsAsTheSteps(t *testing.T) {
 body = frame('http', i=0, e={**entry, 'headers': {str(i): '' for i in range(10000, 28000)}})
 for i in range(600): os.write(96, body)
 wait()`
-	result, err := r.Run(context.Background(), runner.Execution{ID: "costly", Script: []byte(script), Timeout: runner.MaxWall})
+	result, err := r.Run(context.Background(),
+		runner.Execution{ID: "costly", Script: []byte(script), Timeout: runner.MaxWall})
 	if err != nil {
 		t.Fatal(err)
 	}

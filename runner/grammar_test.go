@@ -93,7 +93,8 @@ func TestAnEmptyInputThatIsNoTextIsNotSupplied(t *testing.T) {
 				t.Errorf("%s %s: %v, %v", code, v, inputs, err)
 			}
 		}
-		bare, err := runner.DecodeInputs([]byte(`{"x": ""}`), []runner.Parameter{{Name: "x", Type: runner.Type(code), Required: true}})
+		bare, err := runner.DecodeInputs([]byte(`{"x": ""}`),
+			[]runner.Parameter{{Name: "x", Type: runner.Type(code), Required: true}})
 		if _, supplied := bare["x"]; supplied || err != nil {
 			t.Errorf("%s, bare: %v, %v", code, bare, err)
 		}
@@ -102,7 +103,8 @@ func TestAnEmptyInputThatIsNoTextIsNotSupplied(t *testing.T) {
 		}
 	}
 	for _, code := range []string{"s", "em"} {
-		if inputs, err := runner.DecodeWireInputs(wireDocument(code, json.RawMessage(`""`))); err != nil || inputs["x"].V != "" {
+		if inputs, err := runner.DecodeWireInputs(wireDocument(code, json.RawMessage(`""`))); err != nil ||
+			inputs["x"].V != "" {
 			t.Errorf("%s: %v, %v", code, inputs, err)
 		}
 	}
@@ -124,7 +126,8 @@ func TestHalfASurrogatePairIsRefused(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{`"\ud83d\ude00"`: "😀", `"\\ud800"`: `\ud800`, `"\u00e9"`: "é", `"\""`: `"`} {
-		if inputs, err := runner.DecodeWireInputs(wireDocument("s", json.RawMessage(text))); err != nil || inputs["x"].V != want {
+		if inputs, err := runner.DecodeWireInputs(wireDocument("s", json.RawMessage(text))); err != nil ||
+			inputs["x"].V != want {
 			t.Errorf("%s became %v, %v", text, inputs["x"].V, err)
 		}
 	}

@@ -19,7 +19,8 @@ type Parameter struct {
 // Inputs are the values passed to a step, by name.
 type Inputs map[string]Value
 
-// valueSize is what a value holds besides its text, in bytes: the value itself, what it points to, and an entry of a map.
+// valueSize is what a value holds besides its text, in bytes: the value itself, what it points to, and an entry of a
+// map.
 const valueSize = 112
 
 // Size returns approximately how many bytes the inputs hold in memory.
@@ -82,7 +83,8 @@ func DecodeWireInputs(data []byte) (Inputs, error) {
 	})
 }
 
-func decodeInputs(data []byte, read func(r *reader, name string, raw any) (value Value, supplied bool, err error)) (Inputs, error) {
+func decodeInputs(data []byte, read func(r *reader, name string, raw any) (value Value, supplied bool,
+	err error)) (Inputs, error) {
 	defer takeTurn(len(data))()
 	var errs FieldErrors
 	var raw map[string]any

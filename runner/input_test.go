@@ -7,7 +7,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-var declared = []runner.Parameter{{Name: "n", Type: "n", Required: true}, {Name: "day", Type: "d"}, {Name: "tags", Type: "l"}, {Name: "flag", Type: "b"}}
+var declared = []runner.Parameter{{Name: "n", Type: "n", Required: true}, {Name: "day", Type: "d"},
+	{Name: "tags", Type: "l"}, {Name: "flag", Type: "b"}}
 
 func TestTypedBareAndWireInputsMeanTheSame(t *testing.T) {
 	for _, text := range []string{
@@ -36,7 +37,8 @@ func TestTheTypeOfAWireValueWinsOverTheDeclaredOne(t *testing.T) {
 func TestBadInputsFilesAreRefusedByField(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{`{"n": "abc"}`, `{"inputs":{"n":["must be a number, not \"abc\""]}}`},
-		{`{"n": {"type": "numbr", "value": 1}, "day": "1/2/2026"}`, `{"inputs":{"n":{"type":["Invalid Kizen type 'numbr'"]},"day":["must be a date as YYYY-MM-DD, not \"1/2/2026\""]}}`},
+		{`{"n": {"type": "numbr", "value": 1}, "day": "1/2/2026"}`,
+			`{"inputs":{"n":{"type":["Invalid Kizen type 'numbr'"]},"day":["must be a date as YYYY-MM-DD, not \"1/2/2026\""]}}`},
 		{`{"x": {"a": 1}}`, `{"inputs":{"x":["an object needs its type: write {\"type\": ..., \"value\": ...}"]}}`},
 		{`{"a-b": 1}`, `{"inputs":{"a-b":["\"a-b\" cannot be written as a Python attribute; use letters, digits and _"]}}`},
 		{`{"__class__": 1}`, `{"inputs":{"__class__":["\"__class__\" cannot be used as a name"]}}`},
@@ -92,7 +94,8 @@ func TestInputsFromTheCommandLine(t *testing.T) {
 }
 
 func TestRequiredInputsMustBeThereAndNotNull(t *testing.T) {
-	required := []runner.Parameter{{Name: "a", Type: "s", Required: true}, {Name: "b", Type: "s", Required: true}, {Name: "c", Type: "s"}}
+	required := []runner.Parameter{{Name: "a", Type: "s", Required: true}, {Name: "b", Type: "s", Required: true},
+		{Name: "c", Type: "s"}}
 	err := runner.CheckInputs(required, runner.Inputs{"b": {Type: "s"}, "typo": {Type: "s", V: "x"}})
 	want := `{"inputs":{"a":["is required but was not supplied"],"b":["is required and must not be null"],"typo":["is not an input of this step"]}}`
 	if err == nil || !sameJSON(t, marshal(t, err), want) {
@@ -109,7 +112,8 @@ func TestRequiredInputsMustBeThereAndNotNull(t *testing.T) {
 
 func TestOutputTypesKeepTheirOrder(t *testing.T) {
 	outputs, err := runner.DecodeOutputs([]byte(`{"z": "number", "a": {"type": "string"}, "m": "dt"}`))
-	if err != nil || len(outputs) != 3 || outputs[0] != (runner.Parameter{Name: "z", Type: "n"}) || outputs[1].Name != "a" || outputs[2].Type != "dt" {
+	if err != nil || len(outputs) != 3 || outputs[0] != (runner.Parameter{Name: "z", Type: "n"}) ||
+		outputs[1].Name != "a" || outputs[2].Type != "dt" {
 		t.Errorf("got %v, %v", outputs, err)
 	}
 	if outputs, err := runner.DecodeOutputs([]byte(`null`)); err != nil || len(outputs) != 0 {

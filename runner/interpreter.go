@@ -49,10 +49,12 @@ func FindInterpreter(runtime Runtime, explicit string, strict bool) (found Inter
 	}
 	switch {
 	case best.Path == "" && strict:
-		return best, "", fmt.Errorf("%w: python%s is not installed; install it, name an interpreter, or allow another version",
-			ErrNoPython, runtime.Version())
+		return best, "",
+			fmt.Errorf("%w: python%s is not installed; install it, name an interpreter, or allow another version",
+				ErrNoPython, runtime.Version())
 	case best.Path == "":
-		return best, "", fmt.Errorf("%w: found no python3 from 3.%d on; install one or name an interpreter", ErrNoPython, oldestMinor)
+		return best, "", fmt.Errorf("%w: found no python3 from 3.%d on; install one or name an interpreter", ErrNoPython,
+			oldestMinor)
 	}
 	return best, replacementWarning(best, runtime, candidates), nil
 }
@@ -72,12 +74,14 @@ func explicitInterpreter(path string, runtime Runtime) (Interpreter, string, err
 		}
 	}
 	if minor(found.Version) < oldestMinor {
-		return Interpreter{}, "", fmt.Errorf("%w: %q is python %s; steps need python 3.%d or newer", ErrNoPython, path, found.Version, oldestMinor)
+		return Interpreter{}, "", fmt.Errorf("%w: %q is python %s; steps need python 3.%d or newer", ErrNoPython, path,
+			found.Version, oldestMinor)
 	}
 	found.HasRequests = found.HasRequests || importsRequests(found.Path)
 	var warnings []string
 	if found.Version != runtime.Version() {
-		warnings = append(warnings, fmt.Sprintf("%s asks for python %s; running on %s (%s) as configured", runtime, runtime.Version(), found.Path, found.Version))
+		warnings = append(warnings, fmt.Sprintf("%s asks for python %s; running on %s (%s) as configured", runtime,
+			runtime.Version(), found.Path, found.Version))
 	}
 	return found, joinWarnings(append(warnings, requestsWarning(found))...), nil
 }
@@ -116,7 +120,8 @@ func resolveShim(path string) string {
 	if isBinary(path) {
 		return path
 	}
-	if real, err := ask(path, "import sys; print(sys.executable)", "-S"); err == nil && filepath.IsAbs(real) && isBinary(real) {
+	if real, err := ask(path, "import sys; print(sys.executable)", "-S"); err == nil && filepath.IsAbs(real) &&
+		isBinary(real) {
 		return real
 	}
 	return path
@@ -159,7 +164,8 @@ func replacementWarning(best Interpreter, runtime Runtime, candidates []Interpre
 			break
 		}
 	}
-	return joinWarnings(fmt.Sprintf("%s: running %s on %s (%s) instead", reason, runtime, best.Path, best.Version), requestsWarning(best))
+	return joinWarnings(fmt.Sprintf("%s: running %s on %s (%s) instead", reason, runtime, best.Path, best.Version),
+		requestsWarning(best))
 }
 
 // requestsWarning is empty for a Python that has the package.

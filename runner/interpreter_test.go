@@ -31,7 +31,8 @@ func TestAnInterpreterBehindALinkFromElsewhereIsTheRealOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	found, _, err := runner.FindInterpreter(runner.DefaultRuntime, link, false)
-	if err != nil || filepath.Dir(found.Path) == filepath.Dir(link) || found.Version != real.Version || found.Base != real.Base {
+	if err != nil || filepath.Dir(found.Path) == filepath.Dir(link) || found.Version != real.Version ||
+		found.Base != real.Base {
 		t.Errorf("%+v (%v), want the linked interpreter, %+v", found, err, real)
 	}
 }
@@ -45,7 +46,8 @@ func TestTheVersionIsAskedForWhereThePathDoesNotTellIt(t *testing.T) {
 
 func TestAProgramThatIsNoPython3IsRefused(t *testing.T) {
 	for name, path := range map[string]string{
-		"answers nothing": writeProgram(t, "true"), "fails": writeProgram(t, "exit 1"), "python 2": writeProgram(t, "echo 2.7"), "no file": "/nowhere/python3",
+		"answers nothing": writeProgram(t, "true"), "fails": writeProgram(t, "exit 1"),
+		"python 2": writeProgram(t, "echo 2.7"), "no file": "/nowhere/python3",
 	} {
 		if found, _, err := runner.FindInterpreter(runner.Python313, path, false); !errors.Is(err, runner.ErrNoPython) {
 			t.Errorf("%s: %+v, %v", name, found, err)
@@ -102,7 +104,8 @@ func TestAStepRunsOnAPythonBehindALink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	result, err := steps.Run(t.Context(), runner.Execution{Script: []byte("outputs.log('ran')"), Runtime: runner.DefaultRuntime})
+	result, err := steps.Run(t.Context(), runner.Execution{Script: []byte("outputs.log('ran')"),
+		Runtime: runner.DefaultRuntime})
 	if err != nil || !strings.Contains(strings.Join(result.Logs, ""), "ran") {
 		t.Errorf("%+v (%v)", result, err)
 	}

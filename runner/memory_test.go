@@ -24,7 +24,8 @@ func TestWhatACollectorHoldsIsBounded(t *testing.T) {
 		},
 		"texts of 256 KiB": func(c *collector, i int) {
 			text := strings.Repeat("x", 256<<10)
-			c.addEntry(entryKey{index: i}, HTTPEntry{Method: text, URL: text[1:], Body: &text, ResponseBody: &text, RequestErrorType: &text})
+			c.addEntry(entryKey{index: i}, HTTPEntry{Method: text, URL: text[1:], Body: &text, ResponseBody: &text,
+				RequestErrorType: &text})
 			c.addLog(strings.Repeat("x", 256<<10), 0)
 		},
 	} {
@@ -73,7 +74,8 @@ func TestInputsCountAsWhatTheyHold(t *testing.T) {
 	for name, document := range map[string]string{
 		"empty lists": `{"x":{"t":"l","v":[` + strings.Repeat(`{"t":"l","v":[]},`, 50_000) + `{"t":"l","v":[]}]}}`,
 		"numbers":     `{"x":{"t":"a[n]","v":[` + strings.Repeat(`1,`, 90_000) + `1]}}`,
-		"files":       `{"x":{"t":"a[f]","v":[` + strings.Repeat(`{"url":"u","name":"n","size":1},`, 5_000) + `{"url":"u"}]}}`,
+		"files": `{"x":{"t":"a[f]","v":[` + strings.Repeat(`{"url":"u","name":"n","size":1},`, 5_000) +
+			`{"url":"u"}]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			var before, after runtime.MemStats

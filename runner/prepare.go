@@ -177,8 +177,8 @@ func startProcess(ctx context.Context, box *sandbox.Sandbox, spec sandbox.Spec) 
 // environment is the whole environment of an interpreter; the harness adds KIZEN_API_URL and TRACEPARENT of the job.
 var environment = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8", "TZ=UTC"}
 
-// environment returns the environment of interpreters. With a policy for connections, name servers are asked over TCP: the
-// supervisor answers in their place.
+// environment returns the environment of interpreters. With a policy for connections, name servers are asked over TCP:
+// the supervisor answers in their place.
 func (r *Runner) environment() []string {
 	if r.config.Network == sandbox.NetworkPolicy {
 		return append(slices.Clone(environment), "RES_OPTIONS=use-vc")

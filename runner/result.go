@@ -154,7 +154,8 @@ func (r Result) MarshalJSON() ([]byte, error) {
 		Connections *ConnectionRecord `json:"connections,omitempty"`
 		Error       *errorJSON        `json:"error"`
 		Layers      layersJSON        `json:"layers"`
-	}{RequestID: r.RequestID, DurationMS: milliseconds(r.Duration), Logs: r.Logs, HTTP: r.HTTP, Connections: r.Connections, Layers: newLayersJSON(r.Layers)}
+	}{RequestID: r.RequestID, DurationMS: milliseconds(r.Duration), Logs: r.Logs, HTTP: r.HTTP, Connections: r.Connections,
+		Layers: newLayersJSON(r.Layers)}
 	if r.Logs == nil {
 		body.Logs = []string{}
 	}

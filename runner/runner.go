@@ -111,7 +111,8 @@ func New(config Config) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Runner{config: config, sandbox: box, bundles: bundles{dir: bundleDir()}, interpreters: map[Runtime]choice{}}, nil
+	return &Runner{config: config, sandbox: box, bundles: bundles{dir: bundleDir()},
+		interpreters: map[Runtime]choice{}}, nil
 }
 
 // Run executes one step and returns when all its processes are gone. A failed step is a Result; an error is the

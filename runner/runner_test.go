@@ -63,7 +63,8 @@ func TestAStepReadsInputsAndWritesOutputs(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%s\n%+v\n%+v %q %q %v", body, result.Phases, result.Evidence, result.Stdout, result.Stderr, result.Notes)
-	if result.Outcome != outcomes.OK || result.Values[0].Value().V != "hush hush" || result.Values[1].Value().V != "42" || result.Logs[0] != "21" {
+	if result.Outcome != outcomes.OK || result.Values[0].Value().V != "hush hush" || result.Values[1].Value().V != "42" ||
+		result.Logs[0] != "21" {
 		t.Errorf("got %s", body)
 	}
 }
@@ -96,7 +97,8 @@ func TestEveryResultSaysWhichLayersHeld(t *testing.T) {
 func TestAResultListsItsLayersAlways(t *testing.T) {
 	for _, result := range []runner.Result{
 		{Outcome: outcomes.OK},
-		{Outcome: outcomes.Exception, Error: &runner.StepError{}, Layers: runner.Layers{Held: []string{"seccomp"}, Missing: []string{"landlock"}}},
+		{Outcome: outcomes.Exception, Error: &runner.StepError{},
+			Layers: runner.Layers{Held: []string{"seccomp"}, Missing: []string{"landlock"}}},
 	} {
 		var body struct {
 			Layers struct{ Held, Missing []string }

@@ -133,7 +133,8 @@ func TestNoFrameOfTheRuntimeIsShown(t *testing.T) {
 				t.Fatalf("%s: %s: %v", way, script, err)
 			}
 			detail := result.Error.Detail
-			if !strings.Contains(result.Error.Message, want) || strings.Count(detail, "File ") != 1 || !strings.Contains(detail, `File "script.py", line `) {
+			if !strings.Contains(result.Error.Message, want) || strings.Count(detail, "File ") != 1 ||
+				!strings.Contains(detail, `File "script.py", line `) {
 				t.Errorf("%s: %s: %s\n%s", way, script, result.Error.Message, detail)
 			}
 		}

@@ -51,13 +51,16 @@ func TestNoFormOfTheKeyLeavesInAResult(t *testing.T) {
 	})
 	c.addLog("before "+key, 0)
 	used = append(used, "an older key that is not searched for", key)
-	forms := []string{key, base64.StdEncoding.EncodeToString([]byte("X-API-KEY: " + key)), hex.EncodeToString([]byte(key)), key[len(key)-50:]}
+	forms := []string{key, base64.StdEncoding.EncodeToString([]byte("X-API-KEY: " + key)), hex.EncodeToString([]byte(key)),
+		key[len(key)-50:]}
 	for _, form := range forms {
 		body := form
 		c.addLog("read "+form, 0)
-		c.addEntry(entryKey{}, HTTPEntry{URL: "https://h/?k=" + form, Body: &body, ResponseHeaders: map[string]string{"X-Echo": form}, ResponseBody: &body})
+		c.addEntry(entryKey{}, HTTPEntry{URL: "https://h/?k=" + form, Body: &body,
+			ResponseHeaders: map[string]string{"X-Echo": form}, ResponseBody: &body})
 		entry := c.entries[0]
-		for _, text := range append(c.logs[1:], entry.URL, *entry.Body, entry.ResponseHeaders["X-Echo"], *entry.ResponseBody) {
+		for _, text := range append(c.logs[1:], entry.URL, *entry.Body, entry.ResponseHeaders["X-Echo"],
+			*entry.ResponseBody) {
 			if c.redact.holdsKey([]byte(text)) || !strings.Contains(text, "********") {
 				t.Errorf("a result has %q", text)
 			}
@@ -67,7 +70,8 @@ func TestNoFormOfTheKeyLeavesInAResult(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.result = &message{Values: map[string]json.RawMessage{"n": json.RawMessage(`{"t":"n","v":"1"}`), "x": raw}}
-		if _, err := c.values(); err == nil || !strings.Contains(err.Error(), `output "x" contains the key`) || strings.Contains(err.Error(), form) {
+		if _, err := c.values(); err == nil || !strings.Contains(err.Error(), `output "x" contains the key`) ||
+			strings.Contains(err.Error(), form) {
 			t.Errorf("an output with %q: %v", form, err)
 		}
 	}

@@ -15,14 +15,16 @@ import (
 // TestAProcessThatTheMachineKilledForMemory: whether the step's code had begun decides whether it can run again.
 func TestAProcessThatTheMachineKilledForMemory(t *testing.T) {
 	exit := sandbox.Exit{Code: -1, Signal: syscall.SIGKILL, Starved: true}
-	a := &attempt{Prepared: &Prepared{places: &places{}}, collector: newCollector(Execution{}), limits: Limits{}.WithDefaults()}
+	a := &attempt{Prepared: &Prepared{places: &places{}}, collector: newCollector(Execution{}),
+		limits: Limits{}.WithDefaults()}
 	_, err := a.verdict(t.Context(), io.EOF, exit, "")
 	if !errors.Is(err, ErrNotBegun) || !errors.Is(err, ErrHarness) || !strings.Contains(err.Error(), "ran out") {
 		t.Errorf("before the code began: %v", err)
 	}
 	a.started = time.Now()
 	got, err := a.verdict(t.Context(), io.EOF, exit, "")
-	if err != nil || got.outcome != outcomes.KilledBySignal || !strings.Contains(got.message, "had not reached its own limit") {
+	if err != nil || got.outcome != outcomes.KilledBySignal ||
+		!strings.Contains(got.message, "had not reached its own limit") {
 		t.Errorf("after the code began: %+v %v", got, err)
 	}
 }
@@ -37,7 +39,8 @@ func TestAKeyThatIsGivenTwiceIsRefused(t *testing.T) {
 		`{"x":{"t":"l","v":[{"t":"s","v":"t"},{"t":"s","v":"t"}]}}`:     "",
 	} {
 		_, err := DecodeWireInputs([]byte(document))
-		if key == "" && err != nil || key != "" && (err == nil || !strings.Contains(err.Error(), "the key "+key+" is given twice")) {
+		if key == "" && err != nil || key != "" &&
+			(err == nil || !strings.Contains(err.Error(), "the key "+key+" is given twice")) {
 			t.Errorf("%s: %v", document, err)
 		}
 	}
@@ -50,7 +53,8 @@ func TestAnEmptyMessageIsNotTheEndOfTheEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ours.close()
-	a := &attempt{Prepared: &Prepared{sockets: ours}, collector: newCollector(Execution{}), meter: &meter{charge: func(time.Duration) {}}}
+	a := &attempt{Prepared: &Prepared{sockets: ours}, collector: newCollector(Execution{}),
+		meter: &meter{charge: func(time.Duration) {}}}
 	for _, text := range []string{"", `{"k":"log","n":"nonce","m":"after"}`} {
 		if err := syscall.Sendto(int(theirs.events.Fd()), []byte(text), 0, nil); err != nil {
 			t.Fatal(err)

@@ -49,7 +49,8 @@ func TestAStepFolderIsRead(t *testing.T) {
 }
 
 func TestAMissingRuntimeIsPython312(t *testing.T) {
-	if step, err := runner.LoadStep(writeStep(t, `{}`, "pass")); err != nil || step.Runtime != runner.Python312 || step.Secrets != nil {
+	if step, err := runner.LoadStep(writeStep(t, `{}`, "pass")); err != nil || step.Runtime != runner.Python312 ||
+		step.Secrets != nil {
 		t.Errorf("got %+v, %v", step, err)
 	}
 }
@@ -60,11 +61,14 @@ func TestABadStepFolderSaysWhichFileAndField(t *testing.T) {
 		{"{}", "", "has no script.py"},
 		{"{\n\n\"a\": }", "pass", "config.json: is not JSON: line 3"},
 		{`[]`, "pass", "config.json: must be a JSON object"},
-		{`{"runtime": "python-3-9"}`, "pass", `config.json.runtime: unknown runtime "python-3-9"; use one of python-3-12, python-3-13`},
+		{`{"runtime": "python-3-9"}`, "pass",
+			`config.json.runtime: unknown runtime "python-3-9"; use one of python-3-12, python-3-13`},
 		{`{"secrets": "x"}`, "pass", "config.json.secrets: must be a list, not string"},
-		{`{"inputs": [{"name": "a", "data_type": "mail"}]}`, "pass", "config.json.inputs.a.data_type: Invalid Kizen type 'mail'"},
+		{`{"inputs": [{"name": "a", "data_type": "mail"}]}`, "pass",
+			"config.json.inputs.a.data_type: Invalid Kizen type 'mail'"},
 		{`{"inputs": [{"data_type": "string"}]}`, "pass", "config.json.inputs.0.name:"},
-		{`{"inputs": [{"name": "a", "data_type": "s"}, {"name": "a", "data_type": "s"}]}`, "pass", "config.json.inputs.a.name: is declared twice"},
+		{`{"inputs": [{"name": "a", "data_type": "s"}, {"name": "a", "data_type": "s"}]}`, "pass",
+			"config.json.inputs.a.name: is declared twice"},
 		{`{"outputs": [{"name": "log", "data_type": "s"}]}`, "pass", "config.json.outputs.log.name:"},
 		{`{}`, "x = '\xff'", "script.py: the script is not UTF-8"},
 	} {
@@ -76,7 +80,9 @@ func TestABadStepFolderSaysWhichFileAndField(t *testing.T) {
 }
 
 func TestEveryMistakeOfAStepIsReportedAtOnce(t *testing.T) {
-	_, err := runner.LoadStep(writeStep(t, `{"runtime": "ruby", "inputs": [{"name": "a", "data_type": "x"}], "outputs": [{"name": "b", "data_type": "y"}]}`, "\xff"))
+	_, err := runner.LoadStep(writeStep(t,
+		`{"runtime": "ruby", "inputs": [{"name": "a", "data_type": "x"}], "outputs": [{"name": "b", "data_type": "y"}]}`,
+		"\xff"))
 	var fields *runner.FieldErrors
 	if !errors.As(err, &fields) || len(fields.Lines()) != 4 {
 		t.Errorf("got %v", err)
@@ -85,7 +91,8 @@ func TestEveryMistakeOfAStepIsReportedAtOnce(t *testing.T) {
 
 func TestRuntimeSpellings(t *testing.T) {
 	for name, want := range map[string]runner.Runtime{
-		"": runner.Python312, "python-3-12": runner.Python312, "python-3-13": runner.Python313, "python 3.13": runner.Python313,
+		"": runner.Python312, "python-3-12": runner.Python312, "python-3-13": runner.Python313,
+		"python 3.13": runner.Python313,
 		"python-3.13": runner.Python313, "python3.13": runner.Python313, " Python 3.12 ": runner.Python312,
 	} {
 		if got, err := runner.ParseRuntime(name); err != nil || got != want {
@@ -103,7 +110,8 @@ func TestRuntimeSpellings(t *testing.T) {
 func TestASecretShowsNowhereButWhereItIsRevealed(t *testing.T) {
 	secret := runner.NewSecret("hush")
 	type holder struct{ S runner.Secret }
-	marshalled, err := json.Marshal(map[string]any{"s": secret, "h": holder{secret}, "m": map[string]runner.Secret{"k": secret}})
+	marshalled, err := json.Marshal(map[string]any{"s": secret, "h": holder{secret},
+		"m": map[string]runner.Secret{"k": secret}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +132,8 @@ func TestASecretShowsNowhereButWhereItIsRevealed(t *testing.T) {
 
 func TestDeclaredSecretsAreGrantedUnderThePluginsName(t *testing.T) {
 	supplied := map[string]runner.Secret{
-		"acme__api_key": runner.NewSecret("1"), "token": runner.NewSecret("2"), "other": runner.NewSecret("3"), "xapi_key": runner.NewSecret("4"),
+		"acme__api_key": runner.NewSecret("1"), "token": runner.NewSecret("2"), "other": runner.NewSecret("3"),
+		"xapi_key": runner.NewSecret("4"),
 	}
 	granted, err := runner.GrantSecrets("", []string{"api_key", "token"}, supplied)
 	if got := runner.SecretNames(granted); err != nil || !reflect.DeepEqual(got, []string{"acme__api_key", "token"}) {
@@ -144,10 +153,12 @@ func TestDeclaredSecretsAreGrantedUnderThePluginsName(t *testing.T) {
 
 func TestAPluginsStepReadsSecretsUnderThePluginsName(t *testing.T) {
 	supplied := map[string]runner.Secret{
-		"token": runner.NewSecret("bare"), "acme__api_key": runner.NewSecret("1"), "api_key": runner.NewSecret("2"), "other__key": runner.NewSecret("3"),
+		"token": runner.NewSecret("bare"), "acme__api_key": runner.NewSecret("1"), "api_key": runner.NewSecret("2"),
+		"other__key": runner.NewSecret("3"),
 	}
 	granted, err := runner.GrantSecrets("acme", []string{"token", "api_key"}, supplied)
-	if got := runner.SecretNames(granted); err != nil || !reflect.DeepEqual(got, []string{"acme__api_key", "acme__token"}) {
+	if got := runner.SecretNames(granted); err != nil ||
+		!reflect.DeepEqual(got, []string{"acme__api_key", "acme__token"}) {
 		t.Errorf("granted %v, %v", got, err)
 	}
 	if granted["acme__api_key"].Reveal() != "1" || granted["acme__token"].Reveal() != "bare" {
@@ -178,7 +189,8 @@ func TestThePluginOfAStepIsTheNearestAbove(t *testing.T) {
 		t.Errorf("got %q, %v", loaded.Plugin, err)
 	}
 	for text, want := range map[string]string{
-		`{`: "kizen.json: is not JSON", `{}`: "kizen.json.api_name: must be the plugin's name", `{"api_name": 5}`: "kizen.json.api_name: must be a string",
+		`{`: "kizen.json: is not JSON", `{}`: "kizen.json.api_name: must be the plugin's name",
+		`{"api_name": 5}`: "kizen.json.api_name: must be a string",
 	} {
 		write("plugin/kizen.json", text)
 		if _, err := runner.LoadStep(step); err == nil || !strings.Contains(err.Error(), want) {

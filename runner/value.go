@@ -305,8 +305,9 @@ func normaliseFile(v any) (any, error) {
 	const form = `{"url": ..., "name": ..., "size": ..., "content_type": ...}`
 	if text, ok := v.(string); ok {
 		if _, err := parseUUID(text); err == nil {
-			return nil, fmt.Errorf("is only the file's id %s, which does not locate the file; send the file's object with its presigned url, %s",
-				describe(v), form)
+			return nil,
+				fmt.Errorf("is only the file's id %s, which does not locate the file; send the file's object with its presigned url, %s",
+					describe(v), form)
 		}
 	}
 	return nil, fmt.Errorf("must be a file's object with its presigned url, %s, not %s", form, describe(v))

@@ -41,8 +41,10 @@ func TestWireValuesAreBroughtIntoOneForm(t *testing.T) {
 		{`{"t":"f","v":{"id":"` + someUUID + `","url":"https://x"}}`, ""},
 		{`{"t":"` + optionOf + `","v":{"id":"` + someUUID + `","name":"Gold","order":2,"code":"gold"}}`, ""},
 		{`{"t":"` + optionOf + `","v":"` + someUUID + `"}`, `{"t":"` + optionOf + `","v":{"id":"` + someUUID + `"}}`},
-		{`{"t":"` + optionOf + `","v":{"id":"` + someUUID + `","name":"Won","order":1,"status":"won","percentage_chance_to_close":100}}`, ""},
-		{`{"t":"l","v":[{"t":"s","v":"x"},{"t":"n","v":3},{"t":"l","v":[]}]}`, `{"t":"l","v":[{"t":"s","v":"x"},{"t":"n","v":"3"},{"t":"l","v":[]}]}`},
+		{`{"t":"` + optionOf + `","v":{"id":"` + someUUID +
+			`","name":"Won","order":1,"status":"won","percentage_chance_to_close":100}}`, ""},
+		{`{"t":"l","v":[{"t":"s","v":"x"},{"t":"n","v":3},{"t":"l","v":[]}]}`,
+			`{"t":"l","v":[{"t":"s","v":"x"},{"t":"n","v":"3"},{"t":"l","v":[]}]}`},
 		{`{"t":"a[u]","v":["` + someUUID + `",null]}`, ""},
 		{`{"t":"a[a[n]]","v":[[1],["2.0"]]}`, `{"t":"a[a[n]]","v":[["1"],["2.0"]]}`},
 		{`{"t":"a[` + optionOf + `]","v":[{"id":"` + someUUID + `"}]}`, ""},
@@ -86,14 +88,18 @@ func TestWireValuesThatDoNotFitAreRefusedByField(t *testing.T) {
 		{`{"t":"d","v":"2024/02/29"}`, `{"v":["must be a date as YYYY-MM-DD, not \"2024/02/29\""]}`},
 		{`{"t":"d","v":"2023-02-29"}`, `{"v":["must be a date as YYYY-MM-DD, not \"2023-02-29\""]}`},
 		{`{"t":"d","v":"0000-01-01"}`, `{"v":["must be a date as YYYY-MM-DD, not \"0000-01-01\""]}`},
-		{`{"t":"dt","v":"2026-01-01T25:00:00"}`, `{"v":["must be a datetime in ISO 8601, like 2026-01-01T12:00:00Z, not \"2026-01-01T25:00:00\""]}`},
-		{`{"t":"dt","v":"2026-01-01T12:00:00+25:00"}`, `{"v":["must be a datetime in ISO 8601, like 2026-01-01T12:00:00Z, not \"2026-01-01T12:00:00+25:00\""]}`},
+		{`{"t":"dt","v":"2026-01-01T25:00:00"}`,
+			`{"v":["must be a datetime in ISO 8601, like 2026-01-01T12:00:00Z, not \"2026-01-01T25:00:00\""]}`},
+		{`{"t":"dt","v":"2026-01-01T12:00:00+25:00"}`,
+			`{"v":["must be a datetime in ISO 8601, like 2026-01-01T12:00:00Z, not \"2026-01-01T12:00:00+25:00\""]}`},
 		{`{"t":"p","v":"555 0142"}`, `{"v":["must be a phone number in E.164, like +13125550142, not \"555 0142\""]}`},
 		{`{"t":"u","v":"7d44"}`, `{"v":["must be a UUID, not \"7d44\""]}`},
 		{`{"t":"` + entityOf + `","v":["` + someUUID + `"]}`, `{"v":["must be a string, not a list"]}`},
 		{`{"t":"f","v":{"name":[1]}}`, `{"v":{"url":["must be the file's presigned URL"],"name":["must be a string"]}}`},
-		{`{"t":"` + optionOf + `","v":{"id":"x","status":"lukewarm"}}`, `{"v":{"id":["must be the option's UUID"],"status":["must be open, won or lost"]}}`},
-		{`{"t":"l","v":[{"t":"s","v":"x"},3,{"t":"mail","v":""}]}`, `{"v":{"1":["must be {\"t\": code, \"v\": value}"],"2":{"t":["Invalid Kizen type 'mail'"]}}}`},
+		{`{"t":"` + optionOf + `","v":{"id":"x","status":"lukewarm"}}`,
+			`{"v":{"id":["must be the option's UUID"],"status":["must be open, won or lost"]}}`},
+		{`{"t":"l","v":[{"t":"s","v":"x"},3,{"t":"mail","v":""}]}`,
+			`{"v":{"1":["must be {\"t\": code, \"v\": value}"],"2":{"t":["Invalid Kizen type 'mail'"]}}}`},
 		{`{"t":"l","v":"x"}`, `{"v":["must be a list, not \"x\""]}`},
 		{`{"t":"a[n]","v":[1,"x"]}`, `{"v":{"1":["must be a number, not \"x\""]}}`},
 		{deep, ""},
@@ -120,7 +126,8 @@ func TestHumanNamesResolveToCodes(t *testing.T) {
 			t.Errorf("%q became %q, %v; want %q", name, got, err, want)
 		}
 	}
-	for _, name := range []string{"", "mail", "a[number]", "e<a b>", "o<a,b", "a[n]]", strings.Repeat("a[", 100) + "n" + strings.Repeat("]", 100)} {
+	for _, name := range []string{"", "mail", "a[number]", "e<a b>", "o<a,b", "a[n]]",
+		strings.Repeat("a[", 100) + "n" + strings.Repeat("]", 100)} {
 		if got, err := runner.ParseType(name); err == nil {
 			t.Errorf("%.40q became %q", name, got)
 		}

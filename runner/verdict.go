@@ -36,7 +36,8 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 	case exit.Err != nil:
 		return verdict{}, fmt.Errorf("%w: %w", ErrHarness, exit.Err)
 	case ctx.Err() != nil:
-		return verdict{outcome: outcomes.Cancelled, message: "cancelled: the execution was stopped before the step ended"}, nil
+		return verdict{outcome: outcomes.Cancelled,
+			message: "cancelled: the execution was stopped before the step ended"}, nil
 	case exit.OOMKilled:
 		return a.overMemory(), nil
 	case exit.CPUExceeded:
@@ -45,13 +46,15 @@ func (a *attempt) verdict(ctx context.Context, reading error, exit sandbox.Exit,
 		return verdict{}, fmt.Errorf("%w: %w: %s", ErrHarness, ErrNotBegun, startFailure(reading, exit, stderr))
 	case exit.Starved && exit.Signal == syscall.SIGKILL:
 		return verdict{outcome: outcomes.KilledBySignal, message: "killed by signal: " + starved}, nil
-	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall && exit.Signal == syscall.SIGKILL:
+	case errors.Is(reading, os.ErrDeadlineExceeded), a.ended.Sub(a.started) >= a.limits.Wall &&
+		exit.Signal == syscall.SIGKILL:
 		return a.timeout(), nil
 	case errors.Is(reading, errTooManyFrames):
 		return verdict{outcome: outcomes.OutputLimit, message: fmt.Sprintf(
 			"output limit: the step wrote more than %d messages to the channel its result travels on", maxFrames)}, nil
 	case errors.Is(reading, errNotAFrame):
-		return verdict{outcome: outcomes.ResultMissing, message: "result missing: the step wrote to the channel its result travels on"}, nil
+		return verdict{outcome: outcomes.ResultMissing,
+			message: "result missing: the step wrote to the channel its result travels on"}, nil
 	}
 	return a.died(exit), nil
 }
@@ -62,7 +65,8 @@ func (a *attempt) overMemory() verdict {
 		detail = "When the step was last seen near its limit:\n\n" + near
 	}
 	return verdict{
-		outcome: outcomes.MemoryLimit, detail: detail, message: "memory limit: the step's processes used more than " + formatBytes(a.limits.Memory),
+		outcome: outcomes.MemoryLimit, detail: detail,
+		message: "memory limit: the step's processes used more than " + formatBytes(a.limits.Memory),
 	}
 }
 
@@ -99,15 +103,18 @@ func startFailure(reading error, exit sandbox.Exit, stderr string) string {
 func (a *attempt) died(exit sandbox.Exit) verdict {
 	switch {
 	case exit.Signal != 0:
-		v := verdict{outcome: outcomes.KilledBySignal, message: "killed by signal: the step's process died of " + signalName(exit.Signal)}
+		v := verdict{outcome: outcomes.KilledBySignal,
+			message: "killed by signal: the step's process died of " + signalName(exit.Signal)}
 		if slices.Contains(crashes, exit.Signal) {
 			v.detail = a.where(a.places.last)
 		}
 		return v
 	case exit.Code != 0 && exit.Code != exitChannelLost:
-		return verdict{outcome: outcomes.Exited, message: fmt.Sprintf("exited: the step's process left with code %d and did not hand over a result", exit.Code)}
+		return verdict{outcome: outcomes.Exited,
+			message: fmt.Sprintf("exited: the step's process left with code %d and did not hand over a result", exit.Code)}
 	}
-	return verdict{outcome: outcomes.ResultMissing, message: "result missing: the step's process ended without handing over a result"}
+	return verdict{outcome: outcomes.ResultMissing,
+		message: "result missing: the step's process ended without handing over a result"}
 }
 
 // exitChannelLost is the harness's exit code when it cannot send its result.
@@ -129,7 +136,8 @@ func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
 		return a.overMemory()
 	}
 	if m.OK && m.size > a.limits.Result {
-		return verdict{outcome: outcomes.OutputLimit, message: "output limit: the result is larger than " + formatBytes(a.limits.Result)}
+		return verdict{outcome: outcomes.OutputLimit,
+			message: "output limit: the result is larger than " + formatBytes(a.limits.Result)}
 	}
 	if m.OK {
 		values, err := a.collector.values()
@@ -160,11 +168,17 @@ func (a *attempt) nameLimit(v *verdict, exit sandbox.Exit) {
 	}{
 		{exit.OOMKilled, outcomes.MemoryLimit, "the step's processes used more than " + formatBytes(limits.Memory)},
 		{exit.Starved, outcomes.Exception, starved},
-		{strings.HasPrefix(v.message, "MemoryError") && exit.PeakMemory > limits.Memory/2, outcomes.MemoryLimit, "the step may use " + formatBytes(limits.Memory)},
-		{exit.ProcessesRefused && mentions(v.message, "start new thread", "Errno 11"), outcomes.ProcessLimit, fmt.Sprintf("the step may have %d processes and threads", limits.Processes)},
-		{strings.HasPrefix(v.message, "OSError: [Errno 27]"), outcomes.OutputLimit, "a file may have " + formatBytes(limits.FileSize)},
-		{strings.HasPrefix(v.message, "OSError: [Errno 28]") && slices.Contains(a.layers.Held, stage.LayerFileSystem), outcomes.OutputLimit, fmt.Sprintf("/tmp may hold %s in %d files, /dev/shm %s", formatBytes(limits.TmpSize), sandbox.MaxFiles, formatBytes(sandbox.ShmSize))},
-		{mentions(v.message, "[Errno 24]"), outcomes.Exception, fmt.Sprintf("a process may have %d open files", limits.OpenFiles)},
+		{strings.HasPrefix(v.message, "MemoryError") && exit.PeakMemory > limits.Memory/2, outcomes.MemoryLimit,
+			"the step may use " + formatBytes(limits.Memory)},
+		{exit.ProcessesRefused && mentions(v.message, "start new thread", "Errno 11"), outcomes.ProcessLimit,
+			fmt.Sprintf("the step may have %d processes and threads", limits.Processes)},
+		{strings.HasPrefix(v.message, "OSError: [Errno 27]"), outcomes.OutputLimit,
+			"a file may have " + formatBytes(limits.FileSize)},
+		{strings.HasPrefix(v.message, "OSError: [Errno 28]") && slices.Contains(a.layers.Held, stage.LayerFileSystem),
+			outcomes.OutputLimit, fmt.Sprintf("/tmp may hold %s in %d files, /dev/shm %s", formatBytes(limits.TmpSize),
+				sandbox.MaxFiles, formatBytes(sandbox.ShmSize))},
+		{mentions(v.message, "[Errno 24]"), outcomes.Exception,
+			fmt.Sprintf("a process may have %d open files", limits.OpenFiles)},
 	} {
 		if known.applies {
 			v.outcome = known.outcome

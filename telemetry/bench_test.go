@@ -74,7 +74,8 @@ func BenchmarkLog(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for name, logger := range map[string]*slog.Logger{"plain": slog.New(slog.NewJSONHandler(io.Discard, nil)), "redacting": redacting} {
+	for name, logger := range map[string]*slog.Logger{"plain": slog.New(slog.NewJSONHandler(io.Discard, nil)),
+		"redacting": redacting} {
 		b.Run(name, func(b *testing.B) {
 			ctx := WithExecution(context.Background(), "7d444840-9dc0-11d1-b245-5ffdce74fad2")
 			b.ReportAllocs()

@@ -97,7 +97,8 @@ func TestABrokenCollectorIsGivenUpAndMentionedOnce(t *testing.T) {
 			if c.inTime && err != nil || !c.inTime && !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Shutdown error = %v", err)
 			}
-			if sent, failed := telemetry.queue.exported.Load(), telemetry.queue.failed.Load(); sent != 0 || failed != 10*spansEach {
+			if sent, failed := telemetry.queue.exported.Load(), telemetry.queue.failed.Load(); sent != 0 ||
+				failed != 10*spansEach {
 				t.Errorf("%d spans exported, %d failed", sent, failed)
 			}
 			if n := strings.Count(log.String(), "not exported"); n != 1 {

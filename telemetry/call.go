@@ -154,7 +154,8 @@ func (s server) url(path, query string) string {
 // maskQuery keeps the names of a query's parameters and masks their values. A parameter without "=" counts as a value.
 func maskQuery(query string) string {
 	var masked strings.Builder
-	for parameter := range strings.FieldsFuncSeq(truncate(query, urlPartLimit), func(r rune) bool { return r == '&' || r == ';' }) {
+	for parameter := range strings.FieldsFuncSeq(truncate(query, urlPartLimit),
+		func(r rune) bool { return r == '&' || r == ';' }) {
 		if masked.Len() > 0 {
 			masked.WriteByte('&')
 		}

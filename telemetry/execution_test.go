@@ -128,11 +128,13 @@ func TestOneTraceLeadsFromTheCallerThroughTheStepToTheAPI(t *testing.T) {
 	}
 	for i, name := range []phases.Phase{phases.Queue, phases.Mint, phases.Spawn, phases.Import} {
 		phase := named(t, all, name)
-		if phase.Parent.SpanID() != root.SpanContext.SpanID() || !phase.StartTime.Equal(at(i)) || !phase.EndTime.Equal(at(i+1)) {
+		if phase.Parent.SpanID() != root.SpanContext.SpanID() || !phase.StartTime.Equal(at(i)) ||
+			!phase.EndTime.Equal(at(i+1)) {
 			t.Errorf("%s is from %v to %v below %v", name, phase.StartTime, phase.EndTime, phase.Parent.SpanID())
 		}
 	}
-	if want := "00-" + callerTrace + "-" + step.SpanContext.SpanID().String() + "-01"; stepParent != want || stepState != "vendor=1" {
+	if want := "00-" + callerTrace + "-" + step.SpanContext.SpanID().String() + "-01"; stepParent != want ||
+		stepState != "vendor=1" {
 		t.Errorf("the step was given %q, %q, want %q", stepParent, stepState, want)
 	}
 	if step.Parent.SpanID() != root.SpanContext.SpanID() || !step.StartTime.Equal(at(4)) || !step.EndTime.Equal(at(9)) {
@@ -141,7 +143,8 @@ func TestOneTraceLeadsFromTheCallerThroughTheStepToTheAPI(t *testing.T) {
 	if get.Parent.SpanID() != step.SpanContext.SpanID() || get.SpanKind != trace.SpanKindClient {
 		t.Errorf("the call's parent is %v, its kind %v", get.Parent, get.SpanKind)
 	}
-	if want := "00-" + callerTrace + "-" + get.SpanContext.SpanID().String() + "-01"; call.Traceparent != want || call.Tracestate != "vendor=1" {
+	if want := "00-" + callerTrace + "-" + get.SpanContext.SpanID().String() + "-01"; call.Traceparent != want ||
+		call.Tracestate != "vendor=1" {
 		t.Errorf("the API was given %q, %q, want %q", call.Traceparent, call.Tracestate, want)
 	}
 	wantAttributes(t, root.Attributes, map[string]any{
@@ -151,14 +154,16 @@ func TestOneTraceLeadsFromTheCallerThroughTheStepToTheAPI(t *testing.T) {
 }
 
 func TestAnExecutionWithoutACallerBeginsATrace(t *testing.T) {
-	for _, traceparent := range []string{"", "garbage", "00-" + strings.Repeat("0", 32) + "-" + callerSpan + "-01", caller + "\nX: y"} {
+	for _, traceparent := range []string{"", "garbage", "00-" + strings.Repeat("0", 32) + "-" + callerSpan + "-01",
+		caller + "\nX: y"} {
 		telemetry, spans := tracing(t)
 		begin := info()
 		begin.Traceparent, begin.Server = traceparent, false
 		_, execution := telemetry.Execution(context.Background(), begin)
 		execution.End(Ending{Outcome: outcomes.OK})
 		root := named(t, spans(), "execution")
-		if root.Parent.IsValid() || root.SpanContext.TraceID().String() == callerTrace || root.SpanKind != trace.SpanKindInternal {
+		if root.Parent.IsValid() || root.SpanContext.TraceID().String() == callerTrace ||
+			root.SpanKind != trace.SpanKindInternal {
 			t.Errorf("%q: root = %+v", traceparent, root)
 		}
 	}
@@ -268,7 +273,8 @@ func TestAnExecutionWhoseStepNeverRanFailsWithoutAStepSpan(t *testing.T) {
 		t.Errorf("%d spans", len(all))
 	}
 	mint, root := named(t, all, phases.Mint), named(t, all, "execution")
-	if mint.Status.Code != codes.Error || strings.Contains(mint.Status.Description, plain) || !strings.Contains(mint.Status.Description, "redis") {
+	if mint.Status.Code != codes.Error || strings.Contains(mint.Status.Description, plain) ||
+		!strings.Contains(mint.Status.Description, "redis") {
 		t.Errorf("status = %+v", mint.Status)
 	}
 	wantAttributes(t, mint.Attributes, map[string]any{"error.type": "timeout"})
@@ -295,22 +301,28 @@ func TestCallsFollowTheSemanticConventionsOfHTTP(t *testing.T) {
 		status codes.Code
 		want   map[string]any
 	}{
-		{"answered", CallEnd{Method: "POST", Path: "/a%2Fb", Query: "page=2&hunter2;x=y=z", Status: 201, Sent: 5, Received: 7, Policy: "default.calls"}, codes.Unset,
+		{"answered", CallEnd{Method: "POST", Path: "/a%2Fb", Query: "page=2&hunter2;x=y=z", Status: 201, Sent: 5, Received: 7,
+			Policy: "default.calls"}, codes.Unset,
 			map[string]any{
-				"http.request.method": "POST", "http.response.status_code": 201, "server.address": "app.go.kizen.com", "server.port": 443,
+				"http.request.method": "POST", "http.response.status_code": 201, "server.address": "app.go.kizen.com",
+				"server.port":            443,
 				"url.full":               "https://app.go.kizen.com/api/a%2Fb?page=REDACTED&REDACTED&x=REDACTED",
 				"http.request.body.size": 5, "http.response.body.size": 7, "network.protocol.version": "1.1", "error.type": nil,
 				"kizen.policy.decision": "allow", "kizen.policy.id": "default.calls", "http.request.resend_count": nil,
 			}},
 		{"not found", CallEnd{Method: "GET", Path: "/x", Status: 404, Retried: true, Protocol: "2"}, codes.Error,
-			map[string]any{"error.type": "404", "http.request.resend_count": 1, "kizen.policy.decision": nil, "network.protocol.version": "2"}},
-		{"denied", CallEnd{Method: "DELETE", Path: "/x", Status: 403, Error: "guardrail", Policy: "guardrail.own_token", Denied: true}, codes.Error,
-			map[string]any{"error.type": "guardrail", "kizen.policy.decision": "deny", "kizen.policy.id": "guardrail.own_token"}},
+			map[string]any{"error.type": "404", "http.request.resend_count": 1, "kizen.policy.decision": nil,
+				"network.protocol.version": "2"}},
+		{"denied", CallEnd{Method: "DELETE", Path: "/x", Status: 403, Error: "guardrail", Policy: "guardrail.own_token",
+			Denied: true}, codes.Error,
+			map[string]any{"error.type": "guardrail", "kizen.policy.decision": "deny",
+				"kizen.policy.id": "guardrail.own_token"}},
 		{"no answer", CallEnd{Method: "GET", Path: "/x", Error: "client_disconnected"}, codes.Error,
 			map[string]any{"error.type": "client_disconnected", "http.response.status_code": nil}},
 		{"made-up method", CallEnd{Method: "BREW", Path: "/x", Status: 200}, codes.Unset,
 			map[string]any{"http.request.method": "_OTHER", "http.request.method_original": "BREW"}},
-		{"secrets everywhere", CallEnd{Method: stored, Path: "/x/" + stored, Query: stored + "&" + stored + "=1&a=" + stored, Status: 200}, codes.Unset,
+		{"secrets everywhere", CallEnd{Method: stored, Path: "/x/" + stored, Query: stored + "&" + stored + "=1&a=" + stored,
+			Status: 200}, codes.Unset,
 			map[string]any{"http.request.method_original": redacted.Mark}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -335,7 +347,8 @@ func TestLongValuesDoNotFillTheQueue(t *testing.T) {
 	telemetry, spans := tracing(t)
 	_, execution := telemetry.Execution(context.Background(), info())
 	long := strings.Repeat("x", 1<<20)
-	execution.EndCall(execution.StartCall("GET", "", ""), CallEnd{Method: "GET", Path: "/" + long, Query: long + "=" + long, Error: "answer_cut", Policy: long})
+	execution.EndCall(execution.StartCall("GET", "", ""),
+		CallEnd{Method: "GET", Path: "/" + long, Query: long + "=" + long, Error: "answer_cut", Policy: long})
 	execution.Phase("mint", at(0), at(1), errors.New(long))
 	execution.End(Ending{Outcome: outcomes.OK, Exception: long})
 	for _, span := range spans() {

@@ -68,8 +68,11 @@ func TestRecordsNameTheTraceAndTheExecutionOfTheirContext(t *testing.T) {
 	span := headers{traceparent: "00-" + id + "-00f067aa0ba902b7-01"}.parse()
 	ctx := WithExecution(trace.ContextWithSpanContext(context.Background(), span), "ex-1")
 	for name, write := range map[string]func(*slog.Logger){
-		"plain":           func(l *slog.Logger) { l.InfoContext(ctx, "x") },
-		"in a group":      func(l *slog.Logger) { l.WithGroup("g").With("a", 1).WithGroup("h").InfoContext(ctx, "x", "b", 2) },
+		"plain": func(l *slog.Logger) { l.InfoContext(ctx, "x") },
+		"in a group": func(l *slog.Logger) {
+			l.WithGroup("g").With("a", 1).WithGroup("h").InfoContext(ctx, "x", "b",
+				2)
+		},
 		"bound":           func(l *slog.Logger) { LoggerFor(ctx, l).Info("x") },
 		"bound and given": func(l *slog.Logger) { LoggerFor(ctx, l).InfoContext(ctx, "x") },
 		"named by hand":   func(l *slog.Logger) { l.InfoContext(ctx, "x", "execution_id", "ex-1") },

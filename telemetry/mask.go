@@ -51,7 +51,10 @@ func formsOf(secret string) []form {
 			}
 		}
 	}
-	named := strings.IndexFunc(secret, func(r rune) bool { return !unicode.IsLetter(r) && !strings.ContainsRune("-_. ", r) }) < 0
+	named := strings.IndexFunc(secret, func(r rune) bool {
+		return !unicode.IsLetter(r) &&
+			!strings.ContainsRune("-_. ", r)
+	}) < 0
 	var forms []form
 	for _, text := range exact {
 		forms = append(forms, form{text, utf8.RuneCountInString(text), named})

@@ -29,19 +29,22 @@ func TestNoSpellingOfASecretPassesTheMaskOfTargets(t *testing.T) {
 		{"percent-encoded", "/a/" + url.PathEscape(secret) + "/b", "", "/a/[REDACTED]/b", ""},
 		{"every byte", "/a/" + each(secret, "%%%02x") + "/b", "", "/a/[REDACTED]/b", ""},
 		{"twice", "/a/" + url.PathEscape(url.PathEscape(secret)), "", "/a/[REDACTED]", ""},
-		{"four times", "/a/" + url.PathEscape(url.PathEscape(url.PathEscape(each(secret, "%%%02X")))), "", "/a/[REDACTED]", ""},
+		{"four times", "/a/" + url.PathEscape(url.PathEscape(url.PathEscape(each(secret, "%%%02X")))), "", "/a/[REDACTED]",
+			""},
 		{"beside a malformed escape", "/%zz/" + url.PathEscape(secret) + "/%4", "", "/%zz/[REDACTED]/%4", ""},
 		{"in the name of a parameter", "/a", url.QueryEscape(secret) + "=1", "/a", "[REDACTED]=1"},
 		{"in a value", "/a", "b=1&q=" + url.QueryEscape(secret), "/a", "b=1&q=[REDACTED]"},
 		{"in the other case", "/a/" + url.PathEscape(strings.ToUpper(secret)), "", "/a/[REDACTED]", ""},
 		{"twice in one path", "/" + url.PathEscape(secret) + "/" + url.PathEscape(secret), "", "/[REDACTED]/[REDACTED]", ""},
-		{"half in the path, half in the query", "/a/" + url.PathEscape(secret[:half]), "q=" + url.QueryEscape(secret[half:]), "/a/[REDACTED]", "q=[REDACTED]"},
+		{"half in the path, half in the query", "/a/" + url.PathEscape(secret[:half]), "q=" + url.QueryEscape(secret[half:]),
+			"/a/[REDACTED]", "q=[REDACTED]"},
 		{"its first third", "/a/" + url.PathEscape(secret[:8]) + "/b", "", "/a/[REDACTED]/b", ""},
 		{"none", "/a/hunter/%2F%zz", "end=k&k=hunter", "/a/hunter/%2F%zz", "end=k&k=hunter"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			whole := strings.TrimSuffix(c.path+"?"+c.query, "?")
-			if text := NewMask(secret).Text(whole); strings.Contains(decodedOften(whole), secret) && strings.Contains(decodedOften(text), secret) {
+			if text := NewMask(secret).Text(whole); strings.Contains(decodedOften(whole), secret) &&
+				strings.Contains(decodedOften(text), secret) {
 				t.Errorf("as text: %q", text)
 			}
 			if path, query := NewMask("other", secret).Target(c.path, c.query); path != c.wantPath || query != c.wantQuery {
@@ -55,7 +58,8 @@ func TestNoSpellingOfASecretPassesTheMaskOfTargets(t *testing.T) {
 			for _, path := range []string{"/a/" + text, "/a/" + url.PathEscape(text), "/a/" + each(text, "%%%02x")} {
 				masked, _ := NewMask(secret).Target(path, "")
 				plain, err := encoding.DecodeString(strings.TrimPrefix(strings.ReplaceAll(masked, redacted.Mark, ""), "/a/"))
-				if !strings.Contains(masked, redacted.Mark) || err == nil && strings.Contains(string(plain), secret[3:len(secret)-3]) {
+				if !strings.Contains(masked, redacted.Mark) || err == nil &&
+					strings.Contains(string(plain), secret[3:len(secret)-3]) {
 					t.Errorf("base64 of it: %q", masked)
 				}
 				if got := NewMask(secret).Text(text); !strings.Contains(got, redacted.Mark) {
@@ -122,7 +126,8 @@ func FuzzMaskOfTargets(f *testing.F) {
 				}
 			}
 		}
-		if !strings.Contains(path+query, "%") && !strings.Contains(path+"?"+query, secret) && len(secret) < recodedAtLeast && !strings.Contains(secret, " ") {
+		if !strings.Contains(path+query, "%") && !strings.Contains(path+"?"+query, secret) && len(secret) < recodedAtLeast &&
+			!strings.Contains(secret, " ") {
 			if maskedPath != path || maskedQuery != query {
 				t.Errorf("%q and %q have no %q, and became %q and %q", path, query, secret, maskedPath, maskedQuery)
 			}

@@ -146,12 +146,15 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 		errs = append(errs, err)
 		return counter
 	}
-	m.executions = seconds("kizen.execution.duration", "Executions, from the request to their end, by outcome.", executionSeconds)
-	m.phases = seconds("kizen.execution.phase.duration", "Phases of executions; queue is the wait for a slot.", executionSeconds)
+	m.executions = seconds("kizen.execution.duration", "Executions, from the request to their end, by outcome.",
+		executionSeconds)
+	m.phases = seconds("kizen.execution.phase.duration", "Phases of executions; queue is the wait for a slot.",
+		executionSeconds)
 	m.keys = seconds("kizen.key.operation.duration", "Mints, renewals and revocations of signed keys.", requestSeconds)
 	m.redis = seconds("db.client.operation.duration", "Commands to Redis.", redisSeconds)
 	m.calls = seconds("http.client.request.duration", "Calls of steps to the API.", requestSeconds)
-	m.connections = seconds("kizen.connection.duration", "Connections of steps until they are made or refused, by decision.", requestSeconds)
+	m.connections = seconds("kizen.connection.duration",
+		"Connections of steps until they are made or refused, by decision.", requestSeconds)
 	m.sent = bytes("http.client.request.body.size", "Request bodies sent to the API.")
 	m.received = bytes("http.client.response.body.size", "Response bodies received from the API.")
 	var err error
@@ -167,7 +170,8 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 	errs = append(errs, err)
 	m.fleetQueue, err = newBacklogGauges(meter, "kizen.fleet.queue", "kizen.fleet.dead_letters", "execution")
 	errs = append(errs, err)
-	m.fleetCallbacks, err = newBacklogGauges(meter, "kizen.fleet.callback.queue", "kizen.fleet.callback.dead_letters", "callback")
+	m.fleetCallbacks, err = newBacklogGauges(meter, "kizen.fleet.callback.queue", "kizen.fleet.callback.dead_letters",
+		"callback")
 	errs = append(errs, err)
 	return m, errors.Join(errs...)
 }
@@ -193,7 +197,8 @@ func (m *Metrics) Watch(state func() State) (stop func()) {
 
 // WatchFleet reads the backlogs of a queue, of executions and of callbacks, whenever metrics are collected, until stop
 // is called. If look fails, it reports nothing, so that a failure does not look like an empty queue.
-func (m *Metrics) WatchFleet(queue string, look func(context.Context) (executions, callbacks Backlog, err error)) (stop func()) {
+func (m *Metrics) WatchFleet(queue string,
+	look func(context.Context) (executions, callbacks Backlog, err error)) (stop func()) {
 	if m == nil {
 		return func() {}
 	}
@@ -282,7 +287,8 @@ func (m *Metrics) execution(ctx context.Context, outcome string, took time.Durat
 	if m == nil {
 		return
 	}
-	m.executions.Record(ctx, took.Seconds(), withError(nil, attribute.String("kizen.execution.outcome", m.words.of(outcome))))
+	m.executions.Record(ctx, took.Seconds(),
+		withError(nil, attribute.String("kizen.execution.outcome", m.words.of(outcome))))
 }
 
 func (m *Metrics) call(ctx context.Context, to server, end *CallEnd) {

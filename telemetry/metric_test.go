@@ -77,7 +77,8 @@ func TestMetricsAreNamedAsPrometheusSpellsTheConventions(t *testing.T) {
 		`kizen_execution_duration_seconds_count{kizen_execution_outcome="ok"} 1`,
 		`kizen_execution_phase_duration_seconds_count{kizen_execution_phase="queue"} 1`,
 		`kizen_execution_phase_duration_seconds_sum{kizen_execution_phase="step"} 0.001`,
-		"kizen_execution_queue_length 3", "kizen_execution_slot_usage 2", "kizen_execution_slot_limit 4", "kizen_pool_ready 1",
+		"kizen_execution_queue_length 3", "kizen_execution_slot_usage 2", "kizen_execution_slot_limit 4",
+		"kizen_pool_ready 1",
 		`http_client_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200",` + api + `} 1`,
 		`http_client_request_duration_seconds_count{error_type="guardrail",http_request_method="POST",http_response_status_code="403",` + api + `} 1`,
 		`http_client_response_body_size_bytes_sum{http_request_method="GET",http_response_status_code="200",` + api + `} 9`,
@@ -110,7 +111,8 @@ func TestLabelsAreBoundedWhateverIsMeasured(t *testing.T) {
 		s := fmt.Sprintf("made.up.%d", i)
 		execution.EndCall(nil, CallEnd{Method: s, Path: "/" + s, Status: 1000 + i, Denied: true, Policy: s, Error: s})
 		execution.EndCall(nil, CallEnd{Method: "GET", Status: 600 + i})
-		execution.EndCall(nil, CallEnd{Method: "GET", Status: 403, Denied: true, Policy: "guardrail." + s, Error: "guardrail"})
+		execution.EndCall(nil, CallEnd{Method: "GET", Status: 403, Denied: true, Policy: "guardrail." + s,
+			Error: "guardrail"})
 		execution.Phase(phases.Phase(s), at(0), at(1), nil)
 		metrics.Redis(ctx, s, time.Millisecond, errors.New(s))
 		metrics.Key(ctx, s, time.Millisecond, errors.New(s))
@@ -139,7 +141,8 @@ func TestBuiltInPoliciesKeepTheirNamesBesideAnyNumberOfOthers(t *testing.T) {
 	}
 	execution.EndCall(nil, CallEnd{Method: "GET", Status: 403, Denied: true, Policy: "guardrail.own_token"})
 	page := scrape(t, telemetry)
-	for _, want := range []string{`kizen_policy_id="guardrail.own_token"} 1`, `kizen_policy_id="team.0"} 1`, `kizen_policy_id="_OTHER"} 436`} {
+	for _, want := range []string{`kizen_policy_id="guardrail.own_token"} 1`, `kizen_policy_id="team.0"} 1`,
+		`kizen_policy_id="_OTHER"} 436`} {
 		if !strings.Contains(page, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}
@@ -148,17 +151,20 @@ func TestBuiltInPoliciesKeepTheirNamesBesideAnyNumberOfOthers(t *testing.T) {
 
 // words of PromQL, and labels that scraping adds.
 var promQL = []string{
-	"sum", "max", "by", "rate", "histogram_quantile", "label_replace", "label_values", "vector", "or", "le", "job", "instance", "class",
+	"sum", "max", "by", "rate", "histogram_quantile", "label_replace", "label_values", "vector", "or", "le", "job",
+	"instance", "class",
 }
 
 // watched returns telemetry that has measured an execution and watches a service and a fleet.
 func watched(t *testing.T) *Telemetry {
 	t.Helper()
-	environment(t, map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_OTLP_ENDPOINT": failing(t, 400)})
+	environment(t, map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "prometheus",
+		"OTEL_EXPORTER_OTLP_ENDPOINT": failing(t, 400)})
 	telemetry, _ := started(t, Config{})
 	t.Cleanup(func() { telemetry.Shutdown(context.Background()) })
 	t.Cleanup(telemetry.Metrics().Watch(func() State { return State{} }))
-	t.Cleanup(telemetry.Metrics().WatchFleet("kizen", func(context.Context) (executions, callbacks Backlog, err error) { return }))
+	t.Cleanup(telemetry.Metrics().WatchFleet("kizen",
+		func(context.Context) (executions, callbacks Backlog, err error) { return }))
 	telemetry.Metrics().FleetEnded(t.Context(), "worker_died")
 	telemetry.Metrics().Connection(t.Context(), "tcp", true, time.Millisecond)
 	execute(telemetry)
@@ -193,7 +199,8 @@ func TestEveryMetricOfTheDashboardExists(t *testing.T) {
 	family := regexp.MustCompile(`_(bucket|sum|count)$`)
 	for name := range series {
 		name = family.ReplaceAllString(name, "")
-		seen := slices.ContainsFunc(slices.Collect(maps.Keys(queried)), func(q string) bool { return strings.HasPrefix(q, name) })
+		seen := slices.ContainsFunc(slices.Collect(maps.Keys(queried)),
+			func(q string) bool { return strings.HasPrefix(q, name) })
 		ours := !strings.HasPrefix(name, "go_") && !strings.HasPrefix(name, "process_") && name != "target_info"
 		if !seen && ours {
 			t.Errorf("no panel shows %s", name)
@@ -257,10 +264,12 @@ func TestAnUnknownBacklogIsNotReportedAsEmpty(t *testing.T) {
 	telemetry := measuring(t)
 	var down error
 	stop := telemetry.Metrics().WatchFleet("kizen", func(context.Context) (executions, callbacks Backlog, err error) {
-		return Backlog{Depth: 7, Oldest: 1500 * time.Millisecond, DeadLetters: 2}, Backlog{Depth: 3, Oldest: time.Minute, DeadLetters: 1}, down
+		return Backlog{Depth: 7, Oldest: 1500 * time.Millisecond, DeadLetters: 2}, Backlog{Depth: 3, Oldest: time.Minute,
+			DeadLetters: 1}, down
 	})
 	series := []string{
-		`kizen_fleet_queue_depth{queue="kizen"} 7`, `kizen_fleet_queue_wait_seconds{queue="kizen"} 1.5`, `kizen_fleet_dead_letters{queue="kizen"} 2`,
+		`kizen_fleet_queue_depth{queue="kizen"} 7`, `kizen_fleet_queue_wait_seconds{queue="kizen"} 1.5`,
+		`kizen_fleet_dead_letters{queue="kizen"} 2`,
 		`kizen_fleet_callback_queue_depth{queue="kizen"} 3`, `kizen_fleet_callback_queue_wait_seconds{queue="kizen"} 60`,
 		`kizen_fleet_callback_dead_letters{queue="kizen"} 1`,
 	}

@@ -51,10 +51,12 @@ type shape struct {
 var shapes = []shape{
 	// A PEM block with a private key, complete or truncated (RFC 7468). Its body may have dashes, in the headers of
 	// an encrypted key.
-	{[]string{"-----begin"}, `()(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----|\z)`},
+	{[]string{"-----begin"},
+		`()(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----|\z)`},
 	// A JSON Web Token (RFC 7519), any other compact JWS, or any JSON object in
 	// base64, such as a JWK in a variable: they all start with an encoded brace.
-	{[]string{"eyj", "eya", "ewk", "ewo"}, `()\b(?:ey[AJ]|ew[ko])[A-Za-z0-9_+/-]{5,}(?:\.|%2[Ee])[A-Za-z0-9_-]*(?:(?:\.|%2[Ee])[A-Za-z0-9_-]*)?`},
+	{[]string{"eyj", "eya", "ewk",
+		"ewo"}, `()\b(?:ey[AJ]|ew[ko])[A-Za-z0-9_+/-]{5,}(?:\.|%2[Ee])[A-Za-z0-9_-]*(?:(?:\.|%2[Ee])[A-Za-z0-9_-]*)?`},
 	{[]string{"eyj", "eya", "ewk", "ewo"}, `()\b(?:ey[AJ]|ew[ko])[A-Za-z0-9_+/-]{20,}={0,2}`},
 	// PEM, or the DER of a private key (RFC 5958), in base64.
 	{[]string{"ls0tls1crudjti", "mc4caqaw", "mii"}, `()\b(?:LS0tLS1CRUdJTi|MC4CAQAw|MII)[A-Za-z0-9_+/-]{30,}={0,2}`},
@@ -62,16 +64,19 @@ var shapes = []shape{
 	{[]string{`"`, "'"}, `(\\*["'](?:d|k|p|q|dp|dq|qi)\\*["']\s*:\s*\\*["'])[A-Za-z0-9_-]{16,}`},
 	// Keys with a known prefix: ours, those of Standard Webhooks, and those of services that steps call.
 	{
-		[]string{"kizen_", "whsec_", "whsk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "k_live_", "akia"},
+		[]string{"kizen_", "whsec_", "whsk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox",
+			"k_live_", "akia"},
 		`()(?:kizen_[0-9A-Za-z]{49}|(?:whsec_|whsk_|gh[pousr]_|github_pat_|glpat-|xox[a-z]-|sk_live_|rk_live_|AKIA)[A-Za-z0-9_+/=-]{12,})`,
 	},
 	// These keys, a token, and the text after a scheme, in base64; our keys also at any alignment, and in
 	// hexadecimal.
 	{[]string{"zxlk", "qmvhcmvyi", "qmfzawmg"}, `()\b(?:ZXlK|QmVhcmVyI|QmFzaWMg)[A-Za-z0-9_+/-]{20,}={0,2}`},
-	{[]string{"a2l6zw5f", "tpemvux", "raxplbl"}, `()[A-Za-z0-9_+/-]*(?:a2l6ZW5f|tpemVuX|raXplbl)[A-Za-z0-9_+/-]{60,}={0,2}`},
+	{[]string{"a2l6zw5f", "tpemvux", "raxplbl"},
+		`()[A-Za-z0-9_+/-]*(?:a2l6ZW5f|tpemVuX|raXplbl)[A-Za-z0-9_+/-]{60,}={0,2}`},
 	{[]string{"6b697a656e5f"}, `(?i)()6b697a656e5f[0-9a-f]{98}`},
 	// Headers with credentials (RFC 9110, section 11.6.2; RFC 6265), as a line, in a map or in JSON.
-	{[]string{"authorization"}, `(?i)(\b(?:proxy-)?authorization\\*["']?\s*[:=]\s*\[?)(?:\\*"[^"\r\n]+|\\*'[^'\r\n]+|[^\s"'\[\]][^\r\n\]]*)`},
+	{[]string{"authorization"},
+		`(?i)(\b(?:proxy-)?authorization\\*["']?\s*[:=]\s*\[?)(?:\\*"[^"\r\n]+|\\*'[^'\r\n]+|[^\s"'\[\]][^\r\n\]]*)`},
 	{[]string{"cookie"}, `(?i)(\b(?:set-)?cookie\\*["']?\s*[:=]\s*\[?\\*["']?)[^\s"'\]=]+=[^\r\n"'\]]*`},
 	{[]string{"bearer", "basic"}, `(?i)(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}`},
 	// The password of a URL, up to the last @ of its authority, with any content; digits that look like a port are
@@ -84,7 +89,8 @@ var shapes = []shape{
 	// `/src/token:12`.
 	{nameHints, `(?i)(` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + quotedValue},
 	// The reason why a file with such a name cannot be used is not a value.
-	{nameHints, `(?i)["'][^/"'\n]*["']:\s+` + fileErrors + `|(["'][^/"'\n]*` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + secretValue},
+	{nameHints, `(?i)["'][^/"'\n]*["']:\s+` + fileErrors + `|(["'][^/"'\n]*` + assignedNames + `\]?\\*["']\s*[:=]\s*)` +
+		secretValue},
 	{nameHints, `(?i)(` + assignedNames + `\s*=\s*)` + secretValue},
 	{nameHints, `(?i)(` + assignedNames + `:)(?:` + quotedValue + `|[0-9]*[^\s"'&}\]0-9:][^\s"'&}\]]*)`},
 	{nameHints, `(?i)(` + noPath + assignedNames + `:)` + secretValue},

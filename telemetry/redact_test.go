@@ -100,12 +100,14 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 		"private key as PEM":             message(pem),
 		"private key as PEM in an error": value(errors.New(pem)),
 		"private key with PEM headers":   message("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,1\n\n" + jwkD + "\n-----END RSA PRIVATE KEY-----"),
-		"private key with dashes":        message("-----BEGIN PRIVATE KEY-----\n" + jwkD + "-x-" + jwkD + "\n-----END PRIVATE KEY-----"),
-		"private key as PEM, cut":        message("-----BEGIN EC PRIVATE KEY-----\nabc-" + jwkD),
-		"PGP private key":                message("-----BEGIN PGP PRIVATE KEY BLOCK-----\n" + jwkD + "\n-----END PGP PRIVATE KEY BLOCK-----"),
-		"private key on one line":        message(strings.ReplaceAll(pem, "\n", `\n`)),
-		"PEM in base64":                  message(base64.StdEncoding.EncodeToString([]byte(pem))),
-		"DER in base64":                  message("MC4CAQAwBQYDK2VwBCIEI" + jwkD),
+		"private key with dashes": message("-----BEGIN PRIVATE KEY-----\n" + jwkD + "-x-" + jwkD +
+			"\n-----END PRIVATE KEY-----"),
+		"private key as PEM, cut": message("-----BEGIN EC PRIVATE KEY-----\nabc-" + jwkD),
+		"PGP private key": message("-----BEGIN PGP PRIVATE KEY BLOCK-----\n" + jwkD +
+			"\n-----END PGP PRIVATE KEY BLOCK-----"),
+		"private key on one line": message(strings.ReplaceAll(pem, "\n", `\n`)),
+		"PEM in base64":           message(base64.StdEncoding.EncodeToString([]byte(pem))),
+		"DER in base64":           message("MC4CAQAwBQYDK2VwBCIEI" + jwkD),
 
 		"stored key in base64":         message("sent " + base64.StdEncoding.EncodeToString([]byte(stored))),
 		"stored key in base64, second": message("sent " + base64.StdEncoding.EncodeToString([]byte("a"+stored))),
@@ -116,30 +118,33 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 		"token, its dots encoded":      message("GET /x?t=" + strings.ReplaceAll(jwt, ".", "%2E")),
 
 		// Headers.
-		"bearer header":             message("Authorization: Bearer " + plain),
-		"basic header":              message("authorization: basic " + plain),
-		"header without a scheme":   message("Authorization: " + plain),
-		"header of another scheme":  message(`Proxy-Authorization: Digest username="a", response="` + plain + `"`),
-		"cookie header":             message("Cookie: a=b; session=" + plain),
-		"header map":                value(http.Header{"Authorization": {"Token " + plain}, "Accept": {"*/*"}}),
-		"header map, cookies":       value(http.Header{"Set-Cookie": {"session=" + plain}}),
-		"header map, API key":       value(map[string]string{"X-API-KEY": plain}),
-		"header map, printed":       message(fmt.Sprint(http.Header{"X-Api-Key": {plain}, "Authorization": {"ApiKey " + plain}})),
-		"headers in JSON":           message(`{"headers":{"authorization":"ApiKey ` + plain + `","x-api-key":"` + plain + `"}}`),
+		"bearer header":            message("Authorization: Bearer " + plain),
+		"basic header":             message("authorization: basic " + plain),
+		"header without a scheme":  message("Authorization: " + plain),
+		"header of another scheme": message(`Proxy-Authorization: Digest username="a", response="` + plain + `"`),
+		"cookie header":            message("Cookie: a=b; session=" + plain),
+		"header map":               value(http.Header{"Authorization": {"Token " + plain}, "Accept": {"*/*"}}),
+		"header map, cookies":      value(http.Header{"Set-Cookie": {"session=" + plain}}),
+		"header map, API key":      value(map[string]string{"X-API-KEY": plain}),
+		"header map, printed": message(fmt.Sprint(http.Header{"X-Api-Key": {plain},
+			"Authorization": {"ApiKey " + plain}})),
+		"headers in JSON": message(`{"headers":{"authorization":"ApiKey ` + plain + `","x-api-key":"` + plain +
+			`"}}`),
 		"headers in escaped JSON":   message(`"{\"x-api-key\":\"` + plain + `\"}"`),
 		"header by its name":        byName("X-API-KEY", plain),
 		"header by its name, bytes": byName("Authorization", []byte(plain)),
 
 		// URLs.
-		"redis password":                 message("dial redis://app:" + plain + "@127.0.0.1:6379/0"),
-		"redis password, no user":        message("dial rediss://:" + plain + "@127.0.0.1:6379"),
-		"redis password, digits first":   message("dial redis://:12345" + plain + "@127.0.0.1:6379"),
-		"redis password with / and @":    message("dial redis://:x/" + plain + "@" + plain + "@127.0.0.1:6379"),
-		"redis password, sentinels":      message("dial redis+sentinel://app:" + plain + "@h1:26379,h2:26379/main"),
-		"redis password, upper case":     message("dial REDIS://app:" + plain + "@h1"),
-		"redis passwords of two":         message("redis://a:" + plain + "@h1,redis://b:" + plain + "@h2"),
-		"redis token for a user":         message("dial redis://" + plain + plain + "@h1"),
-		"sentinel password":              message("redis+sentinel://h1:26379,h2:26379/main?sentinel_password=" + plain + "&db=1"),
+		"redis password":               message("dial redis://app:" + plain + "@127.0.0.1:6379/0"),
+		"redis password, no user":      message("dial rediss://:" + plain + "@127.0.0.1:6379"),
+		"redis password, digits first": message("dial redis://:12345" + plain + "@127.0.0.1:6379"),
+		"redis password with / and @":  message("dial redis://:x/" + plain + "@" + plain + "@127.0.0.1:6379"),
+		"redis password, sentinels":    message("dial redis+sentinel://app:" + plain + "@h1:26379,h2:26379/main"),
+		"redis password, upper case":   message("dial REDIS://app:" + plain + "@h1"),
+		"redis passwords of two":       message("redis://a:" + plain + "@h1,redis://b:" + plain + "@h2"),
+		"redis token for a user":       message("dial redis://" + plain + plain + "@h1"),
+		"sentinel password": message("redis+sentinel://h1:26379,h2:26379/main?sentinel_password=" + plain +
+			"&db=1"),
 		"sentinel password with a comma": message("redis://h1?sentinel_password=ab," + plain),
 		"URL value":                      value(url.URL{Scheme: "redis", User: url.UserPassword("app", plain), Host: "h1"}),
 		"URL pointer":                    value(&url.URL{Scheme: "redis", User: url.UserPassword("app", plain), Host: "h1"}),
@@ -150,7 +155,8 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 		"JSON within a parameter":        message("GET /x?b=" + url.QueryEscape(`{"password":"`+plain+` `+plain+`"}`)),
 		"signature of S3":                message("GET https://h/x?X-Amz-Signature=" + plain),
 		"signature of Azure":             message("GET https://h/x?se=1&sig=" + plain + "%3D"),
-		"error of a client":              value(&url.Error{Op: "Get", URL: "https://u:" + plain + "@h/x", Err: errors.New("refused")}),
+		"error of a client": value(&url.Error{Op: "Get", URL: "https://u:" + plain + "@h/x",
+			Err: errors.New("refused")}),
 
 		// Names.
 		"attribute by its name":      byName("client_secret", plain),
@@ -186,7 +192,8 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 					t.Fatal(err)
 				}
 				write(logger)
-				for _, secret := range []string{jwt, strings.Split(jwt, ".")[1], stored, stored[10:], webhook[6:], jwkD, plain, baseOf(stored), baseOf(jwt), baseOf(plain), fmt.Sprintf("%X", stored[10:])} {
+				for _, secret := range []string{jwt, strings.Split(jwt, ".")[1], stored, stored[10:], webhook[6:], jwkD, plain,
+					baseOf(stored), baseOf(jwt), baseOf(plain), fmt.Sprintf("%X", stored[10:])} {
 					if strings.Contains(out.String(), secret) {
 						t.Errorf("the log shows %q: %s", secret, out.String())
 					}
@@ -218,8 +225,10 @@ func TestOrdinaryTextIsLoggedAsItIs(t *testing.T) {
 		"traceparent 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 		"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
 		"GET /x?design=1&signature=none", "a key: value pair", "https://h/x?next=%2Fy%3Fpage%3D2",
-		`open "/x/token": no such file`, "open /etc/passwd: permission denied", "read /run/secrets/api-key: no such file or directory",
-		`open "token": no such file`, `open "my.token": permission denied`, `{"error":"open 'api_key': no such file or directory"}`,
+		`open "/x/token": no such file`, "open /etc/passwd: permission denied",
+		"read /run/secrets/api-key: no such file or directory",
+		`open "token": no such file`, `open "my.token": permission denied`,
+		`{"error":"open 'api_key': no such file or directory"}`,
 		`--keys "/home/u/auth_token": is a directory`, "/src/token:12: syntax error", "token_file=/run/token", "max_tokens=5",
 		"task-runner-launcher stopped", "-----BEGIN PUBLIC KEY-----",
 	} {
@@ -239,7 +248,8 @@ func TestOrdinaryValuesAreLoggedReadably(t *testing.T) {
 		"structure", struct {
 			A int
 			B *int
-		}{A: 1}, "token_file", "/run/token", "keysFile", []string{"/run/keys"}, "secret_path", "a/b", "none", nil, "typed none", nothing, "circle", circle, "number", 5)
+		}{A: 1}, "token_file", "/run/token", "keysFile", []string{"/run/keys"}, "secret_path", "a/b", "none", nil,
+		"typed none", nothing, "circle", circle, "number", 5)
 	record := written()[0]
 	for key, want := range map[string]any{
 		"error": "boom", "map": "map[a:1]", "list": "[a b]", "bytes": "text", "structure": "{A:1 B:<nil>}", "none": "<nil>",

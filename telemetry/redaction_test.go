@@ -29,7 +29,8 @@ func readRedaction(t testing.TB) (r redaction) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(data, &r); err != nil || len(r.Texts) == 0 || len(r.Names) == 0 || len(r.Fields) == 0 || len(r.Parameters) == 0 {
+	if err := json.Unmarshal(data, &r); err != nil || len(r.Texts) == 0 || len(r.Names) == 0 || len(r.Fields) == 0 ||
+		len(r.Parameters) == 0 {
 		t.Fatalf("testdata/redaction.json: %v", err)
 	}
 	return r

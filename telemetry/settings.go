@@ -112,21 +112,25 @@ var checks = []struct {
 	{ofOTLP("CERTIFICATE"), holdsCertificates, "the path of a PEM file of certificates"},
 	{ofOTLP("CLIENT_CERTIFICATE"), holdsCertificates, "the path of a PEM file of certificates"},
 	{ofOTLP("CLIENT_KEY"), isReadable, "the path of a PEM file"},
-	{[]string{"OTEL_TRACES_SAMPLER"}, oneOf("always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"),
+	{[]string{"OTEL_TRACES_SAMPLER"}, oneOf("always_on", "always_off", "traceidratio", "parentbased_always_on",
+		"parentbased_always_off", "parentbased_traceidratio"),
 		"parentbased_traceidratio, say"},
 	{[]string{"OTEL_TRACES_SAMPLER_ARG"}, isRatio, "a number from 0 to 1"},
 	{[]string{
 		"OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT", "OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT",
 	}, isNumber, "milliseconds, such as 5000"},
 	{[]string{
-		"OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT",
-		"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT",
+		"OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+		"OTEL_ATTRIBUTE_COUNT_LIMIT",
+		"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_EVENT_COUNT_LIMIT",
+		"OTEL_SPAN_LINK_COUNT_LIMIT",
 		"OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
 	}, isNumber, "a number"},
 }
 
 // checkSetting logs the name of an invalid variable, but not its value, which may be a secret.
-func checkSetting(getenv func(string) string, log *slog.Logger, name string, valid func(string) bool, write string) (invalid bool) {
+func checkSetting(getenv func(string) string, log *slog.Logger, name string, valid func(string) bool,
+	write string) (invalid bool) {
 	value := strings.TrimSpace(getenv(name))
 	if value == "" || valid(value) {
 		return false
@@ -136,7 +140,8 @@ func checkSetting(getenv func(string) string, log *slog.Logger, name string, val
 }
 
 func ofOTLP(what string) []string {
-	return []string{"OTEL_EXPORTER_OTLP_" + what, "OTEL_EXPORTER_OTLP_TRACES_" + what, "OTEL_EXPORTER_OTLP_METRICS_" + what}
+	return []string{"OTEL_EXPORTER_OTLP_" + what, "OTEL_EXPORTER_OTLP_TRACES_" + what,
+		"OTEL_EXPORTER_OTLP_METRICS_" + what}
 }
 
 func oneOf(words ...string) func(string) bool {

@@ -83,8 +83,10 @@ func execute(t *Telemetry) {
 	for _, phase := range phases.All() {
 		execution.Phase(phase, at(1), at(2), nil)
 	}
-	execution.EndCall(execution.StartCall("GET", "", ""), CallEnd{Method: "GET", Path: "/custom-objects", Status: 200, Received: 9})
-	execution.EndCall(execution.StartCall("POST", "", ""), CallEnd{Method: "POST", Path: "/x", Status: 403, Error: "guardrail", Policy: "guardrail.own_token", Denied: true})
+	execution.EndCall(execution.StartCall("GET", "", ""),
+		CallEnd{Method: "GET", Path: "/custom-objects", Status: 200, Received: 9})
+	execution.EndCall(execution.StartCall("POST", "", ""),
+		CallEnd{Method: "POST", Path: "/x", Status: 403, Error: "guardrail", Policy: "guardrail.own_token", Denied: true})
 	execution.End(Ending{Outcome: outcomes.OK})
 	t.Metrics().Key(ctx, KeyMint, 1, nil)
 	t.Metrics().Key(ctx, KeyRenew, 1, context.DeadlineExceeded)
@@ -93,9 +95,11 @@ func execute(t *Telemetry) {
 
 func TestNothingIsStartedWithoutAnExporterOrAnEndpoint(t *testing.T) {
 	for name, variables := range map[string]map[string]string{
-		"nothing":      {},
-		"disabled":     {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_METRICS_EXPORTER": "prometheus"},
-		"none":         {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
+		"nothing": {},
+		"disabled": {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+			"OTEL_METRICS_EXPORTER": "prometheus"},
+		"none": {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none",
+			"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
 		"other things": {"OTEL_SERVICE_NAME": "x", "OTEL_TRACES_SAMPLER": "always_on"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -144,27 +148,41 @@ func TestEnvironmentChoosesExportersAndProtocols(t *testing.T) {
 		want      settings
 		warning   string
 	}{
-		"endpoint alone":         {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}, settings{traces: "http/protobuf", metrics: "http/protobuf"}, ""},
-		"endpoint of traces":     {map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint}, settings{traces: "http/protobuf"}, ""},
-		"endpoint of metrics":    {map[string]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": endpoint}, settings{metrics: "http/protobuf"}, ""},
-		"exporter alone":         {map[string]string{"OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, ""},
-		"exporter beats default": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRICS_EXPORTER": "none"}, settings{traces: "http/protobuf"}, ""},
-		"gRPC":                   {map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, settings{traces: "grpc"}, ""},
-		"protocol of a signal": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+		"endpoint alone": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
+			settings{traces: "http/protobuf", metrics: "http/protobuf"}, ""},
+		"endpoint of traces": {map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint},
+			settings{traces: "http/protobuf"}, ""},
+		"endpoint of metrics": {map[string]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": endpoint},
+			settings{metrics: "http/protobuf"}, ""},
+		"exporter alone": {map[string]string{"OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, ""},
+		"exporter beats default": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+			"OTEL_METRICS_EXPORTER": "none"}, settings{traces: "http/protobuf"}, ""},
+		"gRPC": {map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+			settings{traces: "grpc"}, ""},
+		"protocol of a signal": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+			"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
 			settings{traces: "http/json", metrics: "grpc"}, ""},
-		"both ways":                            {map[string]string{"OTEL_METRICS_EXPORTER": "otlp, prometheus"}, settings{metrics: "http/protobuf", prometheus: true}, ""},
-		"unknown exporter":                     {map[string]string{"OTEL_TRACES_EXPORTER": "console"}, settings{}, "OTEL_TRACES_EXPORTER"},
-		"exporter of metrics":                  {map[string]string{"OTEL_METRICS_EXPORTER": "statsd"}, settings{}, "OTEL_METRICS_EXPORTER"},
-		"unknown protocol":                     {map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "udp"}, settings{traces: "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL"},
-		"disabled":                             {map[string]string{"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_EXPORTER": "otlp"}, settings{disabled: true}, ""},
-		"disabled by nonsense":                 {map[string]string{"OTEL_SDK_DISABLED": "yes", "OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, "OTEL_SDK_DISABLED"},
+		"both ways": {map[string]string{"OTEL_METRICS_EXPORTER": "otlp, prometheus"},
+			settings{metrics: "http/protobuf", prometheus: true}, ""},
+		"unknown exporter": {map[string]string{"OTEL_TRACES_EXPORTER": "console"}, settings{},
+			"OTEL_TRACES_EXPORTER"},
+		"exporter of metrics": {map[string]string{"OTEL_METRICS_EXPORTER": "statsd"}, settings{},
+			"OTEL_METRICS_EXPORTER"},
+		"unknown protocol": {map[string]string{"OTEL_TRACES_EXPORTER": "otlp",
+			"OTEL_EXPORTER_OTLP_PROTOCOL": "udp"}, settings{traces: "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL"},
+		"disabled": {map[string]string{"OTEL_SDK_DISABLED": "TRUE",
+			"OTEL_TRACES_EXPORTER": "otlp"}, settings{disabled: true}, ""},
+		"disabled by nonsense": {map[string]string{"OTEL_SDK_DISABLED": "yes",
+			"OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, "OTEL_SDK_DISABLED"},
 		"invalid setting of a disabled signal": {map[string]string{"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, settings{}, ""},
-		"blank counts as unset":                {map[string]string{"OTEL_TRACES_EXPORTER": " ", "OTEL_EXPORTER_OTLP_ENDPOINT": " "}, settings{}, ""},
+		"blank counts as unset": {map[string]string{"OTEL_TRACES_EXPORTER": " ",
+			"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, settings{}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
 			got := readSettings(func(name string) string { return c.variables[name] }, slog.New(slog.NewTextHandler(&out, nil)))
-			if got.traces != c.want.traces || got.metrics != c.want.metrics || got.prometheus != c.want.prometheus || got.disabled != c.want.disabled {
+			if got.traces != c.want.traces || got.metrics != c.want.metrics || got.prometheus != c.want.prometheus ||
+				got.disabled != c.want.disabled {
 				t.Errorf("settings = %+v, want %+v", got, c.want)
 			}
 			if !strings.Contains(out.String(), c.warning) || c.warning == "" && out.Len() > 0 {
@@ -211,7 +229,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set("Content-Type", "application/x-protobuf")
 }
 
-func (r *receiver) Export(ctx context.Context, req *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
+func (r *receiver) Export(ctx context.Context,
+	req *collectortrace.ExportTraceServiceRequest) (*collectortrace.ExportTraceServiceResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	md, _ := metadata.FromIncomingContext(ctx)
@@ -256,7 +275,8 @@ func TestTracesAndMetricsArriveOverHTTP(t *testing.T) {
 	environment(t, map[string]string{
 		"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL, "OTEL_EXPORTER_OTLP_HEADERS": "x-team=blue%20one",
 		"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
-		"OTEL_RESOURCE_ATTRIBUTES":       "deployment.environment.name=test,service.name=ignored", "OTEL_SERVICE_NAME": "steps",
+		"OTEL_RESOURCE_ATTRIBUTES":       "deployment.environment.name=test,service.name=ignored",
+		"OTEL_SERVICE_NAME":              "steps",
 	})
 	telemetry, log := started(t, Config{})
 	execute(telemetry)
@@ -269,12 +289,14 @@ func TestTracesAndMetricsArriveOverHTTP(t *testing.T) {
 			t.Errorf("%d spans %q arrived", spans[name], name)
 		}
 	}
-	for _, name := range []string{"kizen.execution.duration", "http.client.request.duration", "kizen.policy.denials", "db.client.operation.duration"} {
+	for _, name := range []string{"kizen.execution.duration", "http.client.request.duration", "kizen.policy.denials",
+		"db.client.operation.duration"} {
 		if metrics[name] != 1 {
 			t.Errorf("metric %q arrived %d times", name, metrics[name])
 		}
 	}
-	if resource["service.name"] != "steps" || resource["service.version"] != "1" || resource["deployment.environment.name"] != "test" ||
+	if resource["service.name"] != "steps" || resource["service.version"] != "1" ||
+		resource["deployment.environment.name"] != "test" ||
 		resource["service.instance.id"] == "" || resource["telemetry.sdk.name"] != "opentelemetry" {
 		t.Errorf("resource = %v", resource)
 	}
@@ -331,7 +353,8 @@ func TestTracesArriveAsJSONOverTLSAndMetricsAsProtobuf(t *testing.T) {
 		t.Fatal(err)
 	}
 	environment(t, map[string]string{
-		"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL + "/base", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json", "OTEL_EXPORTER_OTLP_CERTIFICATE": authority,
+		"OTEL_EXPORTER_OTLP_ENDPOINT": server.URL + "/base", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+		"OTEL_EXPORTER_OTLP_CERTIFICATE": authority,
 	})
 	telemetry, log := started(t, Config{})
 	execute(telemetry)
@@ -340,7 +363,8 @@ func TestTracesArriveAsJSONOverTLSAndMetricsAsProtobuf(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if arrived["/base/v1/traces"] != "application/json" || arrived["/base/v1/metrics"] != "application/x-protobuf" || len(arrived) != 2 {
+	if arrived["/base/v1/traces"] != "application/json" || arrived["/base/v1/metrics"] != "application/x-protobuf" ||
+		len(arrived) != 2 {
 		t.Errorf("arrived: %v", arrived)
 	}
 	if strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") {
@@ -356,10 +380,14 @@ func TestEveryInvalidSettingIsNamed(t *testing.T) {
 	server := httptest.NewServer(&receiver{})
 	defer server.Close()
 	for name, value := range map[string]string{
-		"OTEL_SDK_DISABLED": "1", "OTEL_TRACES_SAMPLER": "sometimes", "OTEL_TRACES_SAMPLER_ARG": "1.5", "OTEL_BSP_SCHEDULE_DELAY": "5s", "OTEL_BSP_MAX_QUEUE_SIZE": "many",
-		"OTEL_METRIC_EXPORT_INTERVAL": "1m", "OTEL_SPAN_LINK_COUNT_LIMIT": "x", "OTEL_EXPORTER_OTLP_TIMEOUT": "10s", "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION": "zip",
-		"OTEL_EXPORTER_OTLP_TRACES_HEADERS": plain, "OTEL_EXPORTER_OTLP_HEADERS": "a=" + plain + "%zz", "OTEL_EXPORTER_OTLP_CERTIFICATE": file,
-		"OTEL_EXPORTER_OTLP_CLIENT_KEY": "/no/such/file", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "localhost:4318", "OTEL_EXPORTER_OTLP_INSECURE": "maybe",
+		"OTEL_SDK_DISABLED": "1", "OTEL_TRACES_SAMPLER": "sometimes", "OTEL_TRACES_SAMPLER_ARG": "1.5",
+		"OTEL_BSP_SCHEDULE_DELAY": "5s", "OTEL_BSP_MAX_QUEUE_SIZE": "many",
+		"OTEL_METRIC_EXPORT_INTERVAL": "1m", "OTEL_SPAN_LINK_COUNT_LIMIT": "x", "OTEL_EXPORTER_OTLP_TIMEOUT": "10s",
+		"OTEL_EXPORTER_OTLP_METRICS_COMPRESSION": "zip",
+		"OTEL_EXPORTER_OTLP_TRACES_HEADERS":      plain, "OTEL_EXPORTER_OTLP_HEADERS": "a=" + plain + "%zz",
+		"OTEL_EXPORTER_OTLP_CERTIFICATE": file,
+		"OTEL_EXPORTER_OTLP_CLIENT_KEY":  "/no/such/file", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "localhost:4318",
+		"OTEL_EXPORTER_OTLP_INSECURE": "maybe",
 		"OTEL_EXPORTER_OTLP_PROTOCOL": "udp", "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE": "/no/such/file",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -384,11 +412,12 @@ func TestInvalidSettingsAreLoggedWithoutTheirValues(t *testing.T) {
 	server := httptest.NewServer(&receiver{})
 	defer server.Close()
 	for name, variables := range map[string]map[string]string{
-		"headers":    {"OTEL_EXPORTER_OTLP_HEADERS": plain},
-		"encoding":   {"OTEL_EXPORTER_OTLP_HEADERS": "x-team=" + plain + "%zz"},
-		"resource":   {"OTEL_RESOURCE_ATTRIBUTES": plain},
-		"sampler":    {"OTEL_TRACES_SAMPLER": "sometimes"},
-		"client TLS": {"OTEL_EXPORTER_OTLP_CLIENT_KEY": "/no/such/" + plain, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "/no/such/file"},
+		"headers":  {"OTEL_EXPORTER_OTLP_HEADERS": plain},
+		"encoding": {"OTEL_EXPORTER_OTLP_HEADERS": "x-team=" + plain + "%zz"},
+		"resource": {"OTEL_RESOURCE_ATTRIBUTES": plain},
+		"sampler":  {"OTEL_TRACES_SAMPLER": "sometimes"},
+		"client TLS": {"OTEL_EXPORTER_OTLP_CLIENT_KEY": "/no/such/" + plain,
+			"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": "/no/such/file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = server.URL

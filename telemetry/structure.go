@@ -36,7 +36,8 @@ var zonePatterns = sync.OnceValue(func() []zonePattern {
 		// Positions of errors, in tracebacks and in messages of parsers.
 		{regexp.MustCompile(`(File "script\.py")`), untouchable, false},
 		{regexp.MustCompile(`File ("/[^"\n]*")`), identifying, false},
-		{regexp.MustCompile(`((?:\bline |script\.py:)[0-9]{1,7}\b(?:,? column [0-9]{1,7}\b)?(?: \(char [0-9]{1,9}\))?)`), untouchable, false},
+		{regexp.MustCompile(`((?:\bline |script\.py:)[0-9]{1,7}\b(?:,? column [0-9]{1,7}\b)?(?: \(char [0-9]{1,9}\))?)`),
+			untouchable, false},
 		// The names of URL parameters.
 		{regexp.MustCompile(`[?&]([^=&?# \t\r\n"'<>]+)=`), identifying, true},
 	}
@@ -244,7 +245,8 @@ func (s *structure) escapeAround(place int) (from, to int) {
 func (s *structure) inJSON(secrets []stretch) []stretch {
 	isJSON := s.jsonBegin() == len(s.text)-len(strings.TrimLeft(s.text, blanks))
 	for i, secret := range secrets {
-		j, found := slices.BinarySearchFunc(s.strings, secret.from, func(text stretch, from int) int { return text.from - from })
+		j, found := slices.BinarySearchFunc(s.strings, secret.from,
+			func(text stretch, from int) int { return text.from - from })
 		if !found && j > 0 && secret.to <= s.strings[j-1].to {
 			continue
 		}

@@ -64,7 +64,8 @@ type commandLine struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	routine.OnPanic(func(cause any, stack []byte) {
-		fmt.Fprintf(os.Stderr, "%s\nkizen-platform: the platform failed, which is a mistake in it; please report it: %v\n", stack, cause)
+		fmt.Fprintf(os.Stderr, "%s\nkizen-platform: the platform failed, which is a mistake in it; please report it: %v\n",
+			stack, cause)
 		os.Exit(exit.Failed)
 	})
 	var code int
@@ -122,7 +123,8 @@ func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err 
 		return line, exit.Usagef("--listen %q is not an address; write it like 127.0.0.1:8080", line.Listen)
 	}
 	if !domainName.MatchString(line.EmailDomain) || len(line.EmailDomain) > 190 {
-		return line, exit.Usagef("--email-domain %q is not a domain; write it like serviceaccounts.example.com", line.EmailDomain)
+		return line, exit.Usagef("--email-domain %q is not a domain; write it like serviceaccounts.example.com",
+			line.EmailDomain)
 	}
 	return line, nil
 }
@@ -174,7 +176,8 @@ func serve(ctx context.Context, arguments []string, stdout, stderr io.Writer) er
 	if err := line.trusted(configured); err != nil {
 		return err
 	}
-	served, err := platform.New(platform.Config{Redis: client, Keys: keys, TrustPublished: !configured, EmailDomain: line.EmailDomain, Log: log})
+	served, err := platform.New(platform.Config{Redis: client, Keys: keys, TrustPublished: !configured,
+		EmailDomain: line.EmailDomain, Log: log})
 	if err != nil {
 		return err
 	}
@@ -212,7 +215,8 @@ func (line commandLine) connect(embedded *redisconn.Embedded) (redis.UniversalCl
 		return nil, exit.Usagef("--redis-timeout must be positive")
 	}
 	client, err := redisconn.Open(redisconn.Config{
-		Embedded: embedded, URL: line.RedisURL, Timeout: line.RedisTimeout, CAFile: line.RedisCA, CertFile: line.RedisCert, KeyFile: line.RedisKey,
+		Embedded: embedded, URL: line.RedisURL, Timeout: line.RedisTimeout, CAFile: line.RedisCA, CertFile: line.RedisCert,
+		KeyFile: line.RedisKey,
 	})
 	if err != nil {
 		return nil, exit.WrongUsage(err)

@@ -45,7 +45,8 @@ func startPlatform(t *testing.T, arguments ...string) started {
 	ctx, stop := context.WithCancel(context.Background())
 	log, code := &sidecartest.Buffer{}, make(chan int, 1)
 	go func() {
-		code <- run(ctx, append([]string{"--listen", "127.0.0.1:0", "--ready-file", file, "--log-format", "json"}, arguments...), io.Discard, log)
+		code <- run(ctx, append([]string{"--listen", "127.0.0.1:0", "--ready-file", file, "--log-format", "json"},
+			arguments...), io.Discard, log)
 	}()
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
@@ -75,7 +76,8 @@ func (s started) status(t *testing.T, config redisconn.Config, keys *minter.KeyS
 	defer func() { _ = client.Close() }()
 	m, err := minter.New(minter.Config{Redis: client, Keys: keys})
 	must(t, err)
-	key, err := m.Mint(t.Context(), minter.Identity{AccountID: "account-1", AccountType: "service_automation", BusinessID: "business-1", ExecutionID: "e-1"}, time.Hour)
+	key, err := m.Mint(t.Context(), minter.Identity{AccountID: "account-1", AccountType: "service_automation",
+		BusinessID: "business-1", ExecutionID: "e-1"}, time.Hour)
 	must(t, err)
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.ready.APIRoot+"/custom-objects", nil)
 	must(t, err)
@@ -104,22 +106,28 @@ func TestWrongUsageEndsWithTwoAndOneLine(t *testing.T) {
 		code      int
 		message   string
 	}{
-		"unknown flag":              {[]string{"--nothing"}, exit.Usage, "unknown flag --nothing"},
-		"address without a port":    {[]string{"--listen", "localhost"}, exit.Usage, `--listen "localhost" is not an address`},
-		"redis url without scheme":  {[]string{"--redis-url", "localhost"}, exit.Usage, "redis"},
-		"unknown log level":         {[]string{"--log-level", "loud"}, exit.Usage, `unknown log level "loud"`},
-		"port taken":                {[]string{"--listen", taken.Addr().String()}, exit.Failed, "choose another --listen"},
-		"ready file nowhere":        {[]string{"--listen", "127.0.0.1:0", "--ready-file", "/nowhere/ready"}, exit.Failed, `--ready-file "/nowhere/ready"`},
-		"env file nowhere":          {[]string{"--listen", "127.0.0.1:0", "--env-file", "/nowhere/env"}, exit.Failed, `--env-file "/nowhere/env"`},
-		"development keys":          {[]string{"--listen", "0.0.0.0:0", "--redis-url", "redis://redis.invalid:6379"}, exit.Usage, "no keys are configured, and other machines can reach redis and --listen; configure keys with --keys"},
-		"the same on every address": {[]string{"--listen", ":0", "--redis-url", "redis://redis.invalid:6379"}, exit.Usage, "no keys are configured"},
-		"secret in a bad url":       {[]string{"--redis-url", "htp://u:pa55word@h"}, exit.Usage, "redis"},
+		"unknown flag": {[]string{"--nothing"}, exit.Usage, "unknown flag --nothing"},
+		"address without a port": {[]string{"--listen", "localhost"}, exit.Usage,
+			`--listen "localhost" is not an address`},
+		"redis url without scheme": {[]string{"--redis-url", "localhost"}, exit.Usage, "redis"},
+		"unknown log level":        {[]string{"--log-level", "loud"}, exit.Usage, `unknown log level "loud"`},
+		"port taken":               {[]string{"--listen", taken.Addr().String()}, exit.Failed, "choose another --listen"},
+		"ready file nowhere": {[]string{"--listen", "127.0.0.1:0", "--ready-file", "/nowhere/ready"}, exit.Failed,
+			`--ready-file "/nowhere/ready"`},
+		"env file nowhere": {[]string{"--listen", "127.0.0.1:0", "--env-file", "/nowhere/env"}, exit.Failed,
+			`--env-file "/nowhere/env"`},
+		"development keys": {[]string{"--listen", "0.0.0.0:0", "--redis-url", "redis://redis.invalid:6379"},
+			exit.Usage, "no keys are configured, and other machines can reach redis and --listen; configure keys with --keys"},
+		"the same on every address": {[]string{"--listen", ":0", "--redis-url", "redis://redis.invalid:6379"}, exit.Usage,
+			"no keys are configured"},
+		"secret in a bad url": {[]string{"--redis-url", "htp://u:pa55word@h"}, exit.Usage, "redis"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("KIZEN_LOG", "error")
 			var out, log bytes.Buffer
 			code := run(t.Context(), c.arguments, &out, &log)
-			if code != c.code || !strings.Contains(log.String(), c.message) || strings.Count(log.String(), "\n") != 1 || out.Len() > 0 {
+			if code != c.code || !strings.Contains(log.String(), c.message) || strings.Count(log.String(), "\n") != 1 ||
+				out.Len() > 0 {
 				t.Errorf("exit %d, out %q, log %q", code, out.String(), log.String())
 			}
 			if strings.Contains(log.String(), "pa55word") {
@@ -135,7 +143,8 @@ func TestHelpShowsExamplesAndEveryEnvironmentVariable(t *testing.T) {
 		t.Fatalf("exit %d, log %q", code, log.String())
 	}
 	for _, want := range []string{"kizen-platform --env-file platform.env",
-		"$KIZEN_LISTEN", "$KIZEN_REDIS_URL", "$REDIS_URL", "$KIZEN_REDIS_TIMEOUT", "$KIZEN_READY_FILE", "$KIZEN_LOG", "$KIZEN_LOG_FORMAT"} {
+		"$KIZEN_LISTEN", "$KIZEN_REDIS_URL", "$REDIS_URL", "$KIZEN_REDIS_TIMEOUT", "$KIZEN_READY_FILE", "$KIZEN_LOG",
+		"$KIZEN_LOG_FORMAT"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the help lacks %q", want)
 		}
@@ -158,7 +167,8 @@ func TestTheEnvFileIsWhatASidecarNeedsAndItsOwnersAlone(t *testing.T) {
 	at := startPlatform(t, "--env-file", file).ready
 	text, err := os.ReadFile(file)
 	must(t, err)
-	if want := "KIZEN_API_ROOT=" + at.APIRoot + "\nREDIS_URL=" + at.RedisURL + "\n"; string(text) != want || !strings.Contains(want, "@") {
+	if want := "KIZEN_API_ROOT=" + at.APIRoot + "\nREDIS_URL=" + at.RedisURL + "\n"; string(text) != want ||
+		!strings.Contains(want, "@") {
 		t.Errorf("%q, want %q, a password in it", text, want)
 	}
 	about, err := os.Stat(file)
@@ -172,7 +182,8 @@ func TestSignalsEndThePlatformCleanly(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String(), func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "ready.json")
-			command := exec.CommandContext(t.Context(), os.Args[0], "--listen", "127.0.0.1:0", "--ready-file", file, "--log-format", "json")
+			command := exec.CommandContext(t.Context(), os.Args[0], "--listen", "127.0.0.1:0", "--ready-file", file,
+				"--log-format", "json")
 			command.Env = []string{"TEST_AS_PLATFORM=1", "GORACE=atexit_sleep_ms=0"}
 			stop := redistest.Run(t, `"listening"`, command, signal)
 			at := readReady(t, file)

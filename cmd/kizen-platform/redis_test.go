@@ -22,11 +22,13 @@ import (
 func TestRedisOverTLSWithAClientCertificate(t *testing.T) {
 	ca := redistest.NewAuthority(t)
 	ca.Issue(t, "client", x509.ExtKeyUsageClientAuth)
-	config := redisconn.Config{URL: redistest.StartTLS(t, ca), CAFile: ca.File("ca.crt"), CertFile: ca.File("client.crt"), KeyFile: ca.File("client.key")}
+	config := redisconn.Config{URL: redistest.StartTLS(t, ca), CAFile: ca.File("ca.crt"), CertFile: ca.File("client.crt"),
+		KeyFile: ca.File("client.key")}
 
 	keys, err := minter.GenerateKeySet()
 	must(t, err)
-	at := startPlatform(t, "--redis-url", config.URL, "--redis-ca", config.CAFile, "--redis-cert", config.CertFile, "--redis-key", config.KeyFile)
+	at := startPlatform(t, "--redis-url", config.URL, "--redis-ca", config.CAFile, "--redis-cert", config.CertFile,
+		"--redis-key", config.KeyFile)
 	if got := at.status(t, config, keys); got != http.StatusOK {
 		t.Errorf("status %d", got)
 	}
@@ -35,7 +37,8 @@ func TestRedisOverTLSWithAClientCertificate(t *testing.T) {
 		"no client certificate": {"--redis-ca", config.CAFile},
 	} {
 		at := startPlatform(t, append([]string{"--redis-url", config.URL}, arguments...)...)
-		if got := at.status(t, config, keys); got != http.StatusServiceUnavailable || !strings.Contains(at.log.String(), "certificate") {
+		if got := at.status(t, config, keys); got != http.StatusServiceUnavailable ||
+			!strings.Contains(at.log.String(), "certificate") {
 			t.Errorf("%s: status %d, and the log should say why: %s", name, got, at.log)
 		}
 	}
@@ -80,7 +83,8 @@ func TestSigningKeysComeFromTheEnvironment(t *testing.T) {
 	stranger, err := minter.GenerateKeySet() // published in Redis, which is not trusted where keys are configured
 	must(t, err)
 	at := startPlatform(t, "--redis-url", server.URL())
-	if own, other := at.status(t, config, keys), at.status(t, config, stranger); own != http.StatusOK || other != http.StatusUnauthorized {
+	if own, other := at.status(t, config, keys), at.status(t, config, stranger); own != http.StatusOK ||
+		other != http.StatusUnauthorized {
 		t.Errorf("the keys of the variable get %d, a stranger's %d", own, other)
 	}
 
@@ -93,7 +97,8 @@ func TestSigningKeysComeFromTheEnvironment(t *testing.T) {
 
 	t.Setenv(signingKeysVariable, "no-key-at-all")
 	var log sidecartest.Buffer
-	if code := run(t.Context(), []string{"--redis-url", server.URL()}, io.Discard, &log); code != exit.Usage || strings.Contains(log.String(), "no-key-at-all") {
+	if code := run(t.Context(), []string{"--redis-url", server.URL()}, io.Discard, &log); code != exit.Usage ||
+		strings.Contains(log.String(), "no-key-at-all") {
 		t.Errorf("keys that are none: exit code %d, %s", code, log.String())
 	}
 }
@@ -115,7 +120,8 @@ func TestNoPasswordOfRedisIsEverLogged(t *testing.T) {
 			var log sidecartest.Buffer
 			ended := make(chan int)
 			go func() {
-				ended <- run(ctx, []string{"--listen", "127.0.0.1:0", "--redis-url", row.url, "--ready-file", file, "--log-format", "json", "--log-level", "debug"}, io.Discard, &log)
+				ended <- run(ctx, []string{"--listen", "127.0.0.1:0", "--redis-url", row.url, "--ready-file", file, "--log-format",
+					"json", "--log-level", "debug"}, io.Discard, &log)
 			}()
 			redistest.Await(t, "the platform to listen", func() bool {
 				_, err := os.Stat(file)

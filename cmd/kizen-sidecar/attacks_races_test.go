@@ -77,13 +77,16 @@ outputs.log(kizen.api.get("/custom-objects").status_code)
 	}
 }
 
-// TestTortureStreamsThatAreResetAtOnceKeepNobodyOut is HTTP/2 rapid reset, and a flood of each kind of frame that wants an answer.
+// TestTortureStreamsThatAreResetAtOnceKeepNobodyOut is HTTP/2 rapid reset, and a flood of each kind of frame that
+// wants an answer.
 func TestTortureStreamsThatAreResetAtOnceKeepNobodyOut(t *testing.T) {
 	const token = "a-token-of-the-test-and-only-of-it"
 	authority := redistest.NewAuthority(t)
 	authority.Issue(t, "server", x509.ExtKeyUsageServerAuth)
-	list := writeFile(t, t.TempDir(), "callers.yaml", fmt.Sprintf("- {name: platform, token_file: %q, trusted: true}\n", writeFile(t, t.TempDir(), "token", token)))
-	s := startServe(t, "--warm", "1", "--callers", list, "--tls-cert", authority.File("server.crt"), "--tls-key", authority.File("server.key"))
+	list := writeFile(t, t.TempDir(), "callers.yaml",
+		fmt.Sprintf("- {name: platform, token_file: %q, trusted: true}\n", writeFile(t, t.TempDir(), "token", token)))
+	s := startServe(t, "--warm", "1", "--callers", list, "--tls-cert", authority.File("server.crt"), "--tls-key",
+		authority.File("server.key"))
 	good := newCaller(t, authority, nil, "", token, "b-good")
 	if status, answer := good.run(t, s.URL, script("outputs.log(1)")); status != 200 {
 		t.Fatalf("%d %s", status, answer)
@@ -91,8 +94,10 @@ func TestTortureStreamsThatAreResetAtOnceKeepNobodyOut(t *testing.T) {
 	before := sidecartest.AnonymousMiB(t, s.Process.Pid)
 	var head bytes.Buffer
 	encoder := hpack.NewEncoder(&head)
-	for _, field := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":path", "/api/coderunner/run"}, {":authority", "localhost"},
-		{"authorization", "Bearer " + token}, {"content-type", "application/json"}, {"x-business-id", "b-bad"}, {"x-user-id", "u"}} {
+	for _, field := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":path", "/api/coderunner/run"},
+		{":authority", "localhost"},
+		{"authorization", "Bearer " + token}, {"content-type", "application/json"}, {"x-business-id", "b-bad"},
+		{"x-user-id", "u"}} {
 		if err := encoder.WriteField(hpack.HeaderField{Name: field[0], Value: field[1], Sensitive: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +122,8 @@ func TestTortureStreamsThatAreResetAtOnceKeepNobodyOut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var all sync.WaitGroup
 			for range 4 {
-				connection, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+				connection, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"),
+					&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 				if err != nil {
 					t.Fatal(err)
 				}

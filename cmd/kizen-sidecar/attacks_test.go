@@ -24,7 +24,8 @@ import (
 
 // The tests of this file walk through the corpus of internal/testkit/attacks with the built commands.
 
-// asEachUser runs a test as this user, and as an ordinary one where this one is root. as makes a command one of that user.
+// asEachUser runs a test as this user, and as an ordinary one where this one is root. as makes a command one of that
+// user.
 func asEachUser(t *testing.T, test func(t *testing.T, as func(*exec.Cmd) *exec.Cmd)) {
 	t.Run("as this user", func(t *testing.T) { test(t, func(command *exec.Cmd) *exec.Cmd { return command }) })
 	if os.Getuid() != 0 {
@@ -39,7 +40,8 @@ func asEachUser(t *testing.T, test func(t *testing.T, as func(*exec.Cmd) *exec.C
 			}
 		}
 		test(t, func(command *exec.Cmd) *exec.Cmd {
-			ordinary := exec.Command(setpriv, append([]string{"--reuid=65534", "--regid=65534", "--clear-groups"}, command.Args...)...)
+			ordinary := exec.Command(setpriv, append([]string{"--reuid=65534", "--regid=65534", "--clear-groups"},
+				command.Args...)...)
 			ordinary.Dir, ordinary.Stdin = "/", command.Stdin
 			ordinary.Env = append(slices.Clone(command.Env), "HOME="+dir, "TMPDIR="+dir)
 			return ordinary
@@ -58,7 +60,8 @@ func TestTortureAStepThatStandsStillLeavesNothing(t *testing.T) {
 	var all sync.WaitGroup
 	for name, body := range stops.steps {
 		all.Go(func() {
-			if got, err := s.try(t.Context(), "b-bad", "POST", "/api/coderunner/run", body); err != nil || !strings.Contains(got.body, `"kind":"timeout"`) {
+			if got, err := s.try(t.Context(), "b-bad", "POST", "/api/coderunner/run", body); err != nil ||
+				!strings.Contains(got.body, `"kind":"timeout"`) {
 				t.Errorf("%s: %v %s", name, err, got.body)
 			}
 		})
@@ -111,7 +114,8 @@ func startMaliciousAPI(t *testing.T) (root string) {
 // TestTortureAMaliciousAPIBreaksNeitherProxyNorHarness has steps read every answer of the corpus, four at a time.
 func TestTortureAMaliciousAPIBreaksNeitherProxyNorHarness(t *testing.T) {
 	const slots = 4
-	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", fmt.Sprint(slots), "--queue-timeout", "5m", "--timeout", "55s",
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", fmt.Sprint(slots), "--queue-timeout", "5m",
+		"--timeout", "55s",
 		"--memory", "128MiB", "--api-root", startMaliciousAPI(t)).settle(slots)
 	before := sidecartest.AnonymousMiB(t, s.Process.Pid)
 	var all sync.WaitGroup
@@ -141,7 +145,8 @@ func TestTortureAMaliciousAPIBreaksNeitherProxyNorHarness(t *testing.T) {
 	s.requireWell()
 }
 
-// TestTortureCallersThatSendLittleKeepNobodyOut: more connections than the sidecar takes, each of which has sent half a request.
+// TestTortureCallersThatSendLittleKeepNobodyOut: more connections than the sidecar takes, each of which has sent half
+// a request.
 func TestTortureCallersThatSendLittleKeepNobodyOut(t *testing.T) {
 	const strangers = 2000
 	api := newGateAPI(t)
@@ -150,11 +155,14 @@ func TestTortureCallersThatSendLittleKeepNobodyOut(t *testing.T) {
 	before := sidecartest.AnonymousMiB(t, s.Process.Pid)
 	p := startProxy(t, "--api-root", api.root())
 	for what, c := range map[string]struct{ address, head string }{
-		"serve, half a head": {strings.TrimPrefix(s.URL, "http://"), "POST /api/coderunner/run HTTP/1.1\r\nHost: localhost\r\nX-Slow: "},
-		"serve, half a body": {strings.TrimPrefix(s.URL, "http://"), "POST /api/coderunner/run HTTP/1.1\r\nHost: localhost\r\nX-BUSINESS-ID: b-slow\r\nX-USER-ID: u\r\n" +
-			"Authorization: Bearer " + s.Token + "\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n{"},
-		"operators":          {strings.TrimPrefix(s.Admin, "http://"), "GET /metrics HTTP/1.1\r\nX-Slow: "},
-		"proxy, half a head": {strings.SplitN(strings.TrimPrefix(p.URL, "http://"), "/", 2)[0], "GET /x HTTP/1.1\r\nX-Slow: "},
+		"serve, half a head": {strings.TrimPrefix(s.URL, "http://"),
+			"POST /api/coderunner/run HTTP/1.1\r\nHost: localhost\r\nX-Slow: "},
+		"serve, half a body": {strings.TrimPrefix(s.URL, "http://"),
+			"POST /api/coderunner/run HTTP/1.1\r\nHost: localhost\r\nX-BUSINESS-ID: b-slow\r\nX-USER-ID: u\r\n" +
+				"Authorization: Bearer " + s.Token + "\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n{"},
+		"operators": {strings.TrimPrefix(s.Admin, "http://"), "GET /metrics HTTP/1.1\r\nX-Slow: "},
+		"proxy, half a head": {strings.SplitN(strings.TrimPrefix(p.URL, "http://"), "/", 2)[0],
+			"GET /x HTTP/1.1\r\nX-Slow: "},
 	} {
 		t.Run(what, func(t *testing.T) {
 			var slow []net.Conn
@@ -213,7 +221,8 @@ func (c bareContainer) runIn(t *testing.T) func(script string, flags ...string) 
 	return func(script string, flags ...string) outcome {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
-		arguments := append(c.prefix[1:len(c.prefix):len(c.prefix)], sidecartest.Program("kizen-sidecar"), "run", "--json", "--script", "-", "--network", "host")
+		arguments := append(c.prefix[1:len(c.prefix):len(c.prefix)], sidecartest.Program("kizen-sidecar"), "run", "--json",
+			"--script", "-", "--network", "host")
 		command := exec.CommandContext(ctx, c.prefix[0], append(arguments, flags...)...)
 		command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
 		command.Stdin = strings.NewReader(script)
@@ -224,14 +233,16 @@ func (c bareContainer) runIn(t *testing.T) func(script string, flags ...string) 
 	}
 }
 
-// TestAContainerWithoutNamespacesIsReportedOrRefused: --sandbox=auto reports the missing layers, --sandbox=required runs nothing.
+// TestAContainerWithoutNamespacesIsReportedOrRefused: --sandbox=auto reports the missing layers, --sandbox=required
+// runs nothing.
 func TestAContainerWithoutNamespacesIsReportedOrRefused(t *testing.T) {
 	t.Parallel()
 	for _, c := range bareContainers {
 		t.Run(c.name, func(t *testing.T) {
 			within := c.runIn(t)
 			refused := within("outputs.log('ran')", "--sandbox", "required")
-			if refused.code != exitSidecar || strings.Contains(refused.stdout, `"ran"`) || !strings.Contains(refused.stderr, "namespace") || !strings.Contains(refused.stderr, "unprivileged identity") {
+			if refused.code != exitSidecar || strings.Contains(refused.stdout, `"ran"`) ||
+				!strings.Contains(refused.stderr, "namespace") || !strings.Contains(refused.stderr, "unprivileged identity") {
 				t.Errorf("--sandbox=required: %d %s\n%s", refused.code, refused.stdout, refused.stderr)
 			}
 			var d attackedStep
@@ -267,7 +278,8 @@ func TestTortureEveryAttackInAContainerWithoutNamespaces(t *testing.T) {
 				target.Renew(t)
 				var d attackedStep
 				got := within(program.Step(target), "--sandbox", "auto")
-				if err := json.Unmarshal([]byte(got.stdout), &d); err != nil || d.Error != nil || len(d.Logs) != 1 || d.Logs[0] != "" {
+				if err := json.Unmarshal([]byte(got.stdout), &d); err != nil || d.Error != nil || len(d.Logs) != 1 ||
+					d.Logs[0] != "" {
 					t.Errorf("%s: %d %v %s\n%s", program.Name, got.code, err, got.stdout, got.stderr)
 				}
 			}

@@ -19,8 +19,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// This file is the one driver of the corpus: it tries every kind of attack in every way that steps are run in, as this user and as
-// an ordinary one. Floods and what stands still take minutes; make test tries the kinds that are quick.
+// This file is the one driver of the corpus: it tries every kind of attack in every way that steps are run in, as this
+// user and as an ordinary one. Floods and what stands still take minutes; make test tries the kinds that are quick.
 
 // attacked is how steps are run: as which user, and with which flags beside those of the way.
 type attacked struct {
@@ -90,7 +90,8 @@ func asMap(value any) step {
 }
 
 // sideBySide has four steps run at a time.
-func sideBySide(t *testing.T, steps map[string]step, run func(body step) (attackedStep, error)) map[string]attackedStep {
+func sideBySide(t *testing.T, steps map[string]step,
+	run func(body step) (attackedStep, error)) map[string]attackedStep {
 	t.Helper()
 	var all sync.WaitGroup
 	var mu sync.Mutex
@@ -114,12 +115,14 @@ func sideBySide(t *testing.T, steps map[string]step, run func(body step) (attack
 
 func startAttacked(t *testing.T, a attacked, arguments ...string) *served {
 	t.Helper()
-	return &served{sidecartest.StartCommand(t, a.as(sidecarCommand(context.Background(), nil, append(arguments, a.flags...)...))), t}
+	return &served{sidecartest.StartCommand(t,
+		a.as(sidecarCommand(context.Background(), nil, append(arguments, a.flags...)...))), t}
 }
 
 func serveEach(warm string) func(*testing.T, attacked, map[string]step) map[string]attackedStep {
 	return func(t *testing.T, a attacked, steps map[string]step) map[string]attackedStep {
-		s := startAttacked(t, a, "serve", "--listen", "127.0.0.1:0", "--warm", warm, "--network", "host", "--queue-timeout", "5m")
+		s := startAttacked(t, a, "serve", "--listen", "127.0.0.1:0", "--warm", warm, "--network", "host", "--queue-timeout",
+			"5m")
 		return sideBySide(t, steps, func(body step) (result attackedStep, err error) {
 			got, err := s.try(t.Context(), "b-1", "POST", "/api/coderunner/run", body)
 			if err == nil {
@@ -140,7 +143,8 @@ func refuseEach(warm string) func(*testing.T, attacked, []attacks.Request) {
 		before := sidecartest.PeakMiB(t, s.Process.Pid)
 		for _, request := range requests {
 			got := s.ask("POST", "/api/coderunner/run", json.RawMessage(request.Body))
-			if got.status != 400 || !strings.Contains(got.body, request.Says) || len(got.body) > 64<<10 || strings.Contains(got.body, "request_id") {
+			if got.status != 400 || !strings.Contains(got.body, request.Says) || len(got.body) > 64<<10 ||
+				strings.Contains(got.body, "request_id") {
 				t.Errorf("%s: %d, %d bytes: %.300s", request.Name, got.status, len(got.body), got.body)
 			}
 		}
@@ -191,7 +195,8 @@ func buryEach(t *testing.T, a attacked, requests []attacks.Request) {
 	before := sidecartest.PeakMiB(t, w.Process.Pid)
 	client := asynq.NewClientFromRedisClient(store)
 	for i, request := range requests {
-		body := fmt.Sprintf(`{"execution_id": "e-%d", "business_id": "b-1", "user_id": "u-1", `, i) + strings.TrimPrefix(request.Body, "{")
+		body := fmt.Sprintf(`{"execution_id": "e-%d", "business_id": "b-1", "user_id": "u-1", `, i) +
+			strings.TrimPrefix(request.Body, "{")
 		if _, err := client.EnqueueContext(t.Context(), asynq.NewTask("kizen:execution", []byte(body)), asynq.Queue("kizen"), asynq.TaskID(fmt.Sprint("b-1/e-", i))); err != nil {
 			t.Fatal(err)
 		}
@@ -240,19 +245,27 @@ var kindsOfAttack = []kindOfAttack{
 	{name: "programs", prepare: preparePrograms},
 	{name: "stops", prepare: prepareStops},
 	{name: "hostile steps", prepare: prepareHostile},
-	{name: "forgeries", prepare: func(*testing.T, func(*exec.Cmd) *exec.Cmd) prepared { return prepareForgeries(false) }, quick: true},
-	{name: "forgeries that flood", prepare: func(*testing.T, func(*exec.Cmd) *exec.Cmd) prepared { return prepareForgeries(true) }},
+	{name: "forgeries", prepare: func(*testing.T, func(*exec.Cmd) *exec.Cmd) prepared { return prepareForgeries(false) },
+		quick: true},
+	{name: "forgeries that flood", prepare: func(*testing.T,
+		func(*exec.Cmd) *exec.Cmd) prepared {
+		return prepareForgeries(true)
+	}},
 	{name: "echoes", prepare: prepareEchoes, quick: true},
 	{name: "answers", prepare: prepareAnswers},
 	{name: "messages and spellings", prepare: prepareMessages, quick: true},
 	{name: "requests", requests: attacks.Requests, quick: true},
-	{name: "tokens", elsewhere: "a key is verified by the API, which runs no steps: TestForgedTokensAreRefused in minter, " +
-		"TestNoForgedKeyOpensThePlatform in cmd/kizen-platform"},
+	{name: "tokens",
+		elsewhere: "a key is verified by the API, which runs no steps: TestForgedTokensAreRefused in minter, " +
+			"TestNoForgedKeyOpensThePlatform in cmd/kizen-platform"},
 	{name: "pages and hosts", elsewhere: "only serve answers a browser, before it knows who would run the step: " +
 		"TestPagesOfABrowserAreNoCallers in internal/serve, TestOnlyOwnNamesAndAddressesAreAllowed in internal/hosts"},
-	{name: "addresses", elsewhere: "callbacks are sent by one sender after the step has ended: TestInternalAddressesReceiveNothing in internal/webhook"},
-	{name: "strangers", elsewhere: "only kizen-platform shares an embedded store: TestUnauthenticatedInputDoesNotCrashTheEmbeddedStore in minter"},
-	{name: "texts", elsewhere: "they are about what a person sees: TestNoAnswerHoldsWhatATerminalObeys, TestNoNameAndNoIDBecomesMarkup"},
+	{name: "addresses",
+		elsewhere: "callbacks are sent by one sender after the step has ended: TestInternalAddressesReceiveNothing in internal/webhook"},
+	{name: "strangers",
+		elsewhere: "only kizen-platform shares an embedded store: TestUnauthenticatedInputDoesNotCrashTheEmbeddedStore in minter"},
+	{name: "texts",
+		elsewhere: "they are about what a person sees: TestNoAnswerHoldsWhatATerminalObeys, TestNoNameAndNoIDBecomesMarkup"},
 }
 
 // TestTortureEveryAttackInEveryWay tries the corpus in each way to run steps, as each user.
@@ -355,14 +368,16 @@ func prepareHostile(t *testing.T, _ func(*exec.Cmd) *exec.Cmd) prepared {
 	api := newGateAPI(t)
 	api.open()
 	marker := newMarker()
-	p := prepared{flags: []string{"--timeout", "55s", "--memory", "128MiB", "--tmp-size", "8MiB", "--api-root", api.root()}, steps: map[string]step{}}
+	p := prepared{flags: []string{"--timeout", "55s", "--memory", "128MiB", "--tmp-size", "8MiB", "--api-root",
+		api.root()}, steps: map[string]step{}}
 	kinds := map[string]*regexp.Regexp{}
 	for _, h := range attacks.HostileSteps(marker) {
 		p.steps[h.Name] = script(h.Source).with("output_types", step{"x": "s"}).with("timeout_ms", h.LimitMS())
 		kinds[h.Name] = regexp.MustCompile("^(" + h.Kind + ")$")
 	}
 	p.check = func(t *testing.T, name string, got attackedStep) {
-		if got.Error == nil || !kinds[name].MatchString(got.Error.Kind) || strings.Contains(got.document, `"values":{`) || len(got.document) > 1<<20 {
+		if got.Error == nil || !kinds[name].MatchString(got.Error.Kind) || strings.Contains(got.document, `"values":{`) ||
+			len(got.document) > 1<<20 {
 			t.Errorf("%s, which should end as %s: %d bytes, %.2000s", name, kinds[name], len(got.document), got.document)
 		}
 	}
@@ -385,7 +400,8 @@ func prepareForgeries(floods bool) prepared {
 			outcome = got.Error.Kind
 		}
 		if outcome != f.Outcome || len(got.document) > f.Most {
-			t.Errorf("%s ended as %s, want %s, with a document of %d bytes: %.500s", name, outcome, f.Outcome, len(got.document), got.document)
+			t.Errorf("%s ended as %s, want %s, with a document of %d bytes: %.500s", name, outcome, f.Outcome, len(got.document),
+				got.document)
 		}
 	}
 	return p
@@ -401,10 +417,12 @@ func prepareEchoes(t *testing.T, _ func(*exec.Cmd) *exec.Cmd) prepared {
 }
 
 func prepareAnswers(t *testing.T, _ func(*exec.Cmd) *exec.Cmd) prepared {
-	p := prepared{flags: []string{"--timeout", "55s", "--memory", "128MiB", "--api-root", startMaliciousAPI(t)}, steps: map[string]step{}}
+	p := prepared{flags: []string{"--timeout", "55s", "--memory", "128MiB", "--api-root", startMaliciousAPI(t)},
+		steps: map[string]step{}}
 	sees := map[string]*regexp.Regexp{}
 	for n, a := range attacks.Answers() {
-		p.steps[a.Name] = script(attacks.CallStep).with("inputs", step{"path": step{"t": "s", "v": fmt.Sprintf("/answers/%d", n)}})
+		p.steps[a.Name] = script(attacks.CallStep).with("inputs",
+			step{"path": step{"t": "s", "v": fmt.Sprintf("/answers/%d", n)}})
 		sees[a.Name] = regexp.MustCompile("^(" + a.Sees + ")")
 	}
 	p.check = func(t *testing.T, name string, got attackedStep) {

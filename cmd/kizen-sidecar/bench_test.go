@@ -72,7 +72,8 @@ func BenchmarkMemory(b *testing.B) {
 		if err := command.Start(); err != nil {
 			b.Fatal(err)
 		}
-		_, _ = io.WriteString(stdin, "import time\nkizen.api.post('/started')\ntime.sleep(0.5)\nkizen.api.post('/started')\ntime.sleep(20)\n")
+		_, _ = io.WriteString(stdin,
+			"import time\nkizen.api.post('/started')\ntime.sleep(0.5)\nkizen.api.post('/started')\ntime.sleep(20)\n")
 		_ = stdin.Close()
 		waitFor(b, func() bool { return len(api.apiCalls()) == 1 })
 		first = append(first, sidecartest.AnonymousMiB(b, command.Process.Pid))

@@ -55,7 +55,8 @@ func executeFiltered(program string) error {
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 	}
 	compiled := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&compiled)))
+	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&compiled)))
 	if errno != 0 {
 		return fmt.Errorf("install the filter: %w", errno)
 	}
@@ -270,7 +271,8 @@ func TestTortureServeOutlivesJumpsOfItsClock(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			redisURL := startRedisServer(t)
 			api := newKeyedGateAPI(t)
-			s, clock := tryUnderClock(t, redisURL, t.TempDir(), "--api-root", api.root(), "--warm", "0", "--slots", "2", "--queue-timeout", "50s", "--timeout", "50s")
+			s, clock := tryUnderClock(t, redisURL, t.TempDir(), "--api-root", api.root(), "--warm", "0", "--slots", "2",
+				"--queue-timeout", "50s", "--timeout", "50s")
 			s.settle(2)
 			submit := func(id string, body step) answer {
 				t.Helper()

@@ -53,8 +53,8 @@ func TestTheConnectionToTheAPIIsOpenBeforeTheStepAsksForIt(t *testing.T) {
 // phase is a line of run -v.
 var phase = regexp.MustCompile(`(?m)^  (spawn|mint|import|step|teardown|revoke) +([0-9.]+) ms$`)
 
-// BenchmarkColdStart says where the milliseconds of a cold run go: its phases, and what of the whole is none of them, the
-// binary itself. The baselines of the same run are a Python that does nothing, and one that imports requests.
+// BenchmarkColdStart says where the milliseconds of a cold run go: its phases, and what of the whole is none of them,
+// the binary itself. The baselines of the same run are a Python that does nothing, and one that imports requests.
 func BenchmarkColdStart(b *testing.B) {
 	python := pythonWithRequests(b)
 	var bare, requests, whole durations

@@ -126,7 +126,8 @@ func TestPolicyDecidesOnConnectionsInEveryCommand(t *testing.T) {
 	rules := ruleFile(t, fmt.Sprintf(`@id("neighbour") permit (principal, action == Action::"connect", resource)
 		when { context.address == ip("%s") && context.port == %d };`, n.address, permitted))
 	api := newRecordingAPI(t)
-	api.expect([]route{{Method: "GET", Path: "/custom-objects", Responses: []cannedResponse{{Status: 200}, {Status: 200}, {Status: 200}}}})
+	api.expect([]route{{Method: "GET", Path: "/custom-objects",
+		Responses: []cannedResponse{{Status: 200}, {Status: 200}, {Status: 200}}}})
 	flags := func(audit string) []string {
 		return []string{"--network", "policy", "--policy", rules, "--audit-file", audit, "--api-root", api.root()}
 	}
@@ -138,7 +139,8 @@ func TestPolicyDecidesOnConnectionsInEveryCommand(t *testing.T) {
 			t.Fatalf("%v: %s", err, body)
 		}
 		const reason = "connection to 169.254.169.254:80 refused by policy guardrail.metadata: metadata services"
-		if !strings.Contains(got.Error.Error, reason) || !strings.Contains(got.Error.Detail, reason) || !strings.HasPrefix(got.Error.Error, "PermissionError") {
+		if !strings.Contains(got.Error.Error, reason) || !strings.Contains(got.Error.Detail, reason) ||
+			!strings.HasPrefix(got.Error.Error, "PermissionError") {
 			t.Errorf("the error is %q", got.Error.Error)
 		}
 		if len(got.Logs) != 1 || got.Logs[0] != "200" {
@@ -152,12 +154,14 @@ func TestPolicyDecidesOnConnectionsInEveryCommand(t *testing.T) {
 		if strings.Join(policies, ",") != want || got.Connections.Count != 5 || got.Connections.Refused != 4 {
 			t.Errorf("got %q, %+v", policies, got.Connections)
 		}
-		if lines := auditedConnections(t, filepath.Join(audits, command)); len(lines) != 5 || lines[0] != "allow neighbour" || lines[4] != "deny guardrail.metadata" {
+		if lines := auditedConnections(t, filepath.Join(audits, command)); len(lines) != 5 || lines[0] != "allow neighbour" ||
+			lines[4] != "deny guardrail.metadata" {
 			t.Errorf("the audit has %q", lines)
 		}
 	}
 	t.Run("run", func(t *testing.T) {
-		got := sidecar(t, source, nil, append([]string{"run", "--script", "-", "--json"}, flags(filepath.Join(audits, "run"))...)...)
+		got := sidecar(t, source, nil, append([]string{"run", "--script", "-", "--json"},
+			flags(filepath.Join(audits, "run"))...)...)
 		check(t, "run", got.stdout)
 	})
 	t.Run("serve", func(t *testing.T) {
@@ -170,7 +174,8 @@ func TestPolicyDecidesOnConnectionsInEveryCommand(t *testing.T) {
 		startWorker(t, redisURL, api.root(), flags(filepath.Join(audits, "worker"))[:6]...)
 		enqueue(t, store, forFleet("connects", source))
 		waitFor(t, func() bool { return endings(t, store)["connects"] == "exception" })
-		if lines := auditedConnections(t, filepath.Join(audits, "worker")); len(lines) != 5 || lines[0] != "allow neighbour" || lines[4] != "deny guardrail.metadata" {
+		if lines := auditedConnections(t, filepath.Join(audits, "worker")); len(lines) != 5 ||
+			lines[0] != "allow neighbour" || lines[4] != "deny guardrail.metadata" {
 			t.Errorf("the audit has %q", lines)
 		}
 	})

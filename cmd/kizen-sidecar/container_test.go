@@ -122,7 +122,8 @@ func checkCompose(t *testing.T, text, dockerfile string) {
 		sidecartest.RequireFlags(t, append(slices.Clone(command), service.Command...))
 		for _, argument := range service.Command {
 			if path, ok := strings.CutPrefix(argument, "/usr/share/kizen/"); ok {
-				if _, err := os.Stat(filepath.Join(projectRoot, path)); err != nil || !strings.Contains(dockerfile, "COPY examples /usr/share/kizen/examples") {
+				if _, err := os.Stat(filepath.Join(projectRoot, path)); err != nil ||
+					!strings.Contains(dockerfile, "COPY examples /usr/share/kizen/examples") {
 					t.Errorf("service %s runs %s, which the image does not have", name, argument)
 				}
 			}

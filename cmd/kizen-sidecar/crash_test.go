@@ -28,7 +28,8 @@ func TestAPanicOfAnyGoroutineIsAFailureWithItsDocument(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	_ = command.Run() // the exit code says it
-	if code := command.ProcessState.ExitCode(); code != exitSidecar || checkOneJSON(stdout.Bytes()) != nil || !strings.Contains(stdout.String(), "index out of range") {
+	if code := command.ProcessState.ExitCode(); code != exitSidecar || checkOneJSON(stdout.Bytes()) != nil ||
+		!strings.Contains(stdout.String(), "index out of range") {
 		t.Errorf("%d %v %s", code, checkOneJSON(stdout.Bytes()), stdout.String())
 	}
 	if !strings.Contains(stderr.String(), "panicElsewhere") || !strings.Contains(stderr.String(), "please report it") {
@@ -38,13 +39,15 @@ func TestAPanicOfAnyGoroutineIsAFailureWithItsDocument(t *testing.T) {
 
 func TestAPanicIsAFailureOfTheSidecarWithItsDocument(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	code := crashed(streams{strings.NewReader(""), &stdout, &stderr}, []string{"run", "step", "--json"}, "index out of range", []byte("goroutine 1"))
+	code := crashed(streams{strings.NewReader(""), &stdout, &stderr}, []string{"run", "step", "--json"},
+		"index out of range", []byte("goroutine 1"))
 	var document struct {
 		RequestID string `json:"request_id"`
 		Logs      []string
 		Error     any
 	}
-	if err := json.Unmarshal(stdout.Bytes(), &document); err != nil || code != exitSidecar || !strings.Contains(stdout.String(), "index out of range") {
+	if err := json.Unmarshal(stdout.Bytes(), &document); err != nil || code != exitSidecar ||
+		!strings.Contains(stdout.String(), "index out of range") {
 		t.Errorf("%d %v %s", code, err, stdout.String())
 	}
 	if !strings.Contains(stderr.String(), "goroutine 1") || !strings.Contains(stderr.String(), "please report it") {

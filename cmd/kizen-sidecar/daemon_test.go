@@ -103,7 +103,8 @@ func TestReadyAllTheWhileInterpretersAreUsedUp(t *testing.T) {
 	for range 4 {
 		callers.Go(func() {
 			for range 5 {
-				got, err := s.try(t.Context(), "b-1", "POST", "/api/coderunner/run", step{"runtime": "python-3-12", "user_script": "pass"})
+				got, err := s.try(t.Context(), "b-1", "POST", "/api/coderunner/run",
+					step{"runtime": "python-3-12", "user_script": "pass"})
 				if err != nil || got.status != 200 {
 					t.Errorf("%+v, %v", got, err)
 				}
@@ -134,12 +135,14 @@ func TestWorkerMeasuresWhatServeMeasures(t *testing.T) {
 	store := redisClient(t, redisURL)
 	api := newTally(t, 10)
 	w := startWorker(t, redisURL, api.URL+"/api", "--warm", "1", "--slots", "4")
-	payload, err := json.Marshal(forFleet("e-1", "kizen.api.post('/ran/e-1')").with("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
+	payload, err := json.Marshal(forFleet("e-1", "kizen.api.post('/ran/e-1')").with("traceparent",
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	asked := time.Now().Add(-time.Hour)
-	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, payload, map[string]string{wire.EnqueuedAt: asked.Format(time.RFC3339Nano)})
+	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, payload,
+		map[string]string{wire.EnqueuedAt: asked.Format(time.RFC3339Nano)})
 	if _, err := asynq.NewClientFromRedisClient(store).EnqueueContext(t.Context(), task, asynq.Queue("kizen")); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +166,8 @@ func TestWorkerMeasuresWhatServeMeasures(t *testing.T) {
 	} {
 		waitFor(t, func() bool { got, there := w.metric(series); return there && got == want })
 	}
-	if waited, _ := w.metric(`kizen_execution_phase_duration_seconds_sum{kizen_execution_phase="queue"}`); waited < 3600 || waited > time.Since(asked).Seconds() {
+	if waited, _ := w.metric(`kizen_execution_phase_duration_seconds_sum{kizen_execution_phase="queue"}`); waited < 3600 ||
+		waited > time.Since(asked).Seconds() {
 		t.Errorf("it waited %v s, and was enqueued an hour ago", waited)
 	}
 	if code := w.Stop(); code != exitOK {
@@ -176,11 +180,14 @@ func TestWorkerMeasuresWhatServeMeasures(t *testing.T) {
 
 func TestWorkerPrintsAConfigurationThatItReads(t *testing.T) {
 	dir := t.TempDir()
-	file := writeFile(t, dir, "worker.yaml", "queue: batch\nslots: 3\nredis-url: redis://user:hunter2hunter2@127.0.0.1:1/0\nwebhook-allow: [10.0.0.0/8, 127.0.0.0/8]\n")
-	requirePrintedIsRead(t, []string{"KIZEN_WARM=6", "KIZEN_SLOTS=5"}, []string{"worker", "--config", file, "--slots", "4"},
+	file := writeFile(t, dir, "worker.yaml",
+		"queue: batch\nslots: 3\nredis-url: redis://user:hunter2hunter2@127.0.0.1:1/0\nwebhook-allow: [10.0.0.0/8, 127.0.0.0/8]\n")
+	requirePrintedIsRead(t, []string{"KIZEN_WARM=6", "KIZEN_SLOTS=5"},
+		[]string{"worker", "--config", file, "--slots", "4"},
 		"queue: batch", `slots: "4"`, `warm: "6"`, "lease: 10s", "- 10.0.0.0/8")
 	wrong := writeFile(t, dir, "wrong.yaml", "leese: 3s\n")
-	if got := sidecar(t, "", nil, "worker", "--config", wrong); got.code != exitUsage || !strings.Contains(got.stderr, `"leese"`) {
+	if got := sidecar(t, "", nil, "worker", "--config", wrong); got.code != exitUsage ||
+		!strings.Contains(got.stderr, `"leese"`) {
 		t.Errorf("%d %s", got.code, got.stderr)
 	}
 }

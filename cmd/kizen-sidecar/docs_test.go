@@ -23,7 +23,8 @@ import (
 // documentation is every page, by its path in the project. THIRD_PARTY.md is left out: it holds texts of others.
 func documentation(t *testing.T) (pages []docstest.Page) {
 	t.Helper()
-	for _, pattern := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md", "docs/*/*.md"} {
+	for _, pattern := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md",
+		"docs/*/*.md"} {
 		files, err := filepath.Glob(filepath.Join(projectRoot, pattern))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("no pages are %s (%v)", pattern, err)
@@ -58,7 +59,8 @@ func TestEveryPageDoesWhatItSays(t *testing.T) {
 				symlink(t, target, filepath.Join(dir, link))
 			}
 			environment := []string{
-				"PATH=" + strings.Join([]string{dir + "/bin", filepath.Dir(python), os.Getenv("PATH")}, ":"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + filepath.Join(dir, "tmp"),
+				"PATH=" + strings.Join([]string{dir + "/bin", filepath.Dir(python), os.Getenv("PATH")}, ":"),
+				"HOME=" + os.Getenv("HOME"), "TMPDIR=" + filepath.Join(dir, "tmp"),
 			}
 			if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o755); err != nil {
 				t.Fatal(err)
@@ -247,7 +249,8 @@ func testsIn(t *testing.T, folder string) (names []string) {
 // or checked, and flags and variables in the text that do not exist.
 func TestNoCommandOfThePagesEscapes(t *testing.T) {
 	known := grammar(t).Model
-	flags, variables := map[string]bool{}, readText(t, "docs/reference/kizen-sidecar.md")+readText(t, "docs/reference/kizen-platform.md")
+	flags, variables := map[string]bool{}, readText(t, "docs/reference/kizen-sidecar.md")+readText(t,
+		"docs/reference/kizen-platform.md")
 	for _, flag := range regexp.MustCompile("`--[a-z-]+").FindAllString(variables, -1) {
 		flags[strings.Trim(flag, "`")] = true
 	}

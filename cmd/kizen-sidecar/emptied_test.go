@@ -9,8 +9,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// TestCallsGoOnWhenRedisWasEmptied runs both built commands on a real Redis that loses its content: the key pair of the sidecar is
-// its own, so that the platform knows it from there only.
+// TestCallsGoOnWhenRedisWasEmptied runs both built commands on a real Redis that loses its content: the key pair of
+// the sidecar is its own, so that the platform knows it from there only.
 func TestCallsGoOnWhenRedisWasEmptied(t *testing.T) {
 	t.Run("proxy", func(t *testing.T) {
 		server := redistest.Start(t)
@@ -22,7 +22,8 @@ func TestCallsGoOnWhenRedisWasEmptied(t *testing.T) {
 			}
 		}
 		server.Do(t, "FLUSHALL")
-		answer, err := http.Post(p.URL+"/records/deals", "application/json", strings.NewReader(`{"fields":[{"name":"a","value":1}]}`))
+		answer, err := http.Post(p.URL+"/records/deals", "application/json",
+			strings.NewReader(`{"fields":[{"name":"a","value":1}]}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,7 +44,8 @@ func TestCallsGoOnWhenRedisWasEmptied(t *testing.T) {
 			}
 		}
 		root := startPlatform(t, "--redis-url", server.URL(), "--keys", keys)
-		p := startProxy(t, "--api-root", root.String(), "--redis-url", server.URL(), "--keys", keys, "--execution-id", "e-1", "--business-id", "b-1", "--user-id", "u-1")
+		p := startProxy(t, "--api-root", root.String(), "--redis-url", server.URL(), "--keys", keys, "--execution-id", "e-1",
+			"--business-id", "b-1", "--user-id", "u-1")
 		path := p.URL + "/custom-objects"
 		want := func(when string, wanted int) {
 			t.Helper()
@@ -60,7 +62,8 @@ func TestCallsGoOnWhenRedisWasEmptied(t *testing.T) {
 		want("before", 200)
 		server.Do(t, "FLUSHALL")
 		want("after FLUSHALL", 200)
-		key := strings.TrimPrefix(strings.TrimSpace(server.Do(t, "--scan", "--pattern", "kizen:{b-1}:key:*")), "kizen:{b-1}:key:")
+		key := strings.TrimPrefix(strings.TrimSpace(server.Do(t, "--scan", "--pattern", "kizen:{b-1}:key:*")),
+			"kizen:{b-1}:key:")
 		revoke("--key", key)
 		want("after its key was revoked", 401)
 		want("once more", 401)

@@ -27,9 +27,11 @@ func TestTheDemoShowsThePageOfItsStepAndLeavesNothing(t *testing.T) {
 	symlink(t, sidecartest.Program(""), filepath.Join(dir, "bin"))
 	symlink(t, filepath.Join(projectRoot, "examples"), filepath.Join(dir, "examples"))
 	demo := exec.CommandContext(t.Context(), filepath.Join(dir, "examples/demo"), "--log-level=error")
-	demo.Env = []string{"PATH=" + filepath.Dir(pythonWithRequests(t)) + ":" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + temporary}
+	demo.Env = []string{"PATH=" + filepath.Dir(pythonWithRequests(t)) + ":" + os.Getenv("PATH"),
+		"HOME=" + os.Getenv("HOME"), "TMPDIR=" + temporary}
 	out, err := demo.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "Count Custom Objects succeeded") || !strings.Contains(string(out), "number_of_objects  n  7") {
+	if err != nil || !strings.Contains(string(out), "Count Custom Objects succeeded") ||
+		!strings.Contains(string(out), "number_of_objects  n  7") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
@@ -42,7 +44,8 @@ func TestTheExampleOfAnOrchestratorGetsItsResult(t *testing.T) {
 	redisURL := startRedisServer(t)
 	sidecartest.StartService(t, nil, "worker", "--redis-url", redisURL, "--api-root", "http://127.0.0.1:1/api")
 	orchestrator := exec.CommandContext(t.Context(), "go", "run", "./examples/enqueue", `outputs.log("hello")`)
-	orchestrator.Dir, orchestrator.Env = projectRoot, append(os.Environ(), "REDIS_URL="+redisURL, "KIZEN_BUSINESS_ID=b-1", "KIZEN_USER_ID=u-1")
+	orchestrator.Dir, orchestrator.Env = projectRoot,
+		append(os.Environ(), "REDIS_URL="+redisURL, "KIZEN_BUSINESS_ID=b-1", "KIZEN_USER_ID=u-1")
 	out, err := orchestrator.CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), "ok\n{") || !strings.Contains(string(out), `"logs":["hello"]`) {
 		t.Errorf("%v\n%s", err, out)

@@ -141,7 +141,8 @@ func (f redisFlags) connect(embedded *redisconn.Embedded) (redis.UniversalClient
 		return nil, exit.Usagef("--redis-timeout must be positive")
 	}
 	client, err := redisconn.Open(redisconn.Config{
-		Embedded: embedded, URL: f.RedisURL, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert, KeyFile: f.RedisKey,
+		Embedded: embedded, URL: f.RedisURL, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert,
+		KeyFile: f.RedisKey,
 	})
 	if err != nil {
 		return nil, exit.WrongUsage(err)
@@ -157,7 +158,8 @@ func (f redisFlags) require() (redis.UniversalClient, error) {
 	return f.connect(nil)
 }
 
-// open returns a client for the Redis that the flags name. Without a URL it starts an embedded Redis, which it returns too.
+// open returns a client for the Redis that the flags name. Without a URL it starts an embedded Redis, which it returns
+// too.
 func (f redisFlags) open(log *slog.Logger) (client redis.UniversalClient, embedded *redisconn.Embedded, err error) {
 	if f.RedisURL == "" {
 		if embedded, err = redisconn.StartEmbedded(); err != nil {
@@ -207,8 +209,10 @@ func (f authorityFlags) check(log *slog.Logger) (checkedFlags, error) {
 	if g.keys, g.ownKeys, err = f.keySetFlags.open(); err != nil {
 		return g, err
 	}
-	if g.ownKeys && !f.DevelopmentKeys && !redisconn.OnThisMachine(f.RedisURL) && !hosts.IsLoopback(net.JoinHostPort(g.proxy.APIRoot.Hostname(), "80")) {
-		return g, exit.Usagef("no signing keys are configured, and neither redis nor the API is on this machine; configure keys with --keys, or allow a key pair of this process with --development-keys")
+	if g.ownKeys && !f.DevelopmentKeys && !redisconn.OnThisMachine(f.RedisURL) &&
+		!hosts.IsLoopback(net.JoinHostPort(g.proxy.APIRoot.Hostname(), "80")) {
+		return g,
+			exit.Usagef("no signing keys are configured, and neither redis nor the API is on this machine; configure keys with --keys, or allow a key pair of this process with --development-keys")
 	}
 	return g, nil
 }
@@ -266,7 +270,8 @@ func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 		return proxy.Config{}, err
 	}
 	if root.Scheme == "http" && !f.InsecureAPI && !hosts.IsLoopback(root.Host) {
-		return proxy.Config{}, exit.Usagef("--api-root %s is plain http to another machine; use https, or allow it with --insecure-api", root)
+		return proxy.Config{},
+			exit.Usagef("--api-root %s is plain http to another machine; use https, or allow it with --insecure-api", root)
 	}
 	certificates, err := f.certificates()
 	return proxy.Config{
@@ -319,7 +324,8 @@ type sandboxFlags struct {
 func (f sandboxFlags) runnerConfig(log *slog.Logger) runner.Config {
 	return runner.Config{
 		Python: f.Python, StrictRuntime: f.StrictRuntime, Logger: log,
-		Sandbox: sandbox.Mode(f.Sandbox), Network: sandbox.Network(f.Network), MaxConnections: f.MaxConnections, MaxQuestions: f.MaxDNSRate,
+		Sandbox: sandbox.Mode(f.Sandbox), Network: sandbox.Network(f.Network), MaxConnections: f.MaxConnections,
+		MaxQuestions: f.MaxDNSRate,
 	}
 }
 
@@ -364,7 +370,8 @@ func (f limitFlags) limits() (runner.Limits, error) {
 	} {
 		bytes, err := humanize.ParseBytes(size.text)
 		if least, _ := humanize.ParseBytes(size.least); err != nil || bytes < least || bytes > 1<<40 {
-			return limits, exit.Usagef("%s %q is not a size from %s to 1TiB; write it like 512MiB", size.flag, size.text, size.least)
+			return limits, exit.Usagef("%s %q is not a size from %s to 1TiB; write it like 512MiB", size.flag, size.text,
+				size.least)
 		}
 		*size.into = int64(bytes)
 	}
@@ -464,8 +471,9 @@ type daemonParts struct {
 // open checks everything that the flags name. It opens only Redis and the audit file.
 func (f *daemonFlags) open(ctx context.Context, app *app) (*daemonParts, error) {
 	p := &daemonParts{memory: daemon.LimitMemory(), daemon: &daemon.Daemon{
-		Slots: f.Slots, WarmSize: f.Warm, RequireSandbox: f.Sandbox == string(sandbox.ModeRequired), DrainTimeout: f.DrainTimeout,
-		AdminListen: f.AdminListen, HostNames: f.HostName, ReadyFile: f.ReadyFile, Log: app.log,
+		Slots: f.Slots, WarmSize: f.Warm, RequireSandbox: f.Sandbox == string(sandbox.ModeRequired),
+		DrainTimeout: f.DrainTimeout,
+		AdminListen:  f.AdminListen, HostNames: f.HostName, ReadyFile: f.ReadyFile, Log: app.log,
 	}}
 	d := p.daemon
 	var err error
@@ -487,7 +495,8 @@ func (f *daemonFlags) open(ctx context.Context, app *app) (*daemonParts, error) 
 	if d.Telemetry, p.flush, err = app.observe(ctx, f.AdminListen != "", false); err != nil {
 		return nil, err
 	}
-	d.Warm = pool.New(pool.Config{Source: d.Runner, Size: f.Warm, Exec: f.WarmIsolation == "exec", Limits: p.limits, Log: app.log})
+	d.Warm = pool.New(pool.Config{Source: d.Runner, Size: f.Warm, Exec: f.WarmIsolation == "exec", Limits: p.limits,
+		Log: app.log})
 	p.checked.telemetry, p.checked.learn = d.Telemetry, f.PolicyMode == "learn"
 	if d.Host, err = p.checked.open(d.Warm); err != nil {
 		p.flush()

@@ -11,8 +11,8 @@ import (
 // idleFor is how long the test looks at a daemon that has nothing to do: what it measures is a rate.
 const idleFor = 4 * time.Second
 
-// TestAnIdleDaemonRests: interpreters that wait cost a serve and a worker nothing. A core is used for under 1 % on a machine that
-// does nothing else; a busy one makes the same work dearer. Before, two interpreters took 4 to 9 %.
+// TestAnIdleDaemonRests: interpreters that wait cost a serve and a worker nothing. A core is used for under 1 % on a
+// machine that does nothing else; a busy one makes the same work dearer. Before, two interpreters took 4 to 9 %.
 func TestAnIdleDaemonRests(t *testing.T) {
 	redisURL := startRedisServer(t)
 	daemons := map[string]*served{

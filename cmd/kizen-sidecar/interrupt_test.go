@@ -56,7 +56,8 @@ func TestAnInterruptedRunRevokesItsKeyAndKillsItsStep(t *testing.T) {
 				Logs  []string
 				Error struct{ Kind string }
 			}
-			if err := json.Unmarshal(stdout.Bytes(), &result); err != nil || result.Error.Kind != "cancelled" || len(result.Logs) != 1 {
+			if err := json.Unmarshal(stdout.Bytes(), &result); err != nil || result.Error.Kind != "cancelled" ||
+				len(result.Logs) != 1 {
 				t.Errorf("result = %s, %v", &stdout, err)
 			}
 			requireNoRecords(t, redisURL)

@@ -71,7 +71,8 @@ func (a *echoAPI) requireSafe(t *testing.T, where, result string) {
 		} `json:"http_requests"`
 		Logs []string
 	}
-	if err := json.Unmarshal([]byte(result), &d); err != nil || len(d.Values.Found.V) != attacks.EchoReadings() || d.HTTP == nil || len(d.Logs) == 0 {
+	if err := json.Unmarshal([]byte(result), &d); err != nil || len(d.Values.Found.V) != attacks.EchoReadings() ||
+		d.HTTP == nil || len(d.Logs) == 0 {
 		t.Fatalf("%s: %v: the step did not read everything: %.3000s", where, err, result)
 	}
 	for i, text := range d.Values.Found.V {
@@ -84,13 +85,14 @@ func (a *echoAPI) requireSafe(t *testing.T, where, result string) {
 	a.requireUnknown(t, where, result)
 }
 
-// TestNoLogAndNoCallbackTellsTheKeyThatAnAPIEchoes: what else than the result tells of a step. Results are tried in every way by
-// the driver of attacks_ways_test.go.
+// TestNoLogAndNoCallbackTellsTheKeyThatAnAPIEchoes: what else than the result tells of a step. Results are tried in
+// every way by the driver of attacks_ways_test.go.
 func TestNoLogAndNoCallbackTellsTheKeyThatAnAPIEchoes(t *testing.T) {
 	t.Parallel()
 	api := newEchoAPI(t)
 	redisURL, box := startRedisServer(t), newMailbox(t)
-	enqueue(t, redisClient(t, redisURL), forFleet("e-1", attacks.EchoStep()).with("output_types", map[string]string{"found": "a[s]"}).with("callback_url", box.URL))
+	enqueue(t, redisClient(t, redisURL), forFleet("e-1", attacks.EchoStep()).with("output_types",
+		map[string]string{"found": "a[s]"}).with("callback_url", box.URL))
 	w := startWorker(t, redisURL, api.URL+"/api")
 	waitFor(t, func() bool { return len(box.of(t, "e-1")) > 1 })
 	api.requireSafe(t, "the callback", string(box.of(t, "e-1")[1].message(t).Data.Result))
@@ -123,7 +125,8 @@ http {
 		return err == nil
 	})
 	script := writeFile(t, t.TempDir(), "script.py", attacks.EchoStep())
-	got := sidecar(t, "", nil, "run", "--json", "--script", script, "--declare-output", "found:a[s]", "--api-root", "http://"+address+"/api")
+	got := sidecar(t, "", nil, "run", "--json", "--script", script, "--declare-output", "found:a[s]", "--api-root",
+		"http://"+address+"/api")
 	delete(api.keys, "") // the question above
 	api.requireSafe(t, "the document", got.stdout)
 }

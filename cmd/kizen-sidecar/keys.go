@@ -44,7 +44,8 @@ func (f keySetFlags) configured() (*minter.KeySet, error) {
 	}
 	keys, err := minter.LoadKeySet(config)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, exit.Usagef("there are no keys at %q; generate one with kizen-sidecar keys generate --keys %[1]s", config.Path)
+		return nil, exit.Usagef("there are no keys at %q; generate one with kizen-sidecar keys generate --keys %[1]s",
+			config.Path)
 	}
 	if err != nil {
 		return nil, exit.WrongUsage(err)
@@ -256,7 +257,8 @@ func (c *keysRevokeCommand) Run(ctx context.Context, app *app) error {
 	}
 	defer func() { _ = client.Close() }()
 	done, err := revoke.Target{
-		BusinessID: c.BusinessID, Key: c.Key, Execution: c.Execution, Account: c.Account, Business: c.Business, Suspend: c.Suspend, Resume: c.Resume,
+		BusinessID: c.BusinessID, Key: c.Key, Execution: c.Execution, Account: c.Account, Business: c.Business,
+		Suspend: c.Suspend, Resume: c.Resume,
 	}.Do(ctx, client, func(err error) {
 		fmt.Fprintf(app.stderr, "warning: it holds, but the account's timeline does not say so: %v\n", err)
 	})

@@ -52,7 +52,8 @@ func TestKeysAreGeneratedListedAndRotated(t *testing.T) {
 			t.Fatalf("listed %+v, want %+v", listed, want)
 		}
 	}
-	if table := keysCommandLine(t, "list", "--keys", dir).stdout; strings.Count(table, "\n") != 5 || strings.Count(table, "yes") != 2 {
+	if table := keysCommandLine(t, "list", "--keys", dir).stdout; strings.Count(table, "\n") != 5 ||
+		strings.Count(table, "yes") != 2 {
 		t.Errorf("the table is\n%s", table)
 	}
 	set := keysCommandLine(t, "jwks", "--keys", dir)
@@ -90,14 +91,18 @@ func TestMistakesWithKeysAreOneLine(t *testing.T) {
 		"list an empty place": {[]string{"list", "--keys", other}, "it contains no key"},
 		"list no place":       {[]string{"list", "--keys", filepath.Join(other, "none")}, "there are no keys at"},
 		"revoke nothing":      {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1"}, "--execution"},
-		"revoke two things":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--key", "a", "--execution", "b"}, "--execution"},
-		"revoke without id":   {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--business-id", "b", "--execution", "a}b"}, "execution id"},
-		"revoke nowhere":      {[]string{"revoke", "--execution", "a", "--business-id", "b"}, "--redis-url"},
-		"revoke whose":        {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--execution", "a"}, "--business-id"},
-		"suspend whose":       {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--suspend", "a"}, "--business-id"},
+		"revoke two things": {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--key", "a", "--execution", "b"},
+			"--execution"},
+		"revoke without id": {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--business-id", "b", "--execution",
+			"a}b"}, "execution id"},
+		"revoke nowhere": {[]string{"revoke", "--execution", "a", "--business-id", "b"}, "--redis-url"},
+		"revoke whose": {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--execution", "a"},
+			"--business-id"},
+		"suspend whose": {[]string{"revoke", "--redis-url", "redis://127.0.0.1:1", "--suspend", "a"}, "--business-id"},
 	} {
 		done := keysCommandLine(t, row.arguments...)
-		if done.code != exitUsage || !strings.Contains(done.stderr, row.want) || strings.Count(strings.TrimSpace(done.stderr), "\n") != 0 {
+		if done.code != exitUsage || !strings.Contains(done.stderr, row.want) ||
+			strings.Count(strings.TrimSpace(done.stderr), "\n") != 0 {
 			t.Errorf("%s: %+v, want exit code 2 and one line about %q", name, done, row.want)
 		}
 	}
@@ -127,7 +132,8 @@ func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := minter.Identity{AccountID: "a1", AccountType: "service_automation", BusinessID: "b1", ExecutionID: "e1"}
-	for _, what := range [][]string{{"--key", ""}, {"--execution", "e1"}, {"--account", "a1"}, {"--business", "b1"}, {"--suspend", "a1"}} {
+	for _, what := range [][]string{{"--key", ""}, {"--execution", "e1"}, {"--account", "a1"}, {"--business", "b1"},
+		{"--suspend", "a1"}} {
 		key, err := m.Mint(t.Context(), id, time.Minute)
 		if err != nil {
 			t.Fatal(err)
@@ -139,13 +145,15 @@ func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 			what[1] = key.ID
 		}
 		command := append([]string{"revoke", "--redis-url", url, "--business-id", "b1"}, what...)
-		if done := keysCommandLine(t, command...); done.code != exitOK || !strings.Contains(done.stdout, "1 valid signed key") {
+		if done := keysCommandLine(t, command...); done.code != exitOK ||
+			!strings.Contains(done.stdout, "1 valid signed key") {
 			t.Fatalf("%v: %+v", what, done)
 		}
 		if _, err := v.Verify(t.Context(), key.Token.Reveal(), "b1", "a1"); err == nil {
 			t.Errorf("%v: the key is still good", what)
 		}
-		if done := keysCommandLine(t, command...); done.code != exitNothing || done.stdout != "" || strings.Count(done.stderr, "\n") != 1 {
+		if done := keysCommandLine(t, command...); done.code != exitNothing || done.stdout != "" ||
+			strings.Count(done.stderr, "\n") != 1 {
 			t.Errorf("%v once more: %+v, want exit code 1 and one line that nothing was found", what, done)
 		}
 	}
@@ -156,7 +164,8 @@ func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 	if _, err := m.Mint(t.Context(), id, time.Minute); err != nil {
 		t.Errorf("after --resume: %v", err)
 	}
-	if done := keysCommandLine(t, resume...); done.code != exitNothing || !strings.Contains(done.stderr, "no operator has suspended") {
+	if done := keysCommandLine(t, resume...); done.code != exitNothing ||
+		!strings.Contains(done.stderr, "no operator has suspended") {
 		t.Errorf("%+v, want exit code 1", done)
 	}
 }
@@ -164,7 +173,8 @@ func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 func TestSealingKeysHaveNoJWKSet(t *testing.T) {
 	dir := t.TempDir()
 	kid(t, "generate", "--keys", dir, "--sealing")
-	if done := keysCommandLine(t, "jwks", "--keys", dir); done.code != exitNothing || done.stdout != "" || !strings.Contains(done.stderr, "no public key to print") {
+	if done := keysCommandLine(t, "jwks", "--keys", dir); done.code != exitNothing || done.stdout != "" ||
+		!strings.Contains(done.stderr, "no public key to print") {
 		t.Errorf("%+v, want exit code 1 and a line", done)
 	}
 }

@@ -144,7 +144,8 @@ func newParser(line any, std streams) (*kong.Kong, error) {
 // helpText returns a flag's help with its default, if that is informative, and its environment variables.
 func helpText(value *kong.Value) string {
 	defaults := value.Default
-	if defaults != "" && defaults != "0" && defaults != "0s" && defaults != "-1" && !strings.Contains(value.Help, "Default:") {
+	if defaults != "" && defaults != "0" && defaults != "0s" && defaults != "-1" &&
+		!strings.Contains(value.Help, "Default:") {
 		described := *value
 		described.Help = fmt.Sprintf("%s Default: %s.", value.Help, defaults)
 		value = &described

@@ -90,9 +90,11 @@ func checkOneJSON(data []byte) error {
 
 func TestNoErrorHoldsWhatATerminalObeys(t *testing.T) {
 	const hostile = "x\x1b[31m\u009b\u202e"
-	for _, arguments := range [][]string{{hostile}, {"run", "--" + hostile}, {"run", "--script", "-", "--input", hostile + "=1"}} {
+	for _, arguments := range [][]string{{hostile}, {"run", "--" + hostile},
+		{"run", "--script", "-", "--input", hostile + "=1"}} {
 		got := sidecar(t, "pass", nil, arguments...)
-		if got.code != exitUsage || !strings.Contains(got.stderr, "x␛[31m") || strings.ContainsAny(got.stderr, "\x1b\u009b\u202e") {
+		if got.code != exitUsage || !strings.Contains(got.stderr, "x␛[31m") ||
+			strings.ContainsAny(got.stderr, "\x1b\u009b\u202e") {
 			t.Errorf("%q: exit code %d, %q", arguments, got.code, got.stderr)
 		}
 	}

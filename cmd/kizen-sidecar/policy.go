@@ -92,7 +92,8 @@ func (c *policyExplainCommand) Run(ctx context.Context, app *app) error {
 	if !httpguts.ValidHeaderFieldName(c.Method) { // a method is a token, like a field name
 		return exit.Usagef("%q is not an HTTP method", c.Method)
 	}
-	account := policy.Account{ID: cmp.Or(c.UserID, developmentUser), Type: c.AccountType, BusinessID: cmp.Or(c.BusinessID, developmentBusiness)}
+	account := policy.Account{ID: cmp.Or(c.UserID, developmentUser), Type: c.AccountType,
+		BusinessID: cmp.Or(c.BusinessID, developmentBusiness)}
 	principal, err := engine.For(account)
 	if err != nil {
 		return exit.Usagef("--account-type: %w", err)

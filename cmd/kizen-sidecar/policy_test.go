@@ -67,7 +67,8 @@ func TestPolicyExplainConnectDecidesOnEveryAddress(t *testing.T) {
 		arguments []string
 		want      string
 	}{
-		"a name": {[]string{"DB.example.com:5432", "--address", "10.20.0.1", "--address", "10.21.0.1", "--policy", rules, "--account-type", "service_plugin"},
+		"a name": {[]string{"DB.example.com:5432", "--address", "10.20.0.1", "--address", "10.21.0.1", "--policy", rules,
+			"--account-type", "service_plugin"},
 			"allowed: connect DB.example.com:5432 at 10.20.0.1 over tcp\n  policy     database\n  reason     the warehouse\n" +
 				"denied: connect DB.example.com:5432 at 10.21.0.1 over tcp\n  reason     the address is private, and no rule permits this connection\n  code       not_permitted\n"},
 		"another account type": {[]string{"db.example.com:5432", "--address", "10.20.0.1", "--policy", rules},
@@ -84,7 +85,8 @@ func TestPolicyExplainConnectDecidesOnEveryAddress(t *testing.T) {
 			}
 		})
 	}
-	for _, arguments := range [][]string{{"db.example.com"}, {"db.example.com:0"}, {"db.example.com:http"}, {"10.0.0.1:1", "--address", "x"}} {
+	for _, arguments := range [][]string{{"db.example.com"}, {"db.example.com:0"}, {"db.example.com:http"},
+		{"10.0.0.1:1", "--address", "x"}} {
 		var usage *exit.Error
 		if _, err := policyRun(t, append([]string{"explain", "connect"}, arguments...)...); !errors.As(err, &usage) {
 			t.Errorf("%v: got %v", arguments, err)
@@ -106,8 +108,10 @@ func TestPolicySuggestWritesTheRulesThatAnAuditNeeds(t *testing.T) {
 	}
 	file := ruleFile(t, rules)
 	for arguments, want := range map[string]string{
-		"db.example.com:5432 --address 10.9.9.9 --account-type service_plugin": "allowed", "10.2.2.2:53 --transport udp": "allowed",
-		"db.example.com:5432 --address 10.9.9.9": "denied", "10.2.2.2:53": "denied", "10.1.1.1:5432 --account-type service_plugin": "denied",
+		"db.example.com:5432 --address 10.9.9.9 --account-type service_plugin": "allowed",
+		"10.2.2.2:53 --transport udp":                                          "allowed",
+		"db.example.com:5432 --address 10.9.9.9":                               "denied", "10.2.2.2:53": "denied",
+		"10.1.1.1:5432 --account-type service_plugin": "denied",
 	} {
 		got, err := policyRun(t, append([]string{"explain", "connect", "--policy", file}, strings.Fields(arguments)...)...)
 		if err != nil || !strings.HasPrefix(got, want) {
@@ -120,12 +124,14 @@ func TestPolicySuggestWritesTheRulesThatAnAuditNeeds(t *testing.T) {
 }
 
 func TestPolicyExplainPrintsOneJSONDocument(t *testing.T) {
-	got, err := policyRun(t, "explain", "POST", "/business-config/import", "--account-type", "service_integration", "--json")
+	got, err := policyRun(t, "explain", "POST", "/business-config/import", "--account-type", "service_integration",
+		"--json")
 	var answer policy.Explanation
 	if err := errors.Join(err, json.Unmarshal([]byte(got), &answer)); err != nil {
 		t.Fatal(err)
 	}
-	if answer.Allowed || answer.Policy != "guardrail.import_business_config" || answer.Operations[0] != "import_business_config" {
+	if answer.Allowed || answer.Policy != "guardrail.import_business_config" ||
+		answer.Operations[0] != "import_business_config" {
 		t.Errorf("got %+v", answer)
 	}
 }
@@ -137,7 +143,8 @@ func TestPolicyCheckCountsRulesAndRefusesBadOnes(t *testing.T) {
 	}
 	bad := ruleFile(t, "\n@id(\"x\") forbid (principal, action, resource) when { resource.size > 1 };")
 	var usage *exit.Error
-	if _, err = policyRun(t, "check", bad); !errors.As(err, &usage) || !strings.Contains(err.Error(), bad+`:2:1: policy "x": `) {
+	if _, err = policyRun(t, "check", bad); !errors.As(err, &usage) ||
+		!strings.Contains(err.Error(), bad+`:2:1: policy "x": `) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -154,7 +161,8 @@ func TestPolicyExplainRefusesAnUnknownAccountType(t *testing.T) {
 func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
 	api := newRecordingAPI(t)
 	audit := filepath.Join(t.TempDir(), "audit")
-	p := startProxy(t, "--api-root", api.root(), "--audit-file", audit, "--policy", ruleFile(t, `permit (principal, action, resource);`))
+	p := startProxy(t, "--api-root", api.root(), "--audit-file", audit, "--policy",
+		ruleFile(t, `permit (principal, action, resource);`))
 	through, err := url.Parse(p.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -246,7 +254,8 @@ for path in ("/api-keys%0A", "/team\\x\\api-keys", "/team%5Cx%0A/api-keys"):
     outputs.log(plain(path))
 `
 	result := sidecar(t, script, nil, "run", "--script", "-", "--json", "--api-root", api.root())
-	want := []string{"200", "200", "200", "200", "200", "guardrail", "guardrail", "guardrail", "guardrail", "guardrail", "guardrail"}
+	want := []string{"200", "200", "200", "200", "200", "guardrail", "guardrail", "guardrail", "guardrail", "guardrail",
+		"guardrail"}
 	var d document
 	if err := json.Unmarshal([]byte(result.stdout), &d); err != nil || !slices.Equal(d.Logs, want) {
 		t.Fatalf("%v\n%s\n%s", err, result.stdout, result.stderr)

@@ -107,13 +107,15 @@ func (c *proxyCommand) Run(ctx context.Context, app *app) error {
 }
 
 // admin answers operators until stop is called.
-func (c *proxyCommand) admin(host *daemon.Host, observed *telemetry.Telemetry, log *slog.Logger) (stop func(), err error) {
+func (c *proxyCommand) admin(host *daemon.Host, observed *telemetry.Telemetry,
+	log *slog.Logger) (stop func(), err error) {
 	if c.AdminListen == "" {
 		return func() {}, nil
 	}
 	checks := host.Checks()
 	checks["redis"] = host.Executions.Ready
-	server, err := daemon.BindAdmin(c.AdminListen, hosts.Names{}, nil, serve.AdminConfig{Ready: checks, Metrics: observed.Handler()})
+	server, err := daemon.BindAdmin(c.AdminListen, hosts.Names{}, nil,
+		serve.AdminConfig{Ready: checks, Metrics: observed.Handler()})
 	if err != nil {
 		return nil, err
 	}

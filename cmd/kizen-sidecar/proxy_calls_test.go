@@ -43,7 +43,8 @@ func TestTwoBusinessesCannotUseEachOthersProxy(t *testing.T) {
 	api.expect(customObjects)
 	var proxies [2]*sidecartest.Proxy
 	for i, business := range []string{"b-one", "b-two"} {
-		proxies[i] = startProxy(t, "--api-root", api.root(), "--business-id", business, "--user-id", "u", "--log-format", "json")
+		proxies[i] = startProxy(t, "--api-root", api.root(), "--business-id", business, "--user-id", "u", "--log-format",
+			"json")
 	}
 	for i, own := range proxies {
 		if status, _ := get(t, own.URL+"/custom-objects"); status != 200 {
@@ -52,13 +53,15 @@ func TestTwoBusinessesCannotUseEachOthersProxy(t *testing.T) {
 		mine, _ := url.Parse(own.URL)
 		theirs, _ := url.Parse(proxies[1-i].URL)
 		for _, path := range []string{mine.Path + "/custom-objects", "/custom-objects", mine.Path + "/.." + theirs.Host} {
-			if status, body := get(t, "http://"+theirs.Host+path); status != 403 || strings.Contains(body, "b-") || strings.Contains(body, theirs.Path) {
+			if status, body := get(t, "http://"+theirs.Host+path); status != 403 || strings.Contains(body, "b-") ||
+				strings.Contains(body, theirs.Path) {
 				t.Errorf("the other's proxy: %d %s", status, body)
 			}
 		}
 	}
 	calls := api.apiCalls()
-	if len(calls) != 2 || calls[0].header.Get("X-BUSINESS-ID") != "b-one" || calls[1].header.Get("X-BUSINESS-ID") != "b-two" ||
+	if len(calls) != 2 || calls[0].header.Get("X-BUSINESS-ID") != "b-one" ||
+		calls[1].header.Get("X-BUSINESS-ID") != "b-two" ||
 		calls[0].header.Get("X-API-KEY") == calls[1].header.Get("X-API-KEY") {
 		t.Errorf("the api saw %v", calls)
 	}
@@ -71,7 +74,8 @@ func TestTwoBusinessesCannotUseEachOthersProxy(t *testing.T) {
 
 func TestProxyAuditsEveryCall(t *testing.T) {
 	api := newRecordingAPI(t)
-	api.expect([]route{{Method: "GET", Path: "/x?a=1&access_token=hunter2", Responses: []cannedResponse{{Status: 200, Text: "four"}}}})
+	api.expect([]route{{Method: "GET", Path: "/x?a=1&access_token=hunter2",
+		Responses: []cannedResponse{{Status: 200, Text: "four"}}}})
 	file := filepath.Join(t.TempDir(), "audit")
 	p := startProxy(t, "--api-root", api.root(), "--audit-file", file, "--log-format", "json", "--log-level", "debug")
 	get(t, p.URL+"/x?a=1&access_token=hunter2")
@@ -101,7 +105,8 @@ func TestProxyAuditsEveryCall(t *testing.T) {
 		t.Fatalf("the audit is\n%s", written)
 	}
 	for i, want := range []map[string]any{
-		{"method": "GET", "path": "/x", "query": "a=1&access_token=[REDACTED]", "status": 200., "response_bytes": 4., "outcome": "answered", "decision": "allow"},
+		{"method": "GET", "path": "/x", "query": "a=1&access_token=[REDACTED]", "status": 200., "response_bytes": 4.,
+			"outcome": "answered", "decision": "allow"},
 		{"method": "GET", "path": "/..%2fx", "status": 400., "outcome": "bad_path", "decision": "deny"},
 	} {
 		for name, value := range want {
@@ -152,7 +157,8 @@ func TestProxyKeepsItsLimits(t *testing.T) {
 	if body := <-first; body != "late" {
 		t.Errorf("the first call: %q", body)
 	}
-	if counted := callsOf(t, p); counted["body_too_large"] != 1 || counted["too_many_requests"] != 1 || counted["answered"] != 1 {
+	if counted := callsOf(t, p); counted["body_too_large"] != 1 || counted["too_many_requests"] != 1 ||
+		counted["answered"] != 1 {
 		t.Errorf("counted %v", counted)
 	}
 }
@@ -247,13 +253,15 @@ func tlsAPI(t testing.TB) (api *httptest.Server, ca string, connections *atomic.
 
 func TestProxyVerifiesAndPrewarmsTLS(t *testing.T) {
 	api, ca, connections := tlsAPI(t)
-	p := startProxy(t, "--api-root", api.URL+"/api", "--api-ca", ca, "--prewarm", "1", "--business-id", "b-1", "--user-id", "u")
+	p := startProxy(t, "--api-root", api.URL+"/api", "--api-ca", ca, "--prewarm", "1", "--business-id", "b-1", "--user-id",
+		"u")
 	waitFor(t, func() bool { return connections.Load() > 0 }) // before any request
 	if status, body := get(t, p.URL+"/x"); status != 200 || body != "b-1 HTTP/2.0" {
 		t.Errorf("answer %d %s", status, body)
 	}
 	strange := startProxy(t, "--api-root", api.URL+"/api", "--prewarm", "0")
-	if status, body := get(t, strange.URL+"/x"); status != http.StatusBadGateway || !strings.Contains(body, "certificate") {
+	if status, body := get(t, strange.URL+"/x"); status != http.StatusBadGateway ||
+		!strings.Contains(body, "certificate") {
 		t.Errorf("without its authority: %d %s", status, body)
 	}
 }
@@ -286,7 +294,8 @@ func TestProxyGoesThroughTheOperatorsProxy(t *testing.T) {
 		_, _ = io.Copy(down, up)
 	}))
 	t.Cleanup(operators.Close)
-	p := sidecartest.StartProxy(t, []string{"HTTPS_PROXY=" + operators.URL}, "--api-root", "https://example.com/api", "--api-ca", ca,
+	p := sidecartest.StartProxy(t, []string{"HTTPS_PROXY=" + operators.URL}, "--api-root", "https://example.com/api",
+		"--api-ca", ca,
 		"--prewarm", "0", "--business-id", "b-1", "--user-id", "u")
 	if status, body := get(t, p.URL+"/x"); status != 200 || body != "b-1 HTTP/2.0" {
 		t.Errorf("answer %d %s", status, body)

@@ -37,7 +37,8 @@ func get(t *testing.T, url string) (status int, body string) {
 	return response.StatusCode, string(data)
 }
 
-var customObjects = []route{{Method: "GET", Path: "/custom-objects", Responses: []cannedResponse{{Status: 200, JSON: []byte(`{"count": 7}`)}}}}
+var customObjects = []route{{Method: "GET", Path: "/custom-objects",
+	Responses: []cannedResponse{{Status: 200, JSON: []byte(`{"count": 7}`)}}}}
 
 func TestProxyAuthenticatesUntilItIsToldToStopThenRevokes(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
@@ -61,7 +62,8 @@ func TestProxyAuthenticatesUntilItIsToldToStopThenRevokes(t *testing.T) {
 				t.Errorf("answer = %d %s", status, body)
 			}
 			call := api.apiCalls()[0]
-			if strings.Count(call.header.Get("X-API-KEY"), ".") != 2 || call.header.Get("X-BUSINESS-ID") != "b-1" || call.header.Get("X-USER-ID") != "u-1" {
+			if strings.Count(call.header.Get("X-API-KEY"), ".") != 2 || call.header.Get("X-BUSINESS-ID") != "b-1" ||
+				call.header.Get("X-USER-ID") != "u-1" {
 				t.Errorf("the API got %v", call.header)
 			}
 			if healthy := sidecar(t, "", nil, "health", "--env-file", envFile); healthy.code != exitOK {

@@ -225,7 +225,8 @@ func (c *queueDrainCommand) Run(ctx context.Context, app *app) error {
 			_, err := fmt.Fprintf(app.stdout, "workers take executions from queue %q again\n", c.Queue)
 			return err
 		}
-		ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("the --timeout of %s has passed; the queue stays drained", c.Timeout))
+		ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout,
+			fmt.Errorf("the --timeout of %s has passed; the queue stays drained", c.Timeout))
 		defer cancel()
 		err := o.Drain(ctx, func(active int) { app.log.Info("draining", "queue", c.Queue, "active", active) })
 		if err == nil {

@@ -24,12 +24,14 @@ func TestQueueCommands(t *testing.T) {
 	if stdout, _ := queue(exitOK, "list"); stdout != "kizen: 0 waiting, 0 put off, 0 active, 0 dead, 0 trimmed\n" {
 		t.Errorf("an empty queue: %s", stdout)
 	}
-	for _, arguments := range [][]string{{"show", "b-1/none"}, {"retry", "b-1/none"}, {"retry", "--dead"}, {"cancel", "b-1/none"}, {"drain", "--resume"}} {
+	for _, arguments := range [][]string{{"show", "b-1/none"}, {"retry", "b-1/none"}, {"retry", "--dead"},
+		{"cancel", "b-1/none"}, {"drain", "--resume"}} {
 		if _, stderr := queue(exitNothing, arguments...); !strings.HasPrefix(stderr, "kizen-sidecar: queue \"kizen\"") {
 			t.Errorf("queue %v: %s", arguments, stderr)
 		}
 	}
-	for _, arguments := range [][]string{{"retry"}, {"retry", "--dead", "b-1/e"}, {"list", "--limit", "0"}, {"list", "--queue", "a b"}} {
+	for _, arguments := range [][]string{{"retry"}, {"retry", "--dead", "b-1/e"}, {"list", "--limit", "0"},
+		{"list", "--queue", "a b"}} {
 		queue(exitUsage, arguments...)
 	}
 	api := newTally(t, 10)
@@ -38,11 +40,13 @@ func TestQueueCommands(t *testing.T) {
 	waitFor(t, func() bool {
 		var found fleet.Overview
 		stdout, _ := queue(exitOK, "list", "--state", "dead", "--json")
-		return json.Unmarshal([]byte(stdout), &found) == nil && found.Dead == 1 && strings.Contains(found.Tasks[0].Reason, "has no execution id")
+		return json.Unmarshal([]byte(stdout), &found) == nil && found.Dead == 1 &&
+			strings.Contains(found.Tasks[0].Reason, "has no execution id")
 	})
 	queue(exitOK, "drain")
 	enqueue(t, store, forFleet("e-2", "kizen.api.post('/ran/e-2')"))
-	if stdout, _ := queue(exitOK, "list"); !strings.Contains(stdout, "1 waiting") || !strings.Contains(stdout, "drained") || !strings.Contains(stdout, "b-1/e-2") {
+	if stdout, _ := queue(exitOK, "list"); !strings.Contains(stdout, "1 waiting") ||
+		!strings.Contains(stdout, "drained") || !strings.Contains(stdout, "b-1/e-2") {
 		t.Errorf("a drained queue: %s", stdout)
 	}
 	queue(exitOK, "cancel", "b-1/e-2")

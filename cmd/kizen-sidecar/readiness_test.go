@@ -12,8 +12,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// TestReadinessDoesWhatMintingDoes has a Redis that answers PING and takes no keys: a master that was demoted, one without
-// memory, a user that may not SET. Everything that answers /readyz is asked before, meanwhile and afterwards.
+// TestReadinessDoesWhatMintingDoes has a Redis that answers PING and takes no keys: a master that was demoted, one
+// without memory, a user that may not SET. Everything that answers /readyz is asked before, meanwhile and afterwards.
 func TestReadinessDoesWhatMintingDoes(t *testing.T) {
 	server := redistest.Start(t)
 	server.Do(t, "ACL", "SETUSER", "kizen", "on", ">p", "~*", "&*", "+@all")
@@ -22,7 +22,8 @@ func TestReadinessDoesWhatMintingDoes(t *testing.T) {
 	root := platform.String()
 	arguments := []string{"--api-root", root, "--redis-url", url}
 	ready := map[string]string{
-		"serve":          sidecartest.StartService(t, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--warm", "0"}, arguments...)...).Admin,
+		"serve": sidecartest.StartService(t, nil,
+			append([]string{"serve", "--listen", "127.0.0.1:0", "--warm", "0"}, arguments...)...).Admin,
 		"worker":         sidecartest.StartService(t, nil, append([]string{"worker", "--warm", "0"}, arguments...)...).Admin,
 		"proxy":          adminOf(t, startProxy(t, append([]string{"--admin-listen", "127.0.0.1:0"}, arguments...)...)),
 		"kizen-platform": "http://" + platform.Host,
@@ -47,9 +48,12 @@ func TestReadinessDoesWhatMintingDoes(t *testing.T) {
 		spoil, mend []string
 		says        string
 	}{
-		"a demoted master":   {[]string{"REPLICAOF", "127.0.0.1", "1"}, []string{"REPLICAOF", "NO", "ONE"}, "is a replica and cannot be written"},
-		"out of memory":      {[]string{"CONFIG", "SET", "maxmemory", "1"}, []string{"CONFIG", "SET", "maxmemory", "0"}, "is out of memory"},
-		"an ACL without SET": {[]string{"ACL", "SETUSER", "kizen", "-set"}, []string{"ACL", "SETUSER", "kizen", "+set"}, "does not let this user do it"},
+		"a demoted master": {[]string{"REPLICAOF", "127.0.0.1", "1"}, []string{"REPLICAOF", "NO", "ONE"},
+			"is a replica and cannot be written"},
+		"out of memory": {[]string{"CONFIG", "SET", "maxmemory", "1"}, []string{"CONFIG", "SET", "maxmemory", "0"},
+			"is out of memory"},
+		"an ACL without SET": {[]string{"ACL", "SETUSER", "kizen", "-set"}, []string{"ACL", "SETUSER", "kizen", "+set"},
+			"does not let this user do it"},
 	} {
 		server.Do(t, row.spoil...)
 		expect(when, 503, row.says)
@@ -74,9 +78,11 @@ func adminOf(t *testing.T, p *sidecartest.Proxy) (url string) {
 func TestDevelopmentKeysAreRefusedWhereNothingIsOnThisMachine(t *testing.T) {
 	remote := []string{"--redis-url", "redis://redis.invalid:6379", "--api-root", "https://api.invalid/api"}
 	script := []string{"--script", "-"}
-	for name, command := range map[string][]string{"run": append([]string{"run"}, script...), "serve": {"serve"}, "worker": {"worker"}, "proxy": {"proxy"}} {
+	for name, command := range map[string][]string{"run": append([]string{"run"}, script...), "serve": {"serve"},
+		"worker": {"worker"}, "proxy": {"proxy"}} {
 		got := sidecar(t, "pass", nil, append(command, remote...)...)
-		if got.code != exitUsage || !strings.Contains(got.stderr, "no signing keys are configured") || !strings.Contains(got.stderr, "--keys") {
+		if got.code != exitUsage || !strings.Contains(got.stderr, "no signing keys are configured") ||
+			!strings.Contains(got.stderr, "--keys") {
 			t.Errorf("%s: %d %s", name, got.code, got.stderr)
 		}
 	}
@@ -85,7 +91,8 @@ func TestDevelopmentKeysAreRefusedWhereNothingIsOnThisMachine(t *testing.T) {
 		"the API on this machine": {"--api-root", "http://127.0.0.1:1/api"},
 		"allowed":                 {"--development-keys"},
 	} {
-		got := sidecar(t, "pass", nil, append(append([]string{"run", "--script", "-", "--redis-timeout", "1s"}, remote...), more...)...)
+		got := sidecar(t, "pass", nil, append(append([]string{"run", "--script", "-", "--redis-timeout", "1s"}, remote...),
+			more...)...)
 		if got.code != exitSidecar || strings.Contains(got.stderr, "no signing keys are configured, and") {
 			t.Errorf("%s: %d %s", name, got.code, got.stderr)
 		}
@@ -128,11 +135,13 @@ func TestDoctorMeasuresClocksAndWrites(t *testing.T) {
 	server := redistest.Start(t)
 	api := startPlatform(t, "--redis-url", server.URL())
 	got := sidecar(t, "", nil, "doctor", "--redis-url", server.URL(), "--api-root", api.String())
-	if got.code != exitOK || !strings.Contains(got.stdout, "keys can be minted; its clock is") || !regexp.MustCompile(`✓  api +its clock is`).MatchString(got.stdout) {
+	if got.code != exitOK || !strings.Contains(got.stdout, "keys can be minted; its clock is") ||
+		!regexp.MustCompile(`✓  api +its clock is`).MatchString(got.stdout) {
 		t.Errorf("%d\n%s%s", got.code, got.stdout, got.stderr)
 	}
 	server.Do(t, "REPLICAOF", "127.0.0.1", "1")
-	if got := sidecar(t, "", nil, "doctor", "--redis-url", server.URL()); got.code != exitSidecar || !strings.Contains(got.stderr, "is a replica and cannot be written") {
+	if got := sidecar(t, "", nil, "doctor", "--redis-url", server.URL()); got.code != exitSidecar ||
+		!strings.Contains(got.stderr, "is a replica and cannot be written") {
 		t.Errorf("%d %s", got.code, got.stderr)
 	}
 }

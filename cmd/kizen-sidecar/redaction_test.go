@@ -51,7 +51,8 @@ func TestOutputsAreExactlyWhatTheStepAssigned(t *testing.T) {
 	t.Run("run", func(t *testing.T) {
 		dir := t.TempDir()
 		got := sidecar(t, "", nil, "run", "--json", "--script", writeFile(t, dir, "script.py", outputsStep),
-			"--outputs-file", writeJSON(t, dir, "outputs.json", outputsTypes), "--secrets-file", writeJSON(t, dir, "secrets.json", outputsSecrets))
+			"--outputs-file", writeJSON(t, dir, "outputs.json", outputsTypes), "--secrets-file",
+			writeJSON(t, dir, "secrets.json", outputsSecrets))
 		requireExactOutputs(t, "--json", got.stdout)
 	})
 	secrets := writeJSON(t, t.TempDir(), "secrets.json", map[string]any{"b-1": outputsSecrets})
@@ -74,7 +75,8 @@ func TestOutputsAreExactlyWhatTheStepAssigned(t *testing.T) {
 	})
 	t.Run("worker", func(t *testing.T) {
 		redisURL, box := startRedisServer(t), newMailbox(t)
-		enqueue(t, redisClient(t, redisURL), body.with("execution_id", "e-1").with("business_id", "b-1").with("user_id", "u-1").
+		enqueue(t, redisClient(t, redisURL), body.with("execution_id", "e-1").with("business_id", "b-1").with("user_id",
+			"u-1").
 			with("callback_url", box.URL))
 		startWorker(t, redisURL, "http://127.0.0.1:1/api", "--secrets-file", secrets)
 		waitFor(t, func() bool { return len(box.of(t, "e-1")) > 1 })
@@ -102,7 +104,8 @@ func TestOnlySecretsAreRedacted(t *testing.T) {
 		"--api-root", api.URL+"/api", "--secrets-file", secretsFile)
 	s := startServe(t, "--warm", "1", "--api-root", api.URL+"/api", "--secrets-file",
 		writeJSON(t, t.TempDir(), "secrets.json", map[string]any{"b-1": secrets}))
-	warm := s.ask("POST", "/api/coderunner/run", script(tellingStep).with("secrets", []string{"NAME", "PIN", "ONE", "TWO"}))
+	warm := s.ask("POST", "/api/coderunner/run",
+		script(tellingStep).with("secrets", []string{"NAME", "PIN", "ONE", "TWO"}))
 	for name, result := range map[string]string{"cold": cold.stdout, "warm": warm.body} {
 		var got struct {
 			Logs  []string
@@ -120,20 +123,24 @@ func TestOnlySecretsAreRedacted(t *testing.T) {
 		}
 		call := got.HTTP.Requests[0]
 		for what, pair := range map[string][2]string{
-			"log":           {got.Logs[0], `[REDACTED] of 12 is [REDACTED], 10.1 is none; {"pin": "[REDACTED]", "acme-x": ["[REDACTED]"]}`},
-			"error":         {got.Error.Error, `ValueError: line 1 of [REDACTED]: [REDACTED]`},
-			"url":           {call.URL, api.URL + `/api/orders/1/lines?page=[REDACTED]&name=[REDACTED]`},
-			"method":        {call.Method, "POST"},
-			"body":          {call.Body, `{"n": "[REDACTED]", "name": "[REDACTED]", "ids": ["[REDACTED]", 12, "[REDACTED]", "acce4711-1111-4111-8111-acacacacacac"]}`},
-			"header":        {call.Headers["X-Name"], "[REDACTED]"},
-			"answer":        {call.ResponseBody, `{"id":"acce4711-1111-4111-8111-acacacacacac","count":"[REDACTED]","pin":"[REDACTED]","rows":["[REDACTED]",12]}`},
+			"log": {got.Logs[0],
+				`[REDACTED] of 12 is [REDACTED], 10.1 is none; {"pin": "[REDACTED]", "acme-x": ["[REDACTED]"]}`},
+			"error":  {got.Error.Error, `ValueError: line 1 of [REDACTED]: [REDACTED]`},
+			"url":    {call.URL, api.URL + `/api/orders/1/lines?page=[REDACTED]&name=[REDACTED]`},
+			"method": {call.Method, "POST"},
+			"body": {call.Body,
+				`{"n": "[REDACTED]", "name": "[REDACTED]", "ids": ["[REDACTED]", 12, "[REDACTED]", "acce4711-1111-4111-8111-acacacacacac"]}`},
+			"header": {call.Headers["X-Name"], "[REDACTED]"},
+			"answer": {call.ResponseBody,
+				`{"id":"acce4711-1111-4111-8111-acacacacacac","count":"[REDACTED]","pin":"[REDACTED]","rows":["[REDACTED]",12]}`},
 			"answer's head": {call.ResponseHeaders["X-Acme"], "[REDACTED]"},
 		} {
 			if pair[0] != pair[1] {
 				t.Errorf("%s: the %s is\n%s\nwant\n%s", name, what, pair[0], pair[1])
 			}
 		}
-		if !strings.Contains(got.Error.Detail, `File "script.py", line 5, in <module>`) || strings.Contains(got.Error.Detail, "acme") {
+		if !strings.Contains(got.Error.Detail, `File "script.py", line 5, in <module>`) ||
+			strings.Contains(got.Error.Detail, "acme") {
 			t.Errorf("%s: the detail is %s", name, got.Error.Detail)
 		}
 	}

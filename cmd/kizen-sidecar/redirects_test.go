@@ -17,8 +17,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// redirectingStep calls every path that is given to it, as a step and as a program that knows nothing of kizen.api, and logs
-// what it sees: of the step its URLs, of the others where they ended.
+// redirectingStep calls every path that is given to it, as a step and as a program that knows nothing of kizen.api,
+// and logs what it sees: of the step its URLs, of the others where they ended.
 const redirectingStep = `
 import json, os, urllib.request
 import requests
@@ -58,7 +58,8 @@ func TestRedirectsOfRealServers(t *testing.T) {
 		paths []string // each leads to an answer "there"
 	}{
 		"net/http": {startRedirectingMux, []string{
-			"/tree", "/relative/1", "/absolute", "/other-host-form", "/fragment", "/query", "/encoded", "/301", "/302", "/303", "/307", "/308",
+			"/tree", "/relative/1", "/absolute", "/other-host-form", "/fragment", "/query", "/encoded", "/301", "/302", "/303",
+			"/307", "/308",
 		}},
 		"Django": {startSlashAppender, []string{"/custom-objects", "/custom-objects?page=2", "/named"}},
 		"nginx":  {startRedirectingNginx, []string{"/folder", "/moved", "/rewritten"}},
@@ -207,7 +208,8 @@ func TestARedirectElsewhereCarriesNoCredential(t *testing.T) {
 	}))
 	t.Cleanup(elsewhere.Close)
 	api := newRecordingAPI(t)
-	api.expect([]route{{Method: "POST", Path: "/download", Responses: []cannedResponse{{Status: 307, Headers: map[string]string{"Location": elsewhere.URL + "/file"}}}}})
+	api.expect([]route{{Method: "POST", Path: "/download",
+		Responses: []cannedResponse{{Status: 307, Headers: map[string]string{"Location": elsewhere.URL + "/file"}}}}})
 	const script = `
 r = kizen.api.post("/download", "body", headers={"Authorization": "a", "X-API-KEY": "k", "X-Note": "kept"})
 outputs.log(r.text.strip())
@@ -217,7 +219,8 @@ outputs.log(r.text.strip())
 	if err := json.Unmarshal([]byte(result.stdout), &d); err != nil || !slices.Equal(d.Logs, []string{"POST /file"}) {
 		t.Fatalf("%v\n%s\n%s", err, result.stdout, result.stderr)
 	}
-	for _, name := range []string{"Authorization", "X-Api-Key", "X-Business-Id", "X-User-Id", "Cookie", "X-Kizen-Location", "Referer"} {
+	for _, name := range []string{"Authorization", "X-Api-Key", "X-Business-Id", "X-User-Id", "Cookie", "X-Kizen-Location",
+		"Referer"} {
 		if value := got[0].Get(name); value != "" {
 			t.Errorf("%s: %q went to another host", name, value)
 		}
@@ -229,9 +232,11 @@ outputs.log(r.text.strip())
 
 func TestAStepFindsItsOwnHostName(t *testing.T) {
 	for _, network := range []string{"host", "kizen-only"} {
-		got := sidecar(t, "import socket\noutputs.log(socket.gethostbyname(socket.gethostname()))", nil, "run", "--script", "-", "--json", "--network", network)
+		got := sidecar(t, "import socket\noutputs.log(socket.gethostbyname(socket.gethostname()))", nil, "run", "--script",
+			"-", "--json", "--network", network)
 		var d document
-		if err := json.Unmarshal([]byte(got.stdout), &d); err != nil || len(d.Logs) != 1 || !strings.HasPrefix(d.Logs[0], "127.") {
+		if err := json.Unmarshal([]byte(got.stdout), &d); err != nil || len(d.Logs) != 1 ||
+			!strings.HasPrefix(d.Logs[0], "127.") {
 			t.Errorf("%s: %v\n%s\n%s", network, err, got.stdout, got.stderr)
 		}
 	}

@@ -35,25 +35,34 @@ type router struct {
 
 var routers = []router{
 	{"Django REST framework under gunicorn", startDjango, []attacks.Spelling{
-		{Method: "POST", Path: "/api-keys.json"}, {Method: "PUT", Path: "/team/1/api-keys.json"}, {Method: "POST", Path: "/business-config/import.json"}, {Method: "POST", Path: "/team/;x/api-keys"},
-		{Method: "POST", Path: "/team/%20/api-keys"}, {Method: "POST", Path: "/team/./api-keys"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"}, {Method: "POST", Path: "/api-keys#x/y"},
+		{Method: "POST", Path: "/api-keys.json"}, {Method: "PUT", Path: "/team/1/api-keys.json"},
+		{Method: "POST", Path: "/business-config/import.json"}, {Method: "POST", Path: "/team/;x/api-keys"},
+		{Method: "POST", Path: "/team/%20/api-keys"}, {Method: "POST", Path: "/team/./api-keys"},
+		{Method: "POST", Path: "/team%2f1%2fapi-keys"}, {Method: "POST", Path: "/api-keys#x/y"},
 		{Method: "POST", Path: "/records/api/api-keys", Header: "SCRIPT_NAME: /api/records", Passes: true},
 	}},
 	{"Express", startExpress, []attacks.Spelling{
-		{Method: "POST", Path: "/API-KEYS"}, {Method: "POST", Path: "/team/a%2fb/api-keys"}, {Method: "POST", Path: "/team/;x/api-keys"}, {Method: "PUT", Path: "/team/%20/api-keys"}, {Method: "POST", Path: "/team/./api-keys"},
-		{Method: "POST", Path: "/api-keys/1", Header: "Content-Type: application/x-www-form-urlencoded", Body: "_method=DELETE"}, {Method: "POST", Path: "/api-keys/1", Header: "Content-Type: application/json", Body: `{"_method": "DELETE"}`},
+		{Method: "POST", Path: "/API-KEYS"}, {Method: "POST", Path: "/team/a%2fb/api-keys"},
+		{Method: "POST", Path: "/team/;x/api-keys"}, {Method: "PUT", Path: "/team/%20/api-keys"},
+		{Method: "POST", Path: "/team/./api-keys"},
+		{Method: "POST", Path: "/api-keys/1", Header: "Content-Type: application/x-www-form-urlencoded",
+			Body: "_method=DELETE"}, {Method: "POST", Path: "/api-keys/1", Header: "Content-Type: application/json",
+			Body: `{"_method": "DELETE"}`},
 	}},
 	{"nginx", startNginxRouter, []attacks.Spelling{
-		{Method: "POST", Path: "/business-config//import"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"}, {Method: "POST", Path: "/%2e/api-keys"}, {Method: "POST", Path: "/%61pi-keys"},
+		{Method: "POST", Path: "/business-config//import"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"},
+		{Method: "POST", Path: "/%2e/api-keys"}, {Method: "POST", Path: "/%61pi-keys"},
 	}},
 	{"gin", func(t *testing.T) string { return startGin(t, false) }, []attacks.Spelling{
-		{Method: "POST", Path: "/%61pi-keys"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"}, {Method: "POST", Path: "/team/%20/api-keys"},
+		{Method: "POST", Path: "/%61pi-keys"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"},
+		{Method: "POST", Path: "/team/%20/api-keys"},
 	}},
-	{"gin by the raw path", func(t *testing.T) string { return startGin(t, true) }, []attacks.Spelling{{Method: "POST", Path: "/team/a%2fb/api-keys"}}},
+	{"gin by the raw path", func(t *testing.T) string { return startGin(t, true) },
+		[]attacks.Spelling{{Method: "POST", Path: "/team/a%2fb/api-keys"}}},
 }
 
-// TestNoRouterGetsAGuardedCall sends every spelling through the proxy to servers that are in use, each of which reads some
-// of them as a guarded call.
+// TestNoRouterGetsAGuardedCall sends every spelling through the proxy to servers that are in use, each of which reads
+// some of them as a guarded call.
 func TestNoRouterGetsAGuardedCall(t *testing.T) {
 	t.Parallel()
 	for _, r := range routers {
@@ -79,7 +88,8 @@ func TestNoRouterGetsAGuardedCall(t *testing.T) {
 					t.Errorf("%s %s %s is no guarded call here, of which the test needs some", s.Method, s.Path, s.Header)
 				}
 			}
-			for _, path := range []string{"/records/api-keys.json", "/records/a%2Fapi-keys", "/records/%20", "/records/x;y", "/records/Q1%0A2024", "/records/a%5Cb"} {
+			for _, path := range []string{"/records/api-keys.json", "/records/a%2Fapi-keys", "/records/%20", "/records/x;y",
+				"/records/Q1%0A2024", "/records/a%5Cb"} {
 				if status, body := ask(t, through.Host, through.Path, attacks.Spelling{Method: "POST", Path: path}); body != "FREE" {
 					t.Errorf("POST %s, which is not guarded: %d %s", path, status, body)
 				}
@@ -120,7 +130,8 @@ func startDjango(t *testing.T) string {
 		missingForTest(t, "Django REST framework (python3-djangorestframework)")
 	}
 	socket := freeAddress(t)
-	command := exec.Command(program, "--chdir", "testdata/routers", "--bind", socket, "--graceful-timeout", "1", "drf:application")
+	command := exec.Command(program, "--chdir", "testdata/routers", "--bind", socket, "--graceful-timeout", "1",
+		"drf:application")
 	command.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
 	redistest.Run(t, "Booting worker", command, syscall.SIGTERM)
 	return socket

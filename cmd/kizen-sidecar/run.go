@@ -101,7 +101,8 @@ func (c *runCommand) report(done executed) error {
 	id := done.target.identity()
 	var page bytes.Buffer
 	err = ui.Report(&page, ui.NewRecord(ui.About{
-		ID: id.ExecutionID, Name: done.Name, Runtime: string(done.Runtime), BusinessID: id.BusinessID, AccountID: id.AccountID,
+		ID: id.ExecutionID, Name: done.Name, Runtime: string(done.Runtime), BusinessID: id.BusinessID,
+		AccountID:   id.AccountID,
 		AccountType: id.AccountType, APIRoot: done.APIRoot, State: "finished", Queued: done.began, Dequeued: done.began,
 	}, done.Ended, document))
 	if err == nil {

@@ -46,8 +46,10 @@ func TestKizenOnlyReachesTheAPIAndNothingElse(t *testing.T) {
 			api.expect([]route{{Method: "GET", Path: "/ping", Responses: []cannedResponse{{Status: 204}}}})
 			address := strings.TrimPrefix(api.root(), "http://")
 			address, _, _ = strings.Cut(address, "/")
-			command := sidecarCommand(t.Context(), nil, "run", "--script", "-", "--json", "--network", network, "--api-root", api.root(),
-				"--input", "api="+address+":string", "--input", "other="+other.Addr().String()+":string", "--declare-output", "status:string", "--declare-output", "reached:string")
+			command := sidecarCommand(t.Context(), nil, "run", "--script", "-", "--json", "--network", network, "--api-root",
+				api.root(),
+				"--input", "api="+address+":string", "--input", "other="+other.Addr().String()+":string", "--declare-output",
+				"status:string", "--declare-output", "reached:string")
 			command.Stdin = strings.NewReader(onlyTheProxy)
 			out, err := command.Output()
 			if err != nil {
@@ -77,7 +79,8 @@ func TestAKilledSidecarTakesItsStepAlong(t *testing.T) {
 	marker := fmt.Sprintf("86401.%d", os.Getpid())
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	command := sidecarCommand(ctx, nil, "run", "--script", "-", "--json", "--input", "marker="+marker, "--api-root", api.root())
+	command := sidecarCommand(ctx, nil, "run", "--script", "-", "--json", "--input", "marker="+marker, "--api-root",
+		api.root())
 	command.Stdin = strings.NewReader(endlessStep)
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
@@ -122,7 +125,8 @@ func TestAGigabyteOfPrintsDoesNotGrowTheSidecar(t *testing.T) {
 		{Method: "POST", Path: "/before", Responses: []cannedResponse{{Status: 204}}},
 		{Method: "POST", Path: "/after", Responses: []cannedResponse{{Status: 204}}},
 	})
-	command := sidecarCommand(t.Context(), nil, "run", "--script", "-", "--json", "--timeout", "55s", "--api-root", api.root())
+	command := sidecarCommand(t.Context(), nil, "run", "--script", "-", "--json", "--timeout", "55s", "--api-root",
+		api.root())
 	command.Stdin, command.Stdout = strings.NewReader(printing), io.Discard
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
@@ -139,7 +143,8 @@ func TestAGigabyteOfPrintsDoesNotGrowTheSidecar(t *testing.T) {
 	t.Logf("the sidecar grew by %.1f MiB", grown)
 }
 
-// TestBuffersOfSocketsAreBounded: with cgroup v1 they are no part of the memory that is limited, and have a limit of their own.
+// TestBuffersOfSocketsAreBounded: with cgroup v1 they are no part of the memory that is limited, and have a limit of
+// their own.
 func TestBuffersOfSocketsAreBounded(t *testing.T) {
 	t.Parallel()
 	got := sidecar(t, attacks.BuffersStep, nil, "run", "--json", "--script", "-", "--network", "host", "--memory", "64MiB")

@@ -73,7 +73,8 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 // scriptEnvironment is the variables that a story may set.
 func scriptEnvironment(ts *testscript.TestScript) []string {
 	var environment []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "ACME_KEY", "KIZEN_INPUT", "KIZEN_TIMEOUT", "KIZEN_API_ROOT", "KIZEN_LOG", "REDIS_URL"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "ACME_KEY", "KIZEN_INPUT", "KIZEN_TIMEOUT", "KIZEN_API_ROOT",
+		"KIZEN_LOG", "REDIS_URL"} {
 		if value := ts.Getenv(name); value != "" {
 			environment = append(environment, name+"="+value)
 		}

@@ -140,7 +140,8 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 	})
 	guard := d.Guard()
 	s.api = &http.Server{
-		Handler: guard.Require(s.control(callers, d.Names(serve.CertifiedNames(encryption)...))), ConnContext: guard.ConnContext, TLSConfig: encryption,
+		Handler:     guard.Require(s.control(callers, d.Names(serve.CertifiedNames(encryption)...))),
+		ConnContext: guard.ConnContext, TLSConfig: encryption,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}
 	return s, nil
@@ -154,7 +155,8 @@ func (s *service) control(callers *serve.Callers, names hosts.Names) http.Handle
 	}
 	return serve.NewServer(serve.Config{
 		Hosts: names, Once: once, ArrivingBytes: s.parts.memory.Arriving,
-		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.parts.limits, Secrets: s.parts.secrets, Log: d.Log,
+		Executions: s.executions, Queue: s.queue, Callers: callers, Limits: s.parts.limits, Secrets: s.parts.secrets,
+		Log:       d.Log,
 		Callbacks: d.Callbacks != nil,
 		UI:        s.command.UI, APIRoot: s.parts.checked.proxy.APIRoot.String(),
 		CheckIdentity: func(id minter.Identity) error { return execution.CheckType(s.parts.checked.engine, id) },
@@ -164,7 +166,8 @@ func (s *service) control(callers *serve.Callers, names hosts.Names) http.Handle
 // state returns the load for the metrics.
 func (s *service) state() telemetry.State {
 	load := s.queue.Stats()
-	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots, Ready: s.parts.daemon.Warm.Ready()}
+	return telemetry.State{Queue: load.Waiting, SlotsUsed: load.Used, SlotsTotal: load.Slots,
+		Ready: s.parts.daemon.Warm.Ready()}
 }
 
 // serve serves until ctx ends, then drains: it refuses new executions and lets the running ones finish.
@@ -213,7 +216,8 @@ func (c *serveCommand) localCallers() (callers *serve.Callers, token runner.Secr
 		return nil, token, err
 	}
 	if !hosts.IsLoopback(c.Listen) {
-		return nil, token, exit.Usagef("--listen %s can be reached from other machines; list the callers with --callers, or listen on 127.0.0.1", c.Listen)
+		return nil, token,
+			exit.Usagef("--listen %s can be reached from other machines; list the callers with --callers, or listen on 127.0.0.1", c.Listen)
 	}
 	defaults, err := c.resolve()
 	if err != nil {

@@ -39,7 +39,8 @@ func TestServeOutlivesItsAPI(t *testing.T) {
 	address := freeAddress(t)
 	var calls atomic.Int64
 	api := apiAt(t, address, fine(&calls))
-	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "0", "--slots", "4", "--api-root", "http://"+address+"/api").settle(4)
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "0", "--slots", "4", "--api-root",
+		"http://"+address+"/api").settle(4)
 	calls.Store(0)
 	s.ask("POST", "/executions", script(`
 statuses = []
@@ -117,7 +118,8 @@ func newSlowAPI(t *testing.T) *slowAPI {
 func TestServeCutsWhatASlowAPIHoldsUp(t *testing.T) {
 	t.Parallel()
 	api := newSlowAPI(t)
-	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "0", "--slots", "4", "--timeout", "20s", "--api-root", api.URL+"/api").settle(4)
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "0", "--slots", "4", "--timeout", "20s", "--api-root",
+		api.URL+"/api").settle(4)
 	for name, source := range map[string]string{
 		"hangs":   "kizen.api.get('/hangs')",
 		"drips":   "kizen.api.get('/drips')",
@@ -144,7 +146,8 @@ try:
     kizen.api.get("/hangs", timeout=0.3)
 except requests.exceptions.ReadTimeout:
     outputs.log("gave up")`))
-		if got.status != 200 || !strings.Contains(got.body, `"logs":["gave up"]`) || !strings.Contains(got.body, `"requestErrorType":"ReadTimeout"`) {
+		if got.status != 200 || !strings.Contains(got.body, `"logs":["gave up"]`) ||
+			!strings.Contains(got.body, `"requestErrorType":"ReadTimeout"`) {
 			t.Errorf("%d %s", got.status, got.body)
 		}
 		waitFor(t, func() bool { return api.held.Load() == 0 })

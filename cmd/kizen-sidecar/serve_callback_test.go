@@ -35,7 +35,8 @@ func (d delivery) signedBy(t *testing.T, secret string) bool {
 	}
 	mac := hmac.New(sha256.New, key)
 	_, _ = io.WriteString(mac, d.header.Get("webhook-id")+"."+d.header.Get("webhook-timestamp")+"."+d.body) // a hash takes everything
-	return slices.Contains(strings.Fields(d.header.Get("webhook-signature")), "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+	return slices.Contains(strings.Fields(d.header.Get("webhook-signature")),
+		"v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
 }
 
 // callback is what a delivery says.
@@ -101,7 +102,8 @@ func (m *mailbox) of(t *testing.T, id string) []delivery {
 func TestServeTellsTheCallbackUntilItIsTaken(t *testing.T) {
 	api, box := newGateAPI(t), newMailbox(t)
 	secrets := writeFile(t, t.TempDir(), "webhook.secret", webhookSecret+"\n"+nextWebhookSecret+"\n")
-	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--webhook-secret-file", secrets, "--webhook-allow", "127.0.0.0/8")
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--webhook-secret-file", secrets, "--webhook-allow",
+		"127.0.0.0/8")
 	began := time.Now().Add(-time.Second)
 	submit := func(id string, body step) {
 		t.Helper()
@@ -123,7 +125,8 @@ func TestServeTellsTheCallbackUntilItIsTaken(t *testing.T) {
 		waitFor(t, func() bool { return len(box.of(t, id)) == 2 })
 		deliveries := box.of(t, id)
 		for _, d := range deliveries {
-			if !d.signedBy(t, webhookSecret) || !d.signedBy(t, nextWebhookSecret) || d.header.Get("Content-Type") != "application/json" {
+			if !d.signedBy(t, webhookSecret) || !d.signedBy(t, nextWebhookSecret) ||
+				d.header.Get("Content-Type") != "application/json" {
 				t.Errorf("%s: headers %v", id, d.header)
 			}
 			seconds, err := strconv.ParseInt(d.header.Get("webhook-timestamp"), 10, 64)
@@ -145,7 +148,8 @@ func TestServeTellsTheCallbackUntilItIsTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := deliveries[0].message(t)
-		if m.Data.Outcome != outcome || m.Data.BusinessID != "b-1" || !sameJSON(m.Data.Result, shown.Result) || m.Timestamp.Before(began) {
+		if m.Data.Outcome != outcome || m.Data.BusinessID != "b-1" || !sameJSON(m.Data.Result, shown.Result) ||
+			m.Timestamp.Before(began) {
 			t.Errorf("%s: told %s\nand shown %s", id, deliveries[0].body, shown.Result)
 		}
 	}

@@ -87,7 +87,8 @@ func TestServeKnowsItsCallersByTokenOrCertificate(t *testing.T) {
 - {name: mesh, certificate: orchestrator, trusted: true}
 `, writeFile(t, dir, "trusted", trusted), writeFile(t, dir, "acme", acme)))
 	api := newKeyedGateAPI(t)
-	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--callers", list, "--tls-cert", ours.File("server.crt"), "--tls-key", ours.File("server.key"), "--client-ca", ours.File("ca.crt"))
+	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--callers", list, "--tls-cert", ours.File("server.crt"),
+		"--tls-key", ours.File("server.key"), "--client-ca", ours.File("ca.crt"))
 	if !strings.HasPrefix(s.URL, "https://") {
 		t.Fatalf("it serves at %s", s.URL)
 	}
@@ -115,7 +116,8 @@ func TestServeKnowsItsCallersByTokenOrCertificate(t *testing.T) {
 				t.Errorf("%d %s", status, answer)
 			}
 			called := api.businesses()[before:]
-			if want := c.business + "/" + c.user; c.status == 200 && (len(called) != 1 || called[0] != want) || c.status != 200 && len(called) != 0 {
+			if want := c.business + "/" + c.user; c.status == 200 && (len(called) != 1 || called[0] != want) ||
+				c.status != 200 && len(called) != 0 {
 				t.Errorf("the API was called for %q, want %q", called, want)
 			}
 		})
@@ -144,7 +146,8 @@ func TestServeTellsWhoWaitsTooLongToComeBack(t *testing.T) {
 	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))
 	waitFor(t, func() bool { return api.waiting.Load() == 1 })
 	got := s.ask("POST", "/api/coderunner/run", script("pass"))
-	if got.status != 429 || got.header.Get("Retry-After") == "" || !strings.Contains(got.body, "no slot became free in time") {
+	if got.status != 429 || got.header.Get("Retry-After") == "" ||
+		!strings.Contains(got.body, "no slot became free in time") {
 		t.Errorf("%d %v %s", got.status, got.header, got.body)
 	}
 }

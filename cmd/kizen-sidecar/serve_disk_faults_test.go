@@ -66,7 +66,8 @@ func TestTortureServeNeedsNoDiskWhereStepsHaveTheirOwn(t *testing.T) {
 	s := try(t, startRedisServer(t), disk, "--warm", "0", "--slots", "4", "--api-root", api.root()).settle(4)
 	free := fill(t, disk)
 	for range 3 {
-		got := s.ask("POST", "/api/coderunner/run", script("open('/tmp/x', 'wb').write(bytes(1 << 20))\noutputs.log(kizen.api.get('/x').status_code)"))
+		got := s.ask("POST", "/api/coderunner/run",
+			script("open('/tmp/x', 'wb').write(bytes(1 << 20))\noutputs.log(kizen.api.get('/x').status_code)"))
 		if got.status != 200 || !strings.Contains(got.body, `"logs":["204"]`) {
 			t.Errorf("on a full disk: %d %s", got.status, got.body)
 		}
@@ -85,7 +86,8 @@ func TestTortureServeSaysThatItsDiskIsFull(t *testing.T) {
 	free := fill(t, disk)
 	for range 3 {
 		got := s.ask("POST", "/api/coderunner/run", script("pass"))
-		if got.status != 503 || !strings.Contains(got.body, "runner_unavailable") || !strings.Contains(got.body, "no space left on device") {
+		if got.status != 503 || !strings.Contains(got.body, "runner_unavailable") ||
+			!strings.Contains(got.body, "no space left on device") {
 			t.Errorf("on a full disk: %d %s", got.status, got.body)
 		}
 	}
@@ -99,12 +101,14 @@ func TestADiskThatIsTooSmallForAStepsSourceIsNamed(t *testing.T) {
 	source := "outputs.log(1)\n" + strings.Repeat("#", 2<<20)
 	const want = "cannot write the step's source to "
 	got := sidecar(t, source, []string{"TMPDIR=" + disk}, "run", "--script", "-", "--sandbox", "off")
-	if got.code != exitSidecar || !strings.Contains(got.stderr, want+disk) || !strings.Contains(got.stderr, "No space left on device") {
+	if got.code != exitSidecar || !strings.Contains(got.stderr, want+disk) ||
+		!strings.Contains(got.stderr, "No space left on device") {
 		t.Errorf("run: %d %s", got.code, got.stderr)
 	}
 	s := try(t, startRedisServer(t), disk, "--sandbox", "off", "--warm", "1", "--slots", "1")
 	for range 2 {
-		if got := s.ask("POST", "/api/coderunner/run", script(source)); got.status != 503 || !strings.Contains(got.body, want) || !strings.Contains(got.body, "No space left on device") {
+		if got := s.ask("POST", "/api/coderunner/run", script(source)); got.status != 503 ||
+			!strings.Contains(got.body, want) || !strings.Contains(got.body, "No space left on device") {
 			t.Errorf("serve: %d %s", got.status, got.body)
 		}
 	}
@@ -119,15 +123,18 @@ func TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwar
 	disk := smallDisk(t, "256k")
 	api := newGateAPI(t)
 	file := filepath.Join(disk, "audit.jsonl")
-	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "0", "--slots", "4", "--api-root", api.root(), "--audit-file", file).settle(4)
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "0", "--slots", "4", "--api-root", api.root(), "--audit-file",
+		file).settle(4)
 	settled := int(api.calls.Load())
 	free := fill(t, disk)
 	// A page of the file may be there already, and takes lines until it is full.
-	got := s.ask("POST", "/api/coderunner/run", script("for i in range(64): r = kizen.api.get('/x')\noutputs.log(f'{r.status_code} {r.json()[\"code\"]}')"))
+	got := s.ask("POST", "/api/coderunner/run",
+		script("for i in range(64): r = kizen.api.get('/x')\noutputs.log(f'{r.status_code} {r.json()[\"code\"]}')"))
 	if got.status != 200 || !strings.Contains(got.body, `"logs":["503 audit_unavailable"]`) {
 		t.Errorf("on a full disk: %d %s", got.status, got.body)
 	}
-	if !strings.Contains(s.Log.String(), "could not write the audit") || !strings.Contains(s.Log.String(), "no space left on device") {
+	if !strings.Contains(s.Log.String(), "could not write the audit") ||
+		!strings.Contains(s.Log.String(), "no space left on device") {
 		t.Errorf("the log does not say why:\n%s", s.Log)
 	}
 	if status, body := s.Readiness(); status != 503 || !strings.Contains(body, `"audit":"no space left on device"`) {

@@ -19,7 +19,8 @@ func TestServeOutlivesItsRedis(t *testing.T) {
 	program := requireProgram(t, "redis-server")
 	start := func() (stop func()) {
 		_, port, _ := strings.Cut(address, ":")
-		server := exec.Command(program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+		server := exec.Command(program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir",
+			t.TempDir())
 		if err := server.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -35,12 +36,14 @@ func TestServeOutlivesItsRedis(t *testing.T) {
 	}
 	stop := start()
 	api := newGateAPI(t)
-	s := try(t, "redis://"+address, t.TempDir(), "--warm", "0", "--slots", "4", "--api-root", api.root(), "--redis-timeout", "500ms").settle(4)
+	s := try(t, "redis://"+address, t.TempDir(), "--warm", "0", "--slots", "4", "--api-root", api.root(),
+		"--redis-timeout", "500ms").settle(4)
 	marker := newMarker()
 	s.ask("POST", "/executions", gated(marker).with("execution_id", "runs"))
 	waitFor(t, func() bool { return api.waiting.Load() == 1 })
 	stop()
-	if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 || got.header.Get("Retry-After") == "" {
+	if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 ||
+		got.header.Get("Retry-After") == "" {
 		t.Errorf("without redis: %d %s", got.status, got.body)
 	}
 	if status, _ := s.Readiness(); status != 503 {
@@ -64,7 +67,8 @@ func TestServeOutlivesItsRedis(t *testing.T) {
 func TestTortureServeForgetsCallersThatHangUp(t *testing.T) {
 	const callers = 1000
 	api := newGateAPI(t)
-	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--queue-depth", "2000", "--api-root", api.root()).settle(4)
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--queue-depth", "2000", "--api-root",
+		api.root()).settle(4)
 	ctx, hangUp := context.WithCancel(t.Context())
 	defer hangUp()
 	marker := newMarker()
@@ -85,9 +89,11 @@ func TestTortureServeForgetsCallersThatHangUp(t *testing.T) {
 }
 
 func TestServeWithoutPythonRefusesAndLeavesNothing(t *testing.T) {
-	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "2", "--python", "/no/such/python", "--api-root", newGateAPI(t).root())
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "2", "--python", "/no/such/python", "--api-root",
+		newGateAPI(t).root())
 	for attempt := range 5 {
-		if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 || !strings.Contains(got.body, "runner_unavailable") {
+		if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 ||
+			!strings.Contains(got.body, "runner_unavailable") {
 			t.Errorf("%d %s", got.status, got.body)
 		}
 		if attempt == 0 { // from here on the pool looks for this runtime too
@@ -100,11 +106,13 @@ func TestServeWithoutPythonRefusesAndLeavesNothing(t *testing.T) {
 func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 	api := newGateAPI(t)
 	api.open()
-	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--queue-timeout", "5m", "--timeout", "55s",
+	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--queue-timeout", "5m", "--timeout",
+		"55s",
 		"--memory", "128MiB", "--tmp-size", "8MiB", "--api-root", api.root()).settle(4)
 	marker := newMarker()
 	steps := attacks.HostileSteps(marker)
-	if _, body := s.Readiness(); strings.Contains(body, `"name":"PID namespace","held":true`) && strings.Contains(body, `"name":"process cgroup","held":true`) {
+	if _, body := s.Readiness(); strings.Contains(body, `"name":"PID namespace","held":true`) &&
+		strings.Contains(body, `"name":"process cgroup","held":true`) {
 		steps = append(steps, attacks.ForkBomb)
 	} else {
 		t.Log("without the fork bomb: nothing here would end it for certain")
@@ -123,7 +131,8 @@ func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 			}
 		})
 		all.Go(func() {
-			got, err := s.try(t.Context(), "b-good", "POST", "/api/coderunner/run", script("outputs.log(kizen.api.get('/x').status_code)"))
+			got, err := s.try(t.Context(), "b-good", "POST", "/api/coderunner/run",
+				script("outputs.log(kizen.api.get('/x').status_code)"))
 			if err != nil || got.status != 200 || !strings.Contains(got.body, `"logs":["204"]`) {
 				t.Errorf("beside %s: %d %s %v", h.Name, got.status, got.body, err)
 			}
@@ -138,7 +147,8 @@ func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 func TestWhatARunningStepHoldsIsSeen(t *testing.T) {
 	t.Parallel()
 	api := newGateAPI(t)
-	s := try(t, startRedisServer(t), t.TempDir(), "--sandbox", "off", "--warm", "0", "--slots", "2", "--api-root", api.root()).settle(2)
+	s := try(t, startRedisServer(t), t.TempDir(), "--sandbox", "off", "--warm", "0", "--slots", "2", "--api-root",
+		api.root()).settle(2)
 	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))
 	waitFor(t, func() bool { return api.waiting.Load() == 1 })
 	held := strings.Join(s.holdings().beyond(s.before), "\n")

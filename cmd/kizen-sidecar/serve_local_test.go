@@ -37,7 +37,8 @@ func TestNoStepIsACallerOfTheServeThatRunsIt(t *testing.T) {
 	for _, warm := range []string{"0", "1"} {
 		t.Run("warm="+warm, func(t *testing.T) {
 			secrets := writeFile(t, t.TempDir(), "secrets.json", `{"b-victim": {"K": "a-secret-of-the-victim"}}`)
-			s := startServe(t, "--allow-anonymous", "--network", "host", "--warm", warm, "--api-root", "http://127.0.0.1:1/api", "--secrets-file", secrets)
+			s := startServe(t, "--allow-anonymous", "--network", "host", "--warm", warm, "--api-root", "http://127.0.0.1:1/api",
+				"--secrets-file", secrets)
 			requireNoStepIsACaller(t, s)
 		})
 	}
@@ -46,7 +47,8 @@ func TestNoStepIsACallerOfTheServeThatRunsIt(t *testing.T) {
 func requireNoStepIsACaller(t *testing.T, s *served) {
 	t.Helper()
 	input := func(url string) step { return step{"t": "s", "v": strings.TrimPrefix(url, "http://")} }
-	got := s.ask("POST", "/api/coderunner/run", script(attackOnServe).with("inputs", step{"api": input(s.URL), "admin": input(s.Admin)}))
+	got := s.ask("POST", "/api/coderunner/run",
+		script(attackOnServe).with("inputs", step{"api": input(s.URL), "admin": input(s.Admin)}))
 	d := got.document(t)
 	if d.Error != nil || len(d.Logs) != 3 {
 		t.Fatalf("the attack itself failed: %d %s", got.status, got.body)
@@ -73,7 +75,8 @@ func TestNoStepOfAnOrdinaryUserIsACaller(t *testing.T) {
 		}
 	}
 	command := exec.CommandContext(t.Context(), "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-		sidecartest.Program("kizen-sidecar"), "serve", "--listen", "127.0.0.1:0", "--allow-anonymous", "--network", "host", "--warm", "0",
+		sidecartest.Program("kizen-sidecar"), "serve", "--listen", "127.0.0.1:0", "--allow-anonymous", "--network", "host",
+		"--warm", "0",
 		"--api-root", "http://127.0.0.1:1/api")
 	command.Dir = "/"
 	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir}
@@ -82,8 +85,9 @@ func TestNoStepOfAnOrdinaryUserIsACaller(t *testing.T) {
 
 func TestServeWantsTheTokenOfItsFile(t *testing.T) {
 	home := t.TempDir()
-	s := &served{sidecartest.StartCommand(t, sidecartest.Command(t.Context(), []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + home},
-		"serve", "--listen", "127.0.0.1:0", "--warm", "0", "--token-file", home+"/token")), t}
+	s := &served{sidecartest.StartCommand(t,
+		sidecartest.Command(t.Context(), []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + home},
+			"serve", "--listen", "127.0.0.1:0", "--warm", "0", "--token-file", home+"/token")), t}
 	info, err := os.Stat(home + "/token")
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("%v %v", info, err)
@@ -126,7 +130,8 @@ func TestWhoMayCallIsSaidOnceAndCompletely(t *testing.T) {
 		"neither XDG_RUNTIME_DIR nor HOME is set; name a file with": nil,
 		"list the callers with --callers, or listen on 127.0.0.1\n": {"--listen", "0.0.0.0:0", "--allow-anonymous"},
 	} {
-		command := exec.CommandContext(t.Context(), sidecartest.Program("kizen-sidecar"), append([]string{"serve"}, arguments...)...)
+		command := exec.CommandContext(t.Context(), sidecartest.Program("kizen-sidecar"),
+			append([]string{"serve"}, arguments...)...)
 		command.Env = []string{"PATH=" + os.Getenv("PATH")}
 		out, err := command.CombinedOutput()
 		if err == nil || !strings.Contains(string(out), want) || strings.Count(string(out), "\n") != 1 {

@@ -10,7 +10,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/tombstone"
 )
 
-// TestAnIDRunsOnceInEveryServeOfARedis submits each id to two of them at the same time, and to one that was started after.
+// TestAnIDRunsOnceInEveryServeOfARedis submits each id to two of them at the same time, and to one that was started
+// after.
 func TestAnIDRunsOnceInEveryServeOfARedis(t *testing.T) {
 	t.Parallel()
 	const total = 12
@@ -26,7 +27,8 @@ func TestAnIDRunsOnceInEveryServeOfARedis(t *testing.T) {
 	for i := range total {
 		for _, s := range []*served{first, second} {
 			callers.Go(func() {
-				if got, err := s.try(context.Background(), "b-1", "POST", "/executions", body(i)); err != nil || got.status != 202 && got.status != 409 {
+				if got, err := s.try(context.Background(), "b-1", "POST", "/executions", body(i)); err != nil ||
+					got.status != 202 && got.status != 409 {
 					t.Errorf("%+v, %v", got, err)
 				}
 			})
@@ -57,10 +59,12 @@ func TestAnIDRunsOnceInEveryServeOfARedis(t *testing.T) {
 	}
 	third := start()
 	for i := range total {
-		if again := third.ask("POST", "/executions", body(i)); again.status != 409 || !strings.Contains(again.body, "has run") {
+		if again := third.ask("POST", "/executions", body(i)); again.status != 409 ||
+			!strings.Contains(again.body, "has run") {
 			t.Errorf("e-%d in a process that was started since: %d %s", i, again.status, again.body)
 		}
-		if ttl := store.TTL(t.Context(), tombstone.Key("b-1", fmt.Sprint("e-", i))).Val(); ttl > tombstone.Limit || ttl < tombstone.Limit-tombstone.Limit/100 {
+		if ttl := store.TTL(t.Context(), tombstone.Key("b-1", fmt.Sprint("e-", i))).Val(); ttl > tombstone.Limit ||
+			ttl < tombstone.Limit-tombstone.Limit/100 {
 			t.Errorf("the tombstone of e-%d lives for %s", i, ttl)
 		}
 	}

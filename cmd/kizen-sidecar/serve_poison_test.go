@@ -15,14 +15,16 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// poisons are the requests and the steps of the corpus that had the sidecar grow to gigabytes, kept it busy for long, or could.
+// poisons are the requests and the steps of the corpus that had the sidecar grow to gigabytes, kept it busy for long,
+// or could.
 func poisons() (all []any) {
 	for _, request := range attacks.Requests() {
 		all = append(all, json.RawMessage(request.Body))
 	}
 	// The heavy ones are many, and the rest are between them, because what is kept of them adds up.
 	for _, heavy := range attacks.Heavies() {
-		all = append(all, script(heavy.Source).with("inputs", json.RawMessage(heavy.Inputs)).with("output_types", json.RawMessage(heavy.OutputTypes)))
+		all = append(all, script(heavy.Source).with("inputs", json.RawMessage(heavy.Inputs)).with("output_types",
+			json.RawMessage(heavy.OutputTypes)))
 	}
 	for _, forgery := range attacks.Forgeries() {
 		all = append(all, script(forgery.Source()).with("output_types", step{"x": "s", "l": "l"}).with("timeout_ms", 30_000))
@@ -34,7 +36,8 @@ func poisons() (all []any) {
 func cgroupOfMemory(t *testing.T, bytes int) string {
 	t.Helper()
 	var dir string
-	for root, file := range map[string]string{"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"} {
+	for root, file := range map[string]string{"/sys/fs/cgroup/memory": "memory.limit_in_bytes",
+		"/sys/fs/cgroup": "memory.max"} {
 		made := filepath.Join(root, fmt.Sprintf("kizen-test-%d", os.Getpid()))
 		if os.Mkdir(made, 0o755) != nil {
 			continue
@@ -63,22 +66,26 @@ func cgroupOfMemory(t *testing.T, bytes int) string {
 
 // within returns a command that runs in a cgroup.
 func within(dir string, command *exec.Cmd) *exec.Cmd {
-	inside := exec.Command("/bin/sh", append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, dir}, command.Args...)...)
+	inside := exec.Command("/bin/sh", append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, dir},
+		command.Args...)...)
 	inside.Env = command.Env
 	return inside
 }
 
-// TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe: under a memory limit, with a poisoned request or step each second.
+// TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe: under a memory limit, with a poisoned request or step each
+// second.
 func TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe(t *testing.T) {
 	const well, slots, group = 100, 8, 256 << 20
 	dir := cgroupOfMemory(t, group)
 	api := newGateAPI(t)
 	api.open()
 	redis, disk := startRedisServer(t), t.TempDir()
-	command := tryCommand(redis, disk, "--warm", "1", "--slots", fmt.Sprint(slots), "--queue-timeout", "5m", "--timeout", "30s",
+	command := tryCommand(redis, disk, "--warm", "1", "--slots", fmt.Sprint(slots), "--queue-timeout", "5m", "--timeout",
+		"30s",
 		"--memory", "48MiB", "--api-root", api.root())
 	s := tryWith(t, redis, disk, within(dir, command)).settle(slots)
-	if groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.Process.Pid)); err != nil || !strings.Contains(string(groups), filepath.Base(dir)) {
+	if groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", s.Process.Pid)); err != nil ||
+		!strings.Contains(string(groups), filepath.Base(dir)) {
 		t.Fatalf("serve is not in the cgroup with the limit: %s %v", groups, err)
 	}
 	before := sidecartest.AnonymousMiB(t, s.Process.Pid)
@@ -110,7 +117,8 @@ func TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe(t *testing.T) {
 	for range slots / 2 {
 		all.Go(func() {
 			for range work {
-				got, err := s.try(t.Context(), "b-good", "POST", "/api/coderunner/run", script("outputs.log(kizen.api.get('/x').status_code)"))
+				got, err := s.try(t.Context(), "b-good", "POST", "/api/coderunner/run",
+					script("outputs.log(kizen.api.get('/x').status_code)"))
 				if err != nil || got.status != 200 || !strings.Contains(got.body, `"logs":["204"]`) {
 					t.Errorf("well-behaved: %d %s %v", got.status, got.body, err)
 				}

@@ -180,11 +180,13 @@ func TestServeAnswersExistingClients(t *testing.T) {
 		if got.status != 200 || d.Error != nil || !sameJSON(d.Values["doubled"], []byte(`{"t": "n", "v": "42.0"}`)) {
 			t.Errorf("%d %s", got.status, got.body)
 		}
-		if strings.Join(d.Logs, "|") != "7|[REDACTED]" || d.HTTPRequests.Count != 1 || d.HTTPRequests.Requests[0].Status != 200 {
+		if strings.Join(d.Logs, "|") != "7|[REDACTED]" || d.HTTPRequests.Count != 1 ||
+			d.HTTPRequests.Requests[0].Status != 200 {
 			t.Errorf("logs %q, http %+v", d.Logs, d.HTTPRequests)
 		}
 		call := api.apiCalls()[0]
-		if call.header.Get("X-BUSINESS-ID") != "b-1" || call.header.Get("X-USER-ID") != "u-1" || strings.Count(call.header.Get("X-API-KEY"), ".") != 2 {
+		if call.header.Get("X-BUSINESS-ID") != "b-1" || call.header.Get("X-USER-ID") != "u-1" ||
+			strings.Count(call.header.Get("X-API-KEY"), ".") != 2 {
 			t.Errorf("the API got %v", call.header)
 		}
 		if strings.Contains(s.Log.String()+got.body, call.header.Get("X-API-KEY")) {
@@ -192,7 +194,8 @@ func TestServeAnswersExistingClients(t *testing.T) {
 		}
 	})
 	t.Run("nulls", func(t *testing.T) {
-		got := s.ask("POST", "/api/coderunner/run", json.RawMessage(`{"runtime": "python-3-12", "user_script": "pass", "inputs": null, "output_types": null}`))
+		got := s.ask("POST", "/api/coderunner/run",
+			json.RawMessage(`{"runtime": "python-3-12", "user_script": "pass", "inputs": null, "output_types": null}`))
 		if got.status != 200 || !strings.Contains(got.body, `"error":null`) {
 			t.Errorf("%d %s", got.status, got.body)
 		}
@@ -200,21 +203,26 @@ func TestServeAnswersExistingClients(t *testing.T) {
 	t.Run("a step that fails", func(t *testing.T) {
 		got := s.ask("POST", "/api/coderunner/run", script("outputs.log('before')\n\nraise ValueError('no <luck>')"))
 		d := got.document(t)
-		if got.status != 400 || d.Values != nil || d.Error == nil || d.Error.Error != "ValueError: no <luck>" || len(d.Logs) != 1 {
+		if got.status != 400 || d.Values != nil || d.Error == nil || d.Error.Error != "ValueError: no <luck>" ||
+			len(d.Logs) != 1 {
 			t.Errorf("%d %s", got.status, got.body)
 		}
-		if !strings.HasPrefix(d.Error.Detail, "Traceback") || !strings.Contains(d.Error.Detail, `File "script.py", line 3`) || strings.Count(d.Error.Detail, "File ") != 1 {
+		if !strings.HasPrefix(d.Error.Detail, "Traceback") || !strings.Contains(d.Error.Detail, `File "script.py", line 3`) ||
+			strings.Count(d.Error.Detail, "File ") != 1 {
 			t.Errorf("detail %q", d.Error.Detail)
 		}
 	})
 	for name, c := range map[string]struct{ body, want string }{
-		"an unknown type":    {`{"runtime": "python-3-13", "user_script": "pass", "inputs": {"x": {"t": "mail", "v": 1}}}`, `{"inputs": {"x": {"t": ["Invalid Kizen type 'mail'"]}}}`},
-		"an unknown secret":  {`{"runtime": "python-3-13", "user_script": "pass", "secrets": ["NOPE"]}`, `{"secrets": ["secret \"NOPE\" does not exist"]}`},
+		"an unknown type": {`{"runtime": "python-3-13", "user_script": "pass", "inputs": {"x": {"t": "mail", "v": 1}}}`,
+			`{"inputs": {"x": {"t": ["Invalid Kizen type 'mail'"]}}}`},
+		"an unknown secret": {`{"runtime": "python-3-13", "user_script": "pass", "secrets": ["NOPE"]}`,
+			`{"secrets": ["secret \"NOPE\" does not exist"]}`},
 		"an unknown runtime": {`{"runtime": "ruby", "user_script": "pass"}`, `{"runtime": [`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := s.ask("POST", "/api/coderunner/run", json.RawMessage(c.body))
-			same := sameJSON([]byte(got.body), []byte(c.want)) || strings.HasPrefix(got.body, strings.ReplaceAll(c.want, " ", ""))
+			same := sameJSON([]byte(got.body), []byte(c.want)) ||
+				strings.HasPrefix(got.body, strings.ReplaceAll(c.want, " ", ""))
 			if got.status != 400 || !same || strings.Contains(got.body, "request_id") {
 				t.Errorf("%d %s, want %s", got.status, got.body, c.want)
 			}
@@ -288,7 +296,8 @@ func TestServeTellsWhatAStepDoesWhileItRuns(t *testing.T) {
 		}
 	}
 	api.open()
-	if kind, data := events.next(); kind != "http" || !strings.Contains(data, `/gate`) || !strings.Contains(data, `"responseStatusCode":204`) {
+	if kind, data := events.next(); kind != "http" || !strings.Contains(data, `/gate`) ||
+		!strings.Contains(data, `"responseStatusCode":204`) {
 		t.Errorf("%s %s, want the call", kind, data)
 	}
 	if kind, data := events.next(); kind != "log" || !strings.Contains(data, `"message":"passed"`) {
@@ -356,7 +365,8 @@ func TestServeDrains(t *testing.T) {
 				t.Errorf("what waited ended with %s", data)
 			}
 			if c.release {
-				if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 || !strings.Contains(got.body, `"draining"`) {
+				if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 ||
+					!strings.Contains(got.body, `"draining"`) {
 					t.Errorf("while draining: %d %s", got.status, got.body)
 				}
 				if status, body := s.Readiness(); status != 503 || !strings.Contains(body, "shutting down") {
@@ -378,7 +388,8 @@ func TestServeDrains(t *testing.T) {
 
 func TestServePrintsAConfigurationThatItReads(t *testing.T) {
 	dir := t.TempDir()
-	file := writeFile(t, dir, "serve.yaml", "slots: 3\nredis-url: redis://user:hunter2hunter2@127.0.0.1:1/0\nqueue-depth: 5\ndrain-timeout: 7s\n")
+	file := writeFile(t, dir, "serve.yaml",
+		"slots: 3\nredis-url: redis://user:hunter2hunter2@127.0.0.1:1/0\nqueue-depth: 5\ndrain-timeout: 7s\n")
 	requirePrintedIsRead(t, []string{"KIZEN_QUEUE_DEPTH=6"}, []string{"serve", "--config", file, "--drain-timeout", "8s"},
 		`slots: "3"`, `queue-depth: "6"`, "drain-timeout: 8s")
 	for text, want := range map[string]string{
@@ -390,19 +401,22 @@ func TestServePrintsAConfigurationThatItReads(t *testing.T) {
 			t.Errorf("%q: %d %s", text, got.code, got.stderr)
 		}
 	}
-	if got := sidecar(t, "", nil, "serve", "--config", dir+"/nowhere"); got.code != exitUsage || !strings.Contains(got.stderr, `--config: no such file "`+dir+`/nowhere"`) {
+	if got := sidecar(t, "", nil, "serve", "--config", dir+"/nowhere"); got.code != exitUsage ||
+		!strings.Contains(got.stderr, `--config: no such file "`+dir+`/nowhere"`) {
 		t.Errorf("%d %s", got.code, got.stderr)
 	}
 }
 
 func TestThePrintedConfigurationIsWhatHolds(t *testing.T) {
 	got := sidecar(t, "", nil, "serve", "--print-config")
-	for _, line := range []string{fmt.Sprintf("slots: %q", fmt.Sprint(4*runtime.NumCPU())), fmt.Sprintf("queue-depth: %q", fmt.Sprint(64*runtime.NumCPU()))} {
+	for _, line := range []string{fmt.Sprintf("slots: %q", fmt.Sprint(4*runtime.NumCPU())),
+		fmt.Sprintf("queue-depth: %q", fmt.Sprint(64*runtime.NumCPU()))} {
 		if !strings.Contains(got.stdout, line+"\n") {
 			t.Errorf("no %q in\n%s%s", line, got.stdout, got.stderr)
 		}
 	}
-	if got := sidecar(t, "", nil, "serve", "--print-config", "--slots=-1"); got.code != exitUsage || !strings.Contains(got.stderr, "--slots") {
+	if got := sidecar(t, "", nil, "serve", "--print-config", "--slots=-1"); got.code != exitUsage ||
+		!strings.Contains(got.stderr, "--slots") {
 		t.Errorf("%d %s", got.code, got.stderr)
 	}
 }

@@ -20,7 +20,8 @@ const stallLimit = 2 * time.Second
 // stalledStep runs body after the sidecar was stopped, and hangs up when the step's process has ended.
 func stalledStep(address, body string) string {
 	host, port, _ := net.SplitHostPort(address)
-	return fmt.Sprintf("import socket, sys\nc = socket.create_connection((%q, %s))\nc.sendall(b'x')\nc.recv(1)\n%s\n", host, port, body)
+	return fmt.Sprintf("import socket, sys\nc = socket.create_connection((%q, %s))\nc.sendall(b'x')\nc.recv(1)\n%s\n",
+		host, port, body)
 }
 
 // stall stops the process while a step runs, until the step has ended, or until more than its limit has passed.
@@ -70,7 +71,8 @@ func TestAStepIsJudgedByItsOwnTime(t *testing.T) {
 			listener := listen(t)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			command := sidecartest.Command(ctx, nil, "run", "--script", "-", "--json", "--declare-output", "x:string", "--network", "host", "--timeout", stallLimit.String())
+			command := sidecartest.Command(ctx, nil, "run", "--script", "-", "--json", "--declare-output", "x:string",
+				"--network", "host", "--timeout", stallLimit.String())
 			command.Stdin = strings.NewReader(stalledStep(listener.Addr().String(), row.body))
 			var out bytes.Buffer
 			command.Stdout = &out
@@ -85,7 +87,8 @@ func TestAStepIsJudgedByItsOwnTime(t *testing.T) {
 		})
 	}
 	for _, warm := range []string{"0", "1"} {
-		s := startServe(t, "--network", "host", "--warm", warm, "--timeout", stallLimit.String(), "--api-root", "http://127.0.0.1:1/api")
+		s := startServe(t, "--network", "host", "--warm", warm, "--timeout", stallLimit.String(), "--api-root",
+			"http://127.0.0.1:1/api")
 		for _, name := range []string{"in time", "died in time"} {
 			row := rows[name]
 			t.Run("serve --warm "+warm+", "+name, func(t *testing.T) {
@@ -93,7 +96,8 @@ func TestAStepIsJudgedByItsOwnTime(t *testing.T) {
 				answered := make(chan answer, 1)
 				go func() {
 					got, err := s.try(t.Context(), "b-1", "POST", "/api/coderunner/run", step{
-						"runtime": "python-3-13", "output_types": map[string]string{"x": "s"}, "user_script": stalledStep(listener.Addr().String(), row.body),
+						"runtime": "python-3-13", "output_types": map[string]string{"x": "s"},
+						"user_script": stalledStep(listener.Addr().String(), row.body),
 					})
 					if err != nil {
 						t.Error(err)

@@ -253,7 +253,8 @@ func recordsIn(t *testing.T, redisURL string) []string {
 	return keys
 }
 
-// TestStepFoldersRunInServiceToo runs what depends on how an interpreter came about in warm ones: over HTTP, and in a fleet.
+// TestStepFoldersRunInServiceToo runs what depends on how an interpreter came about in warm ones: over HTTP, and in a
+// fleet.
 func TestStepFoldersRunInServiceToo(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(stepsFolder, "threads_and_forks")
@@ -321,7 +322,8 @@ func TestWhatAFailedStepPrintedIsShown(t *testing.T) {
 	if body.Error.Stdout != "on standard output\n" || body.Error.Stderr != "on standard error\n" {
 		t.Errorf("%s", answer.body)
 	}
-	if succeeded := s.ask("POST", "/api/coderunner/run", script("print('x')")); strings.Contains(succeeded.body, "stdout") {
+	if succeeded := s.ask("POST", "/api/coderunner/run", script("print('x')")); strings.Contains(succeeded.body,
+		"stdout") {
 		t.Errorf("what a step that succeeded printed is in %s", succeeded.body)
 	}
 }

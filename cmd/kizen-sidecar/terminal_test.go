@@ -58,10 +58,12 @@ func TestTheLogIsTextOnATerminalAndJSONElsewhere(t *testing.T) {
 	if seen := onTerminal(t, "pass", "KIZEN_LOG=debug"); !strings.Contains(seen, `level=INFO msg="execution ended"`) {
 		t.Errorf("no line of text in %q", seen)
 	}
-	if got := sidecar(t, "pass", nil, "run", "--script", "-"); !strings.Contains(got.stderr, `"level":"INFO","msg":"execution ended"`) {
+	if got := sidecar(t, "pass", nil, "run", "--script", "-"); !strings.Contains(got.stderr,
+		`"level":"INFO","msg":"execution ended"`) {
 		t.Errorf("no line of JSON in %q", got.stderr)
 	}
-	if got := sidecar(t, "pass", []string{"KIZEN_LOG_FORMAT=text"}, "run", "--script", "-"); !strings.Contains(got.stderr, `level=INFO msg="execution ended"`) {
+	if got := sidecar(t, "pass", []string{"KIZEN_LOG_FORMAT=text"}, "run", "--script", "-"); !strings.Contains(got.stderr,
+		`level=INFO msg="execution ended"`) {
 		t.Errorf("no line of text, which was asked for, in %q", got.stderr)
 	}
 }
@@ -87,7 +89,8 @@ func TestWhatIsNoTerminalGetsNeitherColoursNorASpinner(t *testing.T) {
 // TestNoAnswerHoldsWhatATerminalObeys looks at answers as curl prints them. To a client they mean what the step said.
 func TestNoAnswerHoldsWhatATerminalObeys(t *testing.T) {
 	const said = attacks.Harmful
-	source := "said = " + strconv.QuoteToASCII(said) + "\noutputs.log(said)\noutputs.o = said\nif inputs.fail: raise ValueError(said)"
+	source := "said = " + strconv.QuoteToASCII(said) +
+		"\noutputs.log(said)\noutputs.o = said\nif inputs.fail: raise ValueError(said)"
 	harmless := func(where, text string) {
 		t.Helper()
 		for _, r := range text {
@@ -113,10 +116,12 @@ func TestNoAnswerHoldsWhatATerminalObeys(t *testing.T) {
 	s := startServe(t)
 	for _, failed := range []bool{false, true} {
 		fail := fmt.Sprint(failed)
-		got := sidecar(t, source, nil, "run", "--json", "--script", "-", "--declare-output", "o:string", "--input", "fail="+fail+":boolean")
+		got := sidecar(t, source, nil, "run", "--json", "--script", "-", "--declare-output", "o:string", "--input",
+			"fail="+fail+":boolean")
 		means("run --json", got.stdout, failed)
 		harmless("the log", got.stderr)
-		got = sidecar(t, source, nil, "run", "--script", "-", "--declare-output", "o:string", "--input", "fail="+fail+":boolean")
+		got = sidecar(t, source, nil, "run", "--script", "-", "--declare-output", "o:string", "--input",
+			"fail="+fail+":boolean")
 		harmless("run", got.stdout+got.stderr)
 		body := script(source).with("output_types", step{"o": "s"}).with("inputs", step{"fail": step{"t": "b", "v": fail}})
 		means("serve", s.ask("POST", "/api/coderunner/run", body).body, failed)
@@ -127,6 +132,7 @@ func TestNoAnswerHoldsWhatATerminalObeys(t *testing.T) {
 		harmless("the events", s.ask("GET", "/executions/"+id+"/events", nil).body)
 		harmless("the list", s.ask("GET", "/executions", nil).body)
 	}
-	harmless("a refusal", s.ask("POST", "/api/coderunner/run", script("pass").with("unknown"+said, 1).with("secrets", []string{said})).body)
+	harmless("a refusal", s.ask("POST", "/api/coderunner/run",
+		script("pass").with("unknown"+said, 1).with("secrets", []string{said})).body)
 	harmless("a refusal", s.ask("GET", "/executions?state="+url.QueryEscape(said), nil).body)
 }

@@ -32,7 +32,8 @@ func TestThePageIsThereOnlyWhenAskedForAndItsDataForCallersOnly(t *testing.T) {
 	}
 	dir := t.TempDir()
 	token := writeFile(t, dir, "token", "a-token-of-the-tests")
-	callers := writeFile(t, dir, "callers.yaml", fmt.Sprintf("- {name: tests, token_file: %q, business_id: b, user_id: u}\n", token))
+	callers := writeFile(t, dir, "callers.yaml",
+		fmt.Sprintf("- {name: tests, token_file: %q, business_id: b, user_id: u}\n", token))
 	base := startServe(t, "--warm", "0", "--ui", "--callers", callers).URL
 	if got := get(base+"/executions/x/record", "").StatusCode; got != http.StatusUnauthorized {
 		t.Errorf("a record to a stranger: %d", got)
@@ -46,7 +47,8 @@ func TestThePageIsThereOnlyWhenAskedForAndItsDataForCallersOnly(t *testing.T) {
 
 func TestAReportThatCannotBeWrittenIsSaid(t *testing.T) {
 	t.Parallel()
-	got := sidecar(t, "outputs.log(1)", nil, "run", "--script", "-", "--report", filepath.Join(t.TempDir(), "no", "such", "out.html"))
+	got := sidecar(t, "outputs.log(1)", nil, "run", "--script", "-", "--report",
+		filepath.Join(t.TempDir(), "no", "such", "out.html"))
 	if got.code != exitUsage || !strings.Contains(got.stderr, "--report") || got.stdout != "" {
 		t.Errorf("exit code %d, %q %q", got.code, got.stdout, got.stderr)
 	}
@@ -63,8 +65,10 @@ func TestNamesAndIDsWithMarkupAreRefused(t *testing.T) {
 	}
 	s := startServe(t)
 	for name, body := range map[string]step{
-		"input": script("pass").with("inputs", step{"<img>": step{"t": "s", "v": ""}}), "output": script("pass").with("output_types", step{"<img>": "s"}),
-		"type": script("pass").with("output_types", step{"x": "<img>"}), "id": script("pass").with("execution_id", "<img>"), "secret": script("pass").with("secrets", []string{"<img>"}),
+		"input":  script("pass").with("inputs", step{"<img>": step{"t": "s", "v": ""}}),
+		"output": script("pass").with("output_types", step{"<img>": "s"}),
+		"type":   script("pass").with("output_types", step{"x": "<img>"}), "id": script("pass").with("execution_id", "<img>"),
+		"secret": script("pass").with("secrets", []string{"<img>"}),
 	} {
 		if got := s.ask("POST", "/executions", body); got.status != http.StatusBadRequest {
 			t.Errorf("%s: %d %s", name, got.status, got.body)

@@ -27,11 +27,14 @@ var clientInputsLogged = []string{
 func TestInputsOfExistingClientsAreRead(t *testing.T) {
 	s := startServe(t)
 	got := s.ask("POST", "/api/coderunner/run", script(describeInputs).with("inputs", json.RawMessage(clientInputs)))
-	if logs := got.document(t).Logs; got.status != http.StatusOK || strings.Join(logs, "\n") != strings.Join(clientInputsLogged, "\n") {
+	if logs := got.document(t).Logs; got.status != http.StatusOK ||
+		strings.Join(logs, "\n") != strings.Join(clientInputsLogged, "\n") {
 		t.Errorf("over HTTP: %d %q", got.status, logs)
 	}
-	got = s.ask("POST", "/api/coderunner/run", script("pass").with("inputs", json.RawMessage(`{"f": {"t": "f", "v": "7d444840-9dc0-11d1-b245-5ffdce74fad2"}}`)))
-	if got.status != http.StatusBadRequest || !strings.Contains(got.body, "send the file's object with its presigned url") {
+	got = s.ask("POST", "/api/coderunner/run",
+		script("pass").with("inputs", json.RawMessage(`{"f": {"t": "f", "v": "7d444840-9dc0-11d1-b245-5ffdce74fad2"}}`)))
+	if got.status != http.StatusBadRequest ||
+		!strings.Contains(got.body, "send the file's object with its presigned url") {
 		t.Errorf("a file that is only an id: %d %s", got.status, got.body)
 	}
 
@@ -41,9 +44,11 @@ func TestInputsOfExistingClientsAreRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ran := sidecar(t, "", nil, "run", "--json", "--script", filepath.Join(dir, "script.py"), "--inputs-file", filepath.Join(dir, "inputs.json"), "--input", "late=:number")
+	ran := sidecar(t, "", nil, "run", "--json", "--script", filepath.Join(dir, "script.py"), "--inputs-file",
+		filepath.Join(dir, "inputs.json"), "--input", "late=:number")
 	var result document
-	if err := json.Unmarshal([]byte(ran.stdout), &result); err != nil || strings.Join(result.Logs, "\n") != strings.Join(clientInputsLogged, "\n") {
+	if err := json.Unmarshal([]byte(ran.stdout), &result); err != nil ||
+		strings.Join(result.Logs, "\n") != strings.Join(clientInputsLogged, "\n") {
 		t.Errorf("from a file: %q, %v\n%s", result.Logs, err, ran.stderr)
 	}
 }

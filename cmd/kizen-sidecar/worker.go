@@ -124,7 +124,8 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 	s.worker = fleet.NewWorker(fleet.Config{
 		Redis: d.Host.Redis(), Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Retention: retention,
 		Durability: fleet.Durability(c.StartDurability), Revoke: d.Host.Revoke, Ready: s.ready, Try: s.try,
-		Prepare: execution.Queued(parts.checked.engine, parts.secrets, parts.limits), Run: d.Host.Executions.Run, Sender: d.Callbacks.Sender(),
+		Prepare: execution.Queued(parts.checked.engine, parts.secrets, parts.limits), Run: d.Host.Executions.Run,
+		Sender:  d.Callbacks.Sender(),
 		Metrics: d.Telemetry.Metrics(), Log: app.log,
 	})
 	d.Telemetry.Metrics().Watch(s.state)
@@ -140,7 +141,8 @@ func (s *workerService) close() {
 // state returns the load of this worker for the metrics.
 func (s *workerService) state() telemetry.State {
 	running, waiting := s.worker.Load()
-	return telemetry.State{Queue: waiting, SlotsUsed: running, SlotsTotal: s.parts.daemon.Slots, Ready: s.parts.daemon.Warm.Ready()}
+	return telemetry.State{Queue: waiting, SlotsUsed: running, SlotsTotal: s.parts.daemon.Slots,
+		Ready: s.parts.daemon.Warm.Ready()}
 }
 
 // serve works until ctx ends, then drains: it takes nothing new, and lets executions finish.

@@ -97,8 +97,8 @@ func TestEveryCallbackIsDeliveredUnderFaults(t *testing.T) {
 
 func TestTortureEveryCallbackOfManyIsDeliveredUnderFaults(t *testing.T) { requireCallbacks(t, 500) }
 
-// requireCallbacks resets the workers' connections to Redis again and again, and stops one of them until it is taken for dead. The
-// receiver refuses each message once.
+// requireCallbacks resets the workers' connections to Redis again and again, and stops one of them until it is taken
+// for dead. The receiver refuses each message once.
 func requireCallbacks(t *testing.T, total int) {
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
@@ -111,7 +111,8 @@ func requireCallbacks(t *testing.T, total int) {
 	var bodies []step
 	for i := range total {
 		id := fmt.Sprintf("e-%03d", i)
-		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"').raise_for_status()").with("callback_url", callbacks.URL+"/hook"))
+		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"').raise_for_status()").with("callback_url",
+			callbacks.URL+"/hook"))
 	}
 	var workers []*served
 	for range 3 {

@@ -37,8 +37,8 @@ func redisPID(t *testing.T, store *redis.Client) int {
 	return pid
 }
 
-// TestWorkerOutlivesARedisThatHangs has Redis stand still for longer than a lease of the fleet, while one step runs and others
-// wait. The worker cannot know that no other one reaches Redis, so it ends the step.
+// TestWorkerOutlivesARedisThatHangs has Redis stand still for longer than a lease of the fleet, while one step runs
+// and others wait. The worker cannot know that no other one reaches Redis, so it ends the step.
 func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
 	t.Parallel()
 	redisURL := startRedisServer(t)
@@ -126,7 +126,8 @@ while True:
 
 func TestWorkerWithoutItsRedisSaysWhichAndEnds(t *testing.T) {
 	got := sidecar(t, "", nil, "worker", "--redis-url", "redis://127.0.0.1:1/0", "--admin-listen", "", "--warm", "0")
-	if got.code != exitSidecar || !strings.Contains(got.stderr, `kizen-sidecar: join the fleet of queue "kizen": redis at 127.0.0.1:1 refused the connection`) {
+	if got.code != exitSidecar || !strings.Contains(got.stderr,
+		`kizen-sidecar: join the fleet of queue "kizen": redis at 127.0.0.1:1 refused the connection`) {
 		t.Errorf("%d %s", got.code, got.stderr)
 	}
 	for _, senseless := range []string{"embedded", "could not leave the fleet"} {

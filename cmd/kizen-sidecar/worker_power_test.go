@@ -9,8 +9,9 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// TestTortureAPowerFailureOfRedisLosesNoResultAndRunsNothingTwice takes from Redis what it wrote after some moment, as a power failure takes
-// what appendfsync everysec had not yet put on disk: the files of that moment are kept, Redis is killed later, and goes on from them.
+// TestTortureAPowerFailureOfRedisLosesNoResultAndRunsNothingTwice takes from Redis what it wrote after some moment, as
+// a power failure takes what appendfsync everysec had not yet put on disk: the files of that moment are kept, Redis is
+// killed later, and goes on from them.
 func TestTortureAPowerFailureOfRedisLosesNoResultAndRunsNothingTwice(t *testing.T) {
 	const total, slots = 120, 4
 	dir, kept := t.TempDir(), filepath.Join(t.TempDir(), "kept")
@@ -24,7 +25,8 @@ func TestTortureAPowerFailureOfRedisLosesNoResultAndRunsNothingTwice(t *testing.
 	var bodies []step
 	for i := range total {
 		id := fmt.Sprintf("e-%03d", i)
-		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"').raise_for_status()").with("callback_url", callbacks.URL+"/hook"))
+		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"').raise_for_status()").with("callback_url",
+			callbacks.URL+"/hook"))
 	}
 	enqueue(t, store, bodies...)
 	for range 2 {

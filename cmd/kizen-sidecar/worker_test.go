@@ -177,7 +177,8 @@ func TestTortureKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 	var bodies []step
 	for i := range total {
 		id := fmt.Sprintf("e-%03d", i)
-		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"').raise_for_status()").with("callback_url", callbacks.URL+"/hook"))
+		bodies = append(bodies, forFleet(id, "kizen.api.post('/ran/"+id+"').raise_for_status()").with("callback_url",
+			callbacks.URL+"/hook"))
 	}
 	enqueue(t, store, bodies...)
 	var workers []*served
@@ -226,7 +227,8 @@ func TestWorkerKeepsDeadLetters(t *testing.T) {
 	inspector := asynq.NewInspectorFromRedisClient(store)
 	api := newTally(t, 10)
 	w := startWorker(t, redisURL, api.URL+"/api", "--slots", "1")
-	enqueue(t, store, forFleet("e-1", "pass").with("execution_id", "no id"), forFleet("e-2", "pass").with("runtime", "ruby"))
+	enqueue(t, store, forFleet("e-1", "pass").with("execution_id", "no id"),
+		forFleet("e-2", "pass").with("runtime", "ruby"))
 	waitFor(t, func() bool {
 		tasks, err := inspector.ListArchivedTasks("kizen")
 		return err == nil && len(tasks) == 1 && endings(t, store)["e-2"] != ""
@@ -322,7 +324,8 @@ func TestWorkerDrains(t *testing.T) {
 	enqueue(t, store, forFleet("runs", "kizen.api.post('/ran/runs')"), forFleet("waits", "kizen.api.post('/ran/waits')"))
 	waitFor(t, func() bool { _, held := api.look(); return held == 1 })
 	waitFor(t, func() bool { status, _ := w.Readiness(); return status == 200 })
-	if _, metrics := get(t, w.Admin+"/metrics"); !strings.Contains(metrics, `kizen_fleet_queue_depth{queue="kizen"} 1`) || !strings.Contains(metrics, "\nkizen_execution_slot_usage 1\n") {
+	if _, metrics := get(t, w.Admin+"/metrics"); !strings.Contains(metrics, `kizen_fleet_queue_depth{queue="kizen"} 1`) ||
+		!strings.Contains(metrics, "\nkizen_execution_slot_usage 1\n") {
 		t.Errorf("metrics %s", metrics)
 	}
 	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
@@ -336,7 +339,8 @@ func TestWorkerDrains(t *testing.T) {
 	if ended := endings(t, store); ended["runs"] != "ok" || ended["waits"] != "" {
 		t.Errorf("ended %v", ended)
 	}
-	for _, pattern := range []string{"kizen:fleet:*:worker*", "kizen:fleet:*:held:*", "kizen:fleet:*:keeper", "kizen:*:key:*"} {
+	for _, pattern := range []string{"kizen:fleet:*:worker*", "kizen:fleet:*:held:*", "kizen:fleet:*:keeper",
+		"kizen:*:key:*"} {
 		if left := store.Keys(context.Background(), pattern).Val(); len(left) != 0 {
 			t.Errorf("left in redis: %v", left)
 		}
@@ -363,7 +367,8 @@ func TestASecondSIGTERMEndsADrain(t *testing.T) {
 			} else {
 				s = startServe(t, "--redis-url", redisURL, "--api-root", api.URL+"/api", "--drain-timeout", "1h")
 				go func() { // the answer is that of a step which was cut off, if any
-					_, _ = s.try(context.Background(), "b-1", "POST", "/api/coderunner/run", script("while True: kizen.api.post('/ran/held')"))
+					_, _ = s.try(context.Background(), "b-1", "POST", "/api/coderunner/run",
+						script("while True: kizen.api.post('/ran/held')"))
 				}()
 			}
 			waitFor(t, func() bool { _, held := api.look(); return held == 1 })

@@ -12,7 +12,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// olderBuild is the commit whose workers share a queue with those of this tree: the last one whose tasks and records had no version.
+// olderBuild is the commit whose workers share a queue with those of this tree: the last one whose tasks and records
+// had no version.
 const olderBuild = "a19d7ec"
 
 // buildOlder builds kizen-sidecar of that commit. In a clone without that commit the test is skipped.
@@ -32,7 +33,8 @@ func buildOlder(t *testing.T) (program string) {
 		t.Fatal(err)
 	}
 	program = filepath.Join(dir, "kizen-sidecar")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, "./cmd/kizen-sidecar")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack", "-buildvcs=false", "-ldflags", "-s -w", "-o",
+		program, "./cmd/kizen-sidecar")
 	build.Dir, build.Env = sources, append(os.Environ(), "CGO_ENABLED=0")
 	for _, command := range []*exec.Cmd{exec.Command("tar", "-xf", archive, "-C", sources), build} {
 		if output, err := command.CombinedOutput(); err != nil {
@@ -42,8 +44,8 @@ func buildOlder(t *testing.T) (program string) {
 	return program
 }
 
-// TestTortureWorkersOfTwoVersionsShareAQueue: two of an older build and two of this one. One of each is killed while all of its slots
-// run a step. Nothing is lost, nothing runs twice, and every callback comes.
+// TestTortureWorkersOfTwoVersionsShareAQueue: two of an older build and two of this one. One of each is killed while
+// all of its slots run a step. Nothing is lost, nothing runs twice, and every callback comes.
 func TestTortureWorkersOfTwoVersionsShareAQueue(t *testing.T) {
 	const total, slots, workersOfEach = 120, 3, 2
 	older := buildOlder(t)
@@ -57,7 +59,8 @@ func TestTortureWorkersOfTwoVersionsShareAQueue(t *testing.T) {
 	}
 	enqueue(t, store, bodies...)
 	secret := writeFile(t, t.TempDir(), "webhook.secret", webhookSecret)
-	arguments := []string{"worker", "--redis-url", redisURL, "--api-root", api.URL + "/api", "--lease", "3s", "--slots", fmt.Sprint(slots),
+	arguments := []string{"worker", "--redis-url", redisURL, "--api-root", api.URL + "/api", "--lease", "3s", "--slots",
+		fmt.Sprint(slots),
 		"--webhook-secret-file", secret, "--webhook-allow", "127.0.0.0/8"}
 	var workers []*sidecartest.Service
 	for i := range 2 * workersOfEach {

@@ -21,7 +21,8 @@ import (
 func main() {
 	business, account := os.Getenv("KIZEN_BUSINESS_ID"), os.Getenv("KIZEN_USER_ID")
 	if len(os.Args) != 2 || business == "" || account == "" {
-		fmt.Fprintln(os.Stderr, "usage: enqueue SCRIPT; KIZEN_BUSINESS_ID and KIZEN_USER_ID must name a business and its Code Account")
+		fmt.Fprintln(os.Stderr,
+			"usage: enqueue SCRIPT; KIZEN_BUSINESS_ID and KIZEN_USER_ID must name a business and its Code Account")
 		os.Exit(2)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

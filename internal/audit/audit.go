@@ -42,8 +42,8 @@ func openFile(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
-// reopen opens the file by its name again, since it may have been moved. Lines that the old file has not taken go to the new
-// one. On an error the old file stays in use, so that no call goes unrecorded.
+// reopen opens the file by its name again, since it may have been moved. Lines that the old file has not taken go to
+// the new one. On an error the old file stays in use, so that no call goes unrecorded.
 func (a *File) reopen() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -78,11 +78,13 @@ func TestAFullDiskLosesNothingThatFits(t *testing.T) {
 	if err := file.Ready(); err == nil {
 		t.Error("ready with a line that is not written")
 	}
-	if _, err := file.Write(bytes.Repeat([]byte("x"), maxUnwritten-4)); err == nil || !strings.Contains(err.Error(), "no space") {
+	if _, err := file.Write(bytes.Repeat([]byte("x"), maxUnwritten-4)); err == nil ||
+		!strings.Contains(err.Error(), "no space") {
 		t.Errorf("at the limit: %v", err)
 	}
 	for lost := 1; lost <= 2; lost++ {
-		if _, err := file.Write([]byte("y")); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%d lines are lost", lost)) {
+		if _, err := file.Write([]byte("y")); err == nil ||
+			!strings.Contains(err.Error(), fmt.Sprintf("%d lines are lost", lost)) {
 			t.Errorf("beyond the limit: %v", err)
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Delay doubles from first to last with the number of failures, from 1, and subtracts up to half at random, so that callers that
-// failed together do not return together.
+// Delay doubles from first to last with the number of failures, from 1, and subtracts up to half at random, so that
+// callers that failed together do not return together.
 func Delay(failures int, first, last time.Duration) time.Duration {
 	doublings := max(failures-1, 0)
 	longest := last

@@ -18,13 +18,20 @@ func TestTheSmallestLimitAboveTheProcessCounts(t *testing.T) {
 		files      map[string]string
 		want       int64
 	}{
-		{"v2", "0::/a/b\n", "cgroup2", map[string]string{"a/memory.max": "268435456\n", "a/b/memory.max": "max\n"}, 256 << 20},
-		{"v2, the inner limit is smaller", "0::/a/b\n", "cgroup2", map[string]string{"a/memory.max": "268435456\n", "a/b/memory.max": "1048576\n"}, 1 << 20},
-		{"v2, without the controller in the inner group", "0::/a/b\n", "cgroup2", map[string]string{"a/memory.max": "268435456\n", "a/b/pids.max": "1\n"}, 256 << 20},
+		{"v2", "0::/a/b\n", "cgroup2", map[string]string{"a/memory.max": "268435456\n", "a/b/memory.max": "max\n"},
+			256 << 20},
+		{"v2, the inner limit is smaller", "0::/a/b\n", "cgroup2",
+			map[string]string{"a/memory.max": "268435456\n", "a/b/memory.max": "1048576\n"}, 1 << 20},
+		{"v2, without the controller in the inner group", "0::/a/b\n", "cgroup2",
+			map[string]string{"a/memory.max": "268435456\n", "a/b/pids.max": "1\n"}, 256 << 20},
 		{"v2 without a limit", "0::/a\n", "cgroup2", map[string]string{"a/memory.max": "max\n"}, 0},
-		{"v1", "4:memory:/a\n", "cgroup", map[string]string{"a/memory.stat": "cache 1\nhierarchical_memory_limit 268435456\nhierarchical_memsw_limit 1\n"}, 256 << 20},
-		{"v1 without a limit", "4:memory:/a\n", "cgroup", map[string]string{"a/memory.stat": "hierarchical_memory_limit 9223372036854771712\n"}, 0},
-		{"v1 beside v2", "4:memory:/a\n0::/\n", "cgroup", map[string]string{"a/memory.stat": "hierarchical_memory_limit 4096\n"}, 4096},
+		{"v1", "4:memory:/a\n", "cgroup",
+			map[string]string{"a/memory.stat": "cache 1\nhierarchical_memory_limit 268435456\nhierarchical_memsw_limit 1\n"},
+			256 << 20},
+		{"v1 without a limit", "4:memory:/a\n", "cgroup",
+			map[string]string{"a/memory.stat": "hierarchical_memory_limit 9223372036854771712\n"}, 0},
+		{"v1 beside v2", "4:memory:/a\n0::/\n", "cgroup",
+			map[string]string{"a/memory.stat": "hierarchical_memory_limit 4096\n"}, 4096},
 		{"no memory controller", "3:pids:/a\n", "cgroup", nil, 0},
 	} {
 		t.Run(known.name, func(t *testing.T) {
@@ -62,7 +69,8 @@ func TestOwnGroupsAreFoundBelowTheirMounts(t *testing.T) {
 			"4:memory:/a\n3:cpu,cpuacct:/b\n2:pids:/c\n1:name=systemd:/d\n",
 			"1 0 0:1 / / rw - ext4 /dev/sda1 rw\n40 1 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n" +
 				"41 1 0:31 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n",
-			Own{"memory": "/sys/fs/cgroup/memory/a", "cpu": "/sys/fs/cgroup/cpu,cpuacct/b", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct/b"},
+			Own{"memory": "/sys/fs/cgroup/memory/a", "cpu": "/sys/fs/cgroup/cpu,cpuacct/b",
+				"cpuacct": "/sys/fs/cgroup/cpu,cpuacct/b"},
 		},
 		"a container that sees its part of the hierarchy": {
 			"4:memory:/docker/abc/step\n", "40 1 0:30 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",

@@ -41,7 +41,8 @@ func TestARedisWhoseClockDiffersIsWarnedOf(t *testing.T) {
 				return server.CommandCount() > asked && (row.says == "" || log.String() != "")
 			})
 			stop()
-			if got := log.String(); (got != "") != (row.says != "") || !strings.Contains(got, row.says) || strings.Count(got, "synchronise them") > 1 {
+			if got := log.String(); (got != "") != (row.says != "") || !strings.Contains(got, row.says) ||
+				strings.Count(got, "synchronise them") > 1 {
 				t.Errorf("logged %q, want %q", got, row.says)
 			}
 		})

@@ -12,7 +12,8 @@ import (
 )
 
 // serveCrowd starts a server for at most so many connections. A request of /wait is held until release is called.
-func serveCrowd(t *testing.T, most int, encrypted bool) (address string, client *http.Client, arrived chan struct{}, release func()) {
+func serveCrowd(t *testing.T, most int,
+	encrypted bool) (address string, client *http.Client, arrived chan struct{}, release func()) {
 	t.Helper()
 	arrived, gate := make(chan struct{}, most), make(chan struct{})
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

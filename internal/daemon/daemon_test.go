@@ -74,8 +74,9 @@ func hostConfig(t *testing.T, log *lines) HostConfig {
 		t.Fatal(err)
 	}
 	return HostConfig{Embedded: embedded, Execution: execution.Config{
-		Redis: client, Keys: keys, Engine: engine, Proxy: proxy.Config{APIRoot: &url.URL{Scheme: "http", Host: "127.0.0.1:1", Path: "/api"}},
-		Log: slog.New(slog.NewTextHandler(log, nil)),
+		Redis: client, Keys: keys, Engine: engine,
+		Proxy: proxy.Config{APIRoot: &url.URL{Scheme: "http", Host: "127.0.0.1:1", Path: "/api"}},
+		Log:   slog.New(slog.NewTextHandler(log, nil)),
 	}}
 }
 
@@ -122,7 +123,11 @@ func TestADaemonAnnouncesItselfAndDrains(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	api, err := Bind("--listen", "127.0.0.1:0", 1, &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "api") })})
+	api, err := Bind("--listen", "127.0.0.1:0", 1,
+		&http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_,
+				_ = io.WriteString(w, "api")
+		})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +155,8 @@ func TestADaemonAnnouncesItselfAndDrains(t *testing.T) {
 	}
 	text, err := os.ReadFile(d.ReadyFile)
 	var ready map[string]string
-	if err := errors.Join(err, json.Unmarshal(text, &ready)); err != nil || ready["url"] != api.URL || ready["admin_url"] != admin.URL || ready["token"] != "hunter2hunter2hunter2" {
+	if err := errors.Join(err, json.Unmarshal(text, &ready)); err != nil || ready["url"] != api.URL ||
+		ready["admin_url"] != admin.URL || ready["token"] != "hunter2hunter2hunter2" {
 		t.Errorf("%s, %v", text, err)
 	}
 	if info, err := os.Stat(d.ReadyFile); err != nil || info.Mode().Perm() != 0o600 {
@@ -159,7 +165,8 @@ func TestADaemonAnnouncesItselfAndDrains(t *testing.T) {
 	if status, body := answer(t, api.URL); status != 200 || body != "api" {
 		t.Errorf("%d %q", status, body)
 	}
-	if status, body := answer(t, admin.URL+"/readyz"); status != 200 || !strings.Contains(body, `"accepting":"ok"`) || !strings.Contains(body, `"redis":"ok"`) {
+	if status, body := answer(t, admin.URL+"/readyz"); status != 200 || !strings.Contains(body, `"accepting":"ok"`) ||
+		!strings.Contains(body, `"redis":"ok"`) {
 		t.Errorf("%d %s", status, body)
 	}
 	stop()
@@ -170,7 +177,8 @@ func TestADaemonAnnouncesItselfAndDrains(t *testing.T) {
 	if _, err := http.Get(api.URL); err == nil {
 		t.Error("the API answers after the end")
 	}
-	if said := log.String(); !strings.Contains(said, "msg=draining running=2 drain_timeout=1m0s") || !strings.Contains(said, "file=/run/token") || strings.Contains(said, "hunter2") {
+	if said := log.String(); !strings.Contains(said, "msg=draining running=2 drain_timeout=1m0s") ||
+		!strings.Contains(said, "file=/run/token") || strings.Contains(said, "hunter2") {
 		t.Errorf("%s", said)
 	}
 }
@@ -181,9 +189,10 @@ func TestADaemonThatCannotBeginOrServeEnds(t *testing.T) {
 		change func(d *Daemon, s *Service)
 		want   string
 	}{
-		"begin":      {func(_ *Daemon, s *Service) { s.Begin = func() error { return broken } }, "redis is gone"},
-		"ready file": {func(d *Daemon, _ *Service) { d.ReadyFile = "/no/such/folder/ready" }, `write --ready-file "/no/such/folder/ready": no such file or directory`},
-		"listener":   {func(_ *Daemon, s *Service) { _ = s.Admin.listener.Close() }, "serve on 127.0.0.1:"},
+		"begin": {func(_ *Daemon, s *Service) { s.Begin = func() error { return broken } }, "redis is gone"},
+		"ready file": {func(d *Daemon, _ *Service) { d.ReadyFile = "/no/such/folder/ready" },
+			`write --ready-file "/no/such/folder/ready": no such file or directory`},
+		"listener": {func(_ *Daemon, s *Service) { _ = s.Admin.listener.Close() }, "serve on 127.0.0.1:"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDaemon(t, newLines())
@@ -210,7 +219,8 @@ func TestADrainEndsWithItsTimeout(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	err := d.Serve(ctx, Service{Running: func() int { return 1 }, Drain: func(limited context.Context) { <-limited.Done() }})
+	err := d.Serve(ctx, Service{Running: func() int { return 1 },
+		Drain: func(limited context.Context) { <-limited.Done() }})
 	if err != nil {
 		t.Error(err)
 	}
@@ -238,7 +248,8 @@ func TestNamesAreThoseOfFlagsCertificateAndMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := (&Daemon{HostNames: []string{"a.example"}}).Names("b.example")
-	for name, want := range map[string]bool{"a.example": true, "b.example": true, own: true, "127.0.0.1:80": true, "c.example": false} {
+	for name, want := range map[string]bool{"a.example": true, "b.example": true, own: true, "127.0.0.1:80": true,
+		"c.example": false} {
 		if names.Allow(name) != want {
 			t.Errorf("%s: allowed %v, want %v", name, !want, want)
 		}
@@ -337,13 +348,15 @@ func TestBind(t *testing.T) {
 		want string
 		code int
 	}{
-		taken.Addr().String():    {"--listen " + taken.Addr().String() + ": bind: address already in use; free it, or choose another", exit.Failed},
+		taken.Addr().String(): {"--listen " + taken.Addr().String() +
+			": bind: address already in use; free it, or choose another", exit.Failed},
 		"127.0.0.1":              {`--listen "127.0.0.1" is not an address; write it like 127.0.0.1:8378`, exit.Usage},
 		"127.0.0.1:http":         {`--listen "127.0.0.1:http" is not an address`, exit.Usage},
 		"127.0.0.1:65536":        {`--listen "127.0.0.1:65536" is not an address`, exit.Usage},
 		"no.such.host.invalid:1": {"--listen no.such.host.invalid:1: lookup", exit.Failed},
 	} {
-		if server, err := Bind("--listen", address, 1, &http.Server{}); server != nil || exit.Code(err) != row.code || !strings.Contains(err.Error(), row.want) {
+		if server, err := Bind("--listen", address, 1, &http.Server{}); server != nil || exit.Code(err) != row.code ||
+			!strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: %v, exit code %d; want %q", address, err, exit.Code(err), row.want)
 		}
 	}

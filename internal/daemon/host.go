@@ -55,8 +55,8 @@ func (h *Host) Revoke(ctx context.Context, businessID, executionID string) error
 	return err
 }
 
-// Follow reloads the signing keys when their files change, reopens the audit file, and watches the clock of Redis, until
-// stop is called; stop waits for all of them to end. SIGHUP triggers the first two.
+// Follow reloads the signing keys when their files change, reopens the audit file, and watches the clock of Redis,
+// until stop is called; stop waits for all of them to end. SIGHUP triggers the first two.
 func (h *Host) Follow(ctx context.Context) (stop func()) {
 	c := h.config.Execution
 	stops := []func(){

@@ -64,9 +64,11 @@ func compare(skew time.Duration, err error) *clockFound {
 	case found.OK:
 		found.Note = "its clock is " + ahead.Abs().String() + " from this machine's"
 	case skew > 0:
-		found.Note = fmt.Sprintf("its clock is %s ahead of this machine's; synchronise them: keys bear differences of %s", ahead, minter.DefaultLeeway)
+		found.Note = fmt.Sprintf("its clock is %s ahead of this machine's; synchronise them: keys bear differences of %s",
+			ahead, minter.DefaultLeeway)
 	default:
-		found.Note = fmt.Sprintf("its clock is %s behind this machine's; synchronise them: keys bear differences of %s", -ahead, minter.DefaultLeeway)
+		found.Note = fmt.Sprintf("its clock is %s behind this machine's; synchronise them: keys bear differences of %s",
+			-ahead, minter.DefaultLeeway)
 	}
 	return found
 }
@@ -113,14 +115,16 @@ func kernel() string {
 	if err := unix.Uname(&name); err != nil {
 		return runtime.GOOS
 	}
-	return fmt.Sprintf("%s %s %s", unix.ByteSliceToString(name.Sysname[:]), unix.ByteSliceToString(name.Release[:]), unix.ByteSliceToString(name.Machine[:]))
+	return fmt.Sprintf("%s %s %s", unix.ByteSliceToString(name.Sysname[:]), unix.ByteSliceToString(name.Release[:]),
+		unix.ByteSliceToString(name.Machine[:]))
 }
 
 func (c Config) pythons() []pythonFound {
 	var found []pythonFound
 	for _, name := range []runner.Runtime{runner.Python312, runner.Python313} {
 		interpreter, warning, err := runner.FindInterpreter(name, c.Python, c.StrictRuntime)
-		row := pythonFound{Runtime: string(name), Path: interpreter.Path, Version: interpreter.Version, Note: warning, OK: err == nil}
+		row := pythonFound{Runtime: string(name), Path: interpreter.Path, Version: interpreter.Version, Note: warning,
+			OK: err == nil}
 		if err != nil {
 			row.Note = err.Error()
 		}
@@ -136,7 +140,8 @@ func (c Config) redis(ctx context.Context) redisFound {
 	if err := minter.Probe(ctx, c.Redis); err != nil {
 		return redisFound{Configured: true, Note: err.Error()}
 	}
-	return redisFound{Configured: true, OK: true, Note: "keys can be minted", Clock: compare(minter.ClockSkew(ctx, c.Redis))}
+	return redisFound{Configured: true, OK: true, Note: "keys can be minted",
+		Clock: compare(minter.ClockSkew(ctx, c.Redis))}
 }
 
 // Problem is the first thing that keeps steps from running, nil when none does.

@@ -45,10 +45,11 @@ func TestCompareSaysByHowMuchAndWhatToDo(t *testing.T) {
 // healthy returns a diagnosis of a machine on which everything works.
 func healthy() Diagnosis {
 	return Diagnosis{
-		Kernel:  "Linux 6.1",
-		Layers:  sandbox.Report{{Name: "landlock", Held: true, Required: true, Means: "files are hidden"}},
-		Pythons: []pythonFound{{Runtime: "python-3-12", Path: "/usr/bin/python3.12", OK: true}, {Runtime: "python-3-13", Note: "no Python 3.13"}},
-		Redis:   redisFound{Configured: true, OK: true, Note: "keys can be minted"},
+		Kernel: "Linux 6.1",
+		Layers: sandbox.Report{{Name: "landlock", Held: true, Required: true, Means: "files are hidden"}},
+		Pythons: []pythonFound{{Runtime: "python-3-12", Path: "/usr/bin/python3.12", OK: true},
+			{Runtime: "python-3-13", Note: "no Python 3.13"}},
+		Redis: redisFound{Configured: true, OK: true, Note: "keys can be minted"},
 	}
 }
 
@@ -58,13 +59,19 @@ func TestProblemIsTheFirstThatKeepsStepsFromRunning(t *testing.T) {
 		required bool
 		want     string
 	}{
-		"nothing":                     {func(*Diagnosis) {}, true, ""},
-		"a layer that is optional":    {func(d *Diagnosis) { d.Layers[0].Held = false }, false, ""},
-		"a layer that is required":    {func(d *Diagnosis) { d.Layers[0].Held = false; d.Redis.OK = false }, true, "landlock"},
-		"a layer with a substitute":   {func(d *Diagnosis) { d.Layers[0].Held, d.Layers[0].Required = false, false }, true, ""},
-		"no Python":                   {func(d *Diagnosis) { d.Pythons[0] = pythonFound{Note: "no Python 3.12"}; d.Redis.OK = false }, false, "no Python 3.12"},
-		"Redis":                       {func(d *Diagnosis) { d.Redis = redisFound{Configured: true, Note: "refused"} }, false, "refused"},
-		"a clock, which only a warns": {func(d *Diagnosis) { d.Redis.Clock, d.API = compare(time.Hour, nil), compare(time.Hour, nil) }, true, ""},
+		"nothing":                  {func(*Diagnosis) {}, true, ""},
+		"a layer that is optional": {func(d *Diagnosis) { d.Layers[0].Held = false }, false, ""},
+		"a layer that is required": {func(d *Diagnosis) { d.Layers[0].Held = false; d.Redis.OK = false }, true,
+			"landlock"},
+		"a layer with a substitute": {func(d *Diagnosis) { d.Layers[0].Held, d.Layers[0].Required = false, false }, true,
+			""},
+		"no Python": {func(d *Diagnosis) { d.Pythons[0] = pythonFound{Note: "no Python 3.12"}; d.Redis.OK = false }, false, "no Python 3.12"},
+		"Redis": {func(d *Diagnosis) { d.Redis = redisFound{Configured: true, Note: "refused"} }, false,
+			"refused"},
+		"a clock, which only a warns": {func(d *Diagnosis) {
+			d.Redis.Clock, d.API = compare(time.Hour, nil),
+				compare(time.Hour, nil)
+		}, true, ""},
 	} {
 		found := healthy()
 		row.change(&found)
@@ -77,7 +84,8 @@ func TestProblemIsTheFirstThatKeepsStepsFromRunning(t *testing.T) {
 
 func TestPrintMarksWhatIsMissingAndWhatOnlyWarns(t *testing.T) {
 	found := healthy()
-	found.Layers = append(found.Layers, sandbox.Layer{Name: "seccomp", Why: "not permitted", Means: "calls are not filtered"})
+	found.Layers = append(found.Layers, sandbox.Layer{Name: "seccomp", Why: "not permitted",
+		Means: "calls are not filtered"})
 	found.Pythons[0].Note = "using Python 3.11"
 	found.Redis.Clock = compare(time.Hour, nil)
 	found.API = compare(0, errors.New("refused"))
@@ -139,7 +147,8 @@ func TestDiagnoseTriesRedisAndTheClocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	config.APIRoot = nil
-	if found, err = Diagnose(t.Context(), config); err != nil || found.Redis.OK || found.Redis.Clock != nil || found.API != nil {
+	if found, err = Diagnose(t.Context(), config); err != nil || found.Redis.OK || found.Redis.Clock != nil ||
+		found.API != nil {
 		t.Errorf("with a closed Redis: %+v, %v", found, err)
 	}
 	config.Redis = nil

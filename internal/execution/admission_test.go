@@ -23,7 +23,8 @@ func TestNoKeyIsMintedForAnAccountThatMayNotAct(t *testing.T) {
 	host, client := admissionHost(t)
 	id := minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: policy.ServiceAutomation, ExecutionID: "e-1"}
 	reasons := map[minter.Reason]string{
-		minter.ReasonOperator: "an operator suspended it", minter.ReasonDisabled: "its integration is disabled", minter.ReasonArchived: "archived",
+		minter.ReasonOperator: "an operator suspended it", minter.ReasonDisabled: "its integration is disabled",
+		minter.ReasonArchived: "archived",
 	}
 	change := func(do func(context.Context, redis.Pipeliner, string, string, minter.Reason), all ...minter.Reason) {
 		t.Helper()
@@ -45,7 +46,8 @@ func TestNoKeyIsMintedForAnAccountThatMayNotAct(t *testing.T) {
 			change(minter.SuspendIn, first, second)
 			_, err = host.Open(t.Context(), id, Serving{KeyLifetime: time.Minute})
 			var denied *minter.DeniedError
-			if !errors.As(err, &denied) || !strings.Contains(denied.Reason, reasons[first]) && first != minter.ReasonArchived && second != minter.ReasonArchived {
+			if !errors.As(err, &denied) || !strings.Contains(denied.Reason, reasons[first]) && first != minter.ReasonArchived &&
+				second != minter.ReasonArchived {
 				t.Errorf("%s and %s: minting: %v", first, second, err)
 			}
 			body := awaitRefusal(t, running.URL()) // at the next renewal
@@ -58,7 +60,8 @@ func TestNoKeyIsMintedForAnAccountThatMayNotAct(t *testing.T) {
 	}
 	id.AccountType = policy.ServiceIntegration
 	var denied *minter.DeniedError
-	if _, err := host.Open(t.Context(), id, Serving{KeyLifetime: time.Minute}); !errors.As(err, &denied) || denied.Code != policy.CodeKeyKind {
+	if _, err := host.Open(t.Context(), id, Serving{KeyLifetime: time.Minute}); !errors.As(err, &denied) ||
+		denied.Code != policy.CodeKeyKind {
 		t.Errorf("a signed key for an integration account: %v", err)
 	}
 }
@@ -83,7 +86,8 @@ func admissionHost(t *testing.T) (*Host, redis.UniversalClient) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, err := NewHost(Config{Redis: client, Keys: keys, Engine: engine, Proxy: proxy.Config{APIRoot: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}})
+	host, err := NewHost(Config{Redis: client, Keys: keys, Engine: engine,
+		Proxy: proxy.Config{APIRoot: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,8 @@ type Authority struct {
 
 // Open binds the listener, then mints the key, so that no key exists for an execution that cannot use it.
 func (h *Host) Open(ctx context.Context, id minter.Identity, s Serving) (*Authority, error) {
-	w := h.watch(ctx, Request{Identity: id, Name: s.Name, Job: runner.Execution{Traceparent: s.Traceparent}, Tracestate: s.Tracestate})
+	w := h.watch(ctx, Request{Identity: id, Name: s.Name, Job: runner.Execution{Traceparent: s.Traceparent},
+		Tracestate: s.Tracestate})
 	a, err := h.open(w.ctx, id, s, w)
 	if err != nil {
 		w.end(Request{Identity: id, Name: s.Name}, Ended{}, 0, err)
@@ -168,7 +169,8 @@ func (a *Authority) Close(ctx context.Context, grace time.Duration) {
 	}
 	if a.owned {
 		a.watch.End(telemetry.Ending{Outcome: outcomes.OK, ExitCode: -1})
-		a.watch.log.Info("execution ended", "outcome", outcomes.OK, "account_type", a.id.AccountType, "user_id", a.id.AccountID, "step", a.name)
+		a.watch.log.Info("execution ended", "outcome", outcomes.OK, "account_type", a.id.AccountType, "user_id",
+			a.id.AccountID, "step", a.name)
 	}
 }
 

@@ -90,7 +90,8 @@ func benchmarkedHost(b *testing.B, api *url.URL, config telemetry.Config) *Host 
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = observed.Shutdown(context.Background()) }) // unsent telemetry is ignored
-	host, err := NewHost(Config{Redis: redis, Keys: keys, Engine: engine, Proxy: proxy.Config{APIRoot: api}, Telemetry: observed})
+	host, err := NewHost(Config{Redis: redis, Keys: keys, Engine: engine, Proxy: proxy.Config{APIRoot: api},
+		Telemetry: observed})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -105,7 +106,8 @@ func bareProxy(b *testing.B, host *Host, id minter.Identity, authority *Authorit
 		b.Fatal(err)
 	}
 	config := host.config.Proxy
-	config.BusinessID, config.UserID, config.Keys, config.Authorizer = id.BusinessID, id.AccountID, authority.lease, authorizer{principal}
+	config.BusinessID, config.UserID, config.Keys, config.Authorizer = id.BusinessID, id.AccountID, authority.lease,
+		authorizer{principal}
 	bare, err := proxy.New(config)
 	if err == nil {
 		err = bare.Start()
@@ -137,7 +139,8 @@ func dial(b *testing.B, name, base string) *caller {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = conn.Close() })
-	return &caller{name: name, conn: conn, in: bufio.NewReader(conn), request: fmt.Appendf(nil, "GET %s/custom-objects?page=2 HTTP/1.1\r\nHost: %s\r\n\r\n", at.Path, at.Host)}
+	return &caller{name: name, conn: conn, in: bufio.NewReader(conn),
+		request: fmt.Appendf(nil, "GET %s/custom-objects?page=2 HTTP/1.1\r\nHost: %s\r\n\r\n", at.Path, at.Host)}
 }
 
 func (c *caller) call(b *testing.B) {

@@ -92,7 +92,8 @@ type connectionLine struct {
 func (c *connections) connected(made egress.Connection) {
 	host := telemetry.Redact(c.watch.mask.Text(made.Host))
 	line := connectionLine{
-		Time: made.Began.UTC().Format(time.RFC3339Nano), ID: c.identity.ExecutionID, Business: c.identity.BusinessID, User: c.identity.AccountID,
+		Time: made.Began.UTC().Format(time.RFC3339Nano), ID: c.identity.ExecutionID, Business: c.identity.BusinessID,
+		User: c.identity.AccountID,
 		Kind: "connection", Type: c.identity.AccountType, Host: host, Port: made.Port, Transport: made.Transport,
 		MS: milliseconds(made.Duration), Decision: "deny", Policy: made.Policy, Code: made.Code, Error: made.Failure,
 	}
@@ -114,7 +115,8 @@ func (c *connections) connected(made egress.Connection) {
 		}
 	}
 	c.watch.metrics.Connection(c.watch.ctx, made.Transport, made.Allowed, made.Duration)
-	c.watch.log.Debug("connection", "host", host, "address", line.Address, "port", made.Port, "transport", made.Transport, "decision", line.Decision,
+	c.watch.log.Debug("connection", "host", host, "address", line.Address, "port", made.Port, "transport", made.Transport,
+		"decision", line.Decision,
 		"policy", made.Policy, "error", made.Failure, "duration_ms", line.MS)
 }
 
@@ -175,7 +177,8 @@ func machineAddresses() (found []netip.Addr) {
 
 // newGuarded watches which nodes of Redis the sidecar connects to.
 func newGuarded(config Config) *guarded {
-	g := &guarded{redis: map[netip.AddrPort]struct{}{}, apiHost: config.Proxy.APIRoot.Hostname(), api: &net.TCPAddr{Port: 80}}
+	g := &guarded{redis: map[netip.AddrPort]struct{}{}, apiHost: config.Proxy.APIRoot.Hostname(),
+		api: &net.TCPAddr{Port: 80}}
 	if config.Proxy.APIRoot.Scheme == "https" {
 		g.api.Port = 443
 	}

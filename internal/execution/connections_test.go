@@ -14,7 +14,8 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy"
 )
 
-// TestTheSidecarsOwnSurroundingsAreKnown: every node of Redis that was dialled, the addresses of this machine, and the API.
+// TestTheSidecarsOwnSurroundingsAreKnown: every node of Redis that was dialled, the addresses of this machine, and the
+// API.
 func TestTheSidecarsOwnSurroundingsAreKnown(t *testing.T) {
 	for name, connect := range map[string]func(address string) redis.UniversalClient{
 		"one server": func(address string) redis.UniversalClient { return redis.NewClient(&redis.Options{Addr: address}) },
@@ -40,7 +41,8 @@ func TestTheSidecarsOwnSurroundingsAreKnown(t *testing.T) {
 				want policy.Connection
 			}{
 				{at, policy.Connection{Redis: true, ThisMachine: true}},
-				{netip.AddrPortFrom(netip.AddrFrom16(at.Addr().As16()), at.Port()), policy.Connection{Redis: true, ThisMachine: true}},
+				{netip.AddrPortFrom(netip.AddrFrom16(at.Addr().As16()), at.Port()),
+					policy.Connection{Redis: true, ThisMachine: true}},
 				{netip.AddrPortFrom(at.Addr(), at.Port()+1), policy.Connection{ThisMachine: true}},
 				{netip.MustParseAddrPort("192.0.2.9:443"), policy.Connection{API: true, APIPort: true}},
 				{netip.MustParseAddrPort("192.0.2.9:22"), policy.Connection{API: true}},

@@ -98,9 +98,11 @@ var forCalls = sync.OnceValues(func() (*policy.Engine, error) { return policy.Fo
 
 func newWorld(t *testing.T, faults map[string]fault) *world {
 	t.Helper()
-	w := &world{faults: faults, result: runner.Result{Outcome: outcomes.OK, Started: time.Now(), Duration: time.Millisecond}}
+	w := &world{faults: faults, result: runner.Result{Outcome: outcomes.OK, Started: time.Now(),
+		Duration: time.Millisecond}}
 	w.caller, w.cancel = context.WithCancelCause(t.Context())
-	w.listener = &pipeListener{incoming: make(chan net.Conn), closed: make(chan struct{}), onClose: func() { w.note("close") }}
+	w.listener = &pipeListener{incoming: make(chan net.Conn), closed: make(chan struct{}),
+		onClose: func() { w.note("close") }}
 	engine, err := forCalls()
 	if err != nil {
 		t.Fatal(err)
@@ -140,8 +142,10 @@ func (w *world) story() string {
 // run runs the execution.
 func (w *world) run() (Ended, error) {
 	return w.host.Run(w.caller, Request{
-		Identity: minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: policy.ServiceAutomation, ExecutionID: "e-1"},
-		Name:     "double", Asked: w.asked, Limits: runner.Limits{Wall: 30 * time.Second}, Job: runner.Execution{Runtime: runner.Python313},
+		Identity: minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: policy.ServiceAutomation,
+			ExecutionID: "e-1"},
+		Name: "double", Asked: w.asked, Limits: runner.Limits{Wall: 30 * time.Second},
+		Job:      runner.Execution{Runtime: runner.Python313},
 		Starting: func(ctx context.Context) error { return w.at(ctx, starting) },
 	})
 }
@@ -488,7 +492,8 @@ func TestAListenerThatFails(t *testing.T) {
 	})
 	t.Run("an account type that does not exist", func(t *testing.T) {
 		w := newWorld(t, nil)
-		_, err := w.host.Run(w.caller, Request{Identity: minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: "service_x", ExecutionID: "e-1"}})
+		_, err := w.host.Run(w.caller, Request{Identity: minter.Identity{BusinessID: "b-1", AccountID: "a-1",
+			AccountType: "service_x", ExecutionID: "e-1"}})
 		if outcome := (Ended{}).Outcome(err); outcome != outcomes.NotStarted || w.story() != "prepare discard close" {
 			t.Errorf("%q, %v; what happened: %s", outcome, err, w.story())
 		}
@@ -540,7 +545,8 @@ func TestAStandingProxyIsRevokedOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, nil)
-				id := minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: policy.ServiceAutomation, ExecutionID: "e-1"}
+				id := minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: policy.ServiceAutomation,
+					ExecutionID: "e-1"}
 				a, err := w.host.Open(w.caller, id, Serving{Listener: w.listener, KeyLifetime: time.Minute})
 				if err != nil {
 					t.Fatal(err)

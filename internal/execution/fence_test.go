@@ -17,7 +17,8 @@ func TestTheKeyIsNotUsedOnceTheFenceIsClosed(t *testing.T) {
 	if key, err := keys.Key(t.Context()); key != "" || !errors.As(err, &unavailable) || !errors.Is(err, closed) {
 		t.Errorf("key %q, %v", key, err)
 	}
-	if key, err := keys.Renew(t.Context(), "stale"); key != "" || !errors.As(err, &unavailable) || !errors.Is(err, closed) {
+	if key, err := keys.Renew(t.Context(), "stale"); key != "" || !errors.As(err, &unavailable) ||
+		!errors.Is(err, closed) {
 		t.Errorf("renewed key %q, %v", key, err)
 	}
 }

@@ -64,7 +64,8 @@ func NewHost(config Config) (*Host, error) {
 	if metrics := config.Telemetry.Metrics(); metrics != nil {
 		config.Redis.AddHook(redisHook{metrics})
 	}
-	m, err := minter.New(minter.Config{Redis: config.Redis, Keys: config.Keys, Admit: admit, Renewed: renewed(config.Telemetry.Metrics())})
+	m, err := minter.New(minter.Config{Redis: config.Redis, Keys: config.Keys, Admit: admit,
+		Renewed: renewed(config.Telemetry.Metrics())})
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +95,8 @@ func admit(_ context.Context, id minter.Identity, suspended []minter.Reason) err
 
 // principal returns the policy principal of an identity.
 func (h *Host) principal(id minter.Identity) (*policy.Principal, error) {
-	principal, err := h.config.Engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID})
+	principal, err := h.config.Engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType,
+		BusinessID: id.BusinessID})
 	if err != nil {
 		return nil, fmt.Errorf("account %q: %w", id.AccountID, err)
 	}

@@ -23,7 +23,8 @@ func Queued(engine *policy.Engine, secrets Secrets, defaults runner.Limits) func
 		if body.AccountType == "" {
 			body.AccountType = defaultAccountType
 		}
-		id := minter.Identity{BusinessID: body.BusinessID, AccountID: body.UserID, AccountType: body.AccountType, ExecutionID: body.ExecutionID}
+		id := minter.Identity{BusinessID: body.BusinessID, AccountID: body.UserID, AccountType: body.AccountType,
+			ExecutionID: body.ExecutionID}
 		var refused runner.FieldErrors
 		if !ids.Valid(body.UserID) {
 			refused.Add(ids.Rule, "user_id")

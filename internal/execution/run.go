@@ -115,7 +115,8 @@ const revokeFirst = 250 * time.Millisecond
 
 // runRevoking runs the step. If ctx ends, it revokes the key first and then kills the step, even if Redis does not
 // answer.
-func runRevoking(ctx context.Context, prepared interpreter, job runner.Execution, authority *Authority) (runner.Result, error) {
+func runRevoking(ctx context.Context, prepared interpreter, job runner.Execution,
+	authority *Authority) (runner.Result, error) {
 	running, kill := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer kill(nil)
 	revoked := make(chan struct{})

@@ -21,8 +21,8 @@ type learned struct {
 	Transport string `json:"transport"`
 }
 
-// Suggest returns one Cedar rule for each destination in an audit that only [Learned] permitted. The error names the line
-// that is not JSON.
+// Suggest returns one Cedar rule for each destination in an audit that only [Learned] permitted. The error names the
+// line that is not JSON.
 func Suggest(audit []byte) (string, error) {
 	counts := map[learned]int{}
 	lines := bufio.NewScanner(bytes.NewReader(audit))
@@ -45,7 +45,8 @@ func Suggest(audit []byte) (string, error) {
 		counts[line.learned]++
 	}
 	needed := slices.SortedFunc(maps.Keys(counts), func(a, b learned) int {
-		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port),
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Address, b.Address),
+			cmp.Compare(a.Port, b.Port),
 			cmp.Compare(a.Transport, b.Transport))
 	})
 	var rules strings.Builder

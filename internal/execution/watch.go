@@ -66,7 +66,8 @@ func (w *watch) hook(config *proxy.Config) {
 		span, _ := call.Span.(*telemetry.Call)
 		w.EndCall(span, callEnd(call))
 		if w.log.Enabled(w.ctx, slog.LevelDebug) {
-			w.log.DebugContext(w.ctx, "call", "method", call.Method, "path", call.Path, "status", call.Status, "outcome", call.Outcome,
+			w.log.DebugContext(w.ctx, "call", "method", call.Method, "path", call.Path, "status", call.Status, "outcome",
+				call.Outcome,
 				"detail", call.Detail, "policy", call.Policy, "duration_ms", milliseconds(call.Duration))
 		}
 	}
@@ -84,8 +85,10 @@ func (w *watch) hook(config *proxy.Config) {
 
 func callEnd(call proxy.Call) telemetry.CallEnd {
 	end := telemetry.CallEnd{
-		Method: call.Method, Path: call.Path, Query: call.Query, Duration: call.Duration, Status: call.Status, Sent: call.Sent,
-		Received: call.Received, Policy: call.Policy, Denied: call.Outcome == proxy.Denied, Retried: call.Retried, Protocol: call.Protocol,
+		Method: call.Method, Path: call.Path, Query: call.Query, Duration: call.Duration, Status: call.Status,
+		Sent:     call.Sent,
+		Received: call.Received, Policy: call.Policy, Denied: call.Outcome == proxy.Denied, Retried: call.Retried,
+		Protocol: call.Protocol,
 	}
 	if call.Outcome != proxy.Answered {
 		end.Error = string(call.Outcome)
@@ -147,7 +150,8 @@ func (h *Host) Abandon(r Request, err error) {
 	w.Phase(phases.Queue, r.Asked, now, err)
 	ending := endingOf(Ended{}, err)
 	w.End(ending)
-	w.log.Info("execution ended", "outcome", ending.Outcome, "account_type", r.Identity.AccountType, "user_id", r.Identity.AccountID,
+	w.log.Info("execution ended", "outcome", ending.Outcome, "account_type", r.Identity.AccountType, "user_id",
+		r.Identity.AccountID,
 		"step", r.Name, "runtime", string(r.Job.Runtime), "queue_ms", milliseconds(now.Sub(r.Asked)), "error", err)
 }
 
@@ -200,7 +204,8 @@ func unlessNil(err error) error {
 }
 
 // mint leases a key and reports the mint.
-func (w *watch) mint(ctx context.Context, h *Host, id minter.Identity, lifetime time.Duration) (lease, time.Duration, error) {
+func (w *watch) mint(ctx context.Context, h *Host, id minter.Identity,
+	lifetime time.Duration) (lease, time.Duration, error) {
 	began := time.Now()
 	leased, err := h.keys.lease(ctx, id, lifetime)
 	ended := time.Now()

@@ -39,7 +39,8 @@ type Body struct {
 // fields returns the targets of a request's fields, by name.
 func (b *Body) fields() map[string]any {
 	return map[string]any{
-		"runtime": &b.Runtime, "user_script": &b.UserScript, "inputs": &b.Inputs, "output_types": &b.OutputTypes, "secrets": &b.Secrets,
+		"runtime": &b.Runtime, "user_script": &b.UserScript, "inputs": &b.Inputs, "output_types": &b.OutputTypes,
+		"secrets":      &b.Secrets,
 		"execution_id": &b.ExecutionID, "business_id": &b.BusinessID, "user_id": &b.UserID, "account_type": &b.AccountType,
 		"name": &b.Name, "timeout_ms": &b.TimeoutMS, "callback_url": &b.CallbackURL, "traceparent": &b.Traceparent,
 	}

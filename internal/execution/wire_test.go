@@ -31,10 +31,12 @@ func TestRequestsOfExistingClientsAreRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if job.Runtime != runner.Python313 || string(job.Script) != "outputs.doubled = inputs.n * 2" || limits.Wall != time.Second {
+	if job.Runtime != runner.Python313 || string(job.Script) != "outputs.doubled = inputs.n * 2" ||
+		limits.Wall != time.Second {
 		t.Errorf("job %+v, limits %+v", job, limits)
 	}
-	if job.Inputs["n"].Type != "n" || job.Outputs[0].Name != "doubled" || len(job.Secrets) != 1 || job.Secrets["MY_KEY"].Reveal() != "x" {
+	if job.Inputs["n"].Type != "n" || job.Outputs[0].Name != "doubled" || len(job.Secrets) != 1 ||
+		job.Secrets["MY_KEY"].Reveal() != "x" {
 		t.Errorf("job %+v", job)
 	}
 }
@@ -49,7 +51,8 @@ func TestNullAndAbsentMeanNone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if job, limits, err := body.Job("b1", noSecrets, runner.Limits{Wall: time.Second}); err != nil || len(job.Inputs) != 0 || len(job.Outputs) != 0 || limits.Wall != time.Second {
+		if job, limits, err := body.Job("b1", noSecrets, runner.Limits{Wall: time.Second}); err != nil ||
+			len(job.Inputs) != 0 || len(job.Outputs) != 0 || limits.Wall != time.Second {
 			t.Errorf("%s: %+v, %v, %v", text, job, limits, err)
 		}
 	}
@@ -57,21 +60,29 @@ func TestNullAndAbsentMeanNone(t *testing.T) {
 
 func TestRefusedRequestsAreKeyedByField(t *testing.T) {
 	for name, c := range map[string]struct{ body, want string }{
-		"unknown type":     {`{"runtime": "python-3-13", "user_script": "pass", "inputs": {"x": {"t": "mail", "v": "a"}}}`, `{"inputs":{"x":{"t":["Invalid Kizen type 'mail'"]}}}`},
-		"unknown runtime":  {`{"runtime": "python-2-7", "user_script": "pass"}`, `{"runtime":["unknown runtime`},
-		"unknown secret":   {`{"user_script": "pass", "secrets": ["NOPE"]}`, `{"secrets":["secret \"NOPE\" does not exist"]}`},
-		"no script":        {`{"runtime": "python-3-13"}`, `{"user_script":["This field is required."]}`},
-		"too many secrets": {`{"user_script": "pass", "secrets": [` + strings.Repeat(`"A",`, 500_000) + `"A"]}`, `{"secrets":["must be a list of strings: its lists have more than 1000 elements together"]}`},
-		"mistyped field":   {`{"runtime": 3, "user_script": "pass"}`, `{"runtime":["must be a string"]}`},
-		"mistyped fields":  {`{"user_script": [], "inputs": 7, "output_types": "n", "secrets": "A", "timeout_ms": 1.5}`, `{"inputs":["must be an object, or null"],"output_types":["must be an object, or null"],"secrets":["must be a list of strings"],"timeout_ms":["must be a whole number"],"user_script":["must be a string"]}`},
-		"unknown field":    {`{"user_script": "pass", "frobnicate": 1}`, `{"frobnicate":["there is no such field"]}`},
-		"another case":     {`{"user_script": "pass", "Business_ID": "b2"}`, `{"Business_ID":["there is no such field"]}`},
-		"a field twice":    {`{"user_script": "pass", "business_id": "b1", "business_id": "b2"}`, `{"business_id":["is given twice"]}`},
-		"an array":         {`[]`, `{"non_field_errors":["the body is not the JSON object that is expected: it is something else"]}`},
-		"null":             {`null`, `{"non_field_errors":["the body is not`},
-		"cut off":          {`{"user_script": "pass"`, `{"non_field_errors":["the body is empty or cut off`},
-		"not UTF-8":        {"{\"user_script\": \"x = '\xff'\"}", `{"non_field_errors":["the body is not the JSON object that is expected: it is not UTF-8"]}`},
-		"too deep":         {`{"inputs": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`, `{"non_field_errors":[`},
+		"unknown type": {`{"runtime": "python-3-13", "user_script": "pass", "inputs": {"x": {"t": "mail", "v": "a"}}}`,
+			`{"inputs":{"x":{"t":["Invalid Kizen type 'mail'"]}}}`},
+		"unknown runtime": {`{"runtime": "python-2-7", "user_script": "pass"}`, `{"runtime":["unknown runtime`},
+		"unknown secret": {`{"user_script": "pass", "secrets": ["NOPE"]}`,
+			`{"secrets":["secret \"NOPE\" does not exist"]}`},
+		"no script": {`{"runtime": "python-3-13"}`, `{"user_script":["This field is required."]}`},
+		"too many secrets": {`{"user_script": "pass", "secrets": [` + strings.Repeat(`"A",`, 500_000) + `"A"]}`,
+			`{"secrets":["must be a list of strings: its lists have more than 1000 elements together"]}`},
+		"mistyped field": {`{"runtime": 3, "user_script": "pass"}`, `{"runtime":["must be a string"]}`},
+		"mistyped fields": {`{"user_script": [], "inputs": 7, "output_types": "n", "secrets": "A", "timeout_ms": 1.5}`,
+			`{"inputs":["must be an object, or null"],"output_types":["must be an object, or null"],"secrets":["must be a list of strings"],"timeout_ms":["must be a whole number"],"user_script":["must be a string"]}`},
+		"unknown field": {`{"user_script": "pass", "frobnicate": 1}`, `{"frobnicate":["there is no such field"]}`},
+		"another case":  {`{"user_script": "pass", "Business_ID": "b2"}`, `{"Business_ID":["there is no such field"]}`},
+		"a field twice": {`{"user_script": "pass", "business_id": "b1", "business_id": "b2"}`,
+			`{"business_id":["is given twice"]}`},
+		"an array": {`[]`,
+			`{"non_field_errors":["the body is not the JSON object that is expected: it is something else"]}`},
+		"null":    {`null`, `{"non_field_errors":["the body is not`},
+		"cut off": {`{"user_script": "pass"`, `{"non_field_errors":["the body is empty or cut off`},
+		"not UTF-8": {"{\"user_script\": \"x = '\xff'\"}",
+			`{"non_field_errors":["the body is not the JSON object that is expected: it is not UTF-8"]}`},
+		"too deep": {`{"inputs": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`,
+			`{"non_field_errors":[`},
 		"zero time":        {`{"user_script": "pass", "timeout_ms": 0}`, `{"timeout_ms":["must be from 1 to 55000"]}`},
 		"not JSON":         {`nonsense`, `{"non_field_errors":[`},
 		"empty":            {``, `{"non_field_errors":["the body is empty`},
@@ -106,7 +117,8 @@ func TestASecretOfAnotherBusinessDoesNotExist(t *testing.T) {
 }
 
 func TestABrokenSecretsFileIsNotQuoted(t *testing.T) {
-	for _, text := range []string{`{"b1": {"NAME": "hunter2"`, `{"b1": {"NAME": 7}, "x": "hunter2"}`, `{"b1": {"NAME": ""}}`} {
+	for _, text := range []string{`{"b1": {"NAME": "hunter2"`, `{"b1": {"NAME": 7}, "x": "hunter2"}`,
+		`{"b1": {"NAME": ""}}`} {
 		if _, err := ParseSecrets([]byte(text)); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", text, err)
 		}
@@ -129,7 +141,8 @@ func TestUnknownFieldsAreNotReadToTheLast(t *testing.T) {
 		t.Errorf("%d bytes of memory were taken for a body of %d", used, len(data))
 	}
 	answer, encoding := json.Marshal(err)
-	if err == nil || encoding != nil || len(answer) > 16<<10 || !strings.Contains(string(answer), `"unknown99":["there is no such field"]`) {
+	if err == nil || encoding != nil || len(answer) > 16<<10 ||
+		!strings.Contains(string(answer), `"unknown99":["there is no such field"]`) {
 		t.Errorf("%v %.200s", encoding, answer)
 	}
 }

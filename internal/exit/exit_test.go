@@ -11,8 +11,9 @@ func TestCode(t *testing.T) {
 	for want, errs := range map[int][]error{
 		OK:      {nil},
 		Nothing: {Nothingf("no key %q", "k"), fmt.Errorf("revoke: %w", Nothingf("no key"))},
-		Usage:   {Usagef("--slots %d", -1), WrongUsage(io.EOF), errors.Join(io.EOF, Usagef("--slots")), WrongUsage(Nothingf("no key"))},
-		Failed:  {io.EOF, errors.Join(io.EOF, io.ErrUnexpectedEOF)},
+		Usage: {Usagef("--slots %d", -1), WrongUsage(io.EOF), errors.Join(io.EOF, Usagef("--slots")),
+			WrongUsage(Nothingf("no key"))},
+		Failed: {io.EOF, errors.Join(io.EOF, io.ErrUnexpectedEOF)},
 	} {
 		for _, err := range errs {
 			if got := Code(err); got != want {

@@ -79,7 +79,8 @@ func (f file) check(flags []*kong.Flag) error {
 		}
 	}
 	if len(unknown) > 0 {
-		wrong = append(wrong, fmt.Sprintf("unknown keys: %s; use the names of the command's flags", strings.Join(unknown, ", ")))
+		wrong = append(wrong, fmt.Sprintf("unknown keys: %s; use the names of the command's flags",
+			strings.Join(unknown, ", ")))
 	}
 	if len(wrong) > 0 {
 		return errors.New(strings.Join(wrong, "; "))

@@ -50,14 +50,17 @@ func TestTheCommandLineWinsOverTheEnvironmentAndThatOverTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if line.Slots != 3 || line.Lease != 8*time.Second || !line.UI || line.Hidden != "file" || strings.Join(line.Policy, " ") != "a 1 true" {
+	if line.Slots != 3 || line.Lease != 8*time.Second || !line.UI || line.Hidden != "file" ||
+		strings.Join(line.Policy, " ") != "a 1 true" {
 		t.Errorf("%+v", line)
 	}
 	t.Setenv("KIZEN_TEST_HIDDEN", "environment")
-	if line, _, err = parse(t, "--config", name); err != nil || line.Hidden != "environment" || line.Lease != 7*time.Second {
+	if line, _, err = parse(t, "--config", name); err != nil || line.Hidden != "environment" ||
+		line.Lease != 7*time.Second {
 		t.Errorf("%+v, %v", line, err)
 	}
-	if line, _, err = parse(t, "--config", write(t, "policy: only\n")); err != nil || strings.Join(line.Policy, " ") != "only" || line.Slots != 2 {
+	if line, _, err = parse(t, "--config", write(t, "policy: only\n")); err != nil ||
+		strings.Join(line.Policy, " ") != "only" || line.Slots != 2 {
 		t.Errorf("%+v, %v", line, err)
 	}
 }
@@ -69,7 +72,8 @@ func TestAWrongFileIsRefusedWithAllThatIsWrongAndNoSecret(t *testing.T) {
 		"slots: 4\nslots: 5\n":            {"already defined"},
 		"print-config: true\nconfig: x\n": {`unknown keys: "config", "print-config"`},
 		"slots:\n":                        {`"slots" has no value that the flag could have`},
-		"slots: [1]\nui: {a: b}\npolicy: [{a: b}]\n":   {`"slots" has no value`, `"ui" has no value`, `"policy" has no value`},
+		"slots: [1]\nui: {a: b}\npolicy: [{a: b}]\n": {`"slots" has no value`, `"ui" has no value`,
+			`"policy" has no value`},
 		"slots: [1]\nslotz: 1\n":                       {`"slots" has no value`, `unknown keys: "slotz"`},
 		"redis-url: {x: hunter2hunter2}\n":             {`"redis-url" has no value`},
 		"redis-url: redis://:hunter2hunter2@h\n  x: y": {"it is not YAML of names and values"},
@@ -90,13 +94,15 @@ func TestAWrongFileIsRefusedWithAllThatIsWrongAndNoSecret(t *testing.T) {
 			t.Errorf("%q: a secret, or more than a line: %v", text, err)
 		}
 	}
-	if _, _, err := parse(t, "--config", "/no/such/file"); err == nil || !strings.Contains(err.Error(), `--config: no such file "/no/such/file"`) {
+	if _, _, err := parse(t, "--config", "/no/such/file"); err == nil ||
+		!strings.Contains(err.Error(), `--config: no such file "/no/such/file"`) {
 		t.Errorf("%v", err)
 	}
 }
 
 func TestWhatIsPrintedIsReadBack(t *testing.T) {
-	arguments := []string{"--slots", "5", "--ui", "--policy", "a b", "--policy", "true", "--hidden", "x: [y", "--lease", "90s"}
+	arguments := []string{"--slots", "5", "--ui", "--policy", "a b", "--policy", "true", "--hidden", "x: [y", "--lease",
+		"90s"}
 	line, parsed, err := parse(t, arguments...)
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +119,8 @@ func TestWhatIsPrintedIsReadBack(t *testing.T) {
 	name := write(t, printed.String())
 	again, _, err := parse(t, "--config", name)
 	line.Config = Path(name)
-	if err != nil || again.Slots != line.Slots || again.Lease != line.Lease || again.UI != line.UI || again.Hidden != line.Hidden ||
+	if err != nil || again.Slots != line.Slots || again.Lease != line.Lease || again.UI != line.UI ||
+		again.Hidden != line.Hidden ||
 		strings.Join(again.Policy, "|") != strings.Join(line.Policy, "|") {
 		t.Errorf("%+v, %v; want %+v\n%s", again, err, line, printed.String())
 	}
@@ -139,7 +146,8 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 			t.Fatal(err)
 		}
 		var printed strings.Builder
-		if err := Print(&printed, parsed); err != nil || strings.Contains(printed.String(), "hunter2") || !strings.Contains(printed.String(), want) {
+		if err := Print(&printed, parsed); err != nil || strings.Contains(printed.String(), "hunter2") ||
+			!strings.Contains(printed.String(), want) {
 			t.Errorf("%s: no %s in\n%s%v", url, want, printed.String(), err)
 		}
 	}

@@ -62,13 +62,15 @@ func BenchmarkFleetOnRedis(b *testing.B) {
 				for i := range total {
 					id := fmt.Sprintf("e-%d-%d", n, i)
 					payload, err := json.Marshal(map[string]string{
-						"runtime": "python-3-13", "user_script": strings.Repeat("#", kind.script), "execution_id": id, "business_id": fmt.Sprint("b-", i%10),
-						"user_id": "u", "callback_url": callback,
+						"runtime": "python-3-13", "user_script": strings.Repeat("#", kind.script), "execution_id": id,
+						"business_id": fmt.Sprint("b-", i%10),
+						"user_id":     "u", "callback_url": callback,
 					})
 					if err != nil {
 						b.Fatal(err)
 					}
-					_, err = client.EnqueueContext(b.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id))
+					_, err = client.EnqueueContext(b.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue),
+						asynq.TaskID(id))
 					if err != nil {
 						b.Fatal(err)
 					}

@@ -48,7 +48,8 @@ func (w *Worker) notify(ctx context.Context, s subject, known entry) error {
 	if known.callback.state != "" || s.callback == "" {
 		return nil
 	}
-	finished := webhook.Finished{ExecutionID: s.id, BusinessID: s.business, Outcome: known.outcome, Result: known.result, Run: known.run}
+	finished := webhook.Finished{ExecutionID: s.id, BusinessID: s.business, Outcome: known.outcome, Result: known.result,
+		Run: known.run}
 	message, err := finished.Message(s.callback, known.at)
 	if err != nil {
 		return deadLetter(fmt.Errorf("write the callback: %w", err))
@@ -65,7 +66,8 @@ func (w *Worker) notifyLate(ctx context.Context, s subject, e ending) error {
 	if s.callback == "" {
 		return nil
 	}
-	finished := webhook.Finished{ExecutionID: s.id, BusinessID: s.business, Outcome: e.outcome, Result: e.result, Late: true}
+	finished := webhook.Finished{ExecutionID: s.id, BusinessID: s.business, Outcome: e.outcome, Result: e.result,
+		Late: true}
 	message, err := finished.Message(s.callback, e.at)
 	if err != nil {
 		return err
@@ -104,7 +106,8 @@ func (w *Worker) tryCallback(ctx context.Context, id string, task *asynq.Task) e
 		limit, _ := asynq.GetMaxRetry(ctx)
 		if webhook.Final(failed) || retried >= limit {
 			state, failed = CallbackFailed, deadLetter(failed)
-			w.config.Log.ErrorContext(about, "a callback was given up; it is kept as a dead letter", "message_id", message.ID, "error", failed)
+			w.config.Log.ErrorContext(about, "a callback was given up; it is kept as a dead letter", "message_id", message.ID,
+				"error", failed)
 		}
 	}
 	lasting := context.WithoutCancel(ctx)
@@ -116,7 +119,8 @@ func (w *Worker) tryCallback(ctx context.Context, id string, task *asynq.Task) e
 	}
 	if failed == nil && before == CallbackFailed {
 		if err := w.letters.remove(lasting, callbackQueue(w.config.Queue), id); err != nil {
-			w.config.Log.WarnContext(about, "a delivered callback is still listed as a dead letter", "message_id", message.ID, "error", err)
+			w.config.Log.WarnContext(about, "a delivered callback is still listed as a dead letter", "message_id", message.ID,
+				"error", err)
 		}
 	}
 	return failed

@@ -41,7 +41,8 @@ func (d Durability) command() []any {
 }
 
 // run runs a script that returns whether it wrote, and waits on the same connection until the write is durable.
-func (d Durability) run(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, arguments ...any) (bool, error) {
+func (d Durability) run(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string,
+	arguments ...any) (bool, error) {
 	if !d.waits() {
 		return script.Run(ctx, client, keys, arguments...).Bool()
 	}

@@ -30,7 +30,8 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 		t.Parallel()
 		master := redistest.Start(t, "--repl-diskless-sync-delay", "0")
 		replica := redistest.Start(t, "--replicaof", "127.0.0.1", strconv.Itoa(master.Port))
-		redistest.Await(t, "the replica to follow", func() bool { return strings.Contains(master.Do(t, "INFO", "replication"), "state=online") })
+		redistest.Await(t, "the replica to follow",
+			func() bool { return strings.Contains(master.Do(t, "INFO", "replication"), "state=online") })
 		r, own := claimed(t, master, DurabilityReplica, "e")
 		if err := r.durable.Check(t.Context(), r.redis); err != nil {
 			t.Fatal(err)
@@ -65,7 +66,8 @@ func TestAStartWaitsUntilItIsAsDurableAsConfigured(t *testing.T) {
 		server := redistest.Start(t, "--dir", t.TempDir(), "--appendonly", "yes", "--appendfsync", "everysec")
 		r, own := claimed(t, server, DurabilityDisk, "e")
 		if err := r.durable.Check(t.Context(), r.redis); err != nil {
-			if !strings.Contains(err.Error(), "needs WAITAOF of Redis 7.2") || !strings.Contains(err.Error(), "appendfsync always") {
+			if !strings.Contains(err.Error(), "needs WAITAOF of Redis 7.2") ||
+				!strings.Contains(err.Error(), "appendfsync always") {
 				t.Error(err)
 			}
 			if _, err := r.start(t.Context(), own); !errors.Is(err, errNotDurable) {

@@ -25,13 +25,15 @@ import (
 func (f *fleetOf) enqueueOnce(id, callback string) {
 	f.t.Helper()
 	payload, err := json.Marshal(map[string]string{
-		"runtime": "python-3-13", "user_script": "pass", "execution_id": id, "business_id": "b", "user_id": "u", "callback_url": callback,
+		"runtime": "python-3-13", "user_script": "pass", "execution_id": id, "business_id": "b", "user_id": "u",
+		"callback_url": callback,
 	})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	client := asynq.NewClientFromRedisClient(f.store)
-	_, err = client.EnqueueContext(f.t.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id), asynq.MaxRetry(0))
+	_, err = client.EnqueueContext(f.t.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue),
+		asynq.TaskID(id), asynq.MaxRetry(0))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -88,7 +90,8 @@ func TestAnExecutionGivenUpAfterAsynqsRetriesHasAnOutcome(t *testing.T) {
 	f.sender = receiver.sender
 	f.worker(f.server.Addr, 2, failing(100))
 	f.enqueueOnce("e", receiver.URL)
-	if known := f.ends("e"); known.outcome != outcomes.NotStarted || !strings.Contains(string(known.result), "given up after 2 attempts: a passing error") {
+	if known := f.ends("e"); known.outcome != outcomes.NotStarted ||
+		!strings.Contains(string(known.result), "given up after 2 attempts: a passing error") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -149,7 +152,8 @@ func TestAnExecutionThatKillsItsWorkersIsGivenUp(t *testing.T) {
 		way.part()
 	}
 	f.worker(f.server.Addr, 5, fine)
-	if known := f.ends("e"); known.outcome != outcomes.NotStarted || !strings.Contains(string(known.result), "2 workers died while they prepared it") {
+	if known := f.ends("e"); known.outcome != outcomes.NotStarted ||
+		!strings.Contains(string(known.result), "2 workers died while they prepared it") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -341,7 +345,8 @@ func TestAnExecutionThatItsWorkerForgotIsEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.enqueue("e", "")
-	if known := f.ends("e"); known.outcome != outcomes.WorkerDied || !strings.Contains(string(known.result), "Redis lost how it ended") {
+	if known := f.ends("e"); known.outcome != outcomes.WorkerDied ||
+		!strings.Contains(string(known.result), "Redis lost how it ended") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the queue to be empty", f.idle)
@@ -433,7 +438,8 @@ func TestTakeoverCostDependsOnlyOnTheDeadWorkersTasks(t *testing.T) {
 	counts := map[int]int{}
 	for _, active := range []int{1_000, 10_000} {
 		f := newFleet(t)
-		keeper := NewWorker(Config{Redis: f.store, Queue: queue, Slots: 1, Lease: time.Minute, Attempts: 5, Retention: Retention{Age: time.Hour}})
+		keeper := NewWorker(Config{Redis: f.store, Queue: queue, Slots: 1, Lease: time.Minute, Attempts: 5,
+			Retention: Retention{Age: time.Hour}})
 		index := keeper.held[0]
 		f.fill(index, "living", active)
 		f.fill(index, "dead", heldByDead)

@@ -26,7 +26,8 @@ func (w *Worker) keepFleet(ctx context.Context) {
 		}
 		for _, id := range w.members.deadWorkers(ctx) {
 			if err := w.takeOver(ctx, id); err != nil {
-				w.config.Log.Error("the work of a dead worker could not be taken over; the keeper will retry", "worker", id, "error", err)
+				w.config.Log.Error("the work of a dead worker could not be taken over; the keeper will retry", "worker", id,
+					"error", err)
 			}
 		}
 		if time.Since(sweep) < w.config.Lease {
@@ -35,7 +36,8 @@ func (w *Worker) keepFleet(ctx context.Context) {
 		sweep = time.Now()
 		for _, held := range w.held {
 			if err := errors.Join(w.requeueStrays(ctx, held), w.requeueArchived(ctx, held.queue), w.warnOfFullArchive(ctx, held.queue)); err != nil {
-				w.config.Log.Warn("the queue could not be searched for tasks that asynq has lost; the keeper will retry", "error", err)
+				w.config.Log.Warn("the queue could not be searched for tasks that asynq has lost; the keeper will retry", "error",
+					err)
 			}
 		}
 	})
@@ -85,7 +87,8 @@ func (w *Worker) requeueStrays(ctx context.Context, held *held) error {
 	if len(strays) == 0 {
 		return nil
 	}
-	w.config.Log.Warn("requeued tasks that asynq lists as active but no worker has", "queue", held.queue, "tasks", len(strays))
+	w.config.Log.Warn("requeued tasks that asynq lists as active but no worker has", "queue", held.queue, "tasks",
+		len(strays))
 	_, err = held.requeue(ctx, "", requeueAny, anys(strays))
 	return err
 }
@@ -188,7 +191,8 @@ func (w *Worker) requeueArchived(ctx context.Context, queue string) error {
 		if ours {
 			continue
 		}
-		w.config.Log.Warn("asynq archived a task whose execution may not have ended; it was requeued", "task", id, "reason", task.LastErr)
+		w.config.Log.Warn("asynq archived a task whose execution may not have ended; it was requeued", "task", id, "reason",
+			task.LastErr)
 		if err := w.inspector.RunTask(queue, id); err != nil {
 			return fmt.Errorf("deliver the archived task %q again: %w", id, err)
 		}

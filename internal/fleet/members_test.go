@@ -17,7 +17,8 @@ func newMember(t *testing.T, server *miniredis.Miniredis) *members {
 	t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
 	t.Cleanup(func() { _ = client.Close() })
-	m := &members{redis: client, queue: "q", lease: time.Minute, log: slog.New(slog.DiscardHandler), missing: map[string]time.Time{}}
+	m := &members{redis: client, queue: "q", lease: time.Minute, log: slog.New(slog.DiscardHandler),
+		missing: map[string]time.Time{}}
 	if err := m.join(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,8 @@ func TestATermEndsAfterOneLeaseWithoutRenewal(t *testing.T) {
 	}
 	past := time.Now().Add(-m.lease)
 	first.renewed.Store(&past)
-	if err := first.check(); !errors.Is(err, errFenced) || !errors.Is(context.Cause(first.ctx), errFenced) || m.current() != nil {
+	if err := first.check(); !errors.Is(err, errFenced) || !errors.Is(context.Cause(first.ctx), errFenced) ||
+		m.current() != nil {
 		t.Errorf("after it: %v, %v", err, context.Cause(first.ctx))
 	}
 	if err := m.join(t.Context()); err != nil || m.current() == nil || m.current() == first {

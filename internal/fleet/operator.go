@@ -33,7 +33,8 @@ type Operator struct {
 // NewOperator returns an operator of a queue. It dials nothing.
 func NewOperator(client redis.UniversalClient, queue string) *Operator {
 	return &Operator{
-		redis: client, queue: queue, records: records{redis: client}, letters: letters{client}, cancelled: cancellations{client, queue},
+		redis: client, queue: queue, records: records{redis: client}, letters: letters{client},
+		cancelled: cancellations{client, queue},
 		inspector: asynq.NewInspectorFromRedisClient(client),
 	}
 }
@@ -85,7 +86,8 @@ func (o *Operator) List(ctx context.Context, callbacks bool, state string, limit
 	if err != nil {
 		return found, err
 	}
-	found.Paused, found.Waiting, found.PutOff, found.Active, found.Dead = info.Paused, info.Pending, info.Retry+info.Scheduled, info.Active, info.Archived
+	found.Paused, found.Waiting, found.PutOff, found.Active, found.Dead = info.Paused, info.Pending,
+		info.Retry+info.Scheduled, info.Active, info.Archived
 	trimmed, total, err := o.letters.trimmed(ctx, queue, limit)
 	if err != nil {
 		return found, err
@@ -120,7 +122,8 @@ func (o *Operator) List(ctx context.Context, callbacks bool, state string, limit
 
 // queueInfo wraps asynq's call and reports a queue that was never used as empty. asynq's own error cannot be told from
 // others.
-func queueInfo(ctx context.Context, client redis.UniversalClient, inspector *asynq.Inspector, queue string) (*asynq.QueueInfo, error) {
+func queueInfo(ctx context.Context, client redis.UniversalClient, inspector *asynq.Inspector,
+	queue string) (*asynq.QueueInfo, error) {
 	exists, err := client.SIsMember(ctx, "asynq:queues", queue).Result()
 	info := &asynq.QueueInfo{Queue: queue}
 	if err == nil && exists {
@@ -133,7 +136,8 @@ func queueInfo(ctx context.Context, client redis.UniversalClient, inspector *asy
 }
 
 // taskInfo wraps asynq's call and returns nil if the queue has no such task.
-func taskInfo(ctx context.Context, client redis.UniversalClient, inspector *asynq.Inspector, queue, id string) (*asynq.TaskInfo, error) {
+func taskInfo(ctx context.Context, client redis.UniversalClient, inspector *asynq.Inspector, queue,
+	id string) (*asynq.TaskInfo, error) {
 	exists, err := client.Exists(ctx, "asynq:{"+queue+"}:t:"+id).Result()
 	if err == nil && exists == 0 {
 		return nil, nil
@@ -216,8 +220,9 @@ func (o *Operator) Show(ctx context.Context, id string) (Execution, error) {
 		return Execution{}, nothing("queue %q has no task %q and no record of it", o.queue, id)
 	}
 	shown := Execution{
-		Task: Task{ID: id, State: TaskGone, Reason: known.deadLetter}, BusinessID: named.BusinessID, ExecutionID: named.ExecutionID,
-		Record: known.state, Attempts: known.attempts, Run: known.run, Outcome: known.outcome, Result: known.result,
+		Task: Task{ID: id, State: TaskGone, Reason: known.deadLetter}, BusinessID: named.BusinessID,
+		ExecutionID: named.ExecutionID,
+		Record:      known.state, Attempts: known.attempts, Run: known.run, Outcome: known.outcome, Result: known.result,
 		Callback: known.callback.state, Failure: known.callback.failure, Late: known.late.outcome,
 	}
 	switch {
@@ -316,7 +321,8 @@ func (o *Operator) Cancel(ctx context.Context, id string) (running bool, err err
 		return false, nothing("%q was already given up", id)
 	}
 	digest := sha256.Sum256(info.Payload)
-	state, err := o.records.cancel(ctx, newTicket(named.BusinessID, named.ExecutionID, "operator"), hex.EncodeToString(digest[:]))
+	state, err := o.records.cancel(ctx, newTicket(named.BusinessID, named.ExecutionID, "operator"),
+		hex.EncodeToString(digest[:]))
 	switch {
 	case err != nil:
 		return false, err

@@ -42,7 +42,8 @@ func TestARetriedDeadLetterRunsAgain(t *testing.T) {
 		return err == nil && found.Dead == total && len(found.Tasks) == total
 	})
 	shown, err := operator.Show(t.Context(), "e0")
-	if err != nil || shown.State != TaskDead || shown.Outcome != outcomes.NotStarted || !strings.Contains(shown.Reason, "no python anywhere") {
+	if err != nil || shown.State != TaskDead || shown.Outcome != outcomes.NotStarted ||
+		!strings.Contains(shown.Reason, "no python anywhere") {
 		t.Errorf("shown %+v, %v", shown, err)
 	}
 	works.Store(true)
@@ -67,7 +68,8 @@ func TestARetriedDeadLetterRunsAgain(t *testing.T) {
 	}
 	for what, err := range map[string]error{
 		"a finished one": operator.Retry(t.Context(), "b/e0"), "an unknown one": operator.Retry(t.Context(), "b/none"),
-		"an empty queue": second(operator.RetryDead(t.Context(), false)), "an unknown record": second(operator.Show(t.Context(), "b/none")),
+		"an empty queue":    second(operator.RetryDead(t.Context(), false)),
+		"an unknown record": second(operator.Show(t.Context(), "b/none")),
 	} {
 		if !errors.Is(err, ErrNothing) {
 			t.Errorf("%s: %v", what, err)
@@ -127,8 +129,10 @@ func TestACallbackThatWasGivenUpIsListedAndDeliveredAgain(t *testing.T) {
 		t.Errorf("found %+v", found)
 	}
 	for what, err := range map[string]error{
-		"a delivered one": operator.RetryCallback(t.Context(), dead[0].ID), "an unknown one": operator.RetryCallback(t.Context(), "none"),
-		"a deleted one": operator.RetryCallback(t.Context(), dead[2].ID), "none left": second(operator.RetryDead(t.Context(), true)),
+		"a delivered one": operator.RetryCallback(t.Context(), dead[0].ID),
+		"an unknown one":  operator.RetryCallback(t.Context(), "none"),
+		"a deleted one":   operator.RetryCallback(t.Context(), dead[2].ID),
+		"none left":       second(operator.RetryDead(t.Context(), true)),
 	} {
 		if !errors.Is(err, ErrNothing) {
 			t.Errorf("%s: %v", what, err)
@@ -180,20 +184,26 @@ func TestADeadLetterThatAsynqDeletedIsStillListed(t *testing.T) {
 	if _, err := fill.Exec(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.await("the warning", func() bool { return strings.Contains(f.log.String(), "asynq's archive of dead letters is full") })
+	f.await("the warning", func() bool {
+		return strings.Contains(f.log.String(),
+			"asynq's archive of dead letters is full")
+	})
 	f.enqueueFor("b-2", "second", "")
 	f.await("the first to be deleted", func() bool {
 		return f.store.Exists(t.Context(), "asynq:{"+queue+"}:t:first").Val() == 0
 	})
 	found, err := operator.List(t.Context(), false, TaskTrimmed, 10)
-	if err != nil || found.Trimmed != 1 || len(found.Tasks) != 1 || found.Tasks[0].ID != "first" || found.Dead != archiveLimit {
+	if err != nil || found.Trimmed != 1 || len(found.Tasks) != 1 || found.Tasks[0].ID != "first" ||
+		found.Dead != archiveLimit {
 		t.Errorf("found %+v, %v", found, err)
 	}
 	shown, err := operator.Show(t.Context(), "b/first")
-	if err != nil || shown.State != TaskTrimmed || shown.Outcome != outcomes.NotStarted || !strings.Contains(shown.Reason, "no python anywhere") {
+	if err != nil || shown.State != TaskTrimmed || shown.Outcome != outcomes.NotStarted ||
+		!strings.Contains(shown.Reason, "no python anywhere") {
 		t.Errorf("shown %+v, %v", shown, err)
 	}
-	if err := operator.Retry(t.Context(), "b/first"); !errors.Is(err, ErrNothing) || !strings.Contains(err.Error(), "has since deleted its request") {
+	if err := operator.Retry(t.Context(), "b/first"); !errors.Is(err, ErrNothing) ||
+		!strings.Contains(err.Error(), "has since deleted its request") {
 		t.Errorf("retried: %v", err)
 	}
 	if ttl := f.store.TTL(t.Context(), "kizen:{b}:run:first").Val(); ttl < letterLimit-time.Hour {
@@ -253,7 +263,8 @@ func TestWorkersTakeNothingFromADrainedQueue(t *testing.T) {
 	var told []int
 	short, cancel := context.WithTimeoutCause(t.Context(), 3*drainPoll, errors.New("enough"))
 	defer cancel()
-	if err := operator.Drain(short, func(active int) { told = append(told, active) }); err == nil || !strings.Contains(err.Error(), "1 executions") {
+	if err := operator.Drain(short, func(active int) { told = append(told, active) }); err == nil ||
+		!strings.Contains(err.Error(), "1 executions") {
 		t.Errorf("drained: %v", err)
 	}
 	close(g.opened)

@@ -88,7 +88,8 @@ func TestASecondRequestUnderAQueuedIDLeavesNothing(t *testing.T) {
 			Runtime: "python-3-13", UserScript: strings.Repeat("#", size), ExecutionID: "e", BusinessID: "b", UserID: "u",
 			Traceparent: "00-" + traceID + "-b7ad6b7169203331-01",
 		}
-		if _, err := (&client.Queue{Redis: f.store, Name: queue}).Enqueue(t.Context(), request); !errors.Is(err, client.ErrEnqueued) {
+		if _, err := (&client.Queue{Redis: f.store, Name: queue}).Enqueue(t.Context(), request); !errors.Is(err,
+			client.ErrEnqueued) {
 			t.Errorf("a second request of %d bytes: %v", size, err)
 		}
 		if keys := f.stored(); !slices.Equal(keys, first) {
@@ -135,7 +136,9 @@ func TestALargeRequestThatIsGoneEndsItsExecution(t *testing.T) {
 	f.enqueueScript("gone", 100<<10)
 	f.store.Del(t.Context(), f.stored()...)
 	f.enqueueScript("changed", 100<<10)
-	f.store.Set(t.Context(), f.stored()[0], `{"runtime": "python-3-13", "user_script": "evil()", "execution_id": "changed", "business_id": "b", "user_id": "u"}`, 0)
+	f.store.Set(t.Context(), f.stored()[0],
+		`{"runtime": "python-3-13", "user_script": "evil()", "execution_id": "changed", "business_id": "b", "user_id": "u"}`,
+		0)
 	f.worker(f.server.Addr, 5, fine)
 	for _, id := range []string{"gone", "changed"} {
 		known := f.ends(id)
@@ -147,7 +150,8 @@ func TestALargeRequestThatIsGoneEndsItsExecution(t *testing.T) {
 	f.await("the dead letters", func() bool { return f.archived() == 2 })
 }
 
-// TestAnOlderWorkerLeavesALargeRequest: the reference would be a request with an unknown field to it, which it would refuse.
+// TestAnOlderWorkerLeavesALargeRequest: the reference would be a request with an unknown field to it, which it would
+// refuse.
 func TestAnOlderWorkerLeavesALargeRequest(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -57,9 +57,11 @@ func (e Execution) Print(to io.Writer) error {
 	}
 	var rows [][]string
 	for _, row := range [][]string{
-		{"id", e.ID}, {"task", e.State}, {"record", string(e.Record)}, {"outcome", string(e.Outcome)}, {"finished", at(e.Finished)},
+		{"id", e.ID}, {"task", e.State}, {"record", string(e.Record)}, {"outcome", string(e.Outcome)},
+		{"finished", at(e.Finished)},
 		{"reason", summary(e.Reason)}, {"given up", at(e.Since)}, {"next", at(e.Next)}, {"worker", e.Worker},
-		{"attempts", number(e.Attempts)}, {"retried", number(e.Run)}, {"callback", e.Callback}, {"callback error", summary(e.Failure)},
+		{"attempts", number(e.Attempts)}, {"retried", number(e.Run)}, {"callback", e.Callback},
+		{"callback error", summary(e.Failure)},
 		{"late outcome", string(e.Late)},
 	} {
 		if row[1] != "" {

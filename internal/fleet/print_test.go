@@ -13,22 +13,26 @@ func TestAnOverviewIsALineAndATable(t *testing.T) {
 	at := time.Date(2026, 11, 30, 1, 2, 3, 9, time.FixedZone("", 3600))
 	found := Overview{Queue: "kizen", Waiting: 1, PutOff: 2, Active: 3, Dead: 4, Trimmed: 5}
 	var out strings.Builder
-	if err := found.Print(&out); err != nil || out.String() != "kizen: 1 waiting, 2 put off, 3 active, 4 dead, 5 trimmed\n" {
+	if err := found.Print(&out); err != nil ||
+		out.String() != "kizen: 1 waiting, 2 put off, 3 active, 4 dead, 5 trimmed\n" {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 	found.Paused = true
 	long := strings.Repeat("x", longestReason-1) + "é and the rest\nsecond line"
-	found.Tasks = []Task{{ID: "b/e-1", State: TaskWaiting}, {ID: "b/e-2", State: TaskDead, Since: &at, Reason: long}, {ID: "b/e-3", State: TaskPutOff, Next: &at}}
+	found.Tasks = []Task{{ID: "b/e-1", State: TaskWaiting}, {ID: "b/e-2", State: TaskDead, Since: &at, Reason: long},
+		{ID: "b/e-3", State: TaskPutOff, Next: &at}}
 	out.Reset()
 	if err := found.Print(&out); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")
-	if !strings.HasSuffix(lines[0], "; drained, so workers take nothing") || strings.Join(strings.Fields(lines[1]), " ") != "ID STATE WHEN REASON" {
+	if !strings.HasSuffix(lines[0], "; drained, so workers take nothing") ||
+		strings.Join(strings.Fields(lines[1]), " ") != "ID STATE WHEN REASON" {
 		t.Errorf("%q", lines[:2])
 	}
 	for i, want := range []string{
-		"b/e-1 waiting -", "b/e-2 dead 2026-11-30T00:02:03Z " + strings.Repeat("x", longestReason-1) + " ...", "b/e-3 put_off 2026-11-30T00:02:03Z",
+		"b/e-1 waiting -", "b/e-2 dead 2026-11-30T00:02:03Z " + strings.Repeat("x", longestReason-1) + " ...",
+		"b/e-3 put_off 2026-11-30T00:02:03Z",
 	} {
 		if got := strings.Join(strings.Fields(lines[i+2]), " "); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -62,9 +62,10 @@ var ErrConflict = errors.New("an execution with this id was submitted with a dif
 // A second key, kizen:{BUSINESS}:ran:ID, keeps the digest. This tombstone outlives the hash. Every change is a script
 // that checks state and owner first. Each script is idempotent, because it is sent again if its reply is lost.
 //
-// Documents larger than 1 KiB are compressed. The sorted set kizen:{BUSINESS}:results indexes the finished executions of
-// a business by their end, as SIZE/ID, and kizen:{BUSINESS}:results:bytes is the sum of the sizes. A record enters the
-// index when its callback is queued, or at once if it has none. The oldest records beyond the [Retention] are deleted.
+// Documents larger than 1 KiB are compressed. The sorted set kizen:{BUSINESS}:results indexes the finished executions
+// of a business by their end, as SIZE/ID, and kizen:{BUSINESS}:results:bytes is the sum of the sizes. A record enters
+// the index when its callback is queued, or at once if it has none. The oldest records beyond the [Retention] are
+// deleted.
 type records struct {
 	redis     redis.UniversalClient
 	durable   Durability
@@ -147,7 +148,8 @@ return {'claimed', ARGV[1], attempts, known[3] or '', deaths}`)
 // claim claims an execution that waits, or one that the attempt from had claimed before its worker died; from may be
 // empty. The first claim makes the record.
 func (r records) claim(ctx context.Context, t ticket, digest, from string) (claim, error) {
-	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest, from, wire.Version,
+	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest, from,
+		wire.Version,
 		wire.PlainVersion).Slice()
 	if err != nil {
 		return claim{}, err
@@ -232,13 +234,15 @@ return {ARGV[2], ''}`)
 // the fleet had already ended the execution for the ticket, and empty if another attempt has the execution. If the
 // fleet had ended it and this attempt had begun the step, its result is kept once beside that outcome, and late is
 // true. finish makes the record again if Redis has lost it, because the execution must not run twice.
-func (r records) finish(ctx context.Context, t ticket, digest string, e ending, keep time.Duration) (stands string, late bool, err error) {
+func (r records) finish(ctx context.Context, t ticket, digest string, e ending,
+	keep time.Duration) (stands string, late bool, err error) {
 	document, version := payload.Compress(e.result), wire.PlainVersion
 	if payload.Compressed(document) {
 		version = wire.StoredVersion
 	}
 	answer, err := finishScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), document, e.at.UnixMilli(),
-		keep.Milliseconds(), digest, max(keep, tombstone.Limit).Milliseconds(), e.begun, e.deadLetter, version, wire.PlainVersion,
+		keep.Milliseconds(), digest, max(keep, tombstone.Limit).Milliseconds(), e.begun, e.deadLetter, version,
+		wire.PlainVersion,
 		!e.notifies && e.deadLetter == "", t.id, r.retention.Count, r.retention.Bytes).StringSlice()
 	if err != nil || len(answer) != 2 {
 		return "", false, err
@@ -290,7 +294,8 @@ func (r records) cancel(ctx context.Context, t ticket, digest string) (State, er
 	if err != nil {
 		return "", err
 	}
-	state, err := cancelScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), []byte(e.result), e.at.UnixMilli(), digest,
+	state, err := cancelScript.Run(ctx, r.redis, t.keys(), t.owner, string(e.outcome), []byte(e.result), e.at.UnixMilli(),
+		digest,
 		tombstone.Limit.Milliseconds(), wire.Version, wire.PlainVersion).Text()
 	return State(state), err
 }
@@ -309,7 +314,8 @@ return known or ''`)
 
 // setCallback records the state of the callback of an execution, and returns the previous state.
 func (r records) setCallback(ctx context.Context, business, id, state, failure string) (before string, err error) {
-	return callbackScript.Run(ctx, r.redis, ticket{business: business, id: id}.keys(), state, time.Now().UnixMilli(), failure,
+	return callbackScript.Run(ctx, r.redis, ticket{business: business, id: id}.keys(), state, time.Now().UnixMilli(),
+		failure,
 		id, r.retention.Age.Milliseconds(), r.retention.Count, r.retention.Bytes).Text()
 }
 
@@ -365,6 +371,7 @@ func (r records) read(ctx context.Context, business, id string) (entry, error) {
 			outcome: outcomes.Outcome(h["outcome"]), result: documents[0], at: time.UnixMilli(number("finished_at")),
 			deadLetter: h["dead_letter"],
 		},
-		late: ending{outcome: outcomes.Outcome(h["late_outcome"]), result: documents[1], at: time.UnixMilli(number("late_at"))},
+		late: ending{outcome: outcomes.Outcome(h["late_outcome"]), result: documents[1],
+			at: time.UnixMilli(number("late_at"))},
 	}, nil
 }

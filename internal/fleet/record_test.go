@@ -53,7 +53,8 @@ func TestAClaimIsTakenOverOnlyFromTheNamedAttempt(t *testing.T) {
 	if c := mustClaim(t, r, last); c.owner != first.owner {
 		t.Errorf("claimed from a worker that may be alive: %+v", c)
 	}
-	if c, err := r.claim(t.Context(), last, "digest", first.owner); err != nil || c.owner != last.owner || c.attempts != 2 || c.deaths != 1 {
+	if c, err := r.claim(t.Context(), last, "digest", first.owner); err != nil || c.owner != last.owner ||
+		c.attempts != 2 || c.deaths != 1 {
 		t.Errorf("claimed from a dead worker: %+v, %v", c, err)
 	}
 	if ours, err := r.start(t.Context(), first); ours || err != nil {
@@ -108,7 +109,8 @@ func TestTheFirstEndStands(t *testing.T) {
 			t.Errorf("outcome %q, late %v, want %v", stands, late, first)
 		}
 	}
-	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.outcome != "worker_died" || known.late.outcome != "ok" {
+	if known, err := r.read(t.Context(), "b", "e"); err != nil || known.outcome != "worker_died" ||
+		known.late.outcome != "ok" {
 		t.Errorf("known %+v, %v", known, err)
 	}
 }

@@ -64,7 +64,8 @@ func TestTheOldestResultsOfABusinessAreDeletedBeyondItsLimits(t *testing.T) {
 				t.Errorf("another business: %+v, %v", known, err)
 			}
 			// What is deleted never runs again.
-			if again, err := r.claim(t.Context(), newTicket("b", "e0", "w"), "digest", ""); err != nil || again.state != Finished && again.state != Expired {
+			if again, err := r.claim(t.Context(), newTicket("b", "e0", "w"), "digest", ""); err != nil ||
+				again.state != Finished && again.state != Expired {
 				t.Errorf("claimed again: %+v, %v", again, err)
 			}
 		})
@@ -81,7 +82,8 @@ func TestAResultThatHasExpiredIsNotCounted(t *testing.T) {
 	}
 	server.FastForward(2 * time.Hour)
 	// The index expires with its last entry.
-	if keys := server.Keys(); slices.Contains(keys, "kizen:{b}:results") || slices.Contains(keys, "kizen:{b}:results:bytes") {
+	if keys := server.Keys(); slices.Contains(keys, "kizen:{b}:results") ||
+		slices.Contains(keys, "kizen:{b}:results:bytes") {
 		t.Errorf("left: %v", keys)
 	}
 	keep(t, r, "b", "first", 100, now.Add(2*time.Hour), false)

@@ -45,7 +45,8 @@ const taskTimeout = time.Hour
 
 func callbackOptions(queue, id string) []asynq.Option {
 	return []asynq.Option{
-		asynq.Queue(callbackQueue(queue)), asynq.TaskID(id), asynq.MaxRetry(webhook.DefaultAttempts - 1), asynq.Timeout(taskTimeout),
+		asynq.Queue(callbackQueue(queue)), asynq.TaskID(id), asynq.MaxRetry(webhook.DefaultAttempts - 1),
+		asynq.Timeout(taskTimeout),
 	}
 }
 

@@ -39,7 +39,8 @@ func TestATaskOfANewerVersionIsLeftToANewerWorker(t *testing.T) {
 	f.lease = time.Minute // it returns after that
 	client := asynq.NewClientFromRedisClient(f.store)
 	for i := range total {
-		payload, err := json.Marshal(map[string]any{"execution_id": fmt.Sprint("e", i), "business_id": "b", "colour": "green"})
+		payload, err := json.Marshal(map[string]any{"execution_id": fmt.Sprint("e", i), "business_id": "b",
+			"colour": "green"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,12 +96,16 @@ func TestNothingIsRefusedWhileANewerWorkerLives(t *testing.T) {
 	f.store.Set(t.Context(), other.key("newer"), newerVersion, 0)
 	f.worker(f.server.Addr, 1, fine)
 	f.enqueueBody("e", map[string]string{"execution_id": "e", "business_id": "b", "colour": "green"})
-	f.await("it to be delayed", func() bool { return strings.Contains(f.log.String(), "a newer version of kizen-sidecar wrote this") })
+	f.await("it to be delayed", func() bool {
+		return strings.Contains(f.log.String(),
+			"a newer version of kizen-sidecar wrote this")
+	})
 	if known, err := f.records.read(t.Context(), "b", "e"); err != nil || known.state == Finished {
 		t.Errorf("it ended %s, %v", known.outcome, err)
 	}
 	f.store.Del(t.Context(), other.key("newer"))
-	if known := f.ends("e"); known.outcome != outcomes.Refused || known.attempts != 1 || !strings.Contains(string(known.result), "colour") {
+	if known := f.ends("e"); known.outcome != outcomes.Refused || known.attempts != 1 ||
+		!strings.Contains(string(known.result), "colour") {
 		t.Errorf("ended %s after %d attempts: %s", known.outcome, known.attempts, known.result)
 	}
 }

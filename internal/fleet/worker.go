@@ -142,9 +142,11 @@ func NewWorker(config Config) *Worker {
 		slots: make(chan struct{}, config.Slots), turns: newTurns(callbacksAtOnce),
 		letters: letters{config.Redis}, cancelled: cancellations{config.Redis, config.Queue},
 	}
-	w.members = &members{redis: config.Redis, queue: config.Queue, lease: config.Lease, log: config.Log, missing: map[string]time.Time{}}
+	w.members = &members{redis: config.Redis, queue: config.Queue, lease: config.Lease, log: config.Log,
+		missing: map[string]time.Time{}}
 	w.intake = &intake{
-		ready: config.Ready, try: config.Try, first: 100 * time.Millisecond, last: longestBackoff, broken: make(chan error, 1),
+		ready: config.Ready, try: config.Try, first: 100 * time.Millisecond, last: longestBackoff,
+		broken:  make(chan error, 1),
 		failing: map[string]bool{}, reason: errNotYet, report: w.logTaking,
 		open: func() (*asynq.Server, error) {
 			return w.serve(config.Queue, config.Slots, taskInterval, w.held[0], w.execute)
@@ -204,7 +206,8 @@ func (w *Worker) Start(ctx context.Context) error {
 		return fmt.Errorf("join the fleet of queue %q: %w", w.config.Queue, err)
 	}
 	if w.config.Sender != nil {
-		w.callbacks, err = w.serve(callbackQueue(w.config.Queue), callbacksAtOnce, callbackInterval, w.held[1], w.deliverCallback)
+		w.callbacks, err = w.serve(callbackQueue(w.config.Queue), callbacksAtOnce, callbackInterval, w.held[1],
+			w.deliverCallback)
 		if err != nil {
 			return err
 		}
@@ -219,11 +222,13 @@ func (w *Worker) Start(ctx context.Context) error {
 }
 
 // serve starts an asynq server that passes the tasks of a queue to a handler.
-func (w *Worker) serve(queue string, concurrency int, interval time.Duration, index *held, handler asynq.HandlerFunc) (*asynq.Server, error) {
+func (w *Worker) serve(queue string, concurrency int, interval time.Duration, index *held,
+	handler asynq.HandlerFunc) (*asynq.Server, error) {
 	server := asynq.NewServerFromRedisClient(w.config.Redis, asynq.Config{
 		Concurrency: concurrency, Queues: map[string]int{queue: 1}, TaskCheckInterval: interval,
-		DelayedTaskCheckInterval: time.Second, RetryDelayFunc: delay, IsFailure: func(err error) bool { return !isLater(err) },
-		Logger: asynqLog{w.config.Log}, LogLevel: asynq.WarnLevel, ShutdownTimeout: time.Minute,
+		DelayedTaskCheckInterval: time.Second, RetryDelayFunc: delay,
+		IsFailure: func(err error) bool { return !isLater(err) },
+		Logger:    asynqLog{w.config.Log}, LogLevel: asynq.WarnLevel, ShutdownTimeout: time.Minute,
 	})
 	if err := server.Start(w.withIndex(index, handler)); err != nil {
 		return nil, fmt.Errorf("take work from queue %q: %w", queue, err)
@@ -242,7 +247,8 @@ func (w *Worker) withIndex(index *held, handler asynq.HandlerFunc) asynq.Handler
 		}
 		id, _ := asynq.GetTaskID(ctx)
 		if newer(task.Headers()[wire.VersionHeader]) {
-			w.config.Log.Warn("a task is left to a newer worker", "task", id, "version", task.Headers()[wire.VersionHeader], "error", errNewer)
+			w.config.Log.Warn("a task is left to a newer worker", "task", id, "version", task.Headers()[wire.VersionHeader],
+				"error", errNewer)
 			return &later{errNewer, w.config.Lease}
 		}
 		defer index.returned(t.id, id)
@@ -285,11 +291,13 @@ func (w *Worker) restore(ctx context.Context) {
 		errs = append(errs, w.restoreFinished(ctx, done))
 	}
 	if err := errors.Join(errs...); err != nil {
-		w.config.Log.Error("some of the state that Redis may have lost could not be written again; the worker will retry", "error", err)
+		w.config.Log.Error("some of the state that Redis may have lost could not be written again; the worker will retry",
+			"error", err)
 		w.run.markLost()
 		return
 	}
-	w.config.Log.Info("the state that Redis may have lost was written again", "running", len(running), "finished", len(finished))
+	w.config.Log.Info("the state that Redis may have lost was written again", "running", len(running), "finished",
+		len(finished))
 }
 
 // restoreFinished records again how an execution ended, and requeues its task, because asynq may not know that it is
@@ -419,7 +427,8 @@ func (a *attempt) deliver(ctx context.Context) error {
 		claimed, err := a.records.claim(ctx, a.ticket, a.digest, from)
 		switch {
 		case errors.Is(err, ErrConflict):
-			a.config.Log.Error("an id was submitted before with a different request; the task is kept as a dead letter", "execution_id", a.id)
+			a.config.Log.Error("an id was submitted before with a different request; the task is kept as a dead letter",
+				"execution_id", a.id)
 			return deadLetter(err)
 		case errors.Is(err, errNewer):
 			a.config.Log.Warn("an execution is left to a newer worker", "execution_id", a.id, "error", err)
@@ -524,14 +533,16 @@ func (a *attempt) endOrphan(ctx context.Context, owner string) error {
 	if holder.worker() == a.term.id {
 		cause = errEndLost
 	}
-	a.config.Log.Error("an execution was ended after its step had started", "execution_id", a.id, "worker", holder.worker(), "error", cause)
+	a.config.Log.Error("an execution was ended after its step had started", "execution_id", a.id, "worker",
+		holder.worker(), "error", cause)
 	return a.finish(ctx, holder, a.failed(outcomes.WorkerDied, cause))
 }
 
 // giveUp ends an execution that could not be started, and keeps it as a dead letter.
 func (a *attempt) giveUp(ctx context.Context, reason string) error {
 	letter := deadLetter(errors.New(reason))
-	a.config.Log.Error("an execution could not be started; it is kept as a dead letter", "execution_id", a.id, "error", reason)
+	a.config.Log.Error("an execution could not be started; it is kept as a dead letter", "execution_id", a.id, "error",
+		reason)
 	e := a.failed(outcomes.NotStarted, errors.New(reason))
 	e.deadLetter = letter.Error()
 	if err := a.finish(ctx, a.subject, e); err != nil {
@@ -683,7 +694,10 @@ func (a *attempt) starting(ctx context.Context) error {
 // giveBack gives back an execution whose code this attempt did not start.
 func (a *attempt) giveBack(ctx context.Context, cause error, counted bool, after time.Duration) error {
 	a.config.Log.Warn("an execution was not started and will be retried", "execution_id", a.id, "error", cause)
-	err := a.retryWhileUp(ctx, func(ctx context.Context) error { return a.records.release(ctx, a.ticket, cause.Error(), counted) })
+	err := a.retryWhileUp(ctx, func(ctx context.Context) error {
+		return a.records.release(ctx, a.ticket, cause.Error(),
+			counted)
+	})
 	if err != nil {
 		return &later{err, time.Second}
 	}
@@ -718,7 +732,8 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 		a.config.Metrics.FleetEnded(ctx, stands)
 	}
 	if err := a.records.awaitDurable(ctx, s.ticket, a.keep(e)); err != nil {
-		a.config.Log.Warn("the end of an execution is reported although it may not be durable yet", "execution_id", a.id, "error", err)
+		a.config.Log.Warn("the end of an execution is reported although it may not be durable yet", "execution_id", a.id,
+			"error", err)
 	}
 	if s.callback != "" {
 		known, err := a.records.read(ctx, s.business, s.id)

@@ -132,7 +132,8 @@ func newFleetOn(t testing.TB, server *redistest.Server) *fleetOf {
 	t.Helper()
 	store := redis.NewClient(&redis.Options{Addr: server.Addr})
 	t.Cleanup(func() { _ = store.Close() })
-	return &fleetOf{t: t, server: server, store: store, records: records{redis: store}, lease: time.Second, ran: map[string]int{}, scripts: map[string]int{}}
+	return &fleetOf{t: t, server: server, store: store, records: records{redis: store}, lease: time.Second,
+		ran: map[string]int{}, scripts: map[string]int{}}
 }
 
 // step is what a test's worker does with an execution. It calls start when its code is about to begin, as
@@ -156,7 +157,8 @@ func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 		f.t.Fatal(err)
 	}
 	w := NewWorker(Config{
-		Redis: client, Queue: queue, Slots: 2, Lease: f.lease, Attempts: attempts, Retention: Retention{Age: time.Hour}, Sender: f.sender,
+		Redis: client, Queue: queue, Slots: 2, Lease: f.lease, Attempts: attempts, Retention: Retention{Age: time.Hour},
+		Sender: f.sender,
 		Revoke: f.revoke, Try: f.try,
 		Prepare: func(b execution.Body) (execution.Request, error) {
 			f.mu.Lock()
@@ -200,8 +202,9 @@ func (f *fleetOf) enqueue(id, callback string) {
 func (f *fleetOf) enqueueFor(business, id, callback string) {
 	f.t.Helper()
 	f.enqueueBody(id, map[string]string{
-		"runtime": "python-3-13", "user_script": "pass", "execution_id": id, "business_id": business, "user_id": "u", "callback_url": callback,
-		"traceparent": "00-" + traceID + "-b7ad6b7169203331-01",
+		"runtime": "python-3-13", "user_script": "pass", "execution_id": id, "business_id": business, "user_id": "u",
+		"callback_url": callback,
+		"traceparent":  "00-" + traceID + "-b7ad6b7169203331-01",
 	})
 }
 
@@ -211,7 +214,8 @@ func (f *fleetOf) enqueueBody(id string, body any) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	_, err = asynq.NewClientFromRedisClient(f.store).EnqueueContext(f.t.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id))
+	_, err = asynq.NewClientFromRedisClient(f.store).EnqueueContext(f.t.Context(),
+		asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue), asynq.TaskID(id))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -345,7 +349,8 @@ func TestTheResultOfAWorkerThatWasDeclaredDeadIsKeptBesideTheOutcome(t *testing.
 	way.part()
 	f.worker(f.server.Addr, 5, fine)
 	known := f.ends("e")
-	if known.outcome != outcomes.WorkerDied || !strings.Contains(string(known.result), "had started") || !strings.Contains(string(known.result), "not run again") {
+	if known.outcome != outcomes.WorkerDied || !strings.Contains(string(known.result), "had started") ||
+		!strings.Contains(string(known.result), "not run again") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -481,9 +486,11 @@ func TestAnInvalidBodyEndsItsExecution(t *testing.T) {
 	f := newFleet(t)
 	f.sender = receiver.sender
 	f.worker(f.server.Addr, 2, fine)
-	f.enqueueBody("e", map[string]any{"execution_id": "e", "business_id": "b", "user_script": 7, "callback_url": receiver.URL, "frobnicate": 1})
+	f.enqueueBody("e", map[string]any{"execution_id": "e", "business_id": "b", "user_script": 7,
+		"callback_url": receiver.URL, "frobnicate": 1})
 	known := f.ends("e")
-	if known.outcome != outcomes.Refused || !strings.Contains(string(known.result), "user_script: must be a string") || !strings.Contains(string(known.result), "frobnicate: there is no such field") {
+	if known.outcome != outcomes.Refused || !strings.Contains(string(known.result), "user_script: must be a string") ||
+		!strings.Contains(string(known.result), "frobnicate: there is no such field") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -499,7 +506,8 @@ func TestAnExecutionThatIsGivenUpIsKeptAndReported(t *testing.T) {
 		return execution.Ended{}, errors.New("no python anywhere")
 	})
 	f.enqueue("e", receiver.URL)
-	if known := f.ends("e"); known.outcome != outcomes.NotStarted || !strings.Contains(string(known.result), "given up after 2 attempts: no python anywhere") {
+	if known := f.ends("e"); known.outcome != outcomes.NotStarted ||
+		!strings.Contains(string(known.result), "given up after 2 attempts: no python anywhere") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the dead letter", func() bool {

@@ -50,7 +50,8 @@ func Refusal(host string) string {
 	if len(host) > 100 {
 		host = host[:100]
 	}
-	return "this sidecar does not answer to the host name " + quote(host) + "; use its address, or start it with --host-name"
+	return "this sidecar does not answer to the host name " + quote(host) +
+		"; use its address, or start it with --host-name"
 }
 
 // quote removes control characters of a hostile header from the message.

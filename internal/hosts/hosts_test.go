@@ -48,7 +48,8 @@ func TestAForeignNameIsAnsweredWithoutTheHandler(t *testing.T) {
 }
 
 func TestLoopbackIsRecognised(t *testing.T) {
-	for host, want := range map[string]bool{"127.0.0.1:80": true, "[::1]:80": true, "localhost": true, "10.0.0.1:80": false, "": false, ":80": false} {
+	for host, want := range map[string]bool{"127.0.0.1:80": true, "[::1]:80": true, "localhost": true,
+		"10.0.0.1:80": false, "": false, ":80": false} {
 		if got := IsLoopback(host); got != want {
 			t.Errorf("IsLoopback(%q) = %v", host, got)
 		}

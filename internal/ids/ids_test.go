@@ -8,9 +8,11 @@ import (
 
 func TestIDs(t *testing.T) {
 	for text, valid := range map[string]bool{
-		"b": true, "0": true, "00000000-0000-4000-8000-00000000b001": true, "tenant:7_a.b-c": true, strings.Repeat("a", 128): true,
-		"": false, strings.Repeat("a", 129): false, "_a": false, "-a": false, ":a": false, ".a": false,
-		"a b": false, "a{b": false, "a}b": false, "a*": false, "a?": false, "a[": false, `a\`: false, "a/b": false, "é": false, "a\n": false, "a\x00": false,
+		"b": true, "0": true, "00000000-0000-4000-8000-00000000b001": true, "tenant:7_a.b-c": true,
+		strings.Repeat("a", 128): true,
+		"":                       false, strings.Repeat("a", 129): false, "_a": false, "-a": false, ":a": false, ".a": false,
+		"a b": false, "a{b": false, "a}b": false, "a*": false, "a?": false, "a[": false, `a\`: false, "a/b": false,
+		"é": false, "a\n": false, "a\x00": false,
 	} {
 		if Valid(text) != valid {
 			t.Errorf("%q: valid is %t", text, !valid)
@@ -18,7 +20,8 @@ func TestIDs(t *testing.T) {
 		switch err := Check("business id", text); {
 		case valid && err != nil:
 			t.Error(err)
-		case !valid && (err == nil || !strings.HasPrefix(err.Error(), "business id ") || !strings.HasSuffix(err.Error(), Rule)):
+		case !valid && (err == nil || !strings.HasPrefix(err.Error(), "business id ") ||
+			!strings.HasSuffix(err.Error(), Rule)):
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -128,7 +128,8 @@ func (s *Scanner) ContainsName(name []byte) bool {
 		return false
 	}
 	lower := bytes.ToLower(name)
-	return s.Contains(name) || slices.ContainsFunc(s.names, func(piece []byte) bool { return bytes.Contains(lower, piece) })
+	return s.Contains(name) || slices.ContainsFunc(s.names,
+		func(piece []byte) bool { return bytes.Contains(lower, piece) })
 }
 
 // Mask overwrites every piece of the key in data with asterisks, without changing any length.

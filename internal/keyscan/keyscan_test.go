@@ -81,7 +81,8 @@ func TestAKeyThatArrivesInTwoPiecesIsMasked(t *testing.T) {
 
 func TestShortKeysAreNotLookedFor(t *testing.T) {
 	var none *Scanner
-	if New("0123456789abcde") != nil || none.Contains([]byte("0123456789abcde")) || none.Pending([]byte("0123456789")) != 0 {
+	if New("0123456789abcde") != nil || none.Contains([]byte("0123456789abcde")) ||
+		none.Pending([]byte("0123456789")) != 0 {
 		t.Error("a key of 15 characters is looked for")
 	}
 	if s := New("0123456789abcdef"); !s.Contains([]byte("x0123456789abcdef")) {
@@ -147,7 +148,8 @@ func TestAKeyIsFoundInANameOfAnyCase(t *testing.T) {
 			t.Errorf("not found in %q", name)
 		}
 	}
-	if (*Scanner)(nil).ContainsName([]byte(key)) || scanner.ContainsName([]byte("x-ratelimit-remaining-per-minute-and-user")) {
+	if (*Scanner)(nil).ContainsName([]byte(key)) ||
+		scanner.ContainsName([]byte("x-ratelimit-remaining-per-minute-and-user")) {
 		t.Error("found where there is no key")
 	}
 }

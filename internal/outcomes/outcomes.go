@@ -66,8 +66,10 @@ var table = []row{
 	{Cancelled, http.StatusBadRequest, exitStep, false, "The execution was cancelled."},
 	{Internal, http.StatusInternalServerError, exitSidecar, false, "The sidecar failed while the step ran."},
 	{Refused, http.StatusBadRequest, exitUsage, false, "The request cannot run as submitted."},
-	{NotStarted, http.StatusServiceUnavailable, exitSidecar, true, "The step's code never started: it got no slot, no key or no Python."},
-	{WorkerDied, http.StatusInternalServerError, exitSidecar, false, "The worker died after the step's code had started; its progress is unknown."},
+	{NotStarted, http.StatusServiceUnavailable, exitSidecar, true,
+		"The step's code never started: it got no slot, no key or no Python."},
+	{WorkerDied, http.StatusInternalServerError, exitSidecar, false,
+		"The worker died after the step's code had started; its progress is unknown."},
 }
 
 // All returns every outcome in display order.
@@ -84,7 +86,8 @@ func (o Outcome) row() row {
 	if i := slices.IndexFunc(table, func(r row) bool { return r.outcome == o }); i >= 0 {
 		return table[i]
 	}
-	return row{o, http.StatusInternalServerError, exitSidecar, false, "The execution ended with the unknown outcome " + string(o) + "."}
+	return row{o, http.StatusInternalServerError, exitSidecar, false,
+		"The execution ended with the unknown outcome " + string(o) + "."}
 }
 
 // Failed reports whether the execution failed; the status of its span says the same.

@@ -45,7 +45,8 @@ func TestEveryOutcomeSaysWhatItMeans(t *testing.T) {
 		if !strings.HasSuffix(o.Sentence(), ".") || o.Status() < 200 {
 			t.Errorf("%s: %d, %q", o, o.Status(), o.Sentence())
 		}
-		if succeeded := o == OK; succeeded == o.Failed() || succeeded != (o.ExitCode() == 0) || succeeded != (o.Status() == 200) {
+		if succeeded := o == OK; succeeded == o.Failed() || succeeded != (o.ExitCode() == 0) ||
+			succeeded != (o.Status() == 200) {
 			t.Errorf("%s: failed %t, exit code %d, status %d", o, o.Failed(), o.ExitCode(), o.Status())
 		}
 	}

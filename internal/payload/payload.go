@@ -1,5 +1,5 @@
-// Package payload stores large payloads of a fleet's tasks outside of the tasks, compressed. asynq rewrites the payload of
-// every active task every few seconds; a task with a [Reference] costs a few hundred bytes instead.
+// Package payload stores large payloads of a fleet's tasks outside of the tasks, compressed. asynq rewrites the
+// payload of every active task every few seconds; a task with a [Reference] costs a few hundred bytes instead.
 package payload
 
 import (
@@ -28,7 +28,8 @@ const Retention = 90 * 24 * time.Hour
 // ErrGone reports that Redis no longer has a payload.
 var ErrGone = errors.New("the payload of the execution is no longer in Redis")
 
-// Reference is the payload of a task whose request is stored. A worker reads only these fields before it prepares the execution.
+// Reference is the payload of a task whose request is stored. A worker reads only these fields before it prepares the
+// execution.
 type Reference struct {
 	ExecutionID string `json:"execution_id"`
 	BusinessID  string `json:"business_id"`

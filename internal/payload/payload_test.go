@@ -55,7 +55,8 @@ func TestAnotherRequestUnderTheKeyIsNotRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, stored := range map[string][]byte{
-		"another": []byte(`{"user_script": "evil()"}`), "half a stream": Compress(bytes.Repeat([]byte("a"), 4<<10))[:30], "none": {0x1f, 0x8b},
+		"another": []byte(`{"user_script": "evil()"}`), "half a stream": Compress(bytes.Repeat([]byte("a"), 4<<10))[:30],
+		"none":   {0x1f, 0x8b},
 		"a bomb": bomb(),
 	} {
 		if err := server.Set(reference.Key(), string(stored)); err != nil {
@@ -86,7 +87,8 @@ func TestADocumentIsCompressedOnlyIfItGetsSmaller(t *testing.T) {
 		document   []byte
 		compressed bool
 	}{
-		"short": {[]byte(`{"values": {}}`), false}, "long": {bytes.Repeat([]byte("abc"), 1000), true}, "random": {random, false},
+		"short": {[]byte(`{"values": {}}`), false}, "long": {bytes.Repeat([]byte("abc"), 1000), true},
+		"random": {random, false},
 	} {
 		stored := Compress(c.document)
 		if Compressed(stored) != c.compressed {
@@ -103,7 +105,8 @@ func TestADocumentIsCompressedOnlyIfItGetsSmaller(t *testing.T) {
 
 func TestARequestThatIsTooLargeIsNotStored(t *testing.T) {
 	store, server := newStore(t)
-	if err := store.Put(t.Context(), &Reference{ExecutionID: "e", BusinessID: "b"}, make([]byte, MaxSize+1)); err == nil || len(server.Keys()) != 0 {
+	if err := store.Put(t.Context(), &Reference{ExecutionID: "e", BusinessID: "b"}, make([]byte, MaxSize+1)); err == nil ||
+		len(server.Keys()) != 0 {
 		t.Errorf("%v, %v", err, server.Keys())
 	}
 }

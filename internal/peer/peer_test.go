@@ -43,7 +43,8 @@ func TestTheOtherEndsUserAndSocketAreKnown(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := raw.Control(func(fd uintptr) { err = syscall.Fstat(int(fd), &status) }); err != nil || uint64(owner.Inode) != status.Ino {
+			if err := raw.Control(func(fd uintptr) { err = syscall.Fstat(int(fd), &status) }); err != nil ||
+				uint64(owner.Inode) != status.Ino {
 				t.Errorf("inode %d, want %d (%v)", owner.Inode, status.Ino, err)
 			}
 		})

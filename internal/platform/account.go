@@ -79,7 +79,8 @@ type otherAccountError struct{ kind policy.AccountType }
 
 // Error implements error.
 func (e otherAccountError) Error() string {
-	return fmt.Sprintf("the business has another %s; GET /service-accounts?account_type=%s names it", e.kind.Title, e.kind.Name)
+	return fmt.Sprintf("the business has another %s; GET /service-accounts?account_type=%s names it", e.kind.Title,
+		e.kind.Name)
 }
 
 // accountStore keeps the service accounts of businesses in Redis, all of a business in one hash:
@@ -106,7 +107,8 @@ func provisionedField(accountType string) string {
 
 // provisionedTypes returns the types of which the platform provisions one account for each business.
 func provisionedTypes() []policy.AccountType {
-	return slices.DeleteFunc(policy.AccountTypes(), func(t policy.AccountType) bool { return t.Provisioned != policy.ProvisionedByBusiness })
+	return slices.DeleteFunc(policy.AccountTypes(),
+		func(t policy.AccountType) bool { return t.Provisioned != policy.ProvisionedByBusiness })
 }
 
 func accountsKey(businessID string) string { return "kizen:{" + businessID + "}:accounts" }
@@ -221,7 +223,8 @@ func (s accountStore) look(ctx context.Context, businessID, id string) (a accoun
 
 // change edits one account of a business in a transaction, and starts over if another change interfered. edit gets all
 // accounts of the business and returns the changed account, or errSame.
-func (s accountStore) change(ctx context.Context, businessID string, edit func(*business) (account, error)) (account, error) {
+func (s accountStore) change(ctx context.Context, businessID string,
+	edit func(*business) (account, error)) (account, error) {
 	const attempts = 20
 	key := accountsKey(businessID)
 	for attempt := range attempts {
@@ -246,7 +249,8 @@ func (s accountStore) change(ctx context.Context, businessID string, edit func(*
 // errSame ends a change that has nothing to change.
 var errSame = errors.New("nothing to change")
 
-func (s accountStore) changeIn(ctx context.Context, tx *redis.Tx, key string, edit func(*business) (account, error)) (account, error) {
+func (s accountStore) changeIn(ctx context.Context, tx *redis.Tx, key string,
+	edit func(*business) (account, error)) (account, error) {
 	fields, err := tx.HGetAll(ctx, key).Result()
 	if err != nil {
 		return account{}, err
@@ -279,7 +283,8 @@ func (s accountStore) changeIn(ctx context.Context, tx *redis.Tx, key string, ed
 }
 
 // update edits an existing account that is not archived, if match, an If-Match header, matches it.
-func (s accountStore) update(ctx context.Context, businessID, id, match string, edit func(*business, *account) error) (account, error) {
+func (s accountStore) update(ctx context.Context, businessID, id, match string,
+	edit func(*business, *account) error) (account, error) {
 	return s.change(ctx, businessID, func(b *business) (account, error) {
 		a, ok := b.accounts[id]
 		switch {
@@ -373,7 +378,8 @@ func (b *business) freeEmail(apiName string) string {
 
 // freeAPIName derives an unused api_name from a name.
 func (b *business) freeAPIName(name string) string {
-	words := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
+	words := strings.FieldsFunc(strings.ToLower(name),
+		func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
 	base := strings.Join(words, "_")
 	if base == "" || base[0] < 'a' {
 		base = "account_" + base

@@ -18,21 +18,25 @@ func TestAccountLivesFromCreateToArchive(t *testing.T) {
 	created := w.want(201, w.person(editor), "POST", "/service-accounts",
 		`{"name":" Warehouse Sync ","description":"Moves orders","permission_groups":["everyone"]}`)
 	id := text(created, "id")
-	if text(created, "name") != "Warehouse Sync" || text(created, "api_name") != "warehouse_sync" || text(created, "account_type") != policy.ServiceIntegration ||
+	if text(created, "name") != "Warehouse Sync" || text(created, "api_name") != "warehouse_sync" ||
+		text(created, "account_type") != policy.ServiceIntegration ||
 		text(created, "status") != statusActive || created.header.Get("Location") != "/api/service-accounts/"+id {
 		t.Errorf("created %v at %s", created.body, created.header.Get("Location"))
 	}
 	path := "/service-accounts/" + id
 	changed := w.want(200, w.person(editor), "PATCH", path, `{"name":"Stock","api_name":"stock","description":""}`)
 	read := w.want(200, w.person(viewer), "GET", path, "")
-	if text(read, "name") != "Stock" || text(read, "api_name") != "stock" || text(read, "description") != "" || text(read, "email") != text(created, "email") {
+	if text(read, "name") != "Stock" || text(read, "api_name") != "stock" || text(read, "description") != "" ||
+		text(read, "email") != text(created, "email") {
 		t.Errorf("read %v", read.body)
 	}
 	if read.header.Get("ETag") != changed.header.Get("ETag") || read.header.Get("ETag") == created.header.Get("ETag") {
-		t.Errorf("ETags: created %s, changed %s, read %s", created.header.Get("ETag"), changed.header.Get("ETag"), read.header.Get("ETag"))
+		t.Errorf("ETags: created %s, changed %s, read %s", created.header.Get("ETag"), changed.header.Get("ETag"),
+			read.header.Get("ETag"))
 	}
 	w.want(204, w.person(admin), "DELETE", path, "")
-	for _, call := range []string{"GET " + path, "PATCH " + path, "DELETE " + path, "GET " + path + "/tokens", "POST " + path + "/tokens/rotate", "GET /team/" + id} {
+	for _, call := range []string{"GET " + path, "PATCH " + path, "DELETE " + path, "GET " + path + "/tokens",
+		"POST " + path + "/tokens/rotate", "GET /team/" + id} {
 		method, at, _ := strings.Cut(call, " ")
 		w.refused(404, "not_found", "", w.person(admin), method, at, `{"name":"x"}`)
 	}
@@ -61,7 +65,8 @@ func TestEmailIsGeneratedAndUnique(t *testing.T) {
 			t.Errorf("email %q", text(created, "email"))
 		}
 	}
-	long := w.want(201, w.person(editor), "POST", "/service-accounts", `{"name":"Long","api_name":"`+strings.Repeat("a", 64)+`"}`)
+	long := w.want(201, w.person(editor), "POST", "/service-accounts",
+		`{"name":"Long","api_name":"`+strings.Repeat("a", 64)+`"}`)
 	if local, _, _ := strings.Cut(text(long, "email"), "@"); len(local) > 64 || !form.MatchString(text(long, "email")) {
 		t.Errorf("email %q", text(long, "email"))
 	}
@@ -98,12 +103,14 @@ func TestListFiltersOrdersAndPages(t *testing.T) {
 		"by search":           {"?search=AN", []string{"banana"}},
 		"by e-mail":           {"?search=cherry.", []string{"cherry"}},
 		"suspended":           {"?status=suspended", []string{"damson"}},
-		"active":              {"?status=active&account_type=service_integration&ordering=name", []string{"Apple", "banana", "cherry"}},
-		"archived":            {"?archived=true", []string{"elder"}},
-		"nothing":             {"?search=zzz", []string{}},
+		"active": {"?status=active&account_type=service_integration&ordering=name",
+			[]string{"Apple", "banana", "cherry"}},
+		"archived": {"?archived=true", []string{"elder"}},
+		"nothing":  {"?search=zzz", []string{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := column(w.want(200, w.person(viewer), "GET", "/service-accounts"+c.query, ""), "name"); !slices.Equal(got, c.names) {
+			if got := column(w.want(200, w.person(viewer), "GET", "/service-accounts"+c.query, ""), "name"); !slices.Equal(got,
+				c.names) {
 				t.Errorf("got %v, want %v", got, c.names)
 			}
 		})
@@ -141,24 +148,28 @@ func TestBadFieldsOfAccountsAreKeyedByField(t *testing.T) {
 		"bad api_name":              {"POST", "/service-accounts", `{"name":"x","api_name":"A-b"}`, "api_name"},
 		"taken api_name":            {"POST", "/service-accounts", `{"name":"x","api_name":"taken"}`, "api_name"},
 		"long description":          {"PATCH", one, `{"description":"` + strings.Repeat("x", 1001) + `"}`, "description"},
-		"unknown group":             {"POST", "/service-accounts", `{"name":"x","permission_groups":["gods"]}`, "permission_groups"},
-		"groups that are no list":   {"POST", "/service-accounts", `{"name":"x","permission_groups":"everyone"}`, "permission_groups"},
-		"unknown type":              {"POST", "/service-accounts", `{"name":"x","account_type":"service_robot"}`, "account_type"},
-		"a person":                  {"POST", "/service-accounts", `{"name":"x","account_type":"employee"}`, "account_type"},
-		"type that is no string":    {"POST", "/service-accounts", `{"name":"x","account_type":{}}`, "account_type"},
-		"status on creation":        {"POST", "/service-accounts", `{"name":"x","status":"active"}`, "status"},
-		"unknown field":             {"POST", "/service-accounts", `{"name":"x","colour":"red"}`, "colour"},
-		"field of another case":     {"PATCH", one, `{"Status":"suspended"}`, "Status"},
-		"read-only field":           {"PATCH", one, `{"id":"x"}`, "id"},
-		"change of type":            {"PATCH", one, `{"account_type":"service_automation"}`, "account_type"},
-		"change of integration":     {"PATCH", one, `{"integration":{"enabled":false}}`, "integration"},
-		"groups that are none":      {"PATCH", one, `{"permission_groups":["none"]}`, "permission_groups"},
-		"null for a body":           {"PATCH", one, `null`, "body"},
-		"groups missing":            {"PUT", one + "/permission-groups", `{}`, "permission_groups"},
-		"null groups":               {"PUT", one + "/permission-groups", `{"permission_groups":null}`, "permission_groups"},
-		"timeline without account":  {"GET", "/timeline", "", "account"},
-		"timeline from nowhere":     {"GET", "/timeline?account=x&before=yesterday", "", "before"},
-		"include that is not bool":  {"GET", "/team/typeahead?include_service_accounts=perhaps", "", "include_service_accounts"},
+		"unknown group": {"POST", "/service-accounts", `{"name":"x","permission_groups":["gods"]}`,
+			"permission_groups"},
+		"groups that are no list": {"POST", "/service-accounts", `{"name":"x","permission_groups":"everyone"}`,
+			"permission_groups"},
+		"unknown type": {"POST", "/service-accounts", `{"name":"x","account_type":"service_robot"}`,
+			"account_type"},
+		"a person":                 {"POST", "/service-accounts", `{"name":"x","account_type":"employee"}`, "account_type"},
+		"type that is no string":   {"POST", "/service-accounts", `{"name":"x","account_type":{}}`, "account_type"},
+		"status on creation":       {"POST", "/service-accounts", `{"name":"x","status":"active"}`, "status"},
+		"unknown field":            {"POST", "/service-accounts", `{"name":"x","colour":"red"}`, "colour"},
+		"field of another case":    {"PATCH", one, `{"Status":"suspended"}`, "Status"},
+		"read-only field":          {"PATCH", one, `{"id":"x"}`, "id"},
+		"change of type":           {"PATCH", one, `{"account_type":"service_automation"}`, "account_type"},
+		"change of integration":    {"PATCH", one, `{"integration":{"enabled":false}}`, "integration"},
+		"groups that are none":     {"PATCH", one, `{"permission_groups":["none"]}`, "permission_groups"},
+		"null for a body":          {"PATCH", one, `null`, "body"},
+		"groups missing":           {"PUT", one + "/permission-groups", `{}`, "permission_groups"},
+		"null groups":              {"PUT", one + "/permission-groups", `{"permission_groups":null}`, "permission_groups"},
+		"timeline without account": {"GET", "/timeline", "", "account"},
+		"timeline from nowhere":    {"GET", "/timeline?account=x&before=yesterday", "", "before"},
+		"include that is not bool": {"GET", "/team/typeahead?include_service_accounts=perhaps", "",
+			"include_service_accounts"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := w.callAs(w.person(admin), c.method, c.path, c.body)
@@ -183,13 +194,17 @@ func TestCodeAccountCannotBeDeletedRenamedOrGivenKeys(t *testing.T) {
 	for policy, calls := range map[string][]string{
 		"guardrail.archive_provisioned_account": {"DELETE " + code},
 		"guardrail.rename_provisioned_account": {
-			"PATCH " + code + ` {"name":"Mine"}`, "PATCH " + code + ` {"api_name":"mine"}`, "PATCH " + code + ` {"description":"x","api_name":"mine"}`,
+			"PATCH " + code + ` {"name":"Mine"}`, "PATCH " + code + ` {"api_name":"mine"}`,
+			"PATCH " + code + ` {"description":"x","api_name":"mine"}`,
 			"PATCH " + code + ` {"name":"Agentic workflow code account"}`,
 		},
-		"guardrail.status_by_hand": {"PATCH " + code + ` {"status":"suspended"}`, "PATCH " + code + ` {"status":"active","description":"x"}`},
-		"guardrail.no_stored_keys": {"GET " + code + "/tokens", "POST " + code + "/tokens/rotate", "DELETE " + code + "/tokens/secondary"},
+		"guardrail.status_by_hand": {"PATCH " + code + ` {"status":"suspended"}`,
+			"PATCH " + code + ` {"status":"active","description":"x"}`},
+		"guardrail.no_stored_keys": {"GET " + code + "/tokens", "POST " + code + "/tokens/rotate",
+			"DELETE " + code + "/tokens/secondary"},
 		"guardrail.create_provisioned_account": {
-			`POST /service-accounts {"name":"x","account_type":"service_automation"}`, `POST /service-accounts {"name":"x","account_type":"service_plugin"}`,
+			`POST /service-accounts {"name":"x","account_type":"service_automation"}`,
+			`POST /service-accounts {"name":"x","account_type":"service_plugin"}`,
 		},
 	} {
 		for _, call := range calls {
@@ -201,7 +216,8 @@ func TestCodeAccountCannotBeDeletedRenamedOrGivenKeys(t *testing.T) {
 	if after.header.Get("ETag") != before.header.Get("ETag") {
 		t.Errorf("the account changed from %v to %v", before.body, after.body)
 	}
-	if got := w.want(200, w.person(editor), "PATCH", code, `{"description":"Runs the steps"}`); text(got, "description") != "Runs the steps" {
+	if got := w.want(200, w.person(editor), "PATCH", code, `{"description":"Runs the steps"}`); text(got,
+		"description") != "Runs the steps" {
 		t.Errorf("described %v", got.body)
 	}
 }
@@ -221,9 +237,11 @@ func TestStatusIsNeverSetByHand(t *testing.T) {
 func TestCodeAccountExistsFromTheFirstMentionOfABusiness(t *testing.T) {
 	w := start(t)
 	ids := map[string]minter.Identity{
-		"a person":           {AccountID: viewer, AccountType: policy.Employee, BusinessID: "by-person", ExecutionID: "e"},
-		"a plugin":           {AccountID: "plugin-1", AccountType: policy.ServicePlugin, BusinessID: "by-plugin", ExecutionID: "e"},
-		"its own first step": {AccountID: "code-1", AccountType: policy.ServiceAutomation, BusinessID: "by-step", ExecutionID: "e"},
+		"a person": {AccountID: viewer, AccountType: policy.Employee, BusinessID: "by-person", ExecutionID: "e"},
+		"a plugin": {AccountID: "plugin-1", AccountType: policy.ServicePlugin, BusinessID: "by-plugin",
+			ExecutionID: "e"},
+		"its own first step": {AccountID: "code-1", AccountType: policy.ServiceAutomation, BusinessID: "by-step",
+			ExecutionID: "e"},
 	}
 	for name, id := range ids {
 		mentioned := w.headersFor(w.mint(id))
@@ -232,13 +250,15 @@ func TestCodeAccountExistsFromTheFirstMentionOfABusiness(t *testing.T) {
 			racing.Go(func() { w.callAs(mentioned, "GET", "/custom-objects", "") })
 		}
 		racing.Wait()
-		reader := w.headersFor(w.mint(minter.Identity{AccountID: viewer, AccountType: policy.Employee, BusinessID: id.BusinessID, ExecutionID: "e"}))
+		reader := w.headersFor(w.mint(minter.Identity{AccountID: viewer, AccountType: policy.Employee,
+			BusinessID: id.BusinessID, ExecutionID: "e"}))
 		found := list(w.want(200, reader, "GET", "/service-accounts?account_type=service_automation", ""), "results")
 		if len(found) != 1 || found[0]["version"] != 1.0 || name == "its own first step" && found[0]["id"] != "code-1" {
 			t.Errorf("mentioned by %s: %v", name, found)
 		}
 	}
-	second := w.headersFor(w.mint(minter.Identity{AccountID: "code-2", AccountType: policy.ServiceAutomation, BusinessID: "by-step", ExecutionID: "e"}))
+	second := w.headersFor(w.mint(minter.Identity{AccountID: "code-2", AccountType: policy.ServiceAutomation,
+		BusinessID: "by-step", ExecutionID: "e"}))
 	w.refused(401, policy.CodeUnknownAccount, "", second, "GET", "/custom-objects", "")
 }
 
@@ -276,12 +296,18 @@ func TestNobodyGrantsBeyondItsOwnLevelOrToItself(t *testing.T) {
 	other, _ := w.integrationAccount(`{"name":"y"}`)
 	beyond, own := "guardrail.grant_beyond_own", "guardrail.own_permissions"
 	const admins = `["service-account-admins"]`
-	w.refused(403, "guardrail", beyond, w.person(editor), "POST", "/service-accounts", `{"name":"z","permission_groups":`+admins+`}`)
-	w.refused(403, "guardrail", beyond, w.person(editor), "PUT", "/service-accounts/"+other+"/permission-groups", `{"permission_groups":`+admins+`}`)
-	w.refused(403, "guardrail", beyond, headers, "PUT", "/service-accounts/"+other+"/permission-groups", `{"permission_groups":["everyone","service-account-admins"]}`)
-	w.refused(403, "guardrail", own, headers, "PUT", "/service-accounts/"+id+"/permission-groups", `{"permission_groups":`+admins+`}`)
-	w.refused(403, "guardrail", own, headers, "PUT", "/service-accounts/"+strings.ToUpper(id)+"/permission-groups", `{"permission_groups":`+admins+`}`)
-	granted := w.want(200, w.person(admin), "PUT", "/service-accounts/"+other+"/permission-groups", `{"permission_groups":["service-account-admins","everyone","everyone"]}`)
+	w.refused(403, "guardrail", beyond, w.person(editor), "POST", "/service-accounts",
+		`{"name":"z","permission_groups":`+admins+`}`)
+	w.refused(403, "guardrail", beyond, w.person(editor), "PUT", "/service-accounts/"+other+"/permission-groups",
+		`{"permission_groups":`+admins+`}`)
+	w.refused(403, "guardrail", beyond, headers, "PUT", "/service-accounts/"+other+"/permission-groups",
+		`{"permission_groups":["everyone","service-account-admins"]}`)
+	w.refused(403, "guardrail", own, headers, "PUT", "/service-accounts/"+id+"/permission-groups",
+		`{"permission_groups":`+admins+`}`)
+	w.refused(403, "guardrail", own, headers, "PUT", "/service-accounts/"+strings.ToUpper(id)+"/permission-groups",
+		`{"permission_groups":`+admins+`}`)
+	granted := w.want(200, w.person(admin), "PUT", "/service-accounts/"+other+"/permission-groups",
+		`{"permission_groups":["service-account-admins","everyone","everyone"]}`)
 	if groups := list(granted, "permission_groups"); len(groups) != 2 || groups[1]["manage_service_accounts"] != "remove" {
 		t.Errorf("granted %v", granted.body)
 	}
@@ -300,7 +326,8 @@ func TestALostRaceIsAPreconditionFailed(t *testing.T) {
 	stale := with412(w.person(admin), read.header.Get("ETag"))
 	w.want(200, stale, "PATCH", path, `{"name":"first"}`)
 	for _, call := range []string{
-		"PATCH " + path + ` {"name":"second"}`, "DELETE " + path, "PUT " + path + `/permission-groups {"permission_groups":[]}`, "PATCH " + integration + ` {"enabled":false}`,
+		"PATCH " + path + ` {"name":"second"}`, "DELETE " + path,
+		"PUT " + path + `/permission-groups {"permission_groups":[]}`, "PATCH " + integration + ` {"enabled":false}`,
 	} {
 		parts := strings.SplitN(call, " ", 3)
 		w.refused(412, "changed", "", stale, parts[0], parts[1], strings.Join(parts[2:], ""))

@@ -24,7 +24,8 @@ var entries = map[string]func(w *world, headers http.Header) string{
 	},
 }
 
-// TestEveryPairOfReasonsSuspendsAtEveryEntryUntilBothAreLifted sets two reasons, in both orders, and lifts them, in both orders.
+// TestEveryPairOfReasonsSuspendsAtEveryEntryUntilBothAreLifted sets two reasons, in both orders, and lifts them, in
+// both orders.
 func TestEveryPairOfReasonsSuspendsAtEveryEntryUntilBothAreLifted(t *testing.T) {
 	w := start(t)
 	id, headers := w.integrationAccount(`{"name":"x"}`)
@@ -38,7 +39,8 @@ func TestEveryPairOfReasonsSuspendsAtEveryEntryUntilBothAreLifted(t *testing.T) 
 		func() { _, err := revoker.Suspend(t.Context(), testBusiness, id); must(t, err) },
 		func() { _, _, err := revoker.Resume(t.Context(), testBusiness, id); must(t, err) },
 	}
-	disabled := reason{minter.ReasonDisabled, func() { w.switchIntegration(id, false) }, func() { w.switchIntegration(id, true) }}
+	disabled := reason{minter.ReasonDisabled, func() { w.switchIntegration(id, false) },
+		func() { w.switchIntegration(id, true) }}
 	expect := func(step string, want ...minter.Reason) {
 		t.Helper()
 		code, status := "", statusActive
@@ -103,7 +105,8 @@ func TestANoOpChangeOfAnIntegrationLiftsNothing(t *testing.T) {
 			t.Errorf("%s answers %q", entry, got)
 		}
 	}
-	if got := w.callAs(headers, "GET", "/custom-objects", ""); !strings.Contains(text(got, "detail"), "an operator suspended it") {
+	if got := w.callAs(headers, "GET", "/custom-objects", ""); !strings.Contains(text(got, "detail"),
+		"an operator suspended it") {
 		t.Errorf("the refusal does not say why: %v", got.body)
 	}
 }
@@ -143,7 +146,8 @@ func TestVerifyTellsNoIdentityOfAnAccountThatMayNotAct(t *testing.T) {
 	_, _, err := minter.NewRevoker(w.redis).Resume(t.Context(), testBusiness, id)
 	must(t, err)
 	got := w.outside().callAs(headers, "GET", "/verify", "")
-	if got.status != 401 || got.header.Get(minter.HeaderVerifiedBusiness) != "" || got.header.Get(minter.HeaderAccount) != "" {
+	if got.status != 401 || got.header.Get(minter.HeaderVerifiedBusiness) != "" ||
+		got.header.Get(minter.HeaderAccount) != "" {
 		t.Errorf("%d %v", got.status, got.header)
 	}
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// attackedWorld is a platform in a process of its own, on a Redis that an attacker may write to. The attacker does not have the
-// directory of keys.
+// attackedWorld is a platform in a process of its own, on a Redis that an attacker may write to. The attacker does not
+// have the directory of keys.
 func attackedWorld(t *testing.T) (w *world, bench *attacks.Workbench) {
 	t.Helper()
 	server, dir := redistest.Start(t), keyDirectory(t)
@@ -39,7 +39,8 @@ func attackedWorld(t *testing.T) (w *world, bench *attacks.Workbench) {
 		seed, err := base64.RawURLEncoding.DecodeString(jwk.D)
 		must(t, err)
 		bench = attacks.NewWorkbench(attacks.Workbench{
-			Good: w.headers.Get(minter.HeaderKey), KeyID: jwk.Kid, Trusted: ed25519.NewKeyFromSeed(seed), Audience: minter.DefaultAudience, Leeway: minter.DefaultLeeway,
+			Good: w.headers.Get(minter.HeaderKey), KeyID: jwk.Kid, Trusted: ed25519.NewKeyFromSeed(seed),
+			Audience: minter.DefaultAudience, Leeway: minter.DefaultLeeway,
 		})
 	}
 	if bench == nil {
@@ -105,8 +106,10 @@ func TestAWriterToRedisOpensNothing(t *testing.T) {
 	// Records for keys of the attacker's own making, beside a public key of theirs.
 	claims := map[string]any{"jti": "MALLORY"}
 	set("key:MALLORY", record)
-	set("jwk:mallory", `{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"mallory","x":"`+base64.RawURLEncoding.EncodeToString(bench.OwnPublic())+`"}`)
-	set("jwk:"+bench.KeyID, `{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"`+bench.KeyID+`","x":"`+base64.RawURLEncoding.EncodeToString(bench.OwnPublic())+`"}`)
+	set("jwk:mallory",
+		`{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"mallory","x":"`+base64.RawURLEncoding.EncodeToString(bench.OwnPublic())+`"}`)
+	set("jwk:"+bench.KeyID,
+		`{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"`+bench.KeyID+`","x":"`+base64.RawURLEncoding.EncodeToString(bench.OwnPublic())+`"}`)
 	w.requireShut("a record and our key's id", bench.Own(bench.KeyID, claims))
 	w.requireShut("a record and a published key", bench.Own("mallory", claims))
 	w.requireShut("a record and no signature", bench.Unsigned(claims))
@@ -155,7 +158,8 @@ func TestAWriterToRedisOpensNothing(t *testing.T) {
 	w.want(200, headers, "GET", "/custom-objects", "")
 }
 
-// TestNoNonsenseInRedisEndsThePlatform puts nonsense, and values of other types, in place of everything that the platform keeps.
+// TestNoNonsenseInRedisEndsThePlatform puts nonsense, and values of other types, in place of everything that the
+// platform keeps.
 func TestNoNonsenseInRedisEndsThePlatform(t *testing.T) {
 	w, _ := attackedWorld(t)
 	id, headers := w.integrationAccount(`{"name":"Sync"}`)
@@ -188,8 +192,10 @@ func TestNoNonsenseInRedisEndsThePlatform(t *testing.T) {
 				path   string
 				body   string
 			}{
-				{headers, "GET", "/custom-objects", ""}, {w.headers, "GET", "/custom-objects", ""}, {people, "GET", "/service-accounts", ""},
-				{people, "GET", "/service-accounts/" + id, ""}, {people, "GET", "/service-accounts/" + id + "/tokens", ""}, {people, "GET", "/timeline?account=" + id, ""},
+				{headers, "GET", "/custom-objects", ""}, {w.headers, "GET", "/custom-objects", ""},
+				{people, "GET", "/service-accounts", ""},
+				{people, "GET", "/service-accounts/" + id, ""}, {people, "GET", "/service-accounts/" + id + "/tokens", ""},
+				{people, "GET", "/timeline?account=" + id, ""},
 				{people, "PATCH", "/service-accounts/" + id, `{"name":"Sync"}`},
 			} {
 				if got := w.callAs(call.as, call.method, call.path, call.body); got.status == 0 || got.body == nil {
@@ -207,8 +213,8 @@ func TestNoNonsenseInRedisEndsThePlatform(t *testing.T) {
 	w.want(200, people, "GET", "/service-accounts/"+id+"/tokens", "")
 }
 
-// TestRotationsDeletionsAndChecksRace: what an answer of either of two platforms has told is so at both, and no check fails otherwise
-// than by a refusal.
+// TestRotationsDeletionsAndChecksRace: what an answer of either of two platforms has told is so at both, and no check
+// fails otherwise than by a refusal.
 func TestRotationsDeletionsAndChecksRace(t *testing.T) {
 	const rounds = 40
 	server, dir := redistest.Start(t), keyDirectory(t)
@@ -273,7 +279,8 @@ func TestRotationsDeletionsAndChecksRace(t *testing.T) {
 			other.want(401, stored(id, secondary), "GET", "/custom-objects", "")
 			secondary = ""
 		case 3: // an operator revokes what is signed while stored keys are checked
-			person := a.mint(minter.Identity{AccountID: admin, AccountType: "employee", BusinessID: testBusiness, ExecutionID: "execution-race"})
+			person := a.mint(minter.Identity{AccountID: admin, AccountType: "employee", BusinessID: testBusiness,
+				ExecutionID: "execution-race"})
 			headers := a.headersFor(person)
 			other.want(200, headers, "GET", "/service-accounts", "")
 			must(t, a.minter.Revoke(t.Context(), person))

@@ -34,7 +34,8 @@ func (p *Platform) exportConfig(c *gin.Context) {
 		p.unavailable(c, err)
 		return
 	}
-	config := businessConfig{CustomObjects: customObjects, PermissionGroups: permissionGroups, ServiceAccounts: []configAccount{}}
+	config := businessConfig{CustomObjects: customObjects, PermissionGroups: permissionGroups,
+		ServiceAccounts: []configAccount{}}
 	for _, a := range accounts {
 		if a.ArchivedAt == nil {
 			config.ServiceAccounts = append(config.ServiceAccounts,
@@ -68,7 +69,8 @@ func (p *Platform) importConfig(c *gin.Context) {
 		return
 	}
 	errs := fieldErrors{}
-	result := importResult{Created: []string{}, Updated: []string{}, Skipped: []string{}, Known: []string{}, Unknown: []string{}, PerformedBy: performedBy(c)}
+	result := importResult{Created: []string{}, Updated: []string{}, Skipped: []string{}, Known: []string{},
+		Unknown: []string{}, PerformedBy: performedBy(c)}
 	if body.CustomObjects == nil {
 		errs.add("custom_objects", "required: a list")
 	} else {

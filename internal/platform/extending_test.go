@@ -12,12 +12,13 @@ import (
 // projectRoot is where docs stands.
 const projectRoot = "../.."
 
-// patchBlock is a block of a page that changes a file: lines that begin with a plus are added behind the others, which stand in the
-// file one after the other, once.
+// patchBlock is a block of a page that changes a file: lines that begin with a plus are added behind the others, which
+// stand in the file one after the other, once.
 var patchBlock = regexp.MustCompile("(?ms)^ *```diff (\\S+)\n(.*?)^ *```$")
 
-// TestTheWorkedExampleOfExtendingPasses follows docs/extending.md in a copy of the tree: a type that the platform provisions beside
-// the Code Account, and an endpoint. The copy has to build, and to pass the tests that walk through types and operations.
+// TestTheWorkedExampleOfExtendingPasses follows docs/extending.md in a copy of the tree: a type that the platform
+// provisions beside the Code Account, and an endpoint. The copy has to build, and to pass the tests that walk through
+// types and operations.
 func TestTheWorkedExampleOfExtendingPasses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -42,7 +43,8 @@ func TestTheWorkedExampleOfExtendingPasses(t *testing.T) {
 	}
 	for _, arguments := range [][]string{
 		{"build", "-trimpath", "-o", os.DevNull, "./cmd/kizen-platform"},
-		{"test", "-trimpath", "-vet=off", "-count=1", "-run", "Matrix|Described|Agree|EveryEntry", "./policy", "./internal/platform"},
+		{"test", "-trimpath", "-vet=off", "-count=1", "-run", "Matrix|Described|Agree|EveryEntry", "./policy",
+			"./internal/platform"},
 	} {
 		command := exec.CommandContext(t.Context(), "go", arguments...)
 		command.Dir = dir

@@ -147,11 +147,13 @@ func (p *Platform) readAccount(c *gin.Context) {
 }
 
 // readOnly lists the fields of an account that no request can write.
-var readOnly = []string{"id", "email", "account_type", "created_at", "updated_at", "archived_at", "version", "integration", "status", "suspended_for"}
+var readOnly = []string{"id", "email", "account_type", "created_at", "updated_at", "archived_at", "version",
+	"integration", "status", "suspended_for"}
 
 // unknownFields returns the unknown fields of a body, sorted.
 func unknownFields(body map[string]json.RawMessage, known ...string) []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(body)), func(name string) bool { return slices.Contains(known, name) })
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(body)),
+		func(name string) bool { return slices.Contains(known, name) })
 }
 
 // readChanges reads a body that may contain only the writable fields. If it is invalid, it writes the response and
@@ -200,7 +202,8 @@ func (a *account) apply(b *business, body map[string]json.RawMessage) error {
 	text("name", &a.Name, 100)
 	text("api_name", &a.APIName, 64)
 	text("description", &a.Description, 1000)
-	if len(errs["name"]) == 0 && strings.ContainsFunc(a.Name, func(r rune) bool { return r == '\n' || r == '\t' || unprintable(r) }) {
+	if len(errs["name"]) == 0 && strings.ContainsFunc(a.Name,
+		func(r rune) bool { return r == '\n' || r == '\t' || unprintable(r) }) {
 		errs.add("name", "a name must not contain control characters")
 	}
 	if len(errs["description"]) == 0 && strings.ContainsFunc(a.Description, unprintable) {
@@ -246,7 +249,8 @@ func (a account) changes(body map[string]json.RawMessage) []string {
 		if is, known := now[name]; known && json.Unmarshal(body[name], &text) == nil && strings.TrimSpace(text) == is {
 			continue
 		}
-		if groups, err := parseGroups(body[name]); name == "permission_groups" && err == nil && slices.Equal(groups, a.PermissionGroups) {
+		if groups, err := parseGroups(body[name]); name == "permission_groups" && err == nil &&
+			slices.Equal(groups, a.PermissionGroups) {
 			continue
 		}
 		changes = append(changes, name)
@@ -300,7 +304,8 @@ func (p *Platform) createAccount(c *gin.Context) {
 }
 
 // create creates an account, its integration and, if its type has stored keys, its first token.
-func (p *Platform) create(ctx context.Context, businessID, id string, kind policy.AccountType, body map[string]json.RawMessage) (account, error) {
+func (p *Platform) create(ctx context.Context, businessID, id string, kind policy.AccountType,
+	body map[string]json.RawMessage) (account, error) {
 	a, err := p.accounts.change(ctx, businessID, func(b *business) (account, error) {
 		a := account{ID: id, AccountType: kind.Name, PermissionGroups: []string{}, CreatedAt: time.Now().UTC()}
 		if err := a.apply(b, body); err != nil {

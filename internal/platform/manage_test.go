@@ -33,21 +33,26 @@ func TestWhatAChangeLeavesAsItIsMayStandInIt(t *testing.T) {
 	w := start(t)
 	w.want(200, w.headers, "GET", "/custom-objects", "")
 	code := w.want(200, w.person(admin), "GET", "/service-accounts/"+testAccount, "")
-	same := fmt.Sprintf(`{"name":%q,"api_name":%q,"permission_groups":[],"description":"new"}`, text(code, "name"), text(code, "api_name"))
-	if got := w.want(200, w.person(editor), "PATCH", "/service-accounts/"+testAccount, same); text(got, "description") != "new" {
+	same := fmt.Sprintf(`{"name":%q,"api_name":%q,"permission_groups":[],"description":"new"}`, text(code, "name"),
+		text(code, "api_name"))
+	if got := w.want(200, w.person(editor), "PATCH", "/service-accounts/"+testAccount, same); text(got,
+		"description") != "new" {
 		t.Errorf("%v", got.body)
 	}
-	w.refused(403, "guardrail", "guardrail.rename_provisioned_account", w.person(admin), "PATCH", "/service-accounts/"+testAccount, `{"api_name":"other"}`)
+	w.refused(403, "guardrail", "guardrail.rename_provisioned_account", w.person(admin), "PATCH",
+		"/service-accounts/"+testAccount, `{"api_name":"other"}`)
 }
 
 func TestPermissionGroupsArePatchedUnderTheRulesOfPUT(t *testing.T) {
 	w := start(t)
 	id, headers := w.integrationAccount(`{"name":"x","permission_groups":["service-account-editors"]}`)
 	path := "/service-accounts/" + id
-	w.refused(403, "guardrail", "guardrail.grant_beyond_own", w.person(editor), "PATCH", path, `{"permission_groups":["service-account-admins"]}`)
+	w.refused(403, "guardrail", "guardrail.grant_beyond_own", w.person(editor), "PATCH", path,
+		`{"permission_groups":["service-account-admins"]}`)
 	w.refused(403, "guardrail", "guardrail.own_permissions", headers, "PATCH", path, `{"permission_groups":[]}`)
 	w.want(200, w.person(admin), "PATCH", path, `{"permission_groups":["service-account-admins"]}`)
-	w.want(200, w.person(editor), "PATCH", path, `{"permission_groups":["service-account-admins"],"description":"unchanged groups"}`)
+	w.want(200, w.person(editor), "PATCH", path,
+		`{"permission_groups":["service-account-admins"],"description":"unchanged groups"}`)
 	if got := w.callAs(w.person(admin), "PATCH", path, `{"permission_groups":["none"]}`); got.status != 400 {
 		t.Errorf("an unknown group: %d", got.status)
 	}
@@ -56,14 +61,16 @@ func TestPermissionGroupsArePatchedUnderTheRulesOfPUT(t *testing.T) {
 		t.Errorf("%s", groups)
 	}
 	all := column(w.want(200, w.person(viewer), "GET", "/permission-groups", ""), "id")
-	if !slices.Equal(all, []string{"everyone", "service-account-viewers", "service-account-editors", "service-account-admins"}) {
+	if !slices.Equal(all, []string{"everyone", "service-account-viewers", "service-account-editors",
+		"service-account-admins"}) {
 		t.Errorf("the groups are %v", all)
 	}
 }
 
 func TestNamesHoldNoControlCharacters(t *testing.T) {
 	w := start(t)
-	for _, name := range []string{`a\u0007b`, `a\nb`, `a\tb`, `a\u001b[31m`, `a\u0085b`, `a\u009bb`, `a\u2028b`, `a\u202eb`, `a\u2066b`, `\u0000`} {
+	for _, name := range []string{`a\u0007b`, `a\nb`, `a\tb`, `a\u001b[31m`, `a\u0085b`, `a\u009bb`, `a\u2028b`,
+		`a\u202eb`, `a\u2066b`, `\u0000`} {
 		got := w.callAs(w.person(admin), "POST", "/service-accounts", `{"name":"`+name+`"}`)
 		if got.status != 400 || got.body["name"] == nil {
 			t.Errorf("%s: %d %v", name, got.status, got.body)
@@ -88,7 +95,8 @@ func TestTheDomainOfAddressesIsConfigured(t *testing.T) {
 func TestHEADAnswersWhatGETDoes(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"x"}`)
-	integration := w.want(200, w.person(admin), "GET", "/service-accounts/"+id, "").body["integration"].(map[string]any)["id"].(string)
+	integration := w.want(200, w.person(admin), "GET", "/service-accounts/"+id,
+		"").body["integration"].(map[string]any)["id"].(string)
 	record := text(w.want(201, w.person(admin), "POST", "/records/deals", `{"fields":[]}`), "id")
 	outside := strings.TrimSuffix(w.root, apiRoot)
 	for route := range describe(t).routes() {
@@ -96,7 +104,8 @@ func TestHEADAnswersWhatGETDoes(t *testing.T) {
 		if method != "GET" {
 			continue
 		}
-		path = strings.NewReplacer("{account}", id, "{integration}", integration, "{object}", "deals", "/team/{id}", "/team/"+id, "{id}", record).Replace(path)
+		path = strings.NewReplacer("{account}", id, "{integration}", integration, "{object}", "deals", "/team/{id}",
+			"/team/"+id, "{id}", record).Replace(path)
 		if strings.HasSuffix(path, "/timeline") {
 			path += "?account=" + id
 		}
@@ -111,7 +120,8 @@ func TestHEADAnswersWhatGETDoes(t *testing.T) {
 				must(t, answers[i].Body.Close())
 			}
 			get, head := answers[0], answers[1]
-			if get.StatusCode != head.StatusCode || get.Header.Get("Content-Type") != head.Header.Get("Content-Type") || get.Header.Get("ETag") != head.Header.Get("ETag") {
+			if get.StatusCode != head.StatusCode || get.Header.Get("Content-Type") != head.Header.Get("Content-Type") ||
+				get.Header.Get("ETag") != head.Header.Get("ETag") {
 				t.Errorf("%s: GET answers %d, HEAD %d", path, get.StatusCode, head.StatusCode)
 			}
 		}
@@ -127,14 +137,16 @@ func TestTokensExpireAndTellWhenTheyWereUsed(t *testing.T) {
 		t.Errorf("a fresh token is %v", unused)
 	}
 	for body, field := range map[string]string{
-		`{"expires_at":"tomorrow"}`: "expires_at", `{"expires_at":"2001-01-01T00:00:00Z"}`: "expires_at", `{"expires":1}`: "expires",
+		`{"expires_at":"tomorrow"}`: "expires_at", `{"expires_at":"2001-01-01T00:00:00Z"}`: "expires_at",
+		`{"expires":1}`: "expires",
 	} {
 		if got := w.callAs(w.person(admin), "POST", tokens+"/rotate", body); got.status != 400 || got.body[field] == nil {
 			t.Errorf("%s: %d %v", body, got.status, got.body)
 		}
 	}
 	expires := time.Now().Add(1500 * time.Millisecond).UTC()
-	rotated := w.want(201, w.person(admin), "POST", tokens+"/rotate", `{"expires_at":"`+expires.Format(time.RFC3339Nano)+`"}`)
+	rotated := w.want(201, w.person(admin), "POST", tokens+"/rotate",
+		`{"expires_at":"`+expires.Format(time.RFC3339Nano)+`"}`)
 	headers := stored(id, text(rotated, "token"))
 	began := time.Now().Add(-time.Second)
 	if got := w.callAs(headers, "GET", "/custom-objects", ""); got.status != 200 && time.Now().Before(expires) {
@@ -142,7 +154,8 @@ func TestTokensExpireAndTellWhenTheyWereUsed(t *testing.T) {
 	}
 	views := list(w.want(200, w.person(viewer), "GET", tokens, ""), "results")
 	used, err := time.Parse(time.RFC3339, fmt.Sprint(views[0]["last_used_at"]))
-	if err != nil || used.Before(began) || used.After(time.Now()) || views[0]["expires_at"] == nil || views[1]["last_used_at"] != nil {
+	if err != nil || used.Before(began) || used.After(time.Now()) || views[0]["expires_at"] == nil ||
+		views[1]["last_used_at"] != nil {
 		t.Errorf("the tokens are %v", views)
 	}
 	for w.callAs(headers, "GET", "/custom-objects", "").status == 200 {
@@ -187,8 +200,10 @@ func TestATimelineTellsWhatWasDoneToTheAccountAndByWhom(t *testing.T) {
 	}
 	slices.Reverse(got)
 	want := []string{
-		"create_service_account Ada Lovelace", "update_service_account Grace Hopper", "rotate_token Grace Hopper", "delete_secondary_token Ada Lovelace",
-		"set_permission_groups Ada Lovelace", "disable_integration Ada Lovelace", "enable_integration Ada Lovelace", "archive_service_account Ada Lovelace",
+		"create_service_account Ada Lovelace", "update_service_account Grace Hopper", "rotate_token Grace Hopper",
+		"delete_secondary_token Ada Lovelace",
+		"set_permission_groups Ada Lovelace", "disable_integration Ada Lovelace", "enable_integration Ada Lovelace",
+		"archive_service_account Ada Lovelace",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)

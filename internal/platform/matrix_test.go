@@ -15,7 +15,8 @@ type operation struct {
 	needs   policy.Level
 	body    string
 	missing bool // what the path names beside the account is not there: 404 for who may
-	// Guardrails: one that the caller and the path suffice for, one that protects the target, and one that depends on the body.
+	// Guardrails: one that the caller and the path suffice for, one that protects the target, and one that depends on the
+	// body.
 	byPath, byTarget, byBody func(c, target subject) bool
 }
 
@@ -32,8 +33,8 @@ func lasting(_, t subject) bool  { return !t.kind.Archivable }
 func stubborn(_, t subject) bool { return !t.kind.Renamable }
 func ownToken(c, t subject) bool { return c.kind.Service() && c.id == t.id }
 
-// contract is the permission that each operation needs and the guardrails in front of it, as the contract words them, in the
-// order in which one target can suffer them.
+// contract is the permission that each operation needs and the guardrails in front of it, as the contract words them,
+// in the order in which one target can suffer them.
 var contract = []struct {
 	id string
 	operation
@@ -70,8 +71,8 @@ var contract = []struct {
 	{"archive_service_account", operation{needs: policy.Remove, byTarget: lasting}},
 }
 
-// TestMatrixOfTypesLevelsAndOperations calls every operation over HTTP as every account type at every level, on every type of
-// service account and on the caller itself, and compares what is served with the contract.
+// TestMatrixOfTypesLevelsAndOperations calls every operation over HTTP as every account type at every level, on every
+// type of service account and on the caller itself, and compares what is served with the contract.
 func TestMatrixOfTypesLevelsAndOperations(t *testing.T) {
 	routes := operationRoutes(t)
 	codeAccount, _ := policy.FindAccountType(policy.ServiceAutomation)
@@ -96,7 +97,8 @@ func TestMatrixOfTypesLevelsAndOperations(t *testing.T) {
 	}
 }
 
-// operationRoutes are "METHOD /path" by operation, and fails where the matrix and openapi.yaml do not name the same ones.
+// operationRoutes are "METHOD /path" by operation, and fails where the matrix and openapi.yaml do not name the same
+// ones.
 func operationRoutes(t *testing.T) map[string]string {
 	t.Helper()
 	routes := map[string]string{}
@@ -126,11 +128,16 @@ func (w *world) callerAt(kind policy.AccountType, level policy.Level) actor {
 	w.t.Helper()
 	if !kind.Service() {
 		id := []string{unprivileged, viewer, editor, admin}[level]
-		return actor{subject{kind, id}, func(method, path, body string) answer { return w.callAs(w.person(id), method, path, body) }}
+		return actor{subject{kind, id}, func(method, path,
+			body string) answer {
+			return w.callAs(w.person(id), method, path, body)
+		}}
 	}
 	c, headers := w.accountOf(kind)
-	group := permissionGroups[slices.IndexFunc(permissionGroups, func(g permissionGroup) bool { return g.Level == level })].ID
-	w.want(200, w.person(admin), "PUT", "/service-accounts/"+c.id+"/permission-groups", `{"permission_groups":["`+group+`"]}`)
+	group := permissionGroups[slices.IndexFunc(permissionGroups,
+		func(g permissionGroup) bool { return g.Level == level })].ID
+	w.want(200, w.person(admin), "PUT", "/service-accounts/"+c.id+"/permission-groups",
+		`{"permission_groups":["`+group+`"]}`)
 	return actor{c, func(method, path, body string) answer { return w.callAs(headers, method, path, body) }}
 }
 
@@ -207,8 +214,10 @@ func (w *world) runMatrix(routes map[string]string, c actor, level policy.Level,
 		case o.byTarget != nil && o.byTarget(c.subject, target), o.byBody != nil && o.byBody(c.subject, target):
 			status, code = 403, policy.CodeGuardrail
 		}
-		if got.status/100*100 != status/100*100 || status == 403 && (got.status != 403 || got.body["code"] != code || text(got, "detail") == "") {
-			w.t.Errorf("%s with %s, %s on %s: got %d %v, want %d %s", c.kind.Name, level, o.id, target.kind.Name, got.status, got.body, status, code)
+		if got.status/100*100 != status/100*100 || status == 403 &&
+			(got.status != 403 || got.body["code"] != code || text(got, "detail") == "") {
+			w.t.Errorf("%s with %s, %s on %s: got %d %v, want %d %s", c.kind.Name, level, o.id, target.kind.Name, got.status,
+				got.body, status, code)
 		}
 	}
 	return calls
@@ -219,11 +228,16 @@ func TestNoSpellingOfAPathGetsAroundThePlatform(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"Target"}`)
 	for _, path := range []string{
-		"/service-accounts/" + id, "/service-accounts/" + strings.ToUpper(id), "/Service-Accounts/" + id, "/%73ervice-accounts/" + id,
-		"/service-accounts//" + id, "/service-accounts/./" + id, "/service-accounts/" + id + "/", "/service-accounts/" + id + "%2F",
-		"/service-accounts%2F" + id, "/x/../service-accounts/" + id, "/service-accounts/x/..%2f" + id, "/service-accounts/" + id + ";v=1",
-		"/service-accounts/" + id + "%3Fx", "/service-accounts/%20" + id, "//service-accounts/" + id, "/service-accounts/" + id + "%00",
-		"/service-accounts/" + strings.Replace(id, "-", "%2d", 1), "/service-accounts/" + strings.Replace(id, "-", "%252d", 1),
+		"/service-accounts/" + id, "/service-accounts/" + strings.ToUpper(id), "/Service-Accounts/" + id,
+		"/%73ervice-accounts/" + id,
+		"/service-accounts//" + id, "/service-accounts/./" + id, "/service-accounts/" + id + "/",
+		"/service-accounts/" + id + "%2F",
+		"/service-accounts%2F" + id, "/x/../service-accounts/" + id, "/service-accounts/x/..%2f" + id,
+		"/service-accounts/" + id + ";v=1",
+		"/service-accounts/" + id + "%3Fx", "/service-accounts/%20" + id, "//service-accounts/" + id,
+		"/service-accounts/" + id + "%00",
+		"/service-accounts/" + strings.Replace(id, "-", "%2d", 1),
+		"/service-accounts/" + strings.Replace(id, "-", "%252d", 1),
 	} {
 		for _, method := range []string{"GET", "DELETE", "PATCH", "POST"} {
 			got := w.callAs(w.person(unprivileged), method, path, `{"name":"x"}`)
@@ -239,7 +253,8 @@ func TestNoSpellingOfAPathGetsAroundThePlatform(t *testing.T) {
 	w.callAs(headers, "POST", "/service-accounts/"+id+"?_method=DELETE", "_method=DELETE")
 	headers.Set("X-Original-URL", "/api/service-accounts/"+id)
 	w.callAs(headers, "GET", "/custom-objects", "")
-	if got := w.want(200, w.person(admin), "GET", "/service-accounts/"+id, ""); got.body["archived_at"] != nil || text(got, "name") != "Target" {
+	if got := w.want(200, w.person(admin), "GET", "/service-accounts/"+id, ""); got.body["archived_at"] != nil ||
+		text(got, "name") != "Target" {
 		t.Errorf("the account is %v", got.body)
 	}
 }
@@ -248,9 +263,11 @@ func TestNoSpellingOfAPathGetsAroundThePlatform(t *testing.T) {
 func TestTheCallersBusinessIsTheOnlyOneItSees(t *testing.T) {
 	w := start(t)
 	id, headers := w.integrationAccount(`{"name":"Mine"}`)
-	other := w.headersFor(w.mint(minter.Identity{AccountID: admin, AccountType: policy.Employee, BusinessID: "b2", ExecutionID: "e"}))
+	other := w.headersFor(w.mint(minter.Identity{AccountID: admin, AccountType: policy.Employee, BusinessID: "b2",
+		ExecutionID: "e"}))
 	for _, call := range []string{
-		"GET /service-accounts/" + id, "PATCH /service-accounts/" + id, "DELETE /service-accounts/" + id, "GET /service-accounts/" + id + "/tokens",
+		"GET /service-accounts/" + id, "PATCH /service-accounts/" + id, "DELETE /service-accounts/" + id,
+		"GET /service-accounts/" + id + "/tokens",
 		"POST /service-accounts/" + id + "/tokens/rotate", "GET /timeline?account=" + id, "GET /team/" + id,
 	} {
 		method, path, _ := strings.Cut(call, " ")

@@ -22,7 +22,8 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// apiDescription is the API's description as a well-kept library reads it. In strict mode it refuses what is not described.
+// apiDescription is the API's description as a well-kept library reads it. In strict mode it refuses what is not
+// described.
 var apiDescription = sync.OnceValues(func() (described, error) {
 	text, err := openAPIDocument()
 	if err != nil {
@@ -36,9 +37,11 @@ var apiDescription = sync.OnceValues(func() (described, error) {
 	if err != nil {
 		return described{}, err
 	}
-	v, errs := validator.NewValidator(document, openapi.WithStrictMode(), openapi.WithStrictServerMatching(), openapi.WithFormatAssertions(),
+	v, errs := validator.NewValidator(document, openapi.WithStrictMode(), openapi.WithStrictServerMatching(),
+		openapi.WithFormatAssertions(),
 		// The first comes with every answer; what the others ask for is not done.
-		openapi.WithStrictIgnoredHeadersExtra(minter.HeaderAccount, "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url"))
+		openapi.WithStrictIgnoredHeadersExtra(minter.HeaderAccount, "X-Http-Method-Override", "X-Http-Method",
+			"X-Method-Override", "X-Original-Url"))
 	if len(errs) > 0 {
 		return described{}, errs[0]
 	}
@@ -57,8 +60,10 @@ func describe(t *testing.T) described {
 	return d
 }
 
-// check holds an answer, and the request if it was a good one, against the description. Every call of every test comes here.
-func (d described) check(t *testing.T, request *http.Request, body string, status int, header http.Header, answer []byte) {
+// check holds an answer, and the request if it was a good one, against the description. Every call of every test comes
+// here.
+func (d described) check(t *testing.T, request *http.Request, body string, status int, header http.Header,
+	answer []byte) {
 	t.Helper()
 	if status == http.StatusMethodNotAllowed || request.URL.Path == "/openapi.json" || !d.knows(request) {
 		return // the description itself is checked as a whole
@@ -68,7 +73,8 @@ func (d described) check(t *testing.T, request *http.Request, body string, statu
 	if body != "" {
 		sent.Header.Set("Content-Type", "application/json")
 	}
-	response := &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(answer)), Request: sent}
+	response := &http.Response{StatusCode: status, Header: header, Body: io.NopCloser(bytes.NewReader(answer)),
+		Request: sent}
 	answered, errs := d.validator.ValidateHttpResponse(sent, response)
 	if status < 300 && answered {
 		_, errs = d.validator.ValidateHttpRequest(sent)
@@ -117,7 +123,8 @@ func TestEveryRouteIsDescribedAndEveryDescriptionIsServed(t *testing.T) {
 	defer func() { _ = client.Close() }()
 	keys, err := minter.GenerateKeySet()
 	must(t, err)
-	p, err := New(Config{Redis: client, Keys: keys, EmailDomain: "accounts.example.com", Log: slog.New(slog.DiscardHandler)})
+	p, err := New(Config{Redis: client, Keys: keys, EmailDomain: "accounts.example.com",
+		Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	served, heads := map[string]bool{}, map[string]bool{}
 	for _, r := range p.routes().Routes() {
@@ -155,8 +162,8 @@ func TestDescriptionIsValidOpenAPI31AndServedToAnyone(t *testing.T) {
 	}
 }
 
-// TestOperationsOfPoliciesAndOfTheDescriptionAgree holds the two lists of calls against each other: a managed call without
-// its operation in operations.yaml would need no permission.
+// TestOperationsOfPoliciesAndOfTheDescriptionAgree holds the two lists of calls against each other: a managed call
+// without its operation in operations.yaml would need no permission.
 func TestOperationsOfPoliciesAndOfTheDescriptionAgree(t *testing.T) {
 	engine, err := policy.ForPlatform()
 	must(t, err)
@@ -198,7 +205,8 @@ func TestTheCheckAgainstTheDescriptionFinds(t *testing.T) {
 		request, err := http.NewRequestWithContext(t.Context(), "GET", "http://127.0.0.1/api/custom-objects", nil)
 		must(t, err)
 		ok, errs := d.validator.ValidateHttpResponse(request, &http.Response{
-			StatusCode: c.status, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(c.body)), Request: request,
+			StatusCode: c.status, Header: http.Header{"Content-Type": {"application/json"}},
+			Body: io.NopCloser(strings.NewReader(c.body)), Request: request,
 		})
 		if ok != c.fits {
 			t.Errorf("%s: %v %v", name, ok, errs)
@@ -210,14 +218,16 @@ func TestKeysAreServedWithCacheHeadersAndVerified(t *testing.T) {
 	w := start(t)
 	w.root = strings.TrimSuffix(w.root, apiRoot)
 	keys := w.callAs(nil, "GET", "/.well-known/jwks.json", "")
-	if keys.status != 200 || keys.header.Get("Cache-Control") != "public, max-age=300" || keys.header.Get("ETag") == "" || len(list(keys, "keys")) == 0 {
+	if keys.status != 200 || keys.header.Get("Cache-Control") != "public, max-age=300" || keys.header.Get("ETag") == "" ||
+		len(list(keys, "keys")) == 0 {
 		t.Errorf("jwks: %d %v %v", keys.status, keys.header, keys.body)
 	}
 	unchanged := w.callAs(http.Header{"If-None-Match": {keys.header.Get("ETag")}}, "GET", "/.well-known/jwks.json", "")
 	if unchanged.status != 304 {
 		t.Errorf("jwks with its ETag: %d", unchanged.status)
 	}
-	if got := w.call("GET", "/verify", ""); got.status != 200 || got.header.Get(minter.HeaderAccount) != testAccount || got.header.Get(minter.HeaderExecution) != "execution-1" {
+	if got := w.call("GET", "/verify", ""); got.status != 200 || got.header.Get(minter.HeaderAccount) != testAccount ||
+		got.header.Get(minter.HeaderExecution) != "execution-1" {
 		t.Errorf("verify: %d %v", got.status, got.header)
 	}
 	if got := w.callAs(nil, "GET", "/verify", ""); got.status != 401 || got.body["error"] != minter.CodeMissing {

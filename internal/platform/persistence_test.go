@@ -105,7 +105,8 @@ func TestOfWritersWithOneETagOneWins(t *testing.T) {
 	if !slices.Equal(statuses, []int{200, 412, 412, 412, 412, 412, 412, 412}) {
 		t.Errorf("the writers got %v", statuses)
 	}
-	if got := b.want(200, b.person(viewer), "GET", path, ""); text(got, "name") != fmt.Sprint("writer ", winner) || got.body["version"] != 2.0 {
+	if got := b.want(200, b.person(viewer), "GET", path, ""); text(got, "name") != fmt.Sprint("writer ", winner) ||
+		got.body["version"] != 2.0 {
 		t.Errorf("the account is %v, the winner was %d", got.body, winner)
 	}
 }
@@ -129,8 +130,8 @@ func TestAccountsThatAreMadeAtOnceAreAllThereAndDiffer(t *testing.T) {
 	}
 }
 
-// TestASuspensionAgreesWithTheAccountWhoeverSwitchesIt lets two instances enable and disable one integration at once, and
-// compares what verifiers see with the account.
+// TestASuspensionAgreesWithTheAccountWhoeverSwitchesIt lets two instances enable and disable one integration at once,
+// and compares what verifiers see with the account.
 func TestASuspensionAgreesWithTheAccountWhoeverSwitchesIt(t *testing.T) {
 	a, b := startTwo(t)
 	id, headers := a.integrationAccount(`{"name":"x"}`)
@@ -182,8 +183,8 @@ func startProcess(t *testing.T, arguments ...string) *process {
 	return p
 }
 
-// relay stands between a platform and Redis, counts the transactions that pass, and calls struck once the answer to the one
-// it is armed for has come from Redis: the write has happened, and whoever made it does not know.
+// relay stands between a platform and Redis, counts the transactions that pass, and calls struck once the answer to
+// the one it is armed for has come from Redis: the write has happened, and whoever made it does not know.
 type relay struct {
 	redis  string
 	struck func()
@@ -283,8 +284,8 @@ func (r *relay) passes(n int) bool {
 	return r.waiting
 }
 
-// TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites kills a platform with SIGKILL right after each write, in turn, of
-// each call that writes, starts another one, and looks at what the call left.
+// TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites kills a platform with SIGKILL right after each write, in
+// turn, of each call that writes, starts another one, and looks at what the call left.
 func TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites(t *testing.T) {
 	for name, c := range map[string]struct {
 		call  func(w *world, id string) (method, path, body string)
@@ -350,7 +351,8 @@ func TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites(t *testing.T) {
 				return "PATCH", "/service-accounts/" + id, `{"name":"Renamed"}`
 			},
 			func(w *world, id string, _ http.Header) {
-				if got := w.want(200, w.person(viewer), "GET", "/service-accounts/"+id, ""); text(got, "name") != "Renamed" || got.body["version"] != 2.0 {
+				if got := w.want(200, w.person(viewer), "GET", "/service-accounts/"+id, ""); text(got, "name") != "Renamed" ||
+					got.body["version"] != 2.0 {
 					w.t.Errorf("the account is %v", got.body)
 				}
 			},
@@ -369,8 +371,10 @@ func TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites(t *testing.T) {
 	}
 }
 
-// killedAfter makes a call whose nth write is the platform's last deed. It returns false when the call has fewer writes.
-func killedAfter(t *testing.T, nth int, call func(*world, string) (method, path, body string), check func(w *world, id string, before http.Header)) bool {
+// killedAfter makes a call whose nth write is the platform's last deed. It returns false when the call has fewer
+// writes.
+func killedAfter(t *testing.T, nth int, call func(*world,
+	string) (method, path, body string), check func(w *world, id string, before http.Header)) bool {
 	t.Helper()
 	server, dir := redistest.Start(t), keyDirectory(t)
 	defer server.Stop()
@@ -401,7 +405,8 @@ func killedAfter(t *testing.T, nth int, call func(*world, string) (method, path,
 	survivor := w.on(at.APIRoot)
 	check(survivor, id, headers)
 	survivor.want(200, kept, "GET", "/custom-objects", "")
-	if got := survivor.want(200, survivor.person(viewer), "GET", "/service-accounts/"+keeper, ""); text(got, "name") != "Keeper" {
+	if got := survivor.want(200, survivor.person(viewer), "GET", "/service-accounts/"+keeper, ""); text(got,
+		"name") != "Keeper" {
 		t.Errorf("another account became %v", got.body)
 	}
 	return struck
@@ -423,7 +428,8 @@ func TestEveryWriteThatWasAnsweredSurvivesKill9(t *testing.T) {
 	for range 4 {
 		writing.Go(func() {
 			for {
-				request, err := http.NewRequestWithContext(t.Context(), "POST", w.root+"/service-accounts", strings.NewReader(`{"name":"Written"}`))
+				request, err := http.NewRequestWithContext(t.Context(), "POST", w.root+"/service-accounts",
+					strings.NewReader(`{"name":"Written"}`))
 				if err != nil {
 					return
 				}

@@ -157,14 +157,16 @@ func TestCustomObjectsAreCountedAndPaged(t *testing.T) {
 	if got := strings.Join(names, " "); got != "contacts companies deals orders subscriptions support_tickets invoices" {
 		t.Errorf("the pages hold %s", got)
 	}
-	if got := w.call("GET", "/custom-objects?page=2147483647&page_size=100", ""); got.status != 200 || len(got.body["results"].([]any)) != 0 {
+	if got := w.call("GET", "/custom-objects?page=2147483647&page_size=100", ""); got.status != 200 ||
+		len(got.body["results"].([]any)) != 0 {
 		t.Errorf("a page after the last: %d %v", got.status, got.body)
 	}
 }
 
 func TestRecordLivesFromCreateToDelete(t *testing.T) {
 	w := start(t)
-	created := w.call("POST", "/records/deals", `{"fields": [{"name": "name", "value": "Acme"}, {"name": "value", "value": 12345678901234567890}]}`)
+	created := w.call("POST", "/records/deals",
+		`{"fields": [{"name": "name", "value": "Acme"}, {"name": "value", "value": 12345678901234567890}]}`)
 	if created.status != 201 {
 		t.Fatalf("create: %d %v", created.status, created.body)
 	}
@@ -178,7 +180,8 @@ func TestRecordLivesFromCreateToDelete(t *testing.T) {
 	if string(fields) != want {
 		t.Errorf("fields are %s, want %s", fields, want)
 	}
-	other := w.headersFor(w.mint(minter.Identity{AccountID: "a2", AccountType: "service_automation", BusinessID: "b2", ExecutionID: "e2"}))
+	other := w.headersFor(w.mint(minter.Identity{AccountID: "a2", AccountType: "service_automation", BusinessID: "b2",
+		ExecutionID: "e2"}))
 	if got := w.callAs(other, "GET", path, ""); got.status != 404 {
 		t.Errorf("another business reads the record: %d", got.status)
 	}
@@ -236,22 +239,25 @@ func TestSearchFiltersOrdersAndPages(t *testing.T) {
 func TestBadInputIsRefusedByField(t *testing.T) {
 	w := start(t)
 	for name, c := range map[string]struct{ method, path, body, field string }{
-		"page that is not a number":   {"GET", "/team?page=one", "", "page"},
-		"page zero":                   {"GET", "/custom-objects?page=0", "", "page"},
-		"page size over the limit":    {"GET", "/records/deals?page_size=101", "", "page_size"},
-		"no body":                     {"POST", "/records/deals", "", "body"},
-		"broken JSON":                 {"POST", "/records/deals", "{", "body"},
-		"two bodies":                  {"POST", "/records/deals", `{"fields":[]}{}`, "body"},
-		"a list for a body":           {"POST", "/records/deals", "[]", "body"},
-		"no fields":                   {"POST", "/records/deals", "{}", "fields"},
-		"null fields":                 {"POST", "/records/deals", `{"fields":null}`, "fields"},
-		"fields of the wrong type":    {"POST", "/records/deals", `{"fields":"x"}`, "fields"},
-		"field without a name":        {"POST", "/records/deals", `{"fields":[{"value":1}]}`, "fields[0].name"},
-		"field with a bad name":       {"POST", "/records/deals", `{"fields":[{"name":"A b","value":1}]}`, "fields[0].name"},
-		"field without a value":       {"POST", "/records/deals", `{"fields":[{"name":"a"}]}`, "fields[0].value"},
-		"field given twice":           {"POST", "/records/deals", `{"fields":[{"name":"a","value":1},{"name":"a","value":2}]}`, "fields[1].name"},
-		"unknown condition":           {"POST", "/records/deals/search", `{"filters":[{"field":"a","condition":"~","value":1}]}`, "filters[0].condition"},
-		"filter without a field":      {"POST", "/records/deals/search", `{"filters":[{"condition":"=","value":1}]}`, "filters[0].field"},
+		"page that is not a number": {"GET", "/team?page=one", "", "page"},
+		"page zero":                 {"GET", "/custom-objects?page=0", "", "page"},
+		"page size over the limit":  {"GET", "/records/deals?page_size=101", "", "page_size"},
+		"no body":                   {"POST", "/records/deals", "", "body"},
+		"broken JSON":               {"POST", "/records/deals", "{", "body"},
+		"two bodies":                {"POST", "/records/deals", `{"fields":[]}{}`, "body"},
+		"a list for a body":         {"POST", "/records/deals", "[]", "body"},
+		"no fields":                 {"POST", "/records/deals", "{}", "fields"},
+		"null fields":               {"POST", "/records/deals", `{"fields":null}`, "fields"},
+		"fields of the wrong type":  {"POST", "/records/deals", `{"fields":"x"}`, "fields"},
+		"field without a name":      {"POST", "/records/deals", `{"fields":[{"value":1}]}`, "fields[0].name"},
+		"field with a bad name":     {"POST", "/records/deals", `{"fields":[{"name":"A b","value":1}]}`, "fields[0].name"},
+		"field without a value":     {"POST", "/records/deals", `{"fields":[{"name":"a"}]}`, "fields[0].value"},
+		"field given twice": {"POST", "/records/deals",
+			`{"fields":[{"name":"a","value":1},{"name":"a","value":2}]}`, "fields[1].name"},
+		"unknown condition": {"POST", "/records/deals/search",
+			`{"filters":[{"field":"a","condition":"~","value":1}]}`, "filters[0].condition"},
+		"filter without a field": {"POST", "/records/deals/search", `{"filters":[{"condition":"=","value":1}]}`,
+			"filters[0].field"},
 		"ordering that is not a name": {"POST", "/records/deals/search", `{"ordering":"a b"}`, "ordering"},
 	} {
 		t.Run(name, func(t *testing.T) {

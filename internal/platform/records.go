@@ -117,7 +117,8 @@ func (s *recordStore) index(t table, id string) int {
 func tableOf(c *gin.Context) (table, bool) {
 	object, ok := findObject(c.Param("object"))
 	if !ok {
-		refuse(c, http.StatusNotFound, "not_found", "there is no custom object %q; GET /custom-objects lists them", c.Param("object"))
+		refuse(c, http.StatusNotFound, "not_found", "there is no custom object %q; GET /custom-objects lists them",
+			c.Param("object"))
 	}
 	return table{callerOf(c).BusinessID, object.Name}, ok
 }

@@ -1,5 +1,5 @@
-// Package platform is a small reference platform: it accepts the keys that kizen-sidecar mints and serves enough of Kizen's
-// API for development, demos and tests.
+// Package platform is a small reference platform: it accepts the keys that kizen-sidecar mints and serves enough of
+// Kizen's API for development, demos and tests.
 package platform
 
 import (
@@ -182,8 +182,8 @@ func (p *Platform) unavailable(c *gin.Context, err error) {
 	refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store does not answer; try again")
 }
 
-// Serve answers calls on listener until ctx ends, then lets those in flight finish. It calls ready with the API root once
-// calls are answered. Meanwhile it reloads the keys when their files change and on SIGHUP.
+// Serve answers calls on listener until ctx ends, then lets those in flight finish. It calls ready with the API root
+// once calls are answered. Meanwhile it reloads the keys when their files change and on SIGHUP.
 func (p *Platform) Serve(ctx context.Context, listener net.Listener, ready func(apiRoot string) error) error {
 	defer p.config.Keys.Follow(ctx, p.reloaded, func(err error) {
 		p.log.Warn("the key files cannot be watched; send SIGHUP after a change", "error", err)
@@ -235,7 +235,8 @@ func (p *Platform) health(check func(context.Context) error) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if err := check(c.Request.Context()); err != nil {
 			p.log.WarnContext(c.Request.Context(), "the store is not usable", "error", err)
-			refuse(c, http.StatusServiceUnavailable, "store_unavailable", "the store cannot be used; the platform's log has the reason")
+			refuse(c, http.StatusServiceUnavailable, "store_unavailable",
+				"the store cannot be used; the platform's log has the reason")
 			return
 		}
 		c.JSON(http.StatusOK, gin.H{"status": "ok"})
@@ -247,7 +248,8 @@ func (p *Platform) health(check func(context.Context) error) gin.HandlerFunc {
 func (p *Platform) logCalls(c *gin.Context) {
 	start := time.Now()
 	c.Next()
-	attrs := []any{"method", c.Request.Method, "route", c.FullPath(), "status", c.Writer.Status(), "duration_ms", time.Since(start).Milliseconds()}
+	attrs := []any{"method", c.Request.Method, "route", c.FullPath(), "status", c.Writer.Status(), "duration_ms",
+		time.Since(start).Milliseconds()}
 	if who := callerOf(c); who.principal != nil {
 		attrs = append(attrs, "business_id", who.BusinessID, "account_id", who.AccountID, "execution_id", who.ExecutionID)
 	}

@@ -34,7 +34,8 @@ var people = []member{
 
 func person(id, first, last, group string) member {
 	return member{
-		ID: id, Email: strings.ToLower(first) + "@example.com", FirstName: first, LastName: last, FullName: first + " " + last,
+		ID: id, Email: strings.ToLower(first) + "@example.com", FirstName: first, LastName: last,
+		FullName:    first + " " + last,
 		AccountType: policy.Employee, groups: []string{group},
 	}
 }

@@ -23,7 +23,10 @@ func TestAccountsShowAsTheirTypeSays(t *testing.T) {
 		"/billing/seats":  func(k policy.AccountType) bool { return k.BillingSeat },
 		"/team/typeahead": func(k policy.AccountType) bool { return k.Typeahead },
 		"/team/typeahead?include_service_accounts=false": func(k policy.AccountType) bool { return k.Typeahead },
-		"/team/typeahead?include_service_accounts=true":  func(k policy.AccountType) bool { return k.Typeahead || k.Service() },
+		"/team/typeahead?include_service_accounts=true": func(k policy.AccountType) bool {
+			return k.Typeahead ||
+				k.Service()
+		},
 	} {
 		types := column(w.want(200, w.headers, "GET", path, ""), "account_type")
 		for _, kind := range policy.AccountTypes() {
@@ -63,7 +66,8 @@ func TestServiceAccountsAreNeitherSeatsNorListed(t *testing.T) {
 		"ada": {"Ada Lovelace", "Ada Integration"}, "AGEN": {"Agentic Workflow Code Account"}, "ntic": {},
 		"hop": {"Grace Hopper"}, "ada-int": {"Ada Integration"},
 	} {
-		got := column(w.want(200, w.headers, "GET", "/team/typeahead?include_service_accounts=true&search="+search, ""), "full_name")
+		got := column(w.want(200, w.headers, "GET", "/team/typeahead?include_service_accounts=true&search="+search, ""),
+			"full_name")
 		if slices.Sort(got); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
 			t.Errorf("search %q: %v", search, got)
 		}
@@ -80,7 +84,8 @@ func TestServiceAccountsExportTheConfigAndNeverImportIt(t *testing.T) {
 		if exported.status != 200 || len(list(exported, "custom_objects")) != len(customObjects) {
 			t.Errorf("%s exports: %d %v", kind.Name, exported.status, exported.body)
 		}
-		if kind.Service() && (imported.status != 403 || imported.body["policy"] != "guardrail.import_business_config") || !kind.Service() && imported.status != 200 {
+		if kind.Service() && (imported.status != 403 || imported.body["policy"] != "guardrail.import_business_config") ||
+			!kind.Service() && imported.status != 200 {
 			t.Errorf("%s imports: %d %v", kind.Name, imported.status, imported.body)
 		}
 	}
@@ -98,16 +103,21 @@ func TestAConfigMovesFromOneBusinessToAnother(t *testing.T) {
 	if strings.Contains(string(config), "kizen_") {
 		t.Error("the config holds a token")
 	}
-	there := w.headersFor(w.mint(minter.Identity{AccountID: admin, AccountType: policy.Employee, BusinessID: "b2", ExecutionID: "e"}))
+	there := w.headersFor(w.mint(minter.Identity{AccountID: admin, AccountType: policy.Employee, BusinessID: "b2",
+		ExecutionID: "e"}))
 	first := w.want(200, there, "POST", "/business-config/import", string(config))
-	if got := first.body["created"]; !equalJSON(got, `["sync","mail"]`) || !equalJSON(first.body["skipped"], `["service_automation"]`) || len(first.body["known"].([]any)) != len(customObjects) {
+	if got := first.body["created"]; !equalJSON(got, `["sync","mail"]`) ||
+		!equalJSON(first.body["skipped"], `["service_automation"]`) ||
+		len(first.body["known"].([]any)) != len(customObjects) {
 		t.Errorf("the first import: %v", first.body)
 	}
 	accounts := list(w.want(200, there, "GET", "/service-accounts?search=sync", ""), "results")
-	if len(accounts) != 1 || accounts[0]["description"] != "Moves orders" || !equalJSON(accounts[0]["permission_groups"], `["service-account-viewers"]`) {
+	if len(accounts) != 1 || accounts[0]["description"] != "Moves orders" ||
+		!equalJSON(accounts[0]["permission_groups"], `["service-account-viewers"]`) {
 		t.Errorf("there is %v now", accounts)
 	}
-	second := w.want(200, there, "POST", "/business-config/import", strings.Replace(string(config), "Moves orders", "Moves stock", 1))
+	second := w.want(200, there, "POST", "/business-config/import",
+		strings.Replace(string(config), "Moves orders", "Moves stock", 1))
 	if !equalJSON(second.body["created"], `[]`) || !equalJSON(second.body["updated"], `["sync","mail"]`) {
 		t.Errorf("the second import: %v", second.body)
 	}
@@ -127,10 +137,12 @@ func TestABadImportChangesNothing(t *testing.T) {
 		"no objects":          {`{}`, "custom_objects"},
 		"object without name": {`{"custom_objects":[{}]}`, "custom_objects[0].name"},
 		"unknown type":        {`{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a"},{"name":"b","api_name":"b","account_type":"robot"}]}`, "service_accounts[1].account_type"},
-		"no name":             {`{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a"},{"api_name":"b"}]}`, "service_accounts[1].name"},
-		"unknown field":       {`{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a","status":"active"}]}`, "service_accounts[0].status"},
-		"api_name twice":      {`{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a"},{"name":"b","api_name":"a"}]}`, "service_accounts[1].api_name"},
-		"unknown group":       {`{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a","permission_groups":["gods"]}]}`, "service_accounts[0].permission_groups"},
+		"no name": {`{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a"},{"api_name":"b"}]}`,
+			"service_accounts[1].name"},
+		"unknown field": {`{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a","status":"active"}]}`,
+			"service_accounts[0].status"},
+		"api_name twice": {`{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a"},{"name":"b","api_name":"a"}]}`, "service_accounts[1].api_name"},
+		"unknown group":  {`{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a","permission_groups":["gods"]}]}`, "service_accounts[0].permission_groups"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := w.want(400, w.person(admin), "POST", "/business-config/import", c.body)
@@ -141,7 +153,8 @@ func TestABadImportChangesNothing(t *testing.T) {
 	}
 	const grant = `{"custom_objects":[],"service_accounts":[{"name":"a","api_name":"a"},{"name":"b","api_name":"b","permission_groups":["service-account-admins"]}]}`
 	w.refused(403, policy.CodeNotPermitted, "", w.person(viewer), "POST", "/business-config/import", grant)
-	w.refused(403, policy.CodeGuardrail, "guardrail.grant_beyond_own", w.person(editor), "POST", "/business-config/import", grant)
+	w.refused(403, policy.CodeGuardrail, "guardrail.grant_beyond_own", w.person(editor), "POST", "/business-config/import",
+		grant)
 	if got := column(w.want(200, w.person(viewer), "GET", "/service-accounts?account_type=service_integration", ""), "name"); len(got) > 0 {
 		t.Errorf("accounts were made: %v", got)
 	}

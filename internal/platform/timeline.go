@@ -50,7 +50,8 @@ func (t timeline) add(ctx context.Context, id minter.Identity, e event) error {
 }
 
 // read returns up to limit events before an id, newest first, and only those of execution unless it is empty.
-func (t timeline) read(ctx context.Context, businessID, accountID, execution, before string, limit int) ([]event, error) {
+func (t timeline) read(ctx context.Context, businessID, accountID, execution, before string,
+	limit int) ([]event, error) {
 	end := "+"
 	if before != "" {
 		end = "(" + before
@@ -119,7 +120,8 @@ func (p *Platform) record(c *gin.Context) {
 		return
 	}
 	ctx := context.WithoutCancel(c.Request.Context())
-	e := event{Method: c.Request.Method, Path: telemetry.Redact(c.Request.URL.EscapedPath()[len(apiRoot):]), Status: c.Writer.Status()}
+	e := event{Method: c.Request.Method, Path: telemetry.Redact(c.Request.URL.EscapedPath()[len(apiRoot):]),
+		Status: c.Writer.Status()}
 	changes, _ := c.Value(changedKey).([]change)
 	for _, change := range changes {
 		by := performedBy(c)

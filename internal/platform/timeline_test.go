@@ -15,7 +15,8 @@ import (
 func TestTimelineShowsWhatAnAccountDidNewestFirst(t *testing.T) {
 	w := start(t)
 	execution := func(id string) http.Header {
-		return w.headersFor(w.mint(minter.Identity{AccountID: testAccount, AccountType: policy.ServiceAutomation, BusinessID: testBusiness, ExecutionID: id}))
+		return w.headersFor(w.mint(minter.Identity{AccountID: testAccount, AccountType: policy.ServiceAutomation,
+			BusinessID: testBusiness, ExecutionID: id}))
 	}
 	one, two := execution("one"), execution("two")
 	w.want(200, one, "GET", "/custom-objects", "")
@@ -26,7 +27,8 @@ func TestTimelineShowsWhatAnAccountDidNewestFirst(t *testing.T) {
 
 	calls := func(query string) (calls []string) {
 		got := w.want(200, w.person(unprivileged), "GET", "/timeline?account="+testAccount+query, "")
-		if about := got.body["account"].(map[string]any); about["name"] != "Agentic Workflow Code Account" || about["account_type"] != policy.ServiceAutomation {
+		if about := got.body["account"].(map[string]any); about["name"] != "Agentic Workflow Code Account" ||
+			about["account_type"] != policy.ServiceAutomation {
 			t.Errorf("the timeline is of %v", about)
 		}
 		for _, e := range list(got, "results") {
@@ -105,7 +107,8 @@ func TestTimelineOutlivesTheAccount(t *testing.T) {
 	id, headers := w.integrationAccount(`{"name":"Sync"}`)
 	w.want(200, headers, "GET", "/team", "")
 	w.want(204, w.person(admin), "DELETE", "/service-accounts/"+id, "")
-	if got := ownCalls(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+id, "")); !slices.Equal(got, []string{"/team"}) {
+	if got := ownCalls(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+id, "")); !slices.Equal(got,
+		[]string{"/team"}) {
 		t.Errorf("got %v", got)
 	}
 	if got := column(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+admin, ""), "path"); !strings.HasPrefix(got[0], "/service-accounts/") {
@@ -127,7 +130,8 @@ func TestTimelineShowsWhatAnOperatorDid(t *testing.T) {
 		_, _, err := r.Resume(t.Context(), testBusiness, id)
 		must(t, err)
 	}
-	// Keys of two executions of the account that runs code, then all of its keys; a revocation that ends nothing is not shown.
+	// Keys of two executions of the account that runs code, then all of its keys; a revocation that ends nothing is not
+	// shown.
 	var keys []minter.Key
 	for _, execution := range []string{"e-1", "e-1", "e-2", "e-3"} {
 		who := identity()

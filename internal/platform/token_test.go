@@ -25,11 +25,13 @@ func TestTokensAreViewedRotatedAndDeleted(t *testing.T) {
 	rotated := w.want(201, w.person(editor), "POST", path+"/rotate", "")
 	second := stored(id, text(rotated, "token"))
 	tokens := w.tokens(id)
-	if tokens["primary"] != second.Get(minter.HeaderKey) || tokens["secondary"] != first.Get(minter.HeaderKey) || text(rotated, "kind") != "primary" {
+	if tokens["primary"] != second.Get(minter.HeaderKey) || tokens["secondary"] != first.Get(minter.HeaderKey) ||
+		text(rotated, "kind") != "primary" {
 		t.Errorf("after a rotation: %v", rotated.body)
 	}
 	for name, headers := range map[string]http.Header{"primary": second, "secondary": first} {
-		if got := w.callAs(headers, "GET", "/custom-objects", ""); got.status != 200 || got.body["performed_by"].(map[string]any)["id"] != id {
+		if got := w.callAs(headers, "GET", "/custom-objects", ""); got.status != 200 ||
+			got.body["performed_by"].(map[string]any)["id"] != id {
 			t.Errorf("the %s: %d %v", name, got.status, got.body)
 		}
 	}
@@ -44,7 +46,8 @@ func TestTokensAreViewedRotatedAndDeleted(t *testing.T) {
 		t.Error("the primary is not the only one left")
 	}
 	for name, got := range map[string]answer{
-		"view": w.want(200, w.person(viewer), "GET", path, ""), "rotate": w.want(201, w.person(editor), "POST", path+"/rotate", ""),
+		"view":   w.want(200, w.person(viewer), "GET", path, ""),
+		"rotate": w.want(201, w.person(editor), "POST", path+"/rotate", ""),
 	} {
 		if got.header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s may be cached: %v", name, got.header)
@@ -52,8 +55,8 @@ func TestTokensAreViewedRotatedAndDeleted(t *testing.T) {
 	}
 }
 
-// TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary lets two platforms on one Redis rotate the token of one account
-// at once, again and again, while others look.
+// TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary lets two platforms on one Redis rotate the token of
+// one account at once, again and again, while others look.
 func TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary(t *testing.T) {
 	const rounds, atOnce = 25, 4
 	server, dir := redistest.Start(t), keyDirectory(t)
@@ -69,7 +72,8 @@ func TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary(t *testing
 	for _, w := range instances {
 		viewing.Go(func() {
 			for looking.Err() == nil {
-				if got := column(w.want(200, viewers, "GET", path, ""), "kind"); !slices.Equal(got, []string{"primary", "secondary"}) {
+				if got := column(w.want(200, viewers, "GET", path, ""), "kind"); !slices.Equal(got,
+					[]string{"primary", "secondary"}) {
 					t.Errorf("meanwhile the account has the tokens %v", got)
 				}
 			}
@@ -85,7 +89,8 @@ func TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary(t *testing
 		rotating.Wait()
 		made = append(made, tokens...)
 		left := a.tokens(id)
-		if !slices.Contains(tokens, left["primary"]) || !slices.Contains(tokens, left["secondary"]) || left["primary"] == left["secondary"] {
+		if !slices.Contains(tokens, left["primary"]) || !slices.Contains(tokens, left["secondary"]) ||
+			left["primary"] == left["secondary"] {
 			t.Fatal("the two tokens that are left are not two of the round's")
 		}
 		for i, token := range tokens {
@@ -118,7 +123,8 @@ func TestAServiceAccountMakesNoKeyForItself(t *testing.T) {
 			if got := c.call("POST", "/api-keys", ""); got.status != 403 || got.body["policy"] != "guardrail.own_api_key" {
 				t.Errorf("%s creates an API key: %d %v", kind.Name, got.status, got.body)
 			}
-			if got := c.call("POST", "/service-accounts/"+c.id+"/tokens/rotate", ""); got.status != 403 || got.body["code"] != "guardrail" {
+			if got := c.call("POST", "/service-accounts/"+c.id+"/tokens/rotate", ""); got.status != 403 ||
+				got.body["code"] != "guardrail" {
 				t.Errorf("%s rotates its own token: %d %v", kind.Name, got.status, got.body)
 			}
 		}

@@ -76,7 +76,8 @@ func (p *Platform) admit(ctx context.Context, id minter.Identity, suspended []mi
 		return denied
 	}
 	var err error
-	who.principal, err = p.engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID, Level: who.level})
+	who.principal, err = p.engine.For(policy.Account{ID: id.AccountID, Type: id.AccountType, BusinessID: id.BusinessID,
+		Level: who.level})
 	if admitted, ok := ctx.Value(admittedKey{}).(*caller); ok {
 		*admitted = who
 	}
@@ -133,7 +134,8 @@ func (p *Platform) allowed(c *gin.Context, call policy.Call) bool {
 // decided sends the reason to the caller of a denied call.
 func decided(c *gin.Context, decision policy.Decision) bool {
 	if !decision.Allowed {
-		c.AbortWithStatusJSON(http.StatusForbidden, problem{Detail: decision.Reason, Code: decision.Code, Policy: decision.Policy})
+		c.AbortWithStatusJSON(http.StatusForbidden,
+			problem{Detail: decision.Reason, Code: decision.Code, Policy: decision.Policy})
 	}
 	return decision.Allowed
 }

@@ -59,7 +59,8 @@ func TestPlatformReadsItsKeysAgainOnHangup(t *testing.T) {
 func TestVerifyAnswersWhateverTheMethodAndThePathBehindIt(t *testing.T) {
 	w := start(t)
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
-		for _, path := range []string{"/verify", "/verify/", "/verify/api/things?a=b", "/verify/a%2Fb//c/../d", "/verify/.well-known/jwks.json"} {
+		for _, path := range []string{"/verify", "/verify/", "/verify/api/things?a=b", "/verify/a%2Fb//c/../d",
+			"/verify/.well-known/jwks.json"} {
 			for want, headers := range map[int]http.Header{200: w.headers, 401: {}} {
 				request, err := http.NewRequestWithContext(t.Context(), method, strings.TrimSuffix(w.root, apiRoot)+path, nil)
 				must(t, err)
@@ -67,7 +68,8 @@ func TestVerifyAnswersWhateverTheMethodAndThePathBehindIt(t *testing.T) {
 				answer, err := http.DefaultClient.Do(request)
 				must(t, err)
 				must(t, answer.Body.Close())
-				if account := answer.Header.Get(minter.HeaderAccount); answer.StatusCode != want || want == 200 && account != testAccount {
+				if account := answer.Header.Get(minter.HeaderAccount); answer.StatusCode != want || want == 200 &&
+					account != testAccount {
 					t.Errorf("%s %s: %d for account %q, want %d", method, path, answer.StatusCode, account, want)
 				}
 			}

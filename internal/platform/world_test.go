@@ -125,7 +125,8 @@ func readReady(t *testing.T, file string) ready {
 }
 
 func identity() minter.Identity {
-	return minter.Identity{AccountID: testAccount, AccountType: "service_automation", BusinessID: testBusiness, ExecutionID: "execution-1"}
+	return minter.Identity{AccountID: testAccount, AccountType: "service_automation", BusinessID: testBusiness,
+		ExecutionID: "execution-1"}
 }
 
 func (w *world) mint(id minter.Identity) minter.Key {
@@ -157,7 +158,8 @@ func (w *world) person(id string) http.Header { return w.signed(id, policy.Emplo
 // signed are the headers of an account with a signed key.
 func (w *world) signed(id, accountType string) http.Header {
 	w.t.Helper()
-	return w.headersFor(w.mint(minter.Identity{AccountID: id, AccountType: accountType, BusinessID: testBusiness, ExecutionID: "execution-2"}))
+	return w.headersFor(w.mint(minter.Identity{AccountID: id, AccountType: accountType, BusinessID: testBusiness,
+		ExecutionID: "execution-2"}))
 }
 
 // stored are the headers of an account with a stored key.

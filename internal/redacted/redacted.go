@@ -103,7 +103,10 @@ func carries(name string, column func(secretName) match) bool {
 		case word:
 			return slices.Contains(words, n.words)
 		case ending:
-			return slices.ContainsFunc(words, func(w string) bool { return strings.HasSuffix(strings.TrimRight(w, "0123456789"), n.words) })
+			return slices.ContainsFunc(words, func(w string) bool {
+				return strings.HasSuffix(strings.TrimRight(w, "0123456789"),
+					n.words)
+			})
 		}
 		return false
 	})

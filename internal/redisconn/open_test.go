@@ -53,20 +53,32 @@ func TestRedisFailureNamesTheServerAndWhatToDo(t *testing.T) {
 			"redis://" + free, "redis at " + free,
 			"refused the connection; start one there, or correct the redis url",
 		},
-		"no password": {locked.URL(), "redis at " + locked.Addr, "wants a password; put user and password into the redis url"},
+		"no password": {locked.URL(), "redis at " + locked.Addr,
+			"wants a password; put user and password into the redis url"},
 		"wrong password": {
-			"redis://:canary@" + locked.Addr, "redis at " + locked.Addr, "refused the user or the password; check those in the redis url",
+			"redis://:canary@" + locked.Addr, "redis at " + locked.Addr,
+			"refused the user or the password; check those in the redis url",
 		},
-		"silence":         {"redis://" + silent, "redis at " + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
-		"silent sentinel": {"redis+sentinel://" + silent + "/main", `redis master "main" of the sentinels at ` + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
-		"silent cluster":  {"redis+cluster://" + silent, "redis at " + silent, "did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
-		"hangs up":        {"redis://" + closing, "redis at " + closing, "closed the connection; check whether it wants TLS (rediss://) and its log"},
-		"hangs up on TLS": {"rediss://" + closing, "redis at " + closing, "closed the connection; if it refused our client certificate, check the certificate and key files, and its log"},
-		"plain":           {"rediss://" + locked.Addr, "redis at " + locked.Addr, "did not answer within 300ms; check that it is up, reachable and speaks TLS, or raise --redis-timeout"},
-		"no TLS":          {"rediss://" + loud, "redis at " + loud, "does not speak TLS; write redis:// for rediss://, or enable TLS there"},
-		"no sentinel":     {"redis+sentinel://" + free + "/main", `redis master "main" of the sentinels at ` + free, "cannot be found: no sentinel answers for it; check the redis url and the sentinels"},
-		"no cluster":      {"redis+cluster://" + free, "redis at " + free, "refused the connection; start one there, or correct the redis url"},
-		"no name":         {"redis://no-such-host.invalid", "redis at no-such-host.invalid:6379", `cannot be found: no address for "no-such-host.invalid"; check the redis url`},
+		"silence": {"redis://" + silent, "redis at " + silent,
+			"did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
+		"silent sentinel": {"redis+sentinel://" + silent + "/main", `redis master "main" of the sentinels at ` + silent,
+			"did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
+		"silent cluster": {"redis+cluster://" + silent, "redis at " + silent,
+			"did not answer within 300ms; check that it is up and reachable, or raise --redis-timeout"},
+		"hangs up": {"redis://" + closing, "redis at " + closing,
+			"closed the connection; check whether it wants TLS (rediss://) and its log"},
+		"hangs up on TLS": {"rediss://" + closing, "redis at " + closing,
+			"closed the connection; if it refused our client certificate, check the certificate and key files, and its log"},
+		"plain": {"rediss://" + locked.Addr, "redis at " + locked.Addr,
+			"did not answer within 300ms; check that it is up, reachable and speaks TLS, or raise --redis-timeout"},
+		"no TLS": {"rediss://" + loud, "redis at " + loud,
+			"does not speak TLS; write redis:// for rediss://, or enable TLS there"},
+		"no sentinel": {"redis+sentinel://" + free + "/main", `redis master "main" of the sentinels at ` + free,
+			"cannot be found: no sentinel answers for it; check the redis url and the sentinels"},
+		"no cluster": {"redis+cluster://" + free, "redis at " + free,
+			"refused the connection; start one there, or correct the redis url"},
+		"no name": {"redis://no-such-host.invalid", "redis at no-such-host.invalid:6379",
+			`cannot be found: no address for "no-such-host.invalid"; check the redis url`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			timeout := time.Minute
@@ -111,7 +123,8 @@ func listen(t *testing.T, serve func(net.Conn)) string {
 
 func FuzzRedisURL(f *testing.F) {
 	for _, seed := range []string{
-		"redis://h", "redis://u:p@h:1/2", "rediss://:p@[::1]:1", "redis+sentinel://u:p@a:1,b/main/3?sentinel_user=x&sentinel_password=y",
+		"redis://h", "redis://u:p@h:1/2", "rediss://:p@[::1]:1",
+		"redis+sentinel://u:p@a:1,b/main/3?sentinel_user=x&sentinel_password=y",
 		"redis+cluster://a,b,c", "unix:///run/redis.sock?db=1", "redis://u:%zz@h", "redis://@", "redis://h/x", "://",
 	} {
 		f.Add(seed)
@@ -120,7 +133,8 @@ func FuzzRedisURL(f *testing.F) {
 		const canary = "s3cr3t-canary"
 		client, err := redisconn.Open(redisconn.Config{URL: strings.Replace(url, "@", canary+"@", 1)})
 		if err != nil {
-			if strings.Contains(err.Error(), canary) && strings.Contains(url, "://") && !strings.Contains(strings.Split(url, "://")[0], "@") {
+			if strings.Contains(err.Error(), canary) && strings.Contains(url, "://") &&
+				!strings.Contains(strings.Split(url, "://")[0], "@") {
 				t.Errorf("the error shows the password: %v", err)
 			}
 			return

@@ -16,7 +16,8 @@ func TestWorksOverTLSWithAClientCertificate(t *testing.T) {
 	stranger.Issue(t, "client", x509.ExtKeyUsageClientAuth)
 	url := redistest.StartTLS(t, ca)
 
-	good := redisconn.Config{URL: url, CAFile: ca.File("ca.crt"), CertFile: ca.File("client.crt"), KeyFile: ca.File("client.key")}
+	good := redisconn.Config{URL: url, CAFile: ca.File("ca.crt"), CertFile: ca.File("client.crt"),
+		KeyFile: ca.File("client.key")}
 	client, err := redisconn.Open(good)
 	if err != nil {
 		t.Fatal(err)
@@ -30,14 +31,19 @@ func TestWorksOverTLSWithAClientCertificate(t *testing.T) {
 		change func(*redisconn.Config)
 		want   string
 	}{
-		"another CA":            {func(c *redisconn.Config) { c.CAFile = stranger.File("ca.crt") }, "certificate that is not trusted; check the CA file"},
-		"the system's roots":    {func(c *redisconn.Config) { c.CAFile = "" }, "certificate that is not trusted; check the CA file"},
-		"another name":          {func(c *redisconn.Config) { c.URL = strings.Replace(url, "127.0.0.1", "localhost", 1) }, "certificate that is not trusted; check the CA file and the host name"},
-		"no client certificate": {func(c *redisconn.Config) { c.CertFile, c.KeyFile = "", "" }, "refused our client certificate"},
+		"another CA": {func(c *redisconn.Config) { c.CAFile = stranger.File("ca.crt") },
+			"certificate that is not trusted; check the CA file"},
+		"the system's roots": {func(c *redisconn.Config) { c.CAFile = "" },
+			"certificate that is not trusted; check the CA file"},
+		"another name": {func(c *redisconn.Config) { c.URL = strings.Replace(url, "127.0.0.1", "localhost", 1) },
+			"certificate that is not trusted; check the CA file and the host name"},
+		"no client certificate": {func(c *redisconn.Config) { c.CertFile, c.KeyFile = "", "" },
+			"refused our client certificate"},
 		"a stranger's": {func(c *redisconn.Config) {
 			c.CertFile, c.KeyFile = stranger.File("client.crt"), stranger.File("client.key")
 		}, "refused our client certificate"},
-		"no TLS": {func(c *redisconn.Config) { *c = redisconn.Config{URL: strings.Replace(url, "rediss", "redis", 1)} }, "wants TLS (rediss://)"},
+		"no TLS": {func(c *redisconn.Config) { *c = redisconn.Config{URL: strings.Replace(url, "rediss", "redis", 1)} },
+			"wants TLS (rediss://)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := good
@@ -47,7 +53,8 @@ func TestWorksOverTLSWithAClientCertificate(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = client.Close() }()
-			if err := client.Set(t.Context(), "a", "b", time.Second).Err(); err == nil || !strings.Contains(err.Error(), row.want) {
+			if err := client.Set(t.Context(), "a", "b", time.Second).Err(); err == nil ||
+				!strings.Contains(err.Error(), row.want) {
 				t.Errorf("got %v, want it to say %q", err, row.want)
 			}
 		})
@@ -60,10 +67,12 @@ func TestTLSFilesThatAreWrongAreNamed(t *testing.T) {
 		config redisconn.Config
 		want   string
 	}{
-		"no CA file":           {redisconn.Config{URL: "rediss://h", CAFile: ca.File("none")}, "none"},
-		"CA is no certificate": {redisconn.Config{URL: "rediss://h", CAFile: ca.File("ca.key")}, "contains no PEM certificate"},
-		"certificate, no key":  {redisconn.Config{URL: "rediss://h", CertFile: ca.File("ca.crt")}, "client certificate"},
-		"files without TLS":    {redisconn.Config{URL: "redis://h", CAFile: ca.File("ca.crt")}, "write rediss:// for redis://"},
+		"no CA file": {redisconn.Config{URL: "rediss://h", CAFile: ca.File("none")}, "none"},
+		"CA is no certificate": {redisconn.Config{URL: "rediss://h", CAFile: ca.File("ca.key")},
+			"contains no PEM certificate"},
+		"certificate, no key": {redisconn.Config{URL: "rediss://h", CertFile: ca.File("ca.crt")}, "client certificate"},
+		"files without TLS": {redisconn.Config{URL: "redis://h", CAFile: ca.File("ca.crt")},
+			"write rediss:// for redis://"},
 	} {
 		if _, err := redisconn.Open(row.config); err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: %v, want it to say %q", name, err, row.want)

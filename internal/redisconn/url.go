@@ -25,9 +25,11 @@ var redisModes = map[string]struct {
 	port string
 	open func(*redis.UniversalOptions) redis.UniversalClient
 }{
-	"":         {"6379", func(o *redis.UniversalOptions) redis.UniversalClient { return redis.NewClient(o.Simple()) }},
-	"sentinel": {"26379", func(o *redis.UniversalOptions) redis.UniversalClient { return redis.NewFailoverClient(o.Failover()) }},
-	"cluster":  {"6379", func(o *redis.UniversalOptions) redis.UniversalClient { return redis.NewClusterClient(o.Cluster()) }},
+	"": {"6379", func(o *redis.UniversalOptions) redis.UniversalClient { return redis.NewClient(o.Simple()) }},
+	"sentinel": {"26379",
+		func(o *redis.UniversalOptions) redis.UniversalClient { return redis.NewFailoverClient(o.Failover()) }},
+	"cluster": {"6379",
+		func(o *redis.UniversalOptions) redis.UniversalClient { return redis.NewClusterClient(o.Cluster()) }},
 }
 
 // parseRedisURL quotes only the scheme in errors, because a password with an unescaped / or ? may be anywhere after it.
@@ -39,7 +41,8 @@ func parseRedisURL(text string) (target, error) {
 	base, modeName, _ := strings.Cut(scheme, "+")
 	mode, ok := redisModes[modeName]
 	if !ok || base != "redis" && base != "rediss" && scheme != "unix" {
-		return target{}, fmt.Errorf("redis url scheme %q is not known; use redis, rediss, redis+sentinel, redis+cluster or unix", scheme)
+		return target{},
+			fmt.Errorf("redis url scheme %q is not known; use redis, rediss, redis+sentinel, redis+cluster or unix", scheme)
 	}
 	u, hosts, err := splitRedisURL(rest)
 	if err != nil {
@@ -59,7 +62,8 @@ func parseRedisURL(text string) (target, error) {
 			return target{}, errors.New("the redis url names no master; write redis+sentinel://HOST:26379/MASTER")
 		}
 		t.options.MasterName, path = path[0], path[1:]
-		t.name = fmt.Sprintf("redis master %q of the sentinels at %s", t.options.MasterName, strings.Join(t.options.Addrs, ", "))
+		t.name = fmt.Sprintf("redis master %q of the sentinels at %s", t.options.MasterName,
+			strings.Join(t.options.Addrs, ", "))
 	}
 	if err := t.setDatabase(path, u.Query()); err != nil {
 		return target{}, err
@@ -88,7 +92,8 @@ func splitRedisURL(rest string) (u *url.URL, hosts string, err error) {
 func (t *target) setUsers(u *url.URL) {
 	t.options.Username = u.User.Username()
 	t.options.Password, _ = u.User.Password()
-	t.options.SentinelUsername, t.options.SentinelPassword = u.Query().Get("sentinel_user"), u.Query().Get("sentinel_password")
+	t.options.SentinelUsername, t.options.SentinelPassword = u.Query().Get("sentinel_user"),
+		u.Query().Get("sentinel_password")
 }
 
 // setDatabase sets the database from the rest of the path, or from the option.
@@ -136,7 +141,8 @@ func hostPort(host, port string) (string, error) {
 		name, port = h, p
 	}
 	name = strings.Trim(name, "[]")
-	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 || name == "" || strings.ContainsAny(name, " @") {
+	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 || name == "" ||
+		strings.ContainsAny(name, " @") {
 		return "", errors.New("the redis url names no valid host and port; write redis://HOST:6379")
 	}
 	return net.JoinHostPort(name, port), nil

@@ -26,9 +26,9 @@ type Target struct {
 	Suspend, Resume string
 }
 
-// Do revokes the target's keys as the operator who runs this process, and returns a sentence about it. It calls unlogged
-// if a change is in effect but missing in the account's timeline. The error has exit code [exit.Nothing] if nothing had
-// to be revoked, and [exit.Usage] for an invalid ID.
+// Do revokes the target's keys as the operator who runs this process, and returns a sentence about it. It calls
+// unlogged if a change is in effect but missing in the account's timeline. The error has exit code [exit.Nothing] if
+// nothing had to be revoked, and [exit.Usage] for an invalid ID.
 func (t Target) Do(ctx context.Context, client redis.UniversalClient, unlogged func(error)) (string, error) {
 	done, err := t.do(ctx, minter.NewRevoker(client).As(operator(), unlogged))
 	_, failed := errors.AsType[*redisconn.Error](err)
@@ -89,7 +89,8 @@ func (t Target) revoke(ctx context.Context, r *minter.Revoker) (string, error) {
 	}
 	r.AddToTimelines(ctx, revoked, ended)
 	if len(ended) == 0 {
-		return "", exit.Nothingf("there is no valid signed key of %s, so none was revoked; check the ids and --redis-url", what)
+		return "", exit.Nothingf("there is no valid signed key of %s, so none was revoked; check the ids and --redis-url",
+			what)
 	}
 	return fmt.Sprintf("revoked %s of %s", signedKeys(len(ended)), what), nil
 }
@@ -111,9 +112,11 @@ func (t Target) suspend(ctx context.Context, r *minter.Revoker) (string, error) 
 		return "", err
 	}
 	if revoked.Again && len(ended) == 0 {
-		return "", exit.Nothingf("account %q in business %q is already suspended by an operator; nothing changed", t.Suspend, t.BusinessID)
+		return "", exit.Nothingf("account %q in business %q is already suspended by an operator; nothing changed", t.Suspend,
+			t.BusinessID)
 	}
-	return fmt.Sprintf("suspended account %q in business %q, which revoked %s", t.Suspend, t.BusinessID, signedKeys(len(ended))), nil
+	return fmt.Sprintf("suspended account %q in business %q, which revoked %s", t.Suspend, t.BusinessID,
+		signedKeys(len(ended))), nil
 }
 
 func (t Target) resume(ctx context.Context, r *minter.Revoker) (string, error) {
@@ -126,7 +129,9 @@ func (t Target) resume(ctx context.Context, r *minter.Revoker) (string, error) {
 		still += fmt.Sprintf("; it stays suspended: %s", reason)
 	}
 	if !lifted {
-		return "", exit.Nothingf("no operator has suspended account %q in business %q, so nothing was lifted%s", t.Resume, t.BusinessID, still)
+		return "", exit.Nothingf("no operator has suspended account %q in business %q, so nothing was lifted%s", t.Resume,
+			t.BusinessID, still)
 	}
-	return fmt.Sprintf("lifted the suspension of account %q in business %q by an operator%s", t.Resume, t.BusinessID, still), nil
+	return fmt.Sprintf("lifted the suspension of account %q in business %q by an operator%s", t.Resume, t.BusinessID,
+		still), nil
 }

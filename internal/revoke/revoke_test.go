@@ -63,9 +63,12 @@ func TestEveryTargetSaysHowManyKeysItEnded(t *testing.T) {
 		target      Target
 		done, again string
 	}{
-		{Target{Key: "KEY"}, `revoked 1 valid signed key of key "KEY" in business "b1"`, `no valid signed key of key "KEY" in business "b1"`},
-		{Target{Execution: "e1"}, `revoked 2 valid signed keys of execution "e1" in business "b1"`, `no valid signed key of execution "e1"`},
-		{Target{Account: "a1"}, `revoked 2 valid signed keys of account "a1" in business "b1"`, `no valid signed key of account "a1"`},
+		{Target{Key: "KEY"}, `revoked 1 valid signed key of key "KEY" in business "b1"`,
+			`no valid signed key of key "KEY" in business "b1"`},
+		{Target{Execution: "e1"}, `revoked 2 valid signed keys of execution "e1" in business "b1"`,
+			`no valid signed key of execution "e1"`},
+		{Target{Account: "a1"}, `revoked 2 valid signed keys of account "a1" in business "b1"`,
+			`no valid signed key of account "a1"`},
 		{Target{Business: "b1"}, `revoked 2 valid signed keys of business "b1"`, `no valid signed key of business "b1"`},
 		{
 			Target{Suspend: "a1"}, `suspended account "a1" in business "b1", which revoked 2 valid signed keys`,
@@ -116,7 +119,8 @@ func TestResumingLiftsOnlyTheSuspensionOfAnOperator(t *testing.T) {
 	if said, code := do(t, client, resume); code != exit.Nothing || !strings.Contains(said, still) {
 		t.Errorf("%d %q", code, said)
 	}
-	if said, code := do(t, client, Target{BusinessID: "b1", Suspend: "a1"}); code != exit.OK || !strings.Contains(said, "0 valid signed keys") {
+	if said, code := do(t, client, Target{BusinessID: "b1", Suspend: "a1"}); code != exit.OK ||
+		!strings.Contains(said, "0 valid signed keys") {
 		t.Errorf("%d %q", code, said)
 	}
 	if said, code := do(t, client, resume); code != exit.OK || !strings.Contains(said, still) {
@@ -130,7 +134,8 @@ func TestResumingLiftsOnlyTheSuspensionOfAnOperator(t *testing.T) {
 
 func TestAnInvalidIDIsWrongUsageAndALostRedisIsNot(t *testing.T) {
 	client := openStore(t)
-	if said, code := do(t, client, Target{BusinessID: "b1", Execution: "a}b"}); code != exit.Usage || !strings.Contains(said, "execution id") {
+	if said, code := do(t, client, Target{BusinessID: "b1", Execution: "a}b"}); code != exit.Usage ||
+		!strings.Contains(said, "execution id") {
 		t.Errorf("%d %q", code, said)
 	}
 	nowhere, err := redisconn.Open(redisconn.Config{URL: "redis://127.0.0.1:1"})
@@ -140,7 +145,8 @@ func TestAnInvalidIDIsWrongUsageAndALostRedisIsNot(t *testing.T) {
 	defer func() { _ = nowhere.Close() }()
 	for _, target := range []Target{{Key: "k"}, {Execution: "e"}, {Suspend: "a"}, {Resume: "a"}} {
 		target.BusinessID = "b1"
-		if said, code := do(t, nowhere, target); code != exit.Failed || !strings.Contains(said, "redis at 127.0.0.1:1 refused the connection") {
+		if said, code := do(t, nowhere, target); code != exit.Failed ||
+			!strings.Contains(said, "redis at 127.0.0.1:1 refused the connection") {
 			t.Errorf("%+v: %d %q", target, code, said)
 		}
 	}

@@ -25,9 +25,11 @@ func TestReadyNamesEveryCheckAndWhatIsWrong(t *testing.T) {
 	if status != 200 || !strings.Contains(body, `"python":"ok"`) {
 		t.Errorf("ready: %d %s", status, body)
 	}
-	status, body = get(t, AdminHandler(AdminConfig{Ready: map[string]Check{"redis": down, "python": fine}, Details: func() any { return 7 }}), "/readyz")
+	status, body = get(t, AdminHandler(AdminConfig{Ready: map[string]Check{"redis": down, "python": fine},
+		Details: func() any { return 7 }}), "/readyz")
 	var answer readiness
-	if err := json.Unmarshal([]byte(body), &answer); err != nil || status != 503 || answer.Checks["redis"] != "redis at 127.0.0.1:1 refused the connection" ||
+	if err := json.Unmarshal([]byte(body), &answer); err != nil || status != 503 ||
+		answer.Checks["redis"] != "redis at 127.0.0.1:1 refused the connection" ||
 		answer.Checks["python"] != "ok" || answer.Status != "not ready" || answer.Details != 7.0 {
 		t.Errorf("not ready: %d %s", status, body)
 	}

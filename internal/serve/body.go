@@ -64,13 +64,16 @@ func (s *Server) readBody(c *gin.Context) (data []byte, release func(), err erro
 	return read.Bytes(), release, err
 }
 
-// isJSON reports whether a Content-Type is application/json, or a type with the +json suffix (RFC 6839), in UTF-8 (RFC 8259).
+// isJSON reports whether a Content-Type is application/json, or a type with the +json suffix (RFC 6839), in UTF-8 (RFC
+// 8259).
 func isJSON(contentType string) bool {
 	media, parameters, err := mime.ParseMediaType(contentType)
-	if charset, given := parameters["charset"]; given && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "us-ascii") {
+	if charset, given := parameters["charset"]; given && !strings.EqualFold(charset, "utf-8") &&
+		!strings.EqualFold(charset, "us-ascii") {
 		return false
 	}
-	return err == nil && (media == "application/json" || strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json"))
+	return err == nil && (media == "application/json" || strings.HasPrefix(media, "application/") &&
+		strings.HasSuffix(media, "+json"))
 }
 
 // refuseBody responds to a body that was not read.
@@ -88,7 +91,8 @@ func (s *Server) refuseBody(c *gin.Context, err error) {
 		c.Header("Accept-Encoding", "identity") // RFC 9110, section 12.5.3
 		refuse(c, http.StatusUnsupportedMediaType, "encoded", err.Error())
 	case errors.As(err, &tooLarge):
-		refuse(c, http.StatusRequestEntityTooLarge, "too_large", "the request is larger than "+strconv.FormatInt(s.config.MaxBody, 10)+" bytes")
+		refuse(c, http.StatusRequestEntityTooLarge, "too_large",
+			"the request is larger than "+strconv.FormatInt(s.config.MaxBody, 10)+" bytes")
 	case errors.Is(err, queue.ErrFull):
 		s.refuseSubmission(c, err)
 	default:

@@ -39,8 +39,8 @@ type Callbacks struct {
 	cut    context.CancelFunc
 }
 
-// NewCallbacks returns callbacks that are signed and sent as config says; it overrides Attempts and LongestDelay. memory
-// bounds the total size of waiting callbacks, in bytes; zero means 64 MiB.
+// NewCallbacks returns callbacks that are signed and sent as config says; it overrides Attempts and LongestDelay.
+// memory bounds the total size of waiting callbacks, in bytes; zero means 64 MiB.
 func NewCallbacks(config webhook.Config, memory int64, log *slog.Logger) (*Callbacks, error) {
 	config.Attempts, config.LongestDelay = callbackAttempts, callbackDelay
 	sender, err := webhook.New(config)
@@ -83,7 +83,10 @@ func (c *Callbacks) Finished(e *Execution) {
 	}
 	c.all.Go(func() {
 		defer c.memory.Give(business, size)
-		err := c.sender.Deliver(c.ctx, message, func(ctx context.Context, m webhook.Message) error { return c.try(ctx, business, m) })
+		err := c.sender.Deliver(c.ctx, message, func(ctx context.Context,
+			m webhook.Message) error {
+			return c.try(ctx, business, m)
+		})
 		if err != nil {
 			c.log.ErrorContext(ctx, "a callback was not delivered", "error", err)
 		}
@@ -93,9 +96,11 @@ func (c *Callbacks) Finished(e *Execution) {
 // ending returns the message about the end of an execution. If its step did not run, the result says why.
 func ending(e *Execution) (webhook.Message, error) {
 	snapshot := e.Snapshot()
-	ended := webhook.Finished{ExecutionID: e.ID(), BusinessID: e.BusinessID(), Outcome: snapshot.Outcome, Result: snapshot.Result}
+	ended := webhook.Finished{ExecutionID: e.ID(), BusinessID: e.BusinessID(), Outcome: snapshot.Outcome,
+		Result: snapshot.Result}
 	if snapshot.Failure != "" {
-		failed := runner.Result{RequestID: e.ID(), Outcome: outcomes.Internal, Error: &runner.StepError{Message: snapshot.Failure}}
+		failed := runner.Result{RequestID: e.ID(), Outcome: outcomes.Internal,
+			Error: &runner.StepError{Message: snapshot.Failure}}
 		document, err := failed.MarshalJSON()
 		if err != nil {
 			return webhook.Message{}, err

@@ -66,9 +66,10 @@ func newEnds(t *testing.T, err error, change func(*Callbacks)) *ends {
 	if opened != nil {
 		t.Fatal(opened)
 	}
-	service := NewRegistry(RegistryConfig{Queue: slots, Finished: c.Finished, Run: func(context.Context, execution.Request) (execution.Ended, error) {
-		return execution.Ended{Result: runner.Result{Outcome: outcomes.OK}}, err
-	}})
+	service := NewRegistry(RegistryConfig{Queue: slots, Finished: c.Finished,
+		Run: func(context.Context, execution.Request) (execution.Ended, error) {
+			return execution.Ended{Result: runner.Result{Outcome: outcomes.OK}}, err
+		}})
 	t.Cleanup(func() {
 		if err := service.Shutdown(context.Background()); err != nil {
 			t.Error(err)
@@ -80,7 +81,8 @@ func newEnds(t *testing.T, err error, change func(*Callbacks)) *ends {
 
 func (e *ends) submit(business, id, callback string) {
 	e.t.Helper()
-	_, err := e.service.Submit(execution.Request{Identity: minter.Identity{BusinessID: business, ExecutionID: id}}, nil, callback)
+	_, err := e.service.Submit(execution.Request{Identity: minter.Identity{BusinessID: business, ExecutionID: id}}, nil,
+		callback)
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -118,7 +120,8 @@ func TestReceiversThatHangDelayNoOtherBusiness(t *testing.T) {
 func TestCallbacksThatWaitAreBounded(t *testing.T) {
 	e := newEnds(t, nil, func(c *Callbacks) { c.memory = queue.NewBudget(1) })
 	e.submit("b", "e", "https://example.com/")
-	redistest.Await(t, "the callback to be refused", func() bool { return strings.Contains(e.log.String(), "too many callbacks wait") })
+	redistest.Await(t, "the callback to be refused",
+		func() bool { return strings.Contains(e.log.String(), "too many callbacks wait") })
 }
 
 func TestACallbackSaysWhyAStepDidNotRun(t *testing.T) {
@@ -131,7 +134,8 @@ func TestACallbackSaysWhyAStepDidNotRun(t *testing.T) {
 	e := newEnds(t, fmt.Errorf("no python: %w", runner.ErrNoPython), func(*Callbacks) {})
 	e.submit("b", "e", receiver.URL)
 	var message struct{ Data webhook.Finished }
-	if body := <-told; json.Unmarshal(body, &message) != nil || message.Data.Outcome != outcomes.NotStarted || !strings.Contains(string(message.Data.Result), "no python") {
+	if body := <-told; json.Unmarshal(body, &message) != nil || message.Data.Outcome != outcomes.NotStarted ||
+		!strings.Contains(string(message.Data.Result), "no python") {
 		t.Errorf("told %s", body)
 	}
 }

@@ -191,7 +191,8 @@ func (e forbiddenError) Error() string { return e.reason }
 // identity returns the identity that a caller's request acts for. A trusted caller names it in headers or body; for any
 // other caller, they must match its own.
 func (c *Caller) identity(header http.Header, body execution.Body) (minter.Identity, error) {
-	id := minter.Identity{BusinessID: c.BusinessID, AccountID: c.UserID, AccountType: c.AccountType, ExecutionID: body.ExecutionID}
+	id := minter.Identity{BusinessID: c.BusinessID, AccountID: c.UserID, AccountType: c.AccountType,
+		ExecutionID: body.ExecutionID}
 	for _, field := range []struct {
 		name    string
 		headers []string

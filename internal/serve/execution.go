@@ -161,7 +161,8 @@ func (e *Execution) Snapshot() Snapshot {
 	id := e.request.Identity
 	s := Snapshot{
 		ID: id.ExecutionID, BusinessID: id.BusinessID, AccountType: id.AccountType, Name: e.request.Name,
-		Runtime: string(e.request.Job.Runtime), State: e.state, QueuedAt: e.queued, StartedAt: e.started, FinishedAt: e.finished,
+		Runtime: string(e.request.Job.Runtime), State: e.state, QueuedAt: e.queued, StartedAt: e.started,
+		FinishedAt: e.finished,
 	}
 	if e.state != Finished {
 		return s
@@ -226,9 +227,9 @@ func encoded(data any) json.RawMessage {
 	return body
 }
 
-// executionSize is what an execution holds besides the texts that keptBytes adds up, nameSize what a declared output or the name
-// of a secret holds, and eventSize what an event does: its fields, the spare room of the slice that they are in, and the allocation
-// of its text.
+// executionSize is what an execution holds besides the texts that keptBytes adds up, nameSize what a declared output
+// or the name of a secret holds, and eventSize what an event does: its fields, the spare room of the slice that they
+// are in, and the allocation of its text.
 const (
 	executionSize = 8 << 10
 	nameSize      = 48
@@ -256,8 +257,8 @@ func (e *Execution) start() {
 	e.append("started", `{}`)
 }
 
-// finish records the end as encoded documents, and drops everything else: the script, its inputs and its secrets, and the
-// decoded result.
+// finish records the end as encoded documents, and drops everything else: the script, its inputs and its secrets, and
+// the decoded result.
 func (e *Execution) finish(ended execution.Ended, err error) {
 	var document []byte
 	if err == nil {
@@ -283,7 +284,8 @@ func (e *Execution) finish(ended execution.Ended, err error) {
 // keptBytes returns what a finished execution holds besides its events, in bytes.
 func (e *Execution) keptBytes() int64 {
 	result := e.ended.Result
-	size := executionSize + len(e.document) + len(result.Stdout) + len(result.Stderr) + len(result.Source) + len(result.Inputs) +
+	size := executionSize + len(e.document) + len(result.Stdout) + len(result.Stderr) + len(result.Source) +
+		len(result.Inputs) +
 		len(e.request.Name) + len(e.callback)
 	for _, output := range e.asked.Outputs {
 		size += nameSize + len(output.Name) + len(output.Type)

@@ -44,7 +44,8 @@ var readDescription = sync.OnceValues(func() (description, error) {
 	}
 	v, errs := validator.NewValidator(document, openapi.WithStrictMode(), openapi.WithFormatAssertions(),
 		openapi.WithStrictIgnorePaths("$.body.inputs.*"), // names chosen by the step; the schema describes their values
-		openapi.WithStrictIgnoredHeadersExtra("Authorization", "Traceparent", "Sec-Fetch-Site", "Cache-Control", "X-Accel-Buffering", "WWW-Authenticate", "Connection"))
+		openapi.WithStrictIgnoredHeadersExtra("Authorization", "Traceparent", "Sec-Fetch-Site", "Cache-Control",
+			"X-Accel-Buffering", "WWW-Authenticate", "Connection"))
 	if len(errs) > 0 {
 		return description{}, errs[0]
 	}
@@ -139,7 +140,8 @@ func TestThePageOfServeListsEveryOutcome(t *testing.T) {
 		if o.Retryable() {
 			again = "yes"
 		}
-		fmt.Fprintf(&table, "| `%s` | %s | %d | %d | %s |\n", o, strings.TrimSuffix(o.Sentence(), "."), o.Status(), o.ExitCode(), again)
+		fmt.Fprintf(&table, "| `%s` | %s | %d | %d | %s |\n", o, strings.TrimSuffix(o.Sentence(), "."), o.Status(),
+			o.ExitCode(), again)
 	}
 	if !strings.Contains(string(page), table.String()) {
 		t.Errorf("docs/serve.md lacks the table\n%s", table.String())

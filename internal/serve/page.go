@@ -17,7 +17,8 @@ const uiPrefix = "/ui/"
 func (s *Server) serveUI(engine *gin.Engine) {
 	assets := ui.Handler(uiPrefix)
 	handle(engine, route{http.MethodGet, "/ui", func(c *gin.Context) { c.Redirect(http.StatusFound, uiPrefix) }})
-	handle(engine, route{http.MethodGet, uiPrefix + "*file", func(c *gin.Context) { assets.ServeHTTP(c.Writer, c.Request) }})
+	handle(engine, route{http.MethodGet, uiPrefix + "*file",
+		func(c *gin.Context) { assets.ServeHTTP(c.Writer, c.Request) }})
 }
 
 // record is GET /executions/{id}/record: the data of an execution for the page.
@@ -44,6 +45,7 @@ func (s *Server) record(c *gin.Context) {
 	record := ui.NewRecord(about, ended, snapshot.Result)
 	record.Source, record.Inputs = e.Shown()
 	asked := e.Asked()
-	record.OutputTypes, record.Secrets, record.TimeoutMS = ui.OutputTypes(asked.Outputs), asked.Secrets, asked.Limit.Milliseconds()
+	record.OutputTypes, record.Secrets, record.TimeoutMS = ui.OutputTypes(asked.Outputs), asked.Secrets,
+		asked.Limit.Milliseconds()
 	c.JSON(http.StatusOK, record)
 }

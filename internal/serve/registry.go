@@ -75,7 +75,8 @@ func NewRegistry(config RegistryConfig) *Registry {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Registry{config: config, byID: map[key]*Execution{}, finished: map[string]*kept{}, waiting: queue.NewBudget(config.WaitingBytes)}
+	s := &Registry{config: config, byID: map[key]*Execution{}, finished: map[string]*kept{},
+		waiting: queue.NewBudget(config.WaitingBytes)}
 	s.ctx, s.cut = context.WithCancelCause(context.Background())
 	return s
 }
@@ -185,7 +186,8 @@ type kept struct {
 func (s *Registry) forget(much func(*kept) int64) {
 	var of *kept
 	for _, k := range s.finished {
-		if of == nil || much(k) > much(of) || much(k) == much(of) && k.oldestFirst[0].finished.Before(of.oldestFirst[0].finished) {
+		if of == nil || much(k) > much(of) || much(k) == much(of) &&
+			k.oldestFirst[0].finished.Before(of.oldestFirst[0].finished) {
 			of = k
 		}
 	}

@@ -35,7 +35,8 @@ func (s *stub) run(ctx context.Context, r execution.Request) (execution.Ended, e
 		result.RequestID = r.Identity.ExecutionID
 		return execution.Ended{Result: result}, nil
 	case <-ctx.Done():
-		return execution.Ended{Result: runner.Result{Outcome: outcomes.Cancelled, Error: &runner.StepError{Message: context.Cause(ctx).Error()}}}, nil
+		return execution.Ended{Result: runner.Result{Outcome: outcomes.Cancelled,
+			Error: &runner.StepError{Message: context.Cause(ctx).Error()}}}, nil
 	}
 }
 
@@ -58,7 +59,8 @@ func newTestService(t *testing.T, slots, depth int, config RegistryConfig) (*Reg
 
 func request(business, id string) execution.Request {
 	return execution.Request{
-		Identity: minter.Identity{BusinessID: business, ExecutionID: id, AccountID: "a", AccountType: "service_automation"}, Name: "Step",
+		Identity: minter.Identity{BusinessID: business, ExecutionID: id, AccountID: "a", AccountType: "service_automation"},
+		Name:     "Step",
 	}
 }
 
@@ -98,7 +100,8 @@ func TestAnExecutionReportsEachOfItsStates(t *testing.T) {
 		var result struct {
 			ID string `json:"request_id"`
 		}
-		if err := json.Unmarshal(snapshot.Result, &result); err != nil || result.ID != "e1" || snapshot.Outcome != "ok" || snapshot.Phases == nil {
+		if err := json.Unmarshal(snapshot.Result, &result); err != nil || result.ID != "e1" || snapshot.Outcome != "ok" ||
+			snapshot.Phases == nil {
 			t.Errorf("finished as %+v, %v", snapshot, err)
 		}
 		synctest.Wait()
@@ -142,7 +145,8 @@ func TestCancellingEndsWaitingAndRunningExecutions(t *testing.T) {
 		synctest.Wait()
 		waiting.Cancel()
 		<-waiting.Done()
-		if _, err := waiting.Ended(); !errors.Is(err, execution.ErrCancelled) || waiting.Snapshot().Failure == "" || waiting.Snapshot().Outcome != "cancelled" || !waiting.Snapshot().StartedAt.IsZero() {
+		if _, err := waiting.Ended(); !errors.Is(err, execution.ErrCancelled) || waiting.Snapshot().Failure == "" ||
+			waiting.Snapshot().Outcome != "cancelled" || !waiting.Snapshot().StartedAt.IsZero() {
 			t.Errorf("the waiting execution ended with %v", err)
 		}
 		running.Cancel()

@@ -272,7 +272,8 @@ func (s *Server) read(c *gin.Context) (request execution.Request, body execution
 	if job.Traceparent == "" {
 		job.Traceparent, tracestate = c.GetHeader("traceparent"), c.GetHeader("tracestate")
 	}
-	return execution.Request{Identity: id, Name: body.Name, Job: job, Limits: limits, Tracestate: tracestate}, body, data, true
+	return execution.Request{Identity: id, Name: body.Name, Job: job, Limits: limits,
+		Tracestate: tracestate}, body, data, true
 }
 
 // checkIdentity refuses invalid IDs, keyed by field.

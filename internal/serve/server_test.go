@@ -72,7 +72,8 @@ func (w *world) run(ctx context.Context, r execution.Request) (execution.Ended, 
 	case "python":
 		return execution.Ended{}, fmt.Errorf("x: %w", runner.ErrNoPython)
 	case "suspended":
-		return execution.Ended{}, &minter.DeniedError{Code: minter.CodeSuspended, Reason: "the account is suspended", Err: minter.ErrSuspended}
+		return execution.Ended{}, &minter.DeniedError{Code: minter.CodeSuspended, Reason: "the account is suspended",
+			Err: minter.ErrSuspended}
 	case "broken":
 		return execution.Ended{}, errors.New("a secret inside")
 	case "talk":
@@ -106,14 +107,16 @@ func start(t *testing.T, callers *Callers, slots, depth int, change ...func(*Con
 	}
 	service := NewRegistry(RegistryConfig{Queue: q, Run: w.run})
 	if callers == nil {
-		callers = AnonymousCallers(minter.Identity{BusinessID: "dev-b", AccountID: "dev-u", AccountType: "service_automation"})
+		callers = AnonymousCallers(minter.Identity{BusinessID: "dev-b", AccountID: "dev-u",
+			AccountType: "service_automation"})
 	}
 	secrets, err := execution.ParseSecrets([]byte(`{"b1": {"MY_KEY": "hunter2hunter2"}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	config := Config{
-		Executions: service, Queue: q, Callers: callers, Secrets: secrets, MaxBody: 80 << 10, ArrivingBytes: 160 << 10, UI: true,
+		Executions: service, Queue: q, Callers: callers, Secrets: secrets, MaxBody: 80 << 10, ArrivingBytes: 160 << 10,
+		UI: true,
 		CheckIdentity: func(id minter.Identity) error {
 			if id.AccountType != "service_automation" {
 				return errors.New("unknown account type")
@@ -196,18 +199,21 @@ func TestRunAnswersAsExistingClientsExpect(t *testing.T) {
 		"success":         {script("fine"), 200, `"error":null`},
 		"a failed step":   {script("raise"), 400, `"error":"ValueError: no <luck>"`},
 		"unknown runtime": {`{"runtime": "python-2-7", "user_script": "x"}`, 400, `{"runtime":[`},
-		"unknown type":    {`{"runtime": "python-3-13", "user_script": "x", "inputs": {"x": {"t": "mail", "v": 1}}}`, 400, `{"inputs":{"x":{"t":["Invalid Kizen type 'mail'"]}}}`},
-		"unknown secret":  {`{"runtime": "python-3-13", "user_script": "x", "secrets": ["NOPE"]}`, 400, `{"secrets":[`},
-		"not JSON":        {`{`, 400, `{"non_field_errors":[`},
-		"an id":           {`{"runtime": "python-3-13", "user_script": "x", "execution_id": "e1"}`, 400, `{"execution_id":[`},
-		"too large":       {script(strings.Repeat("x", 90<<10)), 413, `"code":"too_large"`},
-		"redis is down":   {script("redis"), 503, `"code":"store_unavailable"`},
-		"no python":       {script("python"), 503, `"code":"runner_unavailable"`},
-		"suspended":       {script("suspended"), 403, `"code":"suspended"`},
-		"a callback":      {`{"user_script": "x", "callback_url": "https://example.com/"}`, 400, `{"callback_url":["is for POST /executions; leave it out here"]}`},
+		"unknown type": {`{"runtime": "python-3-13", "user_script": "x", "inputs": {"x": {"t": "mail", "v": 1}}}`, 400,
+			`{"inputs":{"x":{"t":["Invalid Kizen type 'mail'"]}}}`},
+		"unknown secret": {`{"runtime": "python-3-13", "user_script": "x", "secrets": ["NOPE"]}`, 400, `{"secrets":[`},
+		"not JSON":       {`{`, 400, `{"non_field_errors":[`},
+		"an id":          {`{"runtime": "python-3-13", "user_script": "x", "execution_id": "e1"}`, 400, `{"execution_id":[`},
+		"too large":      {script(strings.Repeat("x", 90<<10)), 413, `"code":"too_large"`},
+		"redis is down":  {script("redis"), 503, `"code":"store_unavailable"`},
+		"no python":      {script("python"), 503, `"code":"runner_unavailable"`},
+		"suspended":      {script("suspended"), 403, `"code":"suspended"`},
+		"a callback": {`{"user_script": "x", "callback_url": "https://example.com/"}`, 400,
+			`{"callback_url":["is for POST /executions; leave it out here"]}`},
 		"a fault of ours": {script("broken"), 500, `"code":"internal"`},
 		"a bad business":  {`{"user_script": "x", "business_id": "a b"}`, 400, `{"business_id":[`},
-		"a bad type":      {`{"user_script": "x", "account_type": "robot"}`, 400, `{"account_type":["unknown account type"]}`},
+		"a bad type": {`{"user_script": "x", "account_type": "robot"}`, 400,
+			`{"account_type":["unknown account type"]}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.t = t
@@ -268,10 +274,12 @@ func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
 	}
 	shown := w.call("GET", "/executions/e1", "", asB1)
 	var snapshot Snapshot
-	if err := json.Unmarshal([]byte(shown.body), &snapshot); err != nil || snapshot.State != Finished || !strings.Contains(string(snapshot.Result), `"request_id":"e1"`) {
+	if err := json.Unmarshal([]byte(shown.body), &snapshot); err != nil || snapshot.State != Finished ||
+		!strings.Contains(string(snapshot.Result), `"request_id":"e1"`) {
 		t.Errorf("shown %s, %v", shown.body, err)
 	}
-	if again := w.call("POST", "/executions", body, asB1); again.status != 202 || again.body != shown.body || len(w.requests()) != 1 {
+	if again := w.call("POST", "/executions", body, asB1); again.status != 202 || again.body != shown.body ||
+		len(w.requests()) != 1 {
 		t.Errorf("submitted again: %d %s, ran %d times", again.status, again.body, len(w.requests()))
 	}
 	if other := w.call("POST", "/executions", `{"user_script": "fine", "execution_id": "e1"}`, asB1); other.status != 409 {
@@ -286,10 +294,12 @@ func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
 	if foreign := w.call("GET", "/executions/e1", "", http.Header{"X-Business-Id": {"b2"}}); foreign.status != 404 {
 		t.Errorf("another business: %d %s", foreign.status, foreign.body)
 	}
-	if list := w.call("GET", "/executions?state=finished", "", asB1); !strings.Contains(list.body, `"count":1`) || strings.Contains(list.body, `"result":`) {
+	if list := w.call("GET", "/executions?state=finished", "", asB1); !strings.Contains(list.body, `"count":1`) ||
+		strings.Contains(list.body, `"result":`) {
 		t.Errorf("list %s", list.body)
 	}
-	if list := w.call("GET", "/executions?state=done", "", asB1); list.status != 400 || !strings.Contains(list.body, `{"state":[`) {
+	if list := w.call("GET", "/executions?state=done", "", asB1); list.status != 400 ||
+		!strings.Contains(list.body, `{"state":[`) {
 		t.Errorf("an unknown state: %d %s", list.status, list.body)
 	}
 	if list := w.call("GET", "/executions?outcome=timeout", "", asB1); !strings.Contains(list.body, `"count":0`) {
@@ -306,7 +316,8 @@ func TestARecordShowsTheInputsDuringAndAfterTheStep(t *testing.T) {
 	}
 	running := w.call("GET", "/executions/e1/record", "", asB1)
 	for _, want := range []string{
-		`"source":"wait # [REDACTED]"`, `"n":{"t":"n","v":"21"}`, `"s":{"t":"s","v":"[REDACTED]"}`, `"name":"sync"`, `"result":null`,
+		`"source":"wait # [REDACTED]"`, `"n":{"t":"n","v":"21"}`, `"s":{"t":"s","v":"[REDACTED]"}`, `"name":"sync"`,
+		`"result":null`,
 		`"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"`,
 	} {
 		if !strings.Contains(running.body, want) {
@@ -316,7 +327,8 @@ func TestARecordShowsTheInputsDuringAndAfterTheStep(t *testing.T) {
 	close(w.release)
 	w.call("GET", "/executions/e1/events", "", asB1)
 	ended := w.call("GET", "/executions/e1/record", "", asB1)
-	if !strings.Contains(ended.body, `"state":"finished"`) || !strings.Contains(ended.body, `"request_id":"e1"`) || strings.Contains(ended.body, "hunter2") {
+	if !strings.Contains(ended.body, `"state":"finished"`) || !strings.Contains(ended.body, `"request_id":"e1"`) ||
+		strings.Contains(ended.body, "hunter2") {
 		t.Errorf("ended: %s", ended.body)
 	}
 	if foreign := w.call("GET", "/executions/e1/record", "", http.Header{"X-Business-Id": {"b2"}}); foreign.status != 404 {
@@ -351,7 +363,8 @@ func TestEventsArriveWhileAnExecutionRuns(t *testing.T) {
 
 // TestACallerThatReadsNothingIsCutOff: the server writes more than any socket buffers.
 func TestACallerThatReadsNothingIsCutOff(t *testing.T) {
-	for name, ask := range map[string]string{"an answer": "GET /executions/big", "a stream": "GET /executions/big/events"} {
+	for name, ask := range map[string]string{"an answer": "GET /executions/big",
+		"a stream": "GET /executions/big/events"} {
 		t.Run(name, func(t *testing.T) {
 			w := start(t, nil, 1, 1, func(c *Config) { c.WriteTimeout = time.Second })
 			w.call("POST", "/executions", `{"user_script": "talk", "execution_id": "big"}`, asB1)
@@ -389,7 +402,8 @@ func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.ContentLength, r.Header = int64(len(large)), http.Header{"X-Business-Id": {business}, "Content-Type": {"application/json"}}
+		r.ContentLength, r.Header = int64(len(large)),
+			http.Header{"X-Business-Id": {business}, "Content-Type": {"application/json"}}
 		a := arriving{write, make(chan int, 1)}
 		go func() {
 			response, err := w.http.Client().Do(r)
@@ -440,7 +454,8 @@ func TestABodyThatDoesNotArriveIsNotAwaited(t *testing.T) {
 		}
 		defer connection.Close()
 		// It is not read.
-		_, _ = io.WriteString(connection, "POST /api/coderunner/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+		_, _ = io.WriteString(connection,
+			"POST /api/coderunner/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
 		answer, err := io.ReadAll(connection)
 		if err != nil || !strings.HasPrefix(string(answer), fmt.Sprintf("HTTP/1.1 %d ", status)) {
 			t.Errorf("%s, %v; want %d", answer, err, status)
@@ -480,13 +495,16 @@ func TestACancelledWaitingExecutionNeverStarts(t *testing.T) {
 			t.Errorf("cancelled: %d %s", got.status, got.body)
 		}
 	}
-	if events := w.call("GET", "/executions/waits/events", "", asB1); strings.Contains(events.body, "event:started") || !strings.Contains(events.body, `"outcome":"cancelled"`) {
+	if events := w.call("GET", "/executions/waits/events", "", asB1); strings.Contains(events.body, "event:started") ||
+		!strings.Contains(events.body, `"outcome":"cancelled"`) {
 		t.Errorf("events %s", events.body)
 	}
-	if shown := w.call("GET", "/executions/waits", "", asB1); strings.Contains(shown.body, "started_at") || !strings.Contains(shown.body, `"outcome":"cancelled"`) {
+	if shown := w.call("GET", "/executions/waits", "", asB1); strings.Contains(shown.body, "started_at") ||
+		!strings.Contains(shown.body, `"outcome":"cancelled"`) {
 		t.Errorf("shown %s", shown.body)
 	}
-	if record := w.call("GET", "/executions/waits/record", "", asB1); !strings.Contains(record.body, `"phases":[{"name":"queue"`) {
+	if record := w.call("GET", "/executions/waits/record", "", asB1); !strings.Contains(record.body,
+		`"phases":[{"name":"queue"`) {
 		t.Errorf("record %s", record.body)
 	}
 }
@@ -535,7 +553,8 @@ func TestAFullQueueTellsCallersWhenToRetry(t *testing.T) {
 // TestPagesOfABrowserAreNoCallers, whatever the browser or a proxy adds to their requests.
 func TestPagesOfABrowserAreNoCallers(t *testing.T) {
 	for name, w := range map[string]*world{"anonymous": start(t, nil, 1, 1), "with a token": start(t, tokens(t), 1, 1)} {
-		authorized := http.Header{"Authorization": {"Bearer platform-token-0123456789"}, "X-Business-Id": {"b1"}, "X-User-Id": {"u1"}}
+		authorized := http.Header{"Authorization": {"Bearer platform-token-0123456789"}, "X-Business-Id": {"b1"},
+			"X-User-Id": {"u1"}}
 		for _, page := range attacks.Pages() {
 			maps.Copy(page.Header, authorized)
 			for _, path := range []string{"/api/coderunner/run", "/executions"} {
@@ -556,7 +575,8 @@ func TestPagesOfABrowserAreNoCallers(t *testing.T) {
 		if len(w.requests()) != 0 {
 			t.Error("something ran")
 		}
-		for _, fine := range []http.Header{{"Host": {"localhost:8378"}}, {"Content-Type": {"application/json; charset=utf-8"}}, {"Sec-Fetch-Site": {"same-origin"}}} {
+		for _, fine := range []http.Header{{"Host": {"localhost:8378"}},
+			{"Content-Type": {"application/json; charset=utf-8"}}, {"Sec-Fetch-Site": {"same-origin"}}} {
 			maps.Copy(fine, authorized)
 			if got := w.call("POST", "/api/coderunner/run", script("fine"), fine); got.status != 200 {
 				t.Errorf("%s, %v: %d %s", name, fine, got.status, got.body)
@@ -573,8 +593,10 @@ func TestNamesOfTheSidecarAreAllowed(t *testing.T) {
 }
 
 func TestTheLocalTokenIsThatOfATrustedCaller(t *testing.T) {
-	w := start(t, LocalCallers(runner.NewSecret("a-local-token-0123"), minter.Identity{BusinessID: "dev-b", AccountID: "dev-u", AccountType: "service_automation"}), 1, 1)
-	for token, status := range map[string]int{"": 401, "Bearer wrong": 401, "Basic a-local-token-0123": 401, "Bearer a-local-token-0123": 200} {
+	w := start(t, LocalCallers(runner.NewSecret("a-local-token-0123"),
+		minter.Identity{BusinessID: "dev-b", AccountID: "dev-u", AccountType: "service_automation"}), 1, 1)
+	for token, status := range map[string]int{"": 401, "Bearer wrong": 401, "Basic a-local-token-0123": 401,
+		"Bearer a-local-token-0123": 200} {
 		if got := w.call("POST", "/api/coderunner/run", script("fine"), http.Header{"Authorization": {token}, "X-Business-Id": {"b7"}}); got.status != status {
 			t.Errorf("%q: %d %s", token, got.status, got.body)
 		}
@@ -588,7 +610,8 @@ func TestTheLocalTokenIsThatOfATrustedCaller(t *testing.T) {
 func TestABusinessIsChargedForItsOwnBodiesOnly(t *testing.T) {
 	w := start(t, tokens(t), 1, 1)
 	large := strings.Repeat("x", 70<<10)
-	got := w.call("POST", "/executions", large, http.Header{"Authorization": {"Bearer acme-token-0123456789"}, "X-Business-Id": {"victim"}})
+	got := w.call("POST", "/executions", large,
+		http.Header{"Authorization": {"Bearer acme-token-0123456789"}, "X-Business-Id": {"victim"}})
 	if got.status != 403 {
 		t.Errorf("a business's token for another: %d %s", got.status, got.body)
 	}
@@ -617,7 +640,8 @@ func TestABusinessIsChargedForItsOwnBodiesOnly(t *testing.T) {
 func tokens(t *testing.T) *Callers {
 	t.Helper()
 	dir := t.TempDir()
-	for name, token := range map[string]string{"platform": "platform-token-0123456789", "acme": "acme-token-0123456789\n"} {
+	for name, token := range map[string]string{"platform": "platform-token-0123456789",
+		"acme": "acme-token-0123456789\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(token), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -675,18 +699,24 @@ func TestACallerActsOnlyForItsOwnBusiness(t *testing.T) {
 		status int
 		as     string
 	}{
-		"its own business":             {bearer(acme), script("fine"), 200, "b-acme/u-acme"},
-		"its own, repeated":            {bearer(acme, "X-Business-Id", "b-acme"), script("fine"), 200, "b-acme/u-acme"},
-		"another by header":            {bearer(acme, "X-Business-Id", "b1"), script("fine"), 403, ""},
-		"another by body":              {bearer(acme), `{"user_script": "fine", "business_id": "b1"}`, 403, ""},
-		"another user by body":         {bearer(acme), `{"user_script": "fine", "user_id": "u1"}`, 403, ""},
-		"another type by body":         {bearer(acme), `{"user_script": "fine", "account_type": "service_integration"}`, 403, ""},
-		"trusted, by header":           {bearer("platform-token-0123456789", "X-Business-Id", "b7", "X-User-Id", "u7"), script("fine"), 200, "b7/u7"},
-		"trusted, by body":             {bearer("platform-token-0123456789"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 200, "b8/u8"},
-		"a scheme in lower case":       {http.Header{"Authorization": {"bearer " + acme}}, script("fine"), 200, "b-acme/u-acme"},
-		"trusted, named twice":         {http.Header{"Authorization": {"Bearer platform-token-0123456789"}, "X-User-Id": {"u7"}, "X-Business-Id": {"b7", "b8"}}, script("fine"), 403, ""},
-		"trusted, naming no business":  {bearer("platform-token-0123456789"), script("fine"), 400, ""},
-		"trusted, header against body": {bearer("platform-token-0123456789", "X-Business-Id", "b7"), `{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 403, ""},
+		"its own business":     {bearer(acme), script("fine"), 200, "b-acme/u-acme"},
+		"its own, repeated":    {bearer(acme, "X-Business-Id", "b-acme"), script("fine"), 200, "b-acme/u-acme"},
+		"another by header":    {bearer(acme, "X-Business-Id", "b1"), script("fine"), 403, ""},
+		"another by body":      {bearer(acme), `{"user_script": "fine", "business_id": "b1"}`, 403, ""},
+		"another user by body": {bearer(acme), `{"user_script": "fine", "user_id": "u1"}`, 403, ""},
+		"another type by body": {bearer(acme), `{"user_script": "fine", "account_type": "service_integration"}`, 403,
+			""},
+		"trusted, by header": {bearer("platform-token-0123456789", "X-Business-Id", "b7", "X-User-Id", "u7"),
+			script("fine"), 200, "b7/u7"},
+		"trusted, by body": {bearer("platform-token-0123456789"),
+			`{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 200, "b8/u8"},
+		"a scheme in lower case": {http.Header{"Authorization": {"bearer " + acme}}, script("fine"), 200,
+			"b-acme/u-acme"},
+		"trusted, named twice": {http.Header{"Authorization": {"Bearer platform-token-0123456789"},
+			"X-User-Id": {"u7"}, "X-Business-Id": {"b7", "b8"}}, script("fine"), 403, ""},
+		"trusted, naming no business": {bearer("platform-token-0123456789"), script("fine"), 400, ""},
+		"trusted, header against body": {bearer("platform-token-0123456789", "X-Business-Id", "b7"),
+			`{"user_script": "fine", "business_id": "b8", "user_id": "u8"}`, 403, ""},
 	} {
 		before := len(w.requests())
 		got := w.call("POST", "/api/coderunner/run", c.body, c.header)
@@ -713,8 +743,9 @@ func newAuthority(t *testing.T) authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
+		NotAfter: time.Now().Add(time.Hour),
+		IsCA:     true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -807,7 +838,8 @@ func TestMistakesInTheListOfCallersAreAllReported(t *testing.T) {
 - {name: third, token_file: ` + long + `, trusted: true}
 - {name: fourth, token_file: ` + long + `, business_id: b1, user_id: u1}
 `))
-	for _, want := range []string{"shorter than 16 bytes", "either token_file or certificate", "give business_id and user_id", "leave business_id and user_id out", "has no name",
+	for _, want := range []string{"shorter than 16 bytes", "either token_file or certificate",
+		"give business_id and user_id", "leave business_id and user_id out", "has no name",
 		`"second": has the same certificate as caller "first"`, `"fourth": has the same token as caller "third"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in %v", want, err)
@@ -839,7 +871,8 @@ func TestHEADAnswersWhatGETDoes(t *testing.T) {
 	w := start(t, nil, 4, 4)
 	w.call("POST", "/executions", `{"execution_id": "e1", "user_script": "wait"}`, asB1)
 	defer close(w.release)
-	for _, path := range []string{"/openapi.json", "/executions", "/executions/e1", "/executions/e1/events", "/executions/e1/record", "/executions/none", "/ui/"} {
+	for _, path := range []string{"/openapi.json", "/executions", "/executions/e1", "/executions/e1/events",
+		"/executions/e1/record", "/executions/none", "/ui/"} {
 		var answers [2]*http.Response
 		for i, method := range []string{"GET", "HEAD"} {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -860,7 +893,8 @@ func TestHEADAnswersWhatGETDoes(t *testing.T) {
 			cancel()
 			_ = answers[i].Body.Close() // closes the stream
 		}
-		if get, head := answers[0], answers[1]; get.StatusCode != head.StatusCode || get.Header.Get("Content-Type") != head.Header.Get("Content-Type") {
+		if get, head := answers[0], answers[1]; get.StatusCode != head.StatusCode ||
+			get.Header.Get("Content-Type") != head.Header.Get("Content-Type") {
 			t.Errorf("%s: GET answers %d %v, HEAD %d %v", path, get.StatusCode, get.Header, head.StatusCode, head.Header)
 		}
 	}

@@ -27,7 +27,8 @@ func (f TLSFiles) Config() (*tls.Config, error) {
 	if err != nil {
 		return nil, exit.Usagef("cannot use --tls-cert and --tls-key: %w", err)
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair},
+		NextProtos: []string{"h2", "http/1.1"}}
 	if f.ClientCA == "" {
 		return config, nil
 	}

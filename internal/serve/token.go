@@ -20,12 +20,14 @@ func LocalTokenFile() (string, error) {
 	if dir == "" {
 		var err error
 		if dir, err = os.UserCacheDir(); err != nil {
-			return "", exit.Usagef("the token of serve cannot be stored: neither XDG_RUNTIME_DIR nor HOME is set; name a file with --token-file")
+			return "",
+				exit.Usagef("the token of serve cannot be stored: neither XDG_RUNTIME_DIR nor HOME is set; name a file with --token-file")
 		}
 	}
 	dir = filepath.Join(dir, "kizen-sidecar")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("create %q for the token of serve: %w; name a file with --token-file", dir, wholefile.Cause(err))
+		return "", fmt.Errorf("create %q for the token of serve: %w; name a file with --token-file", dir,
+			wholefile.Cause(err))
 	}
 	return filepath.Join(dir, "serve.token"), nil
 }
@@ -42,7 +44,8 @@ func LocalToken(name string) (runner.Secret, error) {
 	}
 	text := strings.TrimSpace(string(data))
 	if len(text) < MinTokenBytes {
-		return runner.Secret{}, exit.Usagef("the token in --token-file %q is shorter than %d bytes; remove the file, and serve will create a new one", name, MinTokenBytes)
+		return runner.Secret{},
+			exit.Usagef("the token in --token-file %q is shorter than %d bytes; remove the file, and serve will create a new one", name, MinTokenBytes)
 	}
 	return runner.NewSecret(text), nil
 }

@@ -81,7 +81,8 @@ func TestThePlaceOfTheLocalToken(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LocalTokenFile(); exit.Code(err) != exit.Failed || !strings.Contains(err.Error(), "name a file with --token-file") {
+	if _, err := LocalTokenFile(); exit.Code(err) != exit.Failed ||
+		!strings.Contains(err.Error(), "name a file with --token-file") {
 		t.Errorf("below a file: %v", err)
 	}
 }

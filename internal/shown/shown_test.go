@@ -32,7 +32,8 @@ func TestTextHoldsNothingThatHides(t *testing.T) {
 }
 
 func TestJSONMeansTheSameAndHoldsNothingThatATerminalObeys(t *testing.T) {
-	for _, text := range []string{attacks.Harmful, "plain", "ü€𝄞©Øâ", "\u2028", strings.Repeat("x", 1000) + attacks.Harmful} {
+	for _, text := range []string{attacks.Harmful, "plain", "ü€𝄞©Øâ", "\u2028",
+		strings.Repeat("x", 1000) + attacks.Harmful} {
 		document, err := json.Marshal(map[string]string{text: text})
 		if err != nil {
 			t.Fatal(err)

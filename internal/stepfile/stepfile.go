@@ -204,7 +204,8 @@ func (f Source) secrets() (map[string]runner.Secret, error) {
 		var values map[string]string
 		if json.Unmarshal(data, &values) != nil {
 			// What the decoder would say may quote a secret.
-			return nil, fmt.Errorf("secrets file %q is not a JSON object of strings; write it like {\"name\": \"value\"}", f.SecretsFile)
+			return nil, fmt.Errorf("secrets file %q is not a JSON object of strings; write it like {\"name\": \"value\"}",
+				f.SecretsFile)
 		}
 		for name, value := range values {
 			secrets[name] = runner.NewSecret(value)

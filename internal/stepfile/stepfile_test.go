@@ -31,30 +31,37 @@ const config = `{"name": "Sync", "api_name": "sync", "runtime": "python-3-12", "
 
 func TestAFolderIsReadWithWhatFlagsAdd(t *testing.T) {
 	dir := folder(t, map[string]string{
-		"kizen.json": `{"name": "My plugin", "api_name": "my_plugin"}`, "step/config.json": config, "step/script.py": "pass\n",
-		"inputs.json": `{"who": "file", "count": 1}`, "outputs.json": `{"total": "string", "more": "date"}`, "secrets.json": `{"api_key": "file"}`,
+		"kizen.json": `{"name": "My plugin", "api_name": "my_plugin"}`, "step/config.json": config,
+		"step/script.py": "pass\n",
+		"inputs.json":    `{"who": "file", "count": 1}`, "outputs.json": `{"total": "string", "more": "date"}`,
+		"secrets.json": `{"api_key": "file"}`,
 	})
 	source := Source{
-		Step: filepath.Join(dir, "step"), InputsFile: filepath.Join(dir, "inputs.json"), OutputsFile: filepath.Join(dir, "outputs.json"),
+		Step: filepath.Join(dir, "step"), InputsFile: filepath.Join(dir, "inputs.json"),
+		OutputsFile: filepath.Join(dir, "outputs.json"),
 		SecretsFile: filepath.Join(dir, "secrets.json"),
 	}
 	name, job, err := source.Load(strings.NewReader(""))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if name != "Sync" || job.Runtime != runner.Python312 || string(job.Script) != "pass\n" || len(job.Inputs) != 2 || job.Secrets["my_plugin__api_key"].Reveal() != "file" {
+	if name != "Sync" || job.Runtime != runner.Python312 || string(job.Script) != "pass\n" || len(job.Inputs) != 2 ||
+		job.Secrets["my_plugin__api_key"].Reveal() != "file" {
 		t.Errorf("%q %+v", name, job)
 	}
-	if len(job.Outputs) != 2 || job.Outputs[0].Name != "total" || job.Outputs[0].Type != "s" || job.Outputs[1].Name != "more" {
+	if len(job.Outputs) != 2 || job.Outputs[0].Name != "total" || job.Outputs[0].Type != "s" ||
+		job.Outputs[1].Name != "more" {
 		t.Errorf("a file of outputs replaces what config.json declares, and adds to it: %+v", job.Outputs)
 	}
 	// Single flags win over files. An input without a value is not supplied.
-	source.Input, source.Secret, source.Runtime = []string{"who=flag", "count=:number"}, []string{"api_key=flag"}, "python-3-13"
+	source.Input, source.Secret, source.Runtime = []string{"who=flag", "count=:number"}, []string{"api_key=flag"},
+		"python-3-13"
 	source.DeclareOutput = []string{"more:number", "third"}
 	if _, job, err = source.Load(strings.NewReader("")); err != nil {
 		t.Fatal(err)
 	}
-	if _, there := job.Inputs["count"]; there || job.Runtime != runner.Python313 || job.Secrets["my_plugin__api_key"].Reveal() != "flag" {
+	if _, there := job.Inputs["count"]; there || job.Runtime != runner.Python313 ||
+		job.Secrets["my_plugin__api_key"].Reveal() != "flag" {
 		t.Errorf("%+v", job)
 	}
 	if len(job.Outputs) != 3 || job.Outputs[1].Type != "n" || job.Outputs[2].Name != "third" {
@@ -66,11 +73,13 @@ func TestAScriptIsReadFromAFileOrFromStandardInput(t *testing.T) {
 	file := filepath.Join(folder(t, map[string]string{"a.py": "one"}), "a.py")
 	for source, want := range map[origin]string{{file, "unread"}: "a.py: one", {"-", "two"}: "standard input: two"} {
 		name, job, err := Source{Script: source.script, Input: []string{"any=1"}}.Load(strings.NewReader(source.stdin))
-		if got := name + ": " + string(job.Script); err != nil || got != want || job.Runtime != scriptRuntime || len(job.Inputs) != 1 {
+		if got := name + ": " + string(job.Script); err != nil || got != want || job.Runtime != scriptRuntime ||
+			len(job.Inputs) != 1 {
 			t.Errorf("%q, %v; want %q", got, err, want)
 		}
 	}
-	if _, _, err := (Source{Script: "-"}).Load(iotest.ErrReader(io.ErrUnexpectedEOF)); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "standard input") {
+	if _, _, err := (Source{Script: "-"}).Load(iotest.ErrReader(io.ErrUnexpectedEOF)); !errors.Is(err,
+		io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "standard input") {
 		t.Errorf("%v", err)
 	}
 }
@@ -90,25 +99,28 @@ func TestAStepWithoutANameIsCalledAfterItsFolder(t *testing.T) {
 
 func TestMistakesAreOneLine(t *testing.T) {
 	dir := folder(t, map[string]string{
-		"step/config.json": `{"name": "x"}`, "step/script.py": "pass", "empty/x": "", "ok.py": "pass", "latin1.py": "x = '\xe9'",
-		"broken.json": `{"n": "not-for-the-log"`, "nested.json": `{"KEY": {"x": "not-for-the-log"}}`, "bad/config.json": "{\n oops}", "bad/script.py": "pass",
+		"step/config.json": `{"name": "x"}`, "step/script.py": "pass", "empty/x": "", "ok.py": "pass",
+		"latin1.py":   "x = '\xe9'",
+		"broken.json": `{"n": "not-for-the-log"`, "nested.json": `{"KEY": {"x": "not-for-the-log"}}`,
+		"bad/config.json": "{\n oops}", "bad/script.py": "pass",
 	})
 	t.Chdir(dir)
 	for want, source := range map[string]Source{
-		"no step given; name its folder, or use --script FILE":           {},
-		"give either the step's folder or --script, not both":            {Step: "step", Script: "ok.py"},
-		`no such folder "nowhere"; check the path`:                       {Step: "nowhere"},
-		`"ok.py" is a file; run it with --script`:                        {Step: "ok.py"},
-		"has no config.json":                                             {Step: "empty"},
-		"config.json: is not JSON: line 2":                               {Step: "bad"},
-		`no such script "none.py"`:                                       {Script: "none.py"},
-		"script latin1.py: ":                                             {Script: "latin1.py"},
-		`runtime: unknown runtime "ruby"`:                                {Script: "ok.py", Runtime: "ruby"},
-		"inputs: no such inputs file":                                    {Script: "ok.py", InputsFile: "none.json"},
-		"inputs: must be a JSON object":                                  {Script: "ok.py", InputsFile: "broken.json"},
-		"output_types: must be a JSON object":                            {Script: "ok.py", OutputsFile: "broken.json"},
-		"output_types: no such outputs file":                             {Script: "ok.py", OutputsFile: "none.json"},
-		"output_types.n: Invalid Kizen type 'mail'":                      {Script: "ok.py", DeclareOutput: []string{"n:mail"}},
+		"no step given; name its folder, or use --script FILE": {},
+		"give either the step's folder or --script, not both":  {Step: "step", Script: "ok.py"},
+		`no such folder "nowhere"; check the path`:             {Step: "nowhere"},
+		`"ok.py" is a file; run it with --script`:              {Step: "ok.py"},
+		"has no config.json":                                   {Step: "empty"},
+		"config.json: is not JSON: line 2":                     {Step: "bad"},
+		`no such script "none.py"`:                             {Script: "none.py"},
+		"script latin1.py: ":                                   {Script: "latin1.py"},
+		`runtime: unknown runtime "ruby"`:                      {Script: "ok.py", Runtime: "ruby"},
+		"inputs: no such inputs file":                          {Script: "ok.py", InputsFile: "none.json"},
+		"inputs: must be a JSON object":                        {Script: "ok.py", InputsFile: "broken.json"},
+		"output_types: must be a JSON object":                  {Script: "ok.py", OutputsFile: "broken.json"},
+		"output_types: no such outputs file":                   {Script: "ok.py", OutputsFile: "none.json"},
+		"output_types.n: Invalid Kizen type 'mail'": {Script: "ok.py",
+			DeclareOutput: []string{"n:mail"}},
 		"inputs.n: Invalid Kizen type 'mail'":                            {Script: "ok.py", Input: []string{"n=1:mail"}},
 		"no such secrets file":                                           {Script: "ok.py", SecretsFile: "none.json"},
 		`secrets file "broken.json" is not a JSON object of strings`:     {Script: "ok.py", SecretsFile: "broken.json"},
@@ -118,7 +130,8 @@ func TestMistakesAreOneLine(t *testing.T) {
 		`secret "KEY" is empty; give it a value, or leave it out`:        {Script: "ok.py", Secret: []string{"KEY="}},
 	} {
 		_, job, err := source.Load(strings.NewReader(""))
-		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "not-for-the-log") || strings.Contains(err.Error(), "\n") {
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "not-for-the-log") ||
+			strings.Contains(err.Error(), "\n") {
 			t.Errorf("%+v: %v, want one line with %q", source, err, want)
 		}
 		if err != nil && len(job.Secrets) > 0 {
@@ -135,11 +148,14 @@ func TestAllThatIsWrongWithTheFieldsIsReportedTogether(t *testing.T) {
 	}{
 		{
 			Source{Input: []string{"count=three", "who=x"}, DeclareOutput: []string{"n:mail"}, Runtime: "ruby"},
-			[]string{"inputs.count: ", "output_types.n: ", "runtime: ", `secrets: secret "api_key" is declared but was not supplied`},
+			[]string{"inputs.count: ", "output_types.n: ", "runtime: ",
+				`secrets: secret "api_key" is declared but was not supplied`},
 		},
 		{Source{Secret: []string{"api_key=x"}}, []string{"inputs.who: is required but was not supplied"}},
-		{Source{Secret: []string{"api_key=x"}, InputsFile: filepath.Join(dir, "null.json")}, []string{"inputs.who: is required and must not be null"}},
-		{Source{Secret: []string{"api_key=x"}, Input: []string{"who=x", "whom=y"}}, []string{"inputs.whom: is not an input of this step"}},
+		{Source{Secret: []string{"api_key=x"}, InputsFile: filepath.Join(dir, "null.json")},
+			[]string{"inputs.who: is required and must not be null"}},
+		{Source{Secret: []string{"api_key=x"}, Input: []string{"who=x", "whom=y"}},
+			[]string{"inputs.whom: is not an input of this step"}},
 	} {
 		source := row.source
 		source.Step = dir
@@ -155,7 +171,8 @@ func TestAllThatIsWrongWithTheFieldsIsReportedTogether(t *testing.T) {
 		}
 	}
 	// An input that cannot be read does not count as missing too.
-	_, _, err := Source{Step: dir, Secret: []string{"api_key=x"}, InputsFile: filepath.Join(dir, "none.json")}.Load(strings.NewReader(""))
+	_, _, err := Source{Step: dir, Secret: []string{"api_key=x"},
+		InputsFile: filepath.Join(dir, "none.json")}.Load(strings.NewReader(""))
 	if err == nil || strings.Contains(err.Error(), "who") {
 		t.Errorf("%v", err)
 	}

@@ -90,7 +90,8 @@ func (p Page) values(w io.Writer, result runner.Result) {
 func (p Page) logs(w io.Writer, result runner.Result) {
 	dropped := ""
 	if result.Dropped.Bytes > 0 || result.Dropped.Messages > 0 {
-		dropped = fmt.Sprintf("%d messages and %s dropped", result.Dropped.Messages, humanize.IBytes(uint64(result.Dropped.Bytes)))
+		dropped = fmt.Sprintf("%d messages and %s dropped", result.Dropped.Messages,
+			humanize.IBytes(uint64(result.Dropped.Bytes)))
 	}
 	section(w, "Logs", dropped)
 	if len(result.Logs) == 0 {
@@ -145,7 +146,8 @@ func (p Page) connections(w io.Writer, result runner.Result) {
 	section(w, "Connections", note)
 	rows := [][]string{{"TO", "OVER", "RESULT", "POLICY", "MS"}}
 	for _, connection := range record.Connections {
-		rows = append(rows, []string{connectionTarget(connection), connection.Transport, connectionResult(connection), connection.Policy,
+		rows = append(rows, []string{connectionTarget(connection), connection.Transport, connectionResult(connection),
+			connection.Policy,
 			fmt.Sprintf("%.1f", connection.Duration)})
 	}
 	columns(w, rows)

@@ -48,7 +48,8 @@ func spin(w io.Writer, what string, quit <-chan struct{}) {
 			return
 		case <-wait.C:
 			elapsed := time.Since(started).Seconds()
-			fmt.Fprintf(w, "%s%c running %s %.1f s", clearLine, spinnerFrames[frame%len(spinnerFrames)], shown.Text(what), elapsed)
+			fmt.Fprintf(w, "%s%c running %s %.1f s", clearLine, spinnerFrames[frame%len(spinnerFrames)], shown.Text(what),
+				elapsed)
 			wait.Reset(spinnerPace)
 		}
 	}

@@ -21,7 +21,8 @@ var embedded embed.FS
 
 // policy returns the content security policy of the page, which allows only sources.
 func policy(sources string) string {
-	return "default-src 'none'; " + sources + "; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+	return "default-src 'none'; " + sources +
+		"; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 }
 
 // Handler serves the page below prefix, which begins and ends with a slash.
@@ -33,7 +34,8 @@ func Handler(prefix string) http.Handler {
 	files := http.StripPrefix(prefix, http.FileServerFS(assets))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
-		header.Set("Content-Security-Policy", policy("script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'")+"; frame-ancestors 'none'")
+		header.Set("Content-Security-Policy",
+			policy("script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'")+"; frame-ancestors 'none'")
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("Referrer-Policy", "no-referrer")
 		header.Set("Cross-Origin-Opener-Policy", "same-origin")

@@ -28,9 +28,11 @@ func TestARecordTellsWhenEachPhaseWas(t *testing.T) {
 			Phases: runner.Phases{Spawn: ms(5), Import: ms(25), Step: ms(40), Teardown: ms(10)},
 		},
 	}
-	about := About{ID: "x", Queued: origin, Dequeued: at(9), Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+	about := About{ID: "x", Queued: origin, Dequeued: at(9),
+		Traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
 	got := NewRecord(about, done, nil)
-	want := []Phase{{"queue", 0, 9}, {"spawn", 10, 5}, {"mint", 12, 2}, {"import", 15, 25}, {"step", 40, 40}, {"teardown", 80, 10}, {"revoke", 90, 3}}
+	want := []Phase{{"queue", 0, 9}, {"spawn", 10, 5}, {"mint", 12, 2}, {"import", 15, 25}, {"step", 40, 40},
+		{"teardown", 80, 10}, {"revoke", 90, 3}}
 	if len(got.Phases) != len(want) {
 		t.Fatalf("phases = %v", got.Phases)
 	}
@@ -107,14 +109,16 @@ func TestTheScriptsOfThePageParseNoMarkup(t *testing.T) {
 		if found := sinks.FindString(string(text)); found != "" {
 			t.Errorf("%s uses %s", name, found)
 		}
-		if strings.Contains(string(text), "http://") && name != "assets/dom.js" || strings.Contains(string(text), "https://") {
+		if strings.Contains(string(text), "http://") && name != "assets/dom.js" ||
+			strings.Contains(string(text), "https://") {
 			t.Errorf("%s names another server", name)
 		}
 	}
 }
 
 func TestAssetsComeWithAPolicyAndAType(t *testing.T) {
-	for path, kind := range map[string]string{"/ui/": "text/html", "/ui/app.js": "text/javascript", "/ui/style.css": "text/css", "/ui/icon.svg": "image/svg+xml"} {
+	for path, kind := range map[string]string{"/ui/": "text/html", "/ui/app.js": "text/javascript",
+		"/ui/style.css": "text/css", "/ui/icon.svg": "image/svg+xml"} {
 		answer := httptest.NewRecorder()
 		Handler("/ui/").ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
 		header := answer.Header()
@@ -122,7 +126,8 @@ func TestAssetsComeWithAPolicyAndAType(t *testing.T) {
 			t.Errorf("%s: %d %s", path, answer.Code, header.Get("Content-Type"))
 		}
 		policy := header.Get("Content-Security-Policy")
-		if !strings.HasPrefix(policy, "default-src 'none';") || strings.Contains(policy, "unsafe") || !strings.Contains(policy, "require-trusted-types-for 'script'") ||
+		if !strings.HasPrefix(policy, "default-src 'none';") || strings.Contains(policy, "unsafe") ||
+			!strings.Contains(policy, "require-trusted-types-for 'script'") ||
 			!strings.Contains(policy, "frame-ancestors 'none'") || header.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: policy %q", path, policy)
 		}

@@ -64,7 +64,8 @@ func TestRetryAfterIsBounded(t *testing.T) {
 		sender.config.LongestDelay = time.Minute
 		var asked []time.Time
 		answering(sender, &asked, 429, 200)
-		if err := sender.Deliver(t.Context(), finished(t, "https://example.com"), sender.Try); err != nil || asked[1].Sub(asked[0]) != time.Minute {
+		if err := sender.Deliver(t.Context(), finished(t, "https://example.com"), sender.Try); err != nil ||
+			asked[1].Sub(asked[0]) != time.Minute {
 			t.Errorf("retried after %s, %v", asked[1].Sub(asked[0]), err)
 		}
 	})

@@ -168,7 +168,8 @@ func judge(host string, response *http.Response) error {
 		return &DeliveryError{Host: host, Status: status, Reason: "answered with a redirect, which is not followed"}
 	}
 	return &DeliveryError{
-		Host: host, Status: status, Reason: "did not accept it", RetryAfter: retryAfter(response.Header.Get("Retry-After"), time.Now()),
+		Host: host, Status: status, Reason: "did not accept it",
+		RetryAfter: retryAfter(response.Header.Get("Retry-After"), time.Now()),
 	}
 }
 

@@ -47,7 +47,8 @@ func newSender(t *testing.T, allowed ...string) *Sender {
 
 func finished(t *testing.T, url string) Message {
 	t.Helper()
-	m, err := Finished{ExecutionID: "e.1", BusinessID: "b1", Outcome: "ok", Result: []byte(`{"values": null}`)}.Message(url, time.Unix(1_800_000_000, 0))
+	m, err := Finished{ExecutionID: "e.1", BusinessID: "b1", Outcome: "ok",
+		Result: []byte(`{"values": null}`)}.Message(url, time.Unix(1_800_000_000, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,8 @@ func TestAMessageIsSignedByEverySecretAndKeepsItsID(t *testing.T) {
 			Type string
 			Data Finished
 		}
-		if err := json.Unmarshal(body, &document); err != nil || document.Type != finishedType || document.Data.ExecutionID != "e.1" {
+		if err := json.Unmarshal(body, &document); err != nil || document.Type != finishedType ||
+			document.Data.ExecutionID != "e.1" {
 			t.Errorf("body = %s, %v", body, err)
 		}
 		ids = append(ids, r.Header.Get("webhook-id"))
@@ -94,7 +96,8 @@ func TestAMessageIsSignedByEverySecretAndKeepsItsID(t *testing.T) {
 
 func TestEachExecutionHasItsOwnMessageID(t *testing.T) {
 	seen := map[string]bool{}
-	for _, f := range []Finished{{ExecutionID: "1", BusinessID: "a"}, {ExecutionID: "2", BusinessID: "a"}, {ExecutionID: "1", BusinessID: "b"}} {
+	for _, f := range []Finished{{ExecutionID: "1", BusinessID: "a"}, {ExecutionID: "2", BusinessID: "a"},
+		{ExecutionID: "1", BusinessID: "b"}} {
 		m, err := f.Message("https://example.com", time.Now())
 		if err != nil || seen[m.ID] || strings.Contains(m.ID, ".") {
 			t.Errorf("%+v: id %q, %v", f, m.ID, err)
@@ -140,7 +143,8 @@ func TestResponsesAcceptRetryOrEndADelivery(t *testing.T) {
 			if errors.As(err, &failed) && failed.RetryAfter != test.wait {
 				t.Errorf("retry after %s, want %s", failed.RetryAfter, test.wait)
 			}
-			if err != nil && (strings.Contains(err.Error(), "very-secret") || strings.Contains(err.Error(), "private response body")) {
+			if err != nil && (strings.Contains(err.Error(), "very-secret") ||
+				strings.Contains(err.Error(), "private response body")) {
 				t.Errorf("the error reveals too much: %v", err)
 			}
 			if asked.Load() != 1 {
@@ -218,7 +222,10 @@ func TestPublicAddressesReceiveMessagesOverTLSOnly(t *testing.T) {
 }
 
 func TestAServerWithAnUntrustedCertificateReceivesNothing(t *testing.T) {
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it received the message") }))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter,
+		*http.Request) {
+		t.Error("it received the message")
+	}))
 	server.Config.ErrorLog = nil
 	server.StartTLS()
 	defer server.Close()
@@ -252,8 +259,11 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{fmt.Sprint(secret), fmt.Sprintf("%v %+v %#v %s %x", secret, secret, secret, secret, secret), string(encoded), secret.LogValue().String()} {
-		if strings.Contains(text, "first-secret") || strings.Contains(text, "66697273") || !strings.Contains(text, redacted.Mark) {
+	for _, text := range []string{fmt.Sprint(secret),
+		fmt.Sprintf("%v %+v %#v %s %x", secret, secret, secret, secret, secret), string(encoded),
+		secret.LogValue().String()} {
+		if strings.Contains(text, "first-secret") || strings.Contains(text, "66697273") ||
+			!strings.Contains(text, redacted.Mark) {
 			t.Errorf("rendering %q", text)
 		}
 	}
@@ -261,7 +271,8 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 
 func TestAnInvalidSecretIsRefusedAndNotQuoted(t *testing.T) {
 	for _, text := range []string{"", "whsec_", "whsec_short", "whsec_!!!", strings.TrimPrefix(firstSecret, "whsec_"),
-		"whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 23)), "whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 65))} {
+		"whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 23)),
+		"whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 65))} {
 		_, err := ParseSecrets([]byte("\n" + text + "\n"))
 		if err == nil || len(text) > 6 && strings.Contains(err.Error(), text) {
 			t.Errorf("%q: %v", text, err)

@@ -31,7 +31,8 @@ var architectures = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": 
 // x32 marks system calls of another interface of amd64 (x32), which no system call number of arm64 reaches.
 const x32 = 0x40000000
 
-// notified are the calls that always reach the supervisor. sendmsg has its address in memory, where a filter cannot see it.
+// notified are the calls that always reach the supervisor. sendmsg has its address in memory, where a filter cannot
+// see it.
 var notified = []uint32{unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_SENDMSG, unix.SYS_SENDMMSG}
 
 // refusedOptions are socket options, by level, that send packets elsewhere than to the connection's address: source
@@ -40,11 +41,14 @@ var refusedOptions = map[uint32][]uint32{
 	unix.SOL_SOCKET: {unix.SO_BINDTODEVICE, unix.SO_BINDTOIFINDEX},
 	unix.IPPROTO_IP: {
 		unix.IP_OPTIONS, unix.IP_ADD_MEMBERSHIP, unix.IP_ADD_SOURCE_MEMBERSHIP, unix.IP_BLOCK_SOURCE, unix.IP_UNBLOCK_SOURCE,
-		unix.IP_MSFILTER, unix.IP_UNICAST_IF, mcastJoinGroup, mcastJoinSourceGroup, mcastBlockSource, mcastUnblockSource, mcastFilter,
+		unix.IP_MSFILTER, unix.IP_UNICAST_IF, mcastJoinGroup, mcastJoinSourceGroup, mcastBlockSource, mcastUnblockSource,
+		mcastFilter,
 	},
 	unix.IPPROTO_IPV6: {
-		unix.IPV6_JOIN_GROUP, unix.IPV6_JOIN_ANYCAST, unix.IPV6_RTHDR, unix.IPV6_RTHDRDSTOPTS, unix.IPV6_HOPOPTS, unix.IPV6_DSTOPTS,
-		unix.IPV6_2292RTHDR, unix.IPV6_2292PKTOPTIONS, unix.IPV6_2292HOPOPTS, unix.IPV6_2292DSTOPTS, unix.IPV6_UNICAST_IF, unix.IPV6_ADDRFORM,
+		unix.IPV6_JOIN_GROUP, unix.IPV6_JOIN_ANYCAST, unix.IPV6_RTHDR, unix.IPV6_RTHDRDSTOPTS, unix.IPV6_HOPOPTS,
+		unix.IPV6_DSTOPTS,
+		unix.IPV6_2292RTHDR, unix.IPV6_2292PKTOPTIONS, unix.IPV6_2292HOPOPTS, unix.IPV6_2292DSTOPTS, unix.IPV6_UNICAST_IF,
+		unix.IPV6_ADDRFORM,
 		mcastJoinGroup, mcastJoinSourceGroup, mcastBlockSource, mcastUnblockSource, mcastFilter,
 	},
 }
@@ -58,8 +62,8 @@ const (
 	mcastFilter          = 48
 )
 
-// Filter returns a seccomp program, an array of struct sock_filter. It belongs beside a filter that refuses exotic socket
-// families, io_uring and foreign architectures, and must be installed with SECCOMP_FILTER_FLAG_NEW_LISTENER.
+// Filter returns a seccomp program, an array of struct sock_filter. It belongs beside a filter that refuses exotic
+// socket families, io_uring and foreign architectures, and must be installed with SECCOMP_FILTER_FLAG_NEW_LISTENER.
 func Filter() ([]byte, error) {
 	architecture, ok := architectures[runtime.GOARCH]
 	if !ok {
@@ -97,7 +101,8 @@ func Filter() ([]byte, error) {
 
 // ifCall runs body for one system call only. The accumulator holds the number before and after it.
 func ifCall(number uint32, body ...bpf.Instruction) []bpf.Instruction {
-	program := append([]bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number, SkipTrue: uint8(len(body))}}, body...)
+	program := append([]bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number, SkipTrue: uint8(len(body))}},
+		body...)
 	return program
 }
 

@@ -13,7 +13,8 @@ import (
 // connectRaw is connect(2) with a kernel address.
 func connectRaw(fd int, address []byte) error {
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(address))), uintptr(len(address)))
+		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(address))),
+			uintptr(len(address)))
 		switch errno {
 		case 0:
 			return nil
@@ -75,8 +76,9 @@ func (c *call) dial(to netip.AddrPort) (int64, error) {
 	}
 	decision := s.decide(own, c.socket.transport())
 	made := Connection{
-		Host: decision.Host, Address: own.Addr(), Port: own.Port(), Transport: c.socket.transport(), Allowed: decision.Allowed,
-		Policy: decision.Policy, Code: decision.Code, Reason: decision.Reason, Began: began,
+		Host: decision.Host, Address: own.Addr(), Port: own.Port(), Transport: c.socket.transport(),
+		Allowed: decision.Allowed,
+		Policy:  decision.Policy, Code: decision.Code, Reason: decision.Reason, Began: began,
 	}
 	if !decision.Allowed {
 		s.add(made, unix.EACCES)
@@ -116,7 +118,8 @@ func (c *call) finish(to netip.AddrPort, ended func(error)) (int64, error) {
 // decide asks the policy, with the names that the address was found under.
 func (s *Supervisor) decide(to netip.AddrPort, transport string) Decision {
 	s.mu.Lock()
-	job, names, full := s.job, s.names.of(to.Addr()), s.job.MaxConnections > 0 && s.record.Count >= int64(s.job.MaxConnections)
+	job, names, full := s.job, s.names.of(to.Addr()), s.job.MaxConnections > 0 &&
+		s.record.Count >= int64(s.job.MaxConnections)
 	s.mu.Unlock()
 	switch {
 	case job.Policy == nil:
@@ -152,7 +155,8 @@ func (c *call) bind() (int64, error) {
 
 // raw is bind(2), and other calls with a kernel address.
 func raw(number uintptr, fd int, address []byte) error {
-	_, _, errno := unix.Syscall(number, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(address))), uintptr(len(address)))
+	_, _, errno := unix.Syscall(number, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(address))),
+		uintptr(len(address)))
 	if errno != 0 {
 		return errno
 	}
@@ -261,8 +265,9 @@ func (c *call) decideDatagram(address netip.AddrPort) error {
 	own := netip.AddrPortFrom(address.Addr().Unmap(), address.Port())
 	decision := c.supervisor.decide(own, c.socket.transport())
 	made := Connection{
-		Host: decision.Host, Address: own.Addr(), Port: own.Port(), Transport: c.socket.transport(), Allowed: decision.Allowed,
-		Policy: decision.Policy, Code: decision.Code, Reason: decision.Reason, Began: time.Now(),
+		Host: decision.Host, Address: own.Addr(), Port: own.Port(), Transport: c.socket.transport(),
+		Allowed: decision.Allowed,
+		Policy:  decision.Policy, Code: decision.Code, Reason: decision.Reason, Began: time.Now(),
 	}
 	if !decision.Allowed {
 		c.supervisor.add(made, unix.EACCES)
@@ -286,7 +291,8 @@ func transmit(fd int, to, data, control []byte, flags int) (int, error) {
 		header.SetControllen(len(control))
 	}
 	for {
-		n, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&header)), uintptr(flags|unix.MSG_NOSIGNAL))
+		n, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&header)),
+			uintptr(flags|unix.MSG_NOSIGNAL))
 		switch errno {
 		case 0:
 			return int(n), nil

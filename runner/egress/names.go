@@ -31,8 +31,8 @@ func (n *names) add(name string, address netip.Addr) {
 	n.found[address] = append([]string{name}, known[:min(len(known), maxNames-1)]...)
 }
 
-// of returns the names that a step may have meant with an address: those that it has asked for, or none (""), and those in
-// the hosts file, which it reads itself.
+// of returns the names that a step may have meant with an address: those that it has asked for, or none (""), and
+// those in the hosts file, which it reads itself.
 func (n *names) of(address netip.Addr) []string {
 	if n.hosts == nil {
 		n.hosts = readHosts()

@@ -207,7 +207,8 @@ func (r *resolver) answer(ctx context.Context, message []byte, server netip.Addr
 	name := strings.TrimSuffix(strings.ToLower(question.Name.String()), ".")
 	if decision := r.decide(name); !decision.Allowed {
 		r.supervisor.add(Connection{
-			Host: name, Transport: transportName, Policy: decision.Policy, Code: decision.Code, Reason: decision.Reason, Began: time.Now(),
+			Host: name, Transport: transportName, Policy: decision.Policy, Code: decision.Code, Reason: decision.Reason,
+			Began: time.Now(),
 		}, nil)
 		code := dnsmessage.RCodeNameError
 		if decision.Code == CodeQuestions {
@@ -264,7 +265,8 @@ func refusal(header dnsmessage.Header, questions []dnsmessage.Question, code dns
 // ask writes the message for a server.
 func ask(header dnsmessage.Header, question dnsmessage.Question) ([]byte, error) {
 	message := dnsmessage.Message{
-		Header:    dnsmessage.Header{ID: uint16(rand.Uint32()), RecursionDesired: header.RecursionDesired, CheckingDisabled: header.CheckingDisabled},
+		Header: dnsmessage.Header{ID: uint16(rand.Uint32()), RecursionDesired: header.RecursionDesired,
+			CheckingDisabled: header.CheckingDisabled},
 		Questions: []dnsmessage.Question{question},
 	}
 	return message.Pack()
@@ -323,7 +325,8 @@ func answers(question, answer []byte) bool {
 	}
 	a, err := asked.Question()
 	b, other := answered.Question()
-	return err == nil && other == nil && a.Type == b.Type && a.Class == b.Class && strings.EqualFold(a.Name.String(), b.Name.String())
+	return err == nil && other == nil && a.Type == b.Type && a.Class == b.Class &&
+		strings.EqualFold(a.Name.String(), b.Name.String())
 }
 
 // learn remembers the addresses in an answer, whatever other names lead to them.

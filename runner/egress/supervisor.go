@@ -60,8 +60,8 @@ type Config struct {
 	Charge func(time.Duration)
 }
 
-// Supervisor decides on and makes the connections of one sandbox. Until [Supervisor.Begin] it refuses all that would leave
-// the machine.
+// Supervisor decides on and makes the connections of one sandbox. Until [Supervisor.Begin] it refuses all that would
+// leave the machine.
 type Supervisor struct {
 	config Config
 	raw    syscall.RawConn

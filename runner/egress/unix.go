@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Abstract Unix sockets have one namespace for the whole machine. The supervisor puts a prefix before the names of each
-// execution, so that a step reaches only its own. A name that has the prefix already came from getsockname(2) and stays.
+// Abstract Unix sockets have one namespace for the whole machine. The supervisor puts a prefix before the names of
+// each execution, so that a step reaches only its own. A name that has the prefix already came from getsockname(2) and
+// stays.
 
 // newPrefix returns a prefix that no other execution has.
 func newPrefix() (string, error) {
@@ -92,8 +93,8 @@ func (c *call) connectUnix(address []byte) (int64, error) {
 	})
 }
 
-// unixDestination returns the address under which the supervisor reaches a socket of the step, and what it has opened for
-// it. It is nil for an empty address.
+// unixDestination returns the address under which the supervisor reaches a socket of the step, and what it has opened
+// for it. It is nil for an empty address.
 func (c *call) unixDestination(address []byte) (to []byte, opened []int, err error) {
 	if len(address) == 0 {
 		return nil, nil, nil
@@ -149,7 +150,8 @@ func (c *call) ownSocket(name string) (int, error) {
 		}
 		defer unix.Close(dir)
 		return unix.Openat2(dir, below, &unix.OpenHow{
-			Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 		})
 	}
 	return -1, unix.EACCES
@@ -171,15 +173,16 @@ func closeAll(descriptors []int) {
 
 // datagramOptions are the control messages of datagrams that change nothing about where they go.
 var datagramOptions = map[[2]int32]bool{
-	{unix.IPPROTO_IP, unix.IP_TOS}: true, {unix.IPPROTO_IP, unix.IP_TTL}: true, {unix.IPPROTO_IPV6, unix.IPV6_TCLASS}: true,
+	{unix.IPPROTO_IP, unix.IP_TOS}: true, {unix.IPPROTO_IP, unix.IP_TTL}: true,
+	{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:   true,
 	{unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT}: true, {unix.SOL_UDP, unix.UDP_SEGMENT}: true,
 }
 
 // maxRights is the kernel's SCM_MAX_FD.
 const maxRights = 253
 
-// rights translates control messages. Only a Unix socket passes descriptors, and only from one of the step's processes to
-// another.
+// rights translates control messages. Only a Unix socket passes descriptors, and only from one of the step's processes
+// to another.
 func (c *call) rights(control []byte) (*rights, error) {
 	r := &rights{}
 	if len(control) == 0 {

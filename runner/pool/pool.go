@@ -75,7 +75,8 @@ func New(config Config) *Pool {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
 	config.Limits = config.Limits.WithDefaults()
-	p := &Pool{config: config, loading: make(chan struct{}, goruntime.NumCPU()), runtimes: map[runner.Runtime]*runtimePool{}}
+	p := &Pool{config: config, loading: make(chan struct{}, goruntime.NumCPU()),
+		runtimes: map[runner.Runtime]*runtimePool{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }

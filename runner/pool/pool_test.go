@@ -60,7 +60,8 @@ func run(t testing.TB, p *Pool, script string, secrets map[string]runner.Secret)
 	prepared := take(t, p)
 	prepared.Relimit(limits)
 	result, err := prepared.Run(context.Background(), runner.Execution{
-		ID: "warm", Script: []byte(script), Secrets: secrets, Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "y", Type: "s"}},
+		ID: "warm", Script: []byte(script), Secrets: secrets,
+		Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "y", Type: "s"}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -76,23 +77,32 @@ func run(t testing.TB, p *Pool, script string, secrets map[string]runner.Secret)
 var hunts = []struct{ name, leave, look string }{
 	{"globals", "import builtins, __main__\nbuiltins.leak = __main__.leak = leak = 1",
 		"import builtins, __main__\nassert not hasattr(builtins, 'leak') and not hasattr(__main__, 'leak') and 'leak' not in globals()"},
-	{"modules", "import sys, types\nsys.modules['leak'] = types.ModuleType('leak')", "import sys\nassert 'leak' not in sys.modules"},
+	{"modules", "import sys, types\nsys.modules['leak'] = types.ModuleType('leak')",
+		"import sys\nassert 'leak' not in sys.modules"},
 	{"changed modules", "import json, requests\njson.leak = requests.Session.leak = requests.get.__globals__['leak'] = 1",
 		"import json, requests\nassert not hasattr(json, 'leak') and not hasattr(requests.Session, 'leak') and 'leak' not in requests.get.__globals__"},
-	{"the harness", "type(kizen).leak = type(outputs).leak = 1", "assert not hasattr(type(kizen), 'leak') and not hasattr(type(outputs), 'leak')"},
-	{"import hooks and path", "import sys\nsys.path.append('/tmp/leak'); sys.meta_path.append('leak')", "import sys\nassert '/tmp/leak' not in sys.path and 'leak' not in sys.meta_path"},
-	{"files", "open('/tmp/leak', 'w').close(); open('/dev/shm/leak', 'w').close()", "import os\nassert not os.listdir('/tmp') and not os.listdir('/dev/shm')"},
-	{"environment", "import os\nos.environ['LEAK'] = '1'", "import os\nassert 'LEAK' not in os.environ and b'LEAK' not in open('/proc/self/environ', 'rb').read()"},
+	{"the harness", "type(kizen).leak = type(outputs).leak = 1",
+		"assert not hasattr(type(kizen), 'leak') and not hasattr(type(outputs), 'leak')"},
+	{"import hooks and path", "import sys\nsys.path.append('/tmp/leak'); sys.meta_path.append('leak')",
+		"import sys\nassert '/tmp/leak' not in sys.path and 'leak' not in sys.meta_path"},
+	{"files", "open('/tmp/leak', 'w').close(); open('/dev/shm/leak', 'w').close()",
+		"import os\nassert not os.listdir('/tmp') and not os.listdir('/dev/shm')"},
+	{"environment", "import os\nos.environ['LEAK'] = '1'",
+		"import os\nassert 'LEAK' not in os.environ and b'LEAK' not in open('/proc/self/environ', 'rb').read()"},
 	{"working directory", "import os\nos.mkdir('/tmp/d'); os.chdir('/tmp/d')", "import os\nassert os.getcwd() == '/tmp'"},
-	{"signal handlers", "import signal\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)", "import signal\nassert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL"},
+	{"signal handlers", "import signal\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)",
+		"import signal\nassert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL"},
 	{"umask", "import os\nos.umask(0o777)", "import os\nassert os.umask(0o22) != 0o777"},
-	{"threads", "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()", "import threading\nassert threading.active_count() == 1"},
+	{"threads", "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), daemon=True).start()",
+		"import threading\nassert threading.active_count() == 1"},
 	{"processes", "import subprocess\nsubprocess.Popen(['sleep', '99'], start_new_session=True)",
 		"import os\nassert not [p for p in os.listdir('/proc') if p.isdigit() and p not in ('1', str(os.getpid()))]"},
-	{"descriptors", "import socket\nsockets = [socket.socket() for _ in range(9)]", "import os\nassert len(os.listdir('/proc/self/fd')) <= 7, os.listdir('/proc/self/fd')"},
+	{"descriptors", "import socket\nsockets = [socket.socket() for _ in range(9)]",
+		"import os\nassert len(os.listdir('/proc/self/fd')) <= 7, os.listdir('/proc/self/fd')"},
 	{"flags of descriptors", "import fcntl, os\nfcntl.fcntl(0, fcntl.F_SETFL, os.O_NONBLOCK); fcntl.fcntl(0, 10, 9)",
 		"import fcntl, os\nassert not fcntl.fcntl(0, fcntl.F_GETFL) & os.O_NONBLOCK and not fcntl.fcntl(0, 11)"},
-	{"cookies and sessions", "import requests\nrequests.sessions.Session.__init__.__defaults__ = ('leak',)", "import requests\nassert requests.sessions.Session.__init__.__defaults__ is None"},
+	{"cookies and sessions", "import requests\nrequests.sessions.Session.__init__.__defaults__ = ('leak',)",
+		"import requests\nassert requests.sessions.Session.__init__.__defaults__ is None"},
 }
 
 func TestAnExecutionSeesNothingOfTheOneBefore(t *testing.T) {
@@ -101,7 +111,8 @@ func TestAnExecutionSeesNothingOfTheOneBefore(t *testing.T) {
 		t.Run(hunt.name, func(t *testing.T) {
 			run(t, p, hunt.leave, nil)
 			run(t, p, hunt.look, nil)
-			run(t, p, hunt.leave+"\ntry:\n  exec("+quote(hunt.look)+")\nexcept AssertionError: pass\nelse: raise Exception('would not be found')", nil)
+			run(t, p,
+				hunt.leave+"\ntry:\n  exec("+quote(hunt.look)+")\nexcept AssertionError: pass\nelse: raise Exception('would not be found')", nil)
 		})
 	}
 }
@@ -145,7 +156,8 @@ func TestRandomStatesDiffer(t *testing.T) {
 	p := newPool(t, 2, runner.Config{})
 	seen := map[any]bool{}
 	for range 4 {
-		result := run(t, p, "import random, uuid, tempfile\noutputs.x = f'{random.random()} {random.SystemRandom().random()}'\noutputs.y = f'{uuid.uuid4()} {next(tempfile._get_candidate_names())}'", nil)
+		result := run(t, p,
+			"import random, uuid, tempfile\noutputs.x = f'{random.random()} {random.SystemRandom().random()}'\noutputs.y = f'{uuid.uuid4()} {next(tempfile._get_candidate_names())}'", nil)
 		for _, value := range result.Values {
 			for part := range strings.FieldsSeq(value.Value().V.(string)) {
 				if seen[part] {
@@ -183,7 +195,8 @@ func TestConnectionsAreNotShared(t *testing.T) {
 
 func TestWhatWaitsIsLoadedAndItsTimeIsNotTheExecutions(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
-	result := run(t, p, "import sys\nassert 'requests' in sys.modules and sys.modules['__main__'].__name__ == '__main__'", nil)
+	result := run(t, p, "import sys\nassert 'requests' in sys.modules and sys.modules['__main__'].__name__ == '__main__'",
+		nil)
 	if result.Phases.Spawn != 0 {
 		t.Errorf("the phases are %+v", result.Phases)
 	}
@@ -196,7 +209,8 @@ func TestThePoolGivesWhatItHasAndStartsWhatItHasNot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		result, err := prepared.Run(context.Background(), runner.Execution{ID: name, Script: []byte("import sys\nassert 'requests' not in sys.modules")})
+		result, err := prepared.Run(context.Background(),
+			runner.Execution{ID: name, Script: []byte("import sys\nassert 'requests' not in sys.modules")})
 		if err != nil || result.Outcome != outcomes.OK {
 			t.Errorf("%s: %v %+v", name, err, result.Error)
 		}
@@ -215,7 +229,8 @@ func TestWhatIsTakenBeforeAnyWaitsIsForkedOnDemand(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		result, err := prepared.Run(context.Background(), runner.Execution{ID: "demand", Script: []byte("import sys\nassert 'requests' in sys.modules")})
+		result, err := prepared.Run(context.Background(),
+			runner.Execution{ID: "demand", Script: []byte("import sys\nassert 'requests' in sys.modules")})
 		if err != nil || result.Outcome != outcomes.OK {
 			t.Errorf("%v %+v", err, result.Error)
 		}
@@ -265,7 +280,8 @@ func TestLimitsOfTheExecutionHoldInAWarmInterpreter(t *testing.T) {
 	} {
 		prepared := take(t, p)
 		prepared.Relimit(c.limits.WithDefaults())
-		result, err := prepared.Run(context.Background(), runner.Execution{ID: "l", Script: []byte(c.script), Outputs: runner.Outputs{{Name: "x", Type: "s"}}})
+		result, err := prepared.Run(context.Background(),
+			runner.Execution{ID: "l", Script: []byte(c.script), Outputs: runner.Outputs{{Name: "x", Type: "s"}}})
 		if err != nil || result.Outcome != c.want {
 			t.Errorf("%s: got %s, %v: %+v", c.script, result.Outcome, err, result.Error)
 		}
@@ -387,15 +403,18 @@ func (f failing) PrepareWarm(context.Context, runner.Runtime, runner.Limits) (*r
 // replaceable is a source that can be replaced.
 type replaceable struct{ atomic.Pointer[runner.Runner] }
 
-func (r *replaceable) Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error) {
+func (r *replaceable) Prepare(ctx context.Context, runtime runner.Runtime,
+	limits runner.Limits) (*runner.Prepared, error) {
 	return r.Load().Prepare(ctx, runtime, limits)
 }
 
-func (r *replaceable) PrepareWarm(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error) {
+func (r *replaceable) PrepareWarm(ctx context.Context, runtime runner.Runtime,
+	limits runner.Limits) (*runner.Prepared, error) {
 	return r.Load().PrepareWarm(ctx, runtime, limits)
 }
 
-func (r *replaceable) StartForkServer(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.ForkServer, error) {
+func (r *replaceable) StartForkServer(ctx context.Context, runtime runner.Runtime,
+	limits runner.Limits) (*runner.ForkServer, error) {
 	return r.Load().StartForkServer(ctx, runtime, limits)
 }
 

@@ -60,7 +60,8 @@ func (s *runtimePool) take(ctx context.Context) *runner.Prepared {
 		}
 		prepared, err := s.fork(ctx)
 		if err != nil && ctx.Err() == nil {
-			s.pool.config.Log.Warn("no fork of a warm interpreter; the execution starts its own", "runtime", s.runtime, "error", err)
+			s.pool.config.Log.Warn("no fork of a warm interpreter; the execution starts its own", "runtime", s.runtime, "error",
+				err)
 		}
 		return prepared
 	}
@@ -152,7 +153,8 @@ func (s *runtimePool) renew(ctx context.Context) error {
 // serves reports whether a server can make another fork.
 func (s *runtimePool) serves(server *runner.ForkServer) bool {
 	config := s.pool.config
-	return server != nil && !ended(server.Done()) && time.Since(server.Begun()) < config.MaxAge && server.Forked() < config.MaxForks
+	return server != nil && !ended(server.Done()) && time.Since(server.Begun()) < config.MaxAge &&
+		server.Forked() < config.MaxForks
 }
 
 // replace changes the server while no fork is in progress.

@@ -20,21 +20,22 @@ func attacked(t *testing.T, s *Sandbox, attack attacks.Program, target attacks.T
 // TestAttacksAreRefused attacks every environment except the one without a sandbox.
 func TestAttacksAreRefused(t *testing.T) {
 	target := attacks.NewTarget(t, outside, os.Getenv(projectVariable))
-	each(t, []string{"forks", "everything", "no user namespaces", "no cgroups", "no namespaces"}, func(t *testing.T, s *Sandbox) {
-		for _, attack := range attacks.Programs() {
-			t.Run(attack.Name, func(t *testing.T) {
-				if attack.Namespaced && !s.holds(layerPID) {
-					t.Skip("takes namespaces")
-				}
-				if attack.OwnUser {
-					t.Skip("TestTheFirstProcessCannotBeKilledByItsOwnUser covers this environment")
-				}
-				if r := attacked(t, s, attack, target); r.out != "" || r.Code != 0 {
-					t.Errorf("exit code %d, signal %v:\n%s", r.Code, r.Signal, r.out)
-				}
-			})
-		}
-	})
+	each(t, []string{"forks", "everything", "no user namespaces", "no cgroups", "no namespaces"},
+		func(t *testing.T, s *Sandbox) {
+			for _, attack := range attacks.Programs() {
+				t.Run(attack.Name, func(t *testing.T) {
+					if attack.Namespaced && !s.holds(layerPID) {
+						t.Skip("takes namespaces")
+					}
+					if attack.OwnUser {
+						t.Skip("TestTheFirstProcessCannotBeKilledByItsOwnUser covers this environment")
+					}
+					if r := attacked(t, s, attack, target); r.out != "" || r.Code != 0 {
+						t.Errorf("exit code %d, signal %v:\n%s", r.Code, r.Signal, r.out)
+					}
+				})
+			}
+		})
 }
 
 // TestAttacksWouldSucceed checks that the attacks are real: they succeed without a sandbox.

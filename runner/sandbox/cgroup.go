@@ -93,7 +93,9 @@ func writable(own cgroups.Own, controller string) (dir string, unified bool, err
 	if !hasField(enabled, controller) {
 		// The kernel refuses this while the group itself contains processes, such as the sidecar.
 		if err := write(dir, "cgroup.subtree_control", "+"+controller); err != nil {
-			return "", false, fmt.Errorf("%s does not delegate the %s controller (with systemd: Delegate=yes and DelegateSubgroup=): %w", dir, controller, err)
+			return "", false,
+				fmt.Errorf("%s does not delegate the %s controller (with systemd: Delegate=yes and DelegateSubgroup=): %w", dir,
+					controller, err)
 		}
 	}
 	if err := unix.Access(dir, unix.W_OK); err != nil {
@@ -280,8 +282,8 @@ func (g *group) members(server *group) (files []*os.File, into bool, err error) 
 	return files, false, nil
 }
 
-// outOfMemory reports whether the kernel killed a member because the group exhausted its memory, or because a group above it or
-// the machine did.
+// outOfMemory reports whether the kernel killed a member because the group exhausted its memory, or because a group
+// above it or the machine did.
 func (g *group) outOfMemory() (own, above bool) {
 	if g.memory == "" {
 		return false, false
@@ -301,7 +303,8 @@ func (g *group) outOfMemory() (own, above bool) {
 	return own, !own
 }
 
-// full reports whether the group has ever been as good as full; not every kernel counts a failed allocation of many pages.
+// full reports whether the group has ever been as good as full; not every kernel counts a failed allocation of many
+// pages.
 func (g *group) full() bool { return g.peak() > g.most-mib }
 
 // used returns the group's memory in bytes, or 0 if it cannot be read.
@@ -312,7 +315,8 @@ func (g *group) used() int64 {
 	return number(g.memory, "memory.usage_in_bytes")
 }
 
-// peak returns the most memory that the group ever had in bytes, or 0 if the kernel does not say it (v2 before Linux 5.19).
+// peak returns the most memory that the group ever had in bytes, or 0 if the kernel does not say it (v2 before Linux
+// 5.19).
 func (g *group) peak() int64 {
 	switch {
 	case g.memory == "":

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// escapes are attempts to reach a target that policy forbids. Each runs in a process of its own; "forbidden" is its target.
+// escapes are attempts to reach a target that policy forbids. Each runs in a process of its own; "forbidden" is its
+// target.
 var escapes = []struct {
 	name, code string
 	// never says that the sandbox refuses the attempt with any network, and that the target is not reached with the
@@ -44,7 +45,8 @@ s = tcp(socket.AF_INET6); s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 
 s = tcp(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1); s.connect(forbidden)`, false},
 	{"a local address before the connect", `s = tcp(); s.bind(("127.0.0.1", 0)); s.connect(forbidden)`, false},
-	{"an address that is longer than it needs to be", `s = tcp(); libc.connect(s.fileno(), sockaddr(*forbidden) + bytes(112), 128)`, false},
+	{"an address that is longer than it needs to be",
+		`s = tcp(); libc.connect(s.fileno(), sockaddr(*forbidden) + bytes(112), 128)`, false},
 	{"high bits in the arguments", `
 s = tcp(); a = ctypes.create_string_buffer(sockaddr(*forbidden))
 libc.syscall(ctypes.c_long(42), ctypes.c_long(s.fileno() | 1 << 32), ctypes.c_void_p(ctypes.addressof(a)), ctypes.c_long(16 | 1 << 40))`, false},
@@ -52,17 +54,21 @@ libc.syscall(ctypes.c_long(42), ctypes.c_long(s.fileno() | 1 << 32), ctypes.c_vo
 s = tcp(); a = ctypes.create_string_buffer(sockaddr(*forbidden))
 libc.syscall(ctypes.c_long(42), ctypes.c_long(s.fileno()), ctypes.c_void_p(ctypes.addressof(a)), ctypes.c_long(16))`, false},
 	{"a connected datagram socket", `s = udp(); s.connect(forbidden); s.send(b"x")`, false},
-	{"a connected datagram socket that writes", `s = udp(); s.connect(forbidden); os.writev(s.fileno(), [b"x", b"y"])`, false},
+	{"a connected datagram socket that writes", `s = udp(); s.connect(forbidden); os.writev(s.fileno(), [b"x", b"y"])`,
+		false},
 	{"sendto", `udp().sendto(b"x", forbidden)`, false},
 	{"sendto with flags", `udp().sendto(b"x", socket.MSG_DONTWAIT | socket.MSG_CONFIRM, forbidden)`, false},
 	{"sendmsg", `udp().sendmsg([b"x", b"y"], [], 0, forbidden)`, false},
-	{"sendmsg with control messages", `udp().sendmsg([b"x"], [(socket.IPPROTO_IP, socket.IP_TTL, struct.pack("i", 9))], 0, forbidden)`, false},
+	{"sendmsg with control messages",
+		`udp().sendmsg([b"x"], [(socket.IPPROTO_IP, socket.IP_TTL, struct.pack("i", 9))], 0, forbidden)`, false},
 	{"sendmmsg", `mmsg(udp(), forbidden)`, false},
 	{"sendmmsg whose second message goes elsewhere", `mmsg(udp(), permitted, forbidden)`, false},
 	{"sendmmsg from a connected socket", `s = udp(); s.connect(permitted); mmsg(s, None, forbidden)`, false},
 	{"a connected socket that sends elsewhere", `s = udp(); s.connect(permitted); s.sendto(b"x", forbidden)`, false},
-	{"a connected socket that sends a message elsewhere", `s = udp(); s.connect(permitted); s.sendmsg([b"x"], [], 0, forbidden)`, false},
-	{"a connected socket that connects again", `s = udp(); s.connect(permitted); s.connect(forbidden); s.send(b"x")`, false},
+	{"a connected socket that sends a message elsewhere",
+		`s = udp(); s.connect(permitted); s.sendmsg([b"x"], [], 0, forbidden)`, false},
+	{"a connected socket that connects again", `s = udp(); s.connect(permitted); s.connect(forbidden); s.send(b"x")`,
+		false},
 	{"a connection that was dissolved", `
 s = udp(); s.connect(permitted); libc.connect(s.fileno(), bytes(16), 16); s.sendto(b"x", forbidden)`, false},
 	{"a TCP connection that was dissolved", `
@@ -71,9 +77,12 @@ s = tcp(); s.connect(permitted); libc.connect(s.fileno(), bytes(16), 16); s.conn
 s = udp(); a = bytes(2) + sockaddr(*forbidden)[2:]; libc.sendto(s.fileno(), b"x", 1, 0, a, 16)`, false},
 	{"a message without a family", `
 s = udp(); message(s, bytes(2) + sockaddr(*forbidden)[2:], "sendmsg")`, false},
-	{"a datagram to an IPv4-mapped address", `udp(socket.AF_INET6).sendto(b"x", ("::ffff:127.0.0.1", forbidden[1]))`, false},
-	{"a message to an IPv4-mapped address", `udp(socket.AF_INET6).sendmsg([b"x"], [], 0, ("::ffff:127.0.0.1", forbidden[1]))`, false},
-	{"an IPv4 address on an IPv6 socket", `s = udp(socket.AF_INET6); libc.sendto(s.fileno(), b"x", 1, 0, sockaddr(*forbidden), 16)`, false},
+	{"a datagram to an IPv4-mapped address", `udp(socket.AF_INET6).sendto(b"x", ("::ffff:127.0.0.1", forbidden[1]))`,
+		false},
+	{"a message to an IPv4-mapped address",
+		`udp(socket.AF_INET6).sendmsg([b"x"], [], 0, ("::ffff:127.0.0.1", forbidden[1]))`, false},
+	{"an IPv4 address on an IPv6 socket",
+		`s = udp(socket.AF_INET6); libc.sendto(s.fileno(), b"x", 1, 0, sockaddr(*forbidden), 16)`, false},
 	{"an IPv4 address that an IPv6 socket connects to", `
 s = udp(socket.AF_INET6); libc.connect(s.fileno(), sockaddr(*forbidden), 16); s.send(b"x")`, false},
 	{"TCP fast open", `s = tcp(); s.sendto(b"x", socket.MSG_FASTOPEN, forbidden)`, false},
@@ -81,7 +90,8 @@ s = udp(socket.AF_INET6); libc.connect(s.fileno(), sockaddr(*forbidden), 16); s.
 	{"TCP fast open at the connect", `
 s = tcp(); s.setsockopt(socket.IPPROTO_TCP, 30, 1); s.connect(forbidden); s.send(b"x")`, false},
 	{"multipath TCP", `socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).connect(forbidden)`, false},
-	{"an interface that is chosen", `s = tcp(); s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo"); s.connect(forbidden)`, false},
+	{"an interface that is chosen",
+		`s = tcp(); s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo"); s.connect(forbidden)`, false},
 	{"a thread", `t = threading.Thread(target=lambda: tcp().connect(forbidden)); t.start(); t.join()`, false},
 	{"a forked child", `
 if os.fork() == 0: tcp().connect(forbidden); os._exit(0)
@@ -93,8 +103,10 @@ if os.fork() == 0:
     else: os.wait()
     os._exit(0)
 os.wait()`, false},
-	{"an executed program", `subprocess.run([sys.executable, "-I", "-S", "-c", f"import socket; socket.create_connection({forbidden})"])`, false},
-	{"a program that takes the process's place", `os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", f"import socket; socket.create_connection({forbidden})"])`, false},
+	{"an executed program",
+		`subprocess.run([sys.executable, "-I", "-S", "-c", f"import socket; socket.create_connection({forbidden})"])`, false},
+	{"a program that takes the process's place",
+		`os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", f"import socket; socket.create_connection({forbidden})"])`, false},
 	{"a spawned program", `
 os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", f"import socket; socket.create_connection({forbidden})"], {}), 0)`, false},
 	{"a program that inherits the socket", `

@@ -109,7 +109,8 @@ func BenchmarkConnections(b *testing.B) {
 	for b.Loop() {
 		runs++
 		for network, sum := range sums {
-			r, _ := supervised(b, s, network, at, measuring, func(spec *Spec) { spec.Argv = append(spec.Argv, fmt.Sprint(at.Port())) })
+			r, _ := supervised(b, s, network, at, measuring,
+				func(spec *Spec) { spec.Argv = append(spec.Argv, fmt.Sprint(at.Port())) })
 			if r.Code != 0 || r.Err != nil {
 				b.Fatalf("exit code %d: %s", r.Code, r.out)
 			}

@@ -26,8 +26,8 @@ type nameServer struct {
 	asked []string
 }
 
-// answer answers a question: db.example.com has an address, alias.example.com is an alias of it, large.example.com does not
-// fit into a datagram, and no other name exists.
+// answer answers a question: db.example.com has an address, alias.example.com is an alias of it, large.example.com
+// does not fit into a datagram, and no other name exists.
 func (n *nameServer) answer(question []byte, over string) []byte {
 	var message dnsmessage.Message
 	if message.Unpack(question) != nil || len(message.Questions) != 1 || len(message.Additionals) > 0 {
@@ -49,7 +49,8 @@ func (n *nameServer) answer(question []byte, over string) []byte {
 		message.RCode = dnsmessage.RCodeNameError
 	case asked.Type != dnsmessage.TypeA: // no data
 	case name == "alias.example.com":
-		message.Answers = append(message.Answers, dnsmessage.Resource{Header: address.Header, Body: &dnsmessage.CNAMEResource{CNAME: target}})
+		message.Answers = append(message.Answers,
+			dnsmessage.Resource{Header: address.Header, Body: &dnsmessage.CNAMEResource{CNAME: target}})
 		address.Header.Name = target
 		message.Answers = append(message.Answers, address)
 	case name == "large.example.com" && over == "udp":
@@ -127,8 +128,8 @@ func (named) Resolve(name string) egress.Decision {
 	return egress.Decision{Policy: "names", Code: "policy", Reason: "the name is not permitted"}
 }
 
-// TestNamesAreResolvedByTheSidecar: a name that is not permitted is sent to no server, and an address counts only with the
-// name that it was found under.
+// TestNamesAreResolvedByTheSidecar: a name that is not permitted is sent to no server, and an address counts only with
+// the name that it was found under.
 func TestNamesAreResolvedByTheSidecar(t *testing.T) {
 	if slices.Contains(egress.NameServers(), netip.MustParseAddr("127.0.0.1")) {
 		t.Log("the machine has no name server of its own")
@@ -163,7 +164,8 @@ print("ok")`, func(spec *Spec) {
 				t.Errorf("exit code %d: %s", r.Code, r.out)
 			}
 			asked := server.questions()
-			for _, want := range []string{"udp db.example.com", "udp alias.example.com", "udp large.example.com", "tcp large.example.com", "udp nothing.example.com"} {
+			for _, want := range []string{"udp db.example.com", "udp alias.example.com", "udp large.example.com",
+				"tcp large.example.com", "udp nothing.example.com"} {
 				if !slices.Contains(asked, want) {
 					t.Errorf("%q was not asked: %q", want, asked)
 				}
@@ -175,7 +177,8 @@ print("ok")`, func(spec *Spec) {
 			for _, c := range record.Connections {
 				seen = append(seen, fmt.Sprintf("%s %s %t", c.Transport, c.Host, c.Allowed))
 			}
-			for _, want := range []string{"tcp  false", "tcp db.example.com true", "tcp alias.example.com true", "tcp large.example.com true", "dns c2vjcmv0.attacker.org false"} {
+			for _, want := range []string{"tcp  false", "tcp db.example.com true", "tcp alias.example.com true",
+				"tcp large.example.com true", "dns c2vjcmv0.attacker.org false"} {
 				if !slices.Contains(seen, want) {
 					t.Errorf("%q is not recorded: %q", want, seen)
 				}
@@ -197,7 +200,8 @@ func TestOnlyTheStepAsksItsResolver(t *testing.T) {
 		Argv: []string{python, "-I", "-S", "-c", `
 import os, socket
 s = socket.create_connection((os.environ["SERVER"], 53)); print("%s:%d" % s.getpeername(), flush=True); s.recv(1)`},
-		Env: []string{"HOME=/tmp", "SERVER=" + egress.NameServers()[0].String()}, Stdout: printed, Stderr: printed, Network: NetworkPolicy,
+		Env: []string{"HOME=/tmp", "SERVER=" + egress.NameServers()[0].String()}, Stdout: printed, Stderr: printed,
+		Network: NetworkPolicy,
 	})
 	printed.Close()
 	if err != nil {

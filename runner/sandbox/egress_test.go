@@ -89,14 +89,17 @@ func bothOf(t *testing.T, address string) (net.Listener, *net.UDPConn) {
 	return nil, nil
 }
 
-// supervised runs code with this network, whose policy permits one target. Descriptor 3 ends when the execution has begun.
-func supervised(t testing.TB, s *Sandbox, network Network, permitted netip.AddrPort, code string, change func(*Spec)) (result, egress.Record) {
+// supervised runs code with this network, whose policy permits one target. Descriptor 3 ends when the execution has
+// begun.
+func supervised(t testing.TB, s *Sandbox, network Network, permitted netip.AddrPort, code string,
+	change func(*Spec)) (result, egress.Record) {
 	t.Helper()
 	return supervisedBy(t, s, network, only{permitted}, code, change)
 }
 
 // supervisedBy runs code with this network and policy. Descriptor 3 ends when the execution has begun.
-func supervisedBy(t testing.TB, s *Sandbox, network Network, policy egress.Policy, code string, change func(*Spec)) (result, egress.Record) {
+func supervisedBy(t testing.TB, s *Sandbox, network Network, policy egress.Policy, code string,
+	change func(*Spec)) (result, egress.Record) {
 	t.Helper()
 	begun, begin, err := os.Pipe()
 	if err != nil {
@@ -136,7 +139,8 @@ func supervisedBy(t testing.TB, s *Sandbox, network Network, policy egress.Polic
 }
 
 // connecting runs code that connects to a permitted and to a forbidden target.
-func connecting(t *testing.T, s *Sandbox, network Network, code string, permitted, forbidden netip.AddrPort) (result, egress.Record) {
+func connecting(t *testing.T, s *Sandbox, network Network, code string, permitted,
+	forbidden netip.AddrPort) (result, egress.Record) {
 	t.Helper()
 	return supervised(t, s, network, permitted, attempt+code, func(spec *Spec) {
 		spec.Argv = append(spec.Argv, fmt.Sprint(permitted.Port()), fmt.Sprint(forbidden.Port()))
@@ -160,9 +164,10 @@ def udp(family=socket.AF_INET): return socket.socket(family, socket.SOCK_DGRAM)
 
 func TestPolicyPermitsOneTargetAndRefusesAnother(t *testing.T) {
 	permitted, forbidden := newTarget(t, "127.0.0.1"), newTarget(t, "127.0.0.1")
-	each(t, []string{"everything", "forks", "no user namespaces", "no cgroups", "no namespaces"}, func(t *testing.T, s *Sandbox) {
-		reached := forbidden.reached.Load()
-		r, record := connecting(t, s, NetworkPolicy, `
+	each(t, []string{"everything", "forks", "no user namespaces", "no cgroups", "no namespaces"},
+		func(t *testing.T, s *Sandbox) {
+			reached := forbidden.reached.Load()
+			r, record := connecting(t, s, NetworkPolicy, `
 s = tcp(); s.connect(permitted); assert s.recv(5) == b"hello"; s.sendall(b"x" * 100); assert s.recv(1) == b"x"
 u = udp(); u.connect(permitted); u.send(b"abc"); assert u.recv(9) == b"abc"
 v = udp(); v.sendto(b"abcd", permitted); assert v.recvfrom(9) == (b"abcd", permitted)
@@ -171,22 +176,23 @@ for s in tcp(), udp():
     except PermissionError as e: assert e.errno == errno.EACCES
 try: v.sendto(b"x", forbidden); print("sent")
 except PermissionError: print("ok")`, permitted.at, forbidden.at)
-		if r.out != "ok" || r.Code != 0 || forbidden.reached.Load() != reached {
-			t.Errorf("exit code %d, reached %d: %s", r.Code, forbidden.reached.Load()-reached, r.out)
-		}
-		if record.Count != 6 || record.Refused != 3 || len(record.Connections) != 6 {
-			t.Errorf("got %+v", record)
-		}
-		for i, c := range record.Connections {
-			want := permitted.at
-			if i >= 3 {
-				want = forbidden.at
+			if r.out != "ok" || r.Code != 0 || forbidden.reached.Load() != reached {
+				t.Errorf("exit code %d, reached %d: %s", r.Code, forbidden.reached.Load()-reached, r.out)
 			}
-			if c.Allowed != (i < 3) || netip.AddrPortFrom(c.Address, c.Port) != want || c.Duration <= 0 || c.Duration > time.Minute || (c.Failure == "EACCES") == c.Allowed {
-				t.Errorf("connection %d: got %+v", i, c)
+			if record.Count != 6 || record.Refused != 3 || len(record.Connections) != 6 {
+				t.Errorf("got %+v", record)
 			}
-		}
-	})
+			for i, c := range record.Connections {
+				want := permitted.at
+				if i >= 3 {
+					want = forbidden.at
+				}
+				if c.Allowed != (i < 3) || netip.AddrPortFrom(c.Address, c.Port) != want || c.Duration <= 0 ||
+					c.Duration > time.Minute || (c.Failure == "EACCES") == c.Allowed {
+					t.Errorf("connection %d: got %+v", i, c)
+				}
+			}
+		})
 }
 
 func TestNothingConnectsBeforeTheExecutionBeginsOrAfterTheSupervisorHasGone(t *testing.T) {
@@ -291,7 +297,8 @@ func TestAnExecutionHasOnlySoManyConnections(t *testing.T) {
 	r, record := connecting(t, newSandbox(t, Config{}), NetworkPolicy, `
 print([tcp().connect_ex(permitted) for _ in range(5)], [tcp().connect_ex(forbidden) for _ in range(2)])`, target.at, target.at)
 	if r.out != "[0, 0, 0, 13, 13] [13, 13]" || record.Count != 7 || record.Refused != 4 || observed.Load() != 3 {
-		t.Errorf("got %s, %d connections of which %d were refused, %d observed", r.out, record.Count, record.Refused, observed.Load())
+		t.Errorf("got %s, %d connections of which %d were refused, %d observed", r.out, record.Count, record.Refused,
+			observed.Load())
 	}
 }
 

@@ -43,7 +43,8 @@ var systemDirs = []string{
 
 // systemFiles are bind-mounted unchanged.
 var systemFiles = []string{
-	"/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/services", "/etc/protocols", "/etc/mime.types",
+	"/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/services", "/etc/protocols",
+	"/etc/mime.types",
 }
 
 // copiedFiles are copied for each program: they are small, and some change.
@@ -100,7 +101,8 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 	if err != nil || len(hosts) > maxCopied/2 {
 		hosts = []byte("127.0.0.1 localhost\n::1 localhost\n")
 	}
-	mounts = append(mounts, stage.Mount{Kind: stage.MountFile, Target: "/etc/hosts", Source: fmt.Sprintf("127.0.0.1 %s\n%s", hostName, hosts)})
+	mounts = append(mounts, stage.Mount{Kind: stage.MountFile, Target: "/etc/hosts",
+		Source: fmt.Sprintf("127.0.0.1 %s\n%s", hostName, hosts)})
 	copied := len(hosts)
 	for _, file := range copiedFiles {
 		content, err := os.ReadFile(file)
@@ -112,7 +114,8 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 	}
 	// A name for the step's user, without the users of the host.
 	mounts = append(mounts,
-		stage.Mount{Kind: stage.MountFile, Target: "/etc/passwd", Source: fmt.Sprintf("root:x:0:0::/:/bin/false\nstep:x:%d:%d::%s:/bin/sh\n", uid, uid, home)},
+		stage.Mount{Kind: stage.MountFile, Target: "/etc/passwd",
+			Source: fmt.Sprintf("root:x:0:0::/:/bin/false\nstep:x:%d:%d::%s:/bin/sh\n", uid, uid, home)},
 		stage.Mount{Kind: stage.MountFile, Target: "/etc/group", Source: fmt.Sprintf("root:x:0:\nstep:x:%d:\n", uid)})
 	for _, node := range deviceNodes {
 		mounts = append(mounts, stage.Mount{Kind: stage.MountDevice, Target: node, Source: node})
@@ -122,11 +125,13 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 	}
 	if proc {
 		// Only processes, without the machine's command line, load, pressure, locks and devices.
-		mounts = append(mounts, stage.Mount{Kind: stage.MountProc, Target: "/proc", Source: "hidepid=2,subset=pid", Writable: forkServer})
+		mounts = append(mounts, stage.Mount{Kind: stage.MountProc, Target: "/proc", Source: "hidepid=2,subset=pid",
+			Writable: forkServer})
 	}
 	mounts = append(mounts,
 		stage.Mount{Kind: stage.MountTmpfs, Target: shm, Source: tmpfsOptions(ShmSize)},
-		stage.Mount{Kind: stage.MountTmpfs, Target: sourceDir, Source: fmt.Sprintf("mode=1777,size=%d,nr_inodes=8", sourceSize)},
+		stage.Mount{Kind: stage.MountTmpfs, Target: sourceDir,
+			Source: fmt.Sprintf("mode=1777,size=%d,nr_inodes=8", sourceSize)},
 		stage.Mount{Kind: stage.MountTmpfs, Target: home, Source: tmpfsOptions(tmpSize)})
 	for _, path := range readable {
 		mounts = append(mounts, stage.Mount{Kind: stage.MountBind, Target: path, Source: path})

@@ -218,7 +218,9 @@ func (f *ForkServer) prepareFork(spec Spec) (*Process, error) {
 	s := f.sandbox
 	number := s.started.Add(1)
 	limits := spec.Limits.withDefaults()
-	p := &Process{job: f.job, sourceDir: f.sourceDir, supervised: f.spec.Network == NetworkPolicy, writable: f.writable, nameServers: f.nameServers, upstream: s.config.upstream, user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}}
+	p := &Process{job: f.job, sourceDir: f.sourceDir, supervised: f.spec.Network == NetworkPolicy, writable: f.writable,
+		nameServers: f.nameServers, upstream: s.config.upstream, user: s.takeUser(), handedOver: make(chan struct{}),
+		done: make(chan struct{}), group: &group{}}
 	p.ns = s.namespaces(p.user.id, false)
 	group, err := s.groups.create(number, limits, 1)
 	if err != nil {

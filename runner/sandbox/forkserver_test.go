@@ -96,7 +96,8 @@ func newForkServer(t *testing.T, spec Spec) *ForkServer {
 
 func TestForksOfOneServerSeeNothingOfEachOther(t *testing.T) {
 	f := newForkServer(t, Spec{})
-	waiting := []string{python, "-I", "-S", "-c", "import os, socket, time\nopen('/tmp/mine', 'w'); open('/dev/shm/mine', 'w')\nprint('up', flush=True)\ntime.sleep(999)"}
+	waiting := []string{python, "-I", "-S", "-c",
+		"import os, socket, time\nopen('/tmp/mine', 'w'); open('/dev/shm/mine', 'w')\nprint('up', flush=True)\ntime.sleep(999)"}
 	out, printed, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +162,8 @@ time.sleep(999)`
 			t.Fatal(err)
 		}
 		defer out.Close()
-		_, err = execute(t.Context(), f, Spec{Argv: []string{python, "-I", "-S", "-c", greedy}, Stdout: printed, Stderr: printed, Limits: limits})
+		_, err = execute(t.Context(), f, Spec{Argv: []string{python, "-I", "-S", "-c", greedy}, Stdout: printed,
+			Stderr: printed, Limits: limits})
 		printed.Close()
 		if err != nil {
 			t.Fatal(err)
@@ -247,7 +249,8 @@ func output(t *testing.T, f *ForkServer, code string) string {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	process, err := execute(t.Context(), f, Spec{Argv: []string{python, "-I", "-S", "-c", code}, Stdout: printed, Stderr: printed})
+	process, err := execute(t.Context(), f, Spec{Argv: []string{python, "-I", "-S", "-c", code}, Stdout: printed,
+		Stderr: printed})
 	printed.Close()
 	if err != nil {
 		t.Fatal(err)

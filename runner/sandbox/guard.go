@@ -38,7 +38,8 @@ func newGuard(stage int) (filter, error) {
 	program = append(program, ifCall(unix.SYS_IOCTL, refuseValues(1, fioSetOwn, sioSetPGroup)...)...)
 	// A CPU-time limit of zero kills as well.
 	for _, call := range []uint32{
-		unix.SYS_PRLIMIT64, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SCHED_SETSCHEDULER, unix.SYS_SCHED_SETPARAM, unix.SYS_SCHED_SETATTR,
+		unix.SYS_PRLIMIT64, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SCHED_SETSCHEDULER, unix.SYS_SCHED_SETPARAM,
+		unix.SYS_SCHED_SETATTR,
 	} {
 		program = append(program, ifCall(call, onlyZero(0)...)...)
 	}

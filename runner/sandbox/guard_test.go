@@ -39,7 +39,8 @@ func TestTheFirstProcessCannotBeKilledByItsOwnUser(t *testing.T) {
 		t.Skip("as an ordinary user")
 	}
 	target := attacks.NewTarget(t, outside, os.Getenv(projectVariable))
-	for name, without := range map[string][]string{"with Landlock": bare, "without": slices.Concat(bare, []string{"landlock"})} {
+	for name, without := range map[string][]string{"with Landlock": bare,
+		"without": slices.Concat(bare, []string{"landlock"})} {
 		t.Run(name, func(t *testing.T) {
 			s := newSandbox(t, Config{without: without})
 			for _, attack := range attacks.Programs() {

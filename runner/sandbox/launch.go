@@ -47,8 +47,9 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 		ownNetwork, network = false, NetworkHost
 	}
 	p := &Process{
-		user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{}, supervised: network == NetworkPolicy,
-		upstream: s.config.upstream,
+		user: s.takeUser(), handedOver: make(chan struct{}), done: make(chan struct{}), group: &group{},
+		supervised: network == NetworkPolicy,
+		upstream:   s.config.upstream,
 	}
 	p.ns = s.namespaces(p.user.id, ownNetwork)
 	if spec.forkServer {
@@ -93,7 +94,8 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, network Network
 	own := s.holds(stage.LayerFileSystem) && p.ns.isolated
 	if own {
 		p.sourceDir = sourceDir
-		job.Mounts = append(s.tree.build(real, p.ns.stepID(), limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc), spec.forkServer), links...)
+		job.Mounts = append(s.tree.build(real, p.ns.stepID(), limits.Tmp, job.OwnPIDs && s.holds(stage.LayerProc),
+			spec.forkServer), links...)
 		p.writable = []string{home, shm, sourceDir}
 		if network == NetworkPolicy || spec.policy {
 			askOverTCP(job.Mounts)
@@ -297,7 +299,8 @@ func (p *Process) superviseConnections(fd int) (err error) {
 		return errors.Join(fmt.Errorf("watch the connections of a step: %w", err), unix.Close(fd))
 	}
 	p.supervisor, err = egress.Start(egress.Config{
-		Listener: os.NewFile(uintptr(fd), "connections"), Writable: p.writable, NameServers: p.nameServers, Upstream: p.upstream, Charge: p.ChargeCPU,
+		Listener: os.NewFile(uintptr(fd), "connections"), Writable: p.writable, NameServers: p.nameServers,
+		Upstream: p.upstream, Charge: p.ChargeCPU,
 	})
 	return err
 }

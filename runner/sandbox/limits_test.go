@@ -136,7 +136,8 @@ func TestProcessorTimeSpentOnAProgramCountsTowardsItsLimit(t *testing.T) {
 			}
 			return process, stop, err
 		}
-		r, err := try(t.Context(), charged, "import time; time.sleep(600)", func(spec *Spec) { spec.Limits.CPU = time.Minute })
+		r, err := try(t.Context(), charged, "import time; time.sleep(600)",
+			func(spec *Spec) { spec.Limits.CPU = time.Minute })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -84,7 +84,8 @@ func (m *monitor) follow(leader int) {
 	m.leader = leader
 }
 
-// watch looks until done is closed, from when the program is not idle any more, and calls kill once a limit is exceeded.
+// watch looks until done is closed, from when the program is not idle any more, and calls kill once a limit is
+// exceeded.
 func (m *monitor) watch(done <-chan struct{}, kill func()) {
 	defer func() { m.warning.Lock() }() // waits for a running warning and prevents further ones
 	select {

@@ -69,7 +69,8 @@ func (s *Sandbox) namespaces(host int, ownNetwork bool) namespaces {
 func (ns *namespaces) addUser(root bool, host, size int) {
 	ns.attr.Cloneflags |= unix.CLONE_NEWUSER
 	if root {
-		ns.attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}, {ContainerID: insideID, HostID: host, Size: size}}
+		ns.attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1},
+			{ContainerID: insideID, HostID: host, Size: size}}
 		ns.attr.GidMappings = ns.attr.UidMappings
 		ns.attr.GidMappingsEnableSetgroups = true
 		return

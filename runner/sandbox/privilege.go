@@ -25,7 +25,8 @@ var whyNotRooted = sync.OnceValue(func() error {
 	for _, needed := range []struct {
 		name string
 		bit  uint
-	}{{"CAP_CHOWN", unix.CAP_CHOWN}, {"CAP_DAC_OVERRIDE", unix.CAP_DAC_OVERRIDE}, {"CAP_SETUID", unix.CAP_SETUID}, {"CAP_SETGID", unix.CAP_SETGID}} {
+	}{{"CAP_CHOWN", unix.CAP_CHOWN}, {"CAP_DAC_OVERRIDE", unix.CAP_DAC_OVERRIDE}, {"CAP_SETUID", unix.CAP_SETUID},
+		{"CAP_SETGID", unix.CAP_SETGID}} {
 		if own[0].Effective&(1<<needed.bit) == 0 {
 			return fmt.Errorf("the sidecar is root and lacks %s", needed.name)
 		}

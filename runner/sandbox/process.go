@@ -83,8 +83,8 @@ type Process struct {
 // otherwise. It is open when Start returns; the caller closes it.
 func (p *Process) Listener() net.Listener { return p.listener }
 
-// Connections returns the supervisor of the program's connections with NetworkPolicy, nil otherwise. It refuses all until
-// its Begin is called.
+// Connections returns the supervisor of the program's connections with NetworkPolicy, nil otherwise. It refuses all
+// until its Begin is called.
 func (p *Process) Connections() *egress.Supervisor { return p.supervisor }
 
 // SourceDir returns an empty directory of the program, to which it can write the source of what it runs.

@@ -92,8 +92,8 @@ func (r Report) Missing() []string {
 	return names
 }
 
-// InForce names the layers in force around a program: all that this machine supports, except the network namespace and the
-// connection policy if the program does not have them.
+// InForce names the layers in force around a program: all that this machine supports, except the network namespace and
+// the connection policy if the program does not have them.
 func (r Report) InForce(network Network) []string {
 	var names []string
 	for _, layer := range r {
@@ -134,8 +134,8 @@ func (s *Sandbox) Report() Report {
 	return report
 }
 
-// probe sets up a sandbox with its own network, and one with a policy, and starts nothing in them. It records failing layers and retries without
-// them. It reports whether it succeeded.
+// probe sets up a sandbox with its own network, and one with a policy, and starts nothing in them. It records failing
+// layers and retries without them. It reports whether it succeeded.
 func (s *Sandbox) probe() (learned bool) {
 	s.probed.Do(func() {
 		for s.config.Mode != ModeOff {

@@ -141,8 +141,8 @@ func (s *Sandbox) miss(layer, why string) {
 	}
 }
 
-// network returns the network that a program gets for the one that it asks for. Where policy cannot decide on connections,
-// none leaves the machine, unless every layer is required.
+// network returns the network that a program gets for the one that it asks for. Where policy cannot decide on
+// connections, none leaves the machine, unless every layer is required.
 func (s *Sandbox) network(wanted Network) (Network, error) {
 	if wanted != NetworkPolicy || s.holds(stage.LayerPolicy) {
 		return wanted, nil
@@ -153,7 +153,8 @@ func (s *Sandbox) network(wanted Network) (Network, error) {
 		})
 		return NetworkKizenOnly, nil
 	}
-	return "", errors.New("policy cannot decide on connections here; run kizen-sidecar doctor, or choose --network=host or --network=kizen-only")
+	return "",
+		errors.New("policy cannot decide on connections here; run kizen-sidecar doctor, or choose --network=host or --network=kizen-only")
 }
 
 // Network returns the network that programs get for the one that they ask for, as far as is known.

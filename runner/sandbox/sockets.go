@@ -13,7 +13,8 @@ func (s *Sandbox) HoldsSocket(user, inode uint32) bool {
 		return true
 	}
 	own := os.Geteuid()
-	return own != 0 && int(user) == own && anyHolds(descendants(os.Getpid()), "socket:["+strconv.FormatUint(uint64(inode), 10)+"]")
+	return own != 0 && int(user) == own && anyHolds(descendants(os.Getpid()),
+		"socket:["+strconv.FormatUint(uint64(inode), 10)+"]")
 }
 
 // anyHolds reports whether a descriptor of one of the processes is this file.

@@ -93,7 +93,8 @@ func TestTortureForkBombDiesWithTheSidecar(t *testing.T) {
 		for _, bomb := range bombs {
 			t.Run(kind+" "+bomb.name, func(t *testing.T) {
 				marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
-				sidecar := sidecarWith(t, kind, "import os, time\nprint('up', flush=True)\nif os.fork(): time.sleep(600)\n"+bomb.code, marker)
+				sidecar := sidecarWith(t, kind,
+					"import os, time\nprint('up', flush=True)\nif os.fork(): time.sleep(600)\n"+bomb.code, marker)
 				eventually(t, "the bomb has grown", func() bool { return len(processesWith(marker)) > 10 })
 				if err := sidecar.Process.Kill(); err != nil {
 					t.Fatal(err)

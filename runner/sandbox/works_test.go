@@ -197,7 +197,8 @@ except OSError: print(open(sys.argv[1] + "/below/f").read())`
 	each(t, []string{"forks", "everything", "no namespaces"}, func(t *testing.T, s *Sandbox) {
 		r := run(t, s, code, func(spec *Spec) {
 			spec.Argv = append(spec.Argv, filepath.Join(dir, "link"))
-			spec.Readable = []string{filepath.Join(dir, "link"), filepath.Join(dir, "real", "below"), "/usr", "/usr/lib/python3.11"}
+			spec.Readable = []string{filepath.Join(dir, "link"), filepath.Join(dir, "real", "below"), "/usr",
+				"/usr/lib/python3.11"}
 		})
 		if r.out != "ok" {
 			t.Errorf("got %q", r.out)

@@ -86,7 +86,10 @@ func TestTheKubernetesJobRunsOnThisMachineInItsOrder(t *testing.T) {
 		_ = running.Process.Kill()
 		_ = running.Wait() // already waited for, or killed
 	})
-	sidecartest.WaitFor(t, func() bool { return pod.command(t, sidecar, sidecar.StartupProbe.Exec.Command[1:]...).Run() == nil })
+	sidecartest.WaitFor(t, func() bool {
+		return pod.command(t, sidecar,
+			sidecar.StartupProbe.Exec.Command[1:]...).Run() == nil
+	})
 	if out, err := pod.command(t, step).CombinedOutput(); err != nil || string(out) != "200\n" {
 		t.Errorf("the step prints %q (%v)", out, err)
 	}
@@ -96,7 +99,8 @@ func TestTheKubernetesJobRunsOnThisMachineInItsOrder(t *testing.T) {
 	if n := len(calls); n != 1 {
 		t.Fatalf("the API was called %d times", n)
 	}
-	if header := <-calls; header.Get("X-BUSINESS-ID") != "00000000-0000-4000-8000-00000000b001" || header.Get("X-API-KEY") == "" {
+	if header := <-calls; header.Get("X-BUSINESS-ID") != "00000000-0000-4000-8000-00000000b001" ||
+		header.Get("X-API-KEY") == "" {
 		t.Errorf("the headers of the API call are %v", header)
 	}
 }

@@ -38,7 +38,8 @@ func manifests(t *testing.T, file string) map[string]any {
 		}
 		object := map[string]any{
 			"batch/v1 Job": &batchv1.Job{}, "v1 ConfigMap": &corev1.ConfigMap{}, "apps/v1 Deployment": &appsv1.Deployment{},
-			"policy/v1 PodDisruptionBudget": &policyv1.PodDisruptionBudget{}, "networking.k8s.io/v1 NetworkPolicy": &networkingv1.NetworkPolicy{},
+			"policy/v1 PodDisruptionBudget":          &policyv1.PodDisruptionBudget{},
+			"networking.k8s.io/v1 NetworkPolicy":     &networkingv1.NetworkPolicy{},
 			"autoscaling/v2 HorizontalPodAutoscaler": &autoscalingv2.HorizontalPodAutoscaler{},
 		}[head.APIVersion+" "+head.Kind]
 		if object == nil {
@@ -56,7 +57,8 @@ func manifests(t *testing.T, file string) map[string]any {
 // binary.
 func checkPod(t *testing.T, pod corev1.PodSpec) {
 	t.Helper()
-	if s := pod.SecurityContext; s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.SeccompProfile == nil || s.SeccompProfile.Type != "RuntimeDefault" {
+	if s := pod.SecurityContext; s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.SeccompProfile == nil ||
+		s.SeccompProfile.Type != "RuntimeDefault" {
 		t.Errorf("the pod is not restricted: %+v", s)
 	}
 	if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
@@ -68,7 +70,8 @@ func checkPod(t *testing.T, pod corev1.PodSpec) {
 	}
 	for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
 		s := c.SecurityContext
-		if s == nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || s.ReadOnlyRootFilesystem == nil || !*s.ReadOnlyRootFilesystem ||
+		if s == nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || s.ReadOnlyRootFilesystem == nil ||
+			!*s.ReadOnlyRootFilesystem ||
 			s.Capabilities == nil || !slices.Contains(s.Capabilities.Drop, "ALL") {
 			t.Errorf("container %s is not restricted: %+v", c.Name, s)
 		}
@@ -101,7 +104,8 @@ func requireSafe(t *testing.T, c corev1.Container, pod corev1.PodSpec) {
 	fromSecret := false
 	for _, mount := range c.VolumeMounts {
 		for _, volume := range pod.Volumes {
-			fromSecret = fromSecret || mount.MountPath == keys && mount.ReadOnly && volume.Name == mount.Name && volume.Secret != nil
+			fromSecret = fromSecret || mount.MountPath == keys && mount.ReadOnly && volume.Name == mount.Name &&
+				volume.Secret != nil
 		}
 	}
 	if !fromSecret {
@@ -128,7 +132,8 @@ func TestKubernetesJobRunsAStepBesideItsSidecar(t *testing.T) {
 	job := found["Job"].(*batchv1.Job)
 	pod := job.Spec.Template.Spec
 	checkPod(t, pod)
-	sidecar := slices.IndexFunc(pod.InitContainers, func(c corev1.Container) bool { return c.RestartPolicy != nil && *c.RestartPolicy == "Always" })
+	sidecar := slices.IndexFunc(pod.InitContainers,
+		func(c corev1.Container) bool { return c.RestartPolicy != nil && *c.RestartPolicy == "Always" })
 	if sidecar < 0 || pod.InitContainers[sidecar].StartupProbe == nil {
 		t.Error("no native sidecar delays the start of the container")
 	}
@@ -147,10 +152,12 @@ func TestKubernetesFleetDrainsAndScales(t *testing.T) {
 	pod := deployment.Spec.Template.Spec
 	checkPod(t, pod)
 	worker := pod.Containers[0]
-	if worker.ReadinessProbe.HTTPGet.Path != "/readyz" || worker.LivenessProbe.HTTPGet.Path != "/healthz" || worker.Lifecycle.PreStop.Sleep == nil {
+	if worker.ReadinessProbe.HTTPGet.Path != "/readyz" || worker.LivenessProbe.HTTPGet.Path != "/healthz" ||
+		worker.Lifecycle.PreStop.Sleep == nil {
 		t.Errorf("probes or drain hook are missing: %+v", worker)
 	}
-	if !slices.Contains(worker.Args, "--drain-timeout=60s") || *pod.TerminationGracePeriodSeconds <= 60+worker.Lifecycle.PreStop.Sleep.Seconds {
+	if !slices.Contains(worker.Args, "--drain-timeout=60s") ||
+		*pod.TerminationGracePeriodSeconds <= 60+worker.Lifecycle.PreStop.Sleep.Seconds {
 		t.Error("the pod is killed before it has drained")
 	}
 	requireSafe(t, worker, pod)
@@ -158,7 +165,8 @@ func TestKubernetesFleetDrainsAndScales(t *testing.T) {
 		t.Error("a step could run in a weaker sandbox")
 	}
 	const slots = 8
-	if !slices.Contains(worker.Args, fmt.Sprintf("--slots=%d", slots)) || worker.Resources.Limits.Memory().Value() < (slots+1)<<30 {
+	if !slices.Contains(worker.Args, fmt.Sprintf("--slots=%d", slots)) ||
+		worker.Resources.Limits.Memory().Value() < (slots+1)<<30 {
 		t.Errorf("%s of memory is too little for %d steps of 1GiB and the worker", worker.Resources.Limits.Memory(), slots)
 	}
 	labels := deployment.Spec.Template.Labels
@@ -177,7 +185,8 @@ func TestKubernetesFleetDrainsAndScales(t *testing.T) {
 	if deployment.Spec.Replicas != nil {
 		t.Error("applying the manifest again would undo the scaler's change")
 	}
-	if scaler.Spec.ScaleTargetRef.Name != deployment.Name || scaler.Spec.Metrics[0].External.Metric.Name != "kizen_fleet_queue_depth" {
+	if scaler.Spec.ScaleTargetRef.Name != deployment.Name ||
+		scaler.Spec.Metrics[0].External.Metric.Name != "kizen_fleet_queue_depth" {
 		t.Errorf("scales %+v", scaler.Spec)
 	}
 }

@@ -84,7 +84,8 @@ func startNginx(b *testing.B, api string) (base string, worker int) {
 	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)); err != nil {
 		b.Fatal(err)
 	}
-	nginx := redistest.StartNginx(b, dir, strings.NewReplacer("DIR", dir, "API", api, "LISTEN", listen).Replace(nginxConfig))
+	nginx := redistest.StartNginx(b, dir, strings.NewReplacer("DIR", dir, "API", api, "LISTEN",
+		listen).Replace(nginxConfig))
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", nginx.Pid))
 	if err != nil {
 		b.Fatal(err)

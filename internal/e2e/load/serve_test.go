@@ -39,9 +39,13 @@ func BenchmarkServe(b *testing.B) {
 	})
 	for _, warm := range []int{0, 2, 8} {
 		b.Run(fmt.Sprintf("warm=%d", warm), func(b *testing.B) {
-			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+				_ *http.Request) {
+				w.WriteHeader(http.StatusNoContent)
+			}))
 			defer api.Close()
-			s := startBenchmarked(b, "--api-root", api.URL+apiRoot, "--python", python, "--queue-timeout", "2m", "--warm", strconv.Itoa(warm))
+			s := startBenchmarked(b, "--api-root", api.URL+apiRoot, "--python", python, "--queue-timeout", "2m", "--warm",
+				strconv.Itoa(warm))
 			for _, c := range []struct{ name, source string }{
 				{"empty", "pass"},
 				{"1call", "kizen.api.get('/x')"},
@@ -106,9 +110,11 @@ func waitingMemory(b *testing.B, slots, callers int) {
 		<-r.Context().Done() // until the step ends
 	}))
 	defer api.Close()
-	s := startBenchmarked(b, "--api-root", api.URL+apiRoot, "--slots", strconv.Itoa(slots), "--queue-depth", "1024", "--queue-timeout", "5m", "--warm", "0")
+	s := startBenchmarked(b, "--api-root", api.URL+apiRoot, "--slots", strconv.Itoa(slots), "--queue-depth", "1024",
+		"--queue-timeout", "5m", "--warm", "0")
 	call := func() {
-		r, err := http.NewRequest("POST", s.URL+"/api/coderunner/run", strings.NewReader(`{"runtime": "python-3-12", "user_script": "kizen.api.get('/x')"}`))
+		r, err := http.NewRequest("POST", s.URL+"/api/coderunner/run",
+			strings.NewReader(`{"runtime": "python-3-12", "user_script": "kizen.api.get('/x')"}`))
 		if err != nil {
 			b.Error(err)
 			return
@@ -159,5 +165,6 @@ func proportionalMiB(pid int) float64 {
 // startBenchmarked starts a serve that is stopped with the benchmark.
 func startBenchmarked(b *testing.B, arguments ...string) *sidecartest.Service {
 	b.Helper()
-	return sidecartest.StartService(b, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--log-level", "error"}, arguments...)...)
+	return sidecartest.StartService(b, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--log-level", "error"},
+		arguments...)...)
 }

@@ -48,7 +48,10 @@ func silentCollector(t *testing.T) (address string, told <-chan struct{}) {
 
 func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
 	silent, told := silentCollector(t)
-	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
+	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
 	defer erroring.Close()
 	for name, address := range map[string]string{
 		"down": sidecartest.FreeAddress(t), "slow": silent, "erroring": strings.TrimPrefix(erroring.URL, "http://"),
@@ -96,15 +99,20 @@ func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
 func brokenCollectors(t *testing.T) map[string]string {
 	t.Helper()
 	silent, _ := silentCollector(t)
-	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
+	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
 	t.Cleanup(erroring.Close)
-	return map[string]string{"down": sidecartest.FreeAddress(t), "slow": silent, "erroring": strings.TrimPrefix(erroring.URL, "http://")}
+	return map[string]string{"down": sidecartest.FreeAddress(t), "slow": silent,
+		"erroring": strings.TrimPrefix(erroring.URL, "http://")}
 }
 
 func TestARunIsTheSameWhateverItsCollectorDoes(t *testing.T) {
 	for name, address := range brokenCollectors(t) {
 		for _, protocol := range []string{"grpc", "http/protobuf"} {
-			ran := sidecartest.Command(t.Context(), []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address, "OTEL_EXPORTER_OTLP_PROTOCOL=" + protocol},
+			ran := sidecartest.Command(t.Context(), []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address,
+				"OTEL_EXPORTER_OTLP_PROTOCOL=" + protocol},
 				"run", "--script", "-", "--json", "--declare-output", "n:number")
 			ran.Stdin = strings.NewReader("outputs.n = 42")
 			if out, err := ran.Output(); err != nil || !strings.Contains(string(out), `"v": "42"`) {
@@ -119,7 +127,8 @@ func TestTortureBrokenCollectorCostsAProxyNoMemory(t *testing.T) {
 	long := "/" + strings.Repeat("x", 1000)
 	for name, address := range brokenCollectors(t) {
 		t.Run(name, func(t *testing.T) {
-			p := sidecartest.StartProxy(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address, "OTEL_BSP_MAX_QUEUE_SIZE=256", "GOGC=20"},
+			p := sidecartest.StartProxy(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address,
+				"OTEL_BSP_MAX_QUEUE_SIZE=256", "GOGC=20"},
 				"--api-root", startForgetfulAPI(t)+"/api", "--log-level", "error")
 			flood(t, p.URL+long, calls/4)
 			before := sidecartest.AnonymousMiB(t, p.Process.Pid)

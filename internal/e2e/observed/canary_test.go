@@ -82,7 +82,8 @@ func (c canaries) forms() map[string]string {
 		forms[name+" in JSON"] = strings.Trim(string(quoted), `"`)
 		for shift := range 3 {
 			padded := []byte("ab"[:min(shift, 2)] + value)
-			for kind, encoding := range map[string]*base64.Encoding{"": base64.RawStdEncoding, " for URLs": base64.RawURLEncoding} {
+			for kind, encoding := range map[string]*base64.Encoding{"": base64.RawStdEncoding,
+				" for URLs": base64.RawURLEncoding} {
 				text := encoding.EncodeToString(padded)
 				forms[fmt.Sprintf("%s in base64%s, shifted by %d", name, kind, shift)] = text[(shift*8+5)/6 : len(padded)*8/6]
 			}
@@ -219,15 +220,18 @@ func exporting(c *collector) []string {
 // requireMasked checks a call's record for the masked forms of the leaky step's targets.
 func requireMasked(t *testing.T, where told, level string) {
 	t.Helper()
-	where.requireText(t, "audit", `"path":"/in/the/path/[REDACTED]"`, `"query":"[REDACTED]`, `"path":"/split/[REDACTED]"`, `"method":"[REDACTED]"`,
+	where.requireText(t, "audit", `"path":"/in/the/path/[REDACTED]"`, `"query":"[REDACTED]`, `"path":"/split/[REDACTED]"`,
+		`"method":"[REDACTED]"`,
 		`"path":"/business-config/import/[REDACTED]"`, `"outcome":"bad_path"`, `/raw/[REDACTED]`)
-	where.requireText(t, "collector", "/in/the/path/[REDACTED]", "/split/[REDACTED]?q=REDACTED", "kizen.execution.duration")
+	where.requireText(t, "collector", "/in/the/path/[REDACTED]", "/split/[REDACTED]?q=REDACTED",
+		"kizen.execution.duration")
 	if level == "debug" {
 		where.requireText(t, "log", "/in/the/path/[REDACTED]", "/split/[REDACTED]")
 	}
 }
 
-var stepCanaries = canaries{"step's secret": stepSecret, "step's token": tokenSecret, "step's hexadecimal secret": hexSecret}
+var stepCanaries = canaries{"step's secret": stepSecret, "step's token": tokenSecret,
+	"step's hexadecimal secret": hexSecret}
 
 func TestServeTellsNobodyASecret(t *testing.T) {
 	redisURL := "redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", redisPassword).Addr + "/0"
@@ -238,7 +242,8 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 		"--ui", "--redis-url", redisURL, "--keys", keys, "--webhook-allow", "127.0.0.0/8",
 		"--secrets-file", stepSecretsFile(t),
 		"--webhook-secret-file", sidecartest.WriteFile(t, dir, "webhook", webhookSecret),
-		"--callers", sidecartest.WriteFile(t, dir, "callers.yaml", fmt.Sprintf("- {name: c, token_file: %q, business_id: b-1, user_id: u-1}\n", token)),
+		"--callers", sidecartest.WriteFile(t, dir, "callers.yaml",
+			fmt.Sprintf("- {name: c, token_file: %q, business_id: b-1, user_id: u-1}\n", token)),
 	}
 	executions := 0
 	eachLog(t, func(t *testing.T, level string, environment []string) {
@@ -247,7 +252,8 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 		c, upstream := startCollector(t), startEchoingAPI(t)
 		receiver, callback := startReceiver(t)
 		audit := filepath.Join(t.TempDir(), "audit")
-		s := serve(t, append(environment, exporting(c)...), append(arguments, "--audit-file", audit, "--api-root", upstream.URL+"/api")...)
+		s := serve(t, append(environment, exporting(c)...),
+			append(arguments, "--audit-file", audit, "--api-root", upstream.URL+"/api")...)
 		body := script(leakyStep)
 		body["execution_id"], body["callback_url"], body["secrets"] = id, receiver, []string{"ACME", "TOKEN", "HALF", "HEX"}
 		where := told{
@@ -258,7 +264,8 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 		delete(body, "execution_id")
 		delete(body, "callback_url")
 		where["answer"] = s.asCaller(http.MethodPost, "/api/coderunner/run", body)
-		for _, path := range []string{"/executions", "/executions/" + id, "/executions/" + id + "/record", "/ui/", "/openapi.json"} {
+		for _, path := range []string{"/executions", "/executions/" + id, "/executions/" + id + "/record", "/ui/",
+			"/openapi.json"} {
 			where[path] = s.asCaller(http.MethodGet, path, nil)
 		}
 		where["metrics"] = s.Metrics()
@@ -273,7 +280,8 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 		where.requireText(t, "answer", `"count":`, "[REDACTED]")
 		where.requireText(t, "metrics", "kizen_execution_duration_seconds")
 		all := upstream.and(stepCanaries).with(canaries{
-			"bearer token": bearerToken, "password of redis": redisPassword, "webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"), "signing key": private,
+			"bearer token": bearerToken, "password of redis": redisPassword,
+			"webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"), "signing key": private,
 		})
 		where.requireSilence(t, all)
 		// The step's own record of its requests, returned to its owner, masks only whole secrets.
@@ -294,16 +302,20 @@ func TestRunTellsNobodyASecret(t *testing.T) {
 			c, upstream := startCollector(t), startEchoingAPI(t)
 			audit, report := filepath.Join(t.TempDir(), "audit"), filepath.Join(t.TempDir(), "out.html")
 			environment := append(environment, exporting(c)...)
-			environment = append(environment, "ACME="+stepSecret, "TOKEN="+tokenSecret, "HALF="+halfSecret, "HEX="+hexSecret, "REDIS_URL="+redisURL)
-			ran := sidecartest.Command(t.Context(), environment, []string{"run", flag, "--script", file, "--secret", "ACME", "--secret", "TOKEN", "--secret", "HALF",
-				"--secret", "HEX", "--keys", keys, "--api-root", upstream.URL + "/api", "--audit-file", audit, "--report", report}...)
+			environment = append(environment, "ACME="+stepSecret, "TOKEN="+tokenSecret, "HALF="+halfSecret, "HEX="+hexSecret,
+				"REDIS_URL="+redisURL)
+			ran := sidecartest.Command(t.Context(), environment,
+				[]string{"run", flag, "--script", file, "--secret", "ACME", "--secret", "TOKEN", "--secret", "HALF",
+					"--secret", "HEX", "--keys", keys, "--api-root", upstream.URL + "/api", "--audit-file", audit, "--report",
+					report}...)
 			var log strings.Builder
 			ran.Stderr = &log
 			page, err := ran.Output()
 			if ran.ProcessState == nil || ran.ProcessState.ExitCode() != 1 {
 				t.Fatalf("%s: %v\n%s%s", flag, err, page, &log)
 			}
-			where := told{"page": string(page), "log": log.String(), "audit": read(t, audit), "report": read(t, report), "collector": c.received()}
+			where := told{"page": string(page), "log": log.String(), "audit": read(t, audit), "report": read(t, report),
+				"collector": c.received()}
 			if flag == "--verbose" {
 				requireMasked(t, where, "debug")
 			} else {
@@ -311,7 +323,8 @@ func TestRunTellsNobodyASecret(t *testing.T) {
 			}
 			where.requireText(t, "report", "[REDACTED]", "/in/the/path/")
 			where.requireText(t, "page", "[REDACTED]")
-			where.requireSilence(t, upstream.and(stepCanaries).with(canaries{"password of redis": redisPassword, "signing key": private}))
+			where.requireSilence(t, upstream.and(stepCanaries).with(canaries{"password of redis": redisPassword,
+				"signing key": private}))
 			told{"audit": where["audit"], "log": where["log"], "collector": where["collector"]}.
 				requireSilence(t, canaries{"first half": halfSecret[:13], "second half": halfSecret[13:]})
 		}
@@ -325,14 +338,16 @@ func TestProxyTellsNobodyASecret(t *testing.T) {
 		c, upstream := startCollector(t), startEchoingAPI(t)
 		audit := filepath.Join(t.TempDir(), "audit")
 		p := sidecartest.StartProxy(t, append(environment, exporting(c)...),
-			"--api-root", upstream.URL+"/api", "--audit-file", audit, "--keys", keys, "--redis-url", "redis://:"+redisPassword+"@"+server.Addr+"/0")
+			"--api-root", upstream.URL+"/api", "--audit-file", audit, "--keys", keys, "--redis-url",
+			"redis://:"+redisPassword+"@"+server.Addr+"/0")
 		base, err := url.Parse(p.URL)
 		if err != nil {
 			t.Fatal(err)
 		}
 		where := told{}
 		for i, target := range []string{
-			p.URL + "/x?access_token=" + clientSecret + "&q=1", p.URL + "/x?u=ghp_" + strings.Repeat("k9", 18), p.URL + "/x/eyJhbGciOiJFZERTQSJ9.e30.c2ln",
+			p.URL + "/x?access_token=" + clientSecret + "&q=1", p.URL + "/x?u=ghp_" + strings.Repeat("k9", 18),
+			p.URL + "/x/eyJhbGciOiJFZERTQSJ9.e30.c2ln",
 			p.URL + "/..%2fx", "http://" + base.Host + "/x", p.URL + "/business-config/import?password=" + clientSecret,
 		} {
 			method := http.MethodGet
@@ -361,7 +376,8 @@ func TestProxyTellsNobodyASecret(t *testing.T) {
 			t.Errorf("the proxy ended with %d", code)
 		}
 		record := told{"log": p.Log.String(), "audit": read(t, audit), "collector": c.received()}
-		record.requireText(t, "audit", `access_token=[REDACTED]\u0026q=1`, "u=[REDACTED]", `"path":"/x/[REDACTED]"`, `"outcome":"bad_path"`, `"outcome":"forbidden"`, `"decision":"deny"`)
+		record.requireText(t, "audit", `access_token=[REDACTED]\u0026q=1`, "u=[REDACTED]", `"path":"/x/[REDACTED]"`,
+			`"outcome":"bad_path"`, `"outcome":"forbidden"`, `"decision":"deny"`)
 		record.requireText(t, "collector", "url.full", "kizen.policy.id")
 		if level == "debug" {
 			record.requireText(t, "log", "/x/[REDACTED]")
@@ -370,7 +386,8 @@ func TestProxyTellsNobodyASecret(t *testing.T) {
 		if capability == "" {
 			t.Fatal("the proxy's address has no capability")
 		}
-		secrets := upstream.and(canaries{"password of redis": redisPassword, "signing key": private, "capability": capability})
+		secrets := upstream.and(canaries{"password of redis": redisPassword, "signing key": private,
+			"capability": capability})
 		where.requireSilence(t, secrets)
 		record.requireSilence(t, secrets.with(canaries{
 			"client's secret": clientSecret, "token of a shape": "ghp_k9k9", "token of another": "eyJhbGciOiJFZERTQSJ9",
@@ -447,8 +464,9 @@ func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {
 	c, upstream := startCollector(t), startEchoingAPI(t)
 	receiver, callback := startReceiver(t)
 	payload, err := json.Marshal(map[string]any{
-		"runtime": "python-3-13", "user_script": leakyStep, "execution_id": "e-1", "business_id": "b-1", "user_id": "u-1", "callback_url": receiver,
-		"secrets": []string{"ACME", "TOKEN", "HALF", "HEX"},
+		"runtime": "python-3-13", "user_script": leakyStep, "execution_id": "e-1", "business_id": "b-1", "user_id": "u-1",
+		"callback_url": receiver,
+		"secrets":      []string{"ACME", "TOKEN", "HALF", "HEX"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -458,8 +476,10 @@ func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {
 	}
 	dir := t.TempDir()
 	audit := filepath.Join(dir, "audit")
-	w := sidecartest.StartService(t, append(exporting(c), "KIZEN_LOG=debug"), "worker", "--redis-url", "redis://:"+redisPassword+"@"+server.Addr+"/0", "--keys", keys,
-		"--api-root", upstream.URL+"/api", "--audit-file", audit, "--webhook-allow", "127.0.0.0/8", "--webhook-secret-file", sidecartest.WriteFile(t, dir, "webhook", webhookSecret),
+	w := sidecartest.StartService(t, append(exporting(c), "KIZEN_LOG=debug"), "worker", "--redis-url",
+		"redis://:"+redisPassword+"@"+server.Addr+"/0", "--keys", keys,
+		"--api-root", upstream.URL+"/api", "--audit-file", audit, "--webhook-allow", "127.0.0.0/8", "--webhook-secret-file",
+		sidecartest.WriteFile(t, dir, "webhook", webhookSecret),
 		"--secrets-file", stepSecretsFile(t))
 	where := told{"callback": callback(), "metrics": w.Metrics()}
 	where["redis"] = storedIn(t, client)
@@ -471,14 +491,16 @@ func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {
 	where.requireText(t, "callback", "e-1")
 	where.requireText(t, "redis", "e-1", "/in/the/path/")
 	where.requireSilence(t, upstream.and(stepCanaries).with(canaries{
-		"password of redis": redisPassword, "webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"), "signing key": private,
+		"password of redis": redisPassword, "webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"),
+		"signing key": private,
 	}))
 }
 
 // stepSecretsFile writes the file of the secrets granted to the leaky step.
 func stepSecretsFile(t *testing.T) string {
 	t.Helper()
-	secrets, err := json.Marshal(map[string]any{"b-1": map[string]string{"ACME": stepSecret, "TOKEN": tokenSecret, "HALF": halfSecret, "HEX": hexSecret}})
+	secrets, err := json.Marshal(map[string]any{"b-1": map[string]string{"ACME": stepSecret, "TOKEN": tokenSecret,
+		"HALF": halfSecret, "HEX": hexSecret}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -487,7 +509,8 @@ func stepSecretsFile(t *testing.T) string {
 
 func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 	refusing := []string{
-		"redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", "another").Addr + "/0", "redis://:" + redisPassword + "@" + sidecartest.FreeAddress(t) + "/0",
+		"redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", "another").Addr + "/0",
+		"redis://:" + redisPassword + "@" + sidecartest.FreeAddress(t) + "/0",
 	}
 	wrong := []string{"redis://:" + redisPassword + "@127.0.0.1:port/0", "redis://" + redisPassword + "@127.0.0.1:1/none"}
 	for _, redisURL := range append(wrong, refusing...) {
@@ -510,7 +533,8 @@ func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 		}
 		_, answer := s.run("", script("pass"))
 		s.stop()
-		told{"readiness": readiness, "answer": answer, "log": s.Log.String()}.requireSilence(t, canaries{"password of redis": redisPassword})
+		told{"readiness": readiness, "answer": answer, "log": s.Log.String()}.requireSilence(t,
+			canaries{"password of redis": redisPassword})
 	}
 }
 

@@ -35,7 +35,8 @@ type spanOf struct {
 
 func startCollector(t *testing.T) *collector {
 	t.Helper()
-	c := &collector{grpc: sidecartest.FreeAddress(t), http: sidecartest.FreeAddress(t), metrics: map[string]pmetric.Metric{}}
+	c := &collector{grpc: sidecartest.FreeAddress(t), http: sidecartest.FreeAddress(t),
+		metrics: map[string]pmetric.Metric{}}
 	factory := otlpreceiver.NewFactory()
 	config := factory.CreateDefaultConfig().(*otlpreceiver.Config)
 	config.Protocols.GRPC.GetOrInsertDefault().NetAddr.Endpoint = c.grpc

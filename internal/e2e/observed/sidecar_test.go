@@ -24,7 +24,8 @@ type served struct {
 
 func serve(t *testing.T, environment []string, arguments ...string) *served {
 	t.Helper()
-	return &served{sidecartest.StartService(t, environment, append([]string{"serve", "--listen", "127.0.0.1:0"}, arguments...)...), t}
+	return &served{sidecartest.StartService(t, environment,
+		append([]string{"serve", "--listen", "127.0.0.1:0"}, arguments...)...), t}
 }
 
 // run runs a step and returns the response.
@@ -34,7 +35,8 @@ func (s *served) run(traceparent string, body map[string]any) (status int, answe
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.URL+"/api/coderunner/run", bytes.NewReader(text))
+	request, err := http.NewRequestWithContext(s.t.Context(), http.MethodPost, s.URL+"/api/coderunner/run",
+		bytes.NewReader(text))
 	if err != nil {
 		s.t.Fatal(err)
 	}

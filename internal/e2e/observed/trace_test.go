@@ -136,7 +136,8 @@ func checkCalls(t *testing.T, c *collector, upstream *api) {
 	}
 	call := func(method, path string, received int64, more map[string]any) map[string]any {
 		all := map[string]any{
-			"http.request.method": method, "url.full": upstream.URL + "/api" + path, "server.address": "127.0.0.1", "server.port": port,
+			"http.request.method": method, "url.full": upstream.URL + "/api" + path, "server.address": "127.0.0.1",
+			"server.port":            port,
 			"http.request.body.size": int64(0), "http.response.body.size": received, "network.protocol.version": "1.1",
 			"kizen.policy.decision": "allow", "http.response.status_code": int64(200),
 		}
@@ -145,8 +146,9 @@ func checkCalls(t *testing.T, c *collector, upstream *api) {
 	}
 	want := map[string]map[string]any{
 		"/custom-objects": call("GET", "/custom-objects?page=REDACTED&REDACTED", 12, nil),
-		"/missing":        call("GET", "/missing", 12, map[string]any{"http.response.status_code": int64(404), "error.type": "404"}),
-		"/linked":         call("GET", "/linked", 12, nil),
+		"/missing": call("GET", "/missing", 12,
+			map[string]any{"http.response.status_code": int64(404), "error.type": "404"}),
+		"/linked": call("GET", "/linked", 12, nil),
 		"/business-config/import": call("POST", "/business-config/import", 0, map[string]any{
 			"http.response.status_code": int64(403), "error.type": "guardrail", "kizen.policy.decision": "deny",
 			"kizen.policy.id": "guardrail.import_business_config",
@@ -172,7 +174,8 @@ func checkCalls(t *testing.T, c *collector, upstream *api) {
 		for _, link := range span.Links().All() {
 			links += link.TraceID().String() + "/" + link.SpanID().String()
 		}
-		if linked := otherTrace + "/" + otherSpan; (path == "/linked") != (links == linked) || path != "/linked" && links != "" {
+		if linked := otherTrace + "/" + otherSpan; (path == "/linked") != (links == linked) || path != "/linked" &&
+			links != "" {
 			t.Errorf("%s has links %q", path, links)
 		}
 	}
@@ -192,7 +195,8 @@ func checkMetrics(t *testing.T, c *collector, page string) {
 		counts     map[string]uint64
 	}{
 		{"kizen.execution.duration", "kizen.execution.outcome", one("ok")},
-		{"kizen.execution.phase.duration", "kizen.execution.phase", one("queue", "spawn", "mint", "import", "step", "teardown", "revoke")},
+		{"kizen.execution.phase.duration", "kizen.execution.phase",
+			one("queue", "spawn", "mint", "import", "step", "teardown", "revoke")},
 		{"http.client.request.duration", "http.response.status_code", map[string]uint64{"200": 2, "404": 1, "403": 1}},
 		{"http.client.request.body.size", "http.request.method", map[string]uint64{"GET": 3, "POST": 1}},
 		{"http.client.response.body.size", "http.request.method", map[string]uint64{"GET": 3, "POST": 1}},
@@ -231,7 +235,8 @@ func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
 	}{
 		"1": {"raise ValueError('customer 4711')", "exception", "exception", "ValueError", 0},
 		"2": {"while True: pass", "timeout", "timeout", "", 200},
-		"3": {"x = [bytearray(b'x' * (8 << 20)) for _ in range(100)]\nwhile True: pass", "memory_limit", "memory_limit", "", 0},
+		"3": {"x = [bytearray(b'x' * (8 << 20)) for _ in range(100)]\nwhile True: pass", "memory_limit", "memory_limit", "",
+			0},
 	}
 	for digit, k := range cases {
 		body := script(k.source)
@@ -246,7 +251,8 @@ func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
 	if status, _ := s.run("00-"+otherTrace+"-"+otherSpan+"-00", script(`kizen.api.get("/unsampled")`)); status != http.StatusOK {
 		t.Errorf("unsampled: %d", status)
 	}
-	if sent := upstream.header("/api/unsampled", "traceparent"); !strings.HasPrefix(sent, "00-"+otherTrace+"-") || !strings.HasSuffix(sent, "-00") {
+	if sent := upstream.header("/api/unsampled", "traceparent"); !strings.HasPrefix(sent, "00-"+otherTrace+"-") ||
+		!strings.HasSuffix(sent, "-00") {
 		t.Errorf("the API received %q of an unsampled trace", sent)
 	}
 	s.stop()
@@ -261,8 +267,10 @@ func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
 			}
 			found++
 			attributes := span.Attributes().AsRaw()
-			if span.Status().Message() != k.outcome || span.Status().Code().String() != "Error" || attributes["error.type"] != k.outcome {
-				t.Errorf("%s: %s has status %s %q, error.type %v", k.outcome, span.Name(), span.Status().Code(), span.Status().Message(), attributes["error.type"])
+			if span.Status().Message() != k.outcome || span.Status().Code().String() != "Error" ||
+				attributes["error.type"] != k.outcome {
+				t.Errorf("%s: %s has status %s %q, error.type %v", k.outcome, span.Name(), span.Status().Code(),
+					span.Status().Message(), attributes["error.type"])
 			}
 			if span.Name() == "step" && (span.Events().Len() != 1 || span.Events().At(0).Name() != k.event) {
 				t.Errorf("%s: the step has %d events", k.outcome, span.Events().Len())
@@ -297,7 +305,8 @@ func TestTheReportNamesTheTraceThatWasSent(t *testing.T) {
 
 func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
 	upstream := startAPI(t)
-	s := serve(t, []string{"KIZEN_LOG=debug", "OTEL_EXPORTER_OTLP_ENDPOINT=http://" + startCollector(t).http}, "--api-root", upstream.URL+"/api")
+	s := serve(t, []string{"KIZEN_LOG=debug", "OTEL_EXPORTER_OTLP_ENDPOINT=http://" + startCollector(t).http},
+		"--api-root", upstream.URL+"/api")
 	if status, answer := s.run("00-"+callerTrace+"-"+callerSpan+"-01", script(`kizen.api.get("/custom-objects")`)); status != http.StatusOK {
 		t.Fatalf("%d: %s", status, answer)
 	}
@@ -310,7 +319,8 @@ func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
 		if strings.Contains(line, `"INFO"`) {
 			infos++
 		}
-		if !strings.Contains(line, `"trace_id":"`+callerTrace+`"`) || !strings.Contains(line, `"execution_id":"`) || !strings.Contains(line, `"business_id":"b-1"`) {
+		if !strings.Contains(line, `"trace_id":"`+callerTrace+`"`) || !strings.Contains(line, `"execution_id":"`) ||
+			!strings.Contains(line, `"business_id":"b-1"`) {
 			t.Errorf("line lacks attributes: %s", line)
 		}
 	}
@@ -320,7 +330,8 @@ func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
 }
 
 func TestEveryLineOfAProxyNamesItsExecutionAndItsTrace(t *testing.T) {
-	p := sidecartest.StartProxy(t, append(exporting(startCollector(t)), "KIZEN_LOG=debug", "TRACEPARENT=00-"+callerTrace+"-"+callerSpan+"-01"),
+	p := sidecartest.StartProxy(t, append(exporting(startCollector(t)), "KIZEN_LOG=debug",
+		"TRACEPARENT=00-"+callerTrace+"-"+callerSpan+"-01"),
 		"--api-root", startAPI(t).URL+"/api", "--execution-id", "e-1")
 	call(t, p.URL+"/custom-objects")
 	if code := p.Stop(t, syscall.SIGTERM); code != 0 {
@@ -330,7 +341,8 @@ func TestEveryLineOfAProxyNamesItsExecutionAndItsTrace(t *testing.T) {
 	for line := range strings.Lines(p.Log.String()) {
 		_, message, _ := strings.Cut(line, `"msg":"`)
 		message, _, _ = strings.Cut(message, `"`)
-		if lines[message] = true; lines["serving"] && (!strings.Contains(line, `"trace_id":"`+callerTrace+`"`) || !strings.Contains(line, `"execution_id":"e-1"`)) {
+		if lines[message] = true; lines["serving"] &&
+			(!strings.Contains(line, `"trace_id":"`+callerTrace+`"`) || !strings.Contains(line, `"execution_id":"e-1"`)) {
 			t.Errorf("a line lacks attributes: %s", line)
 		}
 	}
@@ -377,7 +389,8 @@ func TestKeysAreCountedHoweverTheyFare(t *testing.T) {
 	}
 
 	c = startCollector(t)
-	failed := sidecartest.Command(t.Context(), append(exporting(c), "REDIS_URL=redis://"+sidecartest.FreeAddress(t)), "run", "--script", os.DevNull)
+	failed := sidecartest.Command(t.Context(), append(exporting(c), "REDIS_URL=redis://"+sidecartest.FreeAddress(t)),
+		"run", "--script", os.DevNull)
 	if out, err := failed.CombinedOutput(); err == nil {
 		t.Fatalf("a run without its redis succeeded: %s", out)
 	}

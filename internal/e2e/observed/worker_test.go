@@ -18,7 +18,8 @@ import (
 func TestTheTraceOfAQueuedExecutionBeginsWhereItWasEnqueued(t *testing.T) {
 	store, c, upstream := redistest.Start(t), startCollector(t), startAPI(t)
 	payload, err := json.Marshal(map[string]any{
-		"runtime": "python-3-13", "user_script": "kizen.api.get('/custom-objects')", "execution_id": "e-1", "business_id": "b-1", "user_id": "u-1",
+		"runtime": "python-3-13", "user_script": "kizen.api.get('/custom-objects')", "execution_id": "e-1",
+		"business_id": "b-1", "user_id": "u-1",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -27,7 +28,8 @@ func TestTheTraceOfAQueuedExecutionBeginsWhereItWasEnqueued(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: store.Addr})
 	defer func() { _ = client.Close() }()
 	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, payload, map[string]string{
-		"traceparent": "00-" + callerTrace + "-" + callerSpan + "-01", "tracestate": "vendor=1", wire.EnqueuedAt: enqueued.Format(time.RFC3339Nano),
+		"traceparent": "00-" + callerTrace + "-" + callerSpan + "-01", "tracestate": "vendor=1",
+		wire.EnqueuedAt: enqueued.Format(time.RFC3339Nano),
 	})
 	if _, err := asynq.NewClientFromRedisClient(client).EnqueueContext(t.Context(), task, asynq.Queue("kizen")); err != nil {
 		t.Fatal(err)
@@ -68,7 +70,8 @@ func TestTheTraceOfAQueuedExecutionBeginsWhereItWasEnqueued(t *testing.T) {
 	if !began["queue"].Equal(enqueued) || !began["execution"].Equal(enqueued) {
 		t.Errorf("enqueued at %v, and the spans begin at %v", enqueued, began)
 	}
-	if counts := c.counts(t, "kizen.execution.phase.duration", "kizen.execution.phase"); counts["queue"] != 1 || counts["mint"] != 1 {
+	if counts := c.counts(t, "kizen.execution.phase.duration", "kizen.execution.phase"); counts["queue"] != 1 ||
+		counts["mint"] != 1 {
 		t.Errorf("phases %v", counts)
 	}
 }

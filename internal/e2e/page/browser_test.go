@@ -48,7 +48,8 @@ func openBrowser(t *testing.T) context.Context {
 	}
 	// In CI, root in a container.
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox,
-		chromedp.UserDataDir(profileDir(t)), chromedp.Flag("disable-dev-shm-usage", true), chromedp.WSURLReadTimeout(5*time.Minute))
+		chromedp.UserDataDir(profileDir(t)), chromedp.Flag("disable-dev-shm-usage", true),
+		chromedp.WSURLReadTimeout(5*time.Minute))
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, closeBrowser := chromedp.NewContext(allocator)
 	t.Cleanup(func() {
@@ -130,7 +131,8 @@ func eval[T any](b *tab, expression string) T {
 // until waits until an expression is true.
 func (b *tab) until(expression string) {
 	b.t.Helper()
-	b.do(chromedp.Poll(expression, nil, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(40*time.Second)))
+	b.do(chromedp.Poll(expression, nil, chromedp.WithPollingInterval(20*time.Millisecond),
+		chromedp.WithPollingTimeout(40*time.Second)))
 }
 
 // text returns the visible text of an element.
@@ -150,7 +152,8 @@ func (b *tab) tabTo(id string) {
 	b.t.Helper()
 	for range 60 {
 		b.keys("\t")
-		if !eval[bool](b, `document.activeElement === document.body || getComputedStyle(document.activeElement).outlineStyle !== "none" || getComputedStyle(document.activeElement.parentElement).outlineStyle !== "none"`) {
+		if !eval[bool](b,
+			`document.activeElement === document.body || getComputedStyle(document.activeElement).outlineStyle !== "none" || getComputedStyle(document.activeElement.parentElement).outlineStyle !== "none"`) {
 			b.t.Errorf("the focus cannot be seen on %s", eval[string](b, `document.activeElement.outerHTML.slice(0, 200)`))
 		}
 		if eval[string](b, `document.activeElement.id`) == id {
@@ -199,11 +202,13 @@ func (b *tab) shot(name string) {
 // copied clicks a copy button and returns the content of the clipboard.
 func (b *tab) copied(button string) string {
 	b.t.Helper()
-	b.do(browser.GrantPermissions([]browser.PermissionType{browser.PermissionTypeClipboardReadWrite, browser.PermissionTypeClipboardSanitizedWrite}),
+	b.do(browser.GrantPermissions([]browser.PermissionType{browser.PermissionTypeClipboardReadWrite,
+		browser.PermissionTypeClipboardSanitizedWrite}),
 		cdppage.BringToFront(), chromedp.Click(button))
 	b.until(fmt.Sprintf(`document.querySelector(%q).textContent === "copied"`, button))
 	var text string
-	b.do(chromedp.Evaluate(`navigator.clipboard.readText()`, &text, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	b.do(chromedp.Evaluate(`navigator.clipboard.readText()`, &text,
+		func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
 	return text
 }
 

@@ -47,10 +47,13 @@ func everyType() map[string]any {
 	option := "o<c9bf9e57-1685-4c89-bafb-ff5af830be8a,11111111-1111-4111-8111-111111111111>"
 	const id = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
 	values := map[string]any{
-		"s": markupAt("text"), "em": markupAt("email") + "@x.example", "n": "21", "b": true, "d": "2026-01-31", "dt": "2026-01-31T01:02:03+00:00", "p": "+13125550142",
+		"s": markupAt("text"), "em": markupAt("email") + "@x.example", "n": "21", "b": true, "d": "2026-01-31",
+		"dt": "2026-01-31T01:02:03+00:00", "p": "+13125550142",
 		"u": id, "e": id, "e<c9bf9e57-1685-4c89-bafb-ff5af830be8a>": id,
-		"f":    step{"id": id, "url": "https://files.example.com/" + markupAt("url of a file"), "name": markupAt("name of a file"), "size": 1, "content_type": markupAt("type of a file")},
-		"l":    []any{step{"t": "s", "v": markupAt("element of a list")}, step{"t": "l", "v": []any{step{"t": "s", "v": markupAt("element within")}}}},
+		"f": step{"id": id, "url": "https://files.example.com/" + markupAt("url of a file"),
+			"name": markupAt("name of a file"), "size": 1, "content_type": markupAt("type of a file")},
+		"l": []any{step{"t": "s", "v": markupAt("element of a list")},
+			step{"t": "l", "v": []any{step{"t": "s", "v": markupAt("element within")}}}},
 		"a[s]": []any{markupAt("element of an array")},
 		option: step{"id": id, "name": markupAt("option"), "order": 1, "code": markupAt("code of an option")},
 	}
@@ -70,12 +73,14 @@ func writing(fail bool) step {
 		types["out_"+name] = input.(step)["t"]
 	}
 	inputs["names"] = step{"t": "a[s]", "v": names}
-	for _, place := range []string{"log", "stdout", "stderr", "query", "body", "header", "host", "tried", "kind", "message"} {
+	for _, place := range []string{"log", "stdout", "stderr", "query", "body", "header", "host", "tried", "kind",
+		"message"} {
 		inputs[place] = step{"t": "s", "v": markupAt(place)}
 	}
 	inputs["field"] = step{"t": "s", "v": "Evil"}
 	inputs["fail"] = step{"t": "b", "v": fail}
-	return script(writingStep+"# "+markupAt("source")).with("name", markupAt("name of the step")).with("inputs", inputs).with("output_types", types)
+	return script(writingStep+"# "+markupAt("source")).with("name", markupAt("name of the step")).with("inputs",
+		inputs).with("output_types", types)
 }
 
 // markupAPI responds with markup in every part of a response, and delays /slow until it is released.
@@ -101,9 +106,11 @@ func markupAPI(t *testing.T) (root string, release chan struct{}) {
 // requireText checks that markup from each place is on the page, as text.
 func (b *tab) requireText(places ...string) {
 	b.t.Helper()
-	text := eval[string](b, `document.querySelector("main").textContent + [...document.querySelectorAll("main textarea, main input")].map((e) => e.value).join("\n")`)
+	text := eval[string](b,
+		`document.querySelector("main").textContent + [...document.querySelectorAll("main textarea, main input")].map((e) => e.value).join("\n")`)
 	for _, place := range places {
-		if encoded, _ := json.Marshal(markupAt(place)); !strings.Contains(text, markupAt(place)) && !strings.Contains(text, strings.Trim(string(encoded), `"`)) && !strings.Contains(text, jsonText(markupAt(place))) {
+		if encoded, _ := json.Marshal(markupAt(place)); !strings.Contains(text, markupAt(place)) &&
+			!strings.Contains(text, strings.Trim(string(encoded), `"`)) && !strings.Contains(text, jsonText(markupAt(place))) {
 			b.t.Errorf("markup from the %s is not shown as text", place)
 		}
 	}
@@ -151,7 +158,8 @@ func (b *tab) openAll() {
 
 var (
 	given = []string{
-		"name of the step", "source", "text", "email", "url of a file", "name of a file", "type of a file", "element of a list", "element within",
+		"name of the step", "source", "text", "email", "url of a file", "name of a file", "type of a file",
+		"element of a list", "element within",
 		"element of an array", "option", "code of an option",
 	}
 	wrote = []string{"log", "tried"}
@@ -205,7 +213,8 @@ func TestNothingThatAStepWritesBecomesMarkup(t *testing.T) {
 			report := filepath.Join(dir, "out.html")
 			arguments := []string{
 				"run", "--script", filepath.Join(dir, "script.py"), "--api-root", root, "--report", report,
-				"--inputs-file", writeJSON(t, dir, "inputs.json", body["inputs"]), "--outputs-file", writeJSON(t, dir, "outputs.json", body["output_types"]),
+				"--inputs-file", writeJSON(t, dir, "inputs.json", body["inputs"]), "--outputs-file",
+				writeJSON(t, dir, "outputs.json", body["output_types"]),
 			}
 			sidecartest.WriteFile(t, dir, "script.py", body["user_script"].(string))
 			got := sidecar(t, "", []string{"TRACEPARENT=" + markupAt("trace")}, arguments...)
@@ -228,28 +237,41 @@ func TestNothingThatAStepWritesBecomesMarkup(t *testing.T) {
 // forged is a record in which every text is markup, including ids and names, which serve and run would refuse.
 func forged(state string) map[string]any {
 	call := step{
-		"method": markupAt("method"), "url": markupAt("url"), "headers": step{markupAt("name of a header"): markupAt("value of a header")}, "body": markupAt("body"),
-		"requestSubmittedAt": markupAt("time"), "session": true, "responseStatusCode": markupAt("status"), "responseHeaders": nil, "responseBody": nil,
+		"method": markupAt("method"), "url": markupAt("url"),
+		"headers": step{markupAt("name of a header"): markupAt("value of a header")}, "body": markupAt("body"),
+		"requestSubmittedAt": markupAt("time"), "session": true, "responseStatusCode": markupAt("status"),
+		"responseHeaders": nil, "responseBody": nil,
 		"requestErrorType": markupAt("kind of error"), "duration": 1,
 	}
 	return step{
-		"execution_id": markupAt("id"), "name": markupAt("name"), "runtime": markupAt("runtime"), "business_id": markupAt("business"), "account_id": markupAt("account"),
-		"account_type": markupAt("type of account"), "api_root": "", "trace_id": markupAt("trace"), "state": state, "outcome": markupAt("outcome"), "failure": "",
-		"origin": "2026-01-31T01:02:03Z", "queued_at": "2026-01-31T01:02:03Z", "phases": []any{step{"name": markupAt("phase"), "start_ms": 0, "spent_ms": 1}}, "log_times": []any{1},
-		"dropped_messages": 1, "dropped_bytes": markupAt("dropped"), "source": markupAt("source"), "stdout": "", "stderr": "", "notes": []any{markupAt("note")},
-		"inputs": step{markupAt("name of an input"): step{"t": markupAt("type"), "v": nil}, "__proto__": step{"t": "s", "v": markupAt("prototype")}},
+		"execution_id": markupAt("id"), "name": markupAt("name"), "runtime": markupAt("runtime"),
+		"business_id": markupAt("business"), "account_id": markupAt("account"),
+		"account_type": markupAt("type of account"), "api_root": "", "trace_id": markupAt("trace"), "state": state,
+		"outcome": markupAt("outcome"), "failure": "",
+		"origin": "2026-01-31T01:02:03Z", "queued_at": "2026-01-31T01:02:03Z",
+		"phases": []any{step{"name": markupAt("phase"), "start_ms": 0, "spent_ms": 1}}, "log_times": []any{1},
+		"dropped_messages": 1, "dropped_bytes": markupAt("dropped"), "source": markupAt("source"), "stdout": "", "stderr": "",
+		"notes": []any{markupAt("note")},
+		"inputs": step{markupAt("name of an input"): step{"t": markupAt("type"), "v": nil},
+			"__proto__": step{"t": "s", "v": markupAt("prototype")}},
 		"result": step{
-			"request_id": "x", "duration_ms": 1, "values": step{markupAt("name of a value"): step{"t": markupAt("type of a value"), "v": step{markupAt("key"): []any{markupAt("deep")}}}},
+			"request_id": "x", "duration_ms": 1,
+			"values": step{markupAt("name of a value"): step{"t": markupAt("type of a value"),
+				"v": step{markupAt("key"): []any{markupAt("deep")}}}},
 			"logs":          []any{markupAt("log")},
 			"http_requests": step{"count": 1, "not_logged": 1, "requests": []any{call}},
-			"error":         step{"error": markupAt("error"), "detail": "  File \"script.py\", line 1, in " + markupAt("function"), "kind": "x", "evidence": step{"peak_memory_bytes": 1 << 22}},
+			"error": step{"error": markupAt("error"),
+				"detail": "  File \"script.py\", line 1, in " + markupAt("function"), "kind": "x",
+				"evidence": step{"peak_memory_bytes": 1 << 22}},
 		},
 	}
 }
 
 var forgery = []string{
-	"id", "name", "runtime", "business", "type of account", "trace", "outcome", "phase", "dropped", "source", "note", "name of an input", "type", "prototype", "name of a value",
-	"type of a value", "key", "deep", "log", "method", "url", "name of a header", "value of a header", "body", "kind of error", "error", "function",
+	"id", "name", "runtime", "business", "type of account", "trace", "outcome", "phase", "dropped", "source", "note",
+	"name of an input", "type", "prototype", "name of a value",
+	"type of a value", "key", "deep", "log", "method", "url", "name of a header", "value of a header", "body",
+	"kind of error", "error", "function",
 }
 
 func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
@@ -267,7 +289,8 @@ func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 		// The record replaces the one that Report writes, escaped in the same way, because Report's types would refuse
 		// some of this.
 		place := regexp.MustCompile(`(?s)(id="record">).*?(</script>)`)
-		report := sidecartest.WriteFile(t, t.TempDir(), "out.html", place.ReplaceAllString(empty.String(), "${1}"+strings.ReplaceAll(string(text), "$", "$$")+"${2}"))
+		report := sidecartest.WriteFile(t, t.TempDir(), "out.html",
+			place.ReplaceAllString(empty.String(), "${1}"+strings.ReplaceAll(string(text), "$", "$$")+"${2}"))
 		b := newTab(t, browser)
 		b.do(chromedp.Navigate(fileURL(report)))
 		b.until(`!!document.querySelector(".page")`)
@@ -288,11 +311,14 @@ func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 		answer("GET /executions", step{"count": 1, "results": []any{forged("running")}})
 		answer("GET /executions/finished/record", forged("finished"))
 		answer("GET /executions/running/record", forged("running"))
-		answer("GET /executions/failed/record", step(forged("finished")).with("result", nil).with("failure", markupAt("failure")))
+		answer("GET /executions/failed/record", step(forged("finished")).with("result", nil).with("failure",
+			markupAt("failure")))
 		mux.HandleFunc("GET /executions/running/events", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
-			calls, _ := json.Marshal(step{"time": "2026-01-31T01:02:03Z", "data": forged("")["result"].(step)["http_requests"].(step)["requests"].([]any)[0]})
-			message, _ := json.Marshal(step{"time": "2026-01-31T01:02:03Z", "data": step{"message": markupAt("message of an event")}})
+			calls, _ := json.Marshal(step{"time": "2026-01-31T01:02:03Z",
+				"data": forged("")["result"].(step)["http_requests"].(step)["requests"].([]any)[0]})
+			message, _ := json.Marshal(step{"time": "2026-01-31T01:02:03Z",
+				"data": step{"message": markupAt("message of an event")}})
 			_, _ = fmt.Fprintf(w, "event:log\ndata:%s\n\nevent:http\ndata:%s\n\n", message, calls)
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
@@ -305,7 +331,8 @@ func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 		defer server.Close()
 		b := newTab(t, browser)
 		for path, places := range map[string][]string{
-			"#/": {"name", "id", "runtime"}, "#/executions/finished": forgery, "#/executions/failed": {"failure", "name", "business"},
+			"#/": {"name", "id", "runtime"}, "#/executions/finished": forgery,
+			"#/executions/failed":  {"failure", "name", "business"},
 			"#/executions/running": {"message of an event", "name of a header", "name of an input", "source"},
 		} {
 			b.do(chromedp.Navigate(server.URL + "/ui/" + path))

@@ -54,7 +54,8 @@ func uiAPI(t *testing.T) (api *httptest.Server, release chan struct{}) {
 		switch r.URL.Path {
 		case "/api/custom-objects":
 			w.Header().Set("Content-Type", "application/json")
-			_, _ = io.WriteString(w, `{"count": 14, "next": null, "cursor": 12345678901234567890, "none": {}, "results": [{"name": "Deals", "object_type": "pipeline"}, {"name": "Contacts", "object_type": "standard"}]}`)
+			_, _ = io.WriteString(w,
+				`{"count": 14, "next": null, "cursor": 12345678901234567890, "none": {}, "results": [{"name": "Deals", "object_type": "pipeline"}, {"name": "Contacts", "object_type": "standard"}]}`)
 		case "/api/evil":
 			w.Header().Set("X-Evil", markup)
 			w.Header().Set("Content-Type", "text/html")
@@ -79,7 +80,8 @@ func startUI(t *testing.T, arguments ...string) string {
 	if !slices.Contains(arguments, "--callers") {
 		arguments = append(arguments, "--allow-anonymous")
 	}
-	s := sidecartest.StartService(t, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--slots", "2"}, arguments...)...)
+	s := sidecartest.StartService(t, nil, append([]string{"serve", "--listen", "127.0.0.1:0", "--slots", "2"},
+		arguments...)...)
 	t.Cleanup(func() {
 		if code := s.Stop(); code != 0 {
 			t.Errorf("serve ended with %d", code)
@@ -130,12 +132,14 @@ func TestThePageInABrowser(t *testing.T) {
 	base := startUI(t, "--ui", "--api-root", api.URL+"/api")
 	good := map[string]any{
 		"name": "Count custom objects", "runtime": "python-3-13", "user_script": goodScript,
-		"inputs":       map[string]any{"who": wireInput("s", "Acme"), "limit": wireInput("n", "250"), "since": wireInput("d", "2026-01-31")},
+		"inputs": map[string]any{"who": wireInput("s", "Acme"), "limit": wireInput("n", "250"),
+			"since": wireInput("d", "2026-01-31")},
 		"output_types": map[string]string{"total": "n", "names": "a[s]", "summary": "s"},
 		"traceparent":  "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
 	}
 	evil := map[string]any{
-		"name": markup, "runtime": "python-3-13", "user_script": evilScript, "inputs": map[string]any{"evil": wireInput("s", markup)},
+		"name": markup, "runtime": "python-3-13", "user_script": evilScript,
+		"inputs": map[string]any{"evil": wireInput("s", markup)},
 	}
 
 	t.Run("a step that succeeded", func(t *testing.T) {
@@ -143,14 +147,17 @@ func TestThePageInABrowser(t *testing.T) {
 		b.do(chromedp.Navigate(base + "/ui/#/executions/" + submitUI(t, base, true, good)))
 		b.until(`!!document.querySelector(".page.good")`)
 		text := b.text("main")
-		for _, want := range []string{"Count custom objects", "succeeded", "python-3-13", "service_automation", "4bf92f3577b34da6a3ce929d0e0e4736",
-			"queue", "spawn", "mint", "import", "step", "revoke", "page 3: 14 objects", "Acme has 42 objects", "250", "2026-01-31", "/custom-objects?page=2"} {
+		for _, want := range []string{"Count custom objects", "succeeded", "python-3-13", "service_automation",
+			"4bf92f3577b34da6a3ce929d0e0e4736",
+			"queue", "spawn", "mint", "import", "step", "revoke", "page 3: 14 objects", "Acme has 42 objects", "250",
+			"2026-01-31", "/custom-objects?page=2"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("the page does not show %q:\n%s", want, text)
 			}
 		}
 		b.do(chromedp.Click("#call-1"))
-		if detail := b.text("#call-1-detail"); !strings.Contains(detail, "User-Agent") || !strings.Contains(detail, "\n      \"object_type\": \"pipeline\"") ||
+		if detail := b.text("#call-1-detail"); !strings.Contains(detail, "User-Agent") ||
+			!strings.Contains(detail, "\n      \"object_type\": \"pipeline\"") ||
 			!strings.Contains(detail, `"cursor": 12345678901234567890`) || !strings.Contains(detail, `"none": {}`) {
 			t.Errorf("the opened call lacks headers or body: %q", detail)
 		}
@@ -160,7 +167,8 @@ func TestThePageInABrowser(t *testing.T) {
 			t.Error("a call or a log message lies outside of its step")
 		}
 		b.do(chromedp.Click("#scale-step"))
-		if !eval[bool](b, `document.querySelector("#scale-step").ariaPressed === "true" && document.querySelector(".phase-step").offsetWidth > 500`) {
+		if !eval[bool](b,
+			`document.querySelector("#scale-step").ariaPressed === "true" && document.querySelector(".phase-step").offsetWidth > 500`) {
 			t.Error("the scale of the step does not show it in full width")
 		}
 		b.do(chromedp.Click("#scale-all"))
@@ -214,7 +222,8 @@ func TestThePageInABrowser(t *testing.T) {
 		if source := b.text("details[open] .source"); !strings.Contains(source, "kizen.api.get('/slow')") {
 			t.Errorf("the source cannot be followed: %q", source)
 		}
-		if inputs := b.text("[aria-labelledby=inputs-title]"); !strings.Contains(inputs, "since") || !strings.Contains(inputs, "2026-01-31") {
+		if inputs := b.text("[aria-labelledby=inputs-title]"); !strings.Contains(inputs, "since") ||
+			!strings.Contains(inputs, "2026-01-31") {
 			t.Errorf("the inputs are %q", inputs)
 		}
 		if !strings.Contains(b.text(".waterfall"), "running") {
@@ -226,7 +235,8 @@ func TestThePageInABrowser(t *testing.T) {
 			t.Errorf("the dot moves (%s) although the reader prefers reduced motion", got)
 		}
 		// The clock must not disturb a reader who selects a message or scrolls the source with the keyboard.
-		eval[any](b, `(() => { getSelection().selectAllChildren(document.querySelector(".lines .text")); document.querySelector("details .source").focus(); window.was = document.querySelector(".time").innerText; return null })()`)
+		eval[any](b,
+			`(() => { getSelection().selectAllChildren(document.querySelector(".lines .text")); document.querySelector("details .source").focus(); window.was = document.querySelector(".time").innerText; return null })()`)
 		b.until(`document.querySelector(".time").innerText !== was`)
 		if !eval[bool](b, `document.activeElement.classList.contains("source") && getSelection().toString() === "before"`) {
 			t.Error("the page took the focus or the selection away")
@@ -272,16 +282,19 @@ func TestThePageInABrowser(t *testing.T) {
 	})
 
 	t.Run("the list and its filters", func(t *testing.T) {
-		failing := submitUI(t, base, true, map[string]any{"name": "Notify owners", "runtime": "python-3-12", "user_script": "\nowner = {}\n\n\ndef notify(who):\n    return who['email']\n\n\nnotify(owner)\n"})
+		failing := submitUI(t, base, true, map[string]any{"name": "Notify owners", "runtime": "python-3-12",
+			"user_script": "\nowner = {}\n\n\ndef notify(who):\n    return who['email']\n\n\nnotify(owner)\n"})
 		b := newTab(t, browser)
 		b.do(chromedp.Navigate(base + "/ui/"))
 		b.until(fmt.Sprintf(`!!document.getElementById("go-%s")`, failing))
 		b.shot("list")
 		b.do(chromedp.SendKeys("#filter-text", "notify"))
 		b.until(`document.querySelectorAll(".list tbody tr").length === 1`)
-		b.do(chromedp.SetValue("#filter-outcome", "ok"), chromedp.Evaluate(`document.querySelector("#filter-outcome").dispatchEvent(new Event("change"))`, nil))
+		b.do(chromedp.SetValue("#filter-outcome", "ok"),
+			chromedp.Evaluate(`document.querySelector("#filter-outcome").dispatchEvent(new Event("change"))`, nil))
 		b.until(`document.querySelectorAll(".list tbody tr").length === 0 && document.querySelector("[role=status]").innerText !== ""`)
-		b.do(chromedp.SetValue("#filter-outcome", "exception"), chromedp.Evaluate(`document.querySelector("#filter-outcome").dispatchEvent(new Event("change"))`, nil))
+		b.do(chromedp.SetValue("#filter-outcome", "exception"),
+			chromedp.Evaluate(`document.querySelector("#filter-outcome").dispatchEvent(new Event("change"))`, nil))
 		b.tabTo("go-" + failing)
 		b.keys(kb.Enter)
 		b.until(`document.querySelector(".line.failing")?.dataset.line === "6"`)
@@ -298,7 +311,9 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 	const secret = "hunter2-and-more"
 	report := filepath.Join(dir, "out.html")
 	const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
-	got := sidecar(t, evilScript+"# "+secret+"\n", []string{"ACME_KEY=" + secret, "TRACEPARENT=00-" + trace + "-00f067aa0ba902b7-01"}, "run", "--script", "-", "--api-root", api.URL+"/api", "--report", report,
+	got := sidecar(t, evilScript+"# "+secret+"\n",
+		[]string{"ACME_KEY=" + secret, "TRACEPARENT=00-" + trace + "-00f067aa0ba902b7-01"}, "run", "--script", "-",
+		"--api-root", api.URL+"/api", "--report", report,
 		"--input", "evil="+markup+":string", "--input", "held=my "+secret+":string", "--secret", "ACME_KEY")
 	if got.code != 1 {
 		t.Fatalf("exit code %d\n%s", got.code, got.stderr)
@@ -329,7 +344,8 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 		}
 	}
 	digest := `'sha256-[A-Za-z0-9+/]{43}='`
-	policy := regexp.MustCompile("^default-src 'none'; script-src " + digest + "; style-src " + digest + regexp.QuoteMeta(strict) + "$")
+	policy := regexp.MustCompile("^default-src 'none'; script-src " + digest + "; style-src " + digest +
+		regexp.QuoteMeta(strict) + "$")
 	if got := eval[string](b, `document.querySelector("meta[http-equiv=Content-Security-Policy]").content`); !policy.MatchString(got) {
 		t.Errorf("the policy is %q", got)
 	}
@@ -346,7 +362,8 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 	if eval[bool](b, `(() => { try { document.body.innerHTML = "<b>x</b>"; return true } catch { return false } })()`) {
 		t.Error("the browser accepts HTML from a script of the page")
 	}
-	eval[any](b, `(() => { const s = document.createElement("script"); try { s.textContent = "window.pwned=1"; document.body.append(s) } catch {} return null })()`)
+	eval[any](b,
+		`(() => { const s = document.createElement("script"); try { s.textContent = "window.pwned=1"; document.body.append(s) } catch {} return null })()`)
 	if eval[bool](b, `"pwned" in window`) {
 		t.Error("a script that is not of the page runs")
 	}

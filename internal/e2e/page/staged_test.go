@@ -40,8 +40,10 @@ func answering(status int, document any) http.HandlerFunc {
 
 func runningRecord() step {
 	return step{
-		"execution_id": "x", "name": "Sync", "runtime": "python-3-13", "business_id": "b", "account_id": "u", "account_type": "service_automation", "state": "running",
-		"origin": "2026-01-31T01:02:03Z", "phases": []any{}, "log_times": []any{}, "source": "pass", "inputs": step{}, "result": nil,
+		"execution_id": "x", "name": "Sync", "runtime": "python-3-13", "business_id": "b", "account_id": "u",
+		"account_type": "service_automation", "state": "running",
+		"origin": "2026-01-31T01:02:03Z", "phases": []any{}, "log_times": []any{}, "source": "pass", "inputs": step{},
+		"result": nil,
 	}
 }
 
@@ -114,7 +116,8 @@ func TestThePageSaysWhyNothingRan(t *testing.T) {
 		want   string
 	}{
 		{http.StatusTooManyRequests, step{"detail": "the queue is full", "code": "busy"}, "the queue is full"},
-		{http.StatusBadRequest, step{"inputs": step{"who": step{"t": []string{"Invalid Kizen type 'x'"}}}}, "inputs.who.t: Invalid Kizen type 'x'"},
+		{http.StatusBadRequest, step{"inputs": step{"who": step{"t": []string{"Invalid Kizen type 'x'"}}}},
+			"inputs.who.t: Invalid Kizen type 'x'"},
 		{http.StatusBadGateway, nil, "the server answered 502"},
 	}
 	var asked atomic.Int32
@@ -140,7 +143,8 @@ func TestThePageSaysWhyNothingRan(t *testing.T) {
 
 	b.do(chromedp.Navigate(base + "/ui/#/"))
 	b.until(`document.querySelector("main [role=status], main [role=alert]")?.innerText === "not for that business"`)
-	b.do(chromedp.Click("details.acting summary"), chromedp.SetValue("#acting-business", "other"), chromedp.Click("details.acting button"))
+	b.do(chromedp.Click("details.acting summary"), chromedp.SetValue("#acting-business", "other"),
+		chromedp.Click("details.acting button"))
 	b.until(`document.querySelector(".acting summary").innerText === "Acting for other" && document.querySelector("main [role=status]").innerText === "not for that business"`)
 	b.clean(base)
 }
@@ -149,10 +153,13 @@ func TestThePageAsksForTheSameAgain(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
 	dir := t.TempDir()
-	secrets := sidecartest.WriteFile(t, dir, "secrets.json", `{"00000000-0000-4000-8000-00000000b001": {"ACME_KEY": "hunter2-and-more"}}`)
+	secrets := sidecartest.WriteFile(t, dir, "secrets.json",
+		`{"00000000-0000-4000-8000-00000000b001": {"ACME_KEY": "hunter2-and-more"}}`)
 	base := startUI(t, "--ui", "--secrets-file", secrets)
 	body := map[string]any{
-		"name": "Failing", "runtime": "python-3-12", "user_script": "outputs.total = 1\nraise ValueError(secrets['ACME_KEY'])\n", "secrets": []string{"ACME_KEY"}, "timeout_ms": 2500,
+		"name": "Failing", "runtime": "python-3-12",
+		"user_script": "outputs.total = 1\nraise ValueError(secrets['ACME_KEY'])\n", "secrets": []string{"ACME_KEY"},
+		"timeout_ms": 2500,
 		"inputs": map[string]any{
 			"nothing": map[string]any{"t": "n", "v": nil}, "text": wireInput("s", "two\nlines"),
 			"list": map[string]any{"t": "a[s]", "v": []any{"x"}},
@@ -163,7 +170,8 @@ func TestThePageAsksForTheSameAgain(t *testing.T) {
 	b := newTab(t, browser)
 	b.do(chromedp.Navigate(base + "/ui/#/executions/" + id))
 	b.until(`!!document.querySelector("#again")`)
-	eval[any](b, `(() => { const real = fetch; window.fetch = (path, init) => { if (init?.method === "POST") window.sent = init.body; return real(path, init) }; return null })()`)
+	eval[any](b,
+		`(() => { const real = fetch; window.fetch = (path, init) => { if (init?.method === "POST") window.sent = init.body; return real(path, init) }; return null })()`)
 	b.do(chromedp.Click("#again"))
 	b.until(`!!document.querySelector("#run")`)
 	b.shot("again")
@@ -202,13 +210,17 @@ func shortReport(t *testing.T) string {
 		times[i] = 0.3 + 0.6*float64(i)/float64(len(times))
 	}
 	call := step{
-		"method": "GET", "url": "http://api.example/never", "headers": nil, "body": nil, "requestSubmittedAt": "2026-01-31T01:02:03.000650+00:00", "session": true,
+		"method": "GET", "url": "http://api.example/never", "headers": nil, "body": nil,
+		"requestSubmittedAt": "2026-01-31T01:02:03.000650+00:00", "session": true,
 		"responseStatusCode": nil, "responseHeaders": nil, "responseBody": nil, "requestErrorType": nil, "duration": 0.2,
 	}
-	record := runningRecord().with("state", "finished").with("outcome", "ok").with("origin", "2026-01-31T01:02:03.00000025Z").with("log_times", times).
-		with("phases", []any{step{"name": "import", "start_ms": 0, "spent_ms": 0.3}, step{"name": "step", "start_ms": 0.3, "spent_ms": 0.6}}).
+	record := runningRecord().with("state", "finished").with("outcome", "ok").with("origin",
+		"2026-01-31T01:02:03.00000025Z").with("log_times", times).
+		with("phases", []any{step{"name": "import", "start_ms": 0, "spent_ms": 0.3},
+			step{"name": "step", "start_ms": 0.3, "spent_ms": 0.6}}).
 		with("inputs", step{"empty": step{"t": "s", "v": ""}}).
-		with("result", step{"duration_ms": 0.6, "values": step{}, "logs": logs, "error": nil, "http_requests": step{"count": 1, "not_logged": 0, "requests": []any{call}}})
+		with("result", step{"duration_ms": 0.6, "values": step{}, "logs": logs, "error": nil,
+			"http_requests": step{"count": 1, "not_logged": 0, "requests": []any{call}}})
 	return reportOf(t, record)
 }
 
@@ -284,7 +296,8 @@ func TestThePageFollowsAStepThatLogsAsMuchAsItMay(t *testing.T) {
 		"GET /executions/x/record": answering(http.StatusOK, runningRecord()),
 		"GET /executions/x/events": func(w http.ResponseWriter, r *http.Request) {
 			for i := range messages {
-				_, _ = fmt.Fprintf(w, "id:%d\nevent:log\ndata:{\"time\":\"2026-01-31T01:02:04Z\",\"data\":{\"message\":\"message %d\"}}\n\n", i+1, i+1)
+				_, _ = fmt.Fprintf(w,
+					"id:%d\nevent:log\ndata:{\"time\":\"2026-01-31T01:02:04Z\",\"data\":{\"message\":\"message %d\"}}\n\n", i+1, i+1)
 			}
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()

@@ -39,7 +39,10 @@ var encodings = []Encoding{
 	{"PERCENT", func(s string) string { return each(s, "%%%02X") }, false},
 	{"UTF-16LE", func(s string) string { return wide(s, binary.LittleEndian) }, false},
 	{"UTF-16BE", func(s string) string { return wide(s, binary.BigEndian) }, false},
-	{"base64 in a string", func(s string) string { return `{"echo":"` + base64.StdEncoding.EncodeToString([]byte(s)) + `"}` }, false},
+	{"base64 in a string", func(s string) string {
+		return `{"echo":"` + base64.StdEncoding.EncodeToString([]byte(s)) +
+			`"}`
+	}, false},
 	{"percent, where a query needs it", url.QueryEscape, false},
 }
 
@@ -125,7 +128,8 @@ func Echoes() []Echo {
 		if encoding.Leaks {
 			continue
 		}
-		all = append(all, Echo{fmt.Sprintf("/echo/%d", i), func(w http.ResponseWriter, r *http.Request) { send(w, encoding.Encode(echoed(r))) }})
+		all = append(all, Echo{fmt.Sprintf("/echo/%d", i),
+			func(w http.ResponseWriter, r *http.Request) { send(w, encoding.Encode(echoed(r))) }})
 	}
 	return all
 }
@@ -190,10 +194,11 @@ var (
 
 // readings returns a text and its decodings.
 func readings(text string) []string {
-	all := []string{text, strings.ReplaceAll(text, "\x00", ""), escapes.ReplaceAllStringFunc(text, func(code string) string {
-		plain, _ := url.PathUnescape(code) // the pattern matches only valid escapes
-		return plain
-	})}
+	all := []string{text, strings.ReplaceAll(text, "\x00", ""),
+		escapes.ReplaceAllStringFunc(text, func(code string) string {
+			plain, _ := url.PathUnescape(code) // the pattern matches only valid escapes
+			return plain
+		})}
 	for _, run := range base64Runs.FindAllString(text, -1) {
 		for shift := range 4 {
 			part := base64Plain.Replace(run[shift:])

@@ -20,7 +20,8 @@ func (h Hostile) LimitMS() int {
 // HostileSteps returns all of them. marker is an argument of a process that one of them leaves behind.
 func HostileSteps(marker string) []Hostile {
 	forge := func(body string) string {
-		return "import os, json\nbody = " + body + "\nfor fd in range(3, 256):\n  try: os.write(fd, body)\n  except OSError: pass\nraise ValueError('really')"
+		return "import os, json\nbody = " + body +
+			"\nfor fd in range(3, 256):\n  try: os.write(fd, body)\n  except OSError: pass\nraise ValueError('really')"
 	}
 	return []Hostile{
 		{"endless", "while True: pass", "timeout"},
@@ -28,15 +29,19 @@ func HostileSteps(marker string) []Hostile {
 		{"killed", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "killed_by_signal"},
 		{"exits", "import os\nos._exit(3)", "exited"},
 		{"full disk", "open('/tmp/x', 'wb').write(bytes(64 << 20))", "output_limit"},
-		{"leaves child", "import subprocess\nsubprocess.Popen(['sleep', '" + marker + "'], start_new_session=True)\nraise SystemError('x')", "exception"},
-		{"deaf", "import signal, time\nfor s in (1, 2, 3, 13, 14, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(99)", "timeout"},
+		{"leaves child", "import subprocess\nsubprocess.Popen(['sleep', '" + marker +
+			"'], start_new_session=True)\nraise SystemError('x')", "exception"},
+		{"deaf", "import signal, time\nfor s in (1, 2, 3, 13, 14, 15): signal.signal(s, signal.SIG_IGN)\ntime.sleep(99)",
+			"timeout"},
 		{"log flood", "while True: outputs.log('x' * 8192)", "timeout"},
 		{"output flood", "while True: print('x' * (1 << 16))", "timeout"},
 		{"huge result", "outputs.x = 'x' * (8 << 20)", "output_limit"},
-		{"forged result", forge("json.dumps({'k': 'result', 'n': '0' * 32, 'ok': True, 'values': {}}).encode()\nbody = len(body).to_bytes(4, 'big') + body"), "exception"},
+		{"forged result",
+			forge("json.dumps({'k': 'result', 'n': '0' * 32, 'ok': True, 'values': {}}).encode()\nbody = len(body).to_bytes(4, 'big') + body"), "exception"},
 		{"forged length", forge("b'\\xff\\xff\\xff\\xff' + b'x' * 65536"), "result_missing"},
 		{"shuts up", "import os\nos.closerange(0, 1024)", "result_missing"},
-		{"call flood", "import threading\ndef f():\n  while True: kizen.api.get('/x')\nall = [threading.Thread(target=f) for _ in range(16)]\nfor t in all: t.start()\nfor t in all: t.join()", "timeout"},
+		{"call flood",
+			"import threading\ndef f():\n  while True: kizen.api.get('/x')\nall = [threading.Thread(target=f) for _ in range(16)]\nfor t in all: t.start()\nfor t in all: t.join()", "timeout"},
 		{"files", "all = []\nwhile True: all.append(open('/dev/null'))", "exception|result_missing"},
 	}
 }

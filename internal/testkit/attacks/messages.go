@@ -59,7 +59,8 @@ var messages = []Message{
 	{Name: "coding folded", Raw: "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"},
 	{Name: "coding after bare LF", Raw: "X: y\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
 	{Name: "coding after bare CR", Raw: "X: y\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
-	{Name: "coding in HTTP/1.0", Raw: "POST CAP/x HTTP/1.0\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Whole: true},
+	{Name: "coding in HTTP/1.0", Raw: "POST CAP/x HTTP/1.0\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		Whole: true},
 	{Name: "bare LF head", Raw: "GET CAP/x HTTP/1.1\nHost: HOST\n\n", Whole: true},
 	{Name: "bare LF at the end of the head", Raw: "X: y\r\n\n"},
 	{Name: "folded field", Raw: "X: y\r\n z\r\n\r\n"},
@@ -89,10 +90,13 @@ var messages = []Message{
 	{Name: "bare LF in chunk extension", Raw: "Transfer-Encoding: chunked\r\n\r\n2;a\nb\r\nab\r\n0\r\n\r\n"},
 	{Name: "bare CR in chunk extension", Raw: "Transfer-Encoding: chunked\r\n\r\n2;a\rb\r\nab\r\n0\r\n\r\n"},
 	{Name: "chunk extension", Raw: "Transfer-Encoding: chunked\r\n\r\n2;a=\"b\"\r\nab\r\n0\r\n\r\n", Passed: "ab"},
-	{Name: "trailer that frames", Raw: "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nContent-Length: 40\r\nX-API-KEY: mine\r\n\r\n", Passed: "ab"},
+	{Name: "trailer that frames",
+		Raw: "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nContent-Length: 40\r\nX-API-KEY: mine\r\n\r\n", Passed: "ab"},
 	{Name: "connection names the length", Raw: "Connection: content-length\r\nContent-Length: 2\r\n\r\nab", Passed: "ab"},
-	{Name: "connection names the coding", Raw: "Connection: transfer-encoding\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", Passed: "ab"},
-	{Name: "request in a length body", Raw: "Content-Length: 31\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r", Passed: "GET /admin HTTP/1.1\r\nHost: x\r\n\r"},
+	{Name: "connection names the coding",
+		Raw: "Connection: transfer-encoding\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", Passed: "ab"},
+	{Name: "request in a length body", Raw: "Content-Length: 31\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r",
+		Passed: "GET /admin HTTP/1.1\r\nHost: x\r\n\r"},
 	{Name: "length with tabs around", Raw: "Content-Length:\t2\t\r\n\r\nab", Passed: "ab"},
 	{Name: "length with leading zeros", Raw: "Content-Length: 002\r\n\r\nab", Passed: "ab"},
 }
@@ -113,7 +117,8 @@ var climbs = []string{
 func Targets() []string { return targets }
 
 var targets = []string{
-	"GET http://evil.example/x", "GET http://HOSTCAP/x", "CONNECT evil.example:443", "CONNECT CAP/x", "OPTIONS *", "GET xCAP/x", "GET ?x",
+	"GET http://evil.example/x", "GET http://HOSTCAP/x", "CONNECT evil.example:443", "CONNECT CAP/x", "OPTIONS *",
+	"GET xCAP/x", "GET ?x",
 }
 
 // SendStep sends each text to the step's proxy over a new connection, and logs a line for each: the status of the

@@ -32,6 +32,7 @@ func Pages() []Page {
 func Hosts() []string { return hosts }
 
 var hosts = []string{
-	"attacker.example", "0x7f000001:80", "2130706433", "127.1", "", "localhost.attacker.example", "127.0.0.1.attacker.example:8378", "localhost.",
+	"attacker.example", "0x7f000001:80", "2130706433", "127.1", "", "localhost.attacker.example",
+	"127.0.0.1.attacker.example:8378", "localhost.",
 	"evil\x1b[31m.example",
 }

@@ -79,7 +79,8 @@ func (p Program) Source(target Target) string { return Prelude() + target.names(
 
 // Step returns a step that logs what it got, or an empty message.
 func (p Program) Step(target Target) string {
-	return Prelude() + target.names() + "got = []\ndef broken(*what): got.append(' '.join(map(str, what)))\n" + p.code + "\noutputs.log('\\n'.join(got))\n"
+	return Prelude() + target.names() + "got = []\ndef broken(*what): got.append(' '.join(map(str, what)))\n" + p.code +
+		"\noutputs.log('\\n'.join(got))\n"
 }
 
 // Target is what the programs attack.
@@ -166,8 +167,10 @@ func (target Target) names() string {
 		return "False"
 	}
 	var lines strings.Builder
-	fmt.Fprintf(&lines, "EXPOSED, SIDECAR, GROUP, SECRET, PROJECT, SOCKET, HOSTNAME, BOUNDING = %q, %d, %d, %q, %q, %q, %q, %s\n",
-		target.Exposed, target.Sidecar, target.Group, target.Secret, target.Project, target.Socket, target.Hostname, python(!target.KeepsBounding))
+	fmt.Fprintf(&lines,
+		"EXPOSED, SIDECAR, GROUP, SECRET, PROJECT, SOCKET, HOSTNAME, BOUNDING = %q, %d, %d, %q, %q, %q, %q, %s\n",
+		target.Exposed, target.Sidecar, target.Group, target.Secret, target.Project, target.Socket, target.Hostname,
+		python(!target.KeepsBounding))
 	lines.WriteString("SETUID, VICTIM, ENVIRONMENT, DESCRIPTORS = EXPOSED + '/id', EXPOSED + '/victim', set(), {'0', '1', '2'}\n")
 	for _, name := range target.Environment {
 		fmt.Fprintf(&lines, "ENVIRONMENT.add(%q)\n", name)

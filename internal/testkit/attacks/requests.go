@@ -32,25 +32,31 @@ func Requests() []Request {
 	lists := strings.Repeat(`{"t":"l","v":[`, 30) + strings.Repeat("{},", 800_000) + "{}" + strings.Repeat(`]}`, 30)
 	deep := strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000)
 	return []Request{
-		{"30 nested lists around 800,000 objects", field("inputs", `{"x": `+lists+`}`), "its lists have more than 100000 elements together"},
+		{"30 nested lists around 800,000 objects", field("inputs", `{"x": `+lists+`}`),
+			"its lists have more than 100000 elements together"},
 		{"40,000 output types", field("output_types", "{"+many(40_000, `"n%d": "n"`)+"}"), "more than 1000 members"},
 		{"40,000 inputs", field("inputs", "{"+many(40_000, `"n%d": {"t": "n", "v": 1}`)+"}"), "more than 1000 members"},
-		{"700,000 names of secrets", field("secrets", "["+many(700_000, `"S%d"`)+"]"), "its lists have more than 1000 elements together"},
+		{"700,000 names of secrets", field("secrets", "["+many(700_000, `"S%d"`)+"]"),
+			"its lists have more than 1000 elements together"},
 		{"names of secrets nested 100,000 deep", field("secrets", deep), ""},
 		{"inputs nested 100,000 deep", field("inputs", `{"x": `+deep+`}`), ""},
 		{"an unknown field nested 100,000 deep", field("unknown", deep), ""},
-		{"300,000 unknown fields", `{"user_script": "pass", ` + many(300_000, `"unknown%d": [1]`) + "}", "there are more errors than these 100"},
-		{"one field 300,000 times", `{"user_script": "pass"` + strings.Repeat(`, "runtime": "python-3-13"`, 300_000) + "}", "is given twice"},
-		{"300,000 wrong inputs", field("inputs", `{"x": {"t": "l", "v": [`+many(90_000, `{"t": "x%d"}`)+`]}}`), "Invalid Kizen type"},
+		{"300,000 unknown fields", `{"user_script": "pass", ` + many(300_000, `"unknown%d": [1]`) + "}",
+			"there are more errors than these 100"},
+		{"one field 300,000 times", `{"user_script": "pass"` + strings.Repeat(`, "runtime": "python-3-13"`, 300_000) + "}",
+			"is given twice"},
+		{"300,000 wrong inputs", field("inputs", `{"x": {"t": "l", "v": [`+many(90_000, `{"t": "x%d"}`)+`]}}`),
+			"Invalid Kizen type"},
 		{"a number of a million digits", field("timeout_ms", strings.Repeat("9", 1_000_000)), "must be a whole number"},
-		{"a list as JSON text of 800,000 elements", field("inputs", `{"x": {"t": "l", "v": "[`+strings.Repeat("1,", 800_000)+`1]"}}`), "100000 elements together"},
+		{"a list as JSON text of 800,000 elements",
+			field("inputs", `{"x": {"t": "l", "v": "[`+strings.Repeat("1,", 800_000)+`1]"}}`), "100000 elements together"},
 		{"a name of an input of a megabyte", field("inputs", `{"`+strings.Repeat("x", 1<<20)+`": {"t": "n", "v": "y"}}`), ""},
 		{"half a surrogate pair", field("inputs", `{"x": {"t": "s", "v": "\ud800"}}`), "half of a surrogate pair"},
 	}
 }
 
-// Heavy is a request that is within every limit, and that holds much more memory than its size, or than that of its result, where
-// values are kept decoded. It ends well.
+// Heavy is a request that is within every limit, and that holds much more memory than its size, or than that of its
+// result, where values are kept decoded. It ends well.
 type Heavy struct {
 	Name, Source string
 	// Inputs and OutputTypes are JSON documents.

@@ -17,7 +17,8 @@ type Spelling struct {
 
 // Text returns the request for a server at this host, whose paths begin with base.
 func (s Spelling) Text(host, base string) string {
-	head := fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n", s.Method, base, s.Path, host, len(s.Body))
+	head := fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n", s.Method, base,
+		s.Path, host, len(s.Body))
 	if s.Header != "" {
 		head += s.Header + "\r\n"
 	}
@@ -83,7 +84,8 @@ var otherPaths = []string{
 	"/business-config%2fimport", "/business-config/./import", "//api-keys", "/API-Keys", "/api%2Dkeys", "/%2561pi-keys",
 	"/;x/api-keys", "/api-keys?a=b", "/api-keys//", "/x/../api-keys", "/api-keys/%2e%2e/api-keys", "/api-keys%2f",
 	"/api-keys%00", "/api-keys%0A", "/api-keys%0D%0A", "\\api-keys", "/%5Capi-keys", "/%5c%0aapi-keys%255C",
-	"/x/%0a../api-keys", "/x%5c..%5capi-keys", "/x/.%0d./api-keys", "/team\\x%5capi-keys", "/api-keys/.", "/%25252561pi-keys",
+	"/x/%0a../api-keys", "/x%5c..%5capi-keys", "/x/.%0d./api-keys", "/team\\x%5capi-keys", "/api-keys/.",
+	"/%25252561pi-keys",
 	"/api-keys%3b", "/%74eam/%zz/api-keys", "/api-keys%3Fa", "/x/%2e%2e/api-keys", "/team/x/api-keys", "/api%0D-keys",
 	"/team%5Cx%5Capi-keys", "/team/x\\api-keys", "/team%5Cx%0A%5C/api-keys",
 }
@@ -92,14 +94,17 @@ var otherPaths = []string{
 func FreePaths() []string { return freePaths }
 
 var freePaths = []string{
-	"/api-keys-report", "/api-keys.d/x", "/my-api-keys", "/team/1/api-keys/2", "/team/1/x/api-keys", "/team/1/api-keys.json/x", "/records/api-keys.json",
-	"/api/keys", "/api-keys-x.json", "/team/%20/x", "/team%0a/x", "/business-config/import/history", "/business-config.import", "/a%2fapi-keys", "/;api-keys/x",
+	"/api-keys-report", "/api-keys.d/x", "/my-api-keys", "/team/1/api-keys/2", "/team/1/x/api-keys",
+	"/team/1/api-keys.json/x", "/records/api-keys.json",
+	"/api/keys", "/api-keys-x.json", "/team/%20/x", "/team%0a/x", "/business-config/import/history",
+	"/business-config.import", "/a%2fapi-keys", "/;api-keys/x",
 }
 
 // Names returns spellings of an account's id in a path.
 func Names(id string) []string {
 	return []string{
-		id, strings.ToUpper(id), id + ";v=1", id + "%3bv=1", "./" + id, id + "%20", id + "%0a", id[:4] + "%09" + id[4:], "%5c" + id, "%" + fmt.Sprintf("%x", id[0]) + id[1:],
+		id, strings.ToUpper(id), id + ";v=1", id + "%3bv=1", "./" + id, id + "%20", id + "%0a", id[:4] + "%09" + id[4:],
+		"%5c" + id, "%" + fmt.Sprintf("%x", id[0]) + id[1:],
 	}
 }
 
@@ -112,21 +117,27 @@ func Spellings() []Spelling {
 		}
 	}
 	for _, header := range []string{
-		"SCRIPT_NAME: /api/records", "Script-Name: /api/records", "script_name: /api/records", "X-Script-Name: /api/records", "PATH_INFO: /api/api-keys",
-		"X-Original-URL: /api/api-keys", "X-Rewrite-URL: /api/api-keys", "X-Original-URI: /api/api-keys", "X-Envoy-Original-Path: /api/api-keys",
-		"X-Forwarded-Prefix: /api/records", "X-Forwarded-Path: /api/api-keys", "REQUEST_URI: /api/api-keys", "Request-URI: /api/api-keys",
+		"SCRIPT_NAME: /api/records", "Script-Name: /api/records", "script_name: /api/records", "X-Script-Name: /api/records",
+		"PATH_INFO: /api/api-keys",
+		"X-Original-URL: /api/api-keys", "X-Rewrite-URL: /api/api-keys", "X-Original-URI: /api/api-keys",
+		"X-Envoy-Original-Path: /api/api-keys",
+		"X-Forwarded-Prefix: /api/records", "X-Forwarded-Path: /api/api-keys", "REQUEST_URI: /api/api-keys",
+		"Request-URI: /api/api-keys",
 	} {
 		all = append(all, Spelling{Method: "POST", Path: "/records/api/api-keys", Header: header, Passes: true})
 	}
-	for _, header := range []string{"X-HTTP-Method-Override: POST", "X_HTTP_Method_Override: post", "X-Method-Override: POST", "X-HTTP-Method: POST"} {
+	for _, header := range []string{"X-HTTP-Method-Override: POST", "X_HTTP_Method_Override: post",
+		"X-Method-Override: POST", "X-HTTP-Method: POST"} {
 		all = append(all, Spelling{Method: "GET", Path: "/api-keys", Header: header})
 	}
-	for _, parameter := range []string{"_method=POST", "%5Fmethod=post", "_METHOD=POST", "a=b&_method=POST", "x-http-method-override=POST"} {
+	for _, parameter := range []string{"_method=POST", "%5Fmethod=post", "_METHOD=POST", "a=b&_method=POST",
+		"x-http-method-override=POST"} {
 		all = append(all, Spelling{Method: "GET", Path: "/api-keys?" + parameter})
 	}
 	for content, bodies := range map[string][]string{
-		"application/x-www-form-urlencoded": {"_method=DELETE", "a=b&%5fmethod=DELETE", "a=" + strings.Repeat("x", 200_000) + "&_method=DELETE"},
-		"application/json":                  {`{"_method": "DELETE"}`, `{"\u005fmethod": "DELETE"}`},
+		"application/x-www-form-urlencoded": {"_method=DELETE", "a=b&%5fmethod=DELETE",
+			"a=" + strings.Repeat("x", 200_000) + "&_method=DELETE"},
+		"application/json": {`{"_method": "DELETE"}`, `{"\u005fmethod": "DELETE"}`},
 	} {
 		for _, body := range bodies {
 			all = append(all, Spelling{Method: "POST", Path: "/api-keys/1", Header: "Content-Type: " + content, Body: body})

@@ -9,7 +9,8 @@ func Stops() []Stop {
 		"vfork = lambda: libc.syscall({'x86_64': 56, 'aarch64': 220}[os.uname().machine], 0x4111, 0, 0, 0, 0)  # CLONE_VM | CLONE_VFORK | SIGCHLD\n"
 	return []Stop{
 		{"stops itself", start + "os.kill(os.getpid(), signal.SIGSTOP)"},
-		{"stops as for a terminal", start + "os.kill(os.getpid(), signal.SIGTSTP)\nos.kill(os.getpid(), signal.SIGTTIN)\ntime.sleep(99)"},
+		{"stops as for a terminal", start +
+			"os.kill(os.getpid(), signal.SIGTSTP)\nos.kill(os.getpid(), signal.SIGTTIN)\ntime.sleep(99)"},
 		{"stops its children in new sessions", start + `
 children = [subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(5)]
 for child in children: os.kill(child.pid, signal.SIGSTOP)

@@ -52,7 +52,8 @@ func (g *Workbench) Tokens() []Token {
 	tokens := []Token{
 		{"alg none", b64([]byte(`{"alg":"none","typ":"JWT","kid":"`+g.KeyID+`"}`)) + "." + parts[1] + ".", "algorithm"},
 		{"alg nOnE", b64([]byte(`{"alg":"nOnE","typ":"JWT","kid":"`+g.KeyID+`"}`)) + "." + parts[1] + ".", "algorithm"},
-		{"alg none, signature kept", b64([]byte(`{"alg":"none","typ":"JWT","kid":"`+g.KeyID+`"}`)) + "." + parts[1] + "." + parts[2], "algorithm"},
+		{"alg none, signature kept", b64([]byte(`{"alg":"none","typ":"JWT","kid":"`+g.KeyID+`"}`)) + "." + parts[1] + "." +
+			parts[2], "algorithm"},
 		{"HS256, public key as secret", signHMAC(g.public(), hs256, own), "algorithm"},
 		{"HS256, public PEM as secret", signHMAC([]byte(publicPEM(g.public())), hs256, own), "algorithm"},
 		{"HS256, public JWK as secret", signHMAC([]byte(b64(g.public())), hs256, own), "algorithm"},
@@ -81,7 +82,8 @@ func (g *Workbench) Tokens() []Token {
 		{"signature cut", parts[0] + "." + parts[1] + "." + parts[2][:40], "malformed signature"},
 		{"a part more", g.Good + ".AAAA", "malformed"},
 		{"in the form of an encrypted token", "a.b.c.d.e", "malformed"},
-		{"payload of another token", parts[0] + "." + b64([]byte(g.claims(map[string]any{"sub": "account-9"}))) + "." + parts[2], "signature"},
+		{"payload of another token", parts[0] + "." + b64([]byte(g.claims(map[string]any{"sub": "account-9"}))) + "." +
+			parts[2], "signature"},
 		{"a space before", " " + g.Good, "malformed"},
 		{"a line after", g.Good + "\n", "malformed"},
 		{"as a bearer", "Bearer " + g.Good, "malformed"},
@@ -90,14 +92,16 @@ func (g *Workbench) Tokens() []Token {
 		{"malleable signature", malleable(g.Good), "signature"},
 		{"one megabyte", strings.Repeat("A", 1<<20), "malformed"},
 		{"one megabyte of dots", strings.Repeat(".", 1<<20), "malformed"},
-		{"one megabyte, well signed", sign(g.Trusted, g.header(""), g.claims(map[string]any{"pad": strings.Repeat("A", 1<<20)})), "malformed"},
+		{"one megabyte, well signed", sign(g.Trusted, g.header(""),
+			g.claims(map[string]any{"pad": strings.Repeat("A", 1<<20)})), "malformed"},
 		{"deep", sign(g.Trusted, g.header(""), `{"a":`+strings.Repeat("[", 1000)+strings.Repeat("]", 1000)+`}`), "malformed"},
 		{"not JSON", sign(g.Trusted, g.header(""), `claims`), "malformed"},
 		{"null", sign(g.Trusted, g.header(""), `null`), "malformed"},
 		{"not UTF-8", sign(g.Trusted, g.header(""), strings.Replace(own, `"sub":"`, `"sub":"\xff`, 1)), "malformed"},
 
 		{"sub twice", sign(g.Trusted, g.header(""), strings.Replace(own, `{`, `{"sub":"account-9",`, 1)), "malformed"},
-		{"business twice", sign(g.Trusted, g.header(""), strings.TrimSuffix(own, "}")+`,"business_id":"business-9"}`), "malformed"},
+		{"business twice", sign(g.Trusted, g.header(""), strings.TrimSuffix(own, "}")+`,"business_id":"business-9"}`),
+			"malformed"},
 		{"SUB for sub", sign(g.Trusted, g.header(""), strings.Replace(own, `"sub"`, `"SUB"`, 1)), "malformed"},
 		{"other issuer", g.signed("iss", "mallory"), "issuer"},
 		{"other audience", g.signed("aud", "kizen-admin"), "audience"},
@@ -114,7 +118,8 @@ func (g *Workbench) Tokens() []Token {
 		{"exp overflows", g.signed("exp", json.Number("1e300")), "malformed"},
 		{"exp is negative", g.signed("exp", -1), "expired"},
 	}
-	for _, claim := range []string{"iss", "sub", "aud", "exp", "nbf", "jti", "business_id", "execution_id", "account_type"} {
+	for _, claim := range []string{"iss", "sub", "aud", "exp", "nbf", "jti", "business_id", "execution_id",
+		"account_type"} {
 		tokens = append(tokens, Token{"without " + claim, g.signed(claim, nil), "malformed issuer audience"})
 	}
 	return tokens

@@ -159,7 +159,8 @@ func missing(text string, known map[string][]source) (problems []string) {
 			case len(at) == 0:
 				problems = append(problems, fmt.Sprintf("%s does not exist", name))
 			case len(paths) > 0 && !slices.ContainsFunc(at, named):
-				problems = append(problems, fmt.Sprintf("%s is in %s, not in %s", name, strings.Join(at, ", "), strings.Join(paths, ", ")))
+				problems = append(problems, fmt.Sprintf("%s is in %s, not in %s", name, strings.Join(at, ", "),
+					strings.Join(paths, ", ")))
 			}
 		}
 		names, paths = nil, nil

@@ -65,7 +65,8 @@ func TestBlocksThatSayNothingUsefulAreRefused(t *testing.T) {
 		"'''yaml\n'''\n'''text output\n'''": "output without a command",
 	} {
 		text = strings.ReplaceAll(text, "'''", "```")
-		if _, err := parse("page.md", text); err == nil || !strings.Contains(err.Error(), want) && !strings.Contains(err.Error(), strings.TrimPrefix(want, "page.md:2: ")) {
+		if _, err := parse("page.md", text); err == nil || !strings.Contains(err.Error(), want) &&
+			!strings.Contains(err.Error(), strings.TrimPrefix(want, "page.md:2: ")) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
@@ -168,10 +169,12 @@ still ...
 
 func TestAPageThatIsNotTrueIsToldOf(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"a command fails":          {"'''sh\necho one; cat /nowhere\necho two\n'''", "page.md:2: a command failed\none\ncat: /nowhere"},
-		"one of a pipe fails":      {"'''sh\nfalse | cat\n'''", "a command failed"},
-		"another status":           {"'''sh exit=2\n(exit 1)\n'''", "the status is 1, not 2"},
-		"other output":             {"'''sh\necho one\n'''\n'''text output\ntwo\n'''", "it does not print what the page shows, but\none"},
+		"a command fails": {"'''sh\necho one; cat /nowhere\necho two\n'''",
+			"page.md:2: a command failed\none\ncat: /nowhere"},
+		"one of a pipe fails": {"'''sh\nfalse | cat\n'''", "a command failed"},
+		"another status":      {"'''sh exit=2\n(exit 1)\n'''", "the status is 1, not 2"},
+		"other output": {"'''sh\necho one\n'''\n'''text output\ntwo\n'''",
+			"it does not print what the page shows, but\none"},
 		"a server that exits":      {"'''sh\nkizen-nothing &\n'''", "a background command has ended"},
 		"a process is left":        {"'''sh\nsetsid sh -c 'echo up; exec sleep 300' &\ndisown\nuntil grep -q up .blocks/1.out; do :; done\n'''", `left running: ["sleep 300 "]`},
 		"a job that does not stop": {"'''sh\nbash -c 'trap \"exit 7\" TERM; echo up; while :; do read -rt 1 <> <(:); done' &\nuntil grep -q up .blocks/1.out; do :; done\n'''", " 7\n"},

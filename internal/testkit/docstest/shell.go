@@ -162,7 +162,8 @@ func (s *shell) run(block Block) error {
 	if err := s.write(name+".sh", block.Text); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.script, "%s. %s.sh >%s.out 2>%s.err </dev/null; echo $?; set -e\n", map[bool]string{true: "set +e; "}[block.Exit != 0], name, name, name)
+	fmt.Fprintf(s.script, "%s. %s.sh >%s.out 2>%s.err </dev/null; echo $?; set -e\n",
+		map[bool]string{true: "set +e; "}[block.Exit != 0], name, name, name)
 	answer, err := s.answers.ReadString('\n')
 	if err != nil {
 		return fmt.Errorf("a command failed\n%s", s.printed(name))
@@ -209,7 +210,8 @@ func (s *shell) await(name string, commands []Command) error {
 		if len(ready.FindAllString(s.printed(name), -1)) >= ours && (!redis || redisListens.Match(listening)) {
 			return nil
 		}
-		if children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", s.command.Process.Pid)); err == nil && len(children) == 0 && (ours > 0 || redis) {
+		if children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", s.command.Process.Pid)); err == nil &&
+			len(children) == 0 && (ours > 0 || redis) {
 			return fmt.Errorf("a background command has ended\n%s", s.printed(name))
 		}
 		if time.Now().After(deadline) {
@@ -220,7 +222,8 @@ func (s *shell) await(name string, commands []Command) error {
 
 // end stops the processes that a page left running, as Ctrl+C does, and returns those that did not exit cleanly.
 func (s *shell) end() error {
-	fmt.Fprintln(s.script, `set +e; pids=$(jobs -p); kill $pids 2>/dev/null; for pid in $pids; do wait $pid || echo "$pid $?"; done; exit 0`)
+	fmt.Fprintln(s.script,
+		`set +e; pids=$(jobs -p); kill $pids 2>/dev/null; for pid in $pids; do wait $pid || echo "$pid $?"; done; exit 0`)
 	answer, err := io.ReadAll(s.answers)
 	if err != nil {
 		return err

@@ -86,7 +86,8 @@ func TestNothingDependsOnACommand(t *testing.T) {
 // The tools and the heaviest tests have their own go.mod files in internal/tools and internal/e2e. Otherwise an
 // importer of client or minter would have their modules in its module graph.
 var ofOtherModules = []string{
-	"github.com/chromedp", "github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "honnef.co/go/tools", "k8s.io", "sigs.k8s.io",
+	"github.com/chromedp", "github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "honnef.co/go/tools", "k8s.io",
+	"sigs.k8s.io",
 }
 
 func TestTheModuleRequiresNoToolsAndNoHeavyTestModules(t *testing.T) {
@@ -113,8 +114,10 @@ func TestTheModuleRequiresNoToolsAndNoHeavyTestModules(t *testing.T) {
 // Modules that only tests use, and test helpers, would make the shipped binaries larger and cause needless updates.
 var onlyForTests = []string{
 	"testing", module + "internal/testkit", module + "internal/testkit/redistest",
-	"github.com/chromedp", "github.com/creack/pty", "github.com/google/licensecheck", "github.com/pb33f", "github.com/rogpeppe/go-internal",
-	"github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "go.uber.org/goleak", "k8s.io", "mvdan.cc/sh", "sigs.k8s.io",
+	"github.com/chromedp", "github.com/creack/pty", "github.com/google/licensecheck", "github.com/pb33f",
+	"github.com/rogpeppe/go-internal",
+	"github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "go.uber.org/goleak", "k8s.io", "mvdan.cc/sh",
+	"sigs.k8s.io",
 }
 
 func TestTheBinariesHoldNothingThatOnlyTestsUse(t *testing.T) {
@@ -144,7 +147,9 @@ func TestTheClientHasFewDependencies(t *testing.T) {
 		if listed.Module != nil && !slices.Contains(ofClient, listed.Module.Path) {
 			t.Errorf("client depends on %s", listed.ImportPath)
 		}
-		if path := own(listed.ImportPath); path != "" && !slices.Contains([]string{"client", "internal/backoff", "internal/ids", "internal/outcomes", "internal/payload", "internal/wire"}, path) {
+		if path := own(listed.ImportPath); path != "" &&
+			!slices.Contains([]string{"client", "internal/backoff", "internal/ids", "internal/outcomes", "internal/payload",
+				"internal/wire"}, path) {
 			t.Errorf("client depends on %s", path)
 		}
 	}

@@ -208,7 +208,8 @@ func StartCluster(t testing.TB, args ...string) []*Server {
 // Do sends one command as the default user and returns the reply in the form of redis-cli.
 func (s *Server) Do(t testing.TB, command ...string) string {
 	t.Helper()
-	output, err := exec.Command(Require(t, "redis-cli"), append([]string{"-p", strconv.Itoa(s.Port)}, command...)...).CombinedOutput()
+	output, err := exec.Command(Require(t, "redis-cli"),
+		append([]string{"-p", strconv.Itoa(s.Port)}, command...)...).CombinedOutput()
 	answer := strings.TrimSpace(string(output))
 	if err != nil || strings.HasPrefix(answer, "ERR") {
 		t.Fatalf("redis-cli %s: %v: %s", strings.Join(command, " "), err, answer)

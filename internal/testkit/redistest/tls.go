@@ -27,7 +27,8 @@ type Authority struct {
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{dir: t.TempDir()}
-	a.cert, a.key = a.write(t, "ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
+	a.cert, a.key = a.write(t, "ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign})
 	return a
 }
 
@@ -37,11 +38,13 @@ func (a *Authority) File(name string) string { return filepath.Join(a.dir, name)
 // Issue writes NAME.crt and NAME.key, for a client or for a server on loopback.
 func (a *Authority) Issue(t testing.TB, name string, usage x509.ExtKeyUsage) {
 	t.Helper()
-	a.write(t, name, &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{usage}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
+	a.write(t, name, &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{usage},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 }
 
 // write signs with the authority's key, or with the new key when the authority creates its own certificate.
-func (a *Authority) write(t testing.TB, name string, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+func (a *Authority) write(t testing.TB, name string,
+	template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -83,6 +86,7 @@ func StartTLS(t testing.TB, ca *Authority) (url string) {
 	ca.Issue(t, "server", x509.ExtKeyUsageServerAuth)
 	port := strconv.Itoa(FreePort(t))
 	StartAt(t, 0, "--tls-port", port, "--tls-auth-clients", "yes",
-		"--tls-cert-file", ca.File("server.crt"), "--tls-key-file", ca.File("server.key"), "--tls-ca-cert-file", ca.File("ca.crt"))
+		"--tls-cert-file", ca.File("server.crt"), "--tls-key-file", ca.File("server.key"), "--tls-ca-cert-file",
+		ca.File("ca.crt"))
 	return "rediss://127.0.0.1:" + port
 }

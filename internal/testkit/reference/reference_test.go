@@ -30,7 +30,8 @@ type program struct {
 
 func model(t *testing.T) *kong.Application {
 	t.Helper()
-	parser, err := kong.New(new(program), kong.Name("things"), kong.Description("About things.\n\nExamples:\n  things look\n      Look around."), kong.DefaultEnvars("THINGS"))
+	parser, err := kong.New(new(program), kong.Name("things"),
+		kong.Description("About things.\n\nExamples:\n  things look\n      Look around."), kong.DefaultEnvars("THINGS"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,8 @@ var (
 	peak      = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB`)     // of status (proc_pid_status(5))
 )
 
-// AnonymousMiB returns the memory that a process has written: it has no file behind it, so that the kernel cannot drop it. The
-// pages of the program's own file, which all processes of it share, are not counted.
+// AnonymousMiB returns the memory that a process has written: it has no file behind it, so that the kernel cannot drop
+// it. The pages of the program's own file, which all processes of it share, are not counted.
 func AnonymousMiB(t testing.TB, pid int) float64 {
 	t.Helper()
 	return memoryMiB(t, pid, "smaps_rollup", anonymous)

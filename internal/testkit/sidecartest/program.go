@@ -25,7 +25,8 @@ const module = "github.com/kizen/kizen-sidecar"
 // programs is the directory of what Main has built.
 var programs string
 
-// built is the environment variable that names a directory where make build has put the commands. Without it Main builds them.
+// built is the environment variable that names a directory where make build has put the commands. Without it Main
+// builds them.
 const built = "KIZEN_TEST_BIN"
 
 // Main builds the named commands of this module as make build does, or takes those that it has built, and then runs the

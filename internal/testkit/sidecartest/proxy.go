@@ -23,7 +23,8 @@ type Proxy struct {
 // StartProxy starts the proxy command and returns once it has said where it listens. It is killed with the test.
 func StartProxy(t testing.TB, environment []string, arguments ...string) *Proxy {
 	t.Helper()
-	p := &Proxy{Cmd: Command(context.Background(), environment, append([]string{"proxy"}, arguments...)...), Log: &Buffer{}, rest: make(chan string, 1)}
+	p := &Proxy{Cmd: Command(context.Background(), environment, append([]string{"proxy"}, arguments...)...),
+		Log: &Buffer{}, rest: make(chan string, 1)}
 	p.Stderr = p.Log
 	stdout, err := p.StdoutPipe()
 	if err != nil {

@@ -75,7 +75,8 @@ func StartCommand(t testing.TB, command *exec.Cmd) *Service {
 	return s
 }
 
-// wantsToken reports whether a command is a serve that has no other say in who may call: its token must be the test's own.
+// wantsToken reports whether a command is a serve that has no other say in who may call: its token must be the test's
+// own.
 func wantsToken(arguments []string) bool {
 	return slices.Contains(arguments, "serve") && !slices.ContainsFunc(arguments, func(a string) bool {
 		return a == "--callers" || a == "--allow-anonymous" || a == "--token-file"

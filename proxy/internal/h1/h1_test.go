@@ -44,14 +44,17 @@ func TestPacketsDoNotMatter(t *testing.T) {
 		"GET /x HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\nGET /second",
 		"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET /second",
 		"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n3\r\nabc\r\n0\r\nT: 1\r\n\r\nGET /second",
-		"POST /x HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("long", 3000) + "\r\nContent-Length: 9000\r\n\r\n" + strings.Repeat("b", 9000) + "GET /second",
+		"POST /x HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("long", 3000) + "\r\nContent-Length: 9000\r\n\r\n" +
+			strings.Repeat("b", 9000) + "GET /second",
 	} {
 		whole, err := read(strings.NewReader(raw))
 		if err != nil || !strings.HasSuffix(whole, `|"GET /second"`) {
 			t.Fatalf("%.60q: %v, %.200s", raw, err, whole)
 		}
 		for name, src := range map[string]io.Reader{
-			"one byte at a time": iotest.OneByteReader(strings.NewReader(raw)), "half reads": iotest.HalfReader(strings.NewReader(raw)), "data with error": iotest.DataErrReader(strings.NewReader(raw)),
+			"one byte at a time": iotest.OneByteReader(strings.NewReader(raw)),
+			"half reads":         iotest.HalfReader(strings.NewReader(raw)),
+			"data with error":    iotest.DataErrReader(strings.NewReader(raw)),
 		} {
 			if got, err := read(src); got != whole {
 				t.Errorf("%s: %.200s, %v", name, got, err)
@@ -88,8 +91,10 @@ func TestHeadsAreBounded(t *testing.T) {
 func FuzzRequestsEndWhereNetHTTPEndsThem(f *testing.F) {
 	for _, seed := range []string{
 		"GET / HTTP/1.1\r\nHost: h\r\n\r\nrest", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabcrest",
-		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nA: b\r\n\r\nrest", "POST / HTTP/1.0\r\n\r\nrest",
-		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\nA:\r\n b\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nA: b\r\n\r\nrest",
+		"POST / HTTP/1.0\r\n\r\nrest",
+		"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: h\r\nA:\r\n b\r\n\r\n",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -126,8 +131,10 @@ func FuzzRequestsEndWhereNetHTTPEndsThem(f *testing.F) {
 // net/http reads every response that we accept with the same body.
 func FuzzAnswersEndWhereNetHTTPEndsThem(f *testing.F) {
 	for _, seed := range []string{
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabrest", "HTTP/1.1 200 OK\nContent-Length: 2\n\nab", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\nuntil close",
-		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabrest", "HTTP/1.1 200 OK\nContent-Length: 2\n\nab",
+		"HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\nuntil close",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
 	} {
 		f.Add([]byte(seed))
 	}

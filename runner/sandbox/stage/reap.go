@@ -32,7 +32,8 @@ func (s *step) start() error {
 	for i := range s.job.Files {
 		files = append(files, uintptr(ControlFD+1+i))
 	}
-	attr := &syscall.ProcAttr{Env: s.job.Env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}}
+	attr := &syscall.ProcAttr{Env: s.job.Env, Files: files,
+		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}}
 	if id := s.job.Step; id != nil && !s.job.ForkServer {
 		attr.Sys.Credential = &syscall.Credential{Uid: id.UID, Gid: id.GID}
 	}

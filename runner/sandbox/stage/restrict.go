@@ -92,8 +92,9 @@ func allow(ruleset int, path string, access uint64) error {
 	return landlock.LandlockAddPathBeneathRule(ruleset, &landlock.PathBeneathAttr{AllowedAccess: access, ParentFd: fd}, 0)
 }
 
-// superviseConnections installs the filter for connections on this thread and passes its listener to the sidecar. Another
-// thread, without the filter, sends it: until the sidecar has it, the kernel would stop the call that sends it.
+// superviseConnections installs the filter for connections on this thread and passes its listener to the sidecar.
+// Another thread, without the filter, sends it: until the sidecar has it, the kernel would stop the call that sends
+// it.
 func superviseConnections(job *Job) error {
 	if len(job.Connections) == 0 {
 		return nil
@@ -120,7 +121,8 @@ func superviseConnections(job *Job) error {
 	return err
 }
 
-// flagWaitKillable is SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: a signal does not repeat a call that the supervisor has begun.
+// flagWaitKillable is SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: a signal does not repeat a call that the supervisor has
+// begun.
 const flagWaitKillable = 1 << 5
 
 // installFilter applies a seccomp program to this thread and returns its listener, if flags request one, or -1.
@@ -129,7 +131,8 @@ func installFilter(filter []byte, flags uintptr) (int, error) {
 		Len:    uint16(len(filter) / unix.SizeofSockFilter),
 		Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(filter))),
 	}
-	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&program)))
+	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags,
+		uintptr(unsafe.Pointer(&program)))
 	if errno != 0 {
 		return -1, errno
 	}
