@@ -2,8 +2,9 @@
 
 GO ?= go
 
-# Build gin without its unused MessagePack codec. All targets use the same flags, so that packages are compiled once.
-export GOFLAGS := -tags=nomsgpack $(GOFLAGS)
+# Build gin without its unused MessagePack codec. All targets, and the go commands that tests start, use the same flags, so
+# that packages are compiled once.
+export GOFLAGS := -tags=nomsgpack -trimpath $(GOFLAGS)
 
 # Tests with this name exhaust the machine: fork bombs, thousands of executions, floods, a clock that jumps, full disks.
 # They would starve other tests, so make test skips them, and make torture runs them one after the other.
@@ -22,16 +23,16 @@ PACKAGES = $(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Modul
 # The longest packages come first, that the others run beside them. Tests are compiled as the commands are, so that their
 # dependencies are compiled once; make lint vets. Most tests wait for other processes, so that more of them run side by side
 # than there are processors.
-TESTING := CGO_ENABLED=0 $(GO) test -trimpath -vet=off -parallel 3
+TESTING := CGO_ENABLED=0 $(GO) test -vet=off -parallel 3
 RACING := $(GO) test -race -vet=off
 
-.PHONY: help build demo test test-packages test-e2e race pythons torture lint bench bench-serve bench-fleet docs setup clean
+.PHONY: help build demo test test-packages test-e2e test-python race pythons torture lint bench bench-serve bench-fleet docs setup clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 build: ## Build both binaries into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -ldflags "-s -w" -o bin/ ./cmd/...
 
 demo: ## Run the example step against the reference platform and show its page
 	@.ci/setup demo
@@ -40,9 +41,7 @@ demo: ## Run the example step against the reference platform and show its page
 
 test: build ## Set up what the tests need, then run every test once, but those of make torture
 	@.ci/setup test
-	@$(MAKE) --no-print-directory -j 2 test-packages test-e2e
-	@.ci/python -m mypy --config-file runner/python/pyproject.toml runner/python/kizen_runtime runner/python/*.py
-	@.ci/python -m pytest -q -p no:cacheprovider runner/python/tests
+	@$(MAKE) --no-print-directory -j 2 test-packages test-python
 	@echo "left to make race and make pythons: the same tests under the race detector, and on other versions of Python"
 	@echo "left to make torture:"; grep -rhoE 'func TestTorture[A-Za-z]+' --include='*_test.go' . | sed 's/func /  /' | sort
 
@@ -51,6 +50,11 @@ test-packages: build
 
 test-e2e: build
 	cd $(E2E) && KIZEN_TEST_BIN=$(CURDIR)/bin $(TESTING) -p 1 -timeout 30m -skip '$(TORTURE)' ./...
+
+# The harness's tests follow those of internal/e2e, that two of the three groups run at a time.
+test-python: test-e2e
+	@.ci/python -m mypy --config-file runner/python/pyproject.toml runner/python/kizen_runtime runner/python/*.py
+	@.ci/python -m pytest -q -p no:cacheprovider runner/python/tests
 
 race: ## Run the packages' tests under the race detector, but those that drive processes
 	@.ci/setup test

@@ -21,21 +21,21 @@ def fill(mb): return [bytearray(noise) for _ in range(mb)]
 		name, code string
 		killed     bool
 	}{
-		{"one process over the limit", fill + "x = fill(300); time.sleep(1); print('survived')", true},
+		{"one process over the limit", fill + "x = fill(128); time.sleep(1); print('survived')", true},
 		{"four processes that are over it together", fill + `
 for _ in range(4):
-    if os.fork() == 0: x = fill(75); time.sleep(600); os._exit(0)
+    if os.fork() == 0: x = fill(30); time.sleep(600); os._exit(0)
 for _ in range(4): os.wait()
 print("survived", flush=True)`, true},
 		{"a process whose first thread has ended", fill + `
 import ctypes, threading
-def go_on(): x = fill(300); time.sleep(1); print("survived", flush=True); os._exit(0)
+def go_on(): x = fill(128); time.sleep(1); print("survived", flush=True); os._exit(0)
 if os.fork() == 0:
     threading.Thread(target=go_on).start()
     ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # exit(2), of the calling thread
 os.wait()`, true},
 		{"four processes that share what they have", fill + `
-x = fill(120)
+x = fill(45)
 pids = []
 ready, tell = os.pipe(); hold, release = os.pipe()
 for _ in range(4):
@@ -54,18 +54,18 @@ time.sleep(0.1)
 print("survived")`, false},
 		{"children one after the other", fill + `
 for _ in range(5):
-    if os.fork() == 0: x = fill(100); os._exit(0)
+    if os.fork() == 0: x = fill(45); os._exit(0)
     os.wait()
 print("survived")`, false},
 	}
 	each(t, all, func(t *testing.T, s *Sandbox) {
 		for _, program := range programs {
 			t.Run(program.name, func(t *testing.T) {
-				r := run(t, s, program.code, func(spec *Spec) { spec.Limits.Memory = 256 * mib })
+				r := run(t, s, program.code, func(spec *Spec) { spec.Limits.Memory = 96 * mib })
 				if r.OOMKilled != program.killed || strings.Contains(r.out, "survived") == program.killed {
 					t.Errorf("got %+v, output %q", r.Exit, r.out)
 				}
-				if program.killed && (r.PeakMemory < 200*mib || r.Killed) {
+				if program.killed && (r.PeakMemory < 80*mib || r.Killed) {
 					t.Errorf("got peak memory %d MiB, killed by us: %v", r.PeakMemory/mib, r.Killed)
 				}
 			})

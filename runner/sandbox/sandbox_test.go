@@ -73,29 +73,47 @@ func TestMain(m *testing.M) {
 }
 
 // TestTortureEverythingAsOrdinaryUser runs all tests except those named TestTorture again as a user other than root.
-func TestTortureEverythingAsOrdinaryUser(t *testing.T) { asOrdinaryUser(t, "-test.skip=^TestTorture") }
+func TestTortureEverythingAsOrdinaryUser(t *testing.T) {
+	asOrdinaryUser(t, rareVariable+"=too", "-test.skip=^TestTorture")
+}
 
-func asOrdinaryUser(t *testing.T, which string) {
+// TestTortureEverythingInRareSandboxes runs the tests that cover several environments again in those that make test
+// omits.
+func TestTortureEverythingInRareSandboxes(t *testing.T) {
+	again(t, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}, rareVariable+"=only", "-test.run="+strings.Join([]string{
+		"TestAttacksAreRefused", "TestOrdinaryProgramsWork", "TestNothingIsLeftAfterAnyKindOfExecution",
+		"TestMemoryIsThatOfTheWholeTree", "AreLimited$", "TestProcess", "TestEveryEndIsReported", "TestKillReachesEverything",
+	}, "|"))
+}
+
+func asOrdinaryUser(t *testing.T, variable string, arguments ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("already one")
 	}
-	arguments := []string{which, "-test.count=1"}
+	again(t, &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: ordinaryUID, Gid: ordinaryUID}, Pdeathsig: syscall.SIGKILL,
+	}, variable, arguments...)
+}
+
+// again runs this test binary with other attributes, one more environment variable and other arguments.
+func again(t *testing.T, attributes *syscall.SysProcAttr, variable string, arguments ...string) {
+	t.Helper()
+	arguments = append(arguments, "-test.count=1")
 	if testing.Verbose() {
 		arguments = append(arguments, "-test.v")
 	}
 	command := exec.CommandContext(t.Context(), "/proc/self/exe", arguments...)
 	command.Dir = "/"
 	command.Env = []string{"PATH=/usr/bin:/bin", "HOME=/", "KIZEN_TEST_REQUIRE=" + os.Getenv("KIZEN_TEST_REQUIRE"),
-		projectVariable + "=" + os.Getenv(projectVariable), forkServerVariable + "=" + os.Getenv(forkServerVariable)}
-	command.SysProcAttr = &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: ordinaryUID, Gid: ordinaryUID}, Pdeathsig: syscall.SIGKILL,
-	}
+		projectVariable + "=" + os.Getenv(projectVariable), forkServerVariable + "=" + os.Getenv(forkServerVariable),
+		variable}
+	command.SysProcAttr = attributes
 	out, err := command.CombinedOutput()
 	if err != nil {
-		t.Errorf("as an ordinary user: %v", err)
+		t.Error(err)
 	}
-	t.Logf("as an ordinary user:\n%s", out)
+	t.Logf("its output:\n%s", out)
 }
 
 // sidecarHelper is a sidecar that runs a program until it is killed. Its arguments are the program's.
@@ -124,7 +142,8 @@ func sidecarHelper() int {
 // bare is a typical container without privileges: no namespaces, no cgroups.
 var bare = slices.Concat([]string{"user namespace"}, namespaceLayers, accounting)
 
-// environments are the machines that the tests simulate.
+// environments are the machines that the tests simulate. make test covers a machine that has everything, started afresh
+// and as forks, and one that has least; [rare] ones between them are left to make torture.
 var environments = map[string]Config{
 	"everything":         {},
 	"no user namespaces": {without: []string{"user namespace"}},
@@ -133,12 +152,32 @@ var environments = map[string]Config{
 	"forks":              {},
 }
 
+// rare are the environments that only tests called TestTorture cover, unless rareVariable is set.
+var rare = []string{"no user namespaces", "no cgroups"}
+
+// rareVariable restricts tests to rare environments ("only"), or adds these ("too").
+const rareVariable = "KIZEN_TEST_RARE_SANDBOXES"
+
+// inEnvironment reports whether a test covers an environment, see [rare].
+func inEnvironment(t *testing.T, name string) bool {
+	switch os.Getenv(rareVariable) {
+	case "only":
+		return slices.Contains(rare, name)
+	case "too":
+		return true
+	}
+	return !slices.Contains(rare, name) || strings.HasPrefix(t.Name(), "TestTorture")
+}
+
 // forking are the sandboxes that start programs as forks of a server.
 var forking sync.Map
 
 // each runs a test on the named machines, if they can be simulated here.
 func each(t *testing.T, names []string, test func(t *testing.T, s *Sandbox)) {
 	for _, name := range names {
+		if !inEnvironment(t, name) {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			if name == "no user namespaces" && os.Geteuid() != 0 {
 				t.Skip("takes root")

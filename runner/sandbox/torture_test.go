@@ -15,7 +15,9 @@ import (
 // make test skips them, and make torture runs only them.
 
 // TestTortureAsOrdinaryUser runs them again as a user other than root.
-func TestTortureAsOrdinaryUser(t *testing.T) { asOrdinaryUser(t, "-test.run=^TestTorture") }
+func TestTortureAsOrdinaryUser(t *testing.T) {
+	asOrdinaryUser(t, rareVariable+"=too", "-test.run=^TestTorture", "-test.skip=^TestTortureEverything")
+}
 
 // bombs fork for as long as they can.
 var bombs = []struct{ name, code string }{
