@@ -21,6 +21,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/buildinfo"
 	"github.com/kizen/kizen-sidecar/internal/exit"
+	"github.com/kizen/kizen-sidecar/internal/flagvalue"
 	"github.com/kizen/kizen-sidecar/internal/platform"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/routine"
@@ -47,7 +48,7 @@ Exit codes: 0 stopped when asked to, 2 wrong usage, 3 the platform could not do 
 type commandLine struct {
 	Listen          string           `help:"Address to listen on; port 0 chooses a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
 	RedisURL        string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --env-file and --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
-	RedisTimeout    time.Duration    `help:"Timeout of one Redis command." default:"2s" placeholder:"DURATION"`
+	RedisTimeout    time.Duration    `help:"Timeout of one Redis command." default:"2s" least:"1ms" placeholder:"DURATION"`
 	RedisCA         string           `name:"redis-ca" help:"PEM file of the certificate authority that verifies Redis's certificate. Default: the system's." placeholder:"FILE"`
 	RedisCert       string           `help:"PEM file of a client certificate for Redis." placeholder:"FILE"`
 	RedisKey        string           `help:"PEM file of the client certificate's key." placeholder:"FILE"`
@@ -97,6 +98,7 @@ func (line *commandLine) parser(stdout, stderr io.Writer) (*kong.Kong, error) {
 		kong.DefaultEnvars("KIZEN"),
 		kong.Writers(stdout, stderr),
 		kong.Vars{"version": buildinfo.Version()},
+		flagvalue.Durations(),
 		kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 100}),
 		kong.Exit(func(int) { panic(errAnswered) }),
 	)
@@ -116,8 +118,12 @@ func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err 
 			panic(cause)
 		}
 	}()
-	if _, err := parser.Parse(arguments); err != nil {
+	command, err := parser.Parse(flagvalue.Join(arguments))
+	if err != nil {
 		return line, exit.Usagef("%w; see kizen-platform --help", err)
+	}
+	if err := flagvalue.Check(command.Flags()); err != nil {
+		return line, exit.WrongUsage(err)
 	}
 	if _, _, err := net.SplitHostPort(line.Listen); err != nil {
 		return line, exit.Usagef("--listen %q is not an address; write it like 127.0.0.1:8080", line.Listen)
@@ -211,9 +217,6 @@ func (line *commandLine) share(embedded *redisconn.Embedded, log *slog.Logger) e
 
 // connect returns a client for the Redis that the flags name, or for the embedded one. It dials nothing yet.
 func (line commandLine) connect(embedded *redisconn.Embedded) (redis.UniversalClient, error) {
-	if line.RedisTimeout <= 0 {
-		return nil, exit.Usagef("--redis-timeout must be positive")
-	}
 	client, err := redisconn.Open(redisconn.Config{
 		Embedded: embedded, URL: line.RedisURL, Timeout: line.RedisTimeout, CAFile: line.RedisCA, CertFile: line.RedisCert,
 		KeyFile: line.RedisKey,

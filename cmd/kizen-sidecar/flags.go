@@ -128,8 +128,8 @@ func (t target) identity() minter.Identity {
 
 // redisFlags name the store for the records of keys.
 type redisFlags struct {
-	RedisURL     string        `help:"Redis for the records of keys: redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://. Without it, an embedded store is used, which only this process can reach." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL" group:"Redis"`
-	RedisTimeout time.Duration `help:"Timeout of one Redis command." default:"2s" placeholder:"DURATION" group:"Redis"`
+	RedisURL     string        `help:"Redis for the records of keys and the queue of a fleet: redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://. Without it, run, serve and proxy use an embedded store, which only their own process can reach; worker, queue and keys revoke need it." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL" group:"Redis"`
+	RedisTimeout time.Duration `help:"Timeout of one Redis command." default:"2s" least:"1ms" placeholder:"DURATION" group:"Redis"`
 	RedisCA      string        `name:"redis-ca" help:"PEM file of the certificate authority that verifies Redis's certificate. Default: the system's authorities." placeholder:"FILE" group:"Redis"`
 	RedisCert    string        `help:"PEM file of a client certificate for Redis." placeholder:"FILE" group:"Redis"`
 	RedisKey     string        `help:"PEM file of the client certificate's key." placeholder:"FILE" group:"Redis"`
@@ -137,9 +137,6 @@ type redisFlags struct {
 
 // connect returns a client for the Redis that the flags name, or for an embedded one. It does not dial yet.
 func (f redisFlags) connect(embedded *redisconn.Embedded) (redis.UniversalClient, error) {
-	if f.RedisTimeout <= 0 {
-		return nil, exit.Usagef("--redis-timeout must be positive")
-	}
 	client, err := redisconn.Open(redisconn.Config{
 		Embedded: embedded, URL: f.RedisURL, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert,
 		KeyFile: f.RedisKey,
@@ -249,10 +246,10 @@ type apiFlags struct {
 	APIRoot     string        `help:"API root that relative paths are appended to." default:"https://app.go.kizen.com/api" placeholder:"URL" group:"Platform"`
 	APICA       string        `name:"api-ca" help:"PEM file of the certificate authority that verifies the API's certificate. Default: the system's authorities." placeholder:"FILE" group:"API"`
 	InsecureAPI bool          `name:"insecure-api" help:"Allow plain HTTP to an API that is not on loopback." group:"API"`
-	APITimeout  time.Duration `name:"api-timeout" help:"Time within which the API must begin its response; after that the step gets a 504." default:"60s" placeholder:"DURATION" group:"API"`
+	APITimeout  time.Duration `name:"api-timeout" help:"Time within which the API must begin its response; after that the step gets a 504." default:"60s" least:"1ms" placeholder:"DURATION" group:"API"`
 	MaxBody     string        `help:"Maximum size of a request body; 0 means no limit. Bodies are streamed." default:"0" placeholder:"SIZE" group:"API"`
-	MaxInFlight int           `help:"Maximum number of concurrent requests." default:"128" placeholder:"N" group:"API"`
-	Prewarm     int           `help:"Number of connections to the API opened while Python starts." default:"1" placeholder:"N" group:"API"`
+	MaxInFlight int           `help:"Maximum number of concurrent requests." default:"128" least:"1" placeholder:"N" group:"API"`
+	Prewarm     int           `help:"Number of connections to the API opened while Python starts." default:"1" least:"0" placeholder:"N" group:"API"`
 	AuditFile   string        `help:"File to which one JSON line is appended for every call." placeholder:"FILE" group:"API"`
 }
 
@@ -261,9 +258,6 @@ func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 	maxBody, err := humanize.ParseBytes(f.MaxBody)
 	if err != nil || maxBody > 1<<62 {
 		return proxy.Config{}, exit.Usagef("--max-body %q is not a size; write it like 10MB, or 0 for no limit", f.MaxBody)
-	}
-	if f.APITimeout <= 0 || f.MaxInFlight <= 0 || f.Prewarm < 0 {
-		return proxy.Config{}, exit.Usagef("--api-timeout and --max-in-flight must be positive, and --prewarm not negative")
 	}
 	root, err := parseAPIRoot(f.APIRoot)
 	if err != nil {
@@ -316,8 +310,8 @@ type sandboxFlags struct {
 
 	PolicyMode string `help:"With --network=policy: enforce refuses the connections that no rule permits; learn permits and records them for policy suggest. Guardrails and your own forbids hold in both." enum:"enforce,learn" default:"enforce" placeholder:"MODE" group:"Sandbox"`
 
-	MaxConnections int `help:"Maximum number of connections of an execution with --network=policy; others are refused. 0 means no limit." default:"10000" placeholder:"N" group:"Limits"`
-	MaxDNSRate     int `name:"max-dns-rate" help:"Maximum number of DNS queries of an execution in a second with --network=policy; others are refused. 0 means no limit." default:"100" placeholder:"N" group:"Limits"`
+	MaxConnections int `help:"Maximum number of connections of an execution with --network=policy; others are refused. 0 means no limit." default:"10000" least:"0" placeholder:"N" group:"Limits"`
+	MaxDNSRate     int `name:"max-dns-rate" help:"Maximum number of DNS queries of an execution in a second with --network=policy; others are refused. 0 means no limit." default:"100" least:"0" placeholder:"N" group:"Limits"`
 }
 
 // runnerConfig checks the flags and returns the configuration of a runner.
@@ -331,11 +325,11 @@ func (f sandboxFlags) runnerConfig(log *slog.Logger) runner.Config {
 
 // limitFlags bound one execution.
 type limitFlags struct {
-	Timeout      time.Duration `help:"Time limit of a step, at most ${max_timeout}." default:"30s" placeholder:"DURATION" group:"Limits"`
-	CPUTimeout   time.Duration `name:"cpu-timeout" help:"Processor time of a step and all its processes. Default: twice --timeout." placeholder:"DURATION" group:"Limits"`
+	Timeout      time.Duration `help:"Time limit of a step, at most ${max_timeout}." default:"30s" least:"1ms" placeholder:"DURATION" group:"Limits"`
+	CPUTimeout   time.Duration `name:"cpu-timeout" help:"Processor time of a step and all its processes. Default: twice --timeout." least:"0s" placeholder:"DURATION" group:"Limits"`
 	Memory       string        `help:"Resident memory of a step and all its processes." default:"1GiB" placeholder:"SIZE" group:"Limits"`
-	MaxProcesses int64         `help:"Number of processes and threads at a time." default:"64" placeholder:"N" group:"Limits"`
-	MaxOpenFiles int64         `help:"Number of open files of a process." default:"1024" placeholder:"N" group:"Limits"`
+	MaxProcesses int64         `help:"Number of processes and threads at a time." default:"64" least:"2" placeholder:"N" group:"Limits"`
+	MaxOpenFiles int64         `help:"Number of open files of a process." default:"1024" least:"16" placeholder:"N" group:"Limits"`
 	MaxFileSize  string        `help:"Maximum size of a written file." default:"512MiB" placeholder:"SIZE" group:"Limits"`
 	TmpSize      string        `help:"Size of /tmp." default:"512MiB" placeholder:"SIZE" group:"Limits"`
 	MaxResult    string        `help:"Maximum size of a step's outputs." default:"6MiB" placeholder:"SIZE" group:"Limits"`
@@ -346,9 +340,6 @@ func (f limitFlags) limits() (runner.Limits, error) {
 	limits := runner.Limits{Wall: f.Timeout, CPU: f.CPUTimeout, Processes: f.MaxProcesses, OpenFiles: f.MaxOpenFiles}
 	if f.Timeout <= 0 || f.Timeout > runner.MaxWall {
 		return limits, exit.Usagef("--timeout %s is out of range; use more than 0 and at most %s", f.Timeout, runner.MaxWall)
-	}
-	if f.CPUTimeout < 0 {
-		return limits, exit.Usagef("--cpu-timeout must not be negative")
 	}
 	for _, count := range []struct {
 		flag  string
@@ -430,10 +421,10 @@ type daemonFlags struct {
 
 // operationFlags configure the load, and how operators observe and stop it.
 type operationFlags struct {
-	Slots         int           `help:"Number of concurrent executions. Default: four for each core." placeholder:"N" group:"Operation"`
-	Warm          int           `help:"Number of loaded interpreters that wait for an execution, for each runtime that has been requested; each is used once. 0 disables them." default:"2" placeholder:"N" group:"Operation"`
+	Slots         int           `help:"Number of concurrent executions. Default: four for each core." least:"0" placeholder:"N" group:"Operation"`
+	Warm          int           `help:"Number of loaded interpreters that wait for an execution, for each runtime that has been requested; each is used once. 0 disables them." default:"2" least:"0" placeholder:"N" group:"Operation"`
 	WarmIsolation string        `help:"How warm interpreters start. fork: from one Python that has loaded everything. exec: each separately; this takes as long as a cold start, but they share neither the seed of hash() nor the memory layout." enum:"fork,exec" default:"fork" placeholder:"MODE" group:"Operation"`
-	DrainTimeout  time.Duration `help:"Time for running steps to finish after SIGTERM." default:"60s" placeholder:"DURATION" group:"Operation"`
+	DrainTimeout  time.Duration `help:"Time for running steps to finish after SIGTERM." default:"60s" least:"0s" placeholder:"DURATION" group:"Operation"`
 	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty disables them." default:"127.0.0.1:9091" placeholder:"HOST:PORT" group:"Operation"`
 	HostName      []string      `help:"Additional host name of the API and the admin address. Their addresses, localhost, this machine's name and the names in --tls-cert are always accepted. A leading \"*.\" stands for one label. Repeatable." placeholder:"NAME" group:"Operation"`
 	ReadyFile     string        `help:"File for a JSON object with url, admin_url and, with --token-file, token. It exists, with mode 0600, while executions are accepted." placeholder:"FILE" group:"Operation"`
@@ -445,14 +436,7 @@ func (f *operationFlags) fill() error {
 	if f.Slots == 0 {
 		f.Slots = 4 * runtime.NumCPU()
 	}
-	switch {
-	case f.Slots < 0:
-		return exit.Usagef("--slots must be positive")
-	case f.Warm < 0:
-		return exit.Usagef("--warm must not be negative")
-	case f.DrainTimeout < 0:
-		return exit.Usagef("--drain-timeout must not be negative")
-	case f.AdminListen != "":
+	if f.AdminListen != "" {
 		return daemon.CheckAddress("--admin-listen", f.AdminListen)
 	}
 	return nil

@@ -16,7 +16,7 @@ import (
 // healthCommand is kizen-sidecar health.
 type healthCommand struct {
 	EnvFile string        `help:"File to which kizen-sidecar proxy wrote KIZEN_API_URL. Default: the variable itself." placeholder:"FILE"`
-	Timeout time.Duration `help:"Maximum time for the proxy's response." default:"2s" env:"KIZEN_HEALTH_TIMEOUT" placeholder:"DURATION"`
+	Timeout time.Duration `help:"Maximum time for the proxy's response." default:"2s" env:"KIZEN_HEALTH_TIMEOUT" least:"1ms" placeholder:"DURATION"`
 }
 
 // Help is the long text of kizen-sidecar health --help.

@@ -107,7 +107,7 @@ func newKey(sealing bool, from time.Time) (minter.NewKey, error) {
 // keysRotateCommand is kizen-sidecar keys rotate.
 type keysRotateCommand struct {
 	Keys    string        `required:"" help:"Directory of the keys." placeholder:"DIR"`
-	Delay   time.Duration `help:"How long the new key is published before it signs: the time until every reader has the file or the JWK set." default:"0s" placeholder:"DURATION"`
+	Delay   time.Duration `help:"How long the new key is published before it signs: the time until every reader has the file or the JWK set." default:"0s" least:"0s" placeholder:"DURATION"`
 	Sealing bool          `help:"Rotate the key that seals stored keys instead of the signing key."`
 }
 
@@ -122,9 +122,6 @@ Examples:
 
 // Run is called by kong.
 func (c *keysRotateCommand) Run(app *app) error {
-	if c.Delay < 0 {
-		return exit.Usagef("--delay must not be negative")
-	}
 	if !minter.HasKey(c.Keys, c.Sealing) {
 		return exit.Usagef("%q has no such key yet; use kizen-sidecar keys generate", c.Keys)
 	}

@@ -10,16 +10,15 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"reflect"
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/kizen/kizen-sidecar/internal/buildinfo"
 	"github.com/kizen/kizen-sidecar/internal/exit"
+	"github.com/kizen/kizen-sidecar/internal/flagvalue"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
@@ -136,7 +135,7 @@ func newParser(line any, std streams) (*kong.Kong, error) {
 		kong.Vars{"version": buildinfo.Version(), "max_timeout": runner.MaxWall.String()},
 		kong.UsageOnError(),
 		kong.ValueFormatter(helpText),
-		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(readDuration)),
+		flagvalue.Durations(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 	)
 }
@@ -167,9 +166,12 @@ func run(ctx context.Context, arguments []string, std streams) int {
 	if err != nil {
 		return fail(std, fmt.Errorf("read the command line's own definition: %w", err))
 	}
-	command, err := parser.Parse(arguments)
+	command, err := parser.Parse(flagvalue.Join(arguments))
 	if err != nil {
 		return fail(std, misread(err))
+	}
+	if err := flagvalue.Check(command.Flags()); err != nil {
+		return fail(std, exit.WrongUsage(err))
 	}
 	if running.Verbose {
 		common.LogLevel = "debug"
@@ -191,20 +193,6 @@ func misread(err error) error {
 		about = parsing.Context.Selected().FullPath()
 	}
 	return exit.Usagef("%w; see %s --help", err, about)
-}
-
-// readDuration reads the value of a flag. It is a mapper of kong.
-func readDuration(from *kong.DecodeContext, into reflect.Value) error {
-	var text string
-	if err := from.Scan.PopValueInto("duration", &text); err != nil {
-		return err
-	}
-	duration, err := time.ParseDuration(text)
-	if err != nil {
-		return fmt.Errorf("%q is not a duration; write it like 30s or 5m", text)
-	}
-	into.SetInt(int64(duration))
-	return nil
 }
 
 // fail reports err on standard error, in one line, and returns its exit code.

@@ -30,10 +30,10 @@ type proxyCommand struct {
 	Listen        string        `help:"Loopback address to listen on; port 0 takes a free one." default:"127.0.0.1:0" placeholder:"ADDRESS" group:"Proxy"`
 	EnvFile       string        `help:"File to which KIZEN_API_URL is written once the proxy is serving. It is removed at the end." placeholder:"FILE" group:"Proxy"`
 	EnvFileMode   string        `help:"Permissions of --env-file, in octal. Anyone who can read it can act as the execution." default:"0600" placeholder:"MODE" group:"Proxy"`
-	TTL           time.Duration `name:"ttl" help:"Stop after this time; 0 means until a signal." default:"0s" placeholder:"DURATION" group:"Proxy"`
-	KeyLifetime   time.Duration `help:"Lifetime of a signed key; it is renewed before it expires." default:"5m" placeholder:"DURATION" group:"Proxy"`
+	TTL           time.Duration `name:"ttl" help:"Stop after this time; 0 means until a signal." default:"0s" least:"0s" placeholder:"DURATION" group:"Proxy"`
+	KeyLifetime   time.Duration `help:"Lifetime of a signed key; it is renewed before it expires." default:"5m" least:"1s" placeholder:"DURATION" group:"Proxy"`
 	AdminListen   string        `help:"Address of /healthz, /readyz and /metrics; empty disables them." placeholder:"HOST:PORT" group:"Proxy"`
-	ShutdownGrace time.Duration `help:"Time for requests in flight to finish at the end." default:"5s" placeholder:"DURATION" group:"Proxy"`
+	ShutdownGrace time.Duration `help:"Time for requests in flight to finish at the end." default:"5s" least:"0s" placeholder:"DURATION" group:"Proxy"`
 }
 
 // Help is the long text of kizen-sidecar proxy --help.
@@ -167,9 +167,6 @@ func (c *proxyCommand) validate() (fs.FileMode, error) {
 	mode, err := strconv.ParseUint(c.EnvFileMode, 8, 9)
 	if err != nil {
 		return 0, exit.Usagef("--env-file-mode %q is not an octal mode; write it like 0600", c.EnvFileMode)
-	}
-	if c.TTL < 0 || c.ShutdownGrace < 0 {
-		return 0, exit.Usagef("--ttl and --shutdown-grace must not be negative")
 	}
 	if c.KeyLifetime < time.Second || c.KeyLifetime > minter.MaxLifetime {
 		return 0, exit.Usagef("--key-lifetime %s is out of range; use 1s to %s", c.KeyLifetime, minter.MaxLifetime)

@@ -52,7 +52,7 @@ type queueListCommand struct {
 	fleetFlags
 	State     string `help:"Only tasks in this state: waiting, put_off (delayed until a time), active (a worker has it), dead (given up and kept), trimmed (given up and since deleted by asynq)." enum:",waiting,put_off,active,dead,trimmed" default:"" placeholder:"STATE" env:"-"`
 	Callbacks bool   `help:"List callbacks instead of executions." env:"-"`
-	Limit     int    `help:"Maximum number for each state." default:"100" placeholder:"N" env:"-"`
+	Limit     int    `help:"Maximum number for each state." default:"100" least:"1" placeholder:"N" env:"-"`
 	JSON      bool   `help:"Print a JSON object." env:"-"`
 }
 
@@ -68,9 +68,6 @@ Examples:
 
 // Run is called by kong.
 func (c *queueListCommand) Run(ctx context.Context, app *app) error {
-	if c.Limit < 1 {
-		return exit.Usagef("--limit must be positive")
-	}
 	return c.operate(func(o *fleet.Operator) error {
 		found, err := o.List(ctx, c.Callbacks, c.State, c.Limit)
 		if err != nil {
@@ -86,7 +83,7 @@ func (c *queueListCommand) Run(ctx context.Context, app *app) error {
 // queueShowCommand is kizen-sidecar queue show.
 type queueShowCommand struct {
 	fleetFlags
-	ID   string `arg:"" help:"BUSINESS/EXECUTION, or the id of the task." env:"-"`
+	ID   string `arg:"" help:"BUSINESS/EXECUTION, or the id of the task."`
 	JSON bool   `help:"Print a JSON object, with the result." env:"-"`
 }
 
@@ -116,7 +113,7 @@ func (c *queueShowCommand) Run(ctx context.Context, app *app) error {
 // queueRetryCommand is kizen-sidecar queue retry.
 type queueRetryCommand struct {
 	fleetFlags
-	IDs       []string `arg:"" optional:"" name:"id" help:"BUSINESS/EXECUTION, or the id of the task." env:"-"`
+	IDs       []string `arg:"" optional:"" name:"id" help:"BUSINESS/EXECUTION, or the id of the task."`
 	Dead      bool     `help:"Retry all dead letters." env:"-"`
 	Callbacks bool     `help:"Deliver callbacks again in place of executions." env:"-"`
 }
@@ -170,7 +167,7 @@ func each(ids []string, do func(id string) error) error {
 // queueCancelCommand is kizen-sidecar queue cancel.
 type queueCancelCommand struct {
 	fleetFlags
-	IDs []string `arg:"" name:"id" help:"BUSINESS/EXECUTION, or the id of the task." env:"-"`
+	IDs []string `arg:"" name:"id" help:"BUSINESS/EXECUTION, or the id of the task."`
 }
 
 // Help is the long text of kizen-sidecar queue cancel --help.
@@ -202,7 +199,7 @@ func (c *queueCancelCommand) Run(ctx context.Context, app *app) error {
 // queueDrainCommand is kizen-sidecar queue drain.
 type queueDrainCommand struct {
 	fleetFlags
-	Timeout time.Duration `help:"Maximum wait for active executions; the queue stays drained afterwards." default:"2m" placeholder:"DURATION" env:"-"`
+	Timeout time.Duration `help:"Maximum wait for active executions; the queue stays drained afterwards." default:"2m" least:"0s" placeholder:"DURATION" env:"-"`
 	Resume  bool          `help:"End a drain: workers take executions again." env:"-"`
 }
 

@@ -45,22 +45,15 @@ type listenFlags struct {
 
 // queueFlags bound the queue for slots.
 type queueFlags struct {
-	QueueDepth   int           `help:"Maximum number of executions that wait for a slot. Default: sixteen for each slot." default:"-1" placeholder:"N" group:"Serve"`
-	QueueTimeout time.Duration `help:"Maximum time that an execution waits for a slot." default:"30s" placeholder:"DURATION" group:"Serve"`
+	QueueDepth   int           `help:"Maximum number of executions that wait for a slot. Default: sixteen for each slot." default:"-1" least:"0" placeholder:"N" group:"Serve"`
+	QueueTimeout time.Duration `help:"Maximum time that an execution waits for a slot." default:"30s" least:"1ms" placeholder:"DURATION" group:"Serve"`
 }
 
-// fill sets the defaults of unset flags, and checks the others.
-func (f *queueFlags) fill(slots int) error {
+// fill sets the defaults of unset flags.
+func (f *queueFlags) fill(slots int) {
 	if f.QueueDepth == -1 {
 		f.QueueDepth = 16 * slots
 	}
-	switch {
-	case f.QueueDepth < 0:
-		return exit.Usagef("--queue-depth must not be negative")
-	case f.QueueTimeout <= 0:
-		return exit.Usagef("--queue-timeout must be positive")
-	}
-	return nil
 }
 
 // Help is the long text of kizen-sidecar serve --help.
@@ -99,7 +92,8 @@ func (c *serveCommand) fill() error {
 	if err := c.operationFlags.fill(); err != nil {
 		return err
 	}
-	return c.queueFlags.fill(c.Slots)
+	c.queueFlags.fill(c.Slots)
+	return nil
 }
 
 // service is the running serve.

@@ -29,11 +29,11 @@ type workerCommand struct {
 // workerFlags configure a worker.
 type workerFlags struct {
 	Queue    string        `help:"Queue from which the worker takes executions." default:"kizen" placeholder:"NAME" group:"Worker"`
-	Lease    time.Duration `help:"Time without Redis after which a worker ends its steps; after twice this time another worker takes over its work." default:"10s" placeholder:"DURATION" group:"Worker"`
-	Attempts int64         `help:"Attempts to start an execution before it is kept as a dead letter." default:"5" placeholder:"N" group:"Worker"`
-	Keep     time.Duration `help:"How long results are kept in Redis. The id does not run again for at least 7 days." default:"24h" placeholder:"DURATION" group:"Worker"`
+	Lease    time.Duration `help:"Time without Redis after which a worker ends its steps; after twice this time another worker takes over its work." default:"10s" least:"100ms" placeholder:"DURATION" group:"Worker"`
+	Attempts int64         `help:"Attempts to start an execution before it is kept as a dead letter." default:"5" least:"1" placeholder:"N" group:"Worker"`
+	Keep     time.Duration `help:"How long results are kept in Redis. The id does not run again for at least 7 days." default:"24h" least:"1s" placeholder:"DURATION" group:"Worker"`
 
-	KeepResults int64  `help:"Maximum number of results of a business in Redis; the oldest are deleted. 0 means no limit." default:"10000" placeholder:"N" group:"Worker"`
+	KeepResults int64  `help:"Maximum number of results of a business in Redis; the oldest are deleted. 0 means no limit." default:"10000" least:"0" placeholder:"N" group:"Worker"`
 	KeepBytes   string `help:"Maximum size of the results of a business in Redis, compressed; the oldest are deleted. 0 means no limit." default:"64MiB" placeholder:"SIZE" group:"Worker"`
 
 	StartDurability string `help:"Durability required before a step's code starts: memory (Redis's reply), disk (Redis 7.2 or newer with appendonly) or replica (one replica)." enum:"memory,disk,replica" default:"memory" placeholder:"WHERE" group:"Worker"`
@@ -43,15 +43,8 @@ type workerFlags struct {
 var queueName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 func (f workerFlags) validate() error {
-	switch {
-	case !queueName.MatchString(f.Queue):
+	if !queueName.MatchString(f.Queue) {
 		return exit.Usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
-	case f.Attempts < 1:
-		return exit.Usagef("--attempts must be positive")
-	case f.Lease < 100*time.Millisecond || f.Keep < time.Second:
-		return exit.Usagef("--lease must be at least 100ms, and --keep at least 1s")
-	case f.KeepResults < 0:
-		return exit.Usagef("--keep-results must not be negative; 0 is no limit")
 	}
 	return nil
 }
