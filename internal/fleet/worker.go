@@ -553,7 +553,7 @@ func (a *attempt) giveUp(ctx context.Context, reason string) error {
 
 // failed returns the end of an execution that has no result of its own.
 func (a *attempt) failed(outcome outcomes.Outcome, cause error) ending {
-	return a.ended(outcome, runner.Result{Outcome: outcomes.Internal, Error: &runner.StepError{Message: cause.Error()}})
+	return a.ended(outcome, runner.Result{Outcome: outcome, Error: &runner.StepError{Message: cause.Error()}})
 }
 
 func (a *attempt) ended(outcome outcomes.Outcome, result runner.Result) ending {

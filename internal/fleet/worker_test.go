@@ -489,7 +489,8 @@ func TestAnInvalidBodyEndsItsExecution(t *testing.T) {
 	f.enqueueBody("e", map[string]any{"execution_id": "e", "business_id": "b", "user_script": 7,
 		"callback_url": receiver.URL, "frobnicate": 1})
 	known := f.ends("e")
-	if known.outcome != outcomes.Refused || !strings.Contains(string(known.result), "user_script: must be a string") ||
+	if known.outcome != outcomes.Refused || !strings.Contains(string(known.result), `"kind":"refused"`) ||
+		!strings.Contains(string(known.result), "user_script: must be a string") ||
 		!strings.Contains(string(known.result), "frobnicate: there is no such field") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
@@ -507,7 +508,8 @@ func TestAnExecutionThatIsGivenUpIsKeptAndReported(t *testing.T) {
 	})
 	f.enqueue("e", receiver.URL)
 	if known := f.ends("e"); known.outcome != outcomes.NotStarted ||
-		!strings.Contains(string(known.result), "given up after 2 attempts: no python anywhere") {
+		!strings.Contains(string(known.result), "given up after 2 attempts: no python anywhere") ||
+		!strings.Contains(string(known.result), `"kind":"not_started"`) {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the dead letter", func() bool {

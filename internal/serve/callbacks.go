@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/queue"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/webhook"
@@ -99,7 +98,7 @@ func ending(e *Execution) (webhook.Message, error) {
 	ended := webhook.Finished{ExecutionID: e.ID(), BusinessID: e.BusinessID(), Outcome: snapshot.Outcome,
 		Result: snapshot.Result}
 	if snapshot.Failure != "" {
-		failed := runner.Result{RequestID: e.ID(), Outcome: outcomes.Internal,
+		failed := runner.Result{RequestID: e.ID(), Outcome: snapshot.Outcome,
 			Error: &runner.StepError{Message: snapshot.Failure}}
 		document, err := failed.MarshalJSON()
 		if err != nil {

@@ -135,7 +135,8 @@ func TestACallbackSaysWhyAStepDidNotRun(t *testing.T) {
 	e.submit("b", "e", receiver.URL)
 	var message struct{ Data webhook.Finished }
 	if body := <-told; json.Unmarshal(body, &message) != nil || message.Data.Outcome != outcomes.NotStarted ||
-		!strings.Contains(string(message.Data.Result), "no python") {
+		!strings.Contains(string(message.Data.Result), "no python") ||
+		!strings.Contains(string(message.Data.Result), `"kind":"not_started"`) {
 		t.Errorf("told %s", body)
 	}
 }
