@@ -1,8 +1,11 @@
 package client
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +19,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/backoff"
 	"github.com/kizen/kizen-sidecar/internal/ids"
 	"github.com/kizen/kizen-sidecar/internal/payload"
+	"github.com/kizen/kizen-sidecar/internal/tombstone"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
@@ -23,6 +27,8 @@ import (
 var (
 	// ErrEnqueued reports that an execution with this ID is or was in the queue. It does not run again.
 	ErrEnqueued = errors.New("an execution with this id was enqueued before")
+	// ErrConflict reports that another request was submitted under this ID. Use a new ID.
+	ErrConflict = errors.New("another request was submitted under the id of this execution; use a new id")
 	// ErrUnknown reports that no execution of this business has this ID, or that its result is no longer kept.
 	ErrUnknown = errors.New("the execution has no record")
 )
@@ -37,9 +43,10 @@ type Queue struct {
 
 // Enqueue puts an execution into the queue and returns its ID. It rejects a request whose BusinessID, UserID or
 // ExecutionID is not a valid ID; a worker reports other errors of the request in the result. If the queue already knows
-// the ID, the error is [ErrEnqueued]. An ID whose execution has ended is accepted but does not run again, and Get still
-// returns the first result.
+// the ID, the error is [ErrEnqueued]. The same request under an ID whose execution has ended is accepted but does not
+// run again, and Get still returns the first result. For another request under a known ID the error is [ErrConflict].
 func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err error) {
+	chosen := request.ExecutionID != ""
 	request.ExecutionID = cmp.Or(request.ExecutionID, uuid.NewString())
 	// Without valid IDs a worker cannot keep a record, so the error would never be reported.
 	err = errors.Join(ids.Check("BusinessID", request.BusinessID), ids.Check("UserID", request.UserID),
@@ -65,6 +72,12 @@ func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err er
 			return "", fmt.Errorf("encode the request: %w", err)
 		}
 	}
+	if chosen {
+		if err := q.checkID(ctx, request.BusinessID, request.ExecutionID, body); err != nil {
+			q.discard(ctx, stored, nil)
+			return "", err
+		}
+	}
 	headers := map[string]string{wire.EnqueuedAt: time.Now().Format(time.RFC3339Nano),
 		wire.VersionHeader: strconv.Itoa(version)}
 	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, body, headers)
@@ -72,26 +85,56 @@ func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err er
 		asynq.Queue(cmp.Or(q.Name, wire.DefaultQueue)), asynq.TaskID(wire.TaskID(request.BusinessID, request.ExecutionID)))
 	switch {
 	case errors.Is(err, asynq.ErrTaskIDConflict):
-		if version == wire.StoredVersion {
-			q.discard(ctx, stored)
-		}
-		return "", ErrEnqueued
+		return "", q.refused(ctx, stored, body)
 	case err != nil:
 		return "", fmt.Errorf("enqueue the execution: %w", err)
 	}
 	return request.ExecutionID, nil
 }
 
-// discard deletes a stored request that no task refers to, because the queue has another one with the same ID. It is
-// best effort: a request that stays expires.
-func (q *Queue) discard(ctx context.Context, stored payload.Reference) {
-	queue, id := cmp.Or(q.Name, wire.DefaultQueue), wire.TaskID(stored.BusinessID, stored.ExecutionID)
-	var queued payload.Reference
-	task, err := asynq.NewInspectorFromRedisClient(q.Redis).GetTaskInfo(queue, id)
-	if err != nil || json.Unmarshal(task.Payload, &queued) != nil || queued.SHA256 == stored.SHA256 {
-		return // the task needs this request, or it is not known which one it needs
+// checkID returns [ErrConflict] if another request has run, or been claimed, under an id; body is that of the task.
+func (q *Queue) checkID(ctx context.Context, business, id string, body []byte) error {
+	var recorded, marked *redis.SliceCmd
+	_, err := q.Redis.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		recorded = pipe.HMGet(ctx, wire.RecordKey(business, id), wire.FieldDigest)
+		marked = pipe.MGet(ctx, tombstone.Key(business, id))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look for execution %s: %w", id, err)
 	}
-	_ = payload.Store{Redis: q.Redis}.Delete(ctx, stored)
+	digest := sha256.Sum256(body)
+	for _, known := range append(recorded.Val(), marked.Val()...) {
+		if known != nil && known != hex.EncodeToString(digest[:]) {
+			return ErrConflict
+		}
+	}
+	return nil
+}
+
+// refused returns the error for a request whose id has a task, and deletes its stored request unless that task needs
+// it.
+func (q *Queue) refused(ctx context.Context, stored payload.Reference, body []byte) error {
+	queue, id := cmp.Or(q.Name, wire.DefaultQueue), wire.TaskID(stored.BusinessID, stored.ExecutionID)
+	task, err := asynq.NewInspectorFromRedisClient(q.Redis).GetTaskInfo(queue, id)
+	if err != nil { // it has ended meanwhile, or is not known
+		return ErrEnqueued
+	}
+	if bytes.Equal(task.Payload, body) {
+		return ErrEnqueued
+	}
+	q.discard(ctx, stored, task.Payload)
+	return ErrConflict
+}
+
+// discard deletes a stored request that no task refers to; queued is the payload of the task with its id, if any. It is
+// best effort: a request that stays expires.
+func (q *Queue) discard(ctx context.Context, stored payload.Reference, queued []byte) {
+	var other payload.Reference
+	_ = json.Unmarshal(queued, &other) // a payload that is no reference needs no stored request
+	if stored.SHA256 != "" && stored.SHA256 != other.SHA256 {
+		_ = payload.Store{Redis: q.Redis}.Delete(ctx, stored)
+	}
 }
 
 // Finished is an execution of a fleet that has ended.

@@ -1,15 +1,12 @@
 package fleet
 
 import (
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/hibiken/asynq"
-
-	"github.com/kizen/kizen-sidecar/internal/wire"
+	"github.com/kizen/kizen-sidecar/client"
 )
 
 // redisUse returns the processor time that Redis has used, in microseconds, and the calls of each command.
@@ -55,23 +52,16 @@ func BenchmarkFleetOnRedis(b *testing.B) {
 			}
 			f.worker(f.server.Addr, 5, fine)
 			for n := 0; b.Loop(); n++ {
-				client := asynq.NewClientFromRedisClient(f.store)
+				orchestrator := client.Queue{Redis: f.store, Name: queue}
 				if err := NewOperator(f.store, queue).Drain(b.Context(), func(int) {}); err != nil {
 					b.Fatal(err)
 				}
 				for i := range total {
-					id := fmt.Sprintf("e-%d-%d", n, i)
-					payload, err := json.Marshal(map[string]string{
-						"runtime": "python-3-13", "user_script": strings.Repeat("#", kind.script), "execution_id": id,
-						"business_id": fmt.Sprint("b-", i%10),
-						"user_id":     "u", "callback_url": callback,
-					})
-					if err != nil {
-						b.Fatal(err)
+					request := client.Request{
+						Runtime: "python-3-13", UserScript: strings.Repeat("#", kind.script), ExecutionID: fmt.Sprintf("e-%d-%d", n, i),
+						BusinessID: fmt.Sprint("b-", i%10), UserID: "u", CallbackURL: callback,
 					}
-					_, err = client.EnqueueContext(b.Context(), asynq.NewTask(wire.ExecutionTask, payload), asynq.Queue(queue),
-						asynq.TaskID(id))
-					if err != nil {
+					if _, err := orchestrator.Enqueue(b.Context(), request); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -21,7 +21,7 @@ import (
 const (
 	executionHeader = "execution_id"
 	businessHeader  = "business_id"
-	lateHeader      = "late" // the message reports a late result, and the record does not track its delivery
+	lateHeader      = "late" // the record does not track the delivery: of a late result, or of a conflict
 )
 
 // enqueueCallback queues a message once.
@@ -68,6 +68,20 @@ func (w *Worker) notifyLate(ctx context.Context, s subject, e ending) error {
 	}
 	finished := webhook.Finished{ExecutionID: s.id, BusinessID: s.business, Outcome: e.outcome, Result: e.result,
 		Late: true}
+	message, err := finished.Message(s.callback, e.at)
+	if err != nil {
+		return err
+	}
+	return w.enqueueCallback(ctx, s, message, true)
+}
+
+// notifyConflict queues a callback about a task that was refused because another request has its id.
+func (w *Worker) notifyConflict(ctx context.Context, s subject, e ending) error {
+	if s.callback == "" {
+		return nil
+	}
+	finished := webhook.Finished{ExecutionID: s.id, BusinessID: s.business, Outcome: e.outcome, Result: e.result,
+		Conflict: s.digest}
 	message, err := finished.Message(s.callback, e.at)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -83,13 +84,12 @@ func TestASecondRequestUnderAQueuedIDLeavesNothing(t *testing.T) {
 	f := newFleet(t)
 	f.enqueueScript("e", 100<<10)
 	first := f.stored()
-	for _, size := range []int{100 << 10, 200 << 10} {
+	for size, want := range map[int]error{100 << 10: client.ErrEnqueued, 200 << 10: client.ErrConflict} {
 		request := client.Request{
 			Runtime: "python-3-13", UserScript: strings.Repeat("#", size), ExecutionID: "e", BusinessID: "b", UserID: "u",
 			Traceparent: "00-" + traceID + "-b7ad6b7169203331-01",
 		}
-		if _, err := (&client.Queue{Redis: f.store, Name: queue}).Enqueue(t.Context(), request); !errors.Is(err,
-			client.ErrEnqueued) {
+		if _, err := (&client.Queue{Redis: f.store, Name: queue}).Enqueue(t.Context(), request); !errors.Is(err, want) {
 			t.Errorf("a second request of %d bytes: %v", size, err)
 		}
 		if keys := f.stored(); !slices.Equal(keys, first) {
@@ -103,6 +103,59 @@ func TestASecondRequestUnderAQueuedIDLeavesNothing(t *testing.T) {
 	f.await("the queue to be empty", f.idle)
 	if keys := f.stored(); len(keys) != 0 {
 		t.Errorf("left: %v", keys)
+	}
+}
+
+// TestAnotherRequestUnderAUsedIDIsRefused: at once by the client, and by a worker if it is enqueued without the client.
+// The first request and its result stay.
+func TestAnotherRequestUnderAUsedIDIsRefused(t *testing.T) {
+	receiver := newReceiver(t, 0)
+	t.Parallel()
+	f := newFleet(t)
+	f.sender = receiver.sender
+	f.worker(f.server.Addr, 5, fine)
+	f.enqueueScript("e", 100)
+	if known := f.ends("e"); known.outcome != outcomes.OK {
+		t.Fatalf("ended %s", known.outcome)
+	}
+	f.await("the queue to be empty", f.idle)
+	orchestrator := client.Queue{Redis: f.store, Name: queue}
+	another := func() error {
+		for _, size := range []int{200, 100 << 10} {
+			request := client.Request{
+				Runtime: "python-3-13", UserScript: strings.Repeat("#", size), ExecutionID: "e", BusinessID: "b", UserID: "u",
+			}
+			if _, err := orchestrator.Enqueue(t.Context(), request); !errors.Is(err, client.ErrConflict) {
+				return fmt.Errorf("a request of %d bytes: %w", size, err)
+			}
+		}
+		return nil
+	}
+	if err := another(); err != nil {
+		t.Error(err)
+	}
+	if keys := f.stored(); len(keys) != 0 {
+		t.Errorf("stored: %v", keys)
+	}
+	f.enqueue("e", receiver.URL)
+	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
+	f.await("the queue to be empty", f.idle)
+	if told := receiver.outcomes()[0]; told != "execution.finished refused" {
+		t.Errorf("told %s", told)
+	}
+	if log := f.log.String(); !strings.Contains(log, "was submitted before with a different request") {
+		t.Errorf("the log: %s", log)
+	}
+	f.requireRan("e", 1)
+	if n := f.archived(); n != 0 {
+		t.Errorf("%d dead letters", n)
+	}
+	if known := f.ends("e"); known.outcome != outcomes.OK || known.callback.state != "" {
+		t.Errorf("the first ended %s, callback %q", known.outcome, known.callback.state)
+	}
+	f.store.Del(t.Context(), wire.RecordKey("b", "e")) // it expires before the tombstone
+	if err := another(); err != nil {
+		t.Error(err)
 	}
 }
 

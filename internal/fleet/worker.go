@@ -427,9 +427,7 @@ func (a *attempt) deliver(ctx context.Context) error {
 		claimed, err := a.records.claim(ctx, a.ticket, a.digest, from)
 		switch {
 		case errors.Is(err, ErrConflict):
-			a.config.Log.Error("an id was submitted before with a different request; the task is kept as a dead letter",
-				"execution_id", a.id)
-			return deadLetter(err)
+			return a.refuseConflict(ctx)
 		case errors.Is(err, errNewer):
 			a.config.Log.Warn("an execution is left to a newer worker", "execution_id", a.id, "error", err)
 			return &later{err, a.config.Lease}
@@ -642,6 +640,18 @@ func (a *attempt) refuse(ctx context.Context, err error) error {
 // request returns the body of the execution, from the task or from the payload store.
 func (a *attempt) request(ctx context.Context) ([]byte, error) {
 	if a.stored.SHA256 == "" {
+// refuseConflict ends a task whose id belongs to another request. The record stays that of the other request, so only
+// the log, the metrics and a callback of its own tell the outcome.
+func (a *attempt) refuseConflict(ctx context.Context) error {
+	a.config.Log.Error("a task was refused, because its id was submitted before with a different request", "execution_id",
+		a.id, "business_id", a.business)
+	if err := a.notifyConflict(ctx, a.subject, a.failed(outcomes.Refused, ErrConflict)); err != nil {
+		return &later{err, time.Second}
+	}
+	a.config.Metrics.FleetEnded(ctx, string(outcomes.Refused))
+	return a.deletePayload(ctx)
+}
+
 		return a.payload, nil
 	}
 	return a.payloads.Get(ctx, a.stored)

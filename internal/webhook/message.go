@@ -29,6 +29,9 @@ type Finished struct {
 	Late bool `json:"-"`
 	// Run counts how often the execution was run again after it was kept as a dead letter.
 	Run int64 `json:"-"`
+	// Conflict is the digest of a request that was refused because another request had its id before. It is empty for
+	// the end of an execution.
+	Conflict string `json:"-"`
 }
 
 // Message returns the message that tells url about an execution that ended at a time. The same end of the same
@@ -40,6 +43,9 @@ func (f Finished) Message(url string, at time.Time) (Message, error) {
 	}
 	if f.Late {
 		kind, about = lateType, about+"/late"
+	}
+	if f.Conflict != "" {
+		about += "/conflict/" + f.Conflict
 	}
 	body, err := json.Marshal(struct {
 		Type      string    `json:"type"`

@@ -46,6 +46,7 @@ func RecordKey(business, execution string) string {
 // Fields of that hash.
 const (
 	FieldState   = "state"
+	FieldDigest  = "digest" // SHA-256 of the task's payload, in hexadecimal
 	FieldOutcome = "outcome"
 	FieldResult  = "result"
 )

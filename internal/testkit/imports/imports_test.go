@@ -149,7 +149,7 @@ func TestTheClientHasFewDependencies(t *testing.T) {
 		}
 		if path := own(listed.ImportPath); path != "" &&
 			!slices.Contains([]string{"client", "internal/backoff", "internal/ids", "internal/outcomes", "internal/payload",
-				"internal/wire"}, path) {
+				"internal/tombstone", "internal/wire"}, path) {
 			t.Errorf("client depends on %s", path)
 		}
 	}
