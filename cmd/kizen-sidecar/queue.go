@@ -14,11 +14,12 @@ import (
 
 // queueCommand is kizen-sidecar queue.
 type queueCommand struct {
-	List   queueListCommand   `cmd:"" help:"List executions that wait, run, or were given up."`
-	Show   queueShowCommand   `cmd:"" help:"Show everything known about one execution."`
-	Retry  queueRetryCommand  `cmd:"" help:"Run dead letters again, and delayed tasks now."`
-	Cancel queueCancelCommand `cmd:"" help:"Cancel waiting or running executions."`
-	Drain  queueDrainCommand  `cmd:"" help:"Stop workers from taking executions, and wait until they have none left."`
+	List    queueListCommand    `cmd:"" help:"List executions that wait, run, or were given up."`
+	Show    queueShowCommand    `cmd:"" help:"Show everything known about one execution."`
+	Retry   queueRetryCommand   `cmd:"" help:"Run dead letters again, and delayed tasks now."`
+	Discard queueDiscardCommand `cmd:"" help:"Delete dead letters."`
+	Cancel  queueCancelCommand  `cmd:"" help:"Cancel waiting or running executions."`
+	Drain   queueDrainCommand   `cmd:"" help:"Stop workers from taking executions, and wait until they have none left."`
 }
 
 // fleetFlags name the queue of a fleet in a Redis.
@@ -150,6 +151,51 @@ func (c *queueRetryCommand) Run(ctx context.Context, app *app) error {
 		n, err := o.RetryDead(ctx, c.Callbacks)
 		if err == nil {
 			_, err = fmt.Fprintf(app.stdout, "%d dead letters are back in queue %q\n", n, c.Queue)
+		}
+		return err
+	})
+}
+
+// queueDiscardCommand is kizen-sidecar queue discard.
+type queueDiscardCommand struct {
+	fleetFlags
+	IDs       []string `arg:"" optional:"" name:"id" help:"BUSINESS/EXECUTION, or the id of the task."`
+	Dead      bool     `help:"Discard all dead letters." env:"-"`
+	Callbacks bool     `help:"Discard callbacks that were given up, in place of executions." env:"-"`
+}
+
+// Help is the long text of kizen-sidecar queue discard --help.
+func (queueDiscardCommand) Help() string {
+	return `A dead letter has ended and its callback has reported it, but its request is kept for 90 days. This deletes its task, its request and its record. The id still does not run again. The exit code is 1 if no dead letter has that id.
+
+Examples:
+  kizen-sidecar queue discard business-1/e-1 business-1/e-2
+  kizen-sidecar queue discard --dead
+  kizen-sidecar queue discard --callbacks --dead`
+}
+
+// Run is called by kong.
+func (c *queueDiscardCommand) Run(ctx context.Context, app *app) error {
+	if c.Dead == (len(c.IDs) > 0) {
+		return exit.Usagef("name ids, or all dead letters with --dead")
+	}
+	return c.operate(func(o *fleet.Operator) error {
+		if !c.Dead {
+			return each(c.IDs, func(id string) error {
+				discard := o.Discard
+				if c.Callbacks {
+					discard = o.DiscardCallback
+				}
+				if err := discard(ctx, id); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(app.stdout, "%s is discarded\n", id)
+				return err
+			})
+		}
+		n, err := o.DiscardDead(ctx, c.Callbacks)
+		if err == nil {
+			_, err = fmt.Fprintf(app.stdout, "%d dead letters are discarded\n", n)
 		}
 		return err
 	})

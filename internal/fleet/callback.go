@@ -132,7 +132,7 @@ func (w *Worker) tryCallback(ctx context.Context, id string, task *asynq.Task) e
 		}
 	}
 	if failed == nil && before == CallbackFailed {
-		if err := w.letters.remove(lasting, callbackQueue(w.config.Queue), id); err != nil {
+		if _, err := w.letters.remove(lasting, callbackQueue(w.config.Queue), id); err != nil {
 			w.config.Log.WarnContext(about, "a delivered callback is still listed as a dead letter", "message_id", message.ID,
 				"error", err)
 		}

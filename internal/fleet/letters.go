@@ -31,9 +31,10 @@ func (l letters) add(ctx context.Context, queue, task string) error {
 	return err
 }
 
-// remove deletes the entry of a task that runs again.
-func (l letters) remove(ctx context.Context, queue, task string) error {
-	return l.redis.ZRem(ctx, l.key(queue), task).Err()
+// remove deletes the entry of a task that runs again or is discarded, and reports whether it existed.
+func (l letters) remove(ctx context.Context, queue, task string) (existed bool, err error) {
+	n, err := l.redis.ZRem(ctx, l.key(queue), task).Result()
+	return n > 0, err
 }
 
 // trimmed returns the dead letters that asynq has deleted, oldest first and at most limit, and their total number.

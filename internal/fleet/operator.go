@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -126,8 +127,14 @@ func queueInfo(ctx context.Context, client redis.UniversalClient, inspector *asy
 	queue string) (*asynq.QueueInfo, error) {
 	exists, err := client.SIsMember(ctx, "asynq:queues", queue).Result()
 	info := &asynq.QueueInfo{Queue: queue}
-	if err == nil && exists {
+	switch {
+	case err != nil:
+	case exists:
 		info, err = inspector.GetQueueInfo(queue)
+	default: // it may be drained already
+		var paused int64
+		paused, err = client.Exists(ctx, "asynq:{"+queue+"}:paused").Result()
+		info.Paused = paused == 1
 	}
 	if err != nil {
 		return nil, fmt.Errorf("inspect queue %q: %w", queue, err)
@@ -307,6 +314,115 @@ func (o *Operator) RetryDead(ctx context.Context, callbacks bool) (int, error) {
 	return n, nil
 }
 
+// Discard deletes a dead letter: its task, its stored request and its record. Its id does not run again while the
+// tombstone exists. The error is [ErrNothing] if the execution is no dead letter.
+func (o *Operator) Discard(ctx context.Context, id string) error {
+	info, named, err := o.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	known, err := o.records.read(ctx, named.BusinessID, named.ExecutionID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case info == nil:
+	case info.State != asynq.TaskStateArchived:
+		return nothing("%q is %s and no dead letter; queue cancel ends it", id, taskOf(info).State)
+	case info.LastErr != "" && !strings.HasPrefix(info.LastErr, deadLetterMark) && known.state != Finished:
+		return nothing("%q has not ended: asynq archived it by itself, and a worker will requeue it", id)
+	}
+	// If this stops half-way, the rest can still be discarded, or expires.
+	if err := o.deleteTask(ctx, o.queue, id, info); err != nil {
+		return err
+	}
+	ended := known.deadLetter != "" && (info == nil || info.LastErr == known.deadLetter)
+	if ended {
+		err = o.records.discard(ctx, named.BusinessID, named.ExecutionID, known.deadLetter)
+	}
+	if err == nil && named.SHA256 != "" {
+		err = payload.Store{Redis: o.redis}.Delete(ctx, named)
+	}
+	if err != nil {
+		return fmt.Errorf("delete what %q has left: %w", id, err)
+	}
+	listed, err := o.letters.remove(ctx, o.queue, id)
+	if err == nil && info == nil && !ended && !listed {
+		return nothing("queue %q has no dead letter %q", o.queue, id)
+	}
+	return err
+}
+
+// DiscardCallback deletes a callback that was given up. The record of its execution stays. The error is [ErrNothing]
+// if no such callback exists.
+func (o *Operator) DiscardCallback(ctx context.Context, id string) error {
+	queue := callbackQueue(o.queue)
+	info, err := taskInfo(ctx, o.redis, o.inspector, queue, id)
+	switch {
+	case err != nil:
+		return err
+	case info != nil && info.State != asynq.TaskStateArchived:
+		return nothing("callback %q is %s and not given up", id, taskOf(info).State)
+	}
+	if err := o.deleteTask(ctx, queue, id, info); err != nil {
+		return err
+	}
+	listed, err := o.letters.remove(ctx, queue, id)
+	if err == nil && info == nil && !listed {
+		return nothing("queue %q has no callback %q that was given up", queue, id)
+	}
+	return err
+}
+
+// deleteTask deletes an archived task, unless info is nil.
+func (o *Operator) deleteTask(ctx context.Context, queue, id string, info *asynq.TaskInfo) error {
+	if info == nil {
+		return nil
+	}
+	err := o.inspector.DeleteTask(queue, id)
+	if err == nil {
+		return nil
+	}
+	// asynq's "not found" cannot be told from other errors: another operator may have deleted the task.
+	if left, unknown := taskInfo(ctx, o.redis, o.inspector, queue, id); left == nil && unknown == nil {
+		return nil
+	}
+	return fmt.Errorf("delete %q from queue %q: %w", id, queue, err)
+}
+
+// DiscardDead discards all dead letters, or all callbacks that were given up, and returns their number. It includes
+// those whose task asynq has deleted.
+func (o *Operator) DiscardDead(ctx context.Context, callbacks bool) (n int, err error) {
+	queue, discard := o.queue, o.Discard
+	if callbacks {
+		queue, discard = callbackQueue(queue), o.DiscardCallback
+	}
+	dead, err := o.redis.ZRange(ctx, "asynq:{"+queue+"}:archived", 0, -1).Result()
+	if err != nil {
+		return 0, fmt.Errorf("list the dead letters of queue %q: %w", queue, err)
+	}
+	trimmed, _, err := o.letters.trimmed(ctx, queue, math.MaxInt)
+	if err != nil {
+		return 0, err
+	}
+	for _, task := range trimmed {
+		dead = append(dead, task.ID)
+	}
+	for _, id := range dead {
+		switch err := discard(ctx, id); {
+		case errors.Is(err, ErrNothing): // it runs again, or another operator was faster
+		case err != nil:
+			return n, err
+		default:
+			n++
+		}
+	}
+	if n == 0 {
+		return 0, nothing("queue %q has no dead letters", queue)
+	}
+	return n, nil
+}
+
 // Cancel ends an execution. If no worker has it, it ends at once and running is false. Otherwise the worker that has
 // it is notified, and ends it within a third of --lease. The error is [ErrNothing] if the execution has ended or is
 // unknown.
@@ -318,7 +434,7 @@ func (o *Operator) Cancel(ctx context.Context, id string) (running bool, err err
 	case info == nil:
 		return false, nothing("queue %q has no task %q: it has ended, or was never enqueued", o.queue, id)
 	case info.State == asynq.TaskStateArchived:
-		return false, nothing("%q was already given up", id)
+		return false, nothing("%q was already given up; queue discard deletes it", id)
 	}
 	digest := sha256.Sum256(info.Payload)
 	state, err := o.records.cancel(ctx, newTicket(named.BusinessID, named.ExecutionID, "operator"),

@@ -17,6 +17,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/tombstone"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
 // TestARetriedDeadLetterRunsAgain, with its own callback, and its runs are counted.
@@ -247,8 +248,135 @@ func TestCancelledExecutionsEnd(t *testing.T) {
 	f.await("the callbacks", func() bool { return receiver.count() == 2 })
 	f.await("the queue to be empty", f.idle)
 	f.requireRan("waits", 0)
+	// The retention applies to what an operator ended as well.
+	if kept := f.store.ZCard(t.Context(), "kizen:{b}:results").Val(); kept != 2 {
+		t.Errorf("%d results are in the index", kept)
+	}
+	for _, id := range []string{"waits", "runs"} {
+		if ttl := f.store.TTL(t.Context(), wire.RecordKey("b", id)).Val(); ttl > time.Hour || ttl <= 0 {
+			t.Errorf("the record of %s is kept for %s", id, ttl)
+		}
+	}
 	if _, err := operator.Cancel(t.Context(), "b/runs"); !errors.Is(err, ErrNothing) {
 		t.Errorf("cancelled after its end: %v", err)
+	}
+}
+
+// TestADiscardedDeadLetterLeavesOnlyItsTombstone: also one that asynq has deleted, one without a record, and callbacks.
+func TestADiscardedDeadLetterLeavesOnlyItsTombstone(t *testing.T) {
+	receiver := newReceiver(t, 0)
+	receiver.status = http.StatusGone
+	t.Parallel()
+	f := newFleet(t)
+	f.sender = receiver.sender
+	f.worker(f.server.Addr, 1, func(context.Context, func() error) (execution.Ended, error) {
+		return execution.Ended{}, errors.New("no python anywhere")
+	})
+	operator := NewOperator(f.store, queue)
+	for _, id := range []string{"one", "two", "trimmed"} {
+		f.enqueueScript(id, 100<<10)
+	}
+	f.enqueueBody("unreadable", map[string]string{"execution_id": "no id"})
+	f.enqueue("told", receiver.URL)
+	f.await("the dead letters", func() bool { return f.archived() == 5 })
+	list := func(callbacks bool) Overview {
+		found, err := operator.List(t.Context(), callbacks, "", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	f.await("the callback to be given up", func() bool { return list(true).Dead == 1 })
+	inspector := asynq.NewInspectorFromRedisClient(f.store)
+	if err := inspector.DeleteTask(queue, "b/trimmed"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"b/one", "b/trimmed"} {
+		if err := operator.Discard(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		if err := operator.Discard(t.Context(), id); !errors.Is(err, ErrNothing) {
+			t.Errorf("%s was discarded again: %v", id, err)
+		}
+	}
+	if found := list(false); found.Dead != 3 || found.Trimmed != 0 {
+		t.Errorf("found %+v", found)
+	}
+	if n, err := operator.DiscardDead(t.Context(), false); err != nil || n != 3 {
+		t.Errorf("%d were discarded, %v", n, err)
+	}
+	if n, err := operator.DiscardDead(t.Context(), true); err != nil || n != 1 {
+		t.Errorf("%d callbacks were discarded, %v", n, err)
+	}
+	for _, pattern := range []string{"kizen:{b}:run:*", "asynq:*:t:*", "kizen:*:letters"} {
+		if left := f.store.Keys(t.Context(), pattern).Val(); len(left) != 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+	if left := f.stored(); len(left) != 1 { // asynq deleted the only reference to it, and it expires
+		t.Errorf("stored requests: %v", left)
+	}
+	// The ids stay used.
+	f.enqueueScript("one", 100<<10)
+	f.await("the queue to be empty", f.idle)
+	f.requireRan("one", 0)
+	for what, err := range map[string]error{
+		"an unknown one": operator.Discard(t.Context(), "b/none"), "none": second(operator.DiscardDead(t.Context(), false)),
+		"an unknown callback": operator.DiscardCallback(t.Context(), "none"),
+		"no callback":         second(operator.DiscardDead(t.Context(), true)),
+	} {
+		if !errors.Is(err, ErrNothing) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestOnlyWhatHasEndedIsDiscarded: neither what waits, nor what asynq archived by itself.
+func TestOnlyWhatHasEndedIsDiscarded(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	operator := NewOperator(f.store, queue)
+	f.enqueue("archived", "")
+	server := asynq.NewServerFromRedisClient(f.store, asynq.Config{Queues: map[string]int{queue: 1}, LogLevel: asynq.FatalLevel,
+		TaskCheckInterval: 10 * time.Millisecond})
+	err := server.Start(asynq.HandlerFunc(func(context.Context, *asynq.Task) error {
+		return fmt.Errorf("lost: %w", asynq.SkipRetry)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.await("asynq to archive it", func() bool { return f.archived() == 1 })
+	server.Shutdown()
+	f.enqueue("waits", "")
+	for _, id := range []string{"waits", "archived"} {
+		if err := operator.Discard(t.Context(), id); !errors.Is(err, ErrNothing) {
+			t.Errorf("%s was discarded: %v", id, err)
+		}
+	}
+	if _, err := operator.DiscardDead(t.Context(), false); !errors.Is(err, ErrNothing) {
+		t.Errorf("all were discarded: %v", err)
+	}
+	if n := f.archived(); n != 1 {
+		t.Errorf("%d are archived", n)
+	}
+}
+
+// TestADrainOfAQueueWithoutTasksIsShown: also before the queue's first task.
+func TestADrainOfAQueueWithoutTasksIsShown(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	operator := NewOperator(f.store, queue)
+	for _, paused := range []bool{true, false} {
+		err := operator.Resume()
+		if paused {
+			err = operator.Drain(t.Context(), func(int) {})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found, err := operator.List(t.Context(), false, "", 10); err != nil || found.Paused != paused {
+			t.Errorf("listed as %+v, %v", found, err)
+		}
 	}
 }
 

@@ -319,6 +319,32 @@ func (r records) setCallback(ctx context.Context, business, id, state, failure s
 		id, r.retention.Age.Milliseconds(), r.retention.Count, r.retention.Bytes).Text()
 }
 
+var settleEndScript = redis.NewScript(retainFunction + `
+local state, at, dead = unpack(redis.call('HMGET', KEYS[1], 'state', 'finished_at', 'dead_letter'))
+if state ~= 'finished' or dead then return 0 end
+local age = tonumber(ARGV[3])
+local left = math.max(tonumber(at) + age - tonumber(ARGV[2]), 1)
+if redis.call('PTTL', KEYS[1]) > left then redis.call('PEXPIRE', KEYS[1], left) end
+retain(ARGV[1], redis.call('HSTRLEN', KEYS[1], 'result'), tonumber(at), age, tonumber(ARGV[4]), tonumber(ARGV[5]))
+return 1`)
+
+// settleEnd applies the retention to a record that this worker did not finish: an operator, who does not know the
+// retention, may have cancelled the execution. The caller has queued its callback.
+func (r records) settleEnd(ctx context.Context, business, id string) error {
+	return settleEndScript.Run(ctx, r.redis, ticket{business: business, id: id}.keys(), id, time.Now().UnixMilli(),
+		r.retention.Age.Milliseconds(), r.retention.Count, r.retention.Bytes).Err()
+}
+
+var discardScript = redis.NewScript(`
+if redis.call('HGET', KEYS[1], 'dead_letter') ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])`)
+
+// discard deletes the record of a dead letter. The tombstone stays, so the id does not run again.
+func (r records) discard(ctx context.Context, business, id, deadLetter string) error {
+	keys := ticket{business: business, id: id}.keys()[:1]
+	return discardScript.Run(ctx, r.redis, keys, deadLetter).Err()
+}
+
 // ending is how an execution ended.
 type ending struct {
 	outcome outcomes.Outcome

@@ -486,7 +486,7 @@ func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 			a.config.Log.Info("a dead letter is run again", "execution_id", a.id, "run", known.run+1)
 			err := a.records.reopen(ctx, a.business, a.id, known.deadLetter)
 			if err == nil {
-				err = a.letters.remove(ctx, a.config.Queue, a.task)
+				_, err = a.letters.remove(ctx, a.config.Queue, a.task)
 			}
 			if err != nil {
 				return false, &later{err, time.Second}
@@ -499,6 +499,9 @@ func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 	}
 	if known.deadLetter != "" {
 		return false, deadLetter(errors.New(known.deadLetter))
+	}
+	if err := a.records.settleEnd(ctx, a.business, a.id); err != nil {
+		return false, &later{err, time.Second}
 	}
 	return false, a.deletePayload(ctx)
 }
@@ -637,9 +640,6 @@ func (a *attempt) refuse(ctx context.Context, err error) error {
 	return a.finish(ctx, a.subject, a.failed(outcomes.Refused, err))
 }
 
-// request returns the body of the execution, from the task or from the payload store.
-func (a *attempt) request(ctx context.Context) ([]byte, error) {
-	if a.stored.SHA256 == "" {
 // refuseConflict ends a task whose id belongs to another request. The record stays that of the other request, so only
 // the log, the metrics and a callback of its own tell the outcome.
 func (a *attempt) refuseConflict(ctx context.Context) error {
@@ -652,6 +652,9 @@ func (a *attempt) refuseConflict(ctx context.Context) error {
 	return a.deletePayload(ctx)
 }
 
+// request returns the body of the execution, from the task or from the payload store.
+func (a *attempt) request(ctx context.Context) ([]byte, error) {
+	if a.stored.SHA256 == "" {
 		return a.payload, nil
 	}
 	return a.payloads.Get(ctx, a.stored)
