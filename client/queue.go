@@ -39,6 +39,13 @@ type Queue struct {
 	Redis redis.UniversalClient
 	// Name is the --queue of the workers; default "kizen".
 	Name string
+	// Queues is the --queues of the workers; default 1.
+	Queues int
+}
+
+// name returns asynq's name for the queue of a business.
+func (q *Queue) name(business string) string {
+	return wire.QueueOf(cmp.Or(q.Name, wire.DefaultQueue), q.Queues, business)
 }
 
 // Enqueue puts an execution into the queue and returns its ID. It rejects a request whose BusinessID, UserID or
@@ -82,7 +89,7 @@ func (q *Queue) Enqueue(ctx context.Context, request Request) (id string, err er
 		wire.VersionHeader: strconv.Itoa(version)}
 	task := asynq.NewTaskWithHeaders(wire.ExecutionTask, body, headers)
 	_, err = asynq.NewClientFromRedisClient(q.Redis).EnqueueContext(ctx, task,
-		asynq.Queue(cmp.Or(q.Name, wire.DefaultQueue)), asynq.TaskID(wire.TaskID(request.BusinessID, request.ExecutionID)))
+		asynq.Queue(q.name(request.BusinessID)), asynq.TaskID(wire.TaskID(request.BusinessID, request.ExecutionID)))
 	switch {
 	case errors.Is(err, asynq.ErrTaskIDConflict):
 		return "", q.refused(ctx, stored, body)
@@ -115,8 +122,8 @@ func (q *Queue) checkID(ctx context.Context, business, id string, body []byte) e
 // refused returns the error for a request whose id has a task, and deletes its stored request unless that task needs
 // it.
 func (q *Queue) refused(ctx context.Context, stored payload.Reference, body []byte) error {
-	queue, id := cmp.Or(q.Name, wire.DefaultQueue), wire.TaskID(stored.BusinessID, stored.ExecutionID)
-	task, err := asynq.NewInspectorFromRedisClient(q.Redis).GetTaskInfo(queue, id)
+	id := wire.TaskID(stored.BusinessID, stored.ExecutionID)
+	task, err := asynq.NewInspectorFromRedisClient(q.Redis).GetTaskInfo(q.name(stored.BusinessID), id)
 	if err != nil { // it has ended meanwhile, or is not known
 		return ErrEnqueued
 	}

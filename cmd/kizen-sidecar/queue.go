@@ -25,13 +25,14 @@ type queueCommand struct {
 // fleetFlags name the queue of a fleet in a Redis.
 type fleetFlags struct {
 	redisFlags
-	Queue string `help:"Queue of the fleet." default:"kizen" placeholder:"NAME" group:"Worker"`
+	Queue  string `help:"Queue of the fleet." default:"kizen" placeholder:"NAME" group:"Worker"`
+	Queues int    `help:"Number of queues of the fleet: --queues of its workers." default:"1" least:"1" placeholder:"N" group:"Worker"`
 }
 
 // operate calls do with an operator of the queue. If do finds nothing to act on, the exit code is 1.
 func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
-	if !queueName.MatchString(f.Queue) {
-		return exit.Usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
+	if err := checkQueue(f.Queue, f.Queues); err != nil {
+		return err
 	}
 	if f.RedisURL == "" {
 		return exit.Usagef("no redis given; name the queue's one with --redis-url")
@@ -41,7 +42,7 @@ func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	err = do(fleet.NewOperator(client, f.Queue))
+	err = do(fleet.NewOperator(client, f.Queue, f.Queues))
 	if errors.Is(err, fleet.ErrNothing) {
 		return exit.Nothingf("%s", strings.TrimSuffix(err.Error(), ": "+fleet.ErrNothing.Error()))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/flagfile"
 	"github.com/kizen/kizen-sidecar/internal/fleet"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 	"github.com/kizen/kizen-sidecar/runner"
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
@@ -29,6 +30,7 @@ type workerCommand struct {
 // workerFlags configure a worker.
 type workerFlags struct {
 	Queue    string        `help:"Queue from which the worker takes executions." default:"kizen" placeholder:"NAME" group:"Worker"`
+	Queues   int           `help:"Number of queues that the fleet shares its businesses among, in different slots of a Redis Cluster. All workers, orchestrators and queue commands need the same number." default:"1" least:"1" placeholder:"N" group:"Worker"`
 	Lease    time.Duration `help:"Time without Redis after which a worker ends its steps; after twice this time another worker takes over its work." default:"10s" least:"100ms" placeholder:"DURATION" group:"Worker"`
 	Attempts int64         `help:"Attempts to start an execution before it is kept as a dead letter." default:"5" least:"1" placeholder:"N" group:"Worker"`
 	Keep     time.Duration `help:"How long results are kept in Redis. The id does not run again for at least 7 days." default:"24h" least:"1s" placeholder:"DURATION" group:"Worker"`
@@ -42,9 +44,13 @@ type workerFlags struct {
 // queueName matches valid names of queues, which become part of Redis keys, in braces.
 var queueName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-func (f workerFlags) validate() error {
-	if !queueName.MatchString(f.Queue) {
-		return exit.Usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", f.Queue)
+// checkQueue checks the flags that name the queues of a fleet.
+func checkQueue(name string, n int) error {
+	if !queueName.MatchString(name) {
+		return exit.Usagef("--queue %q is not a name; use letters, digits, '.', '_' and '-', 64 at most", name)
+	}
+	if n > wire.MaxQueues {
+		return exit.Usagef("--queues %d is too large; use at most %d", n, wire.MaxQueues)
 	}
 	return nil
 }
@@ -98,7 +104,7 @@ type workerService struct {
 
 // prepare checks everything that the flags name.
 func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, error) {
-	if err := c.validate(); err != nil {
+	if err := checkQueue(c.Queue, c.Queues); err != nil {
 		return nil, err
 	}
 	retention, err := c.retention()
@@ -115,7 +121,7 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 	s := &workerService{parts: parts, draining: make(chan struct{})}
 	d := parts.daemon
 	s.worker = fleet.NewWorker(fleet.Config{
-		Redis: d.Host.Redis(), Queue: c.Queue, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Retention: retention,
+		Redis: d.Host.Redis(), Queue: c.Queue, Queues: c.Queues, Slots: c.Slots, Lease: c.Lease, Attempts: c.Attempts, Retention: retention,
 		Durability: fleet.Durability(c.StartDurability), Revoke: d.Host.Revoke, Ready: s.ready, Try: s.try,
 		Prepare: execution.Queued(parts.checked.engine, parts.secrets, parts.limits), Run: d.Host.Executions.Run,
 		Sender:  d.Callbacks.Sender(),

@@ -36,7 +36,7 @@ func (w *Worker) enqueueCallback(ctx context.Context, s subject, m webhook.Messa
 		headers[lateHeader] = "1"
 	}
 	task := asynq.NewTaskWithHeaders(wire.CallbackTask, document, headers)
-	_, err = w.client.EnqueueContext(ctx, task, callbackOptions(w.config.Queue, m.ID)...)
+	_, err = w.client.EnqueueContext(ctx, task, callbackOptions(s.queue, m.ID)...)
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
 		return nil
 	}
@@ -96,10 +96,11 @@ var errNoTurn = errors.New("the business has its full share of callbacks under w
 // given up as a dead letter. The record tracks the state of the delivery.
 func (w *Worker) deliverCallback(ctx context.Context, task *asynq.Task) error {
 	id, _ := asynq.GetTaskID(ctx)
-	return w.listDeadLetter(context.WithoutCancel(ctx), callbackQueue(w.config.Queue), id, w.tryCallback(ctx, id, task))
+	queue, _ := asynq.GetQueueName(ctx)
+	return w.listDeadLetter(context.WithoutCancel(ctx), queue, id, w.tryCallback(ctx, queue, id, task))
 }
 
-func (w *Worker) tryCallback(ctx context.Context, id string, task *asynq.Task) error {
+func (w *Worker) tryCallback(ctx context.Context, queue, id string, task *asynq.Task) error {
 	message, err := readCallback(task.Payload())
 	if err != nil {
 		return err
@@ -132,7 +133,7 @@ func (w *Worker) tryCallback(ctx context.Context, id string, task *asynq.Task) e
 		}
 	}
 	if failed == nil && before == CallbackFailed {
-		if _, err := w.letters.remove(lasting, callbackQueue(w.config.Queue), id); err != nil {
+		if _, err := w.letters.remove(lasting, queue, id); err != nil {
 			w.config.Log.WarnContext(about, "a delivered callback is still listed as a dead letter", "message_id", message.ID,
 				"error", err)
 		}

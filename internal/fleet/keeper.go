@@ -50,12 +50,13 @@ func (w *Worker) takeOver(ctx context.Context, id string) error {
 		return err
 	}
 	total := 0
-	for _, held := range w.held {
+	var errs []error
+	for _, held := range w.held { // the queues may be on different masters
 		n, err := held.takeOver(ctx, id)
-		if err != nil {
-			return err
-		}
-		total += n
+		total, errs = total+n, append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
 	w.config.Log.Warn("a worker has died; its tasks were requeued", "worker", id, "tasks", total)
 	return w.members.forget(ctx, id)

@@ -18,6 +18,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/payload"
+	"github.com/kizen/kizen-sidecar/internal/wire"
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
@@ -25,16 +26,18 @@ import (
 type Operator struct {
 	redis     redis.UniversalClient
 	queue     string
+	queues    []string // asynq's names
 	records   records
 	letters   letters
 	inspector *asynq.Inspector
 	cancelled cancellations
 }
 
-// NewOperator returns an operator of a queue. It dials nothing.
-func NewOperator(client redis.UniversalClient, queue string) *Operator {
+// NewOperator returns an operator of a queue that consists of n queues of asynq, see [wire.QueueNames]. It dials
+// nothing.
+func NewOperator(client redis.UniversalClient, queue string, n int) *Operator {
 	return &Operator{
-		redis: client, queue: queue, records: records{redis: client}, letters: letters{client},
+		redis: client, queue: queue, queues: wire.QueueNames(queue, n), records: records{redis: client}, letters: letters{client},
 		cancelled: cancellations{client, queue},
 		inspector: asynq.NewInspectorFromRedisClient(client),
 	}
@@ -62,8 +65,8 @@ type Task struct {
 	Bytes int        `json:"bytes,omitempty"` // of the payload
 }
 
-// Overview counts the tasks of a queue by state.
-type Overview struct {
+// Counts are the tasks of a queue by state.
+type Counts struct {
 	Queue   string `json:"queue"`
 	Paused  bool   `json:"paused"` // workers take nothing from it
 	Waiting int    `json:"waiting"`
@@ -71,54 +74,96 @@ type Overview struct {
 	Active  int    `json:"active"`
 	Dead    int    `json:"dead"`
 	// Trimmed counts the dead letters that asynq has deleted.
-	Trimmed int    `json:"trimmed"`
-	Tasks   []Task `json:"tasks"`
+	Trimmed int `json:"trimmed"`
+}
+
+// add adds the counts of another queue.
+func (c *Counts) add(other Counts) {
+	c.Paused = c.Paused || other.Paused
+	c.Waiting += other.Waiting
+	c.PutOff += other.PutOff
+	c.Active += other.Active
+	c.Dead += other.Dead
+	c.Trimmed += other.Trimmed
+}
+
+// Overview is what a queue has.
+type Overview struct {
+	Counts
+	// Queues are the counts of each of asynq's queues, if there are several.
+	Queues []Counts `json:"queues,omitempty"`
+	Tasks  []Task   `json:"tasks"`
 }
 
 // List returns the tasks of a queue that are in a state, at most limit of each. If state is empty, it lists all
 // states. If callbacks is true, it lists callbacks in place of executions.
 func (o *Operator) List(ctx context.Context, callbacks bool, state string, limit int) (Overview, error) {
-	queue := o.queue
-	if callbacks {
-		queue = callbackQueue(queue)
+	names := o.names(callbacks)
+	found := Overview{Counts: Counts{Queue: names[0]}, Tasks: []Task{}}
+	room := map[string]int{} // the number of tasks still to list, by state
+	for _, state := range []string{TaskWaiting, TaskPutOff, TaskActive, TaskDead, TaskTrimmed} {
+		room[state] = limit
 	}
-	found := Overview{Queue: queue, Tasks: []Task{}}
+	for _, queue := range names {
+		counts, err := o.list(ctx, queue, state, room, &found.Tasks)
+		if err != nil {
+			return found, err
+		}
+		found.add(counts)
+		if len(names) > 1 {
+			found.Queues = append(found.Queues, counts)
+		}
+	}
+	return found, nil
+}
+
+// names returns asynq's names for the queues of executions or of callbacks.
+func (o *Operator) names(callbacks bool) []string {
+	if callbacks {
+		return callbackQueues(o.queues)
+	}
+	return o.queues
+}
+
+// list counts the tasks of one of asynq's queues, appends them to tasks, and takes them from the room of their state.
+func (o *Operator) list(ctx context.Context, queue, state string, room map[string]int, tasks *[]Task) (Counts, error) {
 	info, err := queueInfo(ctx, o.redis, o.inspector, queue)
 	if err != nil {
-		return found, err
+		return Counts{}, err
 	}
-	found.Paused, found.Waiting, found.PutOff, found.Active, found.Dead = info.Paused, info.Pending,
-		info.Retry+info.Scheduled, info.Active, info.Archived
-	trimmed, total, err := o.letters.trimmed(ctx, queue, limit)
+	trimmed, total, err := o.letters.trimmed(ctx, queue, room[TaskTrimmed])
 	if err != nil {
-		return found, err
+		return Counts{}, err
 	}
-	found.Trimmed = total
+	counts := Counts{Queue: queue, Paused: info.Paused, Waiting: info.Pending, PutOff: info.Retry + info.Scheduled,
+		Active: info.Active, Dead: info.Archived, Trimmed: total}
 	type list = func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error)
 	for _, part := range []struct {
 		state string
 		count int
 		list  list
 	}{
-		{TaskActive, found.Active, o.inspector.ListActiveTasks}, {TaskWaiting, found.Waiting, o.inspector.ListPendingTasks},
-		{TaskPutOff, found.PutOff, o.inspector.ListRetryTasks}, {TaskPutOff, found.PutOff, o.inspector.ListScheduledTasks},
-		{TaskDead, found.Dead, o.inspector.ListArchivedTasks},
+		{TaskActive, info.Active, o.inspector.ListActiveTasks}, {TaskWaiting, info.Pending, o.inspector.ListPendingTasks},
+		{TaskPutOff, info.Retry, o.inspector.ListRetryTasks}, {TaskPutOff, info.Scheduled, o.inspector.ListScheduledTasks},
+		{TaskDead, info.Archived, o.inspector.ListArchivedTasks},
 	} {
-		if part.count == 0 || state != "" && state != part.state {
+		if part.count == 0 || room[part.state] == 0 || state != "" && state != part.state {
 			continue
 		}
-		tasks, err := part.list(queue, asynq.PageSize(limit))
+		listed, err := part.list(queue, asynq.PageSize(room[part.state]))
 		if err != nil {
-			return found, fmt.Errorf("list queue %q: %w", queue, err)
+			return counts, fmt.Errorf("list queue %q: %w", queue, err)
 		}
-		for _, task := range tasks {
-			found.Tasks = append(found.Tasks, taskOf(task))
+		room[part.state] -= len(listed)
+		for _, task := range listed {
+			*tasks = append(*tasks, taskOf(task))
 		}
 	}
 	if state == "" || state == TaskTrimmed {
-		found.Tasks = append(found.Tasks, trimmed...)
+		room[TaskTrimmed] -= len(trimmed)
+		*tasks = append(*tasks, trimmed...)
 	}
-	return found, nil
+	return counts, nil
 }
 
 // queueInfo wraps asynq's call and reports a queue that was never used as empty. asynq's own error cannot be told from
@@ -199,26 +244,53 @@ func nothing(format string, arguments ...any) error {
 	return fmt.Errorf(format+": %w", append(arguments, ErrNothing)...)
 }
 
-// find returns a task of the queue, or nil if it has none with this id, and the execution that the id names. The names
-// come from the payload, or from the id itself if [wire.TaskID] made it.
-func (o *Operator) find(ctx context.Context, id string) (info *asynq.TaskInfo, named payload.Reference, err error) {
-	if info, err = taskInfo(ctx, o.redis, o.inspector, o.queue, id); err != nil {
-		return nil, named, err
+// located is an execution that an id names.
+type located struct {
+	// queue is asynq's queue that has its task, or would have it.
+	queue string
+	// info is the task; nil if there is none.
+	info *asynq.TaskInfo
+	// named has the names in the payload, or those in the id itself if [wire.TaskID] made it.
+	named payload.Reference
+}
+
+// find returns the execution that an id names. Its task is in the queue of its business, or in another one if the
+// number of queues has changed since, or if the orchestrator chose the id of the task.
+func (o *Operator) find(ctx context.Context, id string) (located, error) {
+	var l located
+	l.named.BusinessID, l.named.ExecutionID, _ = strings.Cut(id, "/")
+	l.queue = wire.QueueOf(o.queue, len(o.queues), l.named.BusinessID)
+	for _, queue := range append([]string{l.queue}, o.queues...) {
+		info, err := taskInfo(ctx, o.redis, o.inspector, queue, id)
+		if err != nil {
+			return l, err
+		}
+		if info != nil {
+			l.queue, l.info = queue, info
+			l.named, _ = readReference(info.Payload) // a payload without names is still shown
+			return l, nil
+		}
 	}
-	if info != nil {
-		named, _ = readReference(info.Payload) // a payload without names is still shown
-	} else {
-		named.BusinessID, named.ExecutionID, _ = strings.Cut(id, "/")
+	return l, nil
+}
+
+// findCallback returns a task of a callback and its queue; nil if no queue has it.
+func (o *Operator) findCallback(ctx context.Context, id string) (queue string, info *asynq.TaskInfo, err error) {
+	for _, queue := range callbackQueues(o.queues) {
+		if info, err = taskInfo(ctx, o.redis, o.inspector, queue, id); info != nil || err != nil {
+			return queue, info, err
+		}
 	}
-	return info, named, nil
+	return callbackQueue(o.queue), nil, nil
 }
 
 // Show returns everything known about an execution. The error is [ErrNothing] if nothing is.
 func (o *Operator) Show(ctx context.Context, id string) (Execution, error) {
-	info, named, err := o.find(ctx, id)
+	l, err := o.find(ctx, id)
 	if err != nil {
 		return Execution{}, err
 	}
+	info, named := l.info, l.named
 	known, err := o.records.read(ctx, named.BusinessID, named.ExecutionID)
 	if err != nil {
 		return Execution{}, err
@@ -250,10 +322,11 @@ func (o *Operator) Show(ctx context.Context, id string) (Execution, error) {
 // Retry runs a dead letter again, as a new attempt with its own callback, and runs a delayed task now. The error is
 // [ErrNothing] if the task does not exist.
 func (o *Operator) Retry(ctx context.Context, id string) error {
-	info, named, err := o.find(ctx, id)
+	l, err := o.find(ctx, id)
 	if err != nil {
 		return err
 	}
+	info, named := l.info, l.named
 	if info == nil {
 		known, err := o.records.read(ctx, named.BusinessID, named.ExecutionID)
 		switch {
@@ -269,8 +342,8 @@ func (o *Operator) Retry(ctx context.Context, id string) error {
 	if info.State == asynq.TaskStateActive || info.State == asynq.TaskStatePending {
 		return nothing("%q is %s already", id, taskOf(info).State)
 	}
-	if err := o.inspector.RunTask(o.queue, id); err != nil {
-		return fmt.Errorf("requeue %q in queue %q: %w", id, o.queue, err)
+	if err := o.inspector.RunTask(l.queue, id); err != nil {
+		return fmt.Errorf("requeue %q in queue %q: %w", id, l.queue, err)
 	}
 	return nil
 }
@@ -278,8 +351,7 @@ func (o *Operator) Retry(ctx context.Context, id string) error {
 // RetryCallback delivers a callback again that was given up, and sends a delayed one now. The error is [ErrNothing] if
 // the callback does not exist.
 func (o *Operator) RetryCallback(ctx context.Context, id string) error {
-	queue := callbackQueue(o.queue)
-	info, err := taskInfo(ctx, o.redis, o.inspector, queue, id)
+	queue, info, err := o.findCallback(ctx, id)
 	switch {
 	case err != nil:
 		return err
@@ -296,31 +368,35 @@ func (o *Operator) RetryCallback(ctx context.Context, id string) error {
 
 // RetryDead runs all dead letters again, or delivers all callbacks again that were given up, and returns their number.
 func (o *Operator) RetryDead(ctx context.Context, callbacks bool) (int, error) {
-	queue := o.queue
-	if callbacks {
-		queue = callbackQueue(queue)
+	total := 0
+	for _, queue := range o.names(callbacks) {
+		info, err := queueInfo(ctx, o.redis, o.inspector, queue)
+		if err != nil {
+			return total, err
+		}
+		if info.Archived == 0 {
+			continue
+		}
+		n, err := o.inspector.RunAllArchivedTasks(queue)
+		total += n
+		if err != nil {
+			return total, fmt.Errorf("requeue the dead letters of queue %q: %w", queue, err)
+		}
 	}
-	info, err := queueInfo(ctx, o.redis, o.inspector, queue)
-	if err != nil {
-		return 0, err
+	if total == 0 {
+		return 0, nothing("queue %q has no dead letters", o.names(callbacks)[0])
 	}
-	if info.Archived == 0 {
-		return 0, nothing("queue %q has no dead letters", queue)
-	}
-	n, err := o.inspector.RunAllArchivedTasks(queue)
-	if err != nil {
-		return n, fmt.Errorf("requeue the dead letters of queue %q: %w", queue, err)
-	}
-	return n, nil
+	return total, nil
 }
 
 // Discard deletes a dead letter: its task, its stored request and its record. Its id does not run again while the
 // tombstone exists. The error is [ErrNothing] if the execution is no dead letter.
 func (o *Operator) Discard(ctx context.Context, id string) error {
-	info, named, err := o.find(ctx, id)
+	l, err := o.find(ctx, id)
 	if err != nil {
 		return err
 	}
+	info, named := l.info, l.named
 	known, err := o.records.read(ctx, named.BusinessID, named.ExecutionID)
 	if err != nil {
 		return err
@@ -333,7 +409,7 @@ func (o *Operator) Discard(ctx context.Context, id string) error {
 		return nothing("%q has not ended: asynq archived it by itself, and a worker will requeue it", id)
 	}
 	// If this stops half-way, the rest can still be discarded, or expires.
-	if err := o.deleteTask(ctx, o.queue, id, info); err != nil {
+	if err := o.deleteTask(ctx, l.queue, id, info); err != nil {
 		return err
 	}
 	ended := known.deadLetter != "" && (info == nil || info.LastErr == known.deadLetter)
@@ -346,18 +422,29 @@ func (o *Operator) Discard(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("delete what %q has left: %w", id, err)
 	}
-	listed, err := o.letters.remove(ctx, o.queue, id)
+	listed, err := o.unlist(ctx, o.queues, id)
 	if err == nil && info == nil && !ended && !listed {
 		return nothing("queue %q has no dead letter %q", o.queue, id)
 	}
 	return err
 }
 
+// unlist removes a dead letter from the list, and reports whether it was listed.
+func (o *Operator) unlist(ctx context.Context, queues []string, id string) (listed bool, err error) {
+	for _, queue := range queues {
+		existed, err := o.letters.remove(ctx, queue, id)
+		if err != nil {
+			return listed, err
+		}
+		listed = listed || existed
+	}
+	return listed, nil
+}
+
 // DiscardCallback deletes a callback that was given up. The record of its execution stays. The error is [ErrNothing]
 // if no such callback exists.
 func (o *Operator) DiscardCallback(ctx context.Context, id string) error {
-	queue := callbackQueue(o.queue)
-	info, err := taskInfo(ctx, o.redis, o.inspector, queue, id)
+	queue, info, err := o.findCallback(ctx, id)
 	switch {
 	case err != nil:
 		return err
@@ -367,7 +454,7 @@ func (o *Operator) DiscardCallback(ctx context.Context, id string) error {
 	if err := o.deleteTask(ctx, queue, id, info); err != nil {
 		return err
 	}
-	listed, err := o.letters.remove(ctx, queue, id)
+	listed, err := o.unlist(ctx, callbackQueues(o.queues), id)
 	if err == nil && info == nil && !listed {
 		return nothing("queue %q has no callback %q that was given up", queue, id)
 	}
@@ -393,32 +480,34 @@ func (o *Operator) deleteTask(ctx context.Context, queue, id string, info *asynq
 // DiscardDead discards all dead letters, or all callbacks that were given up, and returns their number. It includes
 // those whose task asynq has deleted.
 func (o *Operator) DiscardDead(ctx context.Context, callbacks bool) (n int, err error) {
-	queue, discard := o.queue, o.Discard
+	discard := o.Discard
 	if callbacks {
-		queue, discard = callbackQueue(queue), o.DiscardCallback
+		discard = o.DiscardCallback
 	}
-	dead, err := o.redis.ZRange(ctx, "asynq:{"+queue+"}:archived", 0, -1).Result()
-	if err != nil {
-		return 0, fmt.Errorf("list the dead letters of queue %q: %w", queue, err)
-	}
-	trimmed, _, err := o.letters.trimmed(ctx, queue, math.MaxInt)
-	if err != nil {
-		return 0, err
-	}
-	for _, task := range trimmed {
-		dead = append(dead, task.ID)
-	}
-	for _, id := range dead {
-		switch err := discard(ctx, id); {
-		case errors.Is(err, ErrNothing): // it runs again, or another operator was faster
-		case err != nil:
+	for _, queue := range o.names(callbacks) {
+		dead, err := o.redis.ZRange(ctx, "asynq:{"+queue+"}:archived", 0, -1).Result()
+		if err != nil {
+			return n, fmt.Errorf("list the dead letters of queue %q: %w", queue, err)
+		}
+		trimmed, _, err := o.letters.trimmed(ctx, queue, math.MaxInt)
+		if err != nil {
 			return n, err
-		default:
-			n++
+		}
+		for _, task := range trimmed {
+			dead = append(dead, task.ID)
+		}
+		for _, id := range dead {
+			switch err := discard(ctx, id); {
+			case errors.Is(err, ErrNothing): // it runs again, or another operator was faster
+			case err != nil:
+				return n, err
+			default:
+				n++
+			}
 		}
 	}
 	if n == 0 {
-		return 0, nothing("queue %q has no dead letters", queue)
+		return 0, nothing("queue %q has no dead letters", o.names(callbacks)[0])
 	}
 	return n, nil
 }
@@ -427,7 +516,8 @@ func (o *Operator) DiscardDead(ctx context.Context, callbacks bool) (n int, err 
 // it is notified, and ends it within a third of --lease. The error is [ErrNothing] if the execution has ended or is
 // unknown.
 func (o *Operator) Cancel(ctx context.Context, id string) (running bool, err error) {
-	info, named, err := o.find(ctx, id)
+	l, err := o.find(ctx, id)
+	info, named := l.info, l.named
 	switch {
 	case err != nil:
 		return false, err
@@ -449,7 +539,7 @@ func (o *Operator) Cancel(ctx context.Context, id string) (running bool, err err
 	}
 	// A worker sends the callback. It receives waiting tasks anyway, but delayed ones only if they run now.
 	if info.State == asynq.TaskStateRetry || info.State == asynq.TaskStateScheduled {
-		if err := o.inspector.RunTask(o.queue, id); err != nil && !errors.Is(err, asynq.ErrTaskNotFound) {
+		if err := o.inspector.RunTask(l.queue, id); err != nil && !errors.Is(err, asynq.ErrTaskNotFound) {
 			return false, fmt.Errorf("queue the callback of %q: %w", id, err)
 		}
 	}
@@ -462,15 +552,20 @@ const drainPoll = 200 * time.Millisecond
 // Drain stops workers from taking tasks of the queue. It returns when they have finished those they had, or when ctx
 // ends. It calls report with the number left whenever that changes.
 func (o *Operator) Drain(ctx context.Context, report func(active int)) error {
-	if err := o.inspector.PauseQueue(o.queue); err != nil && !strings.Contains(err.Error(), "already paused") {
-		return fmt.Errorf("pause queue %q: %w", o.queue, err)
+	for _, queue := range o.queues {
+		if err := o.inspector.PauseQueue(queue); err != nil && !strings.Contains(err.Error(), "already paused") {
+			return fmt.Errorf("pause queue %q: %w", queue, err)
+		}
 	}
 	for before := -1; ; {
-		info, err := queueInfo(ctx, o.redis, o.inspector, o.queue)
-		if err != nil {
-			return err
+		active := 0
+		for _, queue := range o.queues {
+			info, err := queueInfo(ctx, o.redis, o.inspector, queue)
+			if err != nil {
+				return err
+			}
+			active += info.Active
 		}
-		active := info.Active
 		if active != before {
 			report(active)
 		}
@@ -486,11 +581,19 @@ func (o *Operator) Drain(ctx context.Context, report func(active int)) error {
 
 // Resume ends a drain. The error is [ErrNothing] if the queue is not drained.
 func (o *Operator) Resume() error {
-	err := o.inspector.UnpauseQueue(o.queue)
-	if err != nil && strings.Contains(err.Error(), "is not paused") {
+	drained := false
+	for _, queue := range o.queues {
+		switch err := o.inspector.UnpauseQueue(queue); {
+		case err == nil:
+			drained = true
+		case !strings.Contains(err.Error(), "is not paused"):
+			return fmt.Errorf("resume queue %q: %w", queue, err)
+		}
+	}
+	if !drained {
 		return nothing("queue %q is not drained", o.queue)
 	}
-	return err
+	return nil
 }
 
 // cancelledEnd returns the end of an execution that an operator cancelled before a worker had it.

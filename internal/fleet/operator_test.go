@@ -33,7 +33,7 @@ func TestARetriedDeadLetterRunsAgain(t *testing.T) {
 		}
 		return fine(ctx, start)
 	})
-	operator := NewOperator(f.store, queue)
+	operator := NewOperator(f.store, queue, 1)
 	const total = 3
 	for i := range total {
 		f.enqueue(fmt.Sprint("e", i), receiver.URL)
@@ -92,7 +92,7 @@ func TestACallbackThatWasGivenUpIsListedAndDeliveredAgain(t *testing.T) {
 	for i := range total {
 		f.enqueue(fmt.Sprint("e", i), receiver.URL)
 	}
-	operator := NewOperator(f.store, queue)
+	operator := NewOperator(f.store, queue, 1)
 	list := func() Overview {
 		found, err := operator.List(t.Context(), true, "", 10)
 		if err != nil {
@@ -165,7 +165,7 @@ func TestADeadLetterThatAsynqDeletedIsStillListed(t *testing.T) {
 	f.worker(f.server.Addr, 1, func(context.Context, func() error) (execution.Ended, error) {
 		return execution.Ended{}, errors.New("no python anywhere")
 	})
-	operator := NewOperator(f.store, queue)
+	operator := NewOperator(f.store, queue, 1)
 	dead := func(total int) func() bool {
 		return func() bool {
 			found, err := operator.List(t.Context(), false, TaskDead, 1)
@@ -218,7 +218,7 @@ func TestCancelledExecutionsEnd(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	f.sender = receiver.sender
-	operator := NewOperator(f.store, queue)
+	operator := NewOperator(f.store, queue, 1)
 	f.enqueue("waits", receiver.URL)
 	if running, err := operator.Cancel(t.Context(), "waits"); err != nil || running {
 		t.Fatalf("cancelled: %v, %v", running, err)
@@ -272,7 +272,7 @@ func TestADiscardedDeadLetterLeavesOnlyItsTombstone(t *testing.T) {
 	f.worker(f.server.Addr, 1, func(context.Context, func() error) (execution.Ended, error) {
 		return execution.Ended{}, errors.New("no python anywhere")
 	})
-	operator := NewOperator(f.store, queue)
+	operator := NewOperator(f.store, queue, 1)
 	for _, id := range []string{"one", "two", "trimmed"} {
 		f.enqueueScript(id, 100<<10)
 	}
@@ -335,7 +335,7 @@ func TestADiscardedDeadLetterLeavesOnlyItsTombstone(t *testing.T) {
 func TestOnlyWhatHasEndedIsDiscarded(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	operator := NewOperator(f.store, queue)
+	operator := NewOperator(f.store, queue, 1)
 	f.enqueue("archived", "")
 	server := asynq.NewServerFromRedisClient(f.store, asynq.Config{Queues: map[string]int{queue: 1}, LogLevel: asynq.FatalLevel,
 		TaskCheckInterval: 10 * time.Millisecond})
@@ -365,7 +365,7 @@ func TestOnlyWhatHasEndedIsDiscarded(t *testing.T) {
 func TestADrainOfAQueueWithoutTasksIsShown(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	operator := NewOperator(f.store, queue)
+	operator := NewOperator(f.store, queue, 1)
 	for _, paused := range []bool{true, false} {
 		err := operator.Resume()
 		if paused {
@@ -385,7 +385,7 @@ func TestWorkersTakeNothingFromADrainedQueue(t *testing.T) {
 	f := newFleet(t)
 	g := newGate()
 	f.worker(f.server.Addr, 5, g.after)
-	operator := NewOperator(f.store, queue)
+	operator := NewOperator(f.store, queue, 1)
 	f.enqueue("runs", "")
 	<-g.reached
 	var told []int

@@ -168,7 +168,7 @@ func TestADeadLetterKeepsItsLargeRequest(t *testing.T) {
 		t.Fatalf("ended %s", known.outcome)
 	}
 	f.await("the dead letter", func() bool { return f.archived() == 1 })
-	if err := NewOperator(f.store, queue).Retry(t.Context(), wire.TaskID("b", "e")); err != nil {
+	if err := NewOperator(f.store, queue, 1).Retry(t.Context(), wire.TaskID("b", "e")); err != nil {
 		t.Fatal(err)
 	}
 	f.await("its second end", func() bool {

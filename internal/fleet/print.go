@@ -12,14 +12,22 @@ import (
 
 // Print writes the overview for a person.
 func (o Overview) Print(to io.Writer) error {
-	drained := ""
-	if o.Paused {
-		drained = "; drained, so workers take nothing"
+	for i, counts := range append([]Counts{o.Counts}, o.Queues...) {
+		drained := ""
+		if counts.Paused {
+			drained = "; drained, so workers take nothing"
+		}
+		if len(o.Queues) > 0 && i == 0 {
+			counts.Queue = "all queues"
+		}
+		_, err := fmt.Fprintf(to, "%s: %d waiting, %d put off, %d active, %d dead, %d trimmed%s\n", counts.Queue,
+			counts.Waiting, counts.PutOff, counts.Active, counts.Dead, counts.Trimmed, drained)
+		if err != nil {
+			return err
+		}
 	}
-	_, err := fmt.Fprintf(to, "%s: %d waiting, %d put off, %d active, %d dead, %d trimmed%s\n",
-		o.Queue, o.Waiting, o.PutOff, o.Active, o.Dead, o.Trimmed, drained)
-	if err != nil || len(o.Tasks) == 0 {
-		return err
+	if len(o.Tasks) == 0 {
+		return nil
 	}
 	rows := [][]string{{"ID", "STATE", "WHEN", "REASON"}}
 	for _, task := range o.Tasks {

@@ -11,10 +11,19 @@ import (
 
 func TestAnOverviewIsALineAndATable(t *testing.T) {
 	at := time.Date(2026, 11, 30, 1, 2, 3, 9, time.FixedZone("", 3600))
-	found := Overview{Queue: "kizen", Waiting: 1, PutOff: 2, Active: 3, Dead: 4, Trimmed: 5}
+	found := Overview{Counts: Counts{Queue: "kizen", Waiting: 1, PutOff: 2, Active: 3, Dead: 4, Trimmed: 5}}
 	var out strings.Builder
 	if err := found.Print(&out); err != nil ||
 		out.String() != "kizen: 1 waiting, 2 put off, 3 active, 4 dead, 5 trimmed\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	several := found
+	several.Queues = []Counts{{Queue: "kizen", Waiting: 1}, {Queue: "kizen:1", PutOff: 2, Paused: true}}
+	out.Reset()
+	if err := several.Print(&out); err != nil || out.String() != `all queues: 1 waiting, 2 put off, 3 active, 4 dead, 5 trimmed
+kizen: 1 waiting, 0 put off, 0 active, 0 dead, 0 trimmed
+kizen:1: 0 waiting, 2 put off, 0 active, 0 dead, 0 trimmed; drained, so workers take nothing
+` {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 	found.Paused = true
@@ -57,7 +66,7 @@ type brokenPipe struct{}
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
 func TestAnOverviewThatCannotBeWrittenIsAnError(t *testing.T) {
-	if err := (Overview{Queue: "kizen"}).Print(brokenPipe{}); err == nil {
+	if err := (Overview{Counts: Counts{Queue: "kizen"}}).Print(brokenPipe{}); err == nil {
 		t.Error("no error")
 	}
 }

@@ -121,6 +121,29 @@ func (r *redisRun) check(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
+// checkFor is check before the code of an execution with this record starts. In a Cluster it asks only the master that
+// has the record: the others say nothing about it, and may be unreachable.
+func (r *redisRun) checkFor(ctx context.Context, record string) (changed bool, err error) {
+	cluster, ok := r.redis.(*redis.ClusterClient)
+	if !ok {
+		return r.check(ctx)
+	}
+	node, err := cluster.MasterForKey(ctx, record)
+	if err != nil {
+		return false, fmt.Errorf("find the master of a record: %w", err)
+	}
+	r.mu.Lock()
+	known, denied := strings.Fields(r.known), r.denied
+	r.mu.Unlock()
+	if denied {
+		return false, nil
+	}
+	if id, err := runOf(ctx, node); err == nil && slices.Contains(known, id) {
+		return false, nil
+	}
+	return r.check(ctx)
+}
+
 // takeLoss reports, once for each loss, that Redis may lack state that this worker has, whichever call of check
 // detected it.
 func (r *redisRun) takeLoss() bool {

@@ -40,6 +40,14 @@ func newer(version string) bool {
 // not take slots of executions.
 func callbackQueue(queue string) string { return queue + ":callbacks" }
 
+func callbackQueues(queues []string) []string {
+	names := make([]string, len(queues))
+	for i, queue := range queues {
+		names[i] = callbackQueue(queue)
+	}
+	return names
+}
+
 // taskTimeout is when asynq stops waiting for a handler. Handlers end by their own limits long before that.
 const taskTimeout = time.Hour
 

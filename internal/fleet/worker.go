@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -36,8 +37,10 @@ const (
 // Config configures a [Worker]. All fields are required, except Revoke, Ready, Try, Sender, Metrics and Log.
 type Config struct {
 	Redis redis.UniversalClient
-	// Queue is asynq's name for the queue.
+	// Queue is the name of the queue.
 	Queue string
+	// Queues is how many queues of asynq it consists of, see [wire.QueueNames]; zero means one.
+	Queues int
 	// Slots is how many executions run at once.
 	Slots int
 	// Lease is how long a worker may go without a renewal. After one lease it ends its steps itself; after two the
@@ -73,7 +76,8 @@ type Worker struct {
 	records   records
 	payloads  payload.Store
 	members   *members
-	held      []*held // for executions, and for callbacks
+	queues    []string // asynq's names for the queues of executions
+	held      []*held  // for executions, and for callbacks
 	run       *redisRun
 	recall    *recall
 	intake    *intake
@@ -91,6 +95,7 @@ type Worker struct {
 	archiveFull   map[string]bool // the last state that was logged
 
 	slots     chan struct{}
+	checking  atomic.Bool  // afterRenewal runs
 	delivered atomic.Int64 // waiting for a slot, or running
 	running   atomic.Int64
 	ctx       context.Context // ends when running executions must stop
@@ -136,11 +141,14 @@ func NewWorker(config Config) *Worker {
 	w := &Worker{
 		config: config, records: records{config.Redis, config.Durability, config.Retention},
 		payloads: payload.Store{Redis: config.Redis}, recall: newRecall(), run: newRedisRun(config),
-		held:   []*held{newHeld(config.Redis, config.Queue), newHeld(config.Redis, callbackQueue(config.Queue))},
+		queues: wire.QueueNames(config.Queue, config.Queues),
 		client: asynq.NewClientFromRedisClient(config.Redis), inspector: asynq.NewInspectorFromRedisClient(config.Redis),
 		suspects: map[string]map[string]bool{}, archivedSince: map[string]int64{}, archiveFull: map[string]bool{},
 		slots: make(chan struct{}, config.Slots), turns: newTurns(callbacksAtOnce),
 		letters: letters{config.Redis}, cancelled: cancellations{config.Redis, config.Queue},
+	}
+	for _, queue := range append(slices.Clone(w.queues), callbackQueues(w.queues)...) {
+		w.held = append(w.held, newHeld(config.Redis, queue))
 	}
 	w.members = &members{redis: config.Redis, queue: config.Queue, lease: config.Lease, log: config.Log,
 		missing: map[string]time.Time{}}
@@ -149,7 +157,7 @@ func NewWorker(config Config) *Worker {
 		broken:  make(chan error, 1),
 		failing: map[string]bool{}, reason: errNotYet, report: w.logTaking,
 		open: func() (*asynq.Server, error) {
-			return w.serve(config.Queue, config.Slots, taskInterval, w.held[0], w.execute)
+			return w.serve(w.queues, config.Slots, taskInterval, w.execute)
 		},
 	}
 	w.ctx, w.cut = context.WithCancelCause(context.Background())
@@ -177,20 +185,23 @@ func (w *Worker) Load() (running, waiting int) {
 
 // Backlogs returns how many executions and callbacks wait in the queue for any worker.
 func (w *Worker) Backlogs(ctx context.Context) (executions, callbacks telemetry.Backlog, err error) {
-	if executions, err = w.backlog(ctx, w.config.Queue); err == nil {
-		callbacks, err = w.backlog(ctx, callbackQueue(w.config.Queue))
+	if executions, err = w.backlog(ctx, w.queues); err == nil {
+		callbacks, err = w.backlog(ctx, callbackQueues(w.queues))
 	}
 	return executions, callbacks, err
 }
 
-func (w *Worker) backlog(ctx context.Context, queue string) (telemetry.Backlog, error) {
-	info, err := queueInfo(ctx, w.config.Redis, w.inspector, queue)
-	if err != nil {
-		return telemetry.Backlog{}, err
+func (w *Worker) backlog(ctx context.Context, queues []string) (total telemetry.Backlog, err error) {
+	for _, queue := range queues {
+		info, err := queueInfo(ctx, w.config.Redis, w.inspector, queue)
+		if err != nil {
+			return telemetry.Backlog{}, err
+		}
+		total.Depth += info.Pending + info.Retry + info.Scheduled
+		total.Oldest = max(total.Oldest, info.Latency)
+		total.DeadLetters += info.Archived
 	}
-	return telemetry.Backlog{
-		Depth: info.Pending + info.Retry + info.Scheduled, Oldest: info.Latency, DeadLetters: info.Archived,
-	}, nil
+	return total, nil
 }
 
 // Start joins the fleet and takes work as soon as the worker is ready.
@@ -206,8 +217,7 @@ func (w *Worker) Start(ctx context.Context) error {
 		return fmt.Errorf("join the fleet of queue %q: %w", w.config.Queue, err)
 	}
 	if w.config.Sender != nil {
-		w.callbacks, err = w.serve(callbackQueue(w.config.Queue), callbacksAtOnce, callbackInterval, w.held[1],
-			w.deliverCallback)
+		w.callbacks, err = w.serve(callbackQueues(w.queues), callbacksAtOnce, callbackInterval, w.deliverCallback)
 		if err != nil {
 			return err
 		}
@@ -215,32 +225,39 @@ func (w *Worker) Start(ctx context.Context) error {
 	keeping, leave := context.WithCancel(context.Background())
 	taking, stop := context.WithCancelCause(context.Background())
 	w.leave, w.stop = leave, func() { stop(errDraining) }
-	w.loops.Go(func() { w.members.renew(keeping, w.afterRenewal) })
+	w.loops.Go(func() { w.members.renew(keeping, w.checkAfterRenewal) })
 	w.loops.Go(func() { w.keepFleet(keeping) })
 	w.taking.Go(func() { w.intake.run(taking) })
 	return nil
 }
 
-// serve starts an asynq server that passes the tasks of a queue to a handler.
-func (w *Worker) serve(queue string, concurrency int, interval time.Duration, index *held,
+// serve starts an asynq server that passes the tasks of queues to a handler. For each task asynq searches the queues in
+// a random order, so a queue that is full of one business's tasks leaves the others their share.
+func (w *Worker) serve(queues []string, concurrency int, interval time.Duration,
 	handler asynq.HandlerFunc) (*asynq.Server, error) {
+	priorities := map[string]int{}
+	for _, queue := range queues {
+		priorities[queue] = 1
+	}
 	server := asynq.NewServerFromRedisClient(w.config.Redis, asynq.Config{
-		Concurrency: concurrency, Queues: map[string]int{queue: 1}, TaskCheckInterval: interval,
+		Concurrency: concurrency, Queues: priorities, TaskCheckInterval: interval,
 		DelayedTaskCheckInterval: time.Second, RetryDelayFunc: delay,
 		IsFailure: func(err error) bool { return !isLater(err) },
 		Logger:    asynqLog{w.config.Log}, LogLevel: asynq.WarnLevel, ShutdownTimeout: time.Minute,
 	})
-	if err := server.Start(w.withIndex(index, handler)); err != nil {
-		return nil, fmt.Errorf("take work from queue %q: %w", queue, err)
+	if err := server.Start(w.withIndex(handler)); err != nil {
+		return nil, fmt.Errorf("take work from queue %q: %w", queues[0], err)
 	}
 	return server, nil
 }
 
 // withIndex wraps a handler so that it runs only for tasks that are in this worker's index.
-func (w *Worker) withIndex(index *held, handler asynq.HandlerFunc) asynq.HandlerFunc {
+func (w *Worker) withIndex(handler asynq.HandlerFunc) asynq.HandlerFunc {
 	return func(ctx context.Context, task *asynq.Task) error {
 		w.all.Add(1)
 		defer w.all.Done()
+		queue, _ := asynq.GetQueueName(ctx)
+		index := w.index(queue)
 		t := w.members.current()
 		if t == nil {
 			return &later{errFenced, 0}
@@ -259,8 +276,24 @@ func (w *Worker) withIndex(index *held, handler asynq.HandlerFunc) asynq.Handler
 	}
 }
 
+// index returns the index of this worker's tasks of a queue, which is one of its own.
+func (w *Worker) index(queue string) *held {
+	return w.held[slices.IndexFunc(w.held, func(h *held) bool { return h.queue == queue })]
+}
+
 // termKey is the key of the term in the context of a handler.
 type termKey struct{}
+
+// checkAfterRenewal starts afterRenewal unless it still runs: the master of one queue may be unreachable, and waiting for
+// it must not delay the next renewal.
+func (w *Worker) checkAfterRenewal(ctx context.Context) {
+	if w.checking.CompareAndSwap(false, true) {
+		w.loops.Go(func() {
+			defer w.checking.Store(false)
+			w.afterRenewal(ctx)
+		})
+	}
+}
 
 // afterRenewal does the regular work that needs a reachable Redis.
 func (w *Worker) afterRenewal(ctx context.Context) {
@@ -314,7 +347,7 @@ func (w *Worker) restoreFinished(ctx context.Context, done *finishedAttempt) err
 		err = w.notify(ctx, done.subject, known)
 	}
 	if err == nil {
-		_, err = w.held[0].requeue(ctx, "", requeueAny, []any{done.task})
+		_, err = w.index(done.queue).requeue(ctx, "", requeueAny, []any{done.task})
 	}
 	return err
 }
@@ -360,6 +393,7 @@ func (w *Worker) Shutdown(ctx context.Context) {
 // subject identifies an execution to the fleet.
 type subject struct {
 	ticket
+	queue                 string // asynq's name for it
 	task, digest          string
 	callback, traceparent string
 	// stored refers to a request outside of the task. Its SHA256 is empty if the task contains the request.
@@ -386,22 +420,23 @@ type attempt struct {
 // task.
 func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 	id, _ := asynq.GetTaskID(ctx)
+	queue, _ := asynq.GetQueueName(ctx)
 	named, err := readReference(task.Payload())
 	if err != nil {
 		w.config.Log.Error("a task is not a valid execution; it is kept as a dead letter", "error", err)
-		return w.listDeadLetter(ctx, w.config.Queue, id, err)
+		return w.listDeadLetter(ctx, queue, id, err)
 	}
 	t, _ := ctx.Value(termKey{}).(*term)
 	digest := sha256.Sum256(task.Payload())
 	a := &attempt{
 		Worker: w, term: t, payload: task.Payload(), headers: task.Headers(), asked: enqueuedAt(task.Headers(), time.Now()),
 		subject: subject{
-			ticket: newTicket(named.BusinessID, named.ExecutionID, t.id), task: id, digest: hex.EncodeToString(digest[:]),
+			ticket: newTicket(named.BusinessID, named.ExecutionID, t.id), queue: queue, task: id, digest: hex.EncodeToString(digest[:]),
 			callback: named.CallbackURL, traceparent: traceOf(named, task.Headers()), stored: named,
 		},
 	}
 	lasting := context.WithoutCancel(ctx)
-	return w.listDeadLetter(lasting, w.config.Queue, id, a.deliver(lasting))
+	return w.listDeadLetter(lasting, queue, id, a.deliver(lasting))
 }
 
 // listDeadLetter returns the error of a delivery. If the error makes the task a dead letter, it first adds the task to
@@ -478,7 +513,7 @@ func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 		return false, &later{err, time.Second}
 	}
 	if known.deadLetter != "" {
-		task, err := a.inspector.GetTaskInfo(a.config.Queue, a.task)
+		task, err := a.inspector.GetTaskInfo(a.queue, a.task)
 		if err != nil {
 			return false, &later{err, time.Second}
 		}
@@ -486,7 +521,7 @@ func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 			a.config.Log.Info("a dead letter is run again", "execution_id", a.id, "run", known.run+1)
 			err := a.records.reopen(ctx, a.business, a.id, known.deadLetter)
 			if err == nil {
-				_, err = a.letters.remove(ctx, a.config.Queue, a.task)
+				_, err = a.letters.remove(ctx, a.queue, a.task)
 			}
 			if err != nil {
 				return false, &later{err, time.Second}
@@ -689,7 +724,7 @@ func (a *attempt) starting(ctx context.Context) error {
 	}
 	// A worker that has run this before records that within the pause after a restart, so an execution claimed before
 	// the restart must not start.
-	changed, err := a.run.check(ctx)
+	changed, err := a.run.checkFor(ctx, a.keys()[0])
 	if err != nil {
 		return err
 	}

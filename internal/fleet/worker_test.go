@@ -107,18 +107,22 @@ func (l *line) mend() {
 
 // fleetOf is a Redis and the helpers with which tests observe it.
 type fleetOf struct {
-	t       testing.TB
-	server  *redistest.Server
-	store   *redis.Client
+	t      testing.TB
+	server *redistest.Server
+	store  redis.UniversalClient
+	// dial returns a client of a worker that reaches Redis at an address.
+	dial    func(address string) redis.UniversalClient
+	queues  int // of asynq
 	records records
 	sender  *webhook.Sender
 	revoke  func(ctx context.Context, business, id string) error
 	try     func(context.Context) error
 	lease   time.Duration
 	log     sidecartest.Buffer
-	// ran counts the starts of each execution's code.
-	mu  sync.Mutex
-	ran map[string]int
+	// ran counts the starts of each execution's code, and order has their ids.
+	mu    sync.Mutex
+	ran   map[string]int
+	order []string
 	// scripts has the size of the script that each execution was prepared with.
 	scripts map[string]int
 }
@@ -132,8 +136,10 @@ func newFleetOn(t testing.TB, server *redistest.Server) *fleetOf {
 	t.Helper()
 	store := redis.NewClient(&redis.Options{Addr: server.Addr})
 	t.Cleanup(func() { _ = store.Close() })
-	return &fleetOf{t: t, server: server, store: store, records: records{redis: store}, lease: time.Second,
-		ran: map[string]int{}, scripts: map[string]int{}}
+	return &fleetOf{t: t, server: server, store: store, queues: 1, records: records{redis: store}, lease: time.Second,
+		ran: map[string]int{}, scripts: map[string]int{}, dial: func(address string) redis.UniversalClient {
+			return redis.NewClient(&redis.Options{Addr: address, MaxRetries: -1, DialTimeout: time.Second})
+		}}
 }
 
 // step is what a test's worker does with an execution. It calls start when its code is about to begin, as
@@ -151,13 +157,13 @@ func fine(_ context.Context, start func() error) (execution.Ended, error) {
 // worker starts a worker that reaches Redis at address, and stops it with the test.
 func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 	f.t.Helper()
-	client := redis.NewClient(&redis.Options{Addr: address, MaxRetries: -1, DialTimeout: time.Second})
+	client := f.dial(address)
 	log, err := telemetry.NewLogger(&f.log, telemetry.LogConfig{Format: "json"})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	w := NewWorker(Config{
-		Redis: client, Queue: queue, Slots: 2, Lease: f.lease, Attempts: attempts, Retention: Retention{Age: time.Hour},
+		Redis: client, Queue: queue, Queues: f.queues, Slots: 2, Lease: f.lease, Attempts: attempts, Retention: Retention{Age: time.Hour},
 		Sender: f.sender,
 		Revoke: f.revoke, Try: f.try,
 		Prepare: func(b execution.Body) (execution.Request, error) {
@@ -173,6 +179,7 @@ func (f *fleetOf) worker(address string, attempts int64, do step) *Worker {
 					f.mu.Lock()
 					defer f.mu.Unlock()
 					f.ran[r.Identity.ExecutionID]++
+					f.order = append(f.order, r.Identity.ExecutionID)
 				}
 				return err
 			})

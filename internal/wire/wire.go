@@ -1,6 +1,11 @@
 // Package wire names the tasks, headers and keys that orchestrators and workers share in the Redis of a queue.
 package wire
 
+import (
+	"hash/crc32"
+	"strconv"
+)
+
 // DefaultQueue is the default name of a queue.
 const DefaultQueue = "kizen"
 
@@ -34,6 +39,25 @@ const (
 
 // VersionHeader is the header with the version of a task. A task without it has version 1.
 const VersionHeader = "version"
+
+// QueueNames returns the queues of asynq that a fleet with this queue uses, when it uses n of them. Their names are hash
+// tags, so they are in different slots of a Redis Cluster. The first has the name itself.
+func QueueNames(queue string, n int) []string {
+	names := []string{queue}
+	for i := 1; i < n; i++ {
+		names = append(names, queue+":"+strconv.Itoa(i))
+	}
+	return names
+}
+
+// QueueOf returns the one of n queues that has the executions of a business. Workers take an execution from any of
+// them.
+func QueueOf(queue string, n int, business string) string {
+	return QueueNames(queue, n)[crc32.ChecksumIEEE([]byte(business))%uint32(max(n, 1))]
+}
+
+// MaxQueues bounds the queues of a fleet: an idle worker asks each of them for tasks several times a second.
+const MaxQueues = 64
 
 // TaskID returns the id of the task of an execution. asynq rejects a second task with the same id.
 func TaskID(business, execution string) string { return business + "/" + execution }
