@@ -29,7 +29,7 @@ func VerifyCallback(header http.Header, body []byte, secrets ...string) (Callbac
 	for _, secret := range secrets {
 		verifier, err := standardwebhooks.NewWebhook(secret)
 		if err != nil {
-			return Callback{}, errors.New("a webhook secret is not valid; it is whsec_ followed by base64")
+			return Callback{}, errors.New("a webhook secret is not valid; write it as whsec_ followed by base64")
 		}
 		if refused = verifier.Verify(body, header); refused == nil {
 			break

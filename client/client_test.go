@@ -81,7 +81,7 @@ func TestARefusalSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestAnotherServerIsNotTakenForASidecar(t *testing.T) {
+func TestResponsesOfOtherServersAreErrors(t *testing.T) {
 	t.Parallel()
 	for _, body := range []string{"", "<html>", "{}", `{"detail": "x"}`, "[1]"} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -90,7 +90,7 @@ func TestAnotherServerIsNotTakenForASidecar(t *testing.T) {
 		}))
 		t.Cleanup(server.Close)
 		if result, err := (&client.Client{URL: server.URL}).Run(t.Context(), script("pass")); err == nil {
-			t.Errorf("%q is taken for the result %+v", body, result)
+			t.Errorf("%q was decoded as the result %+v", body, result)
 		}
 	}
 }
@@ -148,7 +148,7 @@ func cutting(t *testing.T, to string) *httptest.Server {
 	return server
 }
 
-func TestEventsComeOnceThroughConnectionsThatBreak(t *testing.T) {
+func TestEachEventArrivesOnceOverBreakingConnections(t *testing.T) {
 	t.Parallel()
 	c := serve(t)
 	started, err := c.Start(t.Context(), script("for i in range(5): outputs.log(str(i))"))
@@ -218,7 +218,7 @@ func TestAQueueRunsAnExecutionOnce(t *testing.T) {
 	request.BusinessID, request.UserID = "b}1", "u-1"
 	if _, err := queue.Enqueue(t.Context(), request); err == nil ||
 		!strings.Contains(err.Error(), `BusinessID "b}1" must be an id`) {
-		t.Errorf("a business that no worker could name: %v", err)
+		t.Errorf("an invalid business id: %v", err)
 	}
 	request.BusinessID = "b-1"
 	id, err := queue.Enqueue(t.Context(), request)
@@ -242,7 +242,7 @@ func TestAQueueRunsAnExecutionOnce(t *testing.T) {
 	if err != nil || finished.Outcome != client.OK || !slices.Equal(finished.Result.Logs, []string{"from a queue"}) {
 		t.Errorf("%+v, %v", finished, err)
 	}
-	// A request that is stored outside of its task, and a result that is stored compressed.
+	// A request that is stored outside its task, and a result that is stored compressed.
 	large := script("for _ in range(10): outputs.log('x' * 5000)\n" + strings.Repeat("# a comment\n", 10000))
 	large.BusinessID, large.UserID = "b-1", "u-1"
 	if id, err = queue.Enqueue(t.Context(), large); err != nil {
@@ -311,7 +311,7 @@ func TestCallbacksAreVerified(t *testing.T) {
 	}
 }
 
-func TestNoServerIsAnErrorOfTheConnection(t *testing.T) {
+func TestRunWithoutAServerReturnsTheConnectionError(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

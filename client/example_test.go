@@ -14,7 +14,7 @@ func ExampleClient_Run() {
 		Inputs: map[string]client.Value{"n": {Type: "n", V: "21"}}, OutputTypes: map[string]string{"doubled": "n"},
 	})
 	if err != nil {
-		fmt.Println("the result is not known:", err)
+		fmt.Println("the result is unknown:", err)
 		return
 	}
 	fmt.Println(result.Outcome(), result.Values["doubled"].V)
@@ -26,6 +26,6 @@ func ExampleOutcome() {
 	}
 	// Output:
 	// ok false false The step succeeded.
-	// timeout true false The step ran longer than it may.
+	// timeout true false The step ran longer than allowed.
 	// not_started true true The step's code never started: it got no slot, no key or no Python.
 }

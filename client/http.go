@@ -21,7 +21,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/backoff"
 )
 
-// maxAnswer is the maximal size of a response, and of one event, in bytes.
+// maxAnswer is the maximum size of a response, and of one event, in bytes.
 const maxAnswer = 64 << 20
 
 // Client calls kizen-sidecar serve. URL is required. It is safe for concurrent use.
@@ -121,7 +121,7 @@ func (c *Client) Events(ctx context.Context, id string, after int) iter.Seq2[Eve
 			case refused != nil:
 				pause = refused.RetryAfter
 			}
-			_ = backoff.Wait(ctx, pause) // the next attempt says that ctx has ended
+			_ = backoff.Wait(ctx, pause) // if ctx has ended, the next attempt reports it
 		}
 	}
 }
@@ -156,9 +156,8 @@ func (c *Client) stream(ctx context.Context, id string, after *int, yield func(E
 	lines.Buffer(nil, maxAnswer)
 	var event Event
 	for lines.Scan() {
-		// The server writes one line each for id, event and data, and an empty line at the end of the event.
-		// Lines that
-		// begin with a colon are comments. See section 9.2.6 of the HTML Standard.
+		// The server writes one line each for id, event and data, and an empty line at the end of the event. Lines
+		// that begin with a colon are comments. See section 9.2.6 of the HTML Standard.
 		field, value, _ := strings.Cut(lines.Text(), ":")
 		value = strings.TrimPrefix(value, " ")
 		switch {

@@ -1,4 +1,4 @@
-// Package audit keeps a file of every call that executions make.
+// Package audit appends a line for every call of an execution to a file.
 package audit
 
 import (
@@ -14,22 +14,20 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 )
 
-// maxUnwritten bounds, in bytes, what is kept of calls that were under way when
-// the audit's disk filled up.
+// maxUnwritten bounds the lines, in bytes, that are kept in memory while the disk is full.
 const maxUnwritten = 4 << 20
 
-// File is the file that every call is written to, for all executions of this
-// process. Other processes may append to it too.
+// File is the audit file of all executions of this process. Other processes may append to it too.
 type File struct {
 	file *os.File
 
-	mu        sync.Mutex // held to use file, too
-	unwritten []byte     // whole lines that the file did not take
-	torn      bool       // the file ends in the midst of a line, as on a full disk
-	dropped   int        // lines that were not even kept here
+	mu        sync.Mutex // also serialises the use of file
+	unwritten []byte // whole lines that could not be written yet
+	torn      bool // the file ends within a line, for example because the disk was full
+	dropped   int // lines lost because too many were unwritten
 }
 
-// Open opens the file, or makes it.
+// Open opens the file for appending, and creates it if it does not exist.
 func Open(name string) (*File, error) {
 	file, err := openFile(name)
 	if err != nil {
@@ -42,8 +40,8 @@ func openFile(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
-// reopen opens the file by its name again, since it may have been moved. Lines that the old file has not taken go to
-// the new one. On an error the old file stays in use, so that no call goes unrecorded.
+// reopen opens the file by its name again, because it may have been moved. Unwritten lines go to the new file. If
+// reopen fails, the old file stays in use, so that every call is recorded.
 func (a *File) reopen() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -59,7 +57,7 @@ func (a *File) reopen() error {
 	return err
 }
 
-// Follow reopens the file on SIGHUP until the function it returns is called. Without an audit it does nothing.
+// Follow reopens the file on SIGHUP until stop is called. If a is nil, Follow does nothing.
 func (a *File) Follow(log *slog.Logger) (stop func()) {
 	if a == nil {
 		return func() {}
@@ -83,14 +81,14 @@ func (a *File) Follow(log *slog.Logger) (stop func()) {
 	}
 }
 
-// Ready tries what the file has not taken yet, and says why it still does not.
+// Ready writes the unwritten lines, and returns why it cannot.
 func (a *File) Ready() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.flush()
 }
 
-// Write appends a line. One that the file does not take follows when it does.
+// Write appends a line. If that fails, a later call writes the line.
 func (a *File) Write(line []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -105,8 +103,8 @@ func (a *File) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// flush writes the lines that are left. Half a line is ended and written again
-// as a whole, for another process may have appended to it.
+// flush writes the unwritten lines. After a partial write it ends the torn line and writes that line again as a whole,
+// because another process may have appended to the file in between.
 func (a *File) flush() error {
 	if len(a.unwritten) == 0 {
 		return nil
@@ -124,7 +122,7 @@ func (a *File) flush() error {
 	return wholefile.Cause(err)
 }
 
-// Close gives the file back. That something is missing in it is logged.
+// Close closes the file. It logs an error if lines are missing in the file.
 func (a *File) Close(log *slog.Logger) {
 	err := a.Ready()
 	if closing := a.file.Close(); err == nil {

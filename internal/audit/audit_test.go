@@ -52,7 +52,7 @@ func TestLinesOfConcurrentCallsStayWhole(t *testing.T) {
 	text := content(t, name)
 	for i := range 50 {
 		if strings.Count(text, fmt.Sprintf("line %02d\n", i)) != 1 {
-			t.Errorf("line %d is not there once", i)
+			t.Errorf("line %d is not in the file exactly once", i)
 		}
 	}
 	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o600 || info.Size() != 50*8 || said.Len() > 0 {
@@ -60,7 +60,7 @@ func TestLinesOfConcurrentCallsStayWhole(t *testing.T) {
 	}
 }
 
-func TestAnAuditFileThatCannotBeOpened(t *testing.T) {
+func TestOpenReturnsWhyTheFileCannotBeOpened(t *testing.T) {
 	if _, err := Open(t.TempDir()); err == nil || err.Error() != "is a directory" {
 		t.Errorf("%v", err)
 	}
@@ -69,14 +69,14 @@ func TestAnAuditFileThatCannotBeOpened(t *testing.T) {
 	}
 }
 
-// TestAFullDiskLosesNothingThatFits uses a device that is always full.
-func TestAFullDiskLosesNothingThatFits(t *testing.T) {
+// TestAFullDiskLosesOnlyLinesBeyondTheLimit uses a device that is always full.
+func TestAFullDiskLosesOnlyLinesBeyondTheLimit(t *testing.T) {
 	file, log, said := open(t, "/dev/full")
 	if _, err := file.Write([]byte("one\n")); err == nil || err.Error() != "no space left on device" {
 		t.Errorf("%v", err)
 	}
 	if err := file.Ready(); err == nil {
-		t.Error("ready with a line that is not written")
+		t.Error("ready although a line is unwritten")
 	}
 	if _, err := file.Write(bytes.Repeat([]byte("x"), maxUnwritten-4)); err == nil ||
 		!strings.Contains(err.Error(), "no space") {
@@ -94,7 +94,8 @@ func TestAFullDiskLosesNothingThatFits(t *testing.T) {
 	}
 }
 
-// TestATornLineIsWrittenAgain lets the file grow to a limit within a line, as a disk that fills up does.
+// TestATornLineIsWrittenAgain limits the size of the file, so that a write ends within a line, as on a disk that fills
+// up.
 func TestATornLineIsWrittenAgain(t *testing.T) {
 	signal.Ignore(syscall.SIGXFSZ)
 	defer signal.Reset(syscall.SIGXFSZ)
@@ -131,7 +132,7 @@ func TestATornLineIsWrittenAgain(t *testing.T) {
 	}
 }
 
-// TestFollow rotates the file as logrotate does: it is moved, and SIGHUP is sent.
+// TestFollow rotates the file as logrotate does: it moves the file and sends SIGHUP.
 func TestFollow(t *testing.T) {
 	dir := t.TempDir()
 	name, moved := filepath.Join(dir, "audit"), filepath.Join(dir, "audit.1")
@@ -188,8 +189,8 @@ func (w writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestLinesThatTheOldFileDidNotTakeGoToTheNewOne starts on a full device, whose name then becomes that of a file.
-func TestLinesThatTheOldFileDidNotTakeGoToTheNewOne(t *testing.T) {
+// TestUnwrittenLinesGoToTheReopenedFile: the name first belongs to a device that is full, then to a file.
+func TestUnwrittenLinesGoToTheReopenedFile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "audit")
 	if err := os.Symlink("/dev/full", name); err != nil {
 		t.Fatal(err)
@@ -197,7 +198,7 @@ func TestLinesThatTheOldFileDidNotTakeGoToTheNewOne(t *testing.T) {
 	file, log, said := open(t, name)
 	for _, line := range []string{"one\n", "two\n"} {
 		if _, err := file.Write([]byte(line)); err == nil {
-			t.Error("a full device takes lines")
+			t.Error("a full device accepted a line")
 		}
 	}
 	if err := os.Remove(name); err != nil {

@@ -1,6 +1,6 @@
 // Package backoff computes how long to wait before retrying.
 //
-// The delay follows from the number of failures, which a record in Redis or a queue can keep across processes.
+// The delay depends only on the number of failures, which can be stored in Redis or a queue and shared by processes.
 // github.com/cenkalti/backoff keeps the delay itself, in one process.
 package backoff
 
@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Delay doubles from first to last with the number of failures, from 1, and subtracts up to half at random, so that
-// callers that failed together do not return together.
+// Delay returns how long to wait after a number of failures. The delay doubles from first, after one failure, up to
+// last. A random part of up to half is subtracted, so that callers that failed together do not retry together.
 func Delay(failures int, first, last time.Duration) time.Duration {
 	doublings := max(failures-1, 0)
 	longest := last

@@ -24,7 +24,7 @@ func TestDelaysDoubleUpToTheLast(t *testing.T) {
 		}
 	}
 	if delay := Delay(3, 0, 0); delay != 0 {
-		t.Errorf("without a delay: %s", delay)
+		t.Errorf("the delay for zero bounds: %s", delay)
 	}
 }
 

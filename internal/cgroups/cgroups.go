@@ -13,7 +13,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 )
 
-// Own maps a v1 controller, or "" for v2, to the directory of the process's own group.
+// Own maps each v1 controller, or "" for v2, to the directory of this process's group.
 type Own map[string]string
 
 // Find returns the groups of this process.
@@ -30,7 +30,7 @@ func Find() (Own, error) {
 	return join(string(membership), mounts)
 }
 
-// join finds the groups of /proc/self/cgroup below the mounts of /proc/self/mountinfo.
+// join returns the directories of the groups in /proc/self/cgroup, according to the mounts in /proc/self/mountinfo.
 func join(membership string, mounts io.Reader) (Own, error) {
 	mounted, err := mountinfo.GetMountsFromReader(mounts, mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {
@@ -63,10 +63,10 @@ func join(membership string, mounts io.Reader) (Own, error) {
 	return own, nil
 }
 
-// unlimited is less than what v1 reports for a group without a limit, and more than the memory of any machine.
+// unlimited is below the limit that v1 reports for a group without a limit, and above the memory of any machine.
 const unlimited = 1 << 60
 
-// MemoryLimit returns the smallest memory limit of the group and the groups above it in bytes, or 0 if they have none.
+// MemoryLimit returns the smallest memory limit of the group and its parents in bytes, or 0 if they have none.
 func (own Own) MemoryLimit() int64 {
 	if dir, ok := own["memory"]; ok {
 		if limit := value(dir, "memory.stat", "hierarchical_memory_limit "); limit < unlimited {
@@ -83,7 +83,7 @@ func (own Own) MemoryLimit() int64 {
 	return least
 }
 
-// value reads the number behind prefix at the beginning of a line, or 0.
+// value returns the number after prefix at the beginning of a line of a file, or 0.
 func value(dir, file, prefix string) int64 {
 	content, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
@@ -91,7 +91,7 @@ func value(dir, file, prefix string) int64 {
 	}
 	for line := range strings.Lines(string(content)) {
 		if text, ok := strings.CutPrefix(strings.TrimSpace(line), prefix); ok {
-			number, _ := strconv.ParseInt(text, 10, 64) // "max" is no number
+			number, _ := strconv.ParseInt(text, 10, 64) // "max" is not a number
 			return number
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestTheSmallestLimitAboveTheProcessCounts(t *testing.T) {
+func TestMemoryLimitIsTheSmallestOfTheGroupAndItsParents(t *testing.T) {
 	const mounts = "30 20 0:26 / %s rw shared:9 - %s cgroup rw,%s\n"
 	for _, known := range []struct {
 		name       string

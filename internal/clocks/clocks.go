@@ -1,5 +1,5 @@
-// Package clocks compares the clock of this machine with those of Redis and of the API, because a key must be valid by
-// all three.
+// Package clocks compares the clock of this machine with those of Redis and of the API, because a key must be valid
+// according to all three.
 package clocks
 
 import (
@@ -21,11 +21,11 @@ import (
 // interval is how often Watch reads the clock of Redis.
 const interval = time.Minute
 
-// Tolerable is the difference from which clocks are reported: half of the leeway of verifiers.
+// Tolerable is the largest difference between two clocks that is not reported: half of the leeway of verifiers.
 const Tolerable = minter.DefaultLeeway / 2
 
-// Watch warns when the clocks of this machine and of Redis begin to differ, until the returned function is called. If
-// Redis does not tell its time, Watch stops asking.
+// Watch warns when the clocks of this machine and of Redis begin to differ, until stop is called. If the Redis user
+// may not read the time, Watch ends.
 func Watch(ctx context.Context, client redis.UniversalClient, log *slog.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var watching routine.Group

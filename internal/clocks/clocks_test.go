@@ -14,7 +14,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-func TestARedisWhoseClockDiffersIsWarnedOf(t *testing.T) {
+func TestWatchWarnsWhenTheClockOfRedisDiffers(t *testing.T) {
 	for name, row := range map[string]struct {
 		ahead time.Duration
 		says  string
@@ -37,7 +37,7 @@ func TestARedisWhoseClockDiffersIsWarnedOf(t *testing.T) {
 			asked := server.CommandCount()
 			var log buffer
 			stop := Watch(t.Context(), client, slog.New(slog.NewTextHandler(&log, nil)))
-			redistest.Await(t, "the clock is asked", func() bool {
+			redistest.Await(t, "the clock to be read", func() bool {
 				return server.CommandCount() > asked && (row.says == "" || log.String() != "")
 			})
 			stop()

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Crowd holds the connections of one server. If there are too many, it closes the connection that has waited for its
-// caller for the longest.
+// Crowd holds the connections of one server. If there are too many, it closes the connection that has waited longest
+// for its caller.
 type Crowd struct {
 	most int
 
@@ -74,7 +74,7 @@ func (c *Crowd) join(accepted net.Conn) *conn {
 			return nil
 		}
 		delete(c.conns, oldest)
-		_ = oldest.Conn.Close() // its server notices
+		_ = oldest.Conn.Close() // the server's next read fails
 	}
 	c.turn++
 	joined := &conn{Conn: accepted, crowd: c, since: c.turn}
@@ -82,8 +82,8 @@ func (c *Crowd) join(accepted net.Conn) *conn {
 	return joined
 }
 
-// oldest returns the connection that has waited for its caller for the longest, or nil if all callers are waiting. It
-// needs c.mu.
+// oldest returns the connection that has waited longest for its caller, or nil if all callers are waiting. The caller
+// holds c.mu.
 func (c *Crowd) oldest() (oldest *conn) {
 	for candidate := range c.conns {
 		if candidate.held == 0 && (oldest == nil || candidate.since < oldest.since) {
@@ -103,7 +103,7 @@ func (m *conn) Close() error {
 
 type contextKey struct{}
 
-// ConnContext is for http.Server.
+// ConnContext is the ConnContext of the http.Server.
 func ConnContext(ctx context.Context, accepted net.Conn) context.Context {
 	if secure, ok := accepted.(interface{ NetConn() net.Conn }); ok {
 		accepted = secure.NetConn()

@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// serveCrowd starts a server for at most so many connections. A request of /wait is held until release is called.
+// serveCrowd starts a server for at most the given number of connections. A request to /wait blocks until release is
+// called.
 func serveCrowd(t *testing.T, most int,
 	encrypted bool) (address string, client *http.Client, arrived chan struct{}, release func()) {
 	t.Helper()
@@ -51,7 +52,7 @@ func dial(t *testing.T, address, send string) net.Conn {
 
 const request = " HTTP/1.1\r\nHost: x\r\n\r\n"
 
-func TestCallersThatSendLittleKeepNobodyOut(t *testing.T) {
+func TestSilentConnectionsDoNotBlockOtherCallers(t *testing.T) {
 	address, _, arrived, release := serveCrowd(t, 4, false)
 	waits := dial(t, address, "GET /wait"+request)
 	<-arrived
@@ -69,10 +70,10 @@ func TestCallersThatSendLittleKeepNobodyOut(t *testing.T) {
 		}
 	}
 	if _, err := answers.ReadByte(); err == nil {
-		t.Error("the connection that has waited for its caller for the longest is still open")
+		t.Error("the connection that has waited longest for its caller is still open")
 	}
 	if _, err := slow[0].Read(make([]byte, 1)); err == nil {
-		t.Error("a slow caller has an answer")
+		t.Error("a slow caller got a response")
 	}
 	release()
 	if response, err := http.ReadResponse(bufio.NewReader(waits), nil); err != nil || response.StatusCode != 200 {
@@ -80,13 +81,13 @@ func TestCallersThatSendLittleKeepNobodyOut(t *testing.T) {
 	}
 }
 
-func TestWhereAllCallersWaitTheNewcomerIsRefused(t *testing.T) {
+func TestANewConnectionIsRefusedWhileAllCallersWait(t *testing.T) {
 	address, _, arrived, release := serveCrowd(t, 2, false)
 	first, second := dial(t, address, "GET /wait"+request), dial(t, address, "GET /wait"+request)
 	<-arrived
 	<-arrived
 	if _, err := dial(t, address, "").Read(make([]byte, 1)); err == nil {
-		t.Error("the newcomer has an answer")
+		t.Error("the new connection got a response")
 	}
 	release()
 	for _, c := range []net.Conn{first, second} {
@@ -96,7 +97,7 @@ func TestWhereAllCallersWaitTheNewcomerIsRefused(t *testing.T) {
 	}
 }
 
-func TestACallerIsHeldOverTLSToo(t *testing.T) {
+func TestHoldProtectsConnectionsOverTLS(t *testing.T) {
 	address, client, arrived, release := serveCrowd(t, 2, true)
 	answered := make(chan error, 1)
 	go func() {
@@ -120,7 +121,7 @@ func TestACallerIsHeldOverTLSToo(t *testing.T) {
 	}
 }
 
-func TestTheCrowdIsSmallerThanTheDescriptors(t *testing.T) {
+func TestNewUsesAtMostHalfOfTheDescriptors(t *testing.T) {
 	if most := New(1 << 40).most; most > 1<<30 {
 		t.Errorf("%d connections", most)
 	}

@@ -1,5 +1,5 @@
-// Package daemon is what the long-running commands have in common: it listens, answers operators, announces when it is
-// ready, and drains when it is told to stop.
+// Package daemon contains what the long-running commands share: it listens, answers operators, announces readiness,
+// and drains when it is told to stop.
 package daemon
 
 import (
@@ -39,7 +39,7 @@ type Daemon struct {
 	Warm   *pool.Pool
 	// WarmSize is the number of warm interpreters of each runtime; with 0, readiness does not depend on them.
 	WarmSize int
-	// Callbacks delivers the results of serve; nil delivers none.
+	// Callbacks delivers the results of serve. If nil, callbacks are disabled.
 	Callbacks *serve.Callbacks
 	Telemetry *telemetry.Telemetry
 	// Slots is the number of concurrent executions; for the log.
@@ -48,38 +48,38 @@ type Daemon struct {
 	RequireSandbox bool
 	// DrainTimeout is how long running steps may take after the daemon was told to stop.
 	DrainTimeout time.Duration
-	// AdminListen is the address for operators; empty: none.
+	// AdminListen is the address for operators. If empty, the admin listener is disabled.
 	AdminListen string
 	// HostNames are names of this machine, in addition to its own.
 	HostNames []string
-	// ReadyFile receives the addresses while executions are taken; empty: none.
+	// ReadyFile receives the addresses while executions are taken. If empty, no file is written.
 	ReadyFile string
 	Log       *slog.Logger
 }
 
-// Close ends what the daemon uses, except for its telemetry. Call it after [Daemon.Serve].
+// Close closes everything that the daemon uses, except its telemetry. Call it after [Daemon.Serve].
 func (d *Daemon) Close() {
 	d.Warm.Close()
 	d.Callbacks.Close(callbackGrace)
 	d.Host.Close()
 }
 
-// Service is what a daemon does between start and end. API and Admin are nil if they are not configured.
+// Service is the part of a daemon that differs between the commands. API and Admin are nil if they are not configured.
 type Service struct {
 	API, Admin *Server
-	// Token is what requests to API must carry, and TokenFile where it is. Both are empty if callers have their own
-	// tokens.
+	// Token is the token that requests to API must carry, and TokenFile the file that contains it. Both are empty if
+	// callers have their own tokens.
 	Token     runner.Secret
 	TokenFile string
-	// Begin starts to take executions. If nil, listening is enough.
+	// Begin starts taking executions. It may be nil if listening is enough.
 	Begin func() error
-	// Drain stops taking executions, and lets those that run finish until ctx ends.
+	// Drain stops taking executions, and lets running ones finish until ctx ends.
 	Drain func(ctx context.Context)
 	// Running returns the number of running executions.
 	Running func() int
 }
 
-// servers returns the servers; that of operators is the last, so that they see the end.
+// servers returns the servers. The one for operators comes last, so that they can watch the drain to its end.
 func (s Service) servers() (all []*Server) {
 	for _, server := range []*Server{s.API, s.Admin} {
 		if server != nil {
@@ -117,7 +117,7 @@ func (d *Daemon) Serve(ctx context.Context, s Service) error {
 	return err
 }
 
-// begin takes executions, and writes the addresses to the log and to the ready file.
+// begin starts taking executions, and writes the addresses to the log and to the ready file.
 func (d *Daemon) begin(s Service) error {
 	if s.Begin != nil {
 		if err := s.Begin(); err != nil {
@@ -150,7 +150,7 @@ func (d *Daemon) begin(s Service) error {
 	return nil
 }
 
-// writeJSON writes a document for scripts that wait for it.
+// writeJSON writes a document at once, because scripts wait for the file.
 func writeJSON(path string, document any) error {
 	data, err := json.MarshalIndent(document, "", "  ")
 	if err != nil {
@@ -184,8 +184,8 @@ func (d *Daemon) drain(ctx context.Context, s Service) {
 	}
 }
 
-// Admin returns the server for operators, already listening; nil if none is configured. accepting returns why no new
-// execution is taken.
+// Admin returns the server for operators, already listening, or nil if none is configured. accepting returns why no
+// new executions are accepted.
 func (d *Daemon) Admin(accepting func() error) (*Server, error) {
 	if d.AdminListen == "" {
 		return nil, nil
@@ -198,7 +198,7 @@ func (d *Daemon) Admin(accepting func() error) (*Server, error) {
 	})
 }
 
-// Checks returns the readiness checks of this machine, which is all of them except those of Redis.
+// Checks returns all readiness checks except those of Redis.
 func (d *Daemon) Checks() map[string]serve.Check {
 	checks := d.Host.Checks()
 	checks["sandbox"] = func(context.Context) error { return d.sandboxReady() }
@@ -208,7 +208,7 @@ func (d *Daemon) Checks() map[string]serve.Check {
 	return checks
 }
 
-// sandboxReady returns which layers are missing in a sandbox that must have all of them.
+// sandboxReady returns an error that names the missing layers, if the daemon requires all of them.
 func (d *Daemon) sandboxReady() error {
 	if missing := d.Runner.Sandbox().Missing(); len(missing) > 0 && d.RequireSandbox {
 		return fmt.Errorf("missing: %v", missing)
@@ -216,7 +216,7 @@ func (d *Daemon) sandboxReady() error {
 	return nil
 }
 
-// Names returns the host names of this machine: those that are configured, those in a certificate, and its own.
+// Names returns the host names of this machine: the configured ones, those of a certificate, and its own.
 func (d *Daemon) Names(certified ...string) hosts.Names {
 	names := slices.Concat(d.HostNames, certified)
 	if own, err := os.Hostname(); err == nil {

@@ -31,7 +31,7 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// lines is a log that tests read while it is written. It signals each line.
+// lines is a log that tests can read while it is written. It signals each line.
 type lines struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -99,7 +99,7 @@ func newDaemon(t *testing.T, log *lines) *Daemon {
 	return d
 }
 
-// answer returns the response to a GET request.
+// answer returns the status and the body of the response to a GET request.
 func answer(t *testing.T, address string) (int, string) {
 	t.Helper()
 	response, err := http.Get(address)
@@ -140,10 +140,10 @@ func TestADaemonAnnouncesItselfAndDrains(t *testing.T) {
 			Running: func() int { return 2 },
 			Drain: func(context.Context) {
 				if _, err := os.Stat(d.ReadyFile); !errors.Is(err, os.ErrNotExist) {
-					t.Errorf("the ready file is there while it drains: %v", err)
+					t.Errorf("the ready file exists during the drain: %v", err)
 				}
 				if status, _ := answer(t, admin.URL+"/healthz"); status != 200 {
-					t.Errorf("operators get %d while it drains", status)
+					t.Errorf("operators get %d during the drain", status)
 				}
 				close(drained)
 			},
@@ -238,7 +238,7 @@ func TestReadiness(t *testing.T) {
 		t.Error(err)
 	}
 	if err := checks["warm"](t.Context()); err == nil {
-		t.Error("ready before an interpreter was asked for")
+		t.Error("ready before an interpreter was started")
 	}
 }
 
@@ -256,7 +256,7 @@ func TestNamesAreThoseOfFlagsCertificateAndMachine(t *testing.T) {
 	}
 }
 
-func TestAHostTakesOverWhatItIsGiven(t *testing.T) {
+func TestAHostOwnsRedisAndTheAuditFile(t *testing.T) {
 	log := newLines()
 	config := hostConfig(t, log)
 	file := filepath.Join(t.TempDir(), "audit")
@@ -294,7 +294,7 @@ func TestAHangupReloadsTheSigningKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The file is written in place, which the watch of its folder does not see.
+		// The watch of the folder does not see a file that is written in place.
 		if err := os.WriteFile(file, []byte(key.JWK().Reveal()), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -17,9 +17,9 @@ import (
 type HostConfig struct {
 	// Execution configures the executions. Open sets its Audit.
 	Execution execution.Config
-	// Embedded is the Redis of this process that Execution.Redis uses; nil if it uses another.
+	// Embedded is this process's own Redis, if Execution.Redis uses it; otherwise nil.
 	Embedded *redisconn.Embedded
-	// Audit is the audit file; nil without one.
+	// Audit is the audit file. If nil, calls are not recorded.
 	Audit *audit.File
 }
 
@@ -29,7 +29,7 @@ type Host struct {
 	config     HostConfig
 }
 
-// Open returns a host, which takes over Redis and the audit file of config. If it fails, it closes them.
+// Open returns a host that owns Redis and the audit file of config. If Open fails, it closes them.
 func Open(config HostConfig) (*Host, error) {
 	if config.Audit != nil {
 		config.Execution.Audit = config.Audit

@@ -28,7 +28,7 @@ type Server struct {
 	listener net.Listener
 }
 
-// CheckAddress reports why the value of a flag is not an address to listen on.
+// CheckAddress returns a usage error if the value of a flag is not an address to listen on.
 func CheckAddress(flag, address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if err == nil {
@@ -40,8 +40,8 @@ func CheckAddress(flag, address string) error {
 	return nil
 }
 
-// Bind listens on the address that a flag names. It accepts connections for waiting callers that wait for their
-// responses at the same time, and some more.
+// Bind listens on the address that a flag names. It accepts the given number of connections whose callers wait for
+// responses, and [crowd.Extra] more.
 func Bind(flag, address string, waiting int, server *http.Server) (*Server, error) {
 	if err := CheckAddress(flag, address); err != nil {
 		return nil, err
@@ -65,7 +65,8 @@ func Bind(flag, address string, waiting int, server *http.Server) (*Server, erro
 	return &Server{scheme + "://" + listener.Addr().String(), server, listener}, nil
 }
 
-// BindAdmin listens on the address of --admin-listen, for operators. guard, if not nil, refuses connections of steps.
+// BindAdmin listens on the address of --admin-listen, for operators. If guard is not nil, it refuses connections of
+// steps.
 func BindAdmin(address string, names hosts.Names, guard *peer.Guard, config serve.AdminConfig) (*Server, error) {
 	server := &http.Server{
 		Handler:           names.Require(serve.AdminHandler(config)),

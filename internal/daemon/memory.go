@@ -10,14 +10,13 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/cgroups"
 )
 
-// MemoryShares is how much memory a daemon may use for what callers and steps can fill, in bytes; zero means the
-// default.
+// MemoryShares bounds the memory of a daemon that callers and steps can fill, in bytes. Zero means the default.
 type MemoryShares struct {
 	Kept, Waiting, Arriving, Callbacks int64
 }
 
-// LimitMemory gives this process half of the memory of its control group, because the steps need the other half, and
-// returns how much of it callers and steps may fill. Without a limit, every share has its default.
+// LimitMemory limits this process to half of the memory of its control group, because the steps need the other half,
+// and returns how much of it callers and steps may fill. If the group has no limit, every share is zero.
 func LimitMemory() MemoryShares {
 	own, err := cgroups.Find()
 	if err != nil {
@@ -40,8 +39,8 @@ func sharesOf(limit int64) MemoryShares {
 	}
 }
 
-// returnMemory gives memory back to the system when it is no longer used, until ctx ends. An idle process collects its
-// garbage only every two minutes.
+// returnMemory returns unused memory to the system until ctx ends. Otherwise an idle process collects its garbage only
+// every two minutes.
 func returnMemory(ctx context.Context) {
 	const (
 		interval = 10 * time.Second

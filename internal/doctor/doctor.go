@@ -1,4 +1,4 @@
-// Package doctor finds out what a machine offers steps: layers of the sandbox, Pythons, Redis, and clocks that agree.
+// Package doctor reports what a machine offers to steps: sandbox layers, Pythons, Redis, and synchronised clocks.
 package doctor
 
 import (
@@ -24,36 +24,37 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
-// Config says what is looked at.
+// Config selects what is examined.
 type Config struct {
 	Sandbox sandbox.Mode
 	// Python and StrictRuntime are those of [runner.Config].
 	Python        string
 	StrictRuntime bool
-	// Redis holds the records of keys; nil: none is configured.
+	// Redis stores the records of keys. If nil, Redis is not configured.
 	Redis redis.UniversalClient
-	// APIRoot is the API whose clock is compared, with its certificate verified by APICA; nil: none, and the system's.
+	// APIRoot is the API whose clock is compared; if nil, none is. APICA verifies its certificate; if nil, the
+	// system's authorities do.
 	APIRoot *url.URL
 	APICA   *x509.CertPool
 }
 
-// Diagnosis is what was found.
+// Diagnosis is the result of an examination.
 type Diagnosis struct {
 	Kernel  string         `json:"kernel"`
 	Layers  sandbox.Report `json:"layers"`
 	Pythons []pythonFound  `json:"runtimes"`
 	Redis   redisFound     `json:"redis"`
-	API     *clockFound    `json:"api,omitempty"` // absent where no API root is given
+	API     *clockFound    `json:"api,omitempty"` // absent if no API root is given
 }
 
-// clockFound is by how much another clock is ahead of this machine's.
+// clockFound compares another clock with this machine's.
 type clockFound struct {
-	SkewMS *int64 `json:"clock_ahead_ms,omitempty"` // absent where it could not be measured
+	SkewMS *int64 `json:"clock_ahead_ms,omitempty"` // absent if it could not be measured
 	Note   string `json:"note"`
 	OK     bool   `json:"ok"`
 }
 
-// compare words a measurement of a clock.
+// compare describes a measurement of a clock.
 func compare(skew time.Duration, err error) *clockFound {
 	if err != nil {
 		return &clockFound{Note: "its clock could not be measured: " + err.Error()}
@@ -64,27 +65,26 @@ func compare(skew time.Duration, err error) *clockFound {
 	case found.OK:
 		found.Note = "its clock is " + ahead.Abs().String() + " from this machine's"
 	case skew > 0:
-		found.Note = fmt.Sprintf("its clock is %s ahead of this machine's; synchronise them: keys bear differences of %s",
+		found.Note = fmt.Sprintf("its clock is %s ahead of this machine's; synchronise them: keys tolerate differences of %s",
 			ahead, minter.DefaultLeeway)
 	default:
-		found.Note = fmt.Sprintf("its clock is %s behind this machine's; synchronise them: keys bear differences of %s",
+		found.Note = fmt.Sprintf("its clock is %s behind this machine's; synchronise them: keys tolerate differences of %s",
 			-ahead, minter.DefaultLeeway)
 	}
 	return found
 }
 
-// pythonFound is what a runtime would run on.
+// pythonFound is the Python of a runtime.
 type pythonFound struct {
 	Runtime string `json:"runtime"`
 	Path    string `json:"path,omitempty"`
 	Version string `json:"version,omitempty"`
-	// Note is why it is another Python than the one asked for, or that there
-	// is none.
+	// Note says why the Python differs from the requested one, or why none was found.
 	Note string `json:"note,omitempty"`
 	OK   bool   `json:"ok"`
 }
 
-// redisFound is whether keys could be minted.
+// redisFound says whether keys can be minted.
 type redisFound struct {
 	Configured bool        `json:"configured"`
 	OK         bool        `json:"ok"`
@@ -92,11 +92,11 @@ type redisFound struct {
 	Clock      *clockFound `json:"clock,omitempty"`
 }
 
-// Diagnose builds an empty sandbox, looks for Pythons, does to Redis what minting does, and compares clocks.
+// Diagnose builds an empty sandbox, searches for Pythons, runs the commands of minting on Redis, and compares clocks.
 func Diagnose(ctx context.Context, c Config) (Diagnosis, error) {
 	mode := c.Sandbox
 	if mode == sandbox.ModeRequired {
-		mode = sandbox.ModeAuto // what is missing is shown, not refused
+		mode = sandbox.ModeAuto // missing layers are reported, not refused
 	}
 	box, err := sandbox.New(sandbox.Config{Mode: mode})
 	if err != nil {
@@ -109,7 +109,7 @@ func Diagnose(ctx context.Context, c Config) (Diagnosis, error) {
 	return found, nil
 }
 
-// kernel names the system that the layers depend on.
+// kernel returns the name, the release and the machine type of the kernel.
 func kernel() string {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
@@ -144,7 +144,7 @@ func (c Config) redis(ctx context.Context) redisFound {
 		Clock: compare(minter.ClockSkew(ctx, c.Redis))}
 }
 
-// Problem is the first thing that keeps steps from running, nil when none does.
+// Problem returns the first problem that prevents steps from running, or nil.
 func (d Diagnosis) Problem(required bool) error {
 	if missing := d.Layers.Missing(); required && len(missing) > 0 {
 		return &sandbox.MissingError{Layers: missing}
@@ -162,7 +162,7 @@ func (d Diagnosis) Problem(required bool) error {
 	return nil
 }
 
-// Print writes the table for a person.
+// Print writes the diagnosis as text for a terminal.
 func (d Diagnosis) Print(out io.Writer) error {
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "%s\n\n", d.Kernel)

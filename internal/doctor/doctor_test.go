@@ -68,7 +68,7 @@ func TestProblemIsTheFirstThatKeepsStepsFromRunning(t *testing.T) {
 		"no Python": {func(d *Diagnosis) { d.Pythons[0] = pythonFound{Note: "no Python 3.12"}; d.Redis.OK = false }, false, "no Python 3.12"},
 		"Redis": {func(d *Diagnosis) { d.Redis = redisFound{Configured: true, Note: "refused"} }, false,
 			"refused"},
-		"a clock, which only a warns": {func(d *Diagnosis) {
+		"a clock, which only warns": {func(d *Diagnosis) {
 			d.Redis.Clock, d.API = compare(time.Hour, nil),
 				compare(time.Hour, nil)
 		}, true, ""},
@@ -82,7 +82,7 @@ func TestProblemIsTheFirstThatKeepsStepsFromRunning(t *testing.T) {
 	}
 }
 
-func TestPrintMarksWhatIsMissingAndWhatOnlyWarns(t *testing.T) {
+func TestPrintMarksFailuresAndWarnings(t *testing.T) {
 	found := healthy()
 	found.Layers = append(found.Layers, sandbox.Layer{Name: "seccomp", Why: "not permitted",
 		Means: "calls are not filtered"})
@@ -100,7 +100,7 @@ func TestPrintMarksWhatIsMissingAndWhatOnlyWarns(t *testing.T) {
 
 !  python-3-12  using Python 3.11
 ✗  python-3-13  no Python 3.13
-!  redis        keys can be minted; its clock is 1h0m0s ahead of this machine's; synchronise them: keys bear differences of 5s
+!  redis        keys can be minted; its clock is 1h0m0s ahead of this machine's; synchronise them: keys tolerate differences of 5s
 !  api          its clock could not be measured: refused
 `
 	if out.String() != want {
@@ -164,8 +164,8 @@ func TestDiagnoseTriesRedisAndTheClocks(t *testing.T) {
 	}
 }
 
-// TestAPythonThatIsNotTheOneAskedForIsMarked makes folders that look like installed Pythons.
-func TestAPythonThatIsNotTheOneAskedForIsMarked(t *testing.T) {
+// TestASubstitutePythonIsMarked creates folders that look like installed Pythons.
+func TestASubstitutePythonIsMarked(t *testing.T) {
 	program, err := exec.LookPath("true")
 	if err != nil {
 		t.Fatal(err)

@@ -45,7 +45,7 @@ type Authority struct {
 	keys  lateKeys
 	proxy *proxy.Proxy
 	watch *watch
-	owned bool // the proxy is the whole execution, so its end is logged here
+	owned bool // set for a standalone proxy, whose end is logged here
 	// minting is the duration of the mint, which began at mintBegan.
 	minting   time.Duration
 	mintBegan time.Time
@@ -146,11 +146,11 @@ func (a *Authority) revoke(ctx context.Context) {
 	a.revokingErr = err
 	a.watch.metrics.Key(a.watch.ctx, telemetry.KeyRevoke, time.Since(a.revokingSince), err)
 	if err != nil {
-		a.watch.log.Error("the key could not be taken back; it expires by itself", "error", err)
+		a.watch.log.Error("the key could not be revoked; it expires by itself", "error", err)
 	}
 }
 
-// Close lets requests in flight finish within grace, cuts them, and revokes. It may be called once.
+// Close lets requests in flight finish within grace, cuts the rest, and revokes the key. Call it once.
 func (a *Authority) Close(ctx context.Context, grace time.Duration) {
 	began := time.Now()
 	if a.proxy != nil {
@@ -174,11 +174,11 @@ func (a *Authority) Close(ctx context.Context, grace time.Duration) {
 	}
 }
 
-// errNoKeyYet is the error of a call that arrives before the step knows the address.
+// errNoKeyYet is the error of a call before the key is minted, when the step does not know the address yet.
 var errNoKeyYet = errors.New("the execution has not begun")
 
-// keptKeys is how many keys are remembered: a proxy that runs for days has used many keys, of which all others have
-// expired.
+// keptKeys is how many of the used keys are remembered. A proxy that runs for days has used more, but the older ones
+// have expired.
 const keptKeys = 4
 
 // lateKeys is the key source of a proxy that listens before the key is minted. It remembers the keys that it returned.

@@ -154,7 +154,7 @@ func (c *caller) call(b *testing.B) {
 			b.Fatalf("answered %q, %v", line, err)
 		}
 		if length, found := bytes.CutPrefix(line, []byte("Content-Length: ")); found {
-			// An invalid number would end the benchmark at the next response.
+			// A wrong number would end the benchmark at the next response.
 			left, _ = strconv.Atoi(string(bytes.TrimSpace(length)))
 		}
 		if len(line) == 2 {

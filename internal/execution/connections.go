@@ -27,13 +27,13 @@ type connections struct {
 	watch     *watch
 }
 
-// Learned stands in the place of a rule for a connection that only [Config.Learn] permits.
+// Learned is the policy of a connection that only [Config.Learn] permits.
 const Learned = "learned"
 
-// codeNoAudit is the code of a connection that cannot be recorded.
+// codeNoAudit is the code of a connection that is refused because it cannot be recorded.
 const codeNoAudit = "no_audit"
 
-// Connect implements egress.Policy. An address that the step found under several names is permitted if one of them is.
+// Connect implements egress.Policy. If the step found an address under several names, one permitted name suffices.
 func (c *connections) Connect(names []string, to netip.AddrPort, transport string) egress.Decision {
 	if audit := c.host.config.Audit; audit != nil {
 		if err := audit.Ready(); err != nil {
@@ -120,9 +120,9 @@ func (c *connections) connected(made egress.Connection) {
 		"policy", made.Policy, "error", made.Failure, "duration_ms", line.MS)
 }
 
-// guarded knows the addresses of the sidecar's own surroundings.
+// guarded knows the addresses that guardrails protect: those of Redis, of this machine and of the API.
 type guarded struct {
-	api *net.TCPAddr // its port; the addresses are looked up
+	api *net.TCPAddr // only its port is set; the addresses are looked up
 
 	mu      sync.Mutex
 	redis   map[netip.AddrPort]struct{}
@@ -134,12 +134,12 @@ type guarded struct {
 }
 
 const (
-	machineAge = 5 * time.Second // how long the addresses of this machine count as known
+	machineAge = 5 * time.Second // how long the addresses of this machine are cached
 	apiAge     = time.Minute
 	apiTimeout = 2 * time.Second
 )
 
-// mark says what the address of a connection belongs to.
+// mark records in a connection whether its address belongs to Redis, this machine or the API.
 func (g *guarded) mark(c *policy.Connection) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -175,7 +175,8 @@ func machineAddresses() (found []netip.Addr) {
 	return found
 }
 
-// newGuarded watches which nodes of Redis the sidecar connects to.
+// newGuarded returns the guarded addresses of a configuration. It records each node of Redis that the sidecar connects
+// to.
 func newGuarded(config Config) *guarded {
 	g := &guarded{redis: map[netip.AddrPort]struct{}{}, apiHost: config.Proxy.APIRoot.Hostname(),
 		api: &net.TCPAddr{Port: 80}}
@@ -188,7 +189,8 @@ func newGuarded(config Config) *guarded {
 	if config.Redis != nil {
 		config.Redis.AddHook(redisNodes{g})
 	}
-	if cluster, ok := config.Redis.(nodeWatcher); ok { // its own hooks do not see its nodes' connections
+	// The hooks of a cluster's client do not see connections of its nodes.
+	if cluster, ok := config.Redis.(nodeWatcher); ok {
 		cluster.OnNewNode(func(node *redis.Client) { node.AddHook(redisNodes{g}) })
 	}
 	return g

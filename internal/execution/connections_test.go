@@ -14,9 +14,8 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy"
 )
 
-// TestTheSidecarsOwnSurroundingsAreKnown: every node of Redis that was dialled, the addresses of this machine, and the
-// API.
-func TestTheSidecarsOwnSurroundingsAreKnown(t *testing.T) {
+// TestAddressesOfRedisTheMachineAndTheAPIAreGuarded: of Redis, each node that was dialled is guarded.
+func TestAddressesOfRedisTheMachineAndTheAPIAreGuarded(t *testing.T) {
 	for name, connect := range map[string]func(address string) redis.UniversalClient{
 		"one server": func(address string) redis.UniversalClient { return redis.NewClient(&redis.Options{Addr: address}) },
 		"a cluster": func(address string) redis.UniversalClient {
@@ -34,7 +33,7 @@ func TestTheSidecarsOwnSurroundingsAreKnown(t *testing.T) {
 			g := newGuarded(Config{Redis: client, Proxy: proxy.Config{APIRoot: &url.URL{Scheme: "https", Host: "192.0.2.9"}}})
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
-			_ = client.Ping(ctx) // the dial is what counts: the address has no server
+			_ = client.Ping(ctx) // only the dial matters: the address has no server
 			at := netip.MustParseAddrPort(node.Addr().String())
 			for _, c := range []struct {
 				at   netip.AddrPort

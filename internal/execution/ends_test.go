@@ -46,7 +46,7 @@ func refuses(context.Context, *world) error {
 	return refused.Err()
 }
 
-// cancels cancels the caller's context, and returns as a part does that notices it.
+// cancels cancels the caller's context, and fails like a part that notices that.
 func cancels(_ context.Context, w *world) error {
 	w.cancel(ErrCancelled)
 	<-w.caller.Done()
@@ -60,7 +60,7 @@ func killed(ctx context.Context, w *world) error {
 	return ctx.Err()
 }
 
-// cancelsUnnoticed cancels the caller's context when the part has just succeeded.
+// cancelsUnnoticed cancels the caller's context, and succeeds.
 func cancelsUnnoticed(_ context.Context, w *world) error {
 	w.cancel(ErrCancelled)
 	return nil
@@ -150,7 +150,7 @@ func (w *world) run() (Ended, error) {
 	})
 }
 
-// survive calls run and returns the value of its panic.
+// survive calls run and returns the value of its panic, if any.
 func (w *world) survive() (done Ended, recovered any, err error) {
 	defer func() { recovered = recover() }()
 	done, err = w.run()
@@ -174,7 +174,7 @@ func (w *world) requireLogged(t *testing.T, outcome outcomes.Outcome) {
 		}
 	}
 	if !slices.Equal(told, []outcomes.Outcome{outcome}) {
-		t.Errorf("the log tells of the ends %v, want %q once\n%s", told, outcome, &w.log)
+		t.Errorf("the log has the ends %v, want %q once\n%s", told, outcome, &w.log)
 	}
 }
 
@@ -338,7 +338,7 @@ func TestEveryEndReleasesEverything(t *testing.T) {
 	}
 }
 
-// TestLaterFaultsDoNotChangeTheResultOfTheStep, whatever its outcome is.
+// TestLaterFaultsDoNotChangeTheResultOfTheStep: this holds for every outcome.
 func TestLaterFaultsDoNotChangeTheResultOfTheStep(t *testing.T) {
 	for _, outcome := range outcomes.All() {
 		synctest.Test(t, func(t *testing.T) {
@@ -350,8 +350,8 @@ func TestLaterFaultsDoNotChangeTheResultOfTheStep(t *testing.T) {
 				t.Errorf("%s: %+v, %v", outcome, done.Result, err)
 			}
 			w.requireLogged(t, outcome)
-			if !strings.Contains(w.log.String(), "the key could not be taken back") {
-				t.Errorf("%s: the log does not tell of the key:\n%s", outcome, &w.log)
+			if !strings.Contains(w.log.String(), "the key could not be revoked") {
+				t.Errorf("%s: the log does not mention the key:\n%s", outcome, &w.log)
 			}
 		})
 	}
@@ -363,8 +363,8 @@ func hangs(ctx context.Context, _ *world) error {
 	return ctx.Err()
 }
 
-// TestARedisThatHangsDelaysNoEnd uses a Redis that does not reply to the revocation: the step is killed nevertheless,
-// and the execution ends.
+// TestARedisThatHangsDelaysNoEnd: Redis does not reply to the revocation. The step is killed nevertheless, and the
+// execution ends.
 func TestARedisThatHangsDelaysNoEnd(t *testing.T) {
 	t.Run("after the step", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -403,7 +403,7 @@ func TestARedisThatHangsDelaysNoEnd(t *testing.T) {
 	})
 }
 
-// TestTheCauseOfACancellationReachesTheStep, so that the error can name it.
+// TestTheCauseOfACancellationReachesTheStep: the step's error can name it.
 func TestTheCauseOfACancellationReachesTheStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var cause error
@@ -426,7 +426,7 @@ func TestCallsEndWithTheTimeLimit(t *testing.T) {
 		w := newWorld(t, nil)
 		w.call = func(job runner.Execution) {
 			client := &http.Client{Transport: &http.Transport{DialContext: w.listener.dial, DisableKeepAlives: true}}
-			// On the bubble's clock: the limit did not end the step.
+			// The clock of the test's bubble passes the limit, but the step still runs.
 			time.Sleep(job.Timeout + keyGrace + time.Millisecond)
 			answer, err := client.Get(job.APIURL + "/custom-objects")
 			if err != nil {
@@ -461,12 +461,12 @@ func TestWaitingForASlotDoesNotCountAsTheStepsTime(t *testing.T) {
 			t.Errorf("limit %s, lifetime of the key %s", w.job.Timeout, w.lifetime)
 		}
 		if !strings.Contains(w.log.String(), `"queue_ms":3600000,`) {
-			t.Errorf("the log does not tell of the wait:\n%s", &w.log)
+			t.Errorf("the log does not mention the wait:\n%s", &w.log)
 		}
 	})
 }
 
-// TestAListenerThatFails covers a listener that cannot be bound, before a key exists, and one that accepts nothing.
+// TestAListenerThatFails covers an address in use, before a key exists, and a listener whose Accept fails.
 func TestAListenerThatFails(t *testing.T) {
 	t.Run("taken", func(t *testing.T) {
 		taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -510,7 +510,7 @@ func TestAListenerThatFails(t *testing.T) {
 				t.Errorf("%q, %v; what happened: %s", outcome, err, w.story())
 			}
 			if !strings.Contains(w.log.String(), "could not accept a connection") {
-				t.Errorf("the log does not tell of the listener:\n%s", &w.log)
+				t.Errorf("the log does not mention the listener:\n%s", &w.log)
 			}
 		})
 	})
@@ -539,8 +539,8 @@ type listeningOne struct {
 
 func (l listeningOne) Listener() net.Listener { return l.listener }
 
-// TestAStandingProxyIsRevokedOnce, whether or not an interrupt came first, and its end is logged.
-func TestAStandingProxyIsRevokedOnce(t *testing.T) {
+// TestTheKeyOfAStandaloneProxyIsRevokedOnce: this holds with and without an earlier interrupt. The end is logged.
+func TestTheKeyOfAStandaloneProxyIsRevokedOnce(t *testing.T) {
 	for name, interrupt := range map[string]bool{"closed": false, "interrupted, then closed": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

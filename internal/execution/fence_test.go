@@ -7,7 +7,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// TestTheKeyIsNotUsedOnceTheFenceIsClosed, although its lease is open.
+// TestTheKeyIsNotUsedOnceTheFenceIsClosed: this holds although its lease is open.
 func TestTheKeyIsNotUsedOnceTheFenceIsClosed(t *testing.T) {
 	closed := errors.New("another worker may take over")
 	keys := lateKeys{fence: func() error { return closed }}

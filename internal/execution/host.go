@@ -31,9 +31,9 @@ type Config struct {
 	Proxy proxy.Config
 	// Interpreters may be nil for a Host that only opens standalone proxies.
 	Interpreters Interpreters
-	// Learn permits the connections that no rule decides on. Guardrails and the operator's forbids hold.
+	// Learn permits the connections that no rule decides on. Guardrails and forbid rules still apply.
 	Learn bool
-	// Audit keeps a JSON line of every call. If nil, no record is kept.
+	// Audit records a JSON line for every call. If nil, calls are not recorded.
 	Audit proxy.Audit
 	// Telemetry traces and measures every execution. If nil, it is off.
 	Telemetry *telemetry.Telemetry
@@ -73,7 +73,7 @@ func NewHost(config Config) (*Host, error) {
 		guarded: newGuarded(config)}, nil
 }
 
-// Ready reports whether an execution could get a key now. It leaves nothing in Redis.
+// Ready returns why an execution could not get a key now. It leaves nothing in Redis.
 func (h *Host) Ready(ctx context.Context) error { return h.minter.Probe(ctx) }
 
 // admit decides whether a key may be minted for an account. Only the platform knows whether the account exists.

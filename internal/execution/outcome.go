@@ -42,8 +42,8 @@ func (e Ended) Spent(queued time.Duration) iter.Seq2[phases.Phase, time.Duration
 	}
 }
 
-// Outcome returns how an execution ended for which [Host.Run] returned e and err, or which never reached Run because of
-// err.
+// Outcome returns the outcome of an execution for which [Host.Run] returned e and err. If err kept the execution from
+// reaching Run, e is the zero value.
 func (e Ended) Outcome(err error) outcomes.Outcome {
 	var fields *runner.FieldErrors
 	switch {

@@ -9,8 +9,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// The interfaces below are the parts of the key and of the interpreter that an execution uses. Tests of the end of
-// executions replace both.
+// The interfaces below are the parts of the key and of the interpreter that an execution uses. Tests replace them.
 
 // keyStore leases the key of one execution. The error is that of [minter.Minter.Lease].
 type keyStore interface {

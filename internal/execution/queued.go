@@ -7,7 +7,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// defaultAccountType is the type of an account for which a task names none.
+// defaultAccountType is the account type of a task that names none.
 const defaultAccountType = "service_automation"
 
 // CheckType rejects an unknown account type.

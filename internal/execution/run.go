@@ -34,9 +34,9 @@ type Request struct {
 	// an error, the code does not start, and [Host.Run] returns the error. A caller that must not run a step twice
 	// records the start here.
 	Starting func(context.Context) error
-	// Fence, if not nil, is called before each use of the key. Once it returns an error, the step can no longer
-	// call the API. A worker that others may consider dead returns one immediately after it resumes, however long
-	// it was suspended.
+	// Fence, if not nil, is called before each use of the key. Once it returns an error, the step can no longer call
+	// the API. It must return an error as soon as other workers may consider this one dead, even directly after the
+	// process was suspended.
 	Fence func() error
 }
 
@@ -110,7 +110,7 @@ func (h *Host) run(ctx context.Context, r Request, w *watch) (done Ended, err er
 	return done, err
 }
 
-// revokeFirst is how long a cancelled step may run until its key is revoked; after that, it is killed anyway.
+// revokeFirst is how long the kill of a cancelled step waits for the revocation of its key.
 const revokeFirst = 250 * time.Millisecond
 
 // runRevoking runs the step. If ctx ends, it revokes the key first and then kills the step, even if Redis does not

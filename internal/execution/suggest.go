@@ -40,7 +40,7 @@ func Suggest(audit []byte) (string, error) {
 			continue
 		}
 		if line.Host != "" {
-			line.Address = "" // it may change, the name does not
+			line.Address = "" // the address may change, the name does not
 		}
 		counts[line.learned]++
 	}
@@ -56,7 +56,7 @@ func Suggest(audit []byte) (string, error) {
 	return rules.String(), nil
 }
 
-// rule is the Cedar rule that permits the destination.
+// rule returns the Cedar rule that permits the destination.
 func (l learned) rule(number, seen int) string {
 	where := "context.address == ip(" + strconv.Quote(l.Address) + ")"
 	if l.Host != "" {

@@ -51,12 +51,12 @@ func maskOf(granted map[string]runner.Secret) *telemetry.Mask {
 	return telemetry.NewMask(values...)
 }
 
-// hook makes the proxy report each call. Without tracing, it does not change the proxy.
+// hook makes the proxy report each call, and trace it if tracing is on.
 func (w *watch) hook(config *proxy.Config) {
 	config.Logger = w.log
 	config.Mask = func(call proxy.Call) proxy.Call {
 		call.Path, call.Query = w.mask.Target(call.Path, call.Query)
-		if config.Audit != nil { // the others redact their output themselves
+		if config.Audit != nil { // telemetry and the log redact their output themselves
 			call.Path, call.Query = telemetry.Redact(call.Path), telemetry.Redact(call.Query)
 		}
 		call.Method, call.Detail = w.mask.Name(call.Method), w.mask.Text(call.Detail)
@@ -76,7 +76,7 @@ func (w *watch) hook(config *proxy.Config) {
 	}
 	config.Trace = func(method, _, traceparent, tracestate string) proxy.Span {
 		if w.mask.Text(traceparent) != traceparent || w.mask.Text(tracestate) != tracestate {
-			traceparent, tracestate = "", "" // a link would reveal it
+			traceparent, tracestate = "", "" // a link would reveal the secret
 		}
 		call := w.StartCall(w.mask.Name(method), traceparent, tracestate)
 		return proxy.Span{Traceparent: call.Traceparent, Tracestate: call.Tracestate, Data: call}
@@ -195,7 +195,7 @@ func (h redisHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 	}
 }
 
-// unlessNil returns err, or nil for a nil reply and for the reply that Redis does not know a script yet.
+// unlessNil returns err, or nil for an empty reply and for NOSCRIPT, after which the client loads the script.
 func unlessNil(err error) error {
 	if errors.Is(err, redis.Nil) || redis.HasErrorPrefix(err, "NOSCRIPT") {
 		return nil

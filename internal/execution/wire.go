@@ -14,19 +14,19 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// Body is a request in its wire form. Fields that a plain run does not have are empty there.
+// Body is a request in its wire form. A body of POST /api/coderunner/run has only the first five fields.
 type Body struct {
 	Runtime     string
 	UserScript  string
 	Inputs      object   // {"n": {"t": "n", "v": "21"}}, or null
 	OutputTypes object   // {"doubled": "n"}, or null
-	Secrets     []string // names of those the step is granted
+	Secrets     []string // names of the secrets to grant to the step
 
 	ExecutionID string
 	BusinessID  string
 	UserID      string
 	AccountType string
-	// Name is what people call the step.
+	// Name is the human-readable name of the step.
 	Name string
 	// TimeoutMS, if not nil, overrides the default time limit of the step, in milliseconds.
 	TimeoutMS *int64
@@ -36,7 +36,7 @@ type Body struct {
 	Traceparent string
 }
 
-// fields returns the targets of a request's fields, by name.
+// fields returns pointers to the fields of b, by their names on the wire.
 func (b *Body) fields() map[string]any {
 	return map[string]any{
 		"runtime": &b.Runtime, "user_script": &b.UserScript, "inputs": &b.Inputs, "output_types": &b.OutputTypes,
@@ -72,7 +72,7 @@ func DecodeBody(data []byte) (Body, error) {
 		var err error
 		switch {
 		case !known:
-			err = errors.New("there is no such field")
+			err = errors.New("unknown field")
 		case given[name]:
 			err = errors.New("is given twice")
 		default:
@@ -89,13 +89,13 @@ func DecodeBody(data []byte) (Body, error) {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		refused.Add("the body is empty or cut off; send one JSON object")
 	case err != nil:
-		refused.Add("the body is not the JSON object that is expected: " + err.Error())
+		refused.Add("the body must be one JSON object: " + err.Error())
 	}
 	return body, refused.Err()
 }
 
-// readField decodes one field. It counts a list of names before it decodes it; objects are decoded later, with their
-// own limits.
+// readField decodes one field. It checks the length of a list of names before it decodes the list. Objects are decoded
+// later, with their own limits.
 func readField(value json.RawMessage, target any) error {
 	if _, names := target.(*[]string); names {
 		if err := runner.CheckJSON(value, runner.MaxNames); err != nil {
@@ -121,7 +121,7 @@ func kindOf(target any) string {
 	return "a whole number"
 }
 
-// eachField reads one JSON object, and nothing after it, until field returns false.
+// eachField calls field for each field of a JSON object until field returns false. data must contain nothing else.
 func eachField(data []byte, field func(name string, value json.RawMessage) bool) error {
 	if !utf8.Valid(data) {
 		return errors.New("it is not UTF-8")
@@ -130,7 +130,7 @@ func eachField(data []byte, field func(name string, value json.RawMessage) bool)
 	if first, err := decoder.Token(); err != nil {
 		return err
 	} else if first != json.Delim('{') {
-		return errors.New("it is something else")
+		return errors.New("it is another JSON value")
 	}
 	for decoder.More() {
 		name, err := decoder.Token()
@@ -149,7 +149,7 @@ func eachField(data []byte, field func(name string, value json.RawMessage) bool)
 		return err
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more after it")
+		return errors.New("more data follows it")
 	}
 	return nil
 }
@@ -212,7 +212,7 @@ func (b Body) grant(businessID string, secrets Secrets, refused *runner.FieldErr
 	return granted
 }
 
-// checkCallback accepts an absolute URL without credentials. Its address is checked when it is dialled.
+// checkCallback accepts an absolute URL without credentials. The IP address is checked when it is dialled.
 func (b Body) checkCallback() error {
 	if b.CallbackURL == "" {
 		return nil

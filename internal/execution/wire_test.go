@@ -71,16 +71,16 @@ func TestRefusedRequestsAreKeyedByField(t *testing.T) {
 		"mistyped field": {`{"runtime": 3, "user_script": "pass"}`, `{"runtime":["must be a string"]}`},
 		"mistyped fields": {`{"user_script": [], "inputs": 7, "output_types": "n", "secrets": "A", "timeout_ms": 1.5}`,
 			`{"inputs":["must be an object, or null"],"output_types":["must be an object, or null"],"secrets":["must be a list of strings"],"timeout_ms":["must be a whole number"],"user_script":["must be a string"]}`},
-		"unknown field": {`{"user_script": "pass", "frobnicate": 1}`, `{"frobnicate":["there is no such field"]}`},
-		"another case":  {`{"user_script": "pass", "Business_ID": "b2"}`, `{"Business_ID":["there is no such field"]}`},
+		"unknown field": {`{"user_script": "pass", "frobnicate": 1}`, `{"frobnicate":["unknown field"]}`},
+		"another case":  {`{"user_script": "pass", "Business_ID": "b2"}`, `{"Business_ID":["unknown field"]}`},
 		"a field twice": {`{"user_script": "pass", "business_id": "b1", "business_id": "b2"}`,
 			`{"business_id":["is given twice"]}`},
 		"an array": {`[]`,
-			`{"non_field_errors":["the body is not the JSON object that is expected: it is something else"]}`},
-		"null":    {`null`, `{"non_field_errors":["the body is not`},
+			`{"non_field_errors":["the body must be one JSON object: it is another JSON value"]}`},
+		"null":    {`null`, `{"non_field_errors":["the body must be one`},
 		"cut off": {`{"user_script": "pass"`, `{"non_field_errors":["the body is empty or cut off`},
 		"not UTF-8": {"{\"user_script\": \"x = '\xff'\"}",
-			`{"non_field_errors":["the body is not the JSON object that is expected: it is not UTF-8"]}`},
+			`{"non_field_errors":["the body must be one JSON object: it is not UTF-8"]}`},
 		"too deep": {`{"inputs": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`,
 			`{"non_field_errors":[`},
 		"zero time":        {`{"user_script": "pass", "timeout_ms": 0}`, `{"timeout_ms":["must be from 1 to 55000"]}`},
@@ -125,7 +125,7 @@ func TestABrokenSecretsFileIsNotQuoted(t *testing.T) {
 	}
 }
 
-func TestUnknownFieldsAreNotReadToTheLast(t *testing.T) {
+func TestDecodeBodyStopsAfterManyUnknownFields(t *testing.T) {
 	var body strings.Builder
 	body.WriteString(`{"user_script": "pass"`)
 	for i := range 300_000 {
@@ -142,12 +142,12 @@ func TestUnknownFieldsAreNotReadToTheLast(t *testing.T) {
 	}
 	answer, encoding := json.Marshal(err)
 	if err == nil || encoding != nil || len(answer) > 16<<10 ||
-		!strings.Contains(string(answer), `"unknown99":["there is no such field"]`) {
+		!strings.Contains(string(answer), `"unknown99":["unknown field"]`) {
 		t.Errorf("%v %.200s", encoding, answer)
 	}
 }
 
-// TestTheClientSendsTheFieldsThatAreRead compares the request of the public package with the fields read here.
+// TestTheClientSendsTheFieldsThatAreRead compares the request of package client with the fields that DecodeBody reads.
 func TestTheClientSendsTheFieldsThatAreRead(t *testing.T) {
 	var sent []string
 	request := reflect.TypeFor[client.Request]()

@@ -21,8 +21,8 @@ import (
 // Path names a file of flags.
 type Path string
 
-// BeforeResolve is called by kong: what is in the file stands in for flags
-// that are given nowhere else.
+// BeforeResolve is called by kong. The values of the file apply to flags that neither the command line nor the
+// environment sets.
 func (Path) BeforeResolve(command *kong.Context, trace *kong.Path) error {
 	name := command.FlagValue(trace.Flag).(Path)
 	data, err := wholefile.Read("file", string(name))
@@ -40,7 +40,7 @@ func (Path) BeforeResolve(command *kong.Context, trace *kong.Path) error {
 	return nil
 }
 
-// file is a file of flags, as kong asks it.
+// file is a kong.Resolver with the values of a file.
 type file struct{ values map[string]any }
 
 func load(data []byte) (file, error) {
@@ -56,12 +56,11 @@ func firstLine(text string) string {
 	return line
 }
 
-// unlisted are flags that no file has.
+// unlisted are the flags that a file cannot set.
 var unlisted = []string{"config", "print-config", "help", "version"}
 
-// check refuses names that the command has no flag of, because a misspelt
-// limit must not be ignored, and values that no flag can have. Everything
-// that is wrong is reported.
+// check rejects unknown names, because a misspelt limit must not be ignored, and values that no flag can have. It
+// reports all errors together.
 func (f file) check(flags []*kong.Flag) error {
 	known := map[string]*kong.Flag{}
 	for _, flag := range flags {
@@ -75,7 +74,7 @@ func (f file) check(flags []*kong.Flag) error {
 		if !ok {
 			unknown = append(unknown, fmt.Sprintf("%q", name))
 		} else if _, ok := flagValue(f.values[name], flag.IsSlice()); !ok {
-			wrong = append(wrong, fmt.Sprintf("%q has no value that the flag could have", name))
+			wrong = append(wrong, fmt.Sprintf("%q has an invalid value", name))
 		}
 	}
 	if len(unknown) > 0 {
@@ -88,8 +87,7 @@ func (f file) check(flags []*kong.Flag) error {
 	return nil
 }
 
-// flagValue is a value of a file as kong takes it: a text, or a list of them
-// where the flag is repeatable.
+// flagValue returns a value in the form that kong takes: a string, or a list of strings if the flag is repeatable.
 func flagValue(value any, repeatable bool) (any, bool) {
 	switch value := value.(type) {
 	case string, bool, int64, uint64, float64:
@@ -124,8 +122,7 @@ func (f file) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, erro
 	return nil, nil
 }
 
-// Print writes the effective value of every flag of a command, in a form
-// that --config reads.
+// Print writes the effective value of every flag of a command, in the format of --config.
 func Print(w io.Writer, command *kong.Context) error {
 	var values yaml.MapSlice
 	for _, flag := range command.Flags() {
@@ -151,8 +148,7 @@ func Print(w io.Writer, command *kong.Context) error {
 	return err
 }
 
-// maskURL takes the password out of a URL, whatever characters it is of: up to
-// the last @ all may be of it.
+// maskURL masks the password of a URL. A password may contain any character, so it ends at the last @.
 func maskURL(text string) string {
 	scheme, rest, found := strings.Cut(text, "://")
 	end := strings.LastIndex(rest, "@")

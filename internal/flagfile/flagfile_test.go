@@ -34,7 +34,7 @@ func parse(t *testing.T, arguments ...string) (command, *kong.Context, error) {
 	return line, parsed, err
 }
 
-// file writes a file of flags.
+// write writes a file of flags and returns its name.
 func write(t *testing.T, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "flags.yaml")
@@ -65,24 +65,24 @@ func TestTheCommandLineWinsOverTheEnvironmentAndThatOverTheFile(t *testing.T) {
 	}
 }
 
-func TestAWrongFileIsRefusedWithAllThatIsWrongAndNoSecret(t *testing.T) {
+func TestAWrongFileIsRejectedWithAllErrorsAndNoSecret(t *testing.T) {
 	for text, want := range map[string][]string{
 		"slotz: 3\nleese: 1s\n":           {`unknown keys: "leese", "slotz"; use the names of the command's flags`},
 		"- a\n":                           {"it is not YAML of names and values"},
 		"slots: 4\nslots: 5\n":            {"already defined"},
 		"print-config: true\nconfig: x\n": {`unknown keys: "config", "print-config"`},
-		"slots:\n":                        {`"slots" has no value that the flag could have`},
-		"slots: [1]\nui: {a: b}\npolicy: [{a: b}]\n": {`"slots" has no value`, `"ui" has no value`,
-			`"policy" has no value`},
-		"slots: [1]\nslotz: 1\n":                       {`"slots" has no value`, `unknown keys: "slotz"`},
-		"redis-url: {x: hunter2hunter2}\n":             {`"redis-url" has no value`},
+		"slots:\n":                        {`"slots" has an invalid value`},
+		"slots: [1]\nui: {a: b}\npolicy: [{a: b}]\n": {`"slots" has an invalid value`, `"ui" has an invalid value`,
+			`"policy" has an invalid value`},
+		"slots: [1]\nslotz: 1\n":                       {`"slots" has an invalid value`, `unknown keys: "slotz"`},
+		"redis-url: {x: hunter2hunter2}\n":             {`"redis-url" has an invalid value`},
 		"redis-url: redis://:hunter2hunter2@h\n  x: y": {"it is not YAML of names and values"},
 		"slots: many\n":                                {"slots"},
 		"lease: 30\n":                                  {"lease"},
 	} {
 		_, _, err := parse(t, "--config", write(t, text))
 		if err == nil {
-			t.Errorf("%q is read", text)
+			t.Errorf("%q was accepted", text)
 			continue
 		}
 		for _, part := range want {
@@ -100,7 +100,7 @@ func TestAWrongFileIsRefusedWithAllThatIsWrongAndNoSecret(t *testing.T) {
 	}
 }
 
-func TestWhatIsPrintedIsReadBack(t *testing.T) {
+func TestAPrintedConfigurationCanBeReadBack(t *testing.T) {
 	arguments := []string{"--slots", "5", "--ui", "--policy", "a b", "--policy", "true", "--hidden", "x: [y", "--lease",
 		"90s"}
 	line, parsed, err := parse(t, arguments...)

@@ -24,7 +24,7 @@ const (
 	lateHeader      = "late" // the record does not track the delivery: of a late result, or of a conflict
 )
 
-// enqueueCallback queues a message once.
+// enqueueCallback queues a message, unless it is already queued.
 func (w *Worker) enqueueCallback(ctx context.Context, s subject, m webhook.Message, late bool) error {
 	document, err := json.Marshal(m)
 	if err != nil {

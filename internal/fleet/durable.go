@@ -10,8 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Durability says how durable two writes must be: that the step's code has started, before it starts, and how it
-// ended, before a callback reports it.
+// Durability selects what Redis must confirm for two writes: the start, before the step's code begins, and the end,
+// before a callback reports it.
 type Durability string
 
 const (
@@ -23,7 +23,7 @@ const (
 	DurabilityReplica Durability = "replica"
 )
 
-// waits reports whether there is anything to wait for.
+// waits reports whether Redis must confirm writes.
 func (d Durability) waits() bool { return d != "" && d != DurabilityMemory }
 
 // durableLimit bounds the wait. It is generous, because appendfsync everysec takes up to two seconds.
@@ -63,7 +63,7 @@ func (d Durability) run(ctx context.Context, client redis.UniversalClient, scrip
 	return true, d.confirm(confirmed)
 }
 
-// confirm reads the reply of command: a number, or two of which the first is the master's.
+// confirm reads the reply to command: one number, or two, of which the first counts the master.
 func (d Durability) confirm(answer *redis.Cmd) error {
 	first := answer.Val()
 	if list, several := first.([]any); several && len(list) > 0 {

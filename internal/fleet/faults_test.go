@@ -48,7 +48,7 @@ func failing(times int) step {
 		failed := times >= 0
 		mu.Unlock()
 		if failed {
-			return execution.Ended{}, errors.New("a passing error")
+			return execution.Ended{}, errors.New("a transient error")
 		}
 		return fine(ctx, start)
 	}
@@ -62,7 +62,7 @@ func (f *fleetOf) archived() int {
 	return info.Archived
 }
 
-// TestAsynqDoesNotDecideRetries: after a passing error the fleet retries a task that asynq would try only once, and
+// TestAsynqDoesNotDecideRetries: after a transient error the fleet retries a task that asynq would try only once, and
 // logs it.
 func TestAsynqDoesNotDecideRetries(t *testing.T) {
 	receiver := newReceiver(t, 0)
@@ -82,7 +82,7 @@ func TestAsynqDoesNotDecideRetries(t *testing.T) {
 	}
 }
 
-// TestAnExecutionGivenUpAfterAsynqsRetriesHasAnOutcome, a callback, and one dead letter.
+// TestAnExecutionGivenUpAfterAsynqsRetriesHasAnOutcome: the execution also has one callback and one dead letter.
 func TestAnExecutionGivenUpAfterAsynqsRetriesHasAnOutcome(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
@@ -91,7 +91,7 @@ func TestAnExecutionGivenUpAfterAsynqsRetriesHasAnOutcome(t *testing.T) {
 	f.worker(f.server.Addr, 2, failing(100))
 	f.enqueueOnce("e", receiver.URL)
 	if known := f.ends("e"); known.outcome != outcomes.NotStarted ||
-		!strings.Contains(string(known.result), "given up after 2 attempts: a passing error") {
+		!strings.Contains(string(known.result), "given up after 2 attempts: a transient error") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
@@ -115,8 +115,8 @@ func (f *fleetOf) loseTask(id string, leased bool) {
 	}
 }
 
-// TestATaskThatNoWorkerHasIsDelivered although asynq's queue lists it as active. Without a lease its id would be
-// blocked forever; with a lease, if the worker never received the reply of Redis, for minutes.
+// TestATaskThatNoWorkerHasIsDelivered: asynq lists the task as active, but no worker has it. Without the keeper, its
+// id would be blocked: forever if the task has no lease, for minutes if it has one.
 func TestATaskThatNoWorkerHasIsDelivered(t *testing.T) {
 	for name, leased := range map[string]bool{"without a lease": false, "with a lease": true} {
 		t.Run(name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestATaskThatNoWorkerHasIsDelivered(t *testing.T) {
 	}
 }
 
-// TestAnExecutionThatKillsItsWorkersIsGivenUp after two workers have died while they prepared it.
+// TestAnExecutionThatKillsItsWorkersIsGivenUp: two workers die while they prepare it.
 func TestAnExecutionThatKillsItsWorkersIsGivenUp(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
@@ -165,7 +165,7 @@ func TestAnExecutionThatKillsItsWorkersIsGivenUp(t *testing.T) {
 	f.requireRan("e", 0)
 }
 
-// TestARequeuedDeadLetterRunsAgain requeues it with asynq's own tool, and expects a callback for its second end too.
+// TestARequeuedDeadLetterRunsAgain: asynq's own tool requeues it, and its second end has a callback too.
 func TestARequeuedDeadLetterRunsAgain(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
@@ -192,8 +192,8 @@ func TestARequeuedDeadLetterRunsAgain(t *testing.T) {
 	}
 }
 
-// TestAWorkerThatLosesRedisEndsItsStepsBeforeOthersTakeOver, within one lease, and then takes work again under another
-// id.
+// TestAWorkerThatLosesRedisEndsItsStepsBeforeOthersTakeOver: it ends them within one lease. When Redis is back, it
+// takes work again under another id.
 func TestAWorkerThatLosesRedisEndsItsStepsBeforeOthersTakeOver(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -265,9 +265,9 @@ func TestTheKeyOfADeadWorkerIsRevokedBeforeItsExecutionIsEnded(t *testing.T) {
 	}
 }
 
-// TestARedisThatLosesItsLastWritesRunsNothingTwice: the workers write the state of running and finished executions
+// TestNothingRunsTwiceAfterRedisLosesItsLastWrites: the workers write the state of running and finished executions
 // again.
-func TestARedisThatLosesItsLastWritesRunsNothingTwice(t *testing.T) {
+func TestNothingRunsTwiceAfterRedisLosesItsLastWrites(t *testing.T) {
 	const finished, running = 12, 2
 	receiver := newReceiver(t, 0)
 	dir := t.TempDir()
@@ -333,7 +333,8 @@ func (f *fleetOf) started() int {
 	return len(f.ran)
 }
 
-// TestAnExecutionThatItsWorkerForgotIsEnded: Redis kept the start and lost the end, and the worker is alive.
+// TestAnExecutionThatItsWorkerForgotIsEnded: Redis kept the start but lost the end, and the live worker no longer
+// knows the execution.
 func TestAnExecutionThatItsWorkerForgotIsEnded(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -415,7 +416,7 @@ func (f *fleetOf) commands() (total int) {
 	return total
 }
 
-// fill gives a worker a number of tasks in the index.
+// fill adds n tasks of a worker to the index.
 func (f *fleetOf) fill(index *held, worker string, n int) {
 	f.t.Helper()
 	pipe, prefix := f.store.Pipeline(), "asynq:{"+index.queue+"}:"
@@ -431,7 +432,8 @@ func (f *fleetOf) fill(index *held, worker string, n int) {
 	}
 }
 
-// TestTakeoverCostDependsOnlyOnTheDeadWorkersTasks, not on those of the living workers. The requeued tasks come first.
+// TestTakeoverCostDependsOnlyOnTheDeadWorkersTasks: the tasks of live workers do not add to it. The requeued tasks
+// come first.
 func TestTakeoverCostDependsOnlyOnTheDeadWorkersTasks(t *testing.T) {
 	t.Parallel()
 	const heldByDead = 250
@@ -470,7 +472,7 @@ func TestTakeoverCostDependsOnlyOnTheDeadWorkersTasks(t *testing.T) {
 	}
 }
 
-// TestABrokenWorkerTakesNothing until it works again, and no attempt is counted.
+// TestABrokenWorkerTakesNothing: it takes no executions until it works again, and no attempt is counted.
 func TestABrokenWorkerTakesNothing(t *testing.T) {
 	const total = 20
 	t.Parallel()
@@ -507,7 +509,8 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 	}
 }
 
-// TestAWorkerThatBreaksGivesBackItsExecutions without counting an attempt, and takes executions again when it works.
+// TestAWorkerThatBreaksGivesBackItsExecutions: no attempt is counted, and the worker takes executions again when it
+// works.
 func TestAWorkerThatBreaksGivesBackItsExecutions(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -9,9 +9,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// held is the index of the tasks that this worker has of one queue, in kizen:fleet:{QUEUE}:held:WORKER. The worker
-// that takes over from a dead worker reads only this index, never the list of all active tasks. A task stays in the
-// index until asynq has recorded its end.
+// held is this worker's index of the tasks that it has from one queue, in kizen:fleet:{QUEUE}:held:WORKER. To requeue
+// the tasks of a dead worker, the keeper reads only this index, never the list of all active tasks. A task stays in
+// the index until asynq has recorded its end.
 type held struct {
 	redis redis.UniversalClient
 	queue string // asynq's name for it
@@ -38,7 +38,7 @@ func (h *held) add(ctx context.Context, worker, task string) error {
 	return h.redis.SAdd(ctx, h.key(worker), task).Err()
 }
 
-// returned notes that a handler of a task has returned.
+// returned records that a handler of a task has returned.
 func (h *held) returned(worker, task string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -47,7 +47,8 @@ func (h *held) returned(worker, task string) {
 	}
 }
 
-// tasks returns the tasks of a term whose handler runs, or whose handler has returned.
+// tasks returns the tasks of a term: those whose handler runs, or if running is false, those whose handler has
+// returned.
 func (h *held) tasks(worker string, running bool) (tasks []any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -59,7 +60,7 @@ func (h *held) tasks(worker string, running bool) (tasks []any) {
 	return tasks
 }
 
-// known returns the terms that have tasks on this worker.
+// known returns the terms of this worker that have tasks.
 func (h *held) known() (workers []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -69,10 +70,10 @@ func (h *held) known() (workers []string) {
 	return workers
 }
 
-// requeueScript moves tasks to the head of their queue. It changes asynq's keys exactly as asynq's own Requeue does,
-// which only the server with the lease can call. A task that is not active has been completed. Unless the mode is
-// "any", the script also leaves an active task whose lease is valid, because a worker has it. It returns the tasks
-// that it left.
+// requeueScript moves active tasks to the head of their queue. It changes asynq's keys exactly as asynq's own Requeue
+// does, which only the server with the lease can call. A task that is not active has been completed, so the script
+// only removes it from the index. In the mode "unleased" the script leaves an active task whose lease is valid,
+// because a worker has it. It returns the tasks that it left.
 var requeueScript = redis.NewScript(`
 local left = {}
 for i = 5, #ARGV do
@@ -99,14 +100,14 @@ const (
 	requeueUnleased = "unleased" // only tasks that asynq has lost
 )
 
-// atOnce bounds the tasks that one script handles.
-const atOnce = 100
+// tasksPerScript bounds the tasks that one script handles.
+const tasksPerScript = 100
 
 func (h *held) requeue(ctx context.Context, worker, mode string, tasks []any) (left []string, err error) {
 	asynqKey := func(name string) string { return "asynq:{" + h.queue + "}:" + name }
 	keys := []string{asynqKey("active"), asynqKey("lease"), asynqKey("pending"), h.key(worker)}
 	for len(tasks) > 0 {
-		n := min(len(tasks), atOnce)
+		n := min(len(tasks), tasksPerScript)
 		now := time.Now()
 		arguments := append([]any{asynqKey("t:"), now.Unix(), now.UnixNano(), mode}, tasks[:n]...)
 		kept, err := requeueScript.Run(ctx, h.redis, keys, arguments...).StringSlice()
@@ -162,7 +163,7 @@ func (h *held) restore(ctx context.Context) error {
 // takeOver requeues the tasks of a dead worker. The work is proportional to their number.
 func (h *held) takeOver(ctx context.Context, dead string) (total int, err error) {
 	for {
-		ids, err := h.redis.SRandMemberN(ctx, h.key(dead), atOnce).Result()
+		ids, err := h.redis.SRandMemberN(ctx, h.key(dead), tasksPerScript).Result()
 		if err != nil || len(ids) == 0 {
 			return total, err
 		}
@@ -181,7 +182,7 @@ func anys(ids []string) []any {
 	return all
 }
 
-// giveBack requeues the tasks that asynq has not completed when the worker leaves.
+// giveBack requeues the tasks that asynq has not completed. The worker calls it when it leaves.
 func (h *held) giveBack(ctx context.Context) error {
 	for _, worker := range h.known() {
 		if _, err := h.requeue(ctx, worker, requeueAny, h.tasks(worker, false)); err != nil {

@@ -112,7 +112,7 @@ func (i *intake) watch(ctx context.Context) error {
 	}
 }
 
-// set records why no executions are taken; nil means that they are.
+// set records why no executions are taken. If err is nil, they are taken.
 func (i *intake) set(err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -122,7 +122,7 @@ func (i *intake) set(err error) {
 	}
 }
 
-// taking returns why no executions are taken; nil if they are.
+// taking returns why no executions are taken. If nil, they are taken.
 func (i *intake) taking() error {
 	i.mu.Lock()
 	defer i.mu.Unlock()

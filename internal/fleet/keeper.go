@@ -16,8 +16,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// keepFleet is the loop of the one worker that watches over the fleet. It is separate from the loop that renews
-// leases, so that no lease expires while it works. Every operation in it is idempotent.
+// keepFleet is the loop of the keeper, the one worker that monitors the others. It is separate from the loop that
+// renews leases, so that a slow sweep lets no lease expire. Every operation in it is idempotent.
 func (w *Worker) keepFleet(ctx context.Context) {
 	sweep := time.Time{}
 	every(ctx, w.config.Lease/3, func() {
@@ -62,9 +62,10 @@ func (w *Worker) takeOver(ctx context.Context, id string) error {
 	return w.members.forget(ctx, id)
 }
 
-// requeueStrays requeues tasks that asynq lists as active but no worker has. Some have no lease: asynq never finds
-// those, and their ids are blocked forever. Some have an expired lease but are in no list. Others were sent by Redis
-// to a worker that never received the reply; those are requeued when two sweeps in a row have found them.
+// requeueStrays requeues active tasks that no worker has: tasks without a lease, which asynq never recovers; tasks
+// with an expired lease that are missing from asynq's list of active tasks; and tasks that Redis sent to a worker
+// which never received the reply. The last kind has a valid lease, so it is requeued only if two sweeps in a row find
+// it.
 func (w *Worker) requeueStrays(ctx context.Context, held *held) error {
 	suspects, err := w.unheld(ctx, held)
 	if err != nil {
@@ -133,7 +134,7 @@ func (w *Worker) unheld(ctx context.Context, held *held) ([]string, error) {
 // strayAfter is how long after its lease expired a task is considered lost. asynq normally moves it before that.
 const strayAfter = 2 * time.Minute
 
-// unleased returns those of ids that have no lease, or one that expired long ago.
+// unleased returns the given ids that have no lease, and all tasks whose lease expired long ago.
 func (w *Worker) unleased(ctx context.Context, held *held, ids []string) ([]string, error) {
 	lease := "asynq:{" + held.queue + "}:lease"
 	ended, err := w.config.Redis.ZRangeByScore(ctx, lease, &redis.ZRangeBy{
@@ -161,9 +162,9 @@ func (w *Worker) unleased(ctx context.Context, held *held, ids []string) ([]stri
 // archivedWithin is how far back the keeper looks for tasks that asynq archived by itself.
 const archivedWithin = 24 * time.Hour
 
-// requeueArchived requeues tasks that asynq archived by itself, because asynq's retries were used up, which says
-// nothing about the execution, or because their worker was lost. Workers decide about retries, not asynq. A task that
-// a worker archived has the worker's mark. A task that an operator archived has no error from the time of archiving.
+// requeueArchived requeues tasks that asynq archived by itself, because its retries were used up or the task's worker
+// was lost. Workers decide about retries, not asynq. A task that a worker archived has the worker's mark. A task that
+// an operator archived has no error from the time of archiving.
 func (w *Worker) requeueArchived(ctx context.Context, queue string) error {
 	archived := "asynq:{" + queue + "}:archived"
 	since := w.archivedSince[queue]
@@ -216,7 +217,7 @@ func (w *Worker) warnOfFullArchive(ctx context.Context, queue string) error {
 	}
 	full := n >= archiveLimit
 	if full && !w.archiveFull[queue] {
-		w.config.Log.Error("asynq's archive of dead letters is full: each further one deletes the oldest, but records remain;  "+
+		w.config.Log.Error("asynq's archive of dead letters is full: each further one deletes the oldest, but records remain; "+
 			"see kizen-sidecar queue list --state trimmed", "queue", queue, "dead_letters", n)
 	}
 	w.archiveFull[queue] = full
@@ -226,7 +227,7 @@ func (w *Worker) warnOfFullArchive(ctx context.Context, queue string) error {
 // clockSkew bounds how far the clocks of two workers may differ.
 const clockSkew = time.Minute
 
-// archivedOnPurpose reports whether a worker or an operator archived a task at a time, rather than asynq.
+// archivedOnPurpose reports whether a worker or an operator, rather than asynq, archived a task at the given time.
 func (w *Worker) archivedOnPurpose(ctx context.Context, task *asynq.TaskInfo, at int64) (bool, error) {
 	if strings.HasPrefix(task.LastErr, deadLetterMark) || task.LastErr == "" || task.LastFailedAt.Unix() != at {
 		return true, nil

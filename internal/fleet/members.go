@@ -41,7 +41,7 @@ type members struct {
 	missing map[string]time.Time // when the keeper first missed the key of each worker
 }
 
-// term is a period in which a worker renewed its membership without a gap of a lease. Each term has its own id.
+// term is a period during which a worker renewed its membership at least once per lease. Each term has its own id.
 type term struct {
 	id    string
 	lease time.Duration
@@ -87,7 +87,7 @@ func (t *term) check() error {
 	return nil
 }
 
-// current returns the term for new work; nil while the worker is cut off from Redis.
+// current returns the term for new work, or nil while the worker cannot reach Redis.
 func (m *members) current() *term {
 	t := m.term.Load()
 	if t == nil || t.check() != nil {
@@ -136,7 +136,7 @@ func (m *members) join(ctx context.Context) error {
 	return nil
 }
 
-// leave removes the worker from the fleet, when it has no work left.
+// leave removes a worker without work from the fleet.
 func (m *members) leave(ctx context.Context) error {
 	t := m.term.Load()
 	if t == nil {
@@ -154,7 +154,7 @@ func (m *members) leave(ctx context.Context) error {
 	return err
 }
 
-// renew keeps the membership alive until ctx ends, and calls after after each successful renewal.
+// renew keeps the membership alive until ctx ends. After each successful renewal it calls after.
 func (m *members) renew(ctx context.Context, after func(context.Context)) {
 	every(ctx, m.lease/3, func() {
 		if err := m.join(ctx); err != nil {
@@ -220,7 +220,7 @@ func (m *members) newer(ctx context.Context) (bool, error) {
 	}), err
 }
 
-// judge updates the observation of a worker, whose key exists or not, and reports whether it is dead.
+// judge records whether the key of a worker exists, and reports whether the worker is dead.
 func (m *members) judge(id string, exists bool) (dead bool) {
 	if t := m.current(); t != nil && t.id == id {
 		return false
@@ -239,7 +239,7 @@ func (m *members) judge(id string, exists bool) (dead bool) {
 	return time.Since(since) >= m.lease
 }
 
-// resetOnError restarts the observation after an error, because no worker could renew while Redis was unreachable.
+// resetOnError forgets all missing keys after an error, because no worker could renew while Redis was unreachable.
 func (m *members) resetOnError(err error) {
 	if err == nil {
 		return
@@ -273,8 +273,8 @@ if redis.call('EXISTS', KEYS[3]) == 1 then return 1 end
 if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SADD', KEYS[1], ARGV[1]) end
 return 0`)
 
-// dead reports whether a worker was declared dead. If Redis has lost a worker, it adds the worker to the list again,
-// for the keeper to check.
+// dead reports whether a worker was declared dead. If Redis has lost the worker, dead adds it to the list again, for
+// the keeper to check.
 func (m *members) dead(ctx context.Context, id string) (bool, error) {
 	return deadScript.Run(ctx, m.redis, []string{m.allKey(), m.key(id), m.deadKey(id)}, id).Bool()
 }

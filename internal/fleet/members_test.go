@@ -29,7 +29,7 @@ func newMember(t *testing.T, server *miniredis.Miniredis) *members {
 // id returns the id of the current term.
 func (m *members) id() string { return m.term.Load().id }
 
-// past makes m believe that it has missed a worker for a while.
+// past makes m believe that the key of a worker has been missing for a while.
 func (m *members) past(id string, d time.Duration) { m.missing[id] = time.Now().Add(-d) }
 
 func TestAWorkerIsDeadAfterTwoLeasesAndNotBefore(t *testing.T) {
@@ -69,7 +69,7 @@ func TestAWorkerIsDeadAfterTwoLeasesAndNotBefore(t *testing.T) {
 	}
 }
 
-// TestAWorkerThatRenewedCannotBeDeclaredDead, whatever the keeper has observed.
+// TestAWorkerThatRenewedCannotBeDeclaredDead: this holds whatever the keeper has observed.
 func TestAWorkerThatRenewedCannotBeDeclaredDead(t *testing.T) {
 	server := miniredis.RunT(t)
 	watcher, other := newMember(t, server), newMember(t, server)
@@ -78,7 +78,7 @@ func TestAWorkerThatRenewedCannotBeDeclaredDead(t *testing.T) {
 	}
 }
 
-// TestATermEndsAfterOneLeaseWithoutRenewal, before another worker may take over.
+// TestATermEndsAfterOneLeaseWithoutRenewal: it ends before another worker may take over.
 func TestATermEndsAfterOneLeaseWithoutRenewal(t *testing.T) {
 	m := newMember(t, miniredis.RunT(t))
 	first := m.term.Load()
@@ -96,7 +96,7 @@ func TestATermEndsAfterOneLeaseWithoutRenewal(t *testing.T) {
 	}
 }
 
-// TestOneWorkerIsTheKeeper until it has been gone for a lease.
+// TestOneWorkerIsTheKeeper: another becomes the keeper after the first has been gone for a lease.
 func TestOneWorkerIsTheKeeper(t *testing.T) {
 	server := miniredis.RunT(t)
 	first, second := newMember(t, server), newMember(t, server)
@@ -169,7 +169,7 @@ func TestAWorkerNeverDeclaresItselfDead(t *testing.T) {
 	}
 }
 
-func TestAWorkerThatLeavesIsNotMissed(t *testing.T) {
+func TestAWorkerThatLeavesIsNotDeclaredDead(t *testing.T) {
 	server := miniredis.RunT(t)
 	watcher, other := newMember(t, server), newMember(t, server)
 	if err := other.leave(t.Context()); err != nil {

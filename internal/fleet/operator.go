@@ -166,8 +166,7 @@ func (o *Operator) list(ctx context.Context, queue, state string, room map[strin
 	return counts, nil
 }
 
-// queueInfo wraps asynq's call and reports a queue that was never used as empty. asynq's own error cannot be told from
-// others.
+// queueInfo wraps asynq's call and reports a queue that was never used as empty. asynq's own error for it has no type.
 func queueInfo(ctx context.Context, client redis.UniversalClient, inspector *asynq.Inspector,
 	queue string) (*asynq.QueueInfo, error) {
 	exists, err := client.SIsMember(ctx, "asynq:queues", queue).Result()
@@ -219,7 +218,7 @@ func taskOf(info *asynq.TaskInfo) Task {
 	return task
 }
 
-// Execution is everything the queue and the record say about an execution.
+// Execution is the state of an execution, from the queue and from its record.
 type Execution struct {
 	Task
 	BusinessID  string `json:"business_id"`
@@ -284,7 +283,7 @@ func (o *Operator) findCallback(ctx context.Context, id string) (queue string, i
 	return callbackQueue(o.queue), nil, nil
 }
 
-// Show returns everything known about an execution. The error is [ErrNothing] if nothing is.
+// Show returns the state of an execution. The error is [ErrNothing] if the execution is unknown.
 func (o *Operator) Show(ctx context.Context, id string) (Execution, error) {
 	l, err := o.find(ctx, id)
 	if err != nil {
@@ -348,8 +347,8 @@ func (o *Operator) Retry(ctx context.Context, id string) error {
 	return nil
 }
 
-// RetryCallback delivers a callback again that was given up, and sends a delayed one now. The error is [ErrNothing] if
-// the callback does not exist.
+// RetryCallback redelivers a callback that was given up, and sends a delayed one now. The error is [ErrNothing] if the
+// callback does not exist.
 func (o *Operator) RetryCallback(ctx context.Context, id string) error {
 	queue, info, err := o.findCallback(ctx, id)
 	switch {
@@ -366,7 +365,7 @@ func (o *Operator) RetryCallback(ctx context.Context, id string) error {
 	return nil
 }
 
-// RetryDead runs all dead letters again, or delivers all callbacks again that were given up, and returns their number.
+// RetryDead runs all dead letters again, or redelivers all callbacks that were given up, and returns their number.
 func (o *Operator) RetryDead(ctx context.Context, callbacks bool) (int, error) {
 	total := 0
 	for _, queue := range o.names(callbacks) {
@@ -512,8 +511,8 @@ func (o *Operator) DiscardDead(ctx context.Context, callbacks bool) (n int, err 
 	return n, nil
 }
 
-// Cancel ends an execution. If no worker has it, it ends at once and running is false. Otherwise the worker that has
-// it is notified, and ends it within a third of --lease. The error is [ErrNothing] if the execution has ended or is
+// Cancel ends an execution. If no worker has it, it ends at once and running is false. Otherwise running is true, and
+// the worker that has it ends it within a third of --lease. The error is [ErrNothing] if the execution has ended or is
 // unknown.
 func (o *Operator) Cancel(ctx context.Context, id string) (running bool, err error) {
 	l, err := o.find(ctx, id)

@@ -20,7 +20,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// TestARetriedDeadLetterRunsAgain, with its own callback, and its runs are counted.
+// TestARetriedDeadLetterRunsAgain: it has its own callback, and its runs are counted.
 func TestARetriedDeadLetterRunsAgain(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
@@ -80,7 +80,8 @@ func TestARetriedDeadLetterRunsAgain(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// TestACallbackThatWasGivenUpIsListedAndDeliveredAgain: also when asynq has deleted it, and with asynq's own tool.
+// TestACallbackThatWasGivenUpIsListedAndDeliveredAgain: it is also listed after asynq has deleted it, and asynq's own
+// tool can redeliver it.
 func TestACallbackThatWasGivenUpIsListedAndDeliveredAgain(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	receiver.status = http.StatusGone
@@ -141,8 +142,9 @@ func TestACallbackThatWasGivenUpIsListedAndDeliveredAgain(t *testing.T) {
 	}
 }
 
-// TestAnIDThatRunsInAFleetRunsInNoServiceOfItsRedis: from the start of the step's code on, not only after its end.
-func TestAnIDThatRunsInAFleetRunsInNoServiceOfItsRedis(t *testing.T) {
+// TestServeRefusesAnIDThatAFleetHasStarted: serve on the same Redis refuses the id from the start of the step's code
+// on, not only after its end.
+func TestServeRefusesAnIDThatAFleetHasStarted(t *testing.T) {
 	t.Parallel()
 	f, g := newFleet(t), newGate()
 	f.worker(f.server.Addr, 5, g.after)
@@ -158,7 +160,8 @@ func TestAnIDThatRunsInAFleetRunsInNoServiceOfItsRedis(t *testing.T) {
 	}
 }
 
-// TestADeadLetterThatAsynqDeletedIsStillListed fills asynq's archive, which then deletes the oldest with the next.
+// TestADeadLetterThatAsynqDeletedIsStillListed: the test fills asynq's archive, so that asynq deletes the oldest dead
+// letter when the next one arrives.
 func TestADeadLetterThatAsynqDeletedIsStillListed(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -32,7 +32,7 @@ func (f *fleetOf) enqueueScript(id string, size int) *asynq.TaskInfo {
 	return task
 }
 
-// stored are the keys of requests that are kept outside of their tasks.
+// stored returns the keys of requests that are stored outside their tasks.
 func (f *fleetOf) stored() []string {
 	keys, err := f.store.Keys(f.t.Context(), "kizen:{b}:payload:*").Result()
 	if err != nil {
@@ -78,7 +78,8 @@ func TestALargeRequestIsStoredOutsideOfItsTaskAndDeletedAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestASecondRequestUnderAQueuedIDLeavesNothing: neither the same request nor another one, and the first still runs.
+// TestASecondRequestUnderAQueuedIDLeavesNothing: neither an equal request nor a different one leaves a stored payload,
+// and the first request still runs.
 func TestASecondRequestUnderAQueuedIDLeavesNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -182,7 +183,7 @@ func TestADeadLetterKeepsItsLargeRequest(t *testing.T) {
 	}
 }
 
-// TestALargeRequestThatIsGoneEndsItsExecution: with the reason, and never with another request.
+// TestALargeRequestThatIsGoneEndsItsExecution: the result gives the reason, and no other request runs in its place.
 func TestALargeRequestThatIsGoneEndsItsExecution(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -203,8 +204,7 @@ func TestALargeRequestThatIsGoneEndsItsExecution(t *testing.T) {
 	f.await("the dead letters", func() bool { return f.archived() == 2 })
 }
 
-// TestAnOlderWorkerLeavesALargeRequest: the reference would be a request with an unknown field to it, which it would
-// refuse.
+// TestAnOlderWorkerLeavesALargeRequest: it would refuse the reference as a request with an unknown field.
 func TestAnOlderWorkerLeavesALargeRequest(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

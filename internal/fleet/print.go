@@ -10,7 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/terminal"
 )
 
-// Print writes the overview for a person.
+// Print writes the overview as text for a terminal.
 func (o Overview) Print(to io.Writer) error {
 	for i, counts := range append([]Counts{o.Counts}, o.Queues...) {
 		drained := ""
@@ -37,7 +37,7 @@ func (o Overview) Print(to io.Writer) error {
 	return terminal.Table(to, "", rows)
 }
 
-// longestReason is the maximal length of a reason in a table, in bytes.
+// longestReason is the maximum length of a reason in a table, in bytes.
 const longestReason = 120
 
 // summary returns the first line of a text, cut to longestReason.
@@ -49,7 +49,7 @@ func summary(text string) string {
 	return line
 }
 
-// Print writes what is known of an execution for a person.
+// Print writes the execution as a table for a terminal.
 func (e Execution) Print(to io.Writer) error {
 	at := func(t *time.Time) string {
 		if t == nil {

@@ -49,7 +49,7 @@ kizen:1: 0 waiting, 2 put off, 0 active, 0 dead, 0 trimmed; drained, so workers 
 	}
 }
 
-func TestAnExecutionIsPrintedWithWhatIsKnownOfIt(t *testing.T) {
+func TestPrintOmitsTheUnknownFieldsOfAnExecution(t *testing.T) {
 	at := time.Date(2026, 11, 30, 1, 2, 3, 0, time.UTC)
 	var out strings.Builder
 	if err := (Execution{Task: Task{ID: "b/e-1", State: TaskGone}, Outcome: outcomes.OK, Finished: &at, Attempts: 2}).Print(&out); err != nil {
@@ -60,7 +60,7 @@ func TestAnExecutionIsPrintedWithWhatIsKnownOfIt(t *testing.T) {
 	}
 }
 
-// brokenPipe is a pipe whose reader has left.
+// brokenPipe is a pipe without a reader.
 type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }

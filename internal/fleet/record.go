@@ -21,8 +21,8 @@ import (
 // State is the state of an execution.
 type State string
 
-// The states in order; see the package's documentation. Expired means that the result was kept for its full time, and
-// only the tombstone is left.
+// The states in order; see the package's documentation. Expired means that the result was deleted after its retention
+// time, and only the tombstone is left.
 const (
 	Queued   State = "queued"
 	Claimed  State = "claimed"
@@ -31,7 +31,7 @@ const (
 	Expired  State = "expired"
 )
 
-// The states of a callback, in the field of that name, which is empty if the execution has no callback.
+// The states of a callback, in the record's field callback. The field is empty if the execution has no callback.
 const (
 	CallbackQueued    = "queued"
 	CallbackDelivered = "delivered"
@@ -80,7 +80,7 @@ type Retention struct {
 	Count, Bytes int64
 }
 
-// ticket identifies one attempt, which alone may change the record that it owns.
+// ticket identifies one attempt. Only the attempt that owns a record may change it.
 type ticket struct{ business, id, owner string }
 
 // newTicket returns the ticket of a new attempt by a worker.
@@ -120,7 +120,7 @@ local function retain(id, size, at, age, count, bytes)
   end
 end`
 
-// claim is the result of a claim. The claim succeeded if owner is the ticket's.
+// claim is the reply to a claim, which succeeded if owner is the ticket's.
 type claim struct {
 	state    State
 	owner    string
@@ -145,8 +145,8 @@ redis.call('HSET', KEYS[1], 'state', 'claimed', 'owner', ARGV[1], 'digest', ARGV
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {'claimed', ARGV[1], attempts, known[3] or '', deaths}`)
 
-// claim claims an execution that waits, or one that the attempt from had claimed before its worker died; from may be
-// empty. The first claim makes the record.
+// claim claims a waiting execution, or one that the attempt from had claimed before its worker died. If from is empty,
+// it claims only a waiting execution. The first claim creates the record.
 func (r records) claim(ctx context.Context, t ticket, digest, from string) (claim, error) {
 	answer, err := claimScript.Run(ctx, r.redis, t.keys(), t.owner, unfinishedLimit.Milliseconds(), digest, from,
 		wire.Version,
@@ -180,7 +180,7 @@ redis.call('SET', KEYS[2], redis.call('HGET', KEYS[1], 'digest'), 'PX', ARGV[2])
 return 1`)
 
 // start records that the step's code may begin, as durably as configured. It returns false if another attempt has the
-// execution. From then on the tombstone keeps a service of the same Redis from running the same id.
+// execution. From then on the tombstone prevents serve on the same Redis from running the same id.
 func (r records) start(ctx context.Context, t ticket) (bool, error) {
 	return r.durable.run(ctx, r.redis, startScript, t.keys(), t.owner, tombstone.Limit.Milliseconds())
 }
@@ -230,10 +230,11 @@ if ARGV[12] == '1' then
 end
 return {ARGV[2], ''}`)
 
-// finish records how the execution of a ticket ended, and returns the outcome that stands. That is another outcome if
-// the fleet had already ended the execution for the ticket, and empty if another attempt has the execution. If the
-// fleet had ended it and this attempt had begun the step, its result is kept once beside that outcome, and late is
-// true. finish makes the record again if Redis has lost it, because the execution must not run twice.
+// finish records how the execution of a ticket ended, and returns the outcome in the record. If the fleet had already
+// ended the execution, that is the fleet's outcome. If another attempt has the execution, it is empty. If the fleet
+// had ended the execution and this attempt had begun the step, finish stores this attempt's result beside that
+// outcome, once, and late is true. If Redis has lost the record, finish creates it again, because the execution must
+// not run twice.
 func (r records) finish(ctx context.Context, t ticket, digest string, e ending,
 	keep time.Duration) (stands string, late bool, err error) {
 	document, version := payload.Compress(e.result), wire.PlainVersion
@@ -250,15 +251,15 @@ func (r records) finish(ctx context.Context, t ticket, digest string, e ending,
 	return answer[0], answer[1] == "late", nil
 }
 
-var settleScript = redis.NewScript(`return redis.call('PEXPIRE', KEYS[1], ARGV[1])`)
+var touchScript = redis.NewScript(`return redis.call('PEXPIRE', KEYS[1], ARGV[1])`)
 
-// awaitDurable waits until the end of an execution is as durable as configured. A later write is durable only together
-// with all earlier ones.
+// awaitDurable waits until the end of an execution is as durable as configured. Redis confirms the new write only
+// together with all earlier ones.
 func (r records) awaitDurable(ctx context.Context, t ticket, keep time.Duration) error {
 	if !r.durable.waits() {
 		return nil
 	}
-	_, err := r.durable.run(ctx, r.redis, settleScript, t.keys()[:1], keep.Milliseconds())
+	_, err := r.durable.run(ctx, r.redis, touchScript, t.keys()[:1], keep.Milliseconds())
 	return err
 }
 
@@ -288,7 +289,7 @@ redis.call('PEXPIRE', KEYS[1], ARGV[6])
 redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6])
 return ''`)
 
-// cancel ends an execution that no worker has and returns "", or returns the state of one that a worker has or had.
+// cancel ends an execution that no worker has, and returns "". Otherwise it returns the state of the record.
 func (r records) cancel(ctx context.Context, t ticket, digest string) (State, error) {
 	e, err := cancelledEnd(t.id)
 	if err != nil {

@@ -94,7 +94,8 @@ func TestAStartedExecutionIsNeverClaimedAgain(t *testing.T) {
 	}
 }
 
-// TestTheFirstEndStands: the worker was declared dead, and returns with a result, which is kept beside the first end.
+// TestTheFirstEndStands: a worker that was declared dead returns with a result. The record keeps the first outcome,
+// and the result beside it.
 func TestTheFirstEndStands(t *testing.T) {
 	r, _ := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
@@ -115,7 +116,7 @@ func TestTheFirstEndStands(t *testing.T) {
 	}
 }
 
-// TestARepeatedEndIsNotLate: the reply was lost, and the same end is sent again.
+// TestARepeatedEndIsNotLate: the reply was lost, so the worker sends the same end again.
 func TestARepeatedEndIsNotLate(t *testing.T) {
 	r, _ := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
@@ -129,7 +130,7 @@ func TestARepeatedEndIsNotLate(t *testing.T) {
 	}
 }
 
-// TestAnIDIsNotRunAgainWhenItsResultHasExpired, for at least seven days.
+// TestAnIDIsNotRunAgainWhenItsResultHasExpired: this holds for at least seven days.
 func TestAnIDIsNotRunAgainWhenItsResultHasExpired(t *testing.T) {
 	r, server := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
@@ -151,7 +152,7 @@ func TestAnIDIsNotRunAgainWhenItsResultHasExpired(t *testing.T) {
 	}
 }
 
-// TestALostStartIsRestored, but never over a later write by another attempt.
+// TestALostStartIsRestored: restore never overwrites a later write by another attempt.
 func TestALostStartIsRestored(t *testing.T) {
 	r, server := newRecords(t)
 	first, other := newTicket("b", "e", "w-1"), newTicket("b", "e", "w-2")
@@ -227,7 +228,7 @@ func TestRecordsExpire(t *testing.T) {
 	}
 	server.FastForward(time.Hour)
 	if _, err := r.setCallback(t.Context(), "b", "e", CallbackDelivered, ""); err != nil || len(server.Keys()) != 1 {
-		t.Errorf("a callback makes the expired record %q again: %v", server.Keys(), err)
+		t.Errorf("a callback creates the expired record %q again: %v", server.Keys(), err)
 	}
 	server.FastForward(tombstone.Limit)
 	if len(server.Keys()) != 0 {

@@ -15,12 +15,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// redisRun detects a Redis that was restarted, or replaced by its replica, and may have lost its last writes. A
-// connection ends with its server, so the id of the run is read only when a connection was made since.
+// redisRun detects that Redis was restarted, or replaced by its replica, and may have lost its last writes.
+// Connections do not survive a restart, so redisRun reads the run id of Redis only after a new connection was made.
 //
-// On a new run every worker writes its state again, and starts nothing for a lease. So an execution that Redis has
-// requeued, although a living worker has run it, is found started or finished. The fleet remembers the run in
-// kizen:fleet:{QUEUE}:redis-run, so that a worker that starts after the restart waits too.
+// When the run id has changed, every worker writes its state again, and starts nothing for one lease. So if the
+// restart has requeued an execution that a live worker has run, its record is started or finished again before another
+// worker can start it. The fleet remembers the run id in kizen:fleet:{QUEUE}:redis-run, so that a worker that starts
+// after the restart waits too.
 type redisRun struct {
 	redis redis.UniversalClient
 	queue string
@@ -93,7 +94,7 @@ func runOf(ctx context.Context, node redis.Cmdable) (string, error) {
 	return "", errors.New("INFO names no run_id")
 }
 
-// check reports whether the run differs from the one of the last check.
+// check reports whether the run id differs from the one of the last check.
 func (r *redisRun) check(ctx context.Context) (changed bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -168,7 +169,7 @@ func (r *redisRun) pause() {
 		"pause", r.lease.String())
 }
 
-// join compares the run with the one that the fleet remembers.
+// join compares the run id with the one that the fleet remembers.
 func (r *redisRun) join(ctx context.Context) error {
 	if _, err := r.check(ctx); err != nil {
 		return err
@@ -190,7 +191,7 @@ func (r *redisRun) join(ctx context.Context) error {
 	return nil
 }
 
-// wait returns when executions may start. After a pause it records the run for the fleet.
+// wait returns when executions may start. After a pause it stores the run id for the fleet.
 func (r *redisRun) wait(ctx context.Context) error {
 	r.mu.Lock()
 	resume, known := r.resume, r.known
@@ -222,8 +223,8 @@ const (
 	recallBytes = 64 << 20
 )
 
-// recall has the attempts that run on this worker, and those that finished in the last minute, by the owner of the
-// record.
+// recall remembers the attempts that run on this worker, and those that finished in the last minute, by the owner of
+// the record.
 type recall struct {
 	mu       sync.Mutex
 	running  map[string]*attempt

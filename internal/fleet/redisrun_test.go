@@ -10,7 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// TestALossReachesTheRestore, although a starting attempt has detected it first.
+// TestALossReachesTheRestore: this also holds if a starting attempt has detected the loss first.
 func TestALossReachesTheRestore(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: redistest.Start(t).Addr})

@@ -12,7 +12,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// keep finishes an execution with a result of a size.
+// keep finishes an execution with a result of the given size.
 func keep(t *testing.T, r records, business, id string, size int, at time.Time, notifies bool) {
 	t.Helper()
 	own := newTicket(business, id, "w")
@@ -24,7 +24,7 @@ func keep(t *testing.T, r records, business, id string, size int, at time.Time, 
 	}
 }
 
-// results are the executions of business b whose record is there.
+// results returns the executions of business b that have a record.
 func results(server *miniredis.Miniredis) (ids []string) {
 	for _, key := range server.Keys() {
 		if id, found := strings.CutPrefix(key, wire.RecordKey("b", "")); found {
@@ -63,7 +63,7 @@ func TestTheOldestResultsOfABusinessAreDeletedBeyondItsLimits(t *testing.T) {
 			if known, err := r.read(t.Context(), "other", "e"); err != nil || known.state != Finished {
 				t.Errorf("another business: %+v, %v", known, err)
 			}
-			// What is deleted never runs again.
+			// A deleted execution never runs again.
 			if again, err := r.claim(t.Context(), newTicket("b", "e0", "w"), "digest", ""); err != nil ||
 				again.state != Finished && again.state != Expired {
 				t.Errorf("claimed again: %+v, %v", again, err)
@@ -96,7 +96,7 @@ func TestAResultThatHasExpiredIsNotCounted(t *testing.T) {
 	}
 }
 
-// TestAResultIsKeptUntilItsCallbackIsQueued: the callback is made from the record.
+// TestAResultIsKeptUntilItsCallbackIsQueued: the worker makes the callback from the record.
 func TestAResultIsKeptUntilItsCallbackIsQueued(t *testing.T) {
 	r, server := newRecords(t)
 	r.retention = Retention{Age: time.Hour, Count: 1}
@@ -138,7 +138,7 @@ func TestADeadLetterIsKeptWhateverTheLimits(t *testing.T) {
 	}
 }
 
-func TestALongResultIsStoredCompressedAndReadAsItWas(t *testing.T) {
+func TestALongResultIsStoredCompressedAndReadUnchanged(t *testing.T) {
 	r, server := newRecords(t)
 	r.retention = Retention{Age: time.Hour}
 	keep(t, r, "b", "e", 100<<10, time.Now(), false)

@@ -58,9 +58,9 @@ func callbackOptions(queue, id string) []asynq.Option {
 	}
 }
 
-// readReference reads the fields of a payload that are needed first, at almost no cost. If reading the whole payload
-// kills a worker, these fields suffice to give it up. readReference fails if the payload names no execution and
-// business. There is no record to end then, so the error is final.
+// readReference reads only the fields that identify an execution. If reading the whole payload kills a worker, these
+// fields suffice to give the execution up. If the payload names no execution and business, there is no record to end,
+// so the error is final.
 func readReference(document []byte) (payload.Reference, error) {
 	var n payload.Reference
 	err := json.Unmarshal(document, &n)
@@ -113,7 +113,7 @@ type later struct {
 func (l *later) Error() string { return l.err.Error() }
 func (l *later) Unwrap() error { return l.err }
 
-// isLater stops asynq from counting a delayed task as a failure.
+// isLater reports whether err only delays a task, so that asynq does not count it as a failure.
 func isLater(err error) bool {
 	var l *later
 	return errors.As(err, &l) || errors.Is(err, asynq.ErrLeaseExpired)

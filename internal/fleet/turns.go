@@ -7,8 +7,8 @@ import (
 
 // turns shares this worker's callback deliveries among businesses. A business may begin another delivery while it has
 // fewer under way than slots are free. So the first business takes half of them, the next one half of the rest, and a
-// business whose receivers hang leaves room for others. A callback without a turn returns to the queue for about as
-// long as its business needs to reach it: the worker keeps no callback that it does not deliver.
+// business whose receivers hang leaves room for others. A callback that gets no turn returns to the queue, for about
+// as long as its business needs to reach it. So the worker holds only callbacks that it delivers.
 type turns struct {
 	mu   sync.Mutex
 	free int
@@ -24,7 +24,7 @@ type turn struct {
 	next time.Time
 }
 
-// firstTook is the assumed duration of a delivery before one of the business has ended. longestWait bounds each delay
+// firstTook is the assumed duration of a delivery while none of the business has ended. longestWait bounds each delay
 // of a callback.
 const (
 	firstTook   = time.Second
@@ -48,7 +48,7 @@ func (t *turns) take(business string, now time.Time) (after time.Duration, ok bo
 		t.free--
 		return 0, true
 	}
-	if own.held == 0 { // others have taken all
+	if own.held == 0 { // other businesses hold all slots
 		return firstTook, false
 	}
 	if own.next.Before(now) {

@@ -31,7 +31,7 @@ func TestABusinessWithManyCallbacksLeavesRoomForOthers(t *testing.T) {
 	}
 }
 
-// TestDelayedCallbacksReturnAtThePaceOfTheirBusiness, not all at once.
+// TestDelayedCallbacksReturnAtThePaceOfTheirBusiness: they do not return all at once.
 func TestDelayedCallbacksReturnAtThePaceOfTheirBusiness(t *testing.T) {
 	now := time.Now()
 	turns := newTurns(16)
@@ -55,8 +55,8 @@ func TestDelayedCallbacksReturnAtThePaceOfTheirBusiness(t *testing.T) {
 	}
 }
 
-// TestAReceiverThatHangsDelaysNoOtherBusiness: 200 callbacks of one business wait for a receiver that does not answer
-// before the other's is queued.
+// TestAReceiverThatHangsDelaysNoOtherBusiness: 200 callbacks to a receiver that never answers are queued before the
+// callback of another business.
 func TestAReceiverThatHangsDelaysNoOtherBusiness(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	hangs := make(chan struct{})

@@ -31,7 +31,7 @@ func (f *fleetOf) putOff() (n int) {
 	return n
 }
 
-// TestATaskOfANewerVersionIsLeftToANewerWorker: 20 of 20, and the log and the queue give the reason.
+// TestATaskOfANewerVersionIsLeftToANewerWorker: all 20 are left, and the log and the queue give the reason.
 func TestATaskOfANewerVersionIsLeftToANewerWorker(t *testing.T) {
 	t.Parallel()
 	const total = 20
@@ -59,8 +59,8 @@ func TestATaskOfANewerVersionIsLeftToANewerWorker(t *testing.T) {
 	}
 }
 
-// TestARecordOfANewerVersionIsLeftUnchanged: one with a newer version, and one in a state that this program does not
-// know.
+// TestARecordOfANewerVersionIsLeftUnchanged: one record has a newer version, the other a state that this program does
+// not know.
 func TestARecordOfANewerVersionIsLeftUnchanged(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -86,8 +86,8 @@ func TestARecordOfANewerVersionIsLeftUnchanged(t *testing.T) {
 	}
 }
 
-// TestNothingIsRefusedWhileANewerWorkerLives, because it may know more than this one. Once it is gone, the execution
-// is refused.
+// TestNothingIsRefusedWhileANewerWorkerLives: the newer worker may accept more than this one. Once it is gone, the
+// execution is refused.
 func TestNothingIsRefusedWhileANewerWorkerLives(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

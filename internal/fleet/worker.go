@@ -46,7 +46,7 @@ type Config struct {
 	// Lease is how long a worker may go without a renewal. After one lease it ends its steps itself; after two the
 	// keeper declares it dead.
 	Lease time.Duration
-	// Attempts bounds how often an execution is tried whose code does not start.
+	// Attempts bounds how often the fleet tries to start an execution.
 	Attempts int64
 	// Retention limits the results that are kept.
 	Retention Retention
@@ -61,7 +61,8 @@ type Config struct {
 	Revoke func(ctx context.Context, business, id string) error
 	// Ready returns why this worker should take no executions. If nil, it is always ready.
 	Ready func(context.Context) error
-	// Try checks that this machine can run executions, and returns why it cannot. If nil, it is assumed to.
+	// Try checks that this machine can run executions, and returns why it cannot. If nil, the machine is assumed to
+	// work.
 	Try func(context.Context) error
 	// Sender delivers callbacks. If nil, executions with a callback are refused.
 	Sender *webhook.Sender
@@ -102,7 +103,7 @@ type Worker struct {
 	cut       context.CancelCauseFunc
 	all       routine.Group // handlers: asynq does not wait for those whose lease it lost
 
-	leave  context.CancelFunc // ends keeping
+	leave  context.CancelFunc // ends the loops
 	stop   context.CancelFunc // stops taking tasks
 	loops  routine.Group
 	taking routine.Group
@@ -117,7 +118,7 @@ var errTakenOver = errors.New("another worker has taken the execution over")
 // errRedisRestarted ends an attempt whose claim was written before Redis restarted.
 var errRedisRestarted = errors.New("redis was restarted before the step's code had started")
 
-// errRunsElsewhere delays a delivery.
+// errRunsElsewhere delays the delivery of an execution that another attempt has.
 var errRunsElsewhere = errors.New("the execution runs elsewhere")
 
 // errWorkerDied is the error of an execution that ends as [outcomes.WorkerDied].
@@ -164,7 +165,7 @@ func NewWorker(config Config) *Worker {
 	return w
 }
 
-// logTaking logs whether executions are taken.
+// logTaking logs whether the worker takes executions.
 func (w *Worker) logTaking(err error) {
 	switch {
 	case err == nil:
@@ -174,7 +175,7 @@ func (w *Worker) logTaking(err error) {
 	}
 }
 
-// Taking returns why no executions are taken; nil if they are.
+// Taking returns why the worker takes no executions. If nil, it takes them.
 func (w *Worker) Taking() error { return w.intake.taking() }
 
 // Load returns how many executions run on this worker, and how many wait here for a slot.
@@ -310,7 +311,8 @@ func (w *Worker) afterRenewal(ctx context.Context) {
 	}
 }
 
-// restore writes again what this worker runs and has recently finished, because Redis may have lost it.
+// restore records again the executions that this worker runs or has recently finished, because Redis may have lost
+// them.
 func (w *Worker) restore(ctx context.Context) {
 	running, finished := w.recall.all()
 	var errs []error
@@ -333,8 +335,8 @@ func (w *Worker) restore(ctx context.Context) {
 		len(finished))
 }
 
-// restoreFinished records again how an execution ended, and requeues its task, because asynq may not know that it is
-// done.
+// restoreFinished records again how an execution ended, and requeues its task, because asynq may have lost its
+// completion.
 func (w *Worker) restoreFinished(ctx context.Context, done *finishedAttempt) error {
 	if err := w.records.restore(ctx, done.ticket, done.digest); err != nil {
 		return err
@@ -415,9 +417,9 @@ type attempt struct {
 	stop context.CancelCauseFunc
 }
 
-// execute handles one delivery of an execution. asynq's context ends with asynq's lease, which says nothing about the
-// step. execute returns nil only when the record says that the execution has finished, because asynq then deletes the
-// task.
+// execute handles one delivery of an execution. The context that asynq passes ends with asynq's lease, so the step
+// does not depend on it. execute returns nil only when the record says that the execution has finished, because asynq
+// then deletes the task.
 func (w *Worker) execute(ctx context.Context, task *asynq.Task) error {
 	id, _ := asynq.GetTaskID(ctx)
 	queue, _ := asynq.GetQueueName(ctx)
@@ -496,7 +498,7 @@ func (a *attempt) deliver(ctx context.Context) error {
 }
 
 // ownerEnded reports whether the attempt that owns the record has ended without recording it: its worker is dead, or
-// is this one, which knows its own attempts.
+// its worker is this one and no longer runs the attempt.
 func (a *attempt) ownerEnded(ctx context.Context, owner string) (bool, error) {
 	worker := ticket{owner: owner}.worker()
 	if worker == a.term.id {
@@ -505,8 +507,8 @@ func (a *attempt) ownerEnded(ctx context.Context, owner string) (bool, error) {
 	return a.members.dead(ctx, worker)
 }
 
-// conclude ends the delivery of an execution that has finished. again is true for a dead letter that was requeued,
-// which runs again.
+// conclude ends the delivery of a finished execution. If the execution is a dead letter that was requeued, again is
+// true and the execution runs again.
 func (a *attempt) conclude(ctx context.Context) (again bool, err error) {
 	known, err := a.records.read(ctx, a.business, a.id)
 	if err != nil {
@@ -552,8 +554,8 @@ func (a *attempt) deletePayload(ctx context.Context) error {
 	return nil
 }
 
-// endOrphan ends an execution whose code has started in an attempt that has ended. It revokes the key first: if the
-// step still runs somewhere, it can no longer call the API.
+// endOrphan ends an execution whose attempt started the code and ended without recording the end. It revokes the key
+// first: if the step still runs somewhere, it can no longer call the API.
 func (a *attempt) endOrphan(ctx context.Context, owner string) error {
 	holder := a.subject
 	holder.owner = owner
@@ -639,7 +641,7 @@ func (a *attempt) attempt(ctx context.Context, attempts int64) error {
 	}
 	defer context.AfterFunc(a.term.ctx, routine.Safe(func() { stop(context.Cause(a.term.ctx)) }))()
 	done, err := a.config.Run(running, job)
-	done.Begun = a.begun.Load() // begun becomes true only after it is recorded
+	done.Begun = a.begun.Load() // begun is set only after the start is recorded
 	outcome := done.Outcome(err)
 	switch {
 	case err == nil && outcome == outcomes.Cancelled && errors.Is(context.Cause(running), errFenced):
@@ -713,7 +715,7 @@ func (a *attempt) prepare(request []byte) (execution.Request, error) {
 	return execution.Request{}, &refused
 }
 
-// starting records that the step's code starts. If it cannot, the code does not start.
+// starting records that the step's code starts. If it returns an error, the code does not start.
 func (a *attempt) starting(ctx context.Context) error {
 	ours, err := a.records.start(ctx, a.ticket)
 	if err != nil {
@@ -798,7 +800,7 @@ func (a *attempt) finish(ctx context.Context, s subject, e ending) error {
 	return a.deletePayload(ctx)
 }
 
-// keep returns how long an end is kept: for a dead letter, as long as asynq keeps its task.
+// keep returns how long the record of an end is kept: for a dead letter, as long as asynq keeps its task.
 func (w *Worker) keep(e ending) time.Duration {
 	if e.deadLetter != "" {
 		return max(w.config.Retention.Age, letterLimit)
@@ -806,7 +808,7 @@ func (w *Worker) keep(e ending) time.Duration {
 	return w.config.Retention.Age
 }
 
-// retryWhileUp repeats a call to Redis until it succeeds or the worker is cut off; then it tries once more.
+// retryWhileUp repeats a call to Redis until it succeeds. When the worker is cut off, it tries only once more.
 func (w *Worker) retryWhileUp(ctx context.Context, do func(context.Context) error) error {
 	for {
 		err := do(ctx)

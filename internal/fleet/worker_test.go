@@ -142,7 +142,7 @@ func newFleetOn(t testing.TB, server *redistest.Server) *fleetOf {
 		}}
 }
 
-// step is what a test's worker does with an execution. It calls start when its code is about to begin, as
+// step runs an execution in a test's worker. It calls start when its code is about to begin, as
 // [execution.Request.Starting].
 type step func(ctx context.Context, start func() error) (execution.Ended, error)
 
@@ -336,8 +336,8 @@ func TestAWorkerThatReturnsTooLateFindsItsExecutionTaken(t *testing.T) {
 	f.requireRan("e", 1)
 }
 
-// TestTheResultOfAWorkerThatWasDeclaredDeadIsKeptBesideTheOutcome: its code ran once, and the outcome recorded by the
-// fleet stands.
+// TestTheResultOfAWorkerThatWasDeclaredDeadIsKeptBesideTheOutcome: the code ran once, and the record keeps the outcome
+// of the fleet.
 func TestTheResultOfAWorkerThatWasDeclaredDeadIsKeptBesideTheOutcome(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
@@ -377,8 +377,8 @@ func TestTheResultOfAWorkerThatWasDeclaredDeadIsKeptBesideTheOutcome(t *testing.
 	f.requireRan("e", 1)
 }
 
-// TestRedisAwayWhileTheStepRunsLosesNothing: the worker keeps the result until Redis is reachable.
-func TestRedisAwayWhileTheStepRunsLosesNothing(t *testing.T) {
+// TestAnOutageOfRedisWhileTheStepRunsLosesNothing: the worker keeps the result until Redis is reachable.
+func TestAnOutageOfRedisWhileTheStepRunsLosesNothing(t *testing.T) {
 	t.Parallel()
 	f, g := newFleet(t), newGate()
 	way := newLine(t, f.server.Addr)
@@ -395,8 +395,8 @@ func TestRedisAwayWhileTheStepRunsLosesNothing(t *testing.T) {
 	f.requireRan("e", 1)
 }
 
-// TestARedisThatForgetsWhileTheStepRunsLosesNoResult, and enqueuing the execution again returns the same result.
-func TestARedisThatForgetsWhileTheStepRunsLosesNoResult(t *testing.T) {
+// TestNoResultIsLostIfRedisForgetsARunningExecution: enqueuing the execution again returns the same result.
+func TestNoResultIsLostIfRedisForgetsARunningExecution(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
 	f, g := newFleet(t), newGate()
@@ -417,9 +417,9 @@ func TestARedisThatForgetsWhileTheStepRunsLosesNoResult(t *testing.T) {
 	f.requireRan("e", 1)
 }
 
-// TestALeaseThatExpiresByTheClockStartsNothingTwice makes asynq's lease of a task look as it does to a worker whose
-// clock is an hour ahead.
-func TestALeaseThatExpiresByTheClockStartsNothingTwice(t *testing.T) {
+// TestAClockThatIsAheadStartsNothingTwice: asynq's lease of the task looks expired, as it does to a worker whose clock
+// is an hour ahead.
+func TestAClockThatIsAheadStartsNothingTwice(t *testing.T) {
 	t.Parallel()
 	f, g := newFleet(t), newGate()
 	f.worker(f.server.Addr, 5, g.after)
@@ -486,7 +486,7 @@ func TestOnlyExecutionsThatHaveNotStartedAreRetried(t *testing.T) {
 	}
 }
 
-// TestAnInvalidBodyEndsItsExecution: its callback is sent, although parts of the body cannot be read.
+// TestAnInvalidBodyEndsItsExecution: its callback is sent, although the body has invalid fields.
 func TestAnInvalidBodyEndsItsExecution(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()
@@ -564,7 +564,7 @@ func (f *fleetOf) idle() bool {
 	return err == nil && info.Pending+info.Active+info.Retry+info.Scheduled == 0
 }
 
-// receiver refuses some callbacks, accepts the rest, and verifies each.
+// receiver refuses some callbacks, accepts the rest, and verifies the signature of each.
 type receiver struct {
 	*httptest.Server
 	sender *webhook.Sender

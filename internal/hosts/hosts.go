@@ -33,8 +33,8 @@ func (n Names) Allow(host string) bool {
 	return found && n.known["*."+parent]
 }
 
-// Require passes on requests whose Host header is one of the names, and answers others with 421 (RFC 9110, section
-// 15.5.20).
+// Require passes on requests whose Host header is one of the names, and answers all other requests with 421 (RFC 9110,
+// section 15.5.20).
 func (n Names) Require(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !n.Allow(r.Host) {
@@ -54,7 +54,7 @@ func Refusal(host string) string {
 		"; use its address, or start it with --host-name"
 }
 
-// quote removes control characters of a hostile header from the message.
+// quote quotes a Host header for a message, and replaces the characters that a hostile header may contain.
 func quote(text string) string {
 	return `"` + strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' || r == '"' {

@@ -26,7 +26,7 @@ func TestOnlyOwnNamesAndAddressesAreAllowed(t *testing.T) {
 		}
 	}
 	if (Names{}).Allow("sidecar.kizen.svc") || !(Names{}).Allow("localhost") {
-		t.Error("the zero value does not stand for localhost and addresses")
+		t.Error("the zero value does not allow localhost and IP addresses")
 	}
 }
 

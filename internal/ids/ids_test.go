@@ -27,7 +27,7 @@ func TestIDs(t *testing.T) {
 	}
 }
 
-// TestTheAPIDescribesTheSameRule reads what callers are told.
+// TestTheAPIDescribesTheSameRule compares the pattern in openapi.yaml.
 func TestTheAPIDescribesTheSameRule(t *testing.T) {
 	document, err := os.ReadFile("../serve/openapi.yaml")
 	if err != nil {

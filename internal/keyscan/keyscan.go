@@ -16,12 +16,12 @@ import (
 )
 
 const (
-	// MinKey is the minimal length of a key. A shorter one cannot be distinguished from other text, so it is not
+	// MinKey is the minimum length of a key. A shorter one cannot be distinguished from other text, so it is not
 	// searched for.
 	MinKey = 16
 	// MaxForm is the length of the longest form of a piece, in bytes.
 	MaxForm = 3 * pieceSize
-	// MinPending is the minimal length of a form's beginning that [Scanner.Pending] reports.
+	// MinPending is the minimum length of a form's beginning that [Scanner.Pending] reports.
 	MinPending = 8
 
 	// pieceSize is a multiple of 3, so that neighbouring pieces also meet in base64. It holds 126 bits of base64url.
@@ -36,8 +36,8 @@ type Scanner struct {
 	forms  [][]byte
 	stride int             // every form contains a block at a multiple of it
 	seen   [1 << 10]uint64 // a bit for every block, by its hash: this excludes nearly all other bytes
-	table  [slots]uint16   // blocks by their hash, open addressing; 1 + an index of blocks, 0 where empty
-	blocks []position      //
+	table  [slots]uint16 // blocks by their hash, open addressing; 1 + an index of blocks, or 0 if empty
+	blocks []position
 	first  [256][]uint16   // forms by their first byte
 	names  [][]byte        // the pieces in lower case
 	masked string          // the replacement of a form
@@ -165,8 +165,8 @@ func (s *Scanner) find(data []byte, from int) (at, size int) {
 	return -1, 0
 }
 
-// Pending returns the length of the beginning of a form at the end of data whose rest has not arrived, if it has at
-// least [MinPending] bytes; otherwise 0.
+// Pending returns how many bytes at the end of data are the beginning of a form whose rest has not arrived, or 0 if
+// they are fewer than [MinPending].
 func (s *Scanner) Pending(data []byte) int {
 	if s == nil {
 		return 0

@@ -33,9 +33,9 @@ func TestEveryFormOfTheKeyIsMasked(t *testing.T) {
 				if len(data) != len(text) || s.Contains(data) {
 					t.Fatalf("%s, %d bytes before it: %q", name, before, data)
 				}
-				least := 8 // tenths of the end of the key
+				least := 8 // tenths of the key's last 84 characters
 				if form.Leaks {
-					least = 4 // every line break saves a piece
+					least = 4 // a line break splits only one piece
 				}
 				if stars := bytes.Count(data, []byte("*")); stars < len(encode(key[len(key)-84:]))*least/10 {
 					t.Errorf("%s, %d bytes before it: only %d bytes were masked: %q", name, before, stars, data)
@@ -45,7 +45,7 @@ func TestEveryFormOfTheKeyIsMasked(t *testing.T) {
 	}
 }
 
-func TestOtherTextIsLeftAlone(t *testing.T) {
+func TestOtherTextIsUnchanged(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	s, other := New(signedKey(random)), signedKey(random)
 	text := strings.Repeat(other+` {"a": 1} `, 1000)
@@ -68,7 +68,7 @@ func TestAKeyThatArrivesInTwoPiecesIsMasked(t *testing.T) {
 			first := []byte(text[:at])
 			s.Mask(first)
 			held := s.Pending(first)
-			// What went out before may hold MinPending-1 bytes of a form.
+			// The bytes that were already passed on may contain MinPending-1 bytes of a form.
 			from := max(0, at-max(held, MinPending-1))
 			rest := []byte(string(first[from:]) + text[at:])
 			s.Mask(rest)
@@ -79,11 +79,11 @@ func TestAKeyThatArrivesInTwoPiecesIsMasked(t *testing.T) {
 	}
 }
 
-func TestShortKeysAreNotLookedFor(t *testing.T) {
+func TestShortKeysAreNotSearchedFor(t *testing.T) {
 	var none *Scanner
 	if New("0123456789abcde") != nil || none.Contains([]byte("0123456789abcde")) ||
 		none.Pending([]byte("0123456789")) != 0 {
-		t.Error("a key of 15 characters is looked for")
+		t.Error("a key of 15 characters is searched for")
 	}
 	if s := New("0123456789abcdef"); !s.Contains([]byte("x0123456789abcdef")) {
 		t.Error("a key of 16 characters is not found")

@@ -52,8 +52,8 @@ func TestEveryOutcomeSaysWhatItMeans(t *testing.T) {
 	}
 }
 
-// TestOnlyWhatNeverStartedIsRetryable: a step acts, and what it did is not undone.
-func TestOnlyWhatNeverStartedIsRetryable(t *testing.T) {
+// TestOnlyNotStartedIsRetryable: the effects of a step that has started cannot be undone.
+func TestOnlyNotStartedIsRetryable(t *testing.T) {
 	for _, o := range append(All(), "of_another_version") {
 		if o.Retryable() != (o == NotStarted) {
 			t.Errorf("%s: %t", o, o.Retryable())

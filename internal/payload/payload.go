@@ -22,7 +22,7 @@ const Inline = 16 << 10
 // MaxSize is the maximum size in bytes of a payload or a result, when it is not compressed.
 const MaxSize = 64 << 20
 
-// Retention is how long a payload is kept whose execution does not end: as long as asynq keeps a dead letter.
+// Retention is how long the payload of an unfinished execution is kept: as long as asynq keeps a dead letter.
 const Retention = 90 * 24 * time.Hour
 
 // ErrGone reports that Redis no longer has a payload.
@@ -67,12 +67,12 @@ func (s Store) Get(ctx context.Context, r Reference) ([]byte, error) {
 	}
 	request, err := Expand(stored)
 	if err != nil || hash(request) != r.SHA256 {
-		return nil, fmt.Errorf("%w: its key holds something else", ErrGone)
+		return nil, fmt.Errorf("%w: its key contains other data", ErrGone)
 	}
 	return request, nil
 }
 
-// Delete removes the request of a reference. It does nothing if there is none.
+// Delete removes the request of a reference, if Redis has it.
 func (s Store) Delete(ctx context.Context, r Reference) error {
 	return s.Redis.Unlink(ctx, r.Key()).Err()
 }

@@ -20,7 +20,7 @@ func newStore(t *testing.T) (Store, *miniredis.Miniredis) {
 	return Store{client}, server
 }
 
-func TestAStoredRequestIsReadAsItWas(t *testing.T) {
+func TestAStoredRequestIsReadUnchanged(t *testing.T) {
 	store, server := newStore(t)
 	for name, request := range map[string]string{
 		"short": `{"a": 1}`, "long": `{"script": "` + strings.Repeat("print(1)\n", 10000) + `"}`, "empty": "",
@@ -47,7 +47,7 @@ func TestAStoredRequestIsReadAsItWas(t *testing.T) {
 	}
 }
 
-// TestAnotherRequestUnderTheKeyIsNotRun: a program that can write to Redis replaces a stored request.
+// TestAnotherRequestUnderTheKeyIsNotRun: a program with access to Redis replaces a stored request.
 func TestAnotherRequestUnderTheKeyIsNotRun(t *testing.T) {
 	store, server := newStore(t)
 	reference := Reference{ExecutionID: "e", BusinessID: "b"}
@@ -95,7 +95,7 @@ func TestADocumentIsCompressedOnlyIfItGetsSmaller(t *testing.T) {
 			t.Errorf("%s: compressed is %v", name, !c.compressed)
 		}
 		if got, err := Expand(stored); err != nil || !bytes.Equal(got, c.document) {
-			t.Errorf("%s does not come back: %v", name, err)
+			t.Errorf("%s is not restored: %v", name, err)
 		}
 	}
 	if _, err := Expand(bomb()); err == nil {

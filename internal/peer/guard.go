@@ -34,7 +34,7 @@ func (g *Guard) refuses(connection net.Conn) bool {
 	case err == nil:
 		return g.FromStep(owner)
 	case errors.Is(err, ErrClosed):
-		return true // callers wait for the response; a connection that closed at once may have been a step's
+		return true // real callers wait for the response; a connection that closed at once may have been a step's
 	case errors.Is(err, ErrNotLocal):
 		remote := address(connection.RemoteAddr())
 		// The other end was a socket of this machine and is closed.
@@ -55,7 +55,7 @@ func (g *Guard) Require(next http.Handler) http.Handler {
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Connection", "close")
 			w.WriteHeader(http.StatusForbidden)
-			// the client may have disconnected
+			// The client may have disconnected.
 			_, _ = io.WriteString(w, `{"detail":"a step may not call the sidecar that runs it","code":"from_step"}`+"\n")
 			return
 		}

@@ -39,17 +39,17 @@ func TestOnlyConnectionsOfStepsAreRefused(t *testing.T) {
 	}
 }
 
-// TestWhoClosesAtOnceIsRefused: the kernel has forgotten whose the socket was.
-func TestWhoClosesAtOnceIsRefused(t *testing.T) {
+// TestAConnectionThatClosedAtOnceIsRefused: the kernel no longer knows its owner.
+func TestAConnectionThatClosedAtOnceIsRefused(t *testing.T) {
 	guard := &Guard{FromStep: func(Owner) bool { return false }}
 	client, server := connected(t, "tcp4", "127.0.0.1:0")
 	if guard.ConnContext(context.Background(), server).Value(contextKey{}) != false {
-		t.Error("an open one is refused")
+		t.Error("an open connection is refused")
 	}
 	_, _ = client.Write([]byte("POST / HTTP/1.1\r\n\r\n"))
 	_ = client.Close()
 	if guard.ConnContext(context.Background(), server).Value(contextKey{}) != true {
-		t.Error("a closed one is let in")
+		t.Error("a closed connection is accepted")
 	}
 }
 
@@ -58,7 +58,7 @@ type far struct{ net.Conn }
 
 func (far) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4711} }
 
-func TestOtherMachinesAreNoSteps(t *testing.T) {
+func TestConnectionsOfOtherMachinesAreAccepted(t *testing.T) {
 	guard := &Guard{FromStep: func(Owner) bool { return true }}
 	_, server := connected(t, "tcp4", "127.0.0.1:0")
 	if guard.ConnContext(context.Background(), far{server}).Value(contextKey{}) != false {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// connected is the two ends of a connection on loopback.
+// connected returns the two ends of a connection on loopback.
 func connected(t *testing.T, network, address string) (client, server net.Conn) {
 	t.Helper()
 	listener, err := net.Listen(network, address)
@@ -30,7 +30,7 @@ func connected(t *testing.T, network, address string) (client, server net.Conn) 
 	return client, server
 }
 
-func TestTheOtherEndsUserAndSocketAreKnown(t *testing.T) {
+func TestOfReturnsTheUserAndTheSocket(t *testing.T) {
 	for network, address := range map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0", "tcp": "localhost:0"} {
 		t.Run(network, func(t *testing.T) {
 			client, server := connected(t, network, address)
@@ -79,7 +79,7 @@ func TestASocketOfAnotherUserIsKnown(t *testing.T) {
 	_ = command.Wait()
 }
 
-func TestAnEndThatIsGoneHasNoOwner(t *testing.T) {
+func TestAClosedEndHasNoOwner(t *testing.T) {
 	client, server := connected(t, "tcp4", "127.0.0.1:0")
 	_ = client.Close()
 	if owner, err := Of(server); !errors.Is(err, ErrClosed) && !errors.Is(err, ErrNotLocal) {

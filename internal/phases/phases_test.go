@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestEveryListHasThem reads the lists that are written in other languages than Go.
-func TestEveryListHasThem(t *testing.T) {
+// TestEveryListHasAllPhases checks the lists in JavaScript, YAML and Markdown.
+func TestEveryListHasAllPhases(t *testing.T) {
 	var named, milliseconds []string
 	for _, phase := range all {
 		named, milliseconds = append(named, string(phase)), append(milliseconds, string(phase)+"_ms")
@@ -18,7 +18,7 @@ func TestEveryListHasThem(t *testing.T) {
 	slices.Sort(milliseconds)
 	for _, list := range []struct {
 		file, from, name string
-		also             []string // what the list has besides
+		also             []string // further entries of the list
 		want             []string
 	}{
 		{"../ui/assets/waterfall.js", `(?s)const phaseTitles = \{(.*?)\};`, `(\w+): "`, []string{"running"}, named},

@@ -149,7 +149,7 @@ func planImport(configs []map[string]json.RawMessage, all []account, errs fieldE
 			change.after.ID, change.after.AccountType = uuid.NewString(), kind.Name
 		}
 		for _, name := range unknownFields(config, "account_type", "name", "api_name", "description", "permission_groups") {
-			errs.add(at+"."+name, "there is no such field")
+			errs.add(at+"."+name, "unknown field")
 		}
 		var wrong fieldErrors
 		if kind.Creatable && errors.As(change.after.apply(&b, change.body), &wrong) {

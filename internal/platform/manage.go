@@ -171,7 +171,7 @@ func readChanges(c *gin.Context, writable ...string) (map[string]json.RawMessage
 		if slices.Contains(readOnly, name) {
 			errs.add(name, "cannot be written")
 		} else {
-			errs.add(name, "there is no such field")
+			errs.add(name, "unknown field")
 		}
 	}
 	if len(errs) > 0 {
