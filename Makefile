@@ -93,7 +93,7 @@ bench-fleet: ## Measure what an execution of a fleet costs its Redis
 	$(GO) test -run '^$$' -bench '^BenchmarkFleetOnRedis$$' -benchtime 1x ./internal/fleet/
 
 docs: ## Regenerate docs/reference and THIRD_PARTY.md
-	$(GO) test ./cmd/kizen-sidecar ./cmd/kizen-platform -run 'TestReferenceIsWhatTheCommandLineSays|TestThirdParty' -update
+	$(GO) test ./cmd/kizen-sidecar ./cmd/kizen-platform -run 'TestReferenceIsUpToDate|TestThirdParty' -update
 
 setup: ## Install the test dependencies
 	@.ci/setup test

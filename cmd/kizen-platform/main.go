@@ -65,7 +65,7 @@ type commandLine struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	routine.OnPanic(func(cause any, stack []byte) {
-		fmt.Fprintf(os.Stderr, "%s\nkizen-platform: the platform failed, which is a mistake in it; please report it: %v\n",
+		fmt.Fprintf(os.Stderr, "%s\nkizen-platform: the platform failed because of a bug; please report it: %v\n",
 			stack, cause)
 		os.Exit(exit.Failed)
 	})
@@ -138,7 +138,7 @@ func parse(arguments []string, stdout, stderr io.Writer) (line commandLine, err 
 // domainName is a domain of letters, digits and hyphens (RFC 1123 section 2.1).
 var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// trusted refuses published keys in what looks like production: if no key set is configured, and other machines can
+// trusted rejects published keys in what looks like production: if no key set is configured, and other machines can
 // reach both this platform and the Redis with the published keys.
 func (line commandLine) trusted(configured bool) error {
 	host, _, _ := net.SplitHostPort(line.Listen)

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// started is a platform that listens.
+// started is a running platform.
 type started struct {
 	ready ready
 	log   *sidecartest.Buffer
@@ -68,7 +68,7 @@ func readReady(t *testing.T, file string) ready {
 	return at
 }
 
-// status calls the platform with a key that keys sign and the Redis of config holds.
+// status returns the status of a call with a key that keys signed, after the key was recorded in the Redis of config.
 func (s started) status(t *testing.T, config redisconn.Config, keys *minter.KeySet) int {
 	t.Helper()
 	client, err := redisconn.Open(config)
@@ -162,14 +162,14 @@ func TestEnvironmentSetsTheRedisURL(t *testing.T) {
 	}
 }
 
-func TestTheEnvFileIsWhatASidecarNeedsAndItsOwnersAlone(t *testing.T) {
+func TestTheEnvFileConfiguresASidecarAndOnlyItsOwnerCanReadIt(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "env")
 	at := startPlatform(t, "--env-file", file).ready
 	text, err := os.ReadFile(file)
 	must(t, err)
 	if want := "KIZEN_API_ROOT=" + at.APIRoot + "\nREDIS_URL=" + at.RedisURL + "\n"; string(text) != want ||
 		!strings.Contains(want, "@") {
-		t.Errorf("%q, want %q, a password in it", text, want)
+		t.Errorf("the env file is %q, want %q with a password", text, want)
 	}
 	about, err := os.Stat(file)
 	must(t, err)

@@ -43,9 +43,9 @@ func TestRedisOverTLSWithAClientCertificate(t *testing.T) {
 		}
 	}
 	for name, arguments := range map[string][]string{
-		"no such CA":            {"--redis-ca", ca.File("none")},
-		"key without its half":  {"--redis-key", config.KeyFile},
-		"files for a plain URL": {"--redis-url", "redis://127.0.0.1:1", "--redis-ca", config.CAFile},
+		"no such CA":                {"--redis-ca", ca.File("none")},
+		"key without a certificate": {"--redis-key", config.KeyFile},
+		"files for a plain URL":     {"--redis-url", "redis://127.0.0.1:1", "--redis-ca", config.CAFile},
 	} {
 		if code := run(t.Context(), append([]string{"--redis-url", config.URL}, arguments...), io.Discard, io.Discard); code != exit.Usage {
 			t.Errorf("%s: exit code %d", name, code)
@@ -80,15 +80,15 @@ func TestSigningKeysComeFromTheEnvironment(t *testing.T) {
 	t.Setenv(signingKeysVariable, `{"keys":[`+strings.Join(jwks, ",")+`]}`)
 	server := redistest.Start(t)
 	config := redisconn.Config{URL: server.URL()}
-	stranger, err := minter.GenerateKeySet() // published in Redis, which is not trusted where keys are configured
+	stranger, err := minter.GenerateKeySet() // its public key is in Redis, which is not trusted if keys are configured
 	must(t, err)
 	at := startPlatform(t, "--redis-url", server.URL())
 	if own, other := at.status(t, config, keys), at.status(t, config, stranger); own != http.StatusOK ||
 		other != http.StatusUnauthorized {
-		t.Errorf("the keys of the variable get %d, a stranger's %d", own, other)
+		t.Errorf("the keys of the variable get %d, other keys %d", own, other)
 	}
 
-	// The directory wins over the variable, which another process may have set.
+	// The flag overrides the variable.
 	others, otherKeys := newKeys(t)
 	at = startPlatform(t, "--redis-url", server.URL(), "--keys", others)
 	if variable, directory := at.status(t, config, keys), at.status(t, config, otherKeys); variable != http.StatusUnauthorized || directory != http.StatusOK {
@@ -99,11 +99,11 @@ func TestSigningKeysComeFromTheEnvironment(t *testing.T) {
 	var log sidecartest.Buffer
 	if code := run(t.Context(), []string{"--redis-url", server.URL()}, io.Discard, &log); code != exit.Usage ||
 		strings.Contains(log.String(), "no-key-at-all") {
-		t.Errorf("keys that are none: exit code %d, %s", code, log.String())
+		t.Errorf("invalid keys: exit code %d, %s", code, log.String())
 	}
 }
 
-// TestNoPasswordOfRedisIsEverLogged runs the platform at its most talkative, on stores that answer and that do not.
+// TestNoPasswordOfRedisIsEverLogged runs the platform with its debug log, on stores that accept, refuse, or are down.
 func TestNoPasswordOfRedisIsEverLogged(t *testing.T) {
 	const given = "pa55-of-redis"
 	locked := redistest.Start(t, "--requirepass", given)

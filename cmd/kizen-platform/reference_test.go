@@ -7,21 +7,21 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/reference"
 )
 
-// besides are the variables that stand for no flag.
-var besides = []reference.Variable{
+// withoutFlag are the environment variables without a flag.
+var withoutFlag = []reference.Variable{
 	{Name: "KIZEN_SIGNING_KEYS", Help: "The key set itself, PEM or JWK, if --keys is not given."},
 }
 
-func TestReferenceIsWhatTheCommandLineSays(t *testing.T) {
+func TestReferenceIsUpToDate(t *testing.T) {
 	parser, err := new(commandLine).parser(io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	reference.Check(t, "../../docs/reference/kizen-platform.md", parser.Model, besides)
+	reference.Check(t, "../../docs/reference/kizen-platform.md", parser.Model, withoutFlag)
 }
 
-func TestReferenceTellsOfEveryVariableThatIsLookedUp(t *testing.T) {
-	if undocumented, err := reference.Undocumented(besides, "."); err != nil || len(undocumented) > 0 {
-		t.Errorf("the reference does not list %q (%v); add them to besides, and run make docs", undocumented, err)
+func TestReferenceListsEveryVariableThatIsLookedUp(t *testing.T) {
+	if undocumented, err := reference.Undocumented(withoutFlag, "."); err != nil || len(undocumented) > 0 {
+		t.Errorf("the reference does not list %q (%v); add them to withoutFlag, and run make docs", undocumented, err)
 	}
 }

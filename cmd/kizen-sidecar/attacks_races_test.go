@@ -18,8 +18,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// TestNoKeyIsGoodOnceItsRevocationIsTold revokes keys while eight threads of their step use them.
-func TestNoKeyIsGoodOnceItsRevocationIsTold(t *testing.T) {
+// TestNoKeyIsValidAfterItsRevocation revokes keys while eight threads of their step use them.
+func TestNoKeyIsValidAfterItsRevocation(t *testing.T) {
 	t.Parallel()
 	redisURL := startRedisServer(t)
 	platform := startPlatform(t, "--redis-url", redisURL)
@@ -54,7 +54,7 @@ outputs.log(kizen.api.get("/custom-objects").status_code)
 			t.Fatalf("%d %s", got.code, got.stderr)
 		}
 		mu.Lock()
-		header := used[id].Clone() // of the youngest key, should there be another
+		header := used[id].Clone() // of the newest key, if there were several
 		mu.Unlock()
 		r, err := http.NewRequestWithContext(t.Context(), "GET", platform.String()+"/custom-objects", nil)
 		if err != nil {
@@ -67,19 +67,19 @@ outputs.log(kizen.api.get("/custom-objects").status_code)
 		}
 		_ = response.Body.Close()
 		if response.StatusCode != http.StatusUnauthorized {
-			t.Errorf("%s: its key is answered %d after its revocation", id, response.StatusCode)
+			t.Errorf("%s: a call with its revoked key got %d", id, response.StatusCode)
 		}
 		events := s.events(id)
 		if said := events.until("log"); strings.Contains(said, `"200"`) {
-			t.Errorf("%s: the step goes on with %s", id, said)
+			t.Errorf("%s: calls of the step still succeed: %s", id, said)
 		}
 		events.until("finished")
 	}
 }
 
-// TestTortureStreamsThatAreResetAtOnceKeepNobodyOut is HTTP/2 rapid reset, and a flood of each kind of frame that
-// wants an answer.
-func TestTortureStreamsThatAreResetAtOnceKeepNobodyOut(t *testing.T) {
+// TestTortureResetStreamsDoNotBlockOtherCallers tries HTTP/2 rapid reset, and a flood of every kind of frame that
+// requires a response.
+func TestTortureResetStreamsDoNotBlockOtherCallers(t *testing.T) {
 	const token = "a-token-of-the-test-and-only-of-it"
 	authority := redistest.NewAuthority(t)
 	authority.Issue(t, "server", x509.ExtKeyUsageServerAuth)
@@ -135,7 +135,7 @@ func TestTortureStreamsThatAreResetAtOnceKeepNobodyOut(t *testing.T) {
 				if err := framer.WriteSettings(); err != nil {
 					t.Fatal(err)
 				}
-				all.Go(func() { _, _ = io.Copy(io.Discard, connection) }) // until the server has enough
+				all.Go(func() { _, _ = io.Copy(io.Discard, connection) }) // until the server closes it
 				all.Go(func() {
 					for n := range uint32(20_000) {
 						if send(framer, n) != nil {
@@ -147,12 +147,12 @@ func TestTortureStreamsThatAreResetAtOnceKeepNobodyOut(t *testing.T) {
 			}
 			for range 5 {
 				if status, answer := good.run(t, s.URL, script("outputs.log(1)")); status != 200 {
-					t.Errorf("a caller beside them: %d %s", status, answer)
+					t.Errorf("another caller meanwhile: %d %s", status, answer)
 				}
 			}
 			all.Wait()
 			if status, answer := good.run(t, s.URL, script("outputs.log(1)")); status != 200 {
-				t.Errorf("a caller after them: %d %s", status, answer)
+				t.Errorf("another caller afterwards: %d %s", status, answer)
 			}
 		})
 	}

@@ -22,10 +22,10 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// The tests of this file walk through the corpus of internal/testkit/attacks with the built commands.
+// The tests of this file run the corpus of internal/testkit/attacks against the built commands.
 
-// asEachUser runs a test as this user, and as an ordinary one where this one is root. as makes a command one of that
-// user.
+// asEachUser runs a test as this user and, if this user is root, as an ordinary user too. as makes a command run as
+// that user.
 func asEachUser(t *testing.T, test func(t *testing.T, as func(*exec.Cmd) *exec.Cmd)) {
 	t.Run("as this user", func(t *testing.T) { test(t, func(command *exec.Cmd) *exec.Cmd { return command }) })
 	if os.Getuid() != 0 {
@@ -34,7 +34,7 @@ func asEachUser(t *testing.T, test func(t *testing.T, as func(*exec.Cmd) *exec.C
 	setpriv := requireProgram(t, "setpriv")
 	t.Run("as an ordinary user", func(t *testing.T) {
 		dir := t.TempDir()
-		for path := dir; path != "/tmp" && path != "/"; path = filepath.Dir(path) { // the user must get there
+		for path := dir; path != "/tmp" && path != "/"; path = filepath.Dir(path) { // the user must be able to enter it
 			if err := os.Chmod(path, 0o777); err != nil {
 				t.Fatal(err)
 			}
@@ -49,8 +49,9 @@ func asEachUser(t *testing.T, test func(t *testing.T, as func(*exec.Cmd) *exec.C
 	})
 }
 
-// TestTortureAStepThatStandsStillLeavesNothing: no stop and no state of a process outlives the step.
-func TestTortureAStepThatStandsStillLeavesNothing(t *testing.T) {
+// TestTortureStoppedStepsLeaveNothing runs steps that stop themselves, and expects that nothing of them outlives their
+// limit.
+func TestTortureStoppedStepsLeaveNothing(t *testing.T) {
 	stops := prepareStops(t, nil)
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", "4", "--api-root", "http://127.0.0.1:1/api")
 	for range 4 {
@@ -70,7 +71,7 @@ func TestTortureAStepThatStandsStillLeavesNothing(t *testing.T) {
 	s.requireWell()
 }
 
-// startMaliciousAPI answers a path below /api/ with the answer of that number, and any other with 204.
+// startMaliciousAPI answers /api/answers/N with answer N of the corpus, and any other path with 204.
 func startMaliciousAPI(t *testing.T) (root string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -111,7 +112,8 @@ func startMaliciousAPI(t *testing.T) (root string) {
 	return "http://" + listener.Addr().String() + "/api"
 }
 
-// TestTortureAMaliciousAPIBreaksNeitherProxyNorHarness has steps read every answer of the corpus, four at a time.
+// TestTortureAMaliciousAPIBreaksNeitherProxyNorHarness runs steps that read every answer of the corpus, four at a
+// time.
 func TestTortureAMaliciousAPIBreaksNeitherProxyNorHarness(t *testing.T) {
 	const slots = 4
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "1", "--slots", fmt.Sprint(slots), "--queue-timeout", "5m",
@@ -145,9 +147,8 @@ func TestTortureAMaliciousAPIBreaksNeitherProxyNorHarness(t *testing.T) {
 	s.requireWell()
 }
 
-// TestTortureCallersThatSendLittleKeepNobodyOut: more connections than the sidecar takes, each of which has sent half
-// a request.
-func TestTortureCallersThatSendLittleKeepNobodyOut(t *testing.T) {
+// TestTortureSlowCallersDoNotBlockOthers opens more connections than the sidecar accepts. Each sends half a request.
+func TestTortureSlowCallersDoNotBlockOthers(t *testing.T) {
 	const strangers = 2000
 	api := newGateAPI(t)
 	api.open()
@@ -172,17 +173,17 @@ func TestTortureCallersThatSendLittleKeepNobodyOut(t *testing.T) {
 					t.Fatal(err)
 				}
 				slow = append(slow, connection)
-				_, _ = io.WriteString(connection, c.head) // it may have been closed for the next one
+				_, _ = io.WriteString(connection, c.head) // the server may have closed it in favour of a newer one
 			}
 			for range 5 {
 				if got := s.ask("POST", "/api/coderunner/run", script("outputs.log(kizen.api.get('/x').status_code)")); got.status != 200 || !strings.Contains(got.body, `"logs":["204"]`) {
-					t.Errorf("a step beside them: %d %s", got.status, got.body)
+					t.Errorf("a step meanwhile: %d %s", got.status, got.body)
 				}
 				if status, _ := s.Readiness(); status != 200 {
 					t.Errorf("not ready: %d", status)
 				}
 				if status, body := get(t, p.URL+"/x"); status != 204 {
-					t.Errorf("a call beside them: %d %s", status, body)
+					t.Errorf("a call meanwhile: %d %s", status, body)
 				}
 			}
 			open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Process.Pid))
@@ -214,7 +215,7 @@ var bareContainers = []bareContainer{
 func (c bareContainer) runIn(t *testing.T) func(script string, flags ...string) outcome {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("SKIPPED: it takes root to take everything away")
+		t.Skip("SKIPPED: only root can drop all of these privileges")
 	}
 	requireProgram(t, "setpriv")
 	requireProgram(t, "unshare")
@@ -228,7 +229,7 @@ func (c bareContainer) runIn(t *testing.T) func(script string, flags ...string) 
 		command.Stdin = strings.NewReader(script)
 		var stdout, stderr strings.Builder
 		command.Stdout, command.Stderr = &stdout, &stderr
-		_ = command.Run() // the exit code says how it went
+		_ = command.Run() // the outcome contains the exit code
 		return outcome{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 	}
 }
@@ -257,7 +258,7 @@ func TestAContainerWithoutNamespacesIsReportedOrRefused(t *testing.T) {
 	}
 }
 
-// TestTortureEveryAttackInAContainerWithoutNamespaces: the layers that remain hold.
+// TestTortureEveryAttackInAContainerWithoutNamespaces: the remaining layers stop every attack.
 func TestTortureEveryAttackInAContainerWithoutNamespaces(t *testing.T) {
 	project, err := filepath.Abs(projectRoot)
 	if err != nil {

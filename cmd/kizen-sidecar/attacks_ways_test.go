@@ -19,16 +19,17 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// This file is the one driver of the corpus: it tries every kind of attack in every way that steps are run in, as this
-// user and as an ordinary one. Floods and what stands still take minutes; make test tries the kinds that are quick.
+// This file is the only driver of the corpus. It tries every kind of attack in every way to run steps, as this user
+// and as an ordinary one. Floods, and steps that stop themselves, take minutes, so make test tries only the quick
+// kinds.
 
-// attacked is how steps are run: as which user, and with which flags beside those of the way.
+// attacked says as which user steps run, and with which flags in addition to those of the way.
 type attacked struct {
 	as    func(*exec.Cmd) *exec.Cmd
 	flags []string
 }
 
-// attackedStep is what became of a step.
+// attackedStep is the result of a step.
 type attackedStep struct {
 	Logs  []string
 	Error *struct {
@@ -48,7 +49,7 @@ func (s *attackedStep) read(document string) error {
 type wayToRun struct {
 	name  string
 	steps func(t *testing.T, a attacked, steps map[string]step) map[string]attackedStep
-	// requests has bodies refused, and one that is fine run after them. If nil, the way reads no requests.
+	// requests sends requests that must be refused, and then one that is valid. If nil, the way reads no requests.
 	requests func(t *testing.T, a attacked, requests []attacks.Request)
 }
 
@@ -56,7 +57,7 @@ var waysToRun = []wayToRun{
 	{"run", runEach, nil},
 	{"serve, cold", serveEach("0"), refuseEach("0")},
 	{"serve, warm", serveEach("1"), refuseEach("1")},
-	{"worker", workEach, buryEach},
+	{"worker", workEach, enqueueEach},
 }
 
 func runEach(t *testing.T, a attacked, steps map[string]step) map[string]attackedStep {
@@ -85,11 +86,11 @@ func runEach(t *testing.T, a attacked, steps map[string]step) map[string]attacke
 }
 
 func asMap(value any) step {
-	members, _ := value.(step) // without a value there are none
+	members, _ := value.(step) // a missing value has no members
 	return members
 }
 
-// sideBySide has four steps run at a time.
+// sideBySide runs steps, four at a time.
 func sideBySide(t *testing.T, steps map[string]step,
 	run func(body step) (attackedStep, error)) map[string]attackedStep {
 	t.Helper()
@@ -152,7 +153,7 @@ func refuseEach(warm string) func(*testing.T, attacked, []attacks.Request) {
 			t.Errorf("serve grew from %.0f to %.0f MiB", before, after)
 		}
 		if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 200 {
-			t.Errorf("after all that: %d %s", got.status, got.body)
+			t.Errorf("a valid request afterwards: %d %s", got.status, got.body)
 		}
 	}
 }
@@ -187,8 +188,8 @@ func workEach(t *testing.T, a attacked, steps map[string]step) map[string]attack
 	return results
 }
 
-// buryEach enqueues requests, all of which end as refused or as dead letters.
-func buryEach(t *testing.T, a attacked, requests []attacks.Request) {
+// enqueueEach enqueues requests, all of which must end as refused or as dead letters.
+func enqueueEach(t *testing.T, a attacked, requests []attacks.Request) {
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
 	w := startAttackedWorker(t, a, redisURL)
@@ -203,8 +204,8 @@ func buryEach(t *testing.T, a attacked, requests []attacks.Request) {
 	}
 	inspector := asynq.NewInspectorFromRedisClient(store)
 	waitFor(t, func() bool {
-		buried, err := inspector.ListArchivedTasks("kizen", asynq.PageSize(len(requests)))
-		return err == nil && len(buried)+len(endings(t, store)) >= len(requests)
+		archived, err := inspector.ListArchivedTasks("kizen", asynq.PageSize(len(requests)))
+		return err == nil && len(archived)+len(endings(t, store)) >= len(requests)
 	})
 	for id, outcome := range endings(t, store) {
 		if document := resultIn(t, store, id); outcome != "refused" || len(document) > 64<<10 {
@@ -218,24 +219,24 @@ func buryEach(t *testing.T, a attacked, requests []attacks.Request) {
 	waitFor(t, func() bool { return endings(t, store)["e-fine"] == "ok" })
 }
 
-// prepared is a kind of attack on its way.
+// prepared holds the steps of a kind of attack.
 type prepared struct {
 	flags []string
 	steps map[string]step
-	// check is called with what became of each step.
+	// check is called with the result of each step.
 	check func(t *testing.T, name string, got attackedStep)
-	// after is called when all of them have ended; it may be nil.
+	// after is called when all steps have ended; it may be nil.
 	after func(t *testing.T)
 }
 
 // kindOfAttack is a part of the corpus.
 type kindOfAttack struct {
 	name string
-	// prepare makes what its steps need. If nil, its attacks are none of a step.
+	// prepare returns its steps. If nil, no step makes its attacks.
 	prepare func(t *testing.T, as func(*exec.Cmd) *exec.Cmd) prepared
-	// requests are its attacks if it is one of callers.
+	// requests returns its attacks, if callers make them.
 	requests func() []attacks.Request
-	// quick: make test tries it too.
+	// quick makes make test try it too.
 	quick bool
 	// elsewhere says why it is not tried in these ways, and names the test that tries it.
 	elsewhere string
@@ -281,7 +282,7 @@ func TestTortureEveryAttackInEveryWay(t *testing.T) {
 	})
 }
 
-// TestQuickAttacks is the share of the torture that make test has time for.
+// TestQuickAttacks tries the quick kinds of attack, for make test.
 func TestQuickAttacks(t *testing.T) {
 	t.Parallel()
 	for _, way := range []int{0, 2} {
@@ -327,14 +328,14 @@ func preparePrograms(t *testing.T, as func(*exec.Cmd) *exec.Cmd) prepared {
 	victim := startAttacked(t, attacked{as: as}, "serve", "--listen", "127.0.0.1:0", "--warm", "0")
 	target := attacks.NewTarget(t, "/var/tmp", project)
 	target.Sidecar = victim.Process.Pid
-	// What the harness needs: where the proxy is, and its channels.
+	// The harness needs these: the proxy's address, and its channels.
 	target.Environment = append(target.Environment, "TZ", "KIZEN_API_URL", "TRACEPARENT")
 	target.Descriptors = []int{95, 96, 97}
 	target.KeepsBounding = true
 	p := prepared{flags: []string{"--timeout", "55s"}, steps: map[string]step{}}
 	namespaced := map[string]bool{}
 	for _, program := range attacks.Programs() {
-		if !program.OwnUser { // for a step among the sidecar's own processes; runner/sandbox has such ones
+		if !program.OwnUser { // the others need a step that runs as the sidecar's own user; runner/sandbox tests them
 			p.steps[program.Name] = script(program.Step(target))
 			namespaced[program.Name] = program.Namespaced
 		}
@@ -358,7 +359,7 @@ func prepareStops(*testing.T, func(*exec.Cmd) *exec.Cmd) prepared {
 	}
 	p.check = func(t *testing.T, name string, got attackedStep) {
 		if got.Error == nil || got.Error.Kind != "timeout" {
-			t.Errorf("%s: ended otherwise: %.2000s", name, got.document)
+			t.Errorf("%s: unexpected end: %.2000s", name, got.document)
 		}
 	}
 	return p
@@ -437,7 +438,7 @@ func prepareAnswers(t *testing.T, _ func(*exec.Cmd) *exec.Cmd) prepared {
 	return p
 }
 
-// prepareMessages sends to the proxy what no client of HTTP would.
+// prepareMessages sends messages to the proxy that no HTTP client sends.
 func prepareMessages(t *testing.T, _ func(*exec.Cmd) *exec.Cmd) prepared {
 	api := newRecordingAPI(t)
 	p := prepared{flags: []string{"--timeout", "55s", "--api-root", api.root()}, steps: map[string]step{}}

@@ -13,9 +13,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// BenchmarkRun times whole processes in turn: kizen-sidecar run of an empty
-// step, and its baseline, the same Python importing requests. ns/op is that of
-// both together; the metrics are medians.
+// BenchmarkRun times whole processes in turn: kizen-sidecar run of an empty step and, as a baseline, the same Python
+// importing requests. ns/op covers both; the metrics are medians.
 func BenchmarkRun(b *testing.B) {
 	python := pythonWithRequests(b)
 	var baseline, run durations
@@ -30,8 +29,8 @@ func BenchmarkRun(b *testing.B) {
 	b.ReportMetric(float64(run.median())/float64(baseline.median()), "run/import-requests")
 }
 
-// BenchmarkReady times from the start of the binary to a proxy that listens
-// and holds a key. The median is a metric.
+// BenchmarkReady measures the time from the start of the binary until its proxy listens and has a key. The metric is
+// the median.
 func BenchmarkReady(b *testing.B) {
 	var ready durations
 	for b.Loop() {
@@ -45,7 +44,7 @@ func BenchmarkReady(b *testing.B) {
 			b.Fatal(err)
 		}
 		if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || !strings.HasPrefix(line, "KIZEN_API_URL=") {
-			b.Fatalf("the proxy said %q, %v", line, err)
+			b.Fatalf("the proxy printed %q, %v", line, err)
 		}
 		ready = append(ready, time.Since(began))
 		if err := command.Process.Signal(os.Interrupt); err != nil {
@@ -58,7 +57,7 @@ func BenchmarkReady(b *testing.B) {
 	b.ReportMetric(milliseconds(ready.median()), "ready-ms")
 }
 
-// BenchmarkMemory reads the sidecar's anonymous memory when its step starts, and while it runs on.
+// BenchmarkMemory reads the sidecar's anonymous memory when its step starts, and again while it runs.
 func BenchmarkMemory(b *testing.B) {
 	api := newRecordingAPI(b)
 	var first, later []float64
@@ -88,11 +87,10 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
-// durations are times of one kind.
+// durations are the times of one kind of command.
 type durations []time.Duration
 
-// add runs a command to its end, keeps how long it took and returns what it
-// printed.
+// add runs a command to its end, records how long it took, and returns its output.
 func (d *durations) add(b *testing.B, command *exec.Cmd) string {
 	began := time.Now()
 	out, err := command.CombinedOutput()

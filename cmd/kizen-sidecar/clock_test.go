@@ -26,13 +26,12 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// A clock that jumps: the built binary asks the kernel for the time of day, and
-// a seccomp listener of the test answers in its place. So that it asks, its copy
-// does not find the vDSO's function, which would answer without the kernel. The
-// monotonic clock is the kernel's own, as after a jump of a real clock.
+// These tests run the built binary under a clock that jumps. A seccomp listener of the test answers the system calls
+// that read the time of day. The vDSO would answer without a system call, so the tests use a copy of the binary that
+// does not find the vDSO's function. The monotonic clock stays the kernel's, as when a real clock jumps.
 
-// clockProgram is the environment variable that makes this test's binary execute
-// a program under the filter, whose listener it sends over descriptor 3.
+// clockProgram is the environment variable that makes this test binary execute a program under the filter. It sends
+// the filter's listener over descriptor 3.
 const clockProgram = "KIZEN_TEST_CLOCK_PROGRAM"
 
 func init() {
@@ -44,7 +43,7 @@ func init() {
 
 // executeFiltered returns only if it fails.
 func executeFiltered(program string) error {
-	runtime.LockOSThread() // the filter is the thread's, and the thread executes
+	runtime.LockOSThread() // the filter applies to this thread, which executes the program
 	const number, firstArgument = 0, 16
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number},
@@ -80,7 +79,7 @@ type jumpyClock struct {
 	asked  atomic.Int64
 }
 
-// jump moves the clock by d from where the real one is.
+// jump sets the clock to the real time plus d.
 func (c *jumpyClock) jump(d time.Duration) { c.offset.Store(int64(d)) }
 
 // notification and response are the kernel's struct seccomp_notif and
@@ -119,18 +118,19 @@ func (c *jumpyClock) answer(listener int) {
 		}
 		var asked notification
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), receiveNotification, uintptr(unsafe.Pointer(&asked))); errno != 0 {
-			continue // whoever asked has ended
+			continue // the asking process has ended
 		}
 		said := response{id: asked.id}
-		if err := c.tell(asked); err != nil {
+		if err := c.writeTime(asked); err != nil {
 			said.err = -int32(unix.EFAULT)
 		}
-		_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(listener), sendResponse, uintptr(unsafe.Pointer(&said))) // it may have ended
+		// The process may have ended.
+		_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(listener), sendResponse, uintptr(unsafe.Pointer(&said)))
 	}
 }
 
-// tell writes the time where a process wants it.
-func (c *jumpyClock) tell(asked notification) error {
+// writeTime writes the time to the address that a process passed.
+func (c *jumpyClock) writeTime(asked notification) error {
 	c.asked.Add(1)
 	memory, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", asked.pid), os.O_WRONLY, 0)
 	if err != nil {
@@ -144,11 +144,11 @@ func (c *jumpyClock) tell(asked notification) error {
 	return err
 }
 
-// tryUnderClock is try with a clock that the test moves.
+// tryUnderClock starts a serve as try does, under a clock that the test moves.
 func tryUnderClock(t *testing.T, redisURL, disk string, arguments ...string) (*tried, *jumpyClock) {
 	t.Helper()
 	if runtime.GOARCH != "amd64" || os.Geteuid() != 0 {
-		t.Skip("SKIPPED: only root can put a clock under another process, and only on amd64")
+		t.Skip("SKIPPED: only root can replace the clock of another process, and only on amd64")
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -168,7 +168,7 @@ func tryUnderClock(t *testing.T, redisURL, disk string, arguments ...string) (*t
 		defer func() { _ = unix.Close(pair[0]) }()
 		listener, err := receiveDescriptor(pair[0])
 		if err != nil {
-			t.Errorf("there is no listener: %v", err)
+			t.Errorf("no listener arrived: %v", err)
 			return
 		}
 		defer func() { _ = unix.Close(listener) }()
@@ -197,7 +197,7 @@ func receiveDescriptor(socket int) (int, error) {
 	return descriptors[0], nil
 }
 
-// withoutVDSO is a copy of the built binary that asks the kernel for the time.
+// withoutVDSO returns a copy of the built binary that reads the time with system calls.
 func withoutVDSO(t *testing.T) string {
 	t.Helper()
 	program, err := os.ReadFile(sidecartest.Program("kizen-sidecar"))
@@ -206,7 +206,7 @@ func withoutVDSO(t *testing.T) string {
 	}
 	name, none := []byte("__vdso_clock_gettime"), []byte("__vdso_clock_no_time")
 	if !bytes.Contains(program, name) {
-		t.Fatal("this binary does not ask the vDSO for the time; ask it otherwise")
+		t.Fatal("this binary does not use the vDSO; adapt this test")
 	}
 	copied := filepath.Join(t.TempDir(), "kizen-sidecar")
 	if err := os.WriteFile(copied, bytes.ReplaceAll(program, name, none), 0o755); err != nil {
@@ -215,7 +215,7 @@ func withoutVDSO(t *testing.T) string {
 	return copied
 }
 
-// keyedGateAPI is a gateAPI that keeps the keys that it is shown, and for whom.
+// keyedGateAPI is a gateAPI that records the keys that it receives, and the account of each.
 type keyedGateAPI struct {
 	*gateAPI
 	front *httptest.Server
@@ -240,14 +240,14 @@ func newKeyedGateAPI(t *testing.T) *keyedGateAPI {
 
 func (a *keyedGateAPI) root() string { return a.front.URL + apiRootPath }
 
-// businesses says for whom each call was made, as BUSINESS/USER.
+// businesses returns the account of each call, as BUSINESS/USER.
 func (a *keyedGateAPI) businesses() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.whose)
 }
 
-// requireLifetimes checks that no key is valid for longer than a time.
+// requireLifetimes checks that no key has a longer lifetime than the given one.
 func (a *keyedGateAPI) requireLifetimes(t *testing.T, longest time.Duration) {
 	t.Helper()
 	a.mu.Lock()
@@ -259,13 +259,13 @@ func (a *keyedGateAPI) requireLifetimes(t *testing.T, longest time.Duration) {
 			continue
 		}
 		if lifetime := claims.ExpiresAt.Sub(claims.IssuedAt.Time); lifetime <= 0 || lifetime > longest {
-			t.Errorf("a key lives %s", lifetime)
+			t.Errorf("a key has the lifetime %s", lifetime)
 		}
 	}
 }
 
-// TestTortureServeOutlivesJumpsOfItsClock has the time of day jump by an hour while
-// one step runs, one waits, and a third is about to exceed its limit.
+// TestTortureServeOutlivesJumpsOfItsClock: the time of day jumps by an hour while one step runs, one waits, and a
+// third is about to exceed its limit.
 func TestTortureServeOutlivesJumpsOfItsClock(t *testing.T) {
 	for name, jump := range map[string]time.Duration{"an hour ahead": time.Hour, "an hour back": -time.Hour} {
 		t.Run(name, func(t *testing.T) {
@@ -313,7 +313,7 @@ func TestTortureServeOutlivesJumpsOfItsClock(t *testing.T) {
 				requireSaneTimes(t, s.ask("GET", "/executions/"+id, nil).body)
 			}
 			requireJumped(t, s.ask("GET", "/executions/later", nil).body, jump)
-			// A step's limit, the grace of its key, what rounding adds, and by how much the key is dated back.
+			// The step's limit, the grace of its key, rounding, and the time by which a key is backdated.
 			api.requireLifetimes(t, 66*time.Second+minter.DefaultLeeway)
 			s.requireWell()
 			if status, body := s.Readiness(); status != 200 {
@@ -324,14 +324,14 @@ func TestTortureServeOutlivesJumpsOfItsClock(t *testing.T) {
 				t.Errorf("exit code %d", code)
 			}
 			if clock.asked.Load() == 0 {
-				t.Error("nobody asked the clock")
+				t.Error("no process read the clock")
 			}
 		})
 	}
 }
 
-// requireJumped checks that an execution was told the time that the clock
-// jumped to: otherwise nothing was tested.
+// requireJumped checks that the times of an execution follow the clock that jumped. Otherwise the test would test
+// nothing.
 func requireJumped(t *testing.T, shown string, jump time.Duration) {
 	t.Helper()
 	var e struct {
@@ -345,8 +345,7 @@ func requireJumped(t *testing.T, shown string, jump time.Duration) {
 	}
 }
 
-// requireSaneTimes checks that nothing is said to have taken an hour, or less
-// than no time.
+// requireSaneTimes checks that no reported duration is negative or an hour long.
 func requireSaneTimes(t *testing.T, shown string) {
 	t.Helper()
 	var e struct {

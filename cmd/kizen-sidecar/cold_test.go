@@ -20,7 +20,7 @@ socket.create_connection(("127.0.0.1", int(inputs.port))).recv(1)
 outputs.log(kizen.api.get("/x").text)
 `
 
-func TestTheConnectionToTheAPIIsOpenBeforeTheStepAsksForIt(t *testing.T) {
+func TestTheConnectionToTheAPIIsOpenBeforeTheStepNeedsIt(t *testing.T) {
 	api, ca, connections := tlsAPI(t)
 	gate, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -36,7 +36,7 @@ func TestTheConnectionToTheAPIIsOpenBeforeTheStepAsksForIt(t *testing.T) {
 		defer close(released)
 		step, err := gate.Accept()
 		if err != nil {
-			return // the step never came, which its result says
+			return // the step did not connect; its result says why
 		}
 		defer step.Close()
 		waitFor(t, func() bool { return connections.Load() > 0 })
@@ -53,8 +53,8 @@ func TestTheConnectionToTheAPIIsOpenBeforeTheStepAsksForIt(t *testing.T) {
 // phase is a line of run -v.
 var phase = regexp.MustCompile(`(?m)^  (spawn|mint|import|step|teardown|revoke) +([0-9.]+) ms$`)
 
-// BenchmarkColdStart says where the milliseconds of a cold run go: its phases, and what of the whole is none of them,
-// the binary itself. The baselines of the same run are a Python that does nothing, and one that imports requests.
+// BenchmarkColdStart shows where the time of a cold run goes: into its phases, or into the binary itself. The
+// baselines are a Python that does nothing, and one that imports requests.
 func BenchmarkColdStart(b *testing.B) {
 	python := pythonWithRequests(b)
 	var bare, requests, whole durations
@@ -76,7 +76,7 @@ func BenchmarkColdStart(b *testing.B) {
 		phases["binary"] = append(phases["binary"], milliseconds(whole[len(whole)-1])+rest)
 	}
 	if len(phases) != 7 {
-		b.Fatalf("run -v told of %d phases", len(phases)-1)
+		b.Fatalf("run -v printed %d phases", len(phases)-1)
 	}
 	for name, spent := range phases {
 		slices.Sort(spent)
@@ -87,7 +87,7 @@ func BenchmarkColdStart(b *testing.B) {
 	b.ReportMetric(milliseconds(whole.median()), "run-ms")
 }
 
-// firstCall says how long its first call of the API takes.
+// firstCall measures its first call to the API.
 const firstCall = `
 import time, requests
 time.sleep(0.1)  # as long as steps work before they call
@@ -96,8 +96,8 @@ kizen.api.get("/x")
 outputs.log((time.perf_counter() - began) * 1000)
 `
 
-// BenchmarkFirstCall times the first call of a cold run, over TLS to an API that takes 30 ms for a handshake, with the
-// connection opened ahead of time and without.
+// BenchmarkFirstCall times the first call of a cold run, over TLS to an API that takes 30 ms for a handshake, with and
+// without a connection that is opened ahead of time.
 func BenchmarkFirstCall(b *testing.B) {
 	api, ca, _ := tlsAPI(b)
 	api.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {

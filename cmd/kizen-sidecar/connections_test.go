@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// neighbour is another machine: a network namespace with an address of its own.
+// neighbour simulates another machine: a network namespace with its own address.
 type neighbour struct{ name, address string }
 
-// newNeighbour makes one. It takes root and ip(8).
+// newNeighbour creates a neighbour. It needs root and ip(8).
 func newNeighbour(t *testing.T) neighbour {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -48,7 +48,7 @@ func newNeighbour(t *testing.T) neighbour {
 	return n
 }
 
-// listen opens a server there, which says hello to each client, and returns its port.
+// listen opens a server in the namespace, which says hello to each client, and returns its port.
 func (n neighbour) listen(t *testing.T) int {
 	t.Helper()
 	opened := make(chan net.Listener)
@@ -85,7 +85,7 @@ func (n neighbour) listen(t *testing.T) int {
 	return listener.Addr().(*net.TCPAddr).Port
 }
 
-// connectingStep reaches one server, and must not reach another port of the same machine, this machine and a metadata
+// connectingStep reaches one server, and must not reach another port of its machine, this machine, or a metadata
 // service. It fails with the refusal of the last.
 const connectingStep = `
 import socket
@@ -99,7 +99,7 @@ outputs.log(kizen.api.get("/custom-objects").status_code)
 socket.create_connection(("169.254.169.254", 80), 20)
 `
 
-// connectionsOf is what a result says of connections.
+// connectionsOf is the part of a result about connections.
 type connectionsOf struct {
 	Logs        []string
 	Connections *struct {
@@ -181,7 +181,7 @@ func TestPolicyDecidesOnConnectionsInEveryCommand(t *testing.T) {
 	})
 }
 
-// auditedConnections are the decisions and rules of the connections in an audit file.
+// auditedConnections returns the decision and the rule of each connection in an audit file.
 func auditedConnections(t *testing.T, name string) (lines []string) {
 	t.Helper()
 	file, err := os.Open(name)

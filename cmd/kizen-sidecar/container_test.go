@@ -15,12 +15,11 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// projectRoot is where Dockerfile and compose.yaml stand.
+// projectRoot is the folder of Dockerfile and compose.yaml.
 const projectRoot = "../.."
 
-// TestContainerFilesNameOnlyWhatExists stands in for a build where no engine
-// is at hand: every path that is copied is there, and every command and flag
-// that is named is known to the built binaries.
+// TestContainerFilesNameOnlyWhatExists checks the container files without an engine: every copied path must exist, and
+// the built binaries must know every command and flag.
 func TestContainerFilesNameOnlyWhatExists(t *testing.T) {
 	dockerfile := readText(t, "Dockerfile")
 	t.Run("copied paths", func(t *testing.T) {
@@ -85,7 +84,7 @@ func TestContainerFilesNameOnlyWhatExists(t *testing.T) {
 	t.Run("compose", func(t *testing.T) { checkCompose(t, readText(t, "compose.yaml"), dockerfile) })
 }
 
-// composeFile is the part of compose.yaml that names things of ours.
+// composeFile is the part of compose.yaml that the test checks.
 type composeFile struct {
 	Services map[string]struct {
 		Build      string              `yaml:"build"`

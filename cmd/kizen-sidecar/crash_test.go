@@ -11,12 +11,12 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// panicVariable has the test binary be a run whose sidecar panics on a goroutine of its own.
+// panicVariable makes the test binary execute a run whose sidecar panics on one of its goroutines.
 const panicVariable = "KIZEN_TEST_PANIC"
 
 func panicElsewhere() {
 	endWithDocument(streams{os.Stdin, os.Stdout, os.Stderr}, []string{"run", "--json"})
-	for range 10 { // of which one is told
+	for range 10 { // only one of them is reported
 		routine.Go(func() { panic("index out of range") })
 	}
 	select {}
@@ -27,7 +27,7 @@ func TestAPanicOfAnyGoroutineIsAFailureWithItsDocument(t *testing.T) {
 	command.Env = append(os.Environ(), panicVariable+"=1")
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
-	_ = command.Run() // the exit code says it
+	_ = command.Run() // the exit code is checked below
 	if code := command.ProcessState.ExitCode(); code != exitSidecar || checkOneJSON(stdout.Bytes()) != nil ||
 		!strings.Contains(stdout.String(), "index out of range") {
 		t.Errorf("%d %v %s", code, checkOneJSON(stdout.Bytes()), stdout.String())

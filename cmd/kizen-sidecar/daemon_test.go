@@ -15,7 +15,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// check is what /readyz says of one thing.
+// check returns what /readyz reports for one check.
 func (s *served) check(name string) string {
 	s.t.Helper()
 	var answer struct{ Checks map[string]string }
@@ -25,7 +25,7 @@ func (s *served) check(name string) string {
 	return answer.Checks[name]
 }
 
-// metric is the value of one series of /metrics, written as it stands there.
+// metric returns the value of a series of /metrics, by its text there, and whether it exists.
 func (s *served) metric(series string) (value float64, there bool) {
 	s.t.Helper()
 	page := s.Metrics()
@@ -40,8 +40,8 @@ func (s *served) metric(series string) (value float64, there bool) {
 	return value, true
 }
 
-// eachStanding starts serve and worker.
-func eachStanding(t *testing.T, test func(t *testing.T, start func(arguments ...string) *served)) {
+// eachDaemon runs a test for serve and for worker.
+func eachDaemon(t *testing.T, test func(t *testing.T, start func(arguments ...string) *served)) {
 	t.Run("serve", func(t *testing.T) {
 		api := newGateAPI(t)
 		test(t, func(arguments ...string) *served {
@@ -55,7 +55,7 @@ func eachStanding(t *testing.T, test func(t *testing.T, start func(arguments ...
 }
 
 func TestReadyOnceAnInterpreterIsWarm(t *testing.T) {
-	eachStanding(t, func(t *testing.T, start func(...string) *served) {
+	eachDaemon(t, func(t *testing.T, start func(...string) *served) {
 		s := start("--warm", "1")
 		waitFor(t, func() bool { status, _ := s.Readiness(); return status == 200 })
 		if said := s.check("warm"); said != "ok" {
@@ -65,8 +65,8 @@ func TestReadyOnceAnInterpreterIsWarm(t *testing.T) {
 	})
 }
 
-func TestNotReadyWhereNoInterpreterCanBeWarm(t *testing.T) {
-	eachStanding(t, func(t *testing.T, start func(...string) *served) {
+func TestNotReadyIfNoInterpreterCanBeStarted(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, start func(...string) *served) {
 		s := start("--warm", "1", "--python", "/no/such/python")
 		waitFor(t, func() bool { return strings.Contains(s.check("warm"), "no warm interpreter can be started") })
 		if status, body := s.Readiness(); status != 503 || !strings.Contains(body, "/no/such/python") {
@@ -75,10 +75,10 @@ func TestNotReadyWhereNoInterpreterCanBeWarm(t *testing.T) {
 	})
 }
 
-func TestReadyWithoutWarmInterpretersWhereNoneAreWanted(t *testing.T) {
-	eachStanding(t, func(t *testing.T, start func(...string) *served) {
+func TestReadyWithoutInterpretersIfWarmIsZero(t *testing.T) {
+	eachDaemon(t, func(t *testing.T, start func(...string) *served) {
 		s := start("--warm", "0")
-		// A worker is ready a moment after its admin listener is: once it takes executions.
+		// A worker becomes ready shortly after its admin listener, when it takes executions.
 		var body string
 		waitFor(t, func() bool {
 			var status int
@@ -91,9 +91,8 @@ func TestReadyWithoutWarmInterpretersWhereNoneAreWanted(t *testing.T) {
 	})
 }
 
-// TestReadyAllTheWhileInterpretersAreUsedUp has more callers than interpreters:
-// most of the time none waits.
-func TestReadyAllTheWhileInterpretersAreUsedUp(t *testing.T) {
+// TestReadyWhileAllInterpretersAreInUse has more callers than interpreters, so that usually none is free.
+func TestReadyWhileAllInterpretersAreInUse(t *testing.T) {
 	api := newGateAPI(t)
 	api.open()
 	s := startServe(t, "--api-root", api.root(), "--warm", "1", "--slots", "4")
@@ -119,7 +118,7 @@ func TestReadyAllTheWhileInterpretersAreUsedUp(t *testing.T) {
 		select {
 		case <-done:
 			if asked == 0 {
-				t.Error("readiness was not asked for in between")
+				t.Error("readiness was never checked meanwhile")
 			}
 			return
 		default:
@@ -130,7 +129,7 @@ func TestReadyAllTheWhileInterpretersAreUsedUp(t *testing.T) {
 	}
 }
 
-func TestWorkerMeasuresWhatServeMeasures(t *testing.T) {
+func TestWorkerHasTheMetricsOfServe(t *testing.T) {
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
 	api := newTally(t, 10)
@@ -178,7 +177,7 @@ func TestWorkerMeasuresWhatServeMeasures(t *testing.T) {
 	}
 }
 
-func TestWorkerPrintsAConfigurationThatItReads(t *testing.T) {
+func TestWorkerReadsTheConfigurationThatItPrints(t *testing.T) {
 	dir := t.TempDir()
 	file := writeFile(t, dir, "worker.yaml",
 		"queue: batch\nslots: 3\nredis-url: redis://user:hunter2hunter2@127.0.0.1:1/0\nwebhook-allow: [10.0.0.0/8, 127.0.0.0/8]\n")
@@ -192,7 +191,7 @@ func TestWorkerPrintsAConfigurationThatItReads(t *testing.T) {
 	}
 }
 
-func TestWrongLoadIsRefused(t *testing.T) {
+func TestNegativeSlotsWarmAndDrainTimeoutAreRefused(t *testing.T) {
 	for _, command := range []string{"serve", "worker"} {
 		for flag, value := range map[string]string{"--slots": "-1", "--warm": "-1", "--drain-timeout": "-1s"} {
 			got := sidecar(t, "", nil, command, "--redis-url", "redis://127.0.0.1:1/0", fmt.Sprintf("%s=%s", flag, value))

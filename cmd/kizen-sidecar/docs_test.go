@@ -20,7 +20,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// documentation is every page, by its path in the project. THIRD_PARTY.md is left out: it holds texts of others.
+// documentation returns every page, by its path in the project, except THIRD_PARTY.md, which contains the licences of
+// other projects.
 func documentation(t *testing.T) (pages []docstest.Page) {
 	t.Helper()
 	for _, pattern := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md",
@@ -41,9 +42,8 @@ func documentation(t *testing.T) (pages []docstest.Page) {
 	return pages
 }
 
-// TestEveryPageDoesWhatItSays runs the commands of each page, in order, in a
-// folder where bin and examples are, and compares what they print with what
-// the page shows.
+// TestEveryPageDoesWhatItSays runs the commands of each page, in order, in a folder with bin and examples, and
+// compares their output with the page.
 func TestEveryPageDoesWhatItSays(t *testing.T) {
 	for _, program := range []string{"bash", "curl", "openssl", "redis-server"} {
 		requireProgram(t, program)
@@ -91,8 +91,7 @@ func symlink(t *testing.T, target, link string) {
 	}
 }
 
-// reasons are why commands of a page may not be run by a test, with the
-// programs that the reason holds for.
+// reasons are the reasons why a test may not run the commands of a block, with the programs that each covers.
 var reasons = map[string][]string{
 	"build":   {"make", "go", "run", "python"}, // they build or test this project, which a test must not
 	"docker":  {"docker"},                      // a Docker engine
@@ -109,7 +108,7 @@ func TestCommandsThatAreNotRunNameOnlyWhatExists(t *testing.T) {
 			}
 			programs, known := reasons[block.NoRun]
 			if !known || (block.NoRun == "example") != strings.HasPrefix(page.Name, "docs/reference/") {
-				t.Errorf("%s:%d: %q is no reason here", page.Name, block.Line, block.NoRun)
+				t.Errorf("%s:%d: %q is not a valid reason", page.Name, block.Line, block.NoRun)
 			}
 			used[block.NoRun] = true
 			commands, err := docstest.Commands(block.Text)
@@ -129,12 +128,12 @@ func TestCommandsThatAreNotRunNameOnlyWhatExists(t *testing.T) {
 	}
 	for reason := range reasons {
 		if !used[reason] {
-			t.Errorf("%q is the reason of nothing", reason)
+			t.Errorf("no block has the reason %q", reason)
 		}
 	}
 }
 
-// checkCommand says what a command names that does not exist.
+// checkCommand returns an error if a command names something that does not exist.
 func checkCommand(t *testing.T, command docstest.Command) error {
 	switch command.Program {
 	case "kizen-sidecar":
@@ -143,7 +142,7 @@ func checkCommand(t *testing.T, command docstest.Command) error {
 		}
 		arguments := slices.Clone(command.Arguments)
 		if at := slices.Index(arguments, "--config"); at >= 0 {
-			arguments = slices.Delete(arguments, at, at+2) // it would be read
+			arguments = slices.Delete(arguments, at, at+2) // the parser would read the file
 		}
 		_, err := grammar(t).Parse(arguments)
 		return err
@@ -159,7 +158,7 @@ func checkCommand(t *testing.T, command docstest.Command) error {
 	return nil
 }
 
-// checkTargets finds arguments of make that are no targets.
+// checkTargets finds arguments of make that are not targets.
 func checkTargets(t *testing.T, arguments []string) error {
 	makefile := readText(t, "Makefile")
 	for _, target := range arguments {
@@ -170,7 +169,7 @@ func checkTargets(t *testing.T, arguments []string) error {
 	return nil
 }
 
-// checkFiles finds arguments that look like files and are none.
+// checkFiles finds arguments that look like files but do not exist.
 func checkFiles(arguments []string) error {
 	for _, argument := range arguments {
 		if ext := path.Ext(argument); ext == ".yaml" || ext == ".json" {
@@ -182,8 +181,7 @@ func checkFiles(arguments []string) error {
 	return nil
 }
 
-// checkGo finds packages that do not exist, and patterns of tests that match
-// none in them.
+// checkGo finds packages that do not exist, and test patterns that match no test in them.
 func checkGo(t *testing.T, arguments []string) error {
 	module := ""
 	if at := slices.Index(arguments, "-C"); at >= 0 { // another module, in a folder of this one
@@ -205,14 +203,13 @@ func checkGo(t *testing.T, arguments []string) error {
 			return err
 		}
 		if !slices.ContainsFunc(names, matches.MatchString) {
-			return errors.New("no test is " + pattern)
+			return errors.New("no test matches " + pattern)
 		}
 	}
 	return nil
 }
 
-// testsIn are the names of the tests of a folder, and of those below it where
-// it ends in "...".
+// testsIn returns the names of the tests in a folder and, if it ends in "...", below it.
 func testsIn(t *testing.T, folder string) (names []string) {
 	t.Helper()
 	root, all := strings.CutSuffix(folder, "...")
@@ -240,13 +237,13 @@ func testsIn(t *testing.T, folder string) (names []string) {
 		return nil
 	})
 	if err != nil || !found {
-		t.Errorf("there is no package in %s (%v)", folder, err)
+		t.Errorf("%s contains no package (%v)", folder, err)
 	}
 	return names
 }
 
-// TestNoCommandOfThePagesEscapes finds commands outside the blocks that are run
-// or checked, and flags and variables in the text that do not exist.
+// TestNoCommandOfThePagesEscapes finds commands outside the blocks that are run or checked, and flags and variables in
+// the text that do not exist.
 func TestNoCommandOfThePagesEscapes(t *testing.T) {
 	known := grammar(t).Model
 	flags, variables := map[string]bool{}, readText(t, "docs/reference/kizen-sidecar.md")+readText(t,
@@ -271,24 +268,24 @@ func TestNoCommandOfThePagesEscapes(t *testing.T) {
 		for _, span := range page.Spans {
 			for _, name := range flag.FindAllString(span.Text, -1) {
 				if name = strings.TrimSpace(name); !flags[name] && !foreign[name] {
-					t.Errorf("%s:%d: there is no flag %s", page.Name, span.Line, name)
+					t.Errorf("%s:%d: unknown flag %s", page.Name, span.Line, name)
 				}
 			}
 			for _, name := range variable.FindAllString(span.Text, -1) {
 				if !strings.Contains(variables, "`"+name+"`") && !foreign[name] {
-					t.Errorf("%s:%d: there is no variable %s", page.Name, span.Line, name)
+					t.Errorf("%s:%d: unknown variable %s", page.Name, span.Line, name)
 				}
 			}
 			words := strings.Fields(span.Text)
 			if len(words) > 1 && words[0] == "kizen-sidecar" && !strings.HasPrefix(words[1], "-") &&
 				!slices.ContainsFunc(known.Children, func(n *kong.Node) bool { return n.Name == words[1] }) {
-				t.Errorf("%s:%d: there is no command %s", page.Name, span.Line, words[1])
+				t.Errorf("%s:%d: unknown command %s", page.Name, span.Line, words[1])
 			}
 		}
 	}
 }
 
-// foreign are flags and variables that pages name and that are no command's of ours.
+// foreign are the flags and variables in pages that none of our commands has.
 var foreign = map[string]bool{"--help": true, "KIZEN_TEST_REQUIRE": true, "KIZEN_TEST_BIN": true}
 
 func TestFilesThatThePagesNameExist(t *testing.T) {
@@ -299,7 +296,7 @@ func TestFilesThatThePagesNameExist(t *testing.T) {
 				continue
 			}
 			if found, err := filepath.Glob(filepath.Join(projectRoot, span.Text)); err != nil || len(found) == 0 {
-				t.Errorf("%s:%d: there is no %s (%v)", page.Name, span.Line, span.Text, err)
+				t.Errorf("%s:%d: %s does not exist (%v)", page.Name, span.Line, span.Text, err)
 			}
 		}
 	}
@@ -331,7 +328,7 @@ func TestLinksOfThePagesLeadSomewhere(t *testing.T) {
 				continue
 			}
 			if match[2] != "" && !slices.Contains(anchors(target), match[2]) {
-				t.Errorf("%s links %s, where there is no such heading", page.Name, match[0])
+				t.Errorf("%s links %s, but that page has no such heading", page.Name, match[0])
 			}
 			if page.Name == "README.md" {
 				linked[target] = true

@@ -9,9 +9,9 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// TestCallsGoOnWhenRedisWasEmptied runs both built commands on a real Redis that loses its content: the key pair of
-// the sidecar is its own, so that the platform knows it from there only.
-func TestCallsGoOnWhenRedisWasEmptied(t *testing.T) {
+// TestCallsContinueAfterRedisWasEmptied runs both built commands on a real Redis that loses its content. The sidecar
+// uses its own key pair, which the platform knows only from Redis.
+func TestCallsContinueAfterRedisWasEmptied(t *testing.T) {
 	t.Run("proxy", func(t *testing.T) {
 		server := redistest.Start(t)
 		root := startPlatform(t, "--redis-url", server.URL())
@@ -32,7 +32,7 @@ func TestCallsGoOnWhenRedisWasEmptied(t *testing.T) {
 			t.Errorf("after FLUSHALL: %d", answer.StatusCode)
 		}
 		if status, body := get(t, p.URL+"/records/deals"); status != 200 || !strings.Contains(body, `"count":1,`) {
-			t.Errorf("the record was not made once: %d %s", status, body)
+			t.Errorf("the record was not created exactly once: %d %s", status, body)
 		}
 	})
 	t.Run("proxy, with configured keys", func(t *testing.T) {

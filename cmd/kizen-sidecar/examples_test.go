@@ -10,14 +10,14 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-func TestREADMETellsOfEveryExample(t *testing.T) {
+func TestREADMEListsEveryExample(t *testing.T) {
 	examples, err := os.ReadDir(filepath.Join(projectRoot, "examples"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, example := range examples {
 		if !strings.Contains(readText(t, "README.md"), "| `examples/"+example.Name()+"` |") {
-			t.Errorf("README.md does not tell of examples/%s", example.Name())
+			t.Errorf("README.md does not list examples/%s", example.Name())
 		}
 	}
 }
@@ -35,7 +35,7 @@ func TestTheDemoShowsThePageOfItsStepAndLeavesNothing(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
-		t.Errorf("it leaves %v (%v)", left, err)
+		t.Errorf("it left %v (%v)", left, err)
 	}
 }
 

@@ -150,7 +150,7 @@ func (f redisFlags) connect(embedded *redisconn.Embedded) (redis.UniversalClient
 // require connects, for commands that cannot use an embedded store.
 func (f redisFlags) require() (redis.UniversalClient, error) {
 	if f.RedisURL == "" {
-		return nil, exit.Usagef("no redis given; name the one with the keys with --redis-url")
+		return nil, exit.Usagef("no redis given; name the Redis of the keys with --redis-url")
 	}
 	return f.connect(nil)
 }
@@ -179,8 +179,7 @@ type authorityFlags struct {
 	DevelopmentKeys bool `help:"Sign with a key pair of this process although neither Redis nor the API is on this machine. Anyone who can write to that Redis can then mint keys." group:"Keys"`
 }
 
-// checkedFlags is the result of checking authorityFlags: every error of the caller has been reported, and nothing is
-// open yet.
+// checkedFlags are authorityFlags without errors. Nothing is open yet.
 type checkedFlags struct {
 	flags   authorityFlags
 	keys    *minter.KeySet
@@ -189,7 +188,7 @@ type checkedFlags struct {
 	proxy   proxy.Config
 	log     *slog.Logger
 	learn   bool // --policy-mode=learn
-	// telemetry observes every execution. If nil, nothing does.
+	// telemetry observes every execution. If nil, it is off.
 	telemetry *telemetry.Telemetry
 }
 
@@ -308,7 +307,7 @@ type sandboxFlags struct {
 	Sandbox       string `help:"auto: use every layer that this machine supports. required: refuse to run if one is missing. off: no isolation, only limits." enum:"auto,required,off" default:"auto" placeholder:"MODE" group:"Sandbox"`
 	Network       string `help:"Destinations that a step can reach. host: all that this machine can reach. policy: those that the rules for connections permit. kizen-only: only the proxy." enum:"policy,host,kizen-only" default:"host" placeholder:"NETWORK" group:"Sandbox"`
 
-	PolicyMode string `help:"With --network=policy: enforce refuses the connections that no rule permits; learn permits and records them for policy suggest. Guardrails and your own forbids hold in both." enum:"enforce,learn" default:"enforce" placeholder:"MODE" group:"Sandbox"`
+	PolicyMode string `help:"With --network=policy: enforce refuses the connections that no rule permits; learn permits and records them for policy suggest. Guardrails and your forbid rules apply in both." enum:"enforce,learn" default:"enforce" placeholder:"MODE" group:"Sandbox"`
 
 	MaxConnections int `help:"Maximum number of connections of an execution with --network=policy; others are refused. 0 means no limit." default:"10000" least:"0" placeholder:"N" group:"Limits"`
 	MaxDNSRate     int `name:"max-dns-rate" help:"Maximum number of DNS queries of an execution in a second with --network=policy; others are refused. 0 means no limit." default:"100" least:"0" placeholder:"N" group:"Limits"`
@@ -442,7 +441,7 @@ func (f *operationFlags) fill() error {
 	return nil
 }
 
-// daemonParts is what the flags of serve and worker mean, checked.
+// daemonParts are the parts of a daemon that the flags of serve and worker configure.
 type daemonParts struct {
 	daemon  *daemon.Daemon
 	checked checkedFlags
@@ -494,7 +493,7 @@ func (p *daemonParts) close() {
 	p.flush()
 }
 
-// loadSecrets reads the secrets of businesses; without a file there are none.
+// loadSecrets reads the secrets of businesses. If name is empty, it returns none.
 func loadSecrets(name string) (execution.SecretsByBusiness, error) {
 	if name == "" {
 		return nil, nil

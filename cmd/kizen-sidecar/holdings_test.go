@@ -23,8 +23,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// tried is a serve that a fault is tried on: what it holds before, it may hold
-// afterwards, and nothing more.
+// tried is a serve in which a test provokes a fault. Afterwards it must not hold more resources than before.
 type tried struct {
 	*served
 	store  *redis.Client
@@ -32,20 +31,20 @@ type tried struct {
 	before holdings
 }
 
-// holdings are what a process holds that could leak.
+// holdings are the resources of a process that could leak.
 type holdings struct {
 	goroutines int
-	files      []string // open ones, but for connections to Redis, which are pooled
+	files      []string // open files, except connections to Redis, which are pooled
 	pooled     int      // connections to Redis
-	processes  []int    // that descend from it
+	processes  []int    // its descendants
 	disk       []string // files and directories of its temporary directory
 	keys       []string // in its Redis, which only it uses
 }
 
-// redisPool is how many connections go-redis keeps at most.
+// redisPool is the maximum number of connections that go-redis keeps.
 const redisPool = 64
 
-// try starts a serve with a Redis and a disk of its own.
+// try starts a serve with its own Redis and its own disk.
 func try(t *testing.T, redisURL, disk string, arguments ...string) *tried {
 	t.Helper()
 	return tryWith(t, redisURL, disk, tryCommand(redisURL, disk, arguments...))
@@ -67,7 +66,7 @@ func tryWith(t *testing.T, redisURL, disk string, command *exec.Cmd) *tried {
 	return &tried{served: &served{sidecartest.StartCommand(t, command), t}, store: store, disk: disk}
 }
 
-// settle notes what the serve holds, once steps have run in every slot.
+// settle records what the serve holds, after steps have run in every slot.
 func (s *tried) settle(slots int) *tried {
 	s.t.Helper()
 	var all sync.WaitGroup
@@ -79,17 +78,16 @@ func (s *tried) settle(slots int) *tried {
 		})
 	}
 	all.Wait()
-	s.Readiness() // publishes a public half, which stays for a while
+	s.Readiness() // publishes a public key, which stays for a while
 	s.before = s.steady()
 	return s
 }
 
-// steady is what it holds when that has not changed for a while. Of the
-// goroutines that is the least from then on: those that answer /metrics count
-// themselves, one time more than another.
+// steady returns the holdings when they have not changed for a while. The number of goroutines is the smallest one
+// seen from then on, because goroutines that answer /metrics count themselves, sometimes one more than before.
 func (s *tried) steady() holdings {
 	s.t.Helper()
-	http.DefaultClient.CloseIdleConnections() // each is a goroutine and a descriptor of the server's
+	http.DefaultClient.CloseIdleConnections() // each holds a goroutine and a descriptor of the server
 	var last holdings
 	same, fewest := 0, math.MaxInt
 	waitFor(s.t, func() bool {
@@ -108,8 +106,7 @@ func (s *tried) steady() holdings {
 	return last
 }
 
-// requireWell checks that a fault has left nothing, and that the next
-// executions go well.
+// requireWell checks that a fault has left nothing behind, and that the next executions succeed.
 func (s *tried) requireWell() {
 	s.t.Helper()
 	if got := s.ask("POST", "/api/coderunner/run", script("outputs.log(1)")); got.status != 200 {
@@ -134,7 +131,7 @@ func (s *tried) requireNothingLeft() {
 	}
 }
 
-// beyond says what h has that before had not.
+// beyond returns what h has in addition to before.
 func (h holdings) beyond(before holdings) (more []string) {
 	if h.goroutines > before.goroutines {
 		more = append(more, fmt.Sprintf("%d goroutines, and %d before", h.goroutines, before.goroutines))
@@ -168,21 +165,20 @@ func (s *tried) holdings() holdings {
 		if err == nil && path != s.disk {
 			h.disk = append(h.disk, path)
 		}
-		return nil // what vanishes meanwhile is no leak
+		return nil // a file that vanishes meanwhile has not leaked
 	})
 	keys, err := s.store.Keys(s.t.Context(), "*").Result()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	// What keeps an id from running again stays for a week.
+	// The tombstone that prevents an id from running again stays for a week.
 	keys = slices.DeleteFunc(keys, func(key string) bool { return strings.Contains(key, ":ran:") })
 	slices.Sort(keys)
 	h.keys = keys
 	return h
 }
 
-// openFiles are the descriptors of the process, and how many connections to its
-// Redis it has beside them.
+// openFiles returns the descriptors of the process without its connections to its Redis, and the number of these.
 func (s *tried) openFiles() (files []string, pooled int) {
 	s.t.Helper()
 	directory := fmt.Sprintf("/proc/%d/fd", s.Process.Pid)
@@ -209,7 +205,7 @@ func (s *tried) openFiles() (files []string, pooled int) {
 	return files, pooled
 }
 
-// socketsTo are the sockets of a process's network that are connected to a port.
+// socketsTo returns the sockets of a process's network that are connected to a port.
 func socketsTo(t *testing.T, pid int, port string) map[string]bool {
 	t.Helper()
 	number, err := strconv.Atoi(port)

@@ -8,12 +8,12 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// idleFor is how long the test looks at a daemon that has nothing to do: what it measures is a rate.
+// idleFor is how long the test measures the processor time of an idle daemon.
 const idleFor = 4 * time.Second
 
-// TestAnIdleDaemonRests: interpreters that wait cost a serve and a worker nothing. A core is used for under 1 % on a
-// machine that does nothing else; a busy one makes the same work dearer. Before, two interpreters took 4 to 9 %.
-func TestAnIdleDaemonRests(t *testing.T) {
+// TestAnIdleDaemonUsesAlmostNoProcessor: waiting interpreters cost serve and worker less than 1 % of a core on an idle
+// machine. On a busy machine the same work takes longer.
+func TestAnIdleDaemonUsesAlmostNoProcessor(t *testing.T) {
 	redisURL := startRedisServer(t)
 	daemons := map[string]*served{
 		"serve":  startServe(t, "--redis-url", redisURL, "--api-root", "http://127.0.0.1:1/api", "--warm", "8"),

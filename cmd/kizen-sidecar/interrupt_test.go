@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// endlessStep starts a child that leaves its session, tells the API that it
-// has started, and never ends.
+// endlessStep starts a child in a session of its own, tells the API that it has started, and never ends.
 const endlessStep = `
 import subprocess, time
 subprocess.Popen(["sleep", inputs.marker], start_new_session=True)
@@ -48,7 +47,7 @@ func TestAnInterruptedRunRevokesItsKeyAndKillsItsStep(t *testing.T) {
 			if err := command.Process.Signal(signal); err != nil {
 				t.Fatal(err)
 			}
-			_ = command.Wait() // the exit code says it
+			_ = command.Wait() // the exit code is checked below
 			if code := command.ProcessState.ExitCode(); code != exitStepFailed {
 				t.Errorf("exit code %d, want %d\n%s", code, exitStepFailed, &stderr)
 			}

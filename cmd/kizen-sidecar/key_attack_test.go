@@ -15,7 +15,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// echoAPI is an API of all echoes of the corpus. It keeps the keys that it was given.
+// echoAPI is an API that serves all echoes of the corpus. It records the keys that it received.
 type echoAPI struct {
 	*httptest.Server
 	mu   sync.Mutex
@@ -45,8 +45,8 @@ func (a *echoAPI) saw(key string) {
 	a.keys[key] = true
 }
 
-// requireUnknown fails where a text tells the end of a key that the API saw.
-func (a *echoAPI) requireUnknown(t *testing.T, where, text string) {
+// requireNoKey fails if a text contains the end of a key that the API saw.
+func (a *echoAPI) requireNoKey(t *testing.T, where, text string) {
 	t.Helper()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -61,7 +61,7 @@ func (a *echoAPI) requireUnknown(t *testing.T, where, text string) {
 	}
 }
 
-// requireSafe looks for the key in a whole result, and in what the step found.
+// requireSafe searches for the key in a whole result, and in the values that the step found.
 func (a *echoAPI) requireSafe(t *testing.T, where, result string) {
 	t.Helper()
 	var d struct {
@@ -80,14 +80,14 @@ func (a *echoAPI) requireSafe(t *testing.T, where, result string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.requireUnknown(t, fmt.Sprintf("%s, what the step read (%d)", where, i), string(raw))
+		a.requireNoKey(t, fmt.Sprintf("%s, what the step read (%d)", where, i), string(raw))
 	}
-	a.requireUnknown(t, where, result)
+	a.requireNoKey(t, where, result)
 }
 
-// TestNoLogAndNoCallbackTellsTheKeyThatAnAPIEchoes: what else than the result tells of a step. Results are tried in
-// every way by the driver of attacks_ways_test.go.
-func TestNoLogAndNoCallbackTellsTheKeyThatAnAPIEchoes(t *testing.T) {
+// TestNoLogAndNoCallbackContainsAnEchoedKey: neither a log line nor a callback contains a key that the API echoes.
+// attacks_ways_test.go checks the results.
+func TestNoLogAndNoCallbackContainsAnEchoedKey(t *testing.T) {
 	t.Parallel()
 	api := newEchoAPI(t)
 	redisURL, box := startRedisServer(t), newMailbox(t)
@@ -96,7 +96,7 @@ func TestNoLogAndNoCallbackTellsTheKeyThatAnAPIEchoes(t *testing.T) {
 	w := startWorker(t, redisURL, api.URL+"/api")
 	waitFor(t, func() bool { return len(box.of(t, "e-1")) > 1 })
 	api.requireSafe(t, "the callback", string(box.of(t, "e-1")[1].message(t).Data.Result))
-	api.requireUnknown(t, "the log", w.Log.String())
+	api.requireNoKey(t, "the log", w.Log.String())
 }
 
 func TestAStepCannotReadItsKeyThroughNginxThatCompresses(t *testing.T) {
@@ -127,17 +127,17 @@ http {
 	script := writeFile(t, t.TempDir(), "script.py", attacks.EchoStep())
 	got := sidecar(t, "", nil, "run", "--json", "--script", script, "--declare-output", "found:a[s]", "--api-root",
 		"http://"+address+"/api")
-	delete(api.keys, "") // the question above
+	delete(api.keys, "") // of the request above
 	api.requireSafe(t, "the document", got.stdout)
 }
 
-func TestAnOutputThatHoldsTheKeyFailsTheStep(t *testing.T) {
+func TestAnOutputThatContainsTheKeyFailsTheStep(t *testing.T) {
 	api := newEchoAPI(t)
-	// An API that spreads the key over fields, which the proxy cannot know, and a step that puts it together.
+	// The API splits the key into fields, which the proxy cannot detect. The step joins them.
 	api.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("X-API-KEY")
 		api.saw(key)
-		_ = json.NewEncoder(w).Encode(strings.Split(key, "")) // the step may have gone
+		_ = json.NewEncoder(w).Encode(strings.Split(key, "")) // the step may have ended
 	})
 	step := "key = ''.join(kizen.api.get('/x').json())\noutputs.log(key)\nprint(key)\noutputs.x = key"
 	s := startServe(t, "--api-root", api.URL+"/api")
@@ -145,6 +145,6 @@ func TestAnOutputThatHoldsTheKeyFailsTheStep(t *testing.T) {
 	if got.status != 400 || !strings.Contains(got.body, `output \"x\" contains the key of this execution`) {
 		t.Errorf("%d %s", got.status, got.body)
 	}
-	api.requireUnknown(t, "the answer", got.body)
-	api.requireUnknown(t, "the log", s.Log.String())
+	api.requireNoKey(t, "the answer", got.body)
+	api.requireNoKey(t, "the log", s.Log.String())
 }

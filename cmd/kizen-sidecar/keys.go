@@ -16,7 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// signingKeysVariable contains the keys themselves. It has no flag, because keys do not belong in a command line.
+// signingKeysVariable contains the keys themselves. It has no flag, because keys must not be on a command line.
 const signingKeysVariable = "KIZEN_SIGNING_KEYS"
 
 // keysCommand is kizen-sidecar keys.
@@ -257,7 +257,8 @@ func (c *keysRevokeCommand) Run(ctx context.Context, app *app) error {
 		BusinessID: c.BusinessID, Key: c.Key, Execution: c.Execution, Account: c.Account, Business: c.Business,
 		Suspend: c.Suspend, Resume: c.Resume,
 	}.Do(ctx, client, func(err error) {
-		fmt.Fprintf(app.stderr, "warning: it holds, but the account's timeline does not say so: %v\n", err)
+		fmt.Fprintf(app.stderr, "warning: this took effect, but could not be added to the account's timeline: %v\n",
+			err)
 	})
 	if err == nil {
 		_, err = fmt.Fprintln(app.stdout, done)

@@ -179,7 +179,7 @@ func TestSealingKeysHaveNoJWKSet(t *testing.T) {
 	}
 }
 
-func TestKeysThatAreNotConfiguredAreOfThisProcess(t *testing.T) {
+func TestAProcessGeneratesKeysIfNoneAreConfigured(t *testing.T) {
 	t.Setenv(signingKeysVariable, "")
 	keys, own, err := keySetFlags{}.open()
 	if err != nil || !own || keys.Current() == "" {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// layersHere asks doctor which layers a step on a network of the host's gets, and which it cannot.
+// layersHere returns the layers that doctor reports as held and as missing, without those of a step's own network.
 func layersHere(t *testing.T, arguments ...string) (held, missing []string) {
 	t.Helper()
 	got := sidecar(t, "", nil, append([]string{"doctor", "--json"}, arguments...)...)
@@ -51,7 +51,7 @@ func TestEveryResultOfRunListsTheLayersInForce(t *testing.T) {
 	}
 }
 
-func TestANetworkOfItsOwnIsListedWhereTheStepHasOne(t *testing.T) {
+func TestAStepsOwnNetworkNamespaceIsListed(t *testing.T) {
 	got := sidecar(t, "pass", nil, "run", "--script", "-", "--json", "--network", "kizen-only")
 	var d document
 	if err := json.Unmarshal([]byte(got.stdout), &d); err != nil || !slices.Contains(d.Layers.Held, "network namespace") {

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	os.Exit(sidecartest.Main(m, "kizen-sidecar", "kizen-platform"))
 }
 
-// The harness under the short names that tests use.
+// Short names for the harness.
 var (
 	sidecarCommand = sidecartest.Command
 	waitFor        = sidecartest.WaitFor
@@ -30,14 +30,14 @@ var (
 	freeAddress    = sidecartest.FreeAddress
 )
 
-// outcome is what a command left behind.
+// outcome is the result of a command.
 type outcome struct {
 	code           int
 	stdout, stderr string
 }
 
-// sidecar runs the built binary to its end. environment is added to a minimal
-// one, so that nothing of the machine's own settings decides a test.
+// sidecar runs the built binary to its end. environment is added to a minimal one, so that the machine's own settings
+// do not affect a test.
 func sidecar(t *testing.T, stdin string, environment []string, arguments ...string) outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -54,8 +54,8 @@ func sidecar(t *testing.T, stdin string, environment []string, arguments ...stri
 	return outcome{command.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// requireProgram returns the path of the first of names that is installed. Without one it skips the test, loudly; where
-// everything must be there it fails instead.
+// requireProgram returns the path of the first of names that is installed. If none is, it skips the test loudly, or
+// fails it if KIZEN_TEST_REQUIRE is set.
 func requireProgram(t *testing.T, names ...string) string {
 	t.Helper()
 	for _, name := range names {
@@ -75,7 +75,7 @@ func missingForTest(t *testing.T, what string) {
 	t.Skipf("SKIPPED: %s is not installed; run .ci/setup test", what)
 }
 
-// checkOneJSON says what is wrong with data that should be one JSON document.
+// checkOneJSON returns an error unless data is exactly one JSON document.
 func checkOneJSON(data []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	var document map[string]any
@@ -83,12 +83,12 @@ func checkOneJSON(data []byte) error {
 		return err
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more after the first document")
+		return errors.New("more data follows the first document")
 	}
 	return nil
 }
 
-func TestNoErrorHoldsWhatATerminalObeys(t *testing.T) {
+func TestNoErrorContainsTerminalControlCharacters(t *testing.T) {
 	const hostile = "x\x1b[31m\u009b\u202e"
 	for _, arguments := range [][]string{{hostile}, {"run", "--" + hostile},
 		{"run", "--script", "-", "--input", hostile + "=1"}} {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestRunIsReadAloneAsAmongAllCommands(t *testing.T) {
+func TestRunParsesTheSameAloneAndAmongAllCommands(t *testing.T) {
 	of := func(line any) string {
 		var out bytes.Buffer
 		parser, err := newParser(line, streams{stdout: &out, stderr: &out})
@@ -26,6 +26,6 @@ func TestRunIsReadAloneAsAmongAllCommands(t *testing.T) {
 	one, _ := reflect.TypeFor[runLine]().FieldByName("Run")
 	all, _ := reflect.TypeFor[commandLine]().FieldByName("Run")
 	if one.Tag != all.Tag {
-		t.Errorf("alone it is %q, among all %q", one.Tag, all.Tag)
+		t.Errorf("alone it is %q, among all commands %q", one.Tag, all.Tag)
 	}
 }

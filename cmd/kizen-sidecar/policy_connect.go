@@ -52,7 +52,7 @@ func (c *policyExplainCommand) addresses(ctx context.Context, host string) (foun
 	for _, text := range c.Address {
 		address, err := netip.ParseAddr(text)
 		if err != nil {
-			return nil, exit.Usagef("--address %q is no IP address", text)
+			return nil, exit.Usagef("--address %q is not an IP address", text)
 		}
 		found = append(found, address)
 	}

@@ -226,7 +226,7 @@ func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
 	}
 }
 
-// Names of sheets have line breaks and backslashes in them; with both in it, a guarded call stays guarded.
+// Names of sheets may contain line breaks and backslashes. With both in its path, a guarded call stays guarded.
 func TestALineBreakAndABackslashReachTheAPI(t *testing.T) {
 	api := newRecordingAPI(t)
 	paths := []string{"/values/Q1%0A2024!A1", "/values/a%5Cb", "/values/a%0D%0A%09b", "/values/Q1%0A2024", `/values/a\b`}

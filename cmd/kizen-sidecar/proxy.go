@@ -132,7 +132,7 @@ func counted(calls map[proxy.Outcome]uint64) slog.Attr {
 	return slog.GroupAttrs("calls", counts...)
 }
 
-// wait returns when a signal arrives or the time has passed.
+// wait returns when a signal arrives or --ttl has passed.
 func (c *proxyCommand) wait(ctx context.Context) {
 	if c.TTL > 0 {
 		var cancel context.CancelFunc

@@ -19,7 +19,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// callsOf is how many calls ended how, as the proxy's log says when it stops.
+// callsOf returns the number of calls by outcome, as the proxy logs it when it stops.
 func callsOf(t *testing.T, p *sidecartest.Proxy) map[string]int {
 	t.Helper()
 	if code := p.Stop(t, syscall.SIGTERM); code != exitOK {
@@ -90,7 +90,7 @@ func TestProxyAuditsEveryCall(t *testing.T) {
 	key := api.apiCalls()[0].header.Get("X-API-KEY")
 	for _, secret := range []string{"hunter2", key} {
 		if strings.Contains(string(written)+p.Log.String(), secret) {
-			t.Errorf("%q shows in\n%s\n%s", secret, written, p.Log)
+			t.Errorf("%q is in\n%s\n%s", secret, written, p.Log)
 		}
 	}
 	var lines []map[string]any
@@ -120,7 +120,7 @@ func TestProxyAuditsEveryCall(t *testing.T) {
 	}
 }
 
-// waitingAPI answers when it is released. entered gets one for each request.
+// waitingAPI answers a request when it is released. entered receives one value for each request.
 func waitingAPI(t *testing.T) (root string, entered chan struct{}, release func()) {
 	t.Helper()
 	entered, gate := make(chan struct{}, 10), make(chan struct{})
@@ -136,7 +136,7 @@ func waitingAPI(t *testing.T) (root string, entered chan struct{}, release func(
 	return api.URL + "/api", entered, func() { close(gate) }
 }
 
-func TestProxyKeepsItsLimits(t *testing.T) {
+func TestProxyEnforcesItsLimits(t *testing.T) {
 	root, entered, release := waitingAPI(t)
 	p := startProxy(t, "--api-root", root, "--max-body", "10B", "--max-in-flight", "1", "--log-format", "json")
 	response, err := http.Post(p.URL+"/x", "text/plain", strings.NewReader("eleven bytes"))
@@ -163,7 +163,7 @@ func TestProxyKeepsItsLimits(t *testing.T) {
 	}
 }
 
-// getLater is get for another goroutine than the test's.
+// getLater is get for a goroutine other than the test's.
 func getLater(url string) string {
 	response, err := http.Get(url)
 	if err != nil {
@@ -187,7 +187,7 @@ func TestProxyLetsCallsFinishWithinTheGrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	address, _ := url.Parse(p.URL)
-	waitFor(t, func() bool { // nothing new is let in
+	waitFor(t, func() bool { // no new call is accepted
 		conn, err := net.Dial("tcp", address.Host)
 		if err == nil {
 			conn.Close()
@@ -226,8 +226,8 @@ func TestProxyCutsCallsAfterTheGraceAndAtItsDeadline(t *testing.T) {
 	}
 }
 
-// tlsAPI is an API behind TLS, its authority in a file, that counts its
-// connections. Its certificate is for example.com and 127.0.0.1.
+// tlsAPI is an API with TLS that counts its connections. ca is the file of its certificate authority. The certificate
+// is for example.com and 127.0.0.1.
 func tlsAPI(t testing.TB) (api *httptest.Server, ca string, connections *atomic.Int64) {
 	t.Helper()
 	connections = new(atomic.Int64)
@@ -235,7 +235,7 @@ func tlsAPI(t testing.TB) (api *httptest.Server, ca string, connections *atomic.
 		_, _ = io.WriteString(w, r.Header.Get("X-BUSINESS-ID")+" "+r.Proto)
 	}))
 	api.EnableHTTP2 = true
-	api.Config.ErrorLog = log.New(io.Discard, "", 0) // a caller that does not know its authority is part of the test
+	api.Config.ErrorLog = log.New(io.Discard, "", 0) // the test includes a caller that does not trust the authority
 	api.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateActive || state == http.StateIdle { // the handshake is done
 			connections.Add(1)
@@ -266,7 +266,7 @@ func TestProxyVerifiesAndPrewarmsTLS(t *testing.T) {
 	}
 }
 
-func TestProxySpeaksPlainHTTPToLoopbackAlone(t *testing.T) {
+func TestProxySpeaksPlainHTTPOnlyToLoopback(t *testing.T) {
 	refused := sidecar(t, "", nil, "proxy", "--api-root", "http://192.0.2.1/api")
 	if refused.code == exitOK || !strings.Contains(lastLine(refused.stderr), "plain http") {
 		t.Errorf("exit code %d, %s", refused.code, refused.stderr)

@@ -16,8 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// startProxy starts the built binary's proxy command and returns once it has
-// said where it listens.
+// startProxy starts the built binary's proxy command and returns when it has printed its address.
 func startProxy(t *testing.T, arguments ...string) *sidecartest.Proxy {
 	t.Helper()
 	return sidecartest.StartProxy(t, nil, arguments...)
@@ -113,7 +112,7 @@ func TestProxyStopsByItselfAfterItsTimeToLive(t *testing.T) {
 	}
 }
 
-func TestProxyRefusesWhoeverDoesNotHoldItsURL(t *testing.T) {
+func TestProxyRefusesRequestsWithoutItsCapability(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect(customObjects)
 	p := startProxy(t, "--api-root", api.root())
@@ -144,7 +143,7 @@ func TestProxySaysWhichPortIsTaken(t *testing.T) {
 	}
 }
 
-func TestAnUnreachableAPIIsABadGatewayThatSaysSo(t *testing.T) {
+func TestAnUnreachableAPIIsABadGateway(t *testing.T) {
 	p := startProxy(t, "--api-root", "http://"+freeAddress(t)+"/api")
 	status, body := get(t, p.URL+"/custom-objects")
 	if status != http.StatusBadGateway || checkOneJSON([]byte(body)) != nil || !strings.Contains(body, "detail") {
@@ -168,7 +167,7 @@ func TestTheClientModuleCallsThroughTheProxy(t *testing.T) {
 	}
 }
 
-// pythonWithRequests is the Python that .ci/setup prepared.
+// pythonWithRequests returns the Python that .ci/setup prepared.
 func pythonWithRequests(t testing.TB) string {
 	t.Helper()
 	venv, err := filepath.Abs(filepath.Join(projectRoot, ".venv/bin/python"))

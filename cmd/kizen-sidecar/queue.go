@@ -35,7 +35,7 @@ func (f fleetFlags) operate(do func(*fleet.Operator) error) error {
 		return err
 	}
 	if f.RedisURL == "" {
-		return exit.Usagef("no redis given; name the queue's one with --redis-url")
+		return exit.Usagef("no redis given; name the Redis of the queue with --redis-url")
 	}
 	client, err := f.connect(nil)
 	if err != nil {
@@ -274,7 +274,8 @@ func (c *queueDrainCommand) Run(ctx context.Context, app *app) error {
 		defer cancel()
 		err := o.Drain(ctx, func(active int) { app.log.Info("draining", "queue", c.Queue, "active", active) })
 		if err == nil {
-			_, err = fmt.Fprintf(app.stdout, "queue %q is drained; end that with kizen-sidecar queue drain --resume\n", c.Queue)
+			_, err = fmt.Fprintf(app.stdout, "queue %q is drained; resume it with kizen-sidecar queue drain --resume\n",
+				c.Queue)
 		}
 		return err
 	})

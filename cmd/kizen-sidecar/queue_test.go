@@ -8,7 +8,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/fleet"
 )
 
-// TestQueueCommands: an operator finds a dead letter, retries it, drains the queue, and cancels what waits in it.
+// TestQueueCommands: an operator finds a dead letter, retries it, drains the queue, and cancels a waiting execution.
 func TestQueueCommands(t *testing.T) {
 	t.Parallel()
 	redisURL := startRedisServer(t)
@@ -61,7 +61,7 @@ func TestQueueCommands(t *testing.T) {
 		t.Errorf("shown %+v", shown)
 	}
 	if ran, _ := api.look(); ran != 0 {
-		t.Error("what was cancelled ran")
+		t.Error("the cancelled execution ran")
 	}
 	if code := w.Stop(); code != exitOK {
 		t.Errorf("exit code %d", code)

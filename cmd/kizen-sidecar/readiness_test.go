@@ -12,9 +12,10 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// TestReadinessDoesWhatMintingDoes has a Redis that answers PING and takes no keys: a master that was demoted, one
-// without memory, a user that may not SET. Everything that answers /readyz is asked before, meanwhile and afterwards.
-func TestReadinessDoesWhatMintingDoes(t *testing.T) {
+// TestReadinessFailsIfRedisCannotStoreKeys: Redis answers PING but stores no keys, because it was demoted to a
+// replica, is out of memory, or forbids SET to its user. The test checks /readyz of every command before, during and
+// after the fault.
+func TestReadinessFailsIfRedisCannotStoreKeys(t *testing.T) {
 	server := redistest.Start(t)
 	server.Do(t, "ACL", "SETUSER", "kizen", "on", ">p", "~*", "&*", "+@all")
 	url := "redis://kizen:p@" + server.Addr
@@ -31,7 +32,7 @@ func TestReadinessDoesWhatMintingDoes(t *testing.T) {
 	expect := func(when string, want int, says string) {
 		t.Helper()
 		for name, address := range ready {
-			if want == 200 { // a worker makes sure of itself before it takes anything
+			if want == 200 { // a worker checks itself before it takes executions
 				waitFor(t, func() bool { got, _ := get(t, address+"/readyz"); return got == want })
 			}
 			got, body := get(t, address+"/readyz")
@@ -62,7 +63,7 @@ func TestReadinessDoesWhatMintingDoes(t *testing.T) {
 	}
 }
 
-// adminOf reads from a proxy's log where it answers operators.
+// adminOf returns the address for operators from a proxy's log.
 func adminOf(t *testing.T, p *sidecartest.Proxy) (url string) {
 	t.Helper()
 	waitFor(t, func() bool {
@@ -75,7 +76,7 @@ func adminOf(t *testing.T, p *sidecartest.Proxy) (url string) {
 	return url
 }
 
-func TestDevelopmentKeysAreRefusedWhereNothingIsOnThisMachine(t *testing.T) {
+func TestDevelopmentKeysAreRefusedIfRedisAndAPIAreRemote(t *testing.T) {
 	remote := []string{"--redis-url", "redis://redis.invalid:6379", "--api-root", "https://api.invalid/api"}
 	script := []string{"--script", "-"}
 	for name, command := range map[string][]string{"run": append([]string{"run"}, script...), "serve": {"serve"},
@@ -99,7 +100,7 @@ func TestDevelopmentKeysAreRefusedWhereNothingIsOnThisMachine(t *testing.T) {
 	}
 }
 
-// TestTheEmbeddedStoreHasNoListener looks at the sockets of a process whose only listener is the proxy's.
+// TestTheEmbeddedStoreHasNoListener counts the listeners of a process in which only the proxy listens.
 func TestTheEmbeddedStoreHasNoListener(t *testing.T) {
 	p := startProxy(t, "--api-root", "http://127.0.0.1:1/api")
 	mine := map[string]bool{}

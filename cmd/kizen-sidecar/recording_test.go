@@ -11,10 +11,10 @@ import (
 	"testing"
 )
 
-// apiRootPath is where the recording API's root is below its address.
+// apiRootPath is the path of the recording API's root.
 const apiRootPath = "/api"
 
-// route is one answer of the recording API, as a case.json writes it.
+// route is one answer of the recording API, in the form of case.json.
 type route struct {
 	Method    string           `json:"method"`
 	Path      string           `json:"path"`
@@ -36,8 +36,7 @@ type call struct {
 	body   []byte
 }
 
-// recordingAPI pretends to be the platform: it answers from its routes and
-// keeps what it was asked.
+// recordingAPI imitates the platform: it answers from its routes and records its requests.
 type recordingAPI struct {
 	*httptest.Server
 	mu     sync.Mutex
@@ -54,7 +53,7 @@ func newRecordingAPI(t testing.TB) *recordingAPI {
 	return api
 }
 
-// root is the API root that the sidecar is given.
+// root returns the API root for the sidecar.
 func (a *recordingAPI) root() string { return a.URL + apiRootPath }
 
 // expect sets the routes: paths relative to the API root, or whole URLs of
@@ -65,8 +64,7 @@ func (a *recordingAPI) expect(routes []route) {
 	a.routes, a.served, a.calls = routes, map[int]int{}, nil
 }
 
-// apiCalls are the calls that arrived below the API root, with paths relative
-// to it.
+// apiCalls returns the calls below the API root, with paths relative to it.
 func (a *recordingAPI) apiCalls() []call {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -83,7 +81,7 @@ func (a *recordingAPI) apiCalls() []call {
 func (a *recordingAPI) serve(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // it was cut off, and asks for nothing
+		return // the request was cut off
 	}
 	a.mu.Lock()
 	a.calls = append(a.calls, call{r.Method, r.RequestURI, r.Header.Clone(), body})
@@ -102,7 +100,7 @@ func (a *recordingAPI) serve(w http.ResponseWriter, r *http.Request) {
 		payload = answer.JSON
 	}
 	w.WriteHeader(cmp.Or(answer.Status, http.StatusOK))
-	_, _ = w.Write(payload) // the client may have gone
+	_, _ = w.Write(payload) // the client may have disconnected
 }
 
 func (a *recordingAPI) answer(r *http.Request) (cannedResponse, bool) {

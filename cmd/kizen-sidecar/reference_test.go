@@ -10,8 +10,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/reference"
 )
 
-// besides are the variables that stand for no flag.
-var besides = []reference.Variable{
+// withoutFlag are the environment variables without a flag.
+var withoutFlag = []reference.Variable{
 	{Name: "KIZEN_SIGNING_KEYS", Help: "The signing keys themselves, PEM or JWK, if --keys is not given."},
 	{Name: "KIZEN_API_URL",
 		Help: "The proxy that health checks, if --env-file is not given. proxy writes it, the kizen module reads it."},
@@ -46,8 +46,8 @@ func grammar(t *testing.T) *kong.Kong {
 	return parser
 }
 
-func TestReferenceIsWhatTheCommandLineSays(t *testing.T) {
-	reference.Check(t, "../../docs/reference/kizen-sidecar.md", grammar(t).Model, besides)
+func TestReferenceIsUpToDate(t *testing.T) {
+	reference.Check(t, "../../docs/reference/kizen-sidecar.md", grammar(t).Model, withoutFlag)
 }
 
 func TestEveryCommandsHelpHasExamples(t *testing.T) {
@@ -58,11 +58,11 @@ func TestEveryCommandsHelpHasExamples(t *testing.T) {
 	}
 }
 
-func TestReferenceTellsOfEveryVariableThatIsLookedUp(t *testing.T) {
+func TestReferenceListsEveryVariableThatIsLookedUp(t *testing.T) {
 	ours := reference.Variable{Name: "KIZEN_SANDBOX_STAGE"} // between the sandbox's own processes
-	undocumented, err := reference.Undocumented(append(besides, ours), ".", "../../internal", "../../minter",
+	undocumented, err := reference.Undocumented(append(withoutFlag, ours), ".", "../../internal", "../../minter",
 		"../../proxy", "../../policy", "../../runner", "../../telemetry")
 	if err != nil || len(undocumented) > 0 {
-		t.Errorf("the reference does not list %q (%v); add them to besides, and run make docs", undocumented, err)
+		t.Errorf("the reference does not list %q (%v); add them to withoutFlag, and run make docs", undocumented, err)
 	}
 }

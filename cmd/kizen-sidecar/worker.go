@@ -112,7 +112,7 @@ func (c *workerCommand) prepare(ctx context.Context, app *app) (*workerService, 
 		return nil, err
 	}
 	if c.RedisURL == "" {
-		return nil, exit.Usagef("no redis given; name the queue's one with --redis-url")
+		return nil, exit.Usagef("no redis given; name the Redis of the queue with --redis-url")
 	}
 	parts, err := c.open(ctx, app)
 	if err != nil {

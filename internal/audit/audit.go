@@ -22,9 +22,9 @@ type File struct {
 	file *os.File
 
 	mu        sync.Mutex // also serialises the use of file
-	unwritten []byte // whole lines that could not be written yet
-	torn      bool // the file ends within a line, for example because the disk was full
-	dropped   int // lines lost because too many were unwritten
+	unwritten []byte     // whole lines that could not be written yet
+	torn      bool       // the file ends within a line, for example because the disk was full
+	dropped   int        // lines lost because too many were unwritten
 }
 
 // Open opens the file for appending, and creates it if it does not exist.

@@ -36,11 +36,11 @@ type Scanner struct {
 	forms  [][]byte
 	stride int             // every form contains a block at a multiple of it
 	seen   [1 << 10]uint64 // a bit for every block, by its hash: this excludes nearly all other bytes
-	table  [slots]uint16 // blocks by their hash, open addressing; 1 + an index of blocks, or 0 if empty
+	table  [slots]uint16   // blocks by their hash, open addressing; 1 + an index of blocks, or 0 if empty
 	blocks []position
-	first  [256][]uint16   // forms by their first byte
-	names  [][]byte        // the pieces in lower case
-	masked string          // the replacement of a form
+	first  [256][]uint16 // forms by their first byte
+	names  [][]byte      // the pieces in lower case
+	masked string        // the replacement of a form
 }
 
 // position is the position of a block: its form, and its offset in the form.
