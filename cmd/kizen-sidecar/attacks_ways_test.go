@@ -266,7 +266,7 @@ var kindsOfAttack = []kindOfAttack{
 	{name: "strangers",
 		elsewhere: "only kizen-platform shares an embedded store: TestUnauthenticatedInputDoesNotCrashTheEmbeddedStore in minter"},
 	{name: "texts",
-		elsewhere: "they are about what a person sees: TestNoAnswerHoldsWhatATerminalObeys, TestNoNameAndNoIDBecomesMarkup"},
+		elsewhere: "they are about what a person sees: TestNoAnswerContainsTerminalControlCharacters, TestNoNameAndNoIDBecomesMarkup"},
 }
 
 // TestTortureEveryAttackInEveryWay tries the corpus in each way to run steps, as each user.

@@ -28,7 +28,7 @@ var (
 		"id": {"t": "u", "v": "acce0000-1111-4111-8111-acacacacacac"}, "texts": {"t": "a[s]", "v": ["acme", "1"]}, "whole": {"t": "s", "v": "acme"}}`
 )
 
-// requireExactOutputs holds a result to what the step assigned and logged.
+// requireExactOutputs checks that a result has exactly the outputs and logs of the step.
 func requireExactOutputs(t *testing.T, where, result string) {
 	t.Helper()
 	var got struct {
@@ -84,7 +84,7 @@ func TestOutputsAreExactlyWhatTheStepAssigned(t *testing.T) {
 	})
 }
 
-// tellingStep puts its secrets, and what only looks like them, into a call, a log and an error.
+// tellingStep puts its secrets, and values that only resemble them, into a call, a log and an error.
 const tellingStep = `import json
 secret, pin = secrets["NAME"], secrets["PIN"]
 kizen.api.post("/orders/1/lines?page=1&name=" + secret, json={"n": 1, "name": secret, "ids": [1, 12, 4711, "acce4711-1111-4111-8111-acacacacacac"]}, headers={"X-Name": "1"})

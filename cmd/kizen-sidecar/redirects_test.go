@@ -17,8 +17,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// redirectingStep calls every path that is given to it, as a step and as a program that knows nothing of kizen.api,
-// and logs what it sees: of the step its URLs, of the others where they ended.
+// redirectingStep calls each of the given paths, once through kizen.api and once with plain HTTP clients. It logs the
+// URLs that the step sees, and the final responses of the others.
 const redirectingStep = `
 import json, os, urllib.request
 import requests
@@ -31,11 +31,11 @@ for path in json.loads(inputs.paths):
         outputs.log(json.dumps([path, plain.status_code, plain.text.strip(), opened.status, opened.read().decode().strip()]))
 `
 
-// witness stands between the sidecar and a real server, and keeps whether each request had a key.
+// witness records, between the sidecar and a real server, whether each request had a key.
 type witness struct {
 	mu      sync.Mutex
 	targets []string
-	without []string // that came past the proxy
+	without []string // requests that bypassed the proxy
 }
 
 func (w *witness) watch(next http.Handler) http.Handler {
@@ -50,12 +50,12 @@ func (w *witness) watch(next http.Handler) http.Handler {
 	})
 }
 
-// TestRedirectsOfRealServers runs the built binary against servers that redirect in their own ways, on both networks.
+// TestRedirectsOfRealServers runs the built binary against servers that redirect in different ways, on both networks.
 func TestRedirectsOfRealServers(t *testing.T) {
 	t.Parallel()
 	servers := map[string]struct {
 		start func(*testing.T) (root string, seen *witness)
-		paths []string // each leads to an answer "there"
+		paths []string // each leads to the response "there"
 	}{
 		"net/http": {startRedirectingMux, []string{
 			"/tree", "/relative/1", "/absolute", "/other-host-form", "/fragment", "/query", "/encoded", "/301", "/302", "/303",
@@ -79,11 +79,11 @@ func TestRedirectsOfRealServers(t *testing.T) {
 				for _, request := range result.HTTPRequests.Requests {
 					location := request.ResponseHeaders["Location"]
 					if !strings.HasPrefix(request.URL, root) || strings.Contains(location, redacted.Mark) {
-						t.Errorf("the record has the URL %q, which leads to %q", request.URL, location)
+						t.Errorf("the record has the URL %q with the Location %q", request.URL, location)
 					}
 				}
 				if seen != nil && len(seen.without) > 0 {
-					t.Errorf("these requests came past the proxy: %q", seen.without)
+					t.Errorf("these requests bypassed the proxy: %q", seen.without)
 				}
 			})
 		}
@@ -145,7 +145,7 @@ func startRedirectingMux(t *testing.T) (string, *witness) {
 	return server.URL + "/api", seen
 }
 
-// django is one file that is a whole site: APPEND_SLASH is what it does by default.
+// django is a whole site in one file: APPEND_SLASH is on by default.
 const django = `
 import sys
 from django.conf import settings
@@ -196,7 +196,8 @@ http {
 	return "http://" + address + "/api", nil
 }
 
-// A redirect to another host carries neither the way in nor what the API knows the step by.
+// TestARedirectElsewhereCarriesNoCredential: a redirect to another host carries neither the proxy's capability nor the
+// headers that authenticate the step.
 func TestARedirectElsewhereCarriesNoCredential(t *testing.T) {
 	var mu sync.Mutex
 	var got []http.Header

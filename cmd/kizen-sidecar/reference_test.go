@@ -36,7 +36,7 @@ var withoutFlag = []reference.Variable{
 	{Name: "NO_COLOR", Help: "Any value: no colours on a terminal."},
 }
 
-// grammar is the definition of the command line.
+// grammar returns the parser of the command line.
 func grammar(t *testing.T) *kong.Kong {
 	t.Helper()
 	parser, err := newParser(new(commandLine), streams{stdout: io.Discard, stderr: io.Discard})
@@ -59,7 +59,7 @@ func TestEveryCommandsHelpHasExamples(t *testing.T) {
 }
 
 func TestReferenceListsEveryVariableThatIsLookedUp(t *testing.T) {
-	ours := reference.Variable{Name: "KIZEN_SANDBOX_STAGE"} // between the sandbox's own processes
+	ours := reference.Variable{Name: "KIZEN_SANDBOX_STAGE"} // passed between the sandbox's own processes
 	undocumented, err := reference.Undocumented(append(withoutFlag, ours), ".", "../../internal", "../../minter",
 		"../../proxy", "../../policy", "../../runner", "../../telemetry")
 	if err != nil || len(undocumented) > 0 {

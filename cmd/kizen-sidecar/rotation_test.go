@@ -48,8 +48,7 @@ func startPlatform(t *testing.T, arguments ...string) *url.URL {
 	return root
 }
 
-// inFrontOf lets see look at every request before the platform gets it. It
-// returns the API root that requests take this way.
+// inFrontOf calls see for every request before the platform gets it. It returns the API root for such requests.
 func inFrontOf(t *testing.T, platform *url.URL, see func(*http.Request)) (root string) {
 	t.Helper()
 	forward := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: platform.Scheme, Host: platform.Host})
@@ -61,7 +60,7 @@ func inFrontOf(t *testing.T, platform *url.URL, see func(*http.Request)) (root s
 	return server.URL + platform.Path
 }
 
-// signedKey is what a request's key says of itself.
+// signedKey contains claims of a request's key.
 type signedKey struct {
 	KID         string `json:"kid"`
 	ExecutionID string `json:"execution_id"`
@@ -70,15 +69,14 @@ type signedKey struct {
 func keyOf(request *http.Request) (key signedKey) {
 	for _, part := range strings.Split(request.Header.Get(minter.HeaderKey), ".") {
 		if text, err := base64.RawURLEncoding.DecodeString(part); err == nil {
-			_ = json.Unmarshal(text, &key) // the signature is no JSON
+			_ = json.Unmarshal(text, &key) // the signature is not JSON
 		}
 	}
 	return key
 }
 
-// TestNoCallFailsWhileKeysRotate rotates the signing key under a proxy, a
-// platform and one run after the other, which all share the directory, while
-// calls are made without a pause.
+// TestNoCallFailsWhileKeysRotate rotates the signing key while a proxy and successive runs make calls without a pause.
+// They share the key directory with the platform.
 func TestNoCallFailsWhileKeysRotate(t *testing.T) {
 	t.Parallel()
 	redisURL, dir := redistest.Start(t).URL(), filepath.Join(t.TempDir(), "keys")
@@ -90,7 +88,7 @@ func TestNoCallFailsWhileKeysRotate(t *testing.T) {
 			signer.Store(key.KID)
 		}
 	})
-	// The shortest life of a key: the proxy renews several times a rotation.
+	// The shortest lifetime of a key: the proxy renews it several times between two rotations.
 	p := startProxy(t, "--api-root", root, "--redis-url", redisURL, "--keys", dir, "--key-lifetime", "1s",
 		"--execution-id", "of-the-proxy")
 
@@ -100,7 +98,7 @@ func TestNoCallFailsWhileKeysRotate(t *testing.T) {
 	defer stop()
 	var calls, runs atomic.Int64
 	calling.Go(func() {
-		// Ten calls in each lifetime of a key would do; more would only load the machine.
+		// Ten calls in each lifetime of a key suffice; more would only load the machine.
 		for pace := time.NewTicker(10 * time.Millisecond); ctx.Err() == nil; calls.Add(1) {
 			if status, body := get(t, p.URL+"/custom-objects"); status != http.StatusOK {
 				t.Errorf("a call got %d %s", status, body)
@@ -138,8 +136,8 @@ func TestNoCallFailsWhileKeysRotate(t *testing.T) {
 	requireNoRecords(t, redisURL)
 }
 
-// TestARunKeepsItsKeyWhileTheFilesChange lets a step rotate the signing keys
-// between two of its calls, and make the files unreadable before a third.
+// TestARunKeepsItsKeyWhileTheFilesChange: the signing keys are rotated between the first two calls of a step, and made
+// unreadable before the third.
 func TestARunKeepsItsKeyWhileTheFilesChange(t *testing.T) {
 	redisURL, dir := redistest.Start(t).URL(), filepath.Join(t.TempDir(), "keys")
 	kid(t, "generate", "--keys", dir)

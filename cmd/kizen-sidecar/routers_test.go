@@ -25,11 +25,11 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// router is a server on which the guarded calls answer GUARDED, and /records/{name} answers FREE.
+// router is a server that answers GUARDED to the guarded calls and FREE to /records/{name}.
 type router struct {
 	name  string
 	start func(t *testing.T) (address string)
-	// reads are spellings that it is known to read as the guarded call: without the proxy they have to arrive.
+	// reads are spellings that the server is known to treat as the guarded call. Without the proxy they must reach it.
 	reads []attacks.Spelling
 }
 
@@ -61,14 +61,14 @@ var routers = []router{
 		[]attacks.Spelling{{Method: "POST", Path: "/team/a%2fb/api-keys"}}},
 }
 
-// TestNoRouterGetsAGuardedCall sends every spelling through the proxy to servers that are in use, each of which reads
+// TestNoRouterGetsAGuardedCall sends every spelling through the proxy to widely used servers, each of which treats
 // some of them as a guarded call.
 func TestNoRouterGetsAGuardedCall(t *testing.T) {
 	t.Parallel()
 	for _, r := range routers {
 		t.Run(r.name, func(t *testing.T) {
 			address := r.start(t)
-			// gunicorn waits for the request of one connection at a time.
+			// gunicorn serves one connection at a time.
 			p := startProxy(t, "--api-root", "http://"+address+"/api", "--prewarm", "0")
 			through, err := url.Parse(p.URL)
 			if err != nil {
@@ -85,21 +85,21 @@ func TestNoRouterGetsAGuardedCall(t *testing.T) {
 			}
 			for _, s := range r.reads {
 				if !slices.Contains(read, s) {
-					t.Errorf("%s %s %s is no guarded call here, of which the test needs some", s.Method, s.Path, s.Header)
+					t.Errorf("%s %s %s is not read as a guarded call, which the test needs", s.Method, s.Path, s.Header)
 				}
 			}
 			for _, path := range []string{"/records/api-keys.json", "/records/a%2Fapi-keys", "/records/%20", "/records/x;y",
 				"/records/Q1%0A2024", "/records/a%5Cb"} {
 				if status, body := ask(t, through.Host, through.Path, attacks.Spelling{Method: "POST", Path: path}); body != "FREE" {
-					t.Errorf("POST %s, which is not guarded: %d %s", path, status, body)
+					t.Errorf("POST %s, which is free: %d %s", path, status, body)
 				}
 			}
-			t.Logf("reads %d spellings of %d as the guarded call", len(read), len(attacks.Spellings()))
+			t.Logf("%d of %d spellings are read as the guarded call", len(read), len(attacks.Spellings()))
 		})
 	}
 }
 
-// ask sends a request byte for byte. The body of the answer is without quotes.
+// ask sends a request byte for byte. It returns the body of the response without quotes.
 func ask(t *testing.T, address, root string, s attacks.Spelling) (status int, body string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -110,7 +110,8 @@ func ask(t *testing.T, address, root string, s attacks.Spelling) (status int, bo
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil { // a hang is a failure
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(conn, s.Text(address, root)); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) { // it may refuse before
+	// The server may refuse before it has read everything.
+	if _, err := io.WriteString(conn, s.Text(address, root)); err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		t.Fatal(err)
 	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
@@ -137,7 +138,7 @@ func startDjango(t *testing.T) string {
 	return socket
 }
 
-// startExpress needs what .ci/setup has installed into .cache.
+// startExpress needs Express, which .ci/setup installs into .cache.
 func startExpress(t *testing.T) string {
 	program := requireProgram(t, "node")
 	modules, err := filepath.Abs(projectRoot + "/.cache/routers/node_modules")

@@ -19,7 +19,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// onlyTheProxy calls the API, then knocks at everything else.
+// onlyTheProxy calls the API, then tries to connect to everything else.
 const onlyTheProxy = `
 import socket
 outputs.status = str(kizen.api.get("/ping").status_code)
@@ -67,13 +67,13 @@ func TestKizenOnlyReachesTheAPIAndNothingElse(t *testing.T) {
 				t.Errorf("reached %s", reached)
 			}
 			if network == "host" && !strings.Contains(reached, other.Addr().String()) {
-				t.Errorf("what must not be reached is not there: %q", reached)
+				t.Errorf("the address that must not be reached has no listener: %q", reached)
 			}
 		})
 	}
 }
 
-func TestAKilledSidecarTakesItsStepAlong(t *testing.T) {
+func TestTheStepEndsWithItsKilledSidecar(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect([]route{{Method: "POST", Path: "/started", Responses: []cannedResponse{{Status: 204}}}})
 	marker := fmt.Sprintf("86401.%d", os.Getpid())
@@ -87,16 +87,16 @@ func TestAKilledSidecarTakesItsStepAlong(t *testing.T) {
 	}
 	waitFor(t, func() bool { return len(api.apiCalls()) == 1 })
 	if !runsWith(marker) {
-		t.Fatal("the step's child does not run")
+		t.Fatal("the step's child is not running")
 	}
 	began := time.Now()
 	_ = command.Process.Kill()
 	_ = command.Wait() // killed
 	waitFor(t, func() bool { return !runsWith(marker) })
-	t.Logf("all of it was gone after %s", time.Since(began))
+	t.Logf("everything had ended after %s", time.Since(began))
 }
 
-// runsWith reports whether a process has text in its arguments, but for the sidecar's own.
+// runsWith reports whether a process other than the sidecar has text in its arguments.
 func runsWith(text string) bool {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {
@@ -108,7 +108,7 @@ func runsWith(text string) bool {
 	return false
 }
 
-// printing says when it begins and when it has printed a gigabyte, and waits each time.
+// printing calls the API before and after it prints a gigabyte, and waits for each response.
 const printing = `
 import os, time
 kizen.api.post("/before")
@@ -137,14 +137,13 @@ func TestAGigabyteOfPrintsDoesNotGrowTheSidecar(t *testing.T) {
 	grown := sidecartest.AnonymousMiB(t, command.Process.Pid) - before
 	_ = command.Process.Signal(os.Interrupt)
 	_ = command.Wait() // interrupted: exit code 1
-	if grown >= 16 {   // of a gigabyte; the garbage collector lets it grow by some
+	if grown >= 16 {   // MiB of a gigabyte; the garbage collector lets it grow by some
 		t.Errorf("the sidecar grew by %.1f MiB", grown)
 	}
 	t.Logf("the sidecar grew by %.1f MiB", grown)
 }
 
-// TestBuffersOfSocketsAreBounded: with cgroup v1 they are no part of the memory that is limited, and have a limit of
-// their own.
+// TestBuffersOfSocketsAreBounded: with cgroup v1 the memory limit does not include them, so they have their own limit.
 func TestBuffersOfSocketsAreBounded(t *testing.T) {
 	t.Parallel()
 	got := sidecar(t, attacks.BuffersStep, nil, "run", "--json", "--script", "-", "--network", "host", "--memory", "64MiB")
@@ -156,7 +155,7 @@ func TestBuffersOfSocketsAreBounded(t *testing.T) {
 		missingForTest(t, "a memory cgroup")
 	}
 	if d.Error != nil && d.Error.Kind == "memory_limit" {
-		return // with cgroup v2 they count as memory
+		return // with cgroup v2 the memory limit includes them
 	}
 	if len(d.Logs) != 1 {
 		t.Fatal(got.stdout)

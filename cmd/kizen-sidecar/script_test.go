@@ -15,8 +15,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// TestCommandLine runs the stories of testdata/script, each through the built
-// binary.
+// TestCommandLine runs each scenario in testdata/script against the built binary.
 func TestCommandLine(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -34,8 +33,7 @@ func TestCommandLine(t *testing.T) {
 	})
 }
 
-// exits runs a program and checks its exit code: exits CODE PROGRAM ARGUMENT...
-// What it printed is there for stdout, stderr and the other checks.
+// exits runs a program and checks its exit code: exits CODE PROGRAM ARGUMENT... The other checks read its output.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE PROGRAM ARGUMENT...")
@@ -65,12 +63,12 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	for _, trace := range []string{"goroutine ", "panic:", "runtime/debug"} {
 		if strings.Contains(stderr.String(), trace) {
-			ts.Fatalf("standard error shows a stack trace of ours:\n%s", &stderr)
+			ts.Fatalf("standard error contains a stack trace:\n%s", &stderr)
 		}
 	}
 }
 
-// scriptEnvironment is the variables that a story may set.
+// scriptEnvironment returns the variables that a scenario may set.
 func scriptEnvironment(ts *testscript.TestScript) []string {
 	var environment []string
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "ACME_KEY", "KIZEN_INPUT", "KIZEN_TIMEOUT", "KIZEN_API_ROOT",
@@ -82,8 +80,7 @@ func scriptEnvironment(ts *testscript.TestScript) []string {
 	return environment
 }
 
-// oneJSON checks that a file holds exactly one JSON document, followed by
-// nothing: onejson FILE
+// oneJSON checks that a file contains exactly one JSON document and nothing else: onejson FILE
 func oneJSON(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: onejson FILE")
@@ -93,8 +90,7 @@ func oneJSON(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// oneLine checks that a file holds exactly one line that is not of the log:
-// oneline FILE
+// oneLine checks that a file contains exactly one line besides the log: oneline FILE
 func oneLine(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: oneline FILE")

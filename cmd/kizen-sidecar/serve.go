@@ -68,7 +68,7 @@ Examples:
   kizen-sidecar serve --config serve.yaml --print-config
   kizen-sidecar serve --listen 0.0.0.0:8378 --callers callers.yaml --tls-cert tls.crt --tls-key tls.key
 
-SIGTERM drains: nothing new is started, running steps finish within --drain-timeout, keys are taken back, exit code 0.`
+SIGTERM drains: nothing new is started, running steps finish within --drain-timeout, keys are revoked, exit code 0.`
 }
 
 // Run is called by kong.
@@ -87,7 +87,7 @@ func (c *serveCommand) Run(ctx context.Context, app *app, command *kong.Context)
 	return s.serve(ctx)
 }
 
-// fill sets the defaults of the load's unset flags, and checks the others.
+// fill sets the defaults of unset flags, and checks the others.
 func (c *serveCommand) fill() error {
 	if err := c.operationFlags.fill(); err != nil {
 		return err
@@ -186,7 +186,7 @@ func (s *service) serve(ctx context.Context) error {
 	})
 }
 
-// callers decides who may call. The token is empty unless --token-file is used.
+// callers returns who may call. token is empty unless --token-file is used.
 func (c *serveCommand) callers() (callers *serve.Callers, token runner.Secret, err error) {
 	if c.Callers == "" {
 		return c.localCallers()

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// apiAt starts an API at an address that may have had one before.
+// apiAt starts an API at an address, which may have been in use before.
 func apiAt(t *testing.T, address string, handler http.Handler) *httptest.Server {
 	t.Helper()
 	var listener net.Listener
@@ -26,7 +26,7 @@ func apiAt(t *testing.T, address string, handler http.Handler) *httptest.Server 
 	return server
 }
 
-// fine answers every call, and counts.
+// fine answers every call, and counts the calls.
 func fine(calls *atomic.Int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		calls.Add(1)
@@ -34,7 +34,7 @@ func fine(calls *atomic.Int64) http.Handler {
 	})
 }
 
-func TestServeOutlivesItsAPI(t *testing.T) {
+func TestServeSurvivesAnOutageOfItsAPI(t *testing.T) {
 	t.Parallel()
 	address := freeAddress(t)
 	var calls atomic.Int64
@@ -73,8 +73,8 @@ outputs.log(f"{statuses[0]}, then {statuses[-1]} and {response.status_code}: {re
 	s.requireWell()
 }
 
-// slowAPI has paths that never answer, that answer byte by byte without an end,
-// and that never read what they are sent. At all others it is fine.
+// slowAPI has paths that never answer, that answer byte by byte without end, and that never read the request. Other
+// paths answer at once.
 type slowAPI struct {
 	*httptest.Server
 	held atomic.Int64
@@ -115,7 +115,7 @@ func newSlowAPI(t *testing.T) *slowAPI {
 	return api
 }
 
-func TestServeCutsWhatASlowAPIHoldsUp(t *testing.T) {
+func TestServeEndsStepsThatASlowAPIDelays(t *testing.T) {
 	t.Parallel()
 	api := newSlowAPI(t)
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "0", "--slots", "4", "--timeout", "20s", "--api-root",
@@ -131,7 +131,7 @@ func TestServeCutsWhatASlowAPIHoldsUp(t *testing.T) {
 				t.Fatalf("%d %s", got.status, got.body)
 			}
 			if beside := s.ask("POST", "/api/coderunner/run", script("outputs.log(kizen.api.get('/x').status_code)")); beside.status != 200 {
-				t.Errorf("beside it: %d %s", beside.status, beside.body)
+				t.Errorf("meanwhile: %d %s", beside.status, beside.body)
 			}
 			if ended := s.events(name).until("finished"); !strings.Contains(ended, `"outcome":"timeout"`) {
 				t.Errorf("finished with %s", ended)
@@ -162,7 +162,7 @@ except requests.exceptions.ReadTimeout:
 		waitFor(t, func() bool { return api.held.Load() == 1 })
 		hangUp()
 		if err := <-answered; err == nil {
-			t.Error("it was answered")
+			t.Error("it got a response")
 		}
 		waitFor(t, func() bool { return api.held.Load() == 0 })
 	})

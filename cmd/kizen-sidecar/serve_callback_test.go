@@ -16,17 +16,17 @@ import (
 	"time"
 )
 
-// nextWebhookSecret is what receivers will know after a rotation.
+// nextWebhookSecret is the secret that receivers use after a rotation.
 const nextWebhookSecret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
-// delivery is one attempt to tell a receiver the end of an execution.
+// delivery is one attempt to deliver a callback.
 type delivery struct {
 	header http.Header
 	body   string
 }
 
-// signedBy verifies a delivery by hand, as the specification of Standard
-// Webhooks says: HMAC-SHA256 of id, timestamp and body.
+// signedBy verifies a delivery according to the specification of Standard Webhooks: HMAC-SHA256 of id, timestamp and
+// body.
 func (d delivery) signedBy(t *testing.T, secret string) bool {
 	t.Helper()
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
@@ -39,7 +39,7 @@ func (d delivery) signedBy(t *testing.T, secret string) bool {
 		"v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
 }
 
-// callback is what a delivery says.
+// callback is the body of a delivery.
 type callback struct {
 	Type      string    `json:"type"`
 	Timestamp time.Time `json:"timestamp"`
@@ -60,7 +60,7 @@ func (d delivery) message(t *testing.T) callback {
 	return m
 }
 
-// mailbox keeps deliveries, and answers the first of each message with 500.
+// mailbox records deliveries, and answers the first one of each message with 500.
 type mailbox struct {
 	*httptest.Server
 	mu   sync.Mutex
@@ -86,7 +86,7 @@ func newMailbox(t *testing.T) *mailbox {
 	return m
 }
 
-// of are the deliveries about an execution.
+// of returns the deliveries about an execution.
 func (m *mailbox) of(t *testing.T, id string) []delivery {
 	t.Helper()
 	m.mu.Lock()
@@ -99,7 +99,7 @@ func (m *mailbox) of(t *testing.T, id string) []delivery {
 	return nil
 }
 
-func TestServeTellsTheCallbackUntilItIsTaken(t *testing.T) {
+func TestServeRetriesACallbackUntilItIsAccepted(t *testing.T) {
 	api, box := newGateAPI(t), newMailbox(t)
 	secrets := writeFile(t, t.TempDir(), "webhook.secret", webhookSecret+"\n"+nextWebhookSecret+"\n")
 	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--webhook-secret-file", secrets, "--webhook-allow",
@@ -108,7 +108,7 @@ func TestServeTellsTheCallbackUntilItIsTaken(t *testing.T) {
 	submit := func(id string, body step) {
 		t.Helper()
 		body = body.with("execution_id", id).with("callback_url", box.URL+"/hook?token=hunter2hunter2")
-		for range 2 { // the same execution: it is told of once
+		for range 2 { // the same execution twice: it has one callback
 			if got := s.ask("POST", "/executions", body); got.status != 202 {
 				t.Fatalf("%s: %d %s", id, got.status, got.body)
 			}
@@ -139,7 +139,7 @@ func TestServeTellsTheCallbackUntilItIsTaken(t *testing.T) {
 			}
 		}
 		if deliveries[0].body != deliveries[1].body {
-			t.Errorf("%s: the second attempt says something else", id)
+			t.Errorf("%s: the second attempt has another body", id)
 		}
 		var shown struct {
 			Result json.RawMessage `json:"result"`
@@ -150,7 +150,7 @@ func TestServeTellsTheCallbackUntilItIsTaken(t *testing.T) {
 		m := deliveries[0].message(t)
 		if m.Data.Outcome != outcome || m.Data.BusinessID != "b-1" || !sameJSON(m.Data.Result, shown.Result) ||
 			m.Timestamp.Before(began) {
-			t.Errorf("%s: told %s\nand shown %s", id, deliveries[0].body, shown.Result)
+			t.Errorf("%s: the callback has %s\nand the API has %s", id, deliveries[0].body, shown.Result)
 		}
 	}
 	if code := s.Stop(); code != exitOK {
@@ -162,11 +162,11 @@ func TestServeTellsTheCallbackUntilItIsTaken(t *testing.T) {
 		t.Errorf("%d messages", len(box.kept))
 	}
 	if log := s.Log.String(); strings.Contains(log, "hunter2") || strings.Contains(log, "MfKQ9r8") {
-		t.Errorf("the log tells a secret: %s", log)
+		t.Errorf("the log contains a secret: %s", log)
 	}
 }
 
-func TestServeCallsBackOnlyWhereItMay(t *testing.T) {
+func TestServeSendsCallbacksOnlyToPermittedAddresses(t *testing.T) {
 	api, box := newGateAPI(t), newMailbox(t)
 	secrets := writeFile(t, t.TempDir(), "webhook.secret", webhookSecret)
 	body := script("pass").with("execution_id", "e").with("callback_url", box.URL)
@@ -189,7 +189,7 @@ func TestServeCallsBackOnlyWhereItMay(t *testing.T) {
 		waitFor(t, func() bool { return strings.Contains(s.Log.String(), "a callback was not delivered") })
 		line, _, _ := strings.Cut(s.Log.String()[strings.Index(s.Log.String(), "a callback was not delivered"):], "\n")
 		if !strings.Contains(line, traceID) || !strings.Contains(line, `"execution_id":"e"`) {
-			t.Errorf("the line does not say which execution: %s", line)
+			t.Errorf("the line does not name the execution: %s", line)
 		}
 	})
 	if told := box.of(t, "e"); told != nil {

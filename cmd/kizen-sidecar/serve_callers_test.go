@@ -21,8 +21,7 @@ type caller struct {
 	business string // of the header
 }
 
-// newCaller trusts ca, and shows the certificate of another authority's file, if
-// one is named.
+// newCaller trusts ca. If issuer is not nil, the caller presents a certificate of that authority.
 func newCaller(t *testing.T, ca, issuer *redistest.Authority, certificate, token, business string) caller {
 	t.Helper()
 	pem, err := os.ReadFile(ca.File("ca.crt"))
@@ -42,7 +41,7 @@ func newCaller(t *testing.T, ca, issuer *redistest.Authority, certificate, token
 	return caller{client, token, business}
 }
 
-// run has a step run; the status is 0 where no answer comes.
+// run runs a step. If no response arrives, status is 0.
 func (c caller) run(t *testing.T, url string, body step) (status int, answer string) {
 	t.Helper()
 	text, err := json.Marshal(body)
@@ -98,11 +97,11 @@ func TestServeKnowsItsCallersByTokenOrCertificate(t *testing.T) {
 		by             caller
 		body           step
 		status         int
-		business, user string // for whom the API is called
+		business, user string // that the API was called for
 	}{
-		{"nobody", newCaller(t, ours, nil, "", "", "b-1"), calls, 401, "", ""},
+		{"no token or certificate", newCaller(t, ours, nil, "", "", "b-1"), calls, 401, "", ""},
 		{"a wrong token", newCaller(t, ours, nil, "", trusted+"x", "b-1"), calls, 401, "", ""},
-		{"a certificate that nobody knows", newCaller(t, ours, ours, "stranger", "", "b-1"), calls, 401, "", ""},
+		{"a certificate that is not listed", newCaller(t, ours, ours, "stranger", "", "b-1"), calls, 401, "", ""},
 		{"a certificate of a foreign authority", newCaller(t, ours, foreign, "orchestrator", "", "b-1"), calls, 0, "", ""},
 		{"a trusted token", newCaller(t, ours, nil, "", trusted, "b-1"), calls, 200, "b-1", "u-of-header"},
 		{"a trusted certificate", newCaller(t, ours, ours, "orchestrator", "", "b-2"), calls, 200, "b-2", "u-of-header"},
@@ -125,22 +124,22 @@ func TestServeKnowsItsCallersByTokenOrCertificate(t *testing.T) {
 	if response, err := http.Get("http" + strings.TrimPrefix(s.URL, "https") + "/openapi.json"); err == nil {
 		_ = response.Body.Close()
 		if response.StatusCode == 200 {
-			t.Error("it answers in plain too")
+			t.Error("it answers plain HTTP too")
 		}
 	}
 	if log := s.Log.String(); strings.Contains(log, trusted) || strings.Contains(log, acme) {
-		t.Error("the log tells a token")
+		t.Error("the log contains a token")
 	}
 }
 
-func TestServeListensElsewhereOnlyForCallersItKnows(t *testing.T) {
+func TestServeWithoutCallersListensOnlyOnLoopback(t *testing.T) {
 	got := sidecar(t, "", nil, "serve", "--listen", "0.0.0.0:0")
 	if got.code != exitUsage || !strings.Contains(got.stderr, "--callers") {
 		t.Errorf("%d %s", got.code, got.stderr)
 	}
 }
 
-func TestServeTellsWhoWaitsTooLongToComeBack(t *testing.T) {
+func TestServeAnswersRetryAfterIfNoSlotBecomesFree(t *testing.T) {
 	api := newGateAPI(t)
 	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--slots", "1", "--queue-timeout", "100ms")
 	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))

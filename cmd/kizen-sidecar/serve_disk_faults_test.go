@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// smallDisk mounts a file system of a size and of 64 files.
+// smallDisk mounts a file system of the given size, for at most 64 files.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -33,7 +33,7 @@ func smallDisk(t *testing.T, size string) string {
 	return disk
 }
 
-// fill uses up every block and every file of a small disk. free gives them back.
+// fill uses up every block and every file of a small disk. free releases them.
 func fill(t *testing.T, disk string) (free func()) {
 	t.Helper()
 	full := filepath.Join(disk, "full")
@@ -44,7 +44,7 @@ func fill(t *testing.T, disk string) (free func()) {
 	for i := 0; err == nil; i++ {
 		err = os.WriteFile(filepath.Join(full, strconv.Itoa(i)), make([]byte, 16<<10), 0o600)
 	}
-	for i := 0; ; i++ { // blocks are used up: files may be left
+	for i := 0; ; i++ { // the blocks are used up, but files may be left
 		if err := os.WriteFile(filepath.Join(full, "empty"+strconv.Itoa(i)), nil, 0o600); err != nil {
 			break
 		}
@@ -60,7 +60,7 @@ func fill(t *testing.T, disk string) (free func()) {
 	}
 }
 
-func TestTortureServeNeedsNoDiskWhereStepsHaveTheirOwn(t *testing.T) {
+func TestTortureServeNeedsNoDiskIfStepsHaveTheirOwn(t *testing.T) {
 	disk := smallDisk(t, "256k")
 	api := newGateAPI(t)
 	s := try(t, startRedisServer(t), disk, "--warm", "0", "--slots", "4", "--api-root", api.root()).settle(4)
@@ -76,8 +76,7 @@ func TestTortureServeNeedsNoDiskWhereStepsHaveTheirOwn(t *testing.T) {
 	s.requireWell()
 }
 
-// TestTortureServeSaysThatItsDiskIsFull has steps use the sidecar's own disk, as they
-// do where the kernel gives them none.
+// TestTortureServeSaysThatItsDiskIsFull: steps use the sidecar's own disk, as they do if the kernel gives them none.
 func TestTortureServeSaysThatItsDiskIsFull(t *testing.T) {
 	disk := smallDisk(t, "1m") // the compiled harness is kept there too
 	redisURL := startRedisServer(t)
@@ -95,7 +94,8 @@ func TestTortureServeSaysThatItsDiskIsFull(t *testing.T) {
 	s.requireWell()
 }
 
-// TestADiskThatIsTooSmallForAStepsSourceIsNamed: cold and in a warm interpreter, which has made its directories before.
+// TestADiskThatIsTooSmallForAStepsSourceIsNamed: this holds for a cold interpreter, and for a warm one, which has
+// already created its directories.
 func TestADiskThatIsTooSmallForAStepsSourceIsNamed(t *testing.T) {
 	disk := smallDisk(t, "1m") // the compiled harness is kept there too
 	source := "outputs.log(1)\n" + strings.Repeat("#", 2<<20)
@@ -117,9 +117,8 @@ func TestADiskThatIsTooSmallForAStepsSourceIsNamed(t *testing.T) {
 	}
 }
 
-// TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards has
-// the audit's disk fill up, in the middle of a line perhaps.
-func TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwards(t *testing.T) {
+// TestTortureAFullAuditDiskRefusesCallsAndLosesNone: the audit's disk fills up, possibly within a line.
+func TestTortureAFullAuditDiskRefusesCallsAndLosesNone(t *testing.T) {
 	disk := smallDisk(t, "256k")
 	api := newGateAPI(t)
 	file := filepath.Join(disk, "audit.jsonl")
@@ -127,7 +126,7 @@ func TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwar
 		file).settle(4)
 	settled := int(api.calls.Load())
 	free := fill(t, disk)
-	// A page of the file may be there already, and takes lines until it is full.
+	// The file may already own a page, which takes lines until it is full.
 	got := s.ask("POST", "/api/coderunner/run",
 		script("for i in range(64): r = kizen.api.get('/x')\noutputs.log(f'{r.status_code} {r.json()[\"code\"]}')"))
 	if got.status != 200 || !strings.Contains(got.body, `"logs":["503 audit_unavailable"]`) {
@@ -152,8 +151,8 @@ func TestTortureNoCallIsMadeWhileTheAuditCannotBeWrittenAndNoneIsMissingAfterwar
 	}
 }
 
-// readAudit counts the lines of calls that were answered, of those that were
-// refused for the audit's sake, and of what is no line.
+// readAudit counts the lines of calls that were answered, the lines of calls that were refused because of the audit,
+// and the torn lines.
 func readAudit(t *testing.T, file string) (answered, refused, torn int, last string) {
 	t.Helper()
 	written, err := os.ReadFile(file)

@@ -13,7 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
-func TestServeOutlivesItsRedis(t *testing.T) {
+func TestServeSurvivesAnOutageOfItsRedis(t *testing.T) {
 	t.Parallel()
 	address := freeAddress(t)
 	program := requireProgram(t, "redis-server")
@@ -51,7 +51,7 @@ func TestServeOutlivesItsRedis(t *testing.T) {
 	}
 	api.open()
 	if data := s.events("runs").until("finished"); !strings.Contains(data, `"outcome":"ok"`) {
-		t.Errorf("what ran ended with %s", data)
+		t.Errorf("the running execution ended with %s", data)
 	}
 	start()
 	waitFor(t, func() bool { status, _ := s.Readiness(); return status == 200 })
@@ -62,8 +62,7 @@ func TestServeOutlivesItsRedis(t *testing.T) {
 	s.requireWell()
 }
 
-// TestTortureServeForgetsCallersThatHangUp has every caller go while its step runs or
-// waits.
+// TestTortureServeForgetsCallersThatHangUp: every caller hangs up while its step runs or waits.
 func TestTortureServeForgetsCallersThatHangUp(t *testing.T) {
 	const callers = 1000
 	api := newGateAPI(t)
@@ -96,7 +95,7 @@ func TestServeWithoutPythonRefusesAndLeavesNothing(t *testing.T) {
 			!strings.Contains(got.body, "runner_unavailable") {
 			t.Errorf("%d %s", got.status, got.body)
 		}
-		if attempt == 0 { // from here on the pool looks for this runtime too
+		if attempt == 0 { // from now on the pool prepares this runtime too
 			s.before = s.steady()
 		}
 	}
@@ -115,7 +114,7 @@ func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 		strings.Contains(body, `"name":"process cgroup","held":true`) {
 		steps = append(steps, attacks.ForkBomb)
 	} else {
-		t.Log("without the fork bomb: nothing here would end it for certain")
+		t.Log("without the fork bomb: no layer of this sandbox ends it reliably")
 	}
 	var all sync.WaitGroup
 	for _, h := range steps {
@@ -143,8 +142,8 @@ func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 	requireNoProcess(t, marker)
 }
 
-// TestWhatARunningStepHoldsIsSeen is a test of the tests of this file.
-func TestWhatARunningStepHoldsIsSeen(t *testing.T) {
+// TestHoldingsIncludeThoseOfARunningStep is a test of this file's tests.
+func TestHoldingsIncludeThoseOfARunningStep(t *testing.T) {
 	t.Parallel()
 	api := newGateAPI(t)
 	s := try(t, startRedisServer(t), t.TempDir(), "--sandbox", "off", "--warm", "0", "--slots", "2", "--api-root",

@@ -11,7 +11,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// attackOnServe has a step do what any program of the machine could do to the serve that runs it.
+// attackOnServe attacks the serve that runs it as any program of the machine could.
 const attackOnServe = `
 import http.client, json, socket
 def ask(address, method, path, body=None, headers={}):
@@ -32,7 +32,7 @@ s.sendall(f"POST /executions HTTP/1.1\r\nHost: {inputs.api}\r\nContent-Type: app
 s.close()
 `
 
-// TestNoStepIsACallerOfTheServeThatRunsIt, not even where every program of the machine is one.
+// TestNoStepIsACallerOfTheServeThatRunsIt: this holds even if every other program of the machine may call.
 func TestNoStepIsACallerOfTheServeThatRunsIt(t *testing.T) {
 	for _, warm := range []string{"0", "1"} {
 		t.Run("warm="+warm, func(t *testing.T) {
@@ -55,7 +55,7 @@ func requireNoStepIsACaller(t *testing.T, s *served) {
 	}
 	for _, answer := range d.Logs {
 		if !strings.HasPrefix(answer, "403 ") || !strings.Contains(answer, "from_step") {
-			t.Errorf("the step was answered %s", answer)
+			t.Errorf("the step got the response %s", answer)
 		}
 	}
 	if list := s.askFor("b-victim", "GET", "/executions", nil); !strings.Contains(list.body, `"count":0`) {
@@ -63,13 +63,13 @@ func requireNoStepIsACaller(t *testing.T, s *served) {
 	}
 }
 
-// TestNoStepOfAnOrdinaryUserIsACaller: there the step has the sidecar's own user id.
+// TestNoStepOfAnOrdinaryUserIsACaller: the step then has the sidecar's own user id.
 func TestNoStepOfAnOrdinaryUserIsACaller(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("SKIPPED: TestNoStepIsACallerOfTheServeThatRunsIt runs as an ordinary user already")
 	}
 	dir := t.TempDir()
-	for path := dir; path != "/tmp" && path != "/"; path = filepath.Dir(path) { // the user must get there
+	for path := dir; path != "/tmp" && path != "/"; path = filepath.Dir(path) { // the user must be able to enter it
 		if err := os.Chmod(path, 0o777); err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestNoStepOfAnOrdinaryUserIsACaller(t *testing.T) {
 	requireNoStepIsACaller(t, &served{sidecartest.StartCommand(t, command), t})
 }
 
-func TestServeWantsTheTokenOfItsFile(t *testing.T) {
+func TestServeRequiresTheTokenOfItsFile(t *testing.T) {
 	home := t.TempDir()
 	s := &served{sidecartest.StartCommand(t,
 		sidecartest.Command(t.Context(), []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + home},
@@ -94,7 +94,7 @@ func TestServeWantsTheTokenOfItsFile(t *testing.T) {
 	}
 	token, err := os.ReadFile(home + "/token")
 	if err != nil || strings.TrimSpace(string(token)) != s.Token || len(s.Token) < 20 {
-		t.Fatalf("the file holds %q, the ready file %q (%v)", token, s.Token, err)
+		t.Fatalf("the file has %q, the ready file %q (%v)", token, s.Token, err)
 	}
 	if got := s.ask("GET", "/executions", nil); got.status != 200 {
 		t.Errorf("with the token: %d %s", got.status, got.body)
@@ -106,7 +106,7 @@ func TestServeWantsTheTokenOfItsFile(t *testing.T) {
 		}
 	}
 	if strings.Contains(s.Log.String(), s.Token) || !strings.Contains(s.Log.String(), "/token") {
-		t.Errorf("the log should name the file and keep the token: %s", s.Log)
+		t.Errorf("the log should name the file and not contain the token: %s", s.Log)
 	}
 	kept := s.Token
 	if code := s.Stop(); code != exitOK {
@@ -118,7 +118,7 @@ func TestServeWantsTheTokenOfItsFile(t *testing.T) {
 	}
 }
 
-func TestWhoMayCallIsSaidOnceAndCompletely(t *testing.T) {
+func TestWrongFlagsOfCallersAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	short := writeFile(t, dir, "short", "x\n")
 	callers := writeFile(t, dir, "callers.yaml", "- {name: a, certificate: a, trusted: true}\n")

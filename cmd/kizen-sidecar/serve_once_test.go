@@ -10,8 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/tombstone"
 )
 
-// TestAnIDRunsOnceInEveryServeOfARedis submits each id to two of them at the same time, and to one that was started
-// after.
+// TestAnIDRunsOnceInEveryServeOfARedis submits each id to two of them at the same time, and later to a third.
 func TestAnIDRunsOnceInEveryServeOfARedis(t *testing.T) {
 	t.Parallel()
 	const total = 12
@@ -38,7 +37,7 @@ func TestAnIDRunsOnceInEveryServeOfARedis(t *testing.T) {
 	ended := func(s *served, i int) (outcome string) {
 		answer := s.ask("GET", fmt.Sprint("/executions/e-", i), nil)
 		if answer.status == 404 {
-			return "unknown" // it had run before it was submitted there
+			return "unknown" // it had run before it was submitted here
 		}
 		if !strings.Contains(answer.body, `"state":"finished"`) {
 			return ""
@@ -61,11 +60,11 @@ func TestAnIDRunsOnceInEveryServeOfARedis(t *testing.T) {
 	for i := range total {
 		if again := third.ask("POST", "/executions", body(i)); again.status != 409 ||
 			!strings.Contains(again.body, "has run") {
-			t.Errorf("e-%d in a process that was started since: %d %s", i, again.status, again.body)
+			t.Errorf("e-%d in a process that was started later: %d %s", i, again.status, again.body)
 		}
 		if ttl := store.TTL(t.Context(), tombstone.Key("b-1", fmt.Sprint("e-", i))).Val(); ttl > tombstone.Limit ||
 			ttl < tombstone.Limit-tombstone.Limit/100 {
-			t.Errorf("the tombstone of e-%d lives for %s", i, ttl)
+			t.Errorf("the tombstone of e-%d has the TTL %s", i, ttl)
 		}
 	}
 	api.mu.Lock()

@@ -15,13 +15,13 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// poisons are the requests and the steps of the corpus that had the sidecar grow to gigabytes, kept it busy for long,
-// or could.
+// poisons are the requests and the steps of the corpus that made the sidecar use gigabytes or much processor time, or
+// could.
 func poisons() (all []any) {
 	for _, request := range attacks.Requests() {
 		all = append(all, json.RawMessage(request.Body))
 	}
-	// The heavy ones are many, and the rest are between them, because what is kept of them adds up.
+	// There are many heavy ones with the others between them, because the results that serve keeps of them add up.
 	for _, heavy := range attacks.Heavies() {
 		all = append(all, script(heavy.Source).with("inputs", json.RawMessage(heavy.Inputs)).with("output_types",
 			json.RawMessage(heavy.OutputTypes)))
@@ -32,7 +32,7 @@ func poisons() (all []any) {
 	return all
 }
 
-// cgroupOfMemory makes a memory cgroup of so many bytes, and returns its directory.
+// cgroupOfMemory creates a memory cgroup with a limit in bytes, and returns its directory.
 func cgroupOfMemory(t *testing.T, bytes int) string {
 	t.Helper()
 	var dir string
@@ -49,10 +49,10 @@ func cgroupOfMemory(t *testing.T, bytes int) string {
 		_ = os.Remove(made)
 	}
 	if dir == "" {
-		missingForTest(t, "a memory cgroup that this user may make")
+		missingForTest(t, "a memory cgroup that this user may create")
 	}
 	t.Cleanup(func() {
-		// The groups of steps lie below.
+		// The groups of steps are below it.
 		_ = filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
 			if err == nil && entry.IsDir() && path != dir {
 				_ = os.Remove(path)
@@ -72,8 +72,8 @@ func within(dir string, command *exec.Cmd) *exec.Cmd {
 	return inside
 }
 
-// TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe: under a memory limit, with a poisoned request or step each
-// second.
+// TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe: serve has a memory limit and gets a poisoned request or step
+// each second.
 func TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe(t *testing.T) {
 	const well, slots, group = 100, 8, 256 << 20
 	dir := cgroupOfMemory(t, group)

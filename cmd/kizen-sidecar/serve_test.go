@@ -22,14 +22,13 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// served is a kizen-sidecar serve, or worker, and how tests ask it.
+// served is a kizen-sidecar serve or worker that a test calls.
 type served struct {
 	*sidecartest.Service
 	t *testing.T
 }
 
-// startServe starts the built binary's serve command and returns once it
-// answers.
+// startServe starts the built binary's serve command and returns when it is ready.
 func startServe(t *testing.T, arguments ...string) *served {
 	t.Helper()
 	return startServing(t, append([]string{"serve", "--listen", "127.0.0.1:0"}, arguments...)...)
@@ -41,24 +40,24 @@ func startServing(t *testing.T, arguments ...string) *served {
 	return &served{sidecartest.StartService(t, nil, arguments...), t}
 }
 
-// answer is what serve said.
+// answer is a response of serve.
 type answer struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// document is the answer as a result.
+// document decodes the answer as a result.
 func (a answer) document(t *testing.T) document {
 	t.Helper()
 	var d document
 	if err := json.Unmarshal([]byte(a.body), &d); err != nil || d.RequestID == "" {
-		t.Fatalf("%d is no result: %v\n%s", a.status, err, a.body)
+		t.Fatalf("%d without a result: %v\n%s", a.status, err, a.body)
 	}
 	return d
 }
 
-// ask sends a request as the existing clients do: for business b-1 and user u-1.
+// ask sends a request as existing clients do, for business b-1 and user u-1.
 func (s *served) ask(method, path string, body any) answer {
 	s.t.Helper()
 	return s.askFor("b-1", method, path, body)
@@ -76,7 +75,7 @@ func (s *served) askFor(business, method, path string, body any) answer {
 func (s *served) try(ctx context.Context, business, method, path string, body any) (answer, error) {
 	var sent io.Reader
 	if body != nil {
-		text, raw := body.(json.RawMessage) // what must not be JSON that Go would write
+		text, raw := body.(json.RawMessage) // a body that need not be valid JSON
 		if !raw {
 			var err error
 			if text, err = json.Marshal(body); err != nil {
@@ -140,14 +139,13 @@ func newGateAPI(t testing.TB) *gateAPI {
 		w.WriteHeader(http.StatusNoContent)
 	}))
 	t.Cleanup(api.Close)
-	t.Cleanup(api.open) // before Close, which waits for what is answered
+	t.Cleanup(api.open) // before Close, which waits for requests in flight
 	return api
 }
 
 func (a *gateAPI) root() string { return a.URL + apiRootPath }
 
-// gateStep waits at the gate with a child in a session of its own, which only
-// the end of the whole sandbox ends.
+// gateStep waits at the gate. Its child has its own session, so only the end of the whole sandbox ends it.
 const gateStep = `
 import subprocess
 subprocess.Popen(["sleep", inputs.marker], start_new_session=True)
@@ -160,7 +158,7 @@ func gated(marker string) step {
 	return script(gateStep).with("inputs", step{"marker": step{"t": "s", "v": marker}})
 }
 
-// newMarker names a process of this test's.
+// newMarker returns an argument that identifies a process of this test.
 func newMarker() string { return fmt.Sprintf("86400.%d%d", os.Getpid(), markers.Add(1)) }
 
 var markers atomic.Int64
@@ -257,7 +255,7 @@ func (s *served) events(id string) *stream {
 	return &stream{s.t, response.Body, bufio.NewScanner(response.Body)}
 }
 
-// next is the type and the data of the next event.
+// next returns the type and the data of the next event.
 func (s *stream) next() (kind, data string) {
 	s.t.Helper()
 	for s.lines.Scan() {
@@ -273,7 +271,7 @@ func (s *stream) next() (kind, data string) {
 	return "", ""
 }
 
-// until skips to an event of a kind, and returns its data.
+// until skips to the next event of a kind, and returns its data.
 func (s *stream) until(kind string) string {
 	s.t.Helper()
 	for {
@@ -283,14 +281,14 @@ func (s *stream) until(kind string) string {
 	}
 }
 
-func TestServeTellsWhatAStepDoesWhileItRuns(t *testing.T) {
+func TestServeStreamsEventsWhileAStepRuns(t *testing.T) {
 	api := newGateAPI(t)
 	s := startServe(t, "--api-root", api.root())
 	if got := s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "e-1")); got.status != 202 {
 		t.Fatalf("%d %s", got.status, got.body)
 	}
 	events := s.events("e-1")
-	for _, want := range []string{"queued", "started", "log"} { // the gate is shut: the step still runs
+	for _, want := range []string{"queued", "started", "log"} { // the gate is closed, so the step still runs
 		if kind, data := events.next(); kind != want {
 			t.Fatalf("%s %s, want %s", kind, data, want)
 		}
@@ -319,7 +317,7 @@ func redisClient(t *testing.T, redisURL string) *redis.Client {
 	return client
 }
 
-func TestServeRefusesWhatDoesNotFit(t *testing.T) {
+func TestServeRefusesExecutionsBeyondItsQueue(t *testing.T) {
 	api := newGateAPI(t)
 	s := startServe(t, "--api-root", api.root(), "--slots", "1", "--queue-depth", "1")
 	s.ask("POST", "/executions", gated(newMarker()).with("execution_id", "runs"))
@@ -345,8 +343,8 @@ func TestServeDrains(t *testing.T) {
 		release       bool
 		outcome       string
 	}{
-		{"what runs finishes", "60s", true, "ok"},
-		{"what does not finish is cut off", "1ms", false, "cancelled"},
+		{"a running step finishes", "60s", true, "ok"},
+		{"a step that does not finish is cut off", "1ms", false, "cancelled"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			redisURL := startRedisServer(t)
@@ -362,7 +360,7 @@ func TestServeDrains(t *testing.T) {
 				t.Fatal(err)
 			}
 			if data := waits.until("finished"); !strings.Contains(data, "shutting down") {
-				t.Errorf("what waited ended with %s", data)
+				t.Errorf("the waiting execution ended with %s", data)
 			}
 			if c.release {
 				if got := s.ask("POST", "/api/coderunner/run", script("pass")); got.status != 503 ||
@@ -375,7 +373,7 @@ func TestServeDrains(t *testing.T) {
 				api.open()
 			}
 			if data := events.until("finished"); !strings.Contains(data, `"outcome":"`+c.outcome+`"`) {
-				t.Errorf("what ran ended with %s", data)
+				t.Errorf("the running execution ended with %s", data)
 			}
 			if code := s.ExitCode(); code != exitOK {
 				t.Errorf("exit code %d", code)
@@ -386,7 +384,7 @@ func TestServeDrains(t *testing.T) {
 	}
 }
 
-func TestServePrintsAConfigurationThatItReads(t *testing.T) {
+func TestServeReadsTheConfigurationThatItPrints(t *testing.T) {
 	dir := t.TempDir()
 	file := writeFile(t, dir, "serve.yaml",
 		"slots: 3\nredis-url: redis://user:hunter2hunter2@127.0.0.1:1/0\nqueue-depth: 5\ndrain-timeout: 7s\n")
@@ -407,7 +405,7 @@ func TestServePrintsAConfigurationThatItReads(t *testing.T) {
 	}
 }
 
-func TestThePrintedConfigurationIsWhatHolds(t *testing.T) {
+func TestThePrintedConfigurationIsEffective(t *testing.T) {
 	got := sidecar(t, "", nil, "serve", "--print-config")
 	for _, line := range []string{fmt.Sprintf("slots: %q", fmt.Sprint(4*runtime.NumCPU())),
 		fmt.Sprintf("queue-depth: %q", fmt.Sprint(64*runtime.NumCPU()))} {
@@ -421,8 +419,8 @@ func TestThePrintedConfigurationIsWhatHolds(t *testing.T) {
 	}
 }
 
-// requirePrintedIsRead has a command print its configuration, in which the
-// wanted lines stand and no secret, and read what it has printed.
+// requirePrintedIsRead checks that the configuration that a command prints has the wanted lines and no secret, and
+// that the command can read it.
 func requirePrintedIsRead(t *testing.T, environment, arguments []string, want ...string) {
 	t.Helper()
 	first := sidecar(t, "", environment, append(arguments, "--print-config")...)
@@ -432,7 +430,7 @@ func requirePrintedIsRead(t *testing.T, environment, arguments []string, want ..
 		}
 	}
 	if strings.Contains(first.stdout, "hunter2") {
-		t.Errorf("a secret is shown:\n%s", first.stdout)
+		t.Errorf("a secret is printed:\n%s", first.stdout)
 	}
 	printed := writeFile(t, t.TempDir(), "printed.yaml", first.stdout)
 	if again := sidecar(t, "", nil, arguments[0], "--config", printed, "--print-config"); again.stdout != first.stdout {

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// A call that the API does not answer within the grace is told why.
+// TestSIGTERMAnswersACallThatDoesNotFinish: the response gives the reason if the API does not answer within the grace.
 func TestSIGTERMAnswersACallThatDoesNotFinish(t *testing.T) {
 	for _, grace := range []string{"0s", "50ms"} {
 		root, entered, release := waitingAPI(t)

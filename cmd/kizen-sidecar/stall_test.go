@@ -14,17 +14,17 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// stallLimit is the limit of the steps during which the sidecar stands still, for longer than that.
+// stallLimit is the limit of the steps during which the sidecar is stopped for longer than that.
 const stallLimit = 2 * time.Second
 
-// stalledStep runs body after the sidecar was stopped, and hangs up when the step's process has ended.
+// stalledStep runs body after the sidecar was stopped, and closes its connection when the step's process ends.
 func stalledStep(address, body string) string {
 	host, port, _ := net.SplitHostPort(address)
 	return fmt.Sprintf("import socket, sys\nc = socket.create_connection((%q, %s))\nc.sendall(b'x')\nc.recv(1)\n%s\n",
 		host, port, body)
 }
 
-// stall stops the process while a step runs, until the step has ended, or until more than its limit has passed.
+// stall stops the process while a step runs, until the step has ended or more than its limit has passed.
 func stall(t *testing.T, listener net.Listener, pid func() int) {
 	c, err := listener.Accept()
 	if err != nil {
@@ -48,7 +48,8 @@ func stall(t *testing.T, listener net.Listener, pid func() int) {
 	}
 }
 
-// TestAStepIsJudgedByItsOwnTime stops the sidecar for longer than the step's limit.
+// TestAStepIsJudgedByItsOwnTime stops the sidecar for longer than the step's limit. Only a step that ran too long
+// itself times out.
 func TestAStepIsJudgedByItsOwnTime(t *testing.T) {
 	t.Parallel()
 	rows := map[string]struct{ body, says string }{
@@ -80,7 +81,7 @@ func TestAStepIsJudgedByItsOwnTime(t *testing.T) {
 				t.Fatal(err)
 			}
 			stall(t, listener, func() int { return command.Process.Pid })
-			_ = command.Wait() // the code is that of the row
+			_ = command.Wait() // the row has the wanted exit code
 			if !strings.Contains(out.String(), row.says) {
 				t.Errorf("got %.500s", out.String())
 			}

@@ -14,8 +14,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// stepsFolder holds Code Steps of the kind that customers write, each with a
-// case.json that says what a run is given and must give back.
+// stepsFolder contains Code Steps like those of customers, each with a case.json: what a run gets and what it must
+// return.
 const stepsFolder = "../../../shared/steps"
 
 // stepCase is a case.json.
@@ -40,7 +40,7 @@ type stepCase struct {
 	} `json:"expect"`
 }
 
-// document is the one JSON document that --json prints.
+// document is the JSON document that --json prints.
 type document struct {
 	RequestID    string                     `json:"request_id"`
 	DurationMS   float64                    `json:"duration_ms"`
@@ -186,13 +186,13 @@ func checkCalls(t *testing.T, wanted stepCase, calls []call) {
 			t.Errorf("call %d body = %s, want %s", i, got.body, want.JSON)
 		}
 		if key := got.header.Get("X-API-KEY"); strings.Count(key, ".") != 2 {
-			t.Errorf("call %d carries no signed key", i)
+			t.Errorf("call %d has no signed key", i)
 		}
 		if got.header.Get("X-BUSINESS-ID") != developmentBusiness || got.header.Get("X-USER-ID") != developmentUser {
-			t.Errorf("call %d carries the ids %q and %q", i, got.header.Get("X-BUSINESS-ID"), got.header.Get("X-USER-ID"))
+			t.Errorf("call %d has the ids %q and %q", i, got.header.Get("X-BUSINESS-ID"), got.header.Get("X-USER-ID"))
 		}
 		if got.header.Get("Authorization") != "" || len(got.header.Values("X-API-KEY")) != 1 {
-			t.Errorf("call %d carries what the step sent as credentials: %v", i, got.header)
+			t.Errorf("call %d has credentials that the step sent: %v", i, got.header)
 		}
 	}
 }
@@ -208,7 +208,7 @@ func stringList(raw json.RawMessage) []string {
 		return []string{one}
 	}
 	var many []string
-	_ = json.Unmarshal(raw, &many) // absent: nothing to check
+	_ = json.Unmarshal(raw, &many) // if absent, nothing is checked
 	return many
 }
 
@@ -221,15 +221,13 @@ func writeJSON(t *testing.T, dir, name string, value any) string {
 	return writeFile(t, dir, name, string(data))
 }
 
-// startRedisServer starts a real redis-server on a free loopback port and
-// stops it with the test.
+// startRedisServer starts a real redis-server on a free loopback port, and stops it at the end of the test.
 func startRedisServer(t *testing.T) string {
 	t.Helper()
 	return redistest.Start(t).URL()
 }
 
-// requireNoRecords checks that every key of every finished execution has been
-// taken back.
+// requireNoRecords checks that the keys of all finished executions have been revoked.
 func requireNoRecords(t *testing.T, redisURL string) {
 	t.Helper()
 	for _, record := range recordsIn(t, redisURL) {
@@ -237,7 +235,7 @@ func requireNoRecords(t *testing.T, redisURL string) {
 	}
 }
 
-// recordsIn lists the records of signed keys.
+// recordsIn returns the records of signed keys.
 func recordsIn(t *testing.T, redisURL string) []string {
 	t.Helper()
 	options, err := redis.ParseURL(redisURL)
@@ -253,8 +251,8 @@ func recordsIn(t *testing.T, redisURL string) []string {
 	return keys
 }
 
-// TestStepFoldersRunInServiceToo runs what depends on how an interpreter came about in warm ones: over HTTP, and in a
-// fleet.
+// TestStepFoldersRunInServiceToo runs steps that depend on how their interpreter was started in warm ones: over HTTP,
+// and in a fleet.
 func TestStepFoldersRunInServiceToo(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(stepsFolder, "threads_and_forks")
@@ -289,7 +287,7 @@ func TestStepFoldersRunInServiceToo(t *testing.T) {
 	})
 }
 
-// checkMade checks which calls arrived, and not for whom.
+// checkMade checks which calls arrived, but not for which account.
 func checkMade(t *testing.T, wanted stepCase, calls []call) {
 	t.Helper()
 	if len(calls) != len(wanted.Expect.APICalls) {
@@ -302,8 +300,8 @@ func checkMade(t *testing.T, wanted stepCase, calls []call) {
 	}
 }
 
-// TestWhatAFailedStepPrintedIsShown looks at a step that is killed.
-func TestWhatAFailedStepPrintedIsShown(t *testing.T) {
+// TestTheOutputOfAFailedStepIsShown runs a step that ends its own process.
+func TestTheOutputOfAFailedStepIsShown(t *testing.T) {
 	const source = "import os, sys\nprint('on standard output')\nprint('on standard error', file=sys.stderr)\nos._exit(3)"
 	got := sidecar(t, source, nil, "run", "--script", "-")
 	for _, want := range []string{"Standard output\n  on standard output\n", "Standard error\n  on standard error\n"} {
@@ -324,6 +322,6 @@ func TestWhatAFailedStepPrintedIsShown(t *testing.T) {
 	}
 	if succeeded := s.ask("POST", "/api/coderunner/run", script("print('x')")); strings.Contains(succeeded.body,
 		"stdout") {
-		t.Errorf("what a step that succeeded printed is in %s", succeeded.body)
+		t.Errorf("the output of a step that succeeded is in %s", succeeded.body)
 	}
 }

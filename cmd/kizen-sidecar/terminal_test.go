@@ -17,8 +17,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
-// onTerminal runs the built binary with a terminal for its standard output and
-// error, and returns what a person would have seen.
+// onTerminal runs the built binary with a terminal as its standard output and error, and returns what the terminal
+// shows.
 func onTerminal(t *testing.T, script string, environment ...string) string {
 	t.Helper()
 	terminal, side, err := pty.Open()
@@ -34,7 +34,7 @@ func onTerminal(t *testing.T, script string, environment ...string) string {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	_ = side.Close() // the command has it: reading ends with the command
+	_ = side.Close() // only the command has it now, so reading ends with the command
 	seen, _ := io.ReadAll(terminal)
 	if err := command.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, seen)
@@ -64,30 +64,31 @@ func TestTheLogIsTextOnATerminalAndJSONElsewhere(t *testing.T) {
 	}
 	if got := sidecar(t, "pass", []string{"KIZEN_LOG_FORMAT=text"}, "run", "--script", "-"); !strings.Contains(got.stderr,
 		`level=INFO msg="execution ended"`) {
-		t.Errorf("no line of text, which was asked for, in %q", got.stderr)
+		t.Errorf("no line of text in %q", got.stderr)
 	}
 }
 
-func TestATerminalSeesThatALongStepRunsAndForHowLong(t *testing.T) {
+func TestATerminalShowsASpinnerForALongStep(t *testing.T) {
 	if seen := onTerminal(t, "import time; time.sleep(1.5)"); !strings.Contains(seen, "running standard input 1.") {
 		t.Errorf("no spinner in %q", seen)
 	}
 	began := time.Now()
-	// On a busy machine a short step is a long one too.
+	// On a busy machine a short step may take long too.
 	if seen := onTerminal(t, "pass"); time.Since(began) < time.Second && strings.Contains(seen, "running standard input") {
 		t.Errorf("a spinner for a short step in %q", seen)
 	}
 }
 
-func TestWhatIsNoTerminalGetsNeitherColoursNorASpinner(t *testing.T) {
+func TestAPipeGetsNeitherColoursNorASpinner(t *testing.T) {
 	got := sidecar(t, "import time; time.sleep(1.5)", []string{"TERM=xterm-256color"}, "run", "--script", "-")
 	if strings.Contains(got.stdout+got.stderr, "\x1b") || strings.Contains(got.stderr, "running standard input") {
 		t.Errorf("escape sequences in %q %q", got.stdout, got.stderr)
 	}
 }
 
-// TestNoAnswerHoldsWhatATerminalObeys looks at answers as curl prints them. To a client they mean what the step said.
-func TestNoAnswerHoldsWhatATerminalObeys(t *testing.T) {
+// TestNoAnswerContainsTerminalControlCharacters checks responses as curl prints them. For a client they still contain
+// the step's text.
+func TestNoAnswerContainsTerminalControlCharacters(t *testing.T) {
 	const said = attacks.Harmful
 	source := "said = " + strconv.QuoteToASCII(said) +
 		"\noutputs.log(said)\noutputs.o = said\nif inputs.fail: raise ValueError(said)"
@@ -95,7 +96,7 @@ func TestNoAnswerHoldsWhatATerminalObeys(t *testing.T) {
 		t.Helper()
 		for _, r := range text {
 			if unicode.IsControl(r) && r != '\n' || unicode.Is(unicode.Bidi_Control, r) {
-				t.Errorf("%s holds %q:\n%q", where, r, text)
+				t.Errorf("%s contains %q:\n%q", where, r, text)
 				return
 			}
 		}

@@ -22,11 +22,11 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// dependency is a module of others that is part of a binary.
+// dependency is a third-party module in a binary.
 type dependency struct {
 	Path, Version, Dir string
 	licence            string // SPDX expression
-	text               string // of the licence, and of the notice where one comes with it
+	text               string // of the licence, and of the notice, if it has one
 }
 
 func TestThirdPartyListsTheModulesOfTheBinaries(t *testing.T) {
@@ -72,7 +72,7 @@ func goOutput(t *testing.T, arguments ...string) string {
 	return string(output)
 }
 
-// downloaded returns where the module cache has the modules.
+// downloaded returns the modules with their folders in the module cache.
 func downloaded(t *testing.T, arguments []string) (all []dependency) {
 	t.Helper()
 	for decoder := json.NewDecoder(strings.NewReader(goOutput(t, arguments...))); ; {
@@ -90,12 +90,12 @@ func downloaded(t *testing.T, arguments []string) (all []dependency) {
 
 var (
 	licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying)(\.(txt|md))?$`)
-	// spdx is how a licence of more than one part says what holds.
+	// spdx finds the expression of a licence that has several parts.
 	spdx       = regexp.MustCompile(`SPDX-License-Identifier: ([\w.+() -]*[\w.+)])`)
 	noticeFile = regexp.MustCompile(`(?i)^notice(\.(txt|md))?$`)
 )
 
-// leastKnown is how much of a licence's text must be that of known licences, in percent.
+// leastKnown is how much of a licence's text must match known licences, in percent.
 const leastKnown = 75
 
 // read finds the licence in the module's own folder.
@@ -138,7 +138,7 @@ func (d *dependency) read(t *testing.T) {
 	}
 }
 
-// plain is a text with one kind of line end and no blanks at the ends of lines.
+// plain returns text with Unix line ends and without spaces at the ends of lines.
 func plain(text []byte) string {
 	var lines []string
 	for line := range strings.Lines(string(text)) {
@@ -147,7 +147,7 @@ func plain(text []byte) string {
 	return strings.Trim(strings.Join(lines, "\n"), "\n") + "\n"
 }
 
-// thirdParty is the page: a table of modules, then each text once.
+// thirdParty returns the page: a table of modules, then each licence once.
 func thirdParty(all []dependency) string {
 	var page strings.Builder
 	page.WriteString("# Third-party software\n\n" +

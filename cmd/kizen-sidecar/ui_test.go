@@ -10,7 +10,7 @@ import (
 
 // What the page and the reports show is tested in internal/e2e/page, in a browser.
 
-func TestThePageIsThereOnlyWhenAskedForAndItsDataForCallersOnly(t *testing.T) {
+func TestThePageNeedsItsFlagAndItsDataAToken(t *testing.T) {
 	t.Parallel()
 	get := func(url, token string) *http.Response {
 		request, err := http.NewRequest(http.MethodGet, url, nil)
@@ -36,16 +36,16 @@ func TestThePageIsThereOnlyWhenAskedForAndItsDataForCallersOnly(t *testing.T) {
 		fmt.Sprintf("- {name: tests, token_file: %q, business_id: b, user_id: u}\n", token))
 	base := startServe(t, "--warm", "0", "--ui", "--callers", callers).URL
 	if got := get(base+"/executions/x/record", "").StatusCode; got != http.StatusUnauthorized {
-		t.Errorf("a record to a stranger: %d", got)
+		t.Errorf("a record without a token: %d", got)
 	}
-	page := get(base+"/ui/", "") // it holds no data, and asks for a token
+	page := get(base+"/ui/", "") // it contains no data, and asks for a token
 	policy := page.Header.Get("Content-Security-Policy")
 	if want := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'; frame-ancestors 'none'"; page.StatusCode != http.StatusOK || policy != want {
 		t.Errorf("%d with the policy %q", page.StatusCode, policy)
 	}
 }
 
-func TestAReportThatCannotBeWrittenIsSaid(t *testing.T) {
+func TestAReportThatCannotBeWrittenIsAnError(t *testing.T) {
 	t.Parallel()
 	got := sidecar(t, "outputs.log(1)", nil, "run", "--script", "-", "--report",
 		filepath.Join(t.TempDir(), "no", "such", "out.html"))

@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// describeInputs logs each input that was supplied, sorted, with its class.
+// describeInputs logs each supplied input, sorted, with its class.
 const describeInputs = "for name, value in sorted(vars(inputs).items()): outputs.log(f'{name} {type(value).__name__} {value!r}')"
 
-// clientInputs are inputs as clients send them that differ from what the platform itself sends.
+// clientInputs are inputs in the forms that clients send, other than the platform's.
 const clientInputs = `{
 	"empty_number": {"t": "n", "v": ""}, "empty_list": {"t": "l", "v": ""}, "empty_file": {"t": "f", "v": ""},
 	"flag": {"t": "b", "v": "True"}, "no": {"t": "b", "v": "FALSE"},

@@ -74,7 +74,7 @@ Examples:
   kizen-sidecar worker --redis-url redis://127.0.0.1:6379/0 --api-root http://127.0.0.1:8080/api
   kizen-sidecar worker --redis-url rediss://redis:6379/0 --webhook-secret-file webhook.secret --slots 16
 
-SIGTERM drains: nothing new is taken, running steps finish within --drain-timeout, what had not started goes back, exit code 0.`
+SIGTERM drains: no new executions are taken, running steps finish within --drain-timeout, executions that have not started return to the queue, exit code 0.`
 }
 
 // Run is called by kong.
@@ -98,7 +98,7 @@ type workerService struct {
 	parts    *daemonParts
 	worker   *fleet.Worker
 	draining chan struct{}
-	// unwatch stops reading the queue for metrics, which needs Redis.
+	// unwatch stops reading the queue for the metrics, which needs Redis.
 	unwatch func()
 }
 
@@ -156,7 +156,7 @@ func (s *workerService) serve(ctx context.Context) error {
 		Running: func() int { running, _ := s.worker.Load(); return running },
 		Drain: func(limited context.Context) {
 			s.worker.Stop()
-			close(s.draining) // a reader that sees "not ready" may rely on it that nothing more is taken
+			close(s.draining) // after "not ready" is visible, the worker takes no more executions
 			s.worker.Shutdown(limited)
 		},
 	})
@@ -172,8 +172,8 @@ func (s *workerService) accepting() error {
 	}
 }
 
-// ready returns which of the worker's own readiness checks fails. It omits those of Redis, without which the worker
-// can take nothing anyway, and accepting, which depends on this result.
+// ready returns which of the worker's own readiness checks fails. It omits Redis, because the worker cannot take
+// executions without it anyway, and accepting, which depends on this result.
 func (s *workerService) ready(ctx context.Context) error {
 	for name, check := range s.parts.daemon.Checks() {
 		if err := check(ctx); err != nil {
@@ -183,7 +183,7 @@ func (s *workerService) ready(ctx context.Context) error {
 	return nil
 }
 
-// try starts an interpreter as an execution would, and ends it.
+// try starts an interpreter as an execution does, and discards it.
 func (s *workerService) try(ctx context.Context) error {
 	prepared, err := s.parts.daemon.Warm.Prepare(ctx, runner.DefaultRuntime, s.parts.limits)
 	if err != nil {

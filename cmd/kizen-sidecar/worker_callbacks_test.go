@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// resetting is a way to Redis whose connections can be reset.
+// resetting is a relay to Redis whose connections a test can reset.
 type resetting struct {
 	net.Listener
 	mu      sync.Mutex
@@ -58,7 +58,7 @@ func (r *resetting) relay(conn *net.TCPConn, to string) {
 	r.open[conn] = true
 	r.mu.Unlock()
 	go func() {
-		_, _ = io.Copy(upstream, conn) // ends with either side
+		_, _ = io.Copy(upstream, conn) // ends when either side does
 		_ = upstream.Close()
 	}()
 	_, _ = io.Copy(countingWriter{conn, &r.answers}, upstream)
@@ -67,7 +67,7 @@ func (r *resetting) relay(conn *net.TCPConn, to string) {
 	r.mu.Unlock()
 }
 
-// reset ends every connection at once, with what was under way on it.
+// reset closes every connection at once, with the commands in flight.
 func (r *resetting) reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -97,8 +97,8 @@ func TestEveryCallbackIsDeliveredUnderFaults(t *testing.T) {
 
 func TestTortureEveryCallbackOfManyIsDeliveredUnderFaults(t *testing.T) { requireCallbacks(t, 500) }
 
-// requireCallbacks resets the workers' connections to Redis again and again, and stops one of them until it is taken
-// for dead. The receiver refuses each message once.
+// requireCallbacks resets the workers' connections to Redis repeatedly, and stops one worker until it is declared
+// dead. The receiver refuses each message once.
 func requireCallbacks(t *testing.T, total int) {
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
@@ -130,7 +130,8 @@ func requireCallbacks(t *testing.T, total int) {
 		way.reset()
 	}
 	waitFor(t, func() bool {
-		// Resets that leave no time for a heartbeat between them would be an outage, in which no worker may be declared dead.
+		// Resets without time for a heartbeat between them would be an outage, in which no worker may be declared
+		// dead.
 		if way.answers.Load() > 500 {
 			way.reset()
 		}
@@ -153,7 +154,7 @@ func requireCallbacks(t *testing.T, total int) {
 	}
 }
 
-// withCallback are the executions of b-1 whose records say that of their callbacks.
+// withCallback returns the executions of b-1 whose record has this state of their callback.
 func withCallback(t *testing.T, store *redis.Client, state string) (ids []string) {
 	t.Helper()
 	for _, key := range store.Keys(t.Context(), "kizen:{b-1}:run:*").Val() {

@@ -28,7 +28,7 @@ func redisPID(t *testing.T, store *redis.Client) int {
 	t.Helper()
 	found := redisProcess.FindStringSubmatch(store.Info(t.Context(), "server").Val())
 	if found == nil {
-		t.Fatal("redis does not say which process it is")
+		t.Fatal("INFO has no process_id")
 	}
 	pid, err := strconv.Atoi(found[1])
 	if err != nil {
@@ -37,9 +37,9 @@ func redisPID(t *testing.T, store *redis.Client) int {
 	return pid
 }
 
-// TestWorkerOutlivesARedisThatHangs has Redis stand still for longer than a lease of the fleet, while one step runs
-// and others wait. The worker cannot know that no other one reaches Redis, so it ends the step.
-func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
+// TestAWorkerSurvivesARedisThatHangs: Redis is stopped for longer than a lease, while one step runs and others wait.
+// The worker cannot know whether others reach Redis, so it ends the step.
+func TestAWorkerSurvivesARedisThatHangs(t *testing.T) {
 	t.Parallel()
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
@@ -53,7 +53,7 @@ func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
 	waitFor(t, func() bool { _, held := api.look(); return held == 1 })
 	pid := redisPID(t, store)
 	signalRedis(t, pid, syscall.SIGSTOP)
-	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) }) // it has ended, or must end now
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) }) // resumes it if the test has failed before
 	waitFor(t, func() bool {
 		status, body := w.Readiness()
 		return status == 503 && !strings.Contains(body, `"redis":"ok"`)
@@ -79,8 +79,8 @@ func TestWorkerOutlivesARedisThatHangs(t *testing.T) {
 	}
 }
 
-// TestAWorkerThatWasStoppedMakesNoCallsWhenItGoesOn: its execution was ended meanwhile, and the callback has told so.
-func TestAWorkerThatWasStoppedMakesNoCallsWhenItGoesOn(t *testing.T) {
+// TestAStoppedWorkerMakesNoCallsWhenItResumes: its execution was ended meanwhile, and the callback has reported that.
+func TestAStoppedWorkerMakesNoCallsWhenItResumes(t *testing.T) {
 	t.Parallel()
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
@@ -114,7 +114,7 @@ while True:
 	}
 	_ = victim.Process.Signal(syscall.SIGCONT)
 	waitFor(t, func() bool { return strings.Contains(victim.Log.String(), `"outcome":"cancelled"`) })
-	if n := len(calls); n > 1 { // one had passed the proxy when the worker was stopped
+	if n := len(calls); n > 1 { // one call may have passed the proxy when the worker was stopped
 		t.Errorf("after it was declared dead, its step made %d calls", n)
 	}
 	inspector := asynq.NewInspectorFromRedisClient(store)
@@ -124,7 +124,7 @@ while True:
 	})
 }
 
-func TestWorkerWithoutItsRedisSaysWhichAndEnds(t *testing.T) {
+func TestWorkerWithoutRedisNamesItAndEnds(t *testing.T) {
 	got := sidecar(t, "", nil, "worker", "--redis-url", "redis://127.0.0.1:1/0", "--admin-listen", "", "--warm", "0")
 	if got.code != exitSidecar || !strings.Contains(got.stderr,
 		`kizen-sidecar: join the fleet of queue "kizen": redis at 127.0.0.1:1 refused the connection`) {

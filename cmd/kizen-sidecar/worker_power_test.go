@@ -9,9 +9,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// TestTortureAPowerFailureOfRedisLosesNoResultAndRunsNothingTwice takes from Redis what it wrote after some moment, as
-// a power failure takes what appendfsync everysec had not yet put on disk: the files of that moment are kept, Redis is
-// killed later, and goes on from them.
+// TestTortureAPowerFailureOfRedisLosesNoResultAndRunsNothingTwice simulates a power failure with appendfsync everysec:
+// Redis is killed and restarted from older copies of its files, so it loses the writes in between.
 func TestTortureAPowerFailureOfRedisLosesNoResultAndRunsNothingTwice(t *testing.T) {
 	const total, slots = 120, 4
 	dir, kept := t.TempDir(), filepath.Join(t.TempDir(), "kept")
@@ -34,7 +33,7 @@ func TestTortureAPowerFailureOfRedisLosesNoResultAndRunsNothingTwice(t *testing.
 	}
 	ended := func(n int) { waitFor(t, func() bool { return len(endings(t, store)) >= n }) }
 	ended(total / 4)
-	if err := os.CopyFS(kept, os.DirFS(dir)); err != nil { // a torn end of a file is what a power failure leaves, too
+	if err := os.CopyFS(kept, os.DirFS(dir)); err != nil { // a power failure can leave a torn file too
 		t.Fatal(err)
 	}
 	before := len(endings(t, store))

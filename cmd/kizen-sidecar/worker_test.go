@@ -44,8 +44,7 @@ func forFleet(id, source string) step {
 	return script(source).with("execution_id", id).with("business_id", "b-1").with("user_id", "u-1")
 }
 
-// endings are the outcomes of executions of b-1, by id, and nothing of those
-// that have not finished.
+// endings returns the outcomes of the finished executions of b-1, by id.
 func endings(t *testing.T, store *redis.Client) map[string]string {
 	t.Helper()
 	keys, err := store.Keys(t.Context(), "kizen:{b-1}:run:*").Result()
@@ -71,13 +70,13 @@ func resultIn(t *testing.T, store *redis.Client, id string) string {
 	return string(document)
 }
 
-// tally is an API that counts which executions called it, and can hold them.
+// tally is an API that counts the calls of each execution, and can hold them.
 type tally struct {
 	*httptest.Server
 	mu   sync.Mutex
 	ran  map[string]int
 	held int
-	// hold says how many may call before all others are held until release.
+	// hold is how many calls are answered before all others wait for release.
 	hold    int
 	release chan struct{}
 }
@@ -111,7 +110,7 @@ func (a *tally) look() (ran, held int) {
 	return len(a.ran), a.held
 }
 
-// receiver takes callbacks, verifies them, and refuses each the first time.
+// receiver accepts callbacks, verifies them, and refuses each one the first time.
 type receiver struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -139,7 +138,7 @@ func newReceiver(t *testing.T) *receiver {
 			} `json:"data"`
 		}
 		if err := json.Unmarshal(body, &message); err != nil {
-			t.Errorf("a callback is no message: %v", err)
+			t.Errorf("a callback is not a message: %v", err)
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -167,8 +166,8 @@ func startWorker(t *testing.T, redisURL, apiRoot string, more ...string) *served
 		"--webhook-secret-file", secret, "--webhook-allow", "127.0.0.0/8"}, more...)...)
 }
 
-// TestTortureKilledWorkersLoseNothingAndRunNothingTwice kills one worker while every
-// slot of it holds a running step, and another one at any moment.
+// TestTortureKilledWorkersLoseNothingAndRunNothingTwice kills one worker while all of its slots run a step, and
+// another one at a random moment.
 func TestTortureKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 	const total, slots = 200, 4
 	redisURL := startRedisServer(t)
@@ -195,7 +194,7 @@ func TestTortureKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 	}
 	_ = workers[1].Process.Signal(syscall.SIGKILL)
 	<-workers[1].Ended
-	for done := 0; done < total; { // each step of the way gets its time: 200 Pythons start here
+	for done := 0; done < total; { // each wait has its own timeout, because 200 Pythons start here
 		waitFor(t, func() bool { return len(endings(t, store)) > done })
 		done = len(endings(t, store))
 	}
@@ -212,7 +211,7 @@ func TestTortureKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 		}
 	}
 	t.Logf("outcomes: %v", outcomes)
-	// The first victim ran as many as it has slots; the second may have been caught with any number up to that.
+	// The first victim ran as many as it has slots; the second ran between none and that many.
 	if died := outcomes["worker_died"]; died < slots || died > 2*slots || outcomes["ok"] != total-died {
 		t.Errorf("outcomes %v, want %d to %d whose worker died and all others ok", outcomes, slots, 2*slots)
 	}
@@ -242,7 +241,7 @@ func TestWorkerKeepsDeadLetters(t *testing.T) {
 	requireNoRecords(t, redisURL)
 }
 
-// TestABrokenWorkerTakesNothing: what it would have taken is left for those that work, and none of it is given up.
+// TestABrokenWorkerTakesNothing: working workers run its share, and no execution is given up.
 func TestABrokenWorkerTakesNothing(t *testing.T) {
 	t.Parallel()
 	const total = 12
@@ -272,8 +271,8 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 	}
 }
 
-// TestWorkerNeedsNoMoreThanItsDocumentedUser runs a worker, and has it take
-// over from one that died.
+// TestWorkerNeedsNoMoreThanItsDocumentedUser runs a worker as the documented user, and makes it take over from a dead
+// one.
 func TestWorkerNeedsNoMoreThanItsDocumentedUser(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile(filepath.Join(projectRoot, "docs/fleet.md"))
@@ -282,7 +281,7 @@ func TestWorkerNeedsNoMoreThanItsDocumentedUser(t *testing.T) {
 	}
 	rules := regexp.MustCompile(`(?m)^user kizen-worker (.*)$`).FindSubmatch(page)
 	if rules == nil {
-		t.Fatal("the page has no user")
+		t.Fatal("the page documents no user")
 	}
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
@@ -352,7 +351,7 @@ func TestWorkerDrains(t *testing.T) {
 	}
 }
 
-// TestASecondSIGTERMEndsADrain: steps are cut off, and no key of theirs is left.
+// TestASecondSIGTERMEndsADrain: steps are cut off, and their keys are revoked.
 func TestASecondSIGTERMEndsADrain(t *testing.T) {
 	t.Parallel()
 	redisURL := startRedisServer(t)
@@ -366,7 +365,7 @@ func TestASecondSIGTERMEndsADrain(t *testing.T) {
 				enqueue(t, store, forFleet("held", "while True: kizen.api.post('/ran/held')"))
 			} else {
 				s = startServe(t, "--redis-url", redisURL, "--api-root", api.URL+"/api", "--drain-timeout", "1h")
-				go func() { // the answer is that of a step which was cut off, if any
+				go func() { // the response, if any, is that of a step that was cut off
 					_, _ = s.try(context.Background(), "b-1", "POST", "/api/coderunner/run",
 						script("while True: kizen.api.post('/ran/held')"))
 				}()

@@ -12,11 +12,10 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// olderBuild is the commit whose workers share a queue with those of this tree: the last one whose tasks and records
-// had no version.
+// olderBuild is the commit of the older workers: the last one whose tasks and records had no version.
 const olderBuild = "a19d7ec"
 
-// buildOlder builds kizen-sidecar of that commit. In a clone without that commit the test is skipped.
+// buildOlder builds kizen-sidecar of olderBuild. If the clone lacks that commit, the test is skipped.
 func buildOlder(t *testing.T) (program string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -44,8 +43,8 @@ func buildOlder(t *testing.T) (program string) {
 	return program
 }
 
-// TestTortureWorkersOfTwoVersionsShareAQueue: two of an older build and two of this one. One of each is killed while
-// all of its slots run a step. Nothing is lost, nothing runs twice, and every callback comes.
+// TestTortureWorkersOfTwoVersionsShareAQueue runs two workers of an older build and two of this one. One of each is
+// killed while all of its slots run a step. Nothing is lost, nothing runs twice, and every callback arrives.
 func TestTortureWorkersOfTwoVersionsShareAQueue(t *testing.T) {
 	const total, slots, workersOfEach = 120, 3, 2
 	older := buildOlder(t)
@@ -71,12 +70,12 @@ func TestTortureWorkersOfTwoVersionsShareAQueue(t *testing.T) {
 		workers = append(workers, sidecartest.StartCommand(t, command))
 	}
 	waitFor(t, func() bool { _, held := api.look(); return held == len(workers)*slots })
-	for _, victim := range workers[:2] { // one of each
+	for _, victim := range workers[:2] { // one of each build
 		_ = victim.Process.Signal(syscall.SIGKILL)
 		<-victim.Ended
 	}
 	close(api.release)
-	for done := 0; done < total; { // each step of the way gets its time
+	for done := 0; done < total; { // each wait has its own timeout
 		waitFor(t, func() bool { return len(endings(t, store)) > done })
 		done = len(endings(t, store))
 	}
