@@ -50,7 +50,7 @@ func (p containers) command(t *testing.T, c corev1.Container, arguments ...strin
 	return command
 }
 
-func TestTheKubernetesJobRunsOnThisMachineInItsOrder(t *testing.T) {
+func TestTheContainersOfTheKubernetesJobRunInOrder(t *testing.T) {
 	calls := make(chan http.Header, 10)
 	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/api/custom-objects" {

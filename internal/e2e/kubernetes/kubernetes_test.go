@@ -91,8 +91,8 @@ func checkPod(t *testing.T, pod corev1.PodSpec) {
 	}
 }
 
-// requireSafe checks that a container that mints would be safe in a copy of the example: it signs only with keys from
-// a Secret and calls only an API that the manifest names.
+// requireSafe checks that a container that mints keys would be safe in a copy of the example: it signs only with keys
+// from a Secret and calls only an API that the manifest names.
 func requireSafe(t *testing.T, c corev1.Container, pod corev1.PodSpec) {
 	t.Helper()
 	keys := ""
@@ -142,7 +142,7 @@ func TestKubernetesJobRunsAStepBesideItsSidecar(t *testing.T) {
 		t.Error("a step could run twice")
 	}
 	if _, ok := found["ConfigMap"].(*corev1.ConfigMap).Data["script.py"]; !ok {
-		t.Error("there is no script.py")
+		t.Error("script.py is missing")
 	}
 }
 

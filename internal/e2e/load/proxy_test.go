@@ -31,7 +31,8 @@ const apiRoot = "/api"
 func BenchmarkProxyCommand(b *testing.B) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, `{"count": 2, "results": [{"name": "Deals"}, {"name": "Contacts"}]}`) // best effort: the caller may have gone
+		// Best effort: the caller may have disconnected.
+		_, _ = io.WriteString(w, `{"count": 2, "results": [{"name": "Deals"}, {"name": "Contacts"}]}`)
 	}))
 	defer api.Close()
 	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -80,7 +81,7 @@ func driveProxy(b *testing.B, api, base string, pid int) {
 func startNginx(b *testing.B, api string) (base string, worker int) {
 	b.Helper()
 	listen, dir := fmt.Sprintf("127.0.0.1:%d", redistest.FreePort(b)), b.TempDir()
-	// Its worker runs as another user.
+	// The worker of nginx runs as another user.
 	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o777)); err != nil {
 		b.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 // silentCollector accepts connections and never answers; the channel is closed when the first data arrives.
-func silentCollector(t *testing.T) (address string, told <-chan struct{}) {
+func silentCollector(t *testing.T) (address string, arrived <-chan struct{}) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -46,8 +46,8 @@ func silentCollector(t *testing.T) (address string, told <-chan struct{}) {
 	return listener.Addr().String(), first
 }
 
-func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
-	silent, told := silentCollector(t)
+func TestServeDoesNotWaitForABrokenCollector(t *testing.T) {
+	silent, arrived := silentCollector(t)
 	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
 		_ *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError)
@@ -67,7 +67,7 @@ func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
 				t.Fatalf("%d: %s", status, answer)
 			}
 			if name == "slow" {
-				<-told // from here on an export is under way that never ends
+				<-arrived // from now on an export is under way that never ends
 			}
 			for range 4 {
 				if status, answer := s.run("", body); status != http.StatusOK {
@@ -95,7 +95,7 @@ func TestABrokenCollectorIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// brokenCollectors are addresses that accept no data, by the reason.
+// brokenCollectors returns addresses that accept no data, by reason.
 func brokenCollectors(t *testing.T) map[string]string {
 	t.Helper()
 	silent, _ := silentCollector(t)
@@ -108,7 +108,7 @@ func brokenCollectors(t *testing.T) map[string]string {
 		"erroring": strings.TrimPrefix(erroring.URL, "http://")}
 }
 
-func TestARunIsTheSameWhateverItsCollectorDoes(t *testing.T) {
+func TestABrokenCollectorDoesNotAffectARun(t *testing.T) {
 	for name, address := range brokenCollectors(t) {
 		for _, protocol := range []string{"grpc", "http/protobuf"} {
 			ran := sidecartest.Command(t.Context(), []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + address,
@@ -143,7 +143,7 @@ func TestTortureBrokenCollectorCostsAProxyNoMemory(t *testing.T) {
 	}
 }
 
-// flood requests a URL again and again, on eight connections at once.
+// flood requests a URL repeatedly, on eight connections at once.
 func flood(t *testing.T, address string, calls int) {
 	t.Helper()
 	const atOnce = 8

@@ -31,11 +31,11 @@ import (
 // Canaries are the secrets given to the sidecar, each with a unique text to search for.
 const (
 	stepSecret    = `canary-Zx81 value/ä?k=%+&"end'`
-	tokenSecret   = "canaryTokenQ7mW2vR9"                        // may appear where spaces are not allowed
-	halfSecret    = "canaryHalfPq4Lw8Tn6BcYe3Hd"                 // is sent in two halves
-	hexSecret     = "deadbeefcafe4711deadbeefcafe4711"           // looks like the id of a trace
-	bearerToken   = "canaryBearer-2f6c8d1b7e"                    // of a caller of serve
-	redisPassword = "canaryRedis8h5Kx2"                          //
+	tokenSecret   = "canaryTokenQ7mW2vR9"              // also fits where spaces are not allowed
+	halfSecret    = "canaryHalfPq4Lw8Tn6BcYe3Hd"       // is sent in two halves
+	hexSecret     = "deadbeefcafe4711deadbeefcafe4711" // looks like the id of a trace
+	bearerToken   = "canaryBearer-2f6c8d1b7e"          // of a caller of serve
+	redisPassword = "canaryRedis8h5Kx2"
 	webhookSecret = "whsec_Y2FuYXJ5V2ViaG9va0J5dGVzMDEyMzQ1Njc4" // canaryWebhookBytes012345678
 	clientSecret  = "canary-client-71Dk"                         // a client of proxy sends it where credentials belong
 )
@@ -92,18 +92,19 @@ func (c canaries) forms() map[string]string {
 	return forms
 }
 
-// told is the sidecar's whole output, by place.
-type told map[string]string
+// outputs is everything that the sidecar wrote, by place.
+type outputs map[string]string
 
-// requireSilence searches for canaries, in any number of layers of percent-encoding.
-func (where told) requireSilence(t *testing.T, c canaries) {
+// requireNoCanary searches for canaries, in any number of layers of percent-encoding.
+func (where outputs) requireNoCanary(t *testing.T, c canaries) {
 	t.Helper()
 	forms := c.forms()
 	for place, text := range where {
 		for plainer := unescaped(text); ; text, plainer = plainer, unescaped(plainer) {
 			for form, value := range forms {
 				if at := strings.Index(text, value); at >= 0 {
-					t.Errorf("%s tells the %s: %q", place, form, text[max(0, at-80):min(len(text), at+len(value)+20)])
+					t.Errorf("%s contains the %s: %q", place, form,
+						text[max(0, at-80):min(len(text), at+len(value)+20)])
 				}
 			}
 			if plainer == text {
@@ -123,8 +124,9 @@ func unescaped(text string) string {
 	})
 }
 
-// requireText fails if a place does not contain the expected text, so that a search of it would prove nothing.
-func (where told) requireText(t *testing.T, place string, texts ...string) {
+// requireText fails if a place does not contain an expected text, because a search of that place would then prove
+// nothing.
+func (where outputs) requireText(t *testing.T, place string, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
 		if !strings.Contains(where[place], text) {
@@ -133,7 +135,7 @@ func (where told) requireText(t *testing.T, place string, texts ...string) {
 	}
 }
 
-// echoingAPI echoes its requests, and keeps the keys and capabilities that it saw.
+// echoingAPI echoes its requests, and records the keys and capabilities that it saw.
 type echoingAPI struct {
 	*httptest.Server
 	mu   sync.Mutex
@@ -157,14 +159,14 @@ func startEchoingAPI(t *testing.T) *echoingAPI {
 		a.mu.Unlock()
 		w.Header().Set("X-Echo", key)
 		w.Header().Set("X-Echo-Target", r.RequestURI)
-		// Best effort: the caller may have gone.
+		// Best effort: the caller may have disconnected.
 		_, _ = fmt.Fprintf(w, "%s %s %v %s", r.Method, r.RequestURI, r.Header, body)
 	}))
 	t.Cleanup(a.Close)
 	return a
 }
 
-// and adds the keys and capabilities that the API saw to the canaries.
+// and returns the canaries together with the keys and capabilities that the API saw.
 func (a *echoingAPI) and(more canaries) canaries {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -218,7 +220,7 @@ func exporting(c *collector) []string {
 }
 
 // requireMasked checks a call's record for the masked forms of the leaky step's targets.
-func requireMasked(t *testing.T, where told, level string) {
+func requireMasked(t *testing.T, where outputs, level string) {
 	t.Helper()
 	where.requireText(t, "audit", `"path":"/in/the/path/[REDACTED]"`, `"query":"[REDACTED]`, `"path":"/split/[REDACTED]"`,
 		`"method":"[REDACTED]"`,
@@ -233,7 +235,7 @@ func requireMasked(t *testing.T, where told, level string) {
 var stepCanaries = canaries{"step's secret": stepSecret, "step's token": tokenSecret,
 	"step's hexadecimal secret": hexSecret}
 
-func TestServeTellsNobodyASecret(t *testing.T) {
+func TestServeLeaksNoSecret(t *testing.T) {
 	redisURL := "redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", redisPassword).Addr + "/0"
 	keys, private := signingKeys(t)
 	dir := t.TempDir()
@@ -256,7 +258,7 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 			append(arguments, "--audit-file", audit, "--api-root", upstream.URL+"/api")...)
 		body := script(leakyStep)
 		body["execution_id"], body["callback_url"], body["secrets"] = id, receiver, []string{"ACME", "TOKEN", "HALF", "HEX"}
-		where := told{
+		where := outputs{
 			"submission": s.asCaller(http.MethodPost, "/executions", body),
 			"stream":     s.asCaller(http.MethodGet, "/executions/"+id+"/events", nil), // to its end
 			"callback":   callback(),
@@ -283,14 +285,14 @@ func TestServeTellsNobodyASecret(t *testing.T) {
 			"bearer token": bearerToken, "password of redis": redisPassword,
 			"webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"), "signing key": private,
 		})
-		where.requireSilence(t, all)
+		where.requireNoCanary(t, all)
 		// The step's own record of its requests, returned to its owner, masks only whole secrets.
-		told{"audit": where["audit"], "log": where["log"], "collector": where["collector"], "metrics": where["metrics"]}.
-			requireSilence(t, canaries{"first half": halfSecret[:13], "second half": halfSecret[13:]})
+		outputs{"audit": where["audit"], "log": where["log"], "collector": where["collector"], "metrics": where["metrics"]}.
+			requireNoCanary(t, canaries{"first half": halfSecret[:13], "second half": halfSecret[13:]})
 	})
 }
 
-func TestRunTellsNobodyASecret(t *testing.T) {
+func TestRunLeaksNoSecret(t *testing.T) {
 	redisURL := "redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", redisPassword).Addr + "/0"
 	keys, private := signingKeys(t)
 	file := sidecartest.WriteFile(t, t.TempDir(), "script.py", leakyStep)
@@ -314,7 +316,7 @@ func TestRunTellsNobodyASecret(t *testing.T) {
 			if ran.ProcessState == nil || ran.ProcessState.ExitCode() != 1 {
 				t.Fatalf("%s: %v\n%s%s", flag, err, page, &log)
 			}
-			where := told{"page": string(page), "log": log.String(), "audit": read(t, audit), "report": read(t, report),
+			where := outputs{"page": string(page), "log": log.String(), "audit": read(t, audit), "report": read(t, report),
 				"collector": c.received()}
 			if flag == "--verbose" {
 				requireMasked(t, where, "debug")
@@ -323,15 +325,15 @@ func TestRunTellsNobodyASecret(t *testing.T) {
 			}
 			where.requireText(t, "report", "[REDACTED]", "/in/the/path/")
 			where.requireText(t, "page", "[REDACTED]")
-			where.requireSilence(t, upstream.and(stepCanaries).with(canaries{"password of redis": redisPassword,
+			where.requireNoCanary(t, upstream.and(stepCanaries).with(canaries{"password of redis": redisPassword,
 				"signing key": private}))
-			told{"audit": where["audit"], "log": where["log"], "collector": where["collector"]}.
-				requireSilence(t, canaries{"first half": halfSecret[:13], "second half": halfSecret[13:]})
+			outputs{"audit": where["audit"], "log": where["log"], "collector": where["collector"]}.
+				requireNoCanary(t, canaries{"first half": halfSecret[:13], "second half": halfSecret[13:]})
 		}
 	})
 }
 
-func TestProxyTellsNobodyASecret(t *testing.T) {
+func TestProxyLeaksNoSecret(t *testing.T) {
 	server := redistest.Start(t, "--requirepass", redisPassword)
 	keys, private := signingKeys(t)
 	eachLog(t, func(t *testing.T, level string, environment []string) {
@@ -344,7 +346,7 @@ func TestProxyTellsNobodyASecret(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		where := told{}
+		where := outputs{}
 		for i, target := range []string{
 			p.URL + "/x?access_token=" + clientSecret + "&q=1", p.URL + "/x?u=ghp_" + strings.Repeat("k9", 18),
 			p.URL + "/x/eyJhbGciOiJFZERTQSJ9.e30.c2ln",
@@ -375,7 +377,7 @@ func TestProxyTellsNobodyASecret(t *testing.T) {
 		if code := p.Stop(t, syscall.SIGTERM); code != 0 {
 			t.Errorf("the proxy ended with %d", code)
 		}
-		record := told{"log": p.Log.String(), "audit": read(t, audit), "collector": c.received()}
+		record := outputs{"log": p.Log.String(), "audit": read(t, audit), "collector": c.received()}
 		record.requireText(t, "audit", `access_token=[REDACTED]\u0026q=1`, "u=[REDACTED]", `"path":"/x/[REDACTED]"`,
 			`"outcome":"bad_path"`, `"outcome":"forbidden"`, `"decision":"deny"`)
 		record.requireText(t, "collector", "url.full", "kizen.policy.id")
@@ -388,8 +390,8 @@ func TestProxyTellsNobodyASecret(t *testing.T) {
 		}
 		secrets := upstream.and(canaries{"password of redis": redisPassword, "signing key": private,
 			"capability": capability})
-		where.requireSilence(t, secrets)
-		record.requireSilence(t, secrets.with(canaries{
+		where.requireNoCanary(t, secrets)
+		record.requireNoCanary(t, secrets.with(canaries{
 			"client's secret": clientSecret, "token of a shape": "ghp_k9k9", "token of another": "eyJhbGciOiJFZERTQSJ9",
 		}))
 	})
@@ -456,7 +458,7 @@ func expanded(t *testing.T, stored string) string {
 	return string(text)
 }
 
-func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {
+func TestAWorkerLeaksNoSecretAndLeavesNoneInRedis(t *testing.T) {
 	server := redistest.Start(t, "--requirepass", redisPassword)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr, Password: redisPassword})
 	defer func() { _ = client.Close() }()
@@ -481,7 +483,7 @@ func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {
 		"--api-root", upstream.URL+"/api", "--audit-file", audit, "--webhook-allow", "127.0.0.0/8", "--webhook-secret-file",
 		sidecartest.WriteFile(t, dir, "webhook", webhookSecret),
 		"--secrets-file", stepSecretsFile(t))
-	where := told{"callback": callback(), "metrics": w.Metrics()}
+	where := outputs{"callback": callback(), "metrics": w.Metrics()}
 	where["redis"] = storedIn(t, client)
 	if code := w.Stop(); code != 0 {
 		t.Errorf("the worker ended with %d", code)
@@ -490,7 +492,7 @@ func TestAWorkerTellsNobodyASecretAndLeavesNoneInRedis(t *testing.T) {
 	requireMasked(t, where, "debug")
 	where.requireText(t, "callback", "e-1")
 	where.requireText(t, "redis", "e-1", "/in/the/path/")
-	where.requireSilence(t, upstream.and(stepCanaries).with(canaries{
+	where.requireNoCanary(t, upstream.and(stepCanaries).with(canaries{
 		"password of redis": redisPassword, "webhook secret": strings.TrimPrefix(webhookSecret, "whsec_"),
 		"signing key": private,
 	}))
@@ -522,7 +524,7 @@ func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 			if err == nil || !strings.Contains(string(output), "redis") {
 				t.Errorf("%s: %v: %s", command, err, output)
 			}
-			told{command: string(output)}.requireSilence(t, canaries{"password of redis": redisPassword})
+			outputs{command: string(output)}.requireNoCanary(t, canaries{"password of redis": redisPassword})
 		}
 	}
 	for _, redisURL := range refusing { // serve waits for its Redis, and reports that
@@ -533,12 +535,12 @@ func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 		}
 		_, answer := s.run("", script("pass"))
 		s.stop()
-		told{"readiness": readiness, "answer": answer, "log": s.Log.String()}.requireSilence(t,
+		outputs{"readiness": readiness, "answer": answer, "log": s.Log.String()}.requireNoCanary(t,
 			canaries{"password of redis": redisPassword})
 	}
 }
 
-func TestAProxyOnTheWayIsReportedWithoutItsPassword(t *testing.T) {
+func TestTheOperatorsProxyIsReportedWithoutItsPassword(t *testing.T) {
 	c, audit := startCollector(t), filepath.Join(t.TempDir(), "audit")
 	way := "http://user:" + clientSecret + "@" + sidecartest.FreeAddress(t)
 	p := sidecartest.StartProxy(t, append(exporting(c), "KIZEN_LOG=debug", "HTTP_PROXY="+way, "NO_PROXY=127.0.0.1"),
@@ -555,10 +557,10 @@ func TestAProxyOnTheWayIsReportedWithoutItsPassword(t *testing.T) {
 	if code := p.Stop(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("the proxy ended with %d", code)
 	}
-	where := told{"answer": string(answer), "log": p.Log.String(), "audit": read(t, audit), "collector": c.received()}
+	where := outputs{"answer": string(answer), "log": p.Log.String(), "audit": read(t, audit), "collector": c.received()}
 	where.requireText(t, "audit", "api_unreachable", "refused")
 	where.requireText(t, "log", "ahead of time", `"msg":"call"`)
-	where.requireSilence(t, canaries{"password of the proxy on the way": clientSecret})
+	where.requireNoCanary(t, canaries{"password of the operator's proxy": clientSecret})
 }
 
 // with returns the canaries together with more.

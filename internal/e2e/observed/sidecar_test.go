@@ -91,7 +91,7 @@ func startAPI(t *testing.T) *api {
 		if strings.Contains(r.URL.Path, "missing") {
 			w.WriteHeader(http.StatusNotFound)
 		}
-		_, _ = io.WriteString(w, `{"count": 2}`) // best effort: the caller may have gone
+		_, _ = io.WriteString(w, `{"count": 2}`) // best effort: the caller may have disconnected
 	}))
 	t.Cleanup(a.Close)
 	return a

@@ -366,11 +366,11 @@ func call(t *testing.T, address string) {
 	}
 }
 
-func TestKeysAreCountedHoweverTheyFare(t *testing.T) {
+func TestEveryKeyOperationIsCounted(t *testing.T) {
 	c, upstream := startCollector(t), startAPI(t)
 	p := sidecartest.StartProxy(t, exporting(c), "--api-root", upstream.URL+"/api", "--key-lifetime", "1s")
 	first := ""
-	sidecartest.WaitFor(t, func() bool { // another key than the first
+	sidecartest.WaitFor(t, func() bool { // a renewed key
 		call(t, p.URL+"/custom-objects")
 		upstream.mu.Lock()
 		defer upstream.mu.Unlock()
@@ -392,7 +392,7 @@ func TestKeysAreCountedHoweverTheyFare(t *testing.T) {
 	failed := sidecartest.Command(t.Context(), append(exporting(c), "REDIS_URL=redis://"+sidecartest.FreeAddress(t)),
 		"run", "--script", os.DevNull)
 	if out, err := failed.CombinedOutput(); err == nil {
-		t.Fatalf("a run without its redis succeeded: %s", out)
+		t.Fatalf("a run without Redis succeeded: %s", out)
 	}
 	if got := c.counts(t, "kizen.key.operation.duration", "error.type"); got["_OTHER"] != 1 {
 		t.Errorf("a key that could not be minted was counted as %v", got)

@@ -14,7 +14,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wire"
 )
 
-// TestTheTraceOfAQueuedExecutionBeginsWhereItWasEnqueued: the task's headers say when that was, and in which trace.
+// TestTheTraceOfAQueuedExecutionBeginsWhereItWasEnqueued: the task's headers contain the time of enqueuing and the
+// trace.
 func TestTheTraceOfAQueuedExecutionBeginsWhereItWasEnqueued(t *testing.T) {
 	store, c, upstream := redistest.Start(t), startCollector(t), startAPI(t)
 	payload, err := json.Marshal(map[string]any{

@@ -24,7 +24,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// screenshots is the folder where a person can look at the pages of the tests; git ignores it.
+// screenshots is the folder for pictures of the tested pages; git ignores it.
 const screenshots = "../../../artifacts/page"
 
 // tab is a page in a real Chromium, which records everything that must not happen.
@@ -228,7 +228,7 @@ func (b *tab) clean(origin string) {
 	}
 	for _, request := range b.requests {
 		if !strings.HasPrefix(request, origin) {
-			b.t.Errorf("the page asks for %s", request)
+			b.t.Errorf("the page requested %s", request)
 		}
 	}
 }

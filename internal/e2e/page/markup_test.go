@@ -42,7 +42,7 @@ if inputs.fail:
     raise type(inputs.kind, (Exception,), {})(inputs.message)
 `
 
-// everyType are inputs of every data type, with markup in every one that holds text.
+// everyType returns inputs of every data type, with markup in every one that contains text.
 func everyType() map[string]any {
 	option := "o<c9bf9e57-1685-4c89-bafb-ff5af830be8a,11111111-1111-4111-8111-111111111111>"
 	const id = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
@@ -97,7 +97,7 @@ func markupAPI(t *testing.T) (root string, release chan struct{}) {
 		}
 		w.Header().Set("Content-Type", "text/html")
 		w.Header().Set("X-Evil", markupAt("header of an answer"))
-		_, _ = fmt.Fprint(w, markupAt("body of an answer")) // best effort: the step may have gone
+		_, _ = fmt.Fprint(w, markupAt("body of an answer")) // best effort: the step may have ended
 	}))
 	t.Cleanup(api.Close)
 	return api.URL + "/api", release
@@ -143,7 +143,7 @@ func (b *tab) unharmed(origin string) {
 	b.fits(360)
 	b.fits(1280)
 	for _, element := range eval[[]string](b, intruders) {
-		b.t.Errorf("what a step wrote became %s", element)
+		b.t.Errorf("text of a step became %s", element)
 	}
 	b.clean(origin)
 }
@@ -305,7 +305,7 @@ func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 		answer := func(pattern string, document any) {
 			mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", "application/json")
-				_ = json.NewEncoder(w).Encode(document) // the browser may have gone
+				_ = json.NewEncoder(w).Encode(document) // the browser may have disconnected
 			})
 		}
 		answer("GET /executions", step{"count": 1, "results": []any{forged("running")}})

@@ -47,7 +47,7 @@ outputs.names = ["Deals", "Contacts", "Companies"]
 outputs.summary = f"{inputs.who} has {total} objects"
 `
 
-// uiAPI is a difficult platform: slow on /slow, until released, and with markup on /evil.
+// uiAPI imitates the platform: /slow waits until it is released, and /evil returns markup.
 func uiAPI(t *testing.T) (api *httptest.Server, release chan struct{}) {
 	release = make(chan struct{})
 	api = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -197,7 +197,7 @@ func TestThePageInABrowser(t *testing.T) {
 			t.Error("a log message can turn the direction of text, or escape")
 		}
 		if n := eval[int](b, `document.querySelectorAll("main img, main script, main svg, main iframe").length`); n > 0 {
-			t.Errorf("%d elements of the step's appeared", n)
+			t.Errorf("%d elements of the step appeared", n)
 		}
 		b.clean(base)
 		b.do(chromedp.Navigate(base + "/ui/"))
@@ -217,7 +217,7 @@ func TestThePageInABrowser(t *testing.T) {
 		b.do(chromedp.Navigate(base + "/ui/#/executions/" + id))
 		b.until(`!!document.querySelector(".page.live") && document.querySelector(".logs").innerText.includes("before") && !!document.querySelector("#call-0")`)
 		if strings.Contains(b.text(".logs"), "after") {
-			t.Error("the step has gone on")
+			t.Error("the step has continued")
 		}
 		if source := b.text("details[open] .source"); !strings.Contains(source, "kizen.api.get('/slow')") {
 			t.Errorf("the source cannot be followed: %q", source)
@@ -303,7 +303,7 @@ func TestThePageInABrowser(t *testing.T) {
 	})
 }
 
-func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
+func TestAReportIsOneFileThatRequestsNothing(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
 	api, _ := uiAPI(t)
@@ -323,7 +323,7 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(text), secret) || !strings.Contains(string(text), "my [REDACTED]") {
-		t.Error("the report holds a secret")
+		t.Error("the report contains a secret")
 	}
 	if info, err := os.Stat(report); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("others can read the report: %v %v", info.Mode(), err)
@@ -365,6 +365,6 @@ func TestAReportIsOneFileThatAsksNobody(t *testing.T) {
 	eval[any](b,
 		`(() => { const s = document.createElement("script"); try { s.textContent = "window.pwned=1"; document.body.append(s) } catch {} return null })()`)
 	if eval[bool](b, `"pwned" in window`) {
-		t.Error("a script that is not of the page runs")
+		t.Error("an injected script ran")
 	}
 }

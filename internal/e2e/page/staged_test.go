@@ -34,7 +34,7 @@ func answering(status int, document any) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(document) // the browser may have gone
+		_ = json.NewEncoder(w).Encode(document) // the browser may have disconnected
 	}
 }
 
@@ -47,7 +47,7 @@ func runningRecord() step {
 	}
 }
 
-func TestThePageOfARunningExecutionSurvivesItsServer(t *testing.T) {
+func TestThePageOfARunningExecutionSurvivesARestartOfItsServer(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
 	var connections, records atomic.Int32
@@ -149,7 +149,7 @@ func TestThePageSaysWhyNothingRan(t *testing.T) {
 	b.clean(base)
 }
 
-func TestThePageAsksForTheSameAgain(t *testing.T) {
+func TestRunningAgainSendsTheSameRequest(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
 	dir := t.TempDir()
@@ -182,7 +182,7 @@ func TestThePageAsksForTheSameAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, want := canonical(t, sent), canonical(t, body); got != want {
-		t.Errorf("asked for\n%s\nfirst it was\n%s", got, want)
+		t.Errorf("sent\n%s\nand first\n%s", got, want)
 	}
 	b.clean(base)
 }
@@ -268,7 +268,7 @@ func TestThePageDrawsAShortExecutionWithManyMessagesToScale(t *testing.T) {
 	}
 }
 
-func TestThePageOfALongMessageHasRoomForTheRest(t *testing.T) {
+func TestALongErrorMessageLeavesRoomForTheRestOfThePage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	report := filepath.Join(dir, "out.html")
@@ -288,7 +288,7 @@ func TestThePageOfALongMessageHasRoomForTheRest(t *testing.T) {
 	b.shot("long")
 }
 
-func TestThePageFollowsAStepThatLogsAsMuchAsItMay(t *testing.T) {
+func TestThePageShowsTheMaximumOfLogMessages(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
 	const messages = 5000
@@ -309,7 +309,7 @@ func TestThePageFollowsAStepThatLogsAsMuchAsItMay(t *testing.T) {
 	b.clean(base)
 }
 
-// TestThePageAsksForTheToken, keeps it only for the tab, and asks again if it is wrong.
+// TestThePageAsksForTheToken: it keeps the token only for the tab, and asks again if the token is wrong.
 func TestThePageAsksForTheToken(t *testing.T) {
 	browser := openBrowser(t)
 	s := sidecartest.StartService(t, nil, "serve", "--listen", "127.0.0.1:0", "--ui", "--warm", "0")
