@@ -22,8 +22,8 @@ type Callback struct {
 }
 
 // VerifyCallback checks the signature of a callback (Standard Webhooks 1.0.0) and decodes it. body is the whole body,
-// byte for byte. One of secrets must have signed it: pass the values of --webhook-secret-file, two during a rotation. A
-// message is valid for five minutes; its receiver must expect the same ID more than once.
+// byte for byte. One of secrets must have signed it: pass the values of --webhook-secret-file, two during a rotation.
+// A message is valid for five minutes; its receiver must expect the same ID more than once.
 func VerifyCallback(header http.Header, body []byte, secrets ...string) (Callback, error) {
 	refused := errors.New("no secret is given")
 	for _, secret := range secrets {

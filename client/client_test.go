@@ -271,11 +271,11 @@ func TestCallbacksAreVerified(t *testing.T) {
 		header http.Header
 		body   []byte
 	}
-	told := make(chan sent, 1)
+	received := make(chan sent, 1)
 	var once sync.Once
 	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		once.Do(func() { told <- sent{r.Header, body} })
+		once.Do(func() { received <- sent{r.Header, body} })
 	}))
 	t.Cleanup(receiver.Close)
 	c := serve(t, "--webhook-allow", "127.0.0.0/8", "--webhook-secret-file",
@@ -286,7 +286,7 @@ func TestCallbacksAreVerified(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := <-told
+	got := <-received
 	callback, err := client.VerifyCallback(got.header, got.body, other, secret)
 	if err != nil || callback.ExecutionID != started.ID || callback.Outcome != client.OK || callback.Late ||
 		callback.ID == "" ||

@@ -70,7 +70,8 @@ func (c *Client) Run(ctx context.Context, request Request) (Result, error) {
 	return result, nil
 }
 
-// Start starts an execution and does not wait for it. Repeated with the same ExecutionID it returns the same execution.
+// Start starts an execution and does not wait for it. Repeated with the same ExecutionID it returns the same
+// execution.
 func (c *Client) Start(ctx context.Context, request Request) (Execution, error) {
 	request.ExecutionID = cmp.Or(request.ExecutionID, uuid.NewString())
 	return c.execution(ctx, http.MethodPost, "/executions", request)
@@ -244,13 +245,13 @@ func errorOf(response *http.Response, body []byte) error {
 	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds > 0 {
 		refused.RetryAfter = time.Duration(seconds) * time.Second
 	}
-	var said struct {
+	var problem struct {
 		Detail string `json:"detail"`
 		Code   string `json:"code"`
 	}
 	switch {
-	case json.Unmarshal(body, &said) == nil && said.Code != "":
-		refused.Code, refused.Detail = said.Code, said.Detail
+	case json.Unmarshal(body, &problem) == nil && problem.Code != "":
+		refused.Code, refused.Detail = problem.Code, problem.Detail
 	case response.StatusCode == http.StatusBadRequest && json.Valid(body):
 		refused.Fields = body
 	default:

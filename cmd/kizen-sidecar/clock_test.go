@@ -120,12 +120,12 @@ func (c *jumpyClock) answer(listener int) {
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), receiveNotification, uintptr(unsafe.Pointer(&asked))); errno != 0 {
 			continue // the asking process has ended
 		}
-		said := response{id: asked.id}
+		reply := response{id: asked.id}
 		if err := c.writeTime(asked); err != nil {
-			said.err = -int32(unix.EFAULT)
+			reply.err = -int32(unix.EFAULT)
 		}
 		// The process may have ended.
-		_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(listener), sendResponse, uintptr(unsafe.Pointer(&said)))
+		_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(listener), sendResponse, uintptr(unsafe.Pointer(&reply)))
 	}
 }
 
@@ -138,9 +138,9 @@ func (c *jumpyClock) writeTime(asked notification) error {
 	}
 	defer func() { _ = memory.Close() }()
 	now := time.Now().Add(time.Duration(c.offset.Load()))
-	told := binary.NativeEndian.AppendUint64(nil, uint64(now.Unix()))
-	told = binary.NativeEndian.AppendUint64(told, uint64(now.Nanosecond()))
-	_, err = memory.WriteAt(told, int64(asked.arguments[1]))
+	timespec := binary.NativeEndian.AppendUint64(nil, uint64(now.Unix()))
+	timespec = binary.NativeEndian.AppendUint64(timespec, uint64(now.Nanosecond()))
+	_, err = memory.WriteAt(timespec, int64(asked.arguments[1]))
 	return err
 }
 

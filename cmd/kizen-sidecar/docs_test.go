@@ -242,9 +242,9 @@ func testsIn(t *testing.T, folder string) (names []string) {
 	return names
 }
 
-// TestNoCommandOfThePagesEscapes finds commands outside the blocks that are run or checked, and flags and variables in
-// the text that do not exist.
-func TestNoCommandOfThePagesEscapes(t *testing.T) {
+// TestNoCommandOfThePagesIsUnchecked finds commands outside the blocks that are run or checked, and flags and
+// variables in the text that do not exist.
+func TestNoCommandOfThePagesIsUnchecked(t *testing.T) {
 	known := grammar(t).Model
 	flags, variables := map[string]bool{}, readText(t, "docs/reference/kizen-sidecar.md")+readText(t,
 		"docs/reference/kizen-platform.md")

@@ -156,8 +156,8 @@ func TestPolicyExplainRefusesAnUnknownAccountType(t *testing.T) {
 	}
 }
 
-// TestNoSpellingOfADeniedCallLeavesTheProxy attacks the built proxy, whose rules permit everything, with every spelling
-// of a guarded call. None may reach the API, and each is in the audit.
+// TestNoSpellingOfADeniedCallLeavesTheProxy attacks the built proxy, whose rules permit everything, with every
+// spelling of a guarded call. None may reach the API, and each is in the audit.
 func TestNoSpellingOfADeniedCallLeavesTheProxy(t *testing.T) {
 	api := newRecordingAPI(t)
 	audit := filepath.Join(t.TempDir(), "audit")

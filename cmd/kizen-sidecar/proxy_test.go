@@ -39,7 +39,7 @@ func get(t *testing.T, url string) (status int, body string) {
 var customObjects = []route{{Method: "GET", Path: "/custom-objects",
 	Responses: []cannedResponse{{Status: 200, JSON: []byte(`{"count": 7}`)}}}}
 
-func TestProxyAuthenticatesUntilItIsToldToStopThenRevokes(t *testing.T) {
+func TestProxyAuthenticatesCallsAndRevokesItsKeyAtTheEnd(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String(), func(t *testing.T) {
 			redisURL := startRedisServer(t)

@@ -231,7 +231,7 @@ outputs.log(r.text.strip())
 	}
 }
 
-func TestAStepFindsItsOwnHostName(t *testing.T) {
+func TestAStepResolvesItsOwnHostName(t *testing.T) {
 	for _, network := range []string{"host", "kizen-only"} {
 		got := sidecar(t, "import socket\noutputs.log(socket.gethostbyname(socket.gethostname()))", nil, "run", "--script",
 			"-", "--json", "--network", network)

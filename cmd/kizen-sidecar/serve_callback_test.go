@@ -192,7 +192,7 @@ func TestServeSendsCallbacksOnlyToPermittedAddresses(t *testing.T) {
 			t.Errorf("the line does not name the execution: %s", line)
 		}
 	})
-	if told := box.of(t, "e"); told != nil {
-		t.Errorf("told %v", told)
+	if sent := box.of(t, "e"); sent != nil {
+		t.Errorf("sent %v", sent)
 	}
 }

@@ -48,9 +48,9 @@ func stall(t *testing.T, listener net.Listener, pid func() int) {
 	}
 }
 
-// TestAStepIsJudgedByItsOwnTime stops the sidecar for longer than the step's limit. Only a step that ran too long
-// itself times out.
-func TestAStepIsJudgedByItsOwnTime(t *testing.T) {
+// TestAStoppedSidecarDoesNotChangeTheOutcomeOfAStep stops the sidecar for longer than the step's limit. Only a step
+// that ran too long itself times out.
+func TestAStoppedSidecarDoesNotChangeTheOutcomeOfAStep(t *testing.T) {
 	t.Parallel()
 	rows := map[string]struct{ body, says string }{
 		"in time":              {"outputs.x = 'done'", "done"},

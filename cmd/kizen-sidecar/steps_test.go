@@ -251,9 +251,9 @@ func recordsIn(t *testing.T, redisURL string) []string {
 	return keys
 }
 
-// TestStepFoldersRunInServiceToo runs steps that depend on how their interpreter was started in warm ones: over HTTP,
-// and in a fleet.
-func TestStepFoldersRunInServiceToo(t *testing.T) {
+// TestStepFoldersRunInServeAndWorker runs steps that depend on how their interpreter was started in warm ones: over
+// HTTP, and in a fleet.
+func TestStepFoldersRunInServeAndWorker(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(stepsFolder, "threads_and_forks")
 	source, err := os.ReadFile(filepath.Join(folder, "script.py"))

@@ -142,9 +142,9 @@ func requireCallbacks(t *testing.T, total int) {
 		waitFor(t, func() bool { return ended() > done })
 		done = ended()
 	}
-	for told := callbacks.count(); told < total; {
-		waitFor(t, func() bool { return callbacks.count() > told || t.Failed() })
-		told = callbacks.count()
+	for delivered := callbacks.count(); delivered < total; {
+		waitFor(t, func() bool { return callbacks.count() > delivered || t.Failed() })
+		delivered = callbacks.count()
 	}
 	waitFor(t, func() bool { return len(withCallback(t, store, "delivered")) == total })
 	for id, outcome := range endings(t, store) {

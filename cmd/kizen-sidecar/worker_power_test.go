@@ -59,8 +59,8 @@ func TestTortureAPowerFailureOfRedisLosesNoResultAndRunsNothingTwice(t *testing.
 			doubled++
 			t.Errorf("%s ended %s and ran %d times", id, outcome, ran)
 		}
-		if callbacks.told[id] != outcome {
-			t.Errorf("%s ended %s, and its callback said %q", id, outcome, callbacks.told[id])
+		if callbacks.outcomes[id] != outcome {
+			t.Errorf("%s ended %s, and its callback said %q", id, outcome, callbacks.outcomes[id])
 		}
 	}
 	t.Logf("Redis lost the end of %d of %d executions; outcomes %v, %d not run once", lost, total, outcomes, doubled)

@@ -113,9 +113,9 @@ func (a *tally) look() (ran, held int) {
 // receiver accepts callbacks, verifies them, and refuses each one the first time.
 type receiver struct {
 	*httptest.Server
-	mu    sync.Mutex
-	tried map[string]int
-	told  map[string]string // outcomes by execution
+	mu       sync.Mutex
+	tried    map[string]int
+	outcomes map[string]string // outcomes by execution
 }
 
 func newReceiver(t *testing.T) *receiver {
@@ -124,7 +124,7 @@ func newReceiver(t *testing.T) *receiver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &receiver{tried: map[string]int{}, told: map[string]string{}}
+	r := &receiver{tried: map[string]int{}, outcomes: map[string]string{}}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		body, _ := io.ReadAll(request.Body)
 		if err := verifier.Verify(body, request.Header); err != nil {
@@ -147,7 +147,7 @@ func newReceiver(t *testing.T) *receiver {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
-		r.told[message.Data.ID] = message.Data.Outcome
+		r.outcomes[message.Data.ID] = message.Data.Outcome
 	}))
 	t.Cleanup(r.Close)
 	return r
@@ -156,7 +156,7 @@ func newReceiver(t *testing.T) *receiver {
 func (r *receiver) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.told)
+	return len(r.outcomes)
 }
 
 func startWorker(t *testing.T, redisURL, apiRoot string, more ...string) *served {
@@ -206,8 +206,8 @@ func TestTortureKilledWorkersLoseNothingAndRunNothingTwice(t *testing.T) {
 		if ran := api.ran[id]; ran > 1 || outcome == "ok" && ran != 1 {
 			t.Errorf("%s ended %s and ran %d times", id, outcome, ran)
 		}
-		if callbacks.told[id] != outcome {
-			t.Errorf("%s ended %s, and its callback said %q", id, outcome, callbacks.told[id])
+		if callbacks.outcomes[id] != outcome {
+			t.Errorf("%s ended %s, and its callback said %q", id, outcome, callbacks.outcomes[id])
 		}
 	}
 	t.Logf("outcomes: %v", outcomes)

@@ -86,8 +86,8 @@ func TestTortureWorkersOfTwoVersionsShareAQueue(t *testing.T) {
 		if ran := api.ran[id]; ran > 1 || outcome == "ok" && ran != 1 {
 			t.Errorf("%s ended %s and ran %d times", id, outcome, ran)
 		}
-		if callbacks.told[id] != outcome {
-			t.Errorf("%s ended %s, and its callback said %q", id, outcome, callbacks.told[id])
+		if callbacks.outcomes[id] != outcome {
+			t.Errorf("%s ended %s, and its callback said %q", id, outcome, callbacks.outcomes[id])
 		}
 	}
 	t.Logf("outcomes: %v", outcomes)

@@ -32,13 +32,13 @@ func open(t *testing.T, name string) (*File, *slog.Logger, *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said bytes.Buffer
-	return file, slog.New(slog.NewTextHandler(&said, nil)), &said
+	var logged bytes.Buffer
+	return file, slog.New(slog.NewTextHandler(&logged, nil)), &logged
 }
 
 func TestLinesOfConcurrentCallsStayWhole(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "audit")
-	file, log, said := open(t, name)
+	file, log, logged := open(t, name)
 	var calls sync.WaitGroup
 	for i := range 50 {
 		calls.Go(func() {
@@ -55,8 +55,8 @@ func TestLinesOfConcurrentCallsStayWhole(t *testing.T) {
 			t.Errorf("line %d is not in the file exactly once", i)
 		}
 	}
-	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o600 || info.Size() != 50*8 || said.Len() > 0 {
-		t.Errorf("%v, %v, %s", info, err, said)
+	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o600 || info.Size() != 50*8 || logged.Len() > 0 {
+		t.Errorf("%v, %v, %s", info, err, logged)
 	}
 }
 
@@ -71,7 +71,7 @@ func TestOpenReturnsWhyTheFileCannotBeOpened(t *testing.T) {
 
 // TestAFullDiskLosesOnlyLinesBeyondTheLimit uses a device that is always full.
 func TestAFullDiskLosesOnlyLinesBeyondTheLimit(t *testing.T) {
-	file, log, said := open(t, "/dev/full")
+	file, log, logged := open(t, "/dev/full")
 	if _, err := file.Write([]byte("one\n")); err == nil || err.Error() != "no space left on device" {
 		t.Errorf("%v", err)
 	}
@@ -89,8 +89,8 @@ func TestAFullDiskLosesOnlyLinesBeyondTheLimit(t *testing.T) {
 		}
 	}
 	file.Close(log)
-	if !strings.Contains(said.String(), "the audit is incomplete") || !strings.Contains(said.String(), "lines_lost=3") {
-		t.Errorf("%s", said)
+	if !strings.Contains(logged.String(), "the audit is incomplete") || !strings.Contains(logged.String(), "lines_lost=3") {
+		t.Errorf("%s", logged)
 	}
 }
 
@@ -111,7 +111,7 @@ func TestATornLineIsWrittenAgain(t *testing.T) {
 	}
 	defer limit(before.Cur)
 	name := filepath.Join(t.TempDir(), "audit")
-	file, log, said := open(t, name)
+	file, log, logged := open(t, name)
 	limit(10)
 	if _, err := file.Write([]byte("line one\n")); err != nil {
 		t.Error(err)
@@ -127,8 +127,8 @@ func TestATornLineIsWrittenAgain(t *testing.T) {
 		t.Errorf("%q", text)
 	}
 	file.Close(log)
-	if said.Len() > 0 {
-		t.Errorf("%s", said)
+	if logged.Len() > 0 {
+		t.Errorf("%s", logged)
 	}
 }
 
@@ -140,15 +140,15 @@ func TestFollow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	said := make(chan string, 16)
-	log := slog.New(slog.NewTextHandler(writer(func(p []byte) { said <- string(p) }), nil))
+	logged := make(chan string, 16)
+	log := slog.New(slog.NewTextHandler(writer(func(p []byte) { logged <- string(p) }), nil))
 	stop := file.Follow(log)
 	hangUp := func(want string) {
 		t.Helper()
 		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		if got := <-said; !strings.Contains(got, want) {
+		if got := <-logged; !strings.Contains(got, want) {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
@@ -195,7 +195,7 @@ func TestUnwrittenLinesGoToTheReopenedFile(t *testing.T) {
 	if err := os.Symlink("/dev/full", name); err != nil {
 		t.Fatal(err)
 	}
-	file, log, said := open(t, name)
+	file, log, logged := open(t, name)
 	for _, line := range []string{"one\n", "two\n"} {
 		if _, err := file.Write([]byte(line)); err == nil {
 			t.Error("a full device accepted a line")
@@ -208,7 +208,7 @@ func TestUnwrittenLinesGoToTheReopenedFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	file.Close(log)
-	if text := content(t, name); text != "one\ntwo\n" || said.Len() > 0 {
-		t.Errorf("%q, %s", text, said)
+	if text := content(t, name); text != "one\ntwo\n" || logged.Len() > 0 {
+		t.Errorf("%q, %s", text, logged)
 	}
 }

@@ -1,5 +1,5 @@
-// Package crowd limits the connections of an HTTP server. Otherwise, callers that open many connections and send little
-// or nothing could exhaust descriptors and memory.
+// Package crowd limits the connections of an HTTP server. Otherwise, callers that open many connections and send
+// little or nothing could exhaust descriptors and memory.
 package crowd
 
 import (

@@ -169,7 +169,8 @@ func (d *Daemon) retract() {
 	}
 }
 
-// drain lets running executions finish until the drain timeout ends or a second signal arrives, then stops the servers.
+// drain lets running executions finish until the drain timeout ends or a second signal arrives, then stops the
+// servers.
 func (d *Daemon) drain(ctx context.Context, s Service) {
 	limited, cancel := context.WithTimeout(ctx, d.DrainTimeout)
 	defer cancel()

@@ -177,9 +177,9 @@ func TestADaemonAnnouncesItselfAndDrains(t *testing.T) {
 	if _, err := http.Get(api.URL); err == nil {
 		t.Error("the API answers after the end")
 	}
-	if said := log.String(); !strings.Contains(said, "msg=draining running=2 drain_timeout=1m0s") ||
-		!strings.Contains(said, "file=/run/token") || strings.Contains(said, "hunter2") {
-		t.Errorf("%s", said)
+	if logged := log.String(); !strings.Contains(logged, "msg=draining running=2 drain_timeout=1m0s") ||
+		!strings.Contains(logged, "file=/run/token") || strings.Contains(logged, "hunter2") {
+		t.Errorf("%s", logged)
 	}
 }
 
@@ -285,7 +285,7 @@ func TestAHostOwnsRedisAndTheAuditFile(t *testing.T) {
 	}
 }
 
-func TestAHangupReloadsTheSigningKeys(t *testing.T) {
+func TestSIGHUPReloadsTheSigningKeys(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "keys.jwk")
 	write := func() {

@@ -160,7 +160,7 @@ func (w *world) survive() (done Ended, recovered any, err error) {
 // requireLogged checks that the log has exactly one line about the end, with this outcome.
 func (w *world) requireLogged(t *testing.T, outcome outcomes.Outcome) {
 	t.Helper()
-	var told []outcomes.Outcome
+	var logged []outcomes.Outcome
 	for line := range strings.Lines(w.log.String()) {
 		var entry struct {
 			Msg     string
@@ -170,11 +170,11 @@ func (w *world) requireLogged(t *testing.T, outcome outcomes.Outcome) {
 			t.Fatal(err)
 		}
 		if entry.Msg == "execution ended" {
-			told = append(told, entry.Outcome)
+			logged = append(logged, entry.Outcome)
 		}
 	}
-	if !slices.Equal(told, []outcomes.Outcome{outcome}) {
-		t.Errorf("the log has the ends %v, want %q once\n%s", told, outcome, &w.log)
+	if !slices.Equal(logged, []outcomes.Outcome{outcome}) {
+		t.Errorf("the log has the ends %v, want %q once\n%s", logged, outcome, &w.log)
 	}
 }
 

@@ -44,7 +44,7 @@ func write(t *testing.T, text string) string {
 	return name
 }
 
-func TestTheCommandLineWinsOverTheEnvironmentAndThatOverTheFile(t *testing.T) {
+func TestFlagsOverrideTheEnvironmentWhichOverridesTheFile(t *testing.T) {
 	name := write(t, "slots: 3\nlease: 7s\nui: true\nhidden: file\npolicy: [a, 1, true]\n")
 	line, _, err := parse(t, "--config", name, "--lease", "8s")
 	if err != nil {

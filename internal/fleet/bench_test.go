@@ -67,7 +67,7 @@ func BenchmarkFleetOnRedis(b *testing.B) {
 			callback, told := "", func() int { return f.started() }
 			if kind.callback {
 				receiver := newReceiver(b, 0)
-				f.sender, callback, told = receiver.sender, receiver.URL, receiver.count
+				f.sender, callback, ended = receiver.sender, receiver.URL, receiver.count
 			}
 			f.worker(f.server.Addr, 5, fine)
 			operator := NewOperator(f.store, queue, kind.queues)

@@ -391,19 +391,19 @@ func TestWorkersTakeNothingFromADrainedQueue(t *testing.T) {
 	operator := NewOperator(f.store, queue, 1)
 	f.enqueue("runs", "")
 	<-g.reached
-	var told []int
+	var counts []int
 	short, cancel := context.WithTimeoutCause(t.Context(), 3*drainPoll, errors.New("enough"))
 	defer cancel()
-	if err := operator.Drain(short, func(active int) { told = append(told, active) }); err == nil ||
+	if err := operator.Drain(short, func(active int) { counts = append(counts, active) }); err == nil ||
 		!strings.Contains(err.Error(), "1 executions") {
 		t.Errorf("drained: %v", err)
 	}
 	close(g.opened)
-	if err := operator.Drain(t.Context(), func(active int) { told = append(told, active) }); err != nil {
+	if err := operator.Drain(t.Context(), func(active int) { counts = append(counts, active) }); err != nil {
 		t.Error(err)
 	}
-	if told[0] != 1 || told[len(told)-1] != 0 || !slices.IsSortedFunc(told, func(a, b int) int { return b - a }) {
-		t.Errorf("reported %v", told)
+	if counts[0] != 1 || counts[len(counts)-1] != 0 || !slices.IsSortedFunc(counts, func(a, b int) int { return b - a }) {
+		t.Errorf("reported %v", counts)
 	}
 	f.enqueue("waits", "")
 	found, err := operator.List(t.Context(), false, TaskWaiting, 10)

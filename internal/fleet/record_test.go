@@ -94,9 +94,9 @@ func TestAStartedExecutionIsNeverClaimedAgain(t *testing.T) {
 	}
 }
 
-// TestTheFirstEndStands: a worker that was declared dead returns with a result. The record keeps the first outcome,
+// TestTheFirstEndIsFinal: a worker that was declared dead returns with a result. The record keeps the first outcome,
 // and the result beside it.
-func TestTheFirstEndStands(t *testing.T) {
+func TestTheFirstEndIsFinal(t *testing.T) {
 	r, _ := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
 	mustClaim(t, r, owner)
@@ -172,7 +172,7 @@ func TestALostStartIsRestored(t *testing.T) {
 	}
 }
 
-func TestChangesMayBeSentTwice(t *testing.T) {
+func TestEveryChangeIsIdempotent(t *testing.T) {
 	r, _ := newRecords(t)
 	owner := newTicket("b", "e", "w-1")
 	mustClaim(t, r, owner)

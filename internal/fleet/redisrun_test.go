@@ -10,8 +10,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// TestALossReachesTheRestore: this also holds if a starting attempt has detected the loss first.
-func TestALossReachesTheRestore(t *testing.T) {
+// TestALossOfWritesIsReportedExactlyOnce: this also holds if a starting attempt has detected the loss first.
+func TestALossOfWritesIsReportedExactlyOnce(t *testing.T) {
 	t.Parallel()
 	client := redis.NewClient(&redis.Options{Addr: redistest.Start(t).Addr})
 	t.Cleanup(func() { _ = client.Close() })

@@ -312,9 +312,9 @@ func TestAWorkerThatLosesRedisBeforeTheCodeStartsDoesNotStartIt(t *testing.T) {
 	f.requireRan("e", 1)
 }
 
-// TestAWorkerThatReturnsTooLateFindsItsExecutionTaken: it had claimed the execution, and another worker took it over
+// TestAWorkerThatReturnsTooLateDoesNotStartItsExecution: it had claimed the execution, and another worker took it over
 // before it started.
-func TestAWorkerThatReturnsTooLateFindsItsExecutionTaken(t *testing.T) {
+func TestAWorkerThatReturnsTooLateDoesNotStartItsExecution(t *testing.T) {
 	t.Parallel()
 	f, g := newFleet(t), newGate()
 	way := newLine(t, f.server.Addr)
@@ -367,8 +367,8 @@ func TestTheResultOfAWorkerThatWasDeclaredDeadIsKeptBesideTheOutcome(t *testing.
 	if known := f.ends("e"); known.outcome != outcomes.WorkerDied || known.late.outcome != "ok" {
 		t.Errorf("ended %s, late %s after the worker returned", known.outcome, known.late.outcome)
 	}
-	if told := receiver.outcomes(); told[0] != "execution.finished worker_died" || told[1] != "execution.late_result ok" {
-		t.Errorf("received %v", told)
+	if got := receiver.outcomes(); got[0] != "execution.finished worker_died" || got[1] != "execution.late_result ok" {
+		t.Errorf("received %v", got)
 	}
 	if log := f.log.String(); !strings.Contains(log, `"execution_id":"e","outcome":"worker_died","late_outcome":"ok"`) {
 		t.Errorf("the log does not report the late result: %s", log)
@@ -544,17 +544,17 @@ func TestACallbackIsRetriedWithOneIDUntilItIsAccepted(t *testing.T) {
 	if receiver.refused != 2 || len(receiver.ids) != 1 {
 		t.Errorf("refused %d times, ids %v", receiver.refused, receiver.ids)
 	}
-	told := 0
+	failed := 0
 	for line := range strings.Lines(f.log.String()) {
 		if strings.Contains(line, "a callback was not delivered") {
-			told++
+			failed++
 			if !strings.Contains(line, `"execution_id":"e"`) || !strings.Contains(line, `"trace_id":"`+traceID+`"`) {
 				t.Errorf("the line does not name the execution: %s", line)
 			}
 		}
 	}
-	if told != 2 {
-		t.Errorf("the log has %d failed attempts", told)
+	if failed != 2 {
+		t.Errorf("the log has %d failed attempts", failed)
 	}
 }
 
@@ -569,12 +569,12 @@ type receiver struct {
 	*httptest.Server
 	sender *webhook.Sender
 
-	mu      sync.Mutex
-	refuse  int
-	refused int
-	status  int // of every response; if 0, it accepts the message
-	ids     map[string]bool
-	told    []string
+	mu       sync.Mutex
+	refuse   int
+	refused  int
+	status   int // of every response; if 0, it accepts the message
+	ids      map[string]bool
+	received []string
 }
 
 func newReceiver(t testing.TB, refuse int) *receiver {
@@ -616,7 +616,7 @@ func newReceiver(t testing.TB, refuse int) *receiver {
 			w.WriteHeader(r.status)
 			return
 		}
-		r.told = append(r.told, message.Type+" "+message.Data.Outcome)
+		r.received = append(r.received, message.Type+" "+message.Data.Outcome)
 	}))
 	t.Cleanup(r.Close)
 	t.Cleanup(r.sender.Close)
@@ -633,5 +633,5 @@ func (r *receiver) count() int {
 func (r *receiver) outcomes() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return append([]string(nil), r.told...)
+	return append([]string(nil), r.received...)
 }

@@ -1,6 +1,6 @@
-// Package hosts decides which Host headers an HTTP listener accepts. A web page that makes its own name resolve to this
-// machine (DNS rebinding) can only send requests under that name, so it cannot reach a listener that accepts only its
-// own names and IP addresses.
+// Package hosts decides which Host headers an HTTP listener accepts. A web page that makes its own name resolve to
+// this machine (DNS rebinding) can only send requests under that name, so it cannot reach a listener that accepts only
+// its own names and IP addresses.
 package hosts
 
 import (

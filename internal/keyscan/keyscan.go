@@ -2,8 +2,8 @@
 // percent-encoded, or in UTF-16.
 //
 // A [Scanner] searches for the last characters of the key, which in a signed key are its signature, in pieces: if an
-// encoder wraps lines, or a sender splits the key once, other pieces stay intact. Scanning takes one load and one table
-// look-up for every few bytes, so a proxy can scan all traffic.
+// encoder wraps lines, or a sender splits the key once, other pieces stay intact. Scanning takes one load and one
+// table look-up for every few bytes, so a proxy can scan all traffic.
 package keyscan
 
 import (
@@ -121,8 +121,8 @@ func (s *Scanner) Contains(data []byte) bool {
 	return from >= 0
 }
 
-// ContainsName is [Scanner.Contains] for the name of a field. It ignores case, because servers change it, and half of a
-// key's characters would still be revealed.
+// ContainsName is [Scanner.Contains] for the name of a field. It ignores case, because servers change it, and half of
+// a key's characters would still be revealed.
 func (s *Scanner) ContainsName(name []byte) bool {
 	if s == nil || len(name) < MinKey {
 		return false

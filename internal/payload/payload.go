@@ -91,7 +91,8 @@ var magic = []byte{0x1f, 0x8b}
 // Compressed reports whether stored bytes are a gzip stream.
 func Compressed(stored []byte) bool { return bytes.HasPrefix(stored, magic) }
 
-// Compress returns a JSON document as gzip (RFC 1952) if it is larger than 1 KiB and gets smaller, otherwise unchanged.
+// Compress returns a JSON document as gzip (RFC 1952) if it is larger than 1 KiB and gets smaller, otherwise
+// unchanged.
 func Compress(document []byte) []byte {
 	if len(document) < compressFrom {
 		return document

@@ -351,8 +351,8 @@ func (p *Platform) updateAccount(c *gin.Context) {
 	sendAccount(c, http.StatusOK, a)
 }
 
-// archiveAccount archives an account permanently. It deletes the keys first, so that a process killed in between leaves
-// an account without keys, never keys without an account.
+// archiveAccount archives an account permanently. It deletes the keys first, so that a process killed in between
+// leaves an account without keys, never keys without an account.
 func (p *Platform) archiveAccount(c *gin.Context) {
 	a, ok := p.managed(c)
 	if !ok {

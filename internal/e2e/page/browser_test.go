@@ -34,7 +34,7 @@ type tab struct {
 
 	mu       sync.Mutex
 	requests []string
-	said     []string // errors of scripts, and resources that the browser blocked
+	problems []string // errors of scripts, and resources that the browser blocked
 }
 
 // openBrowser starts Chromium and stops it with the test.
@@ -81,12 +81,12 @@ func newTab(t *testing.T, browser context.Context) *tab {
 		case *network.EventWebSocketCreated:
 			seen.requests = append(seen.requests, event.URL)
 		case *cdppage.EventJavascriptDialogOpening:
-			seen.said = append(seen.said, "a dialog: "+event.Message)
+			seen.problems = append(seen.problems, "a dialog: "+event.Message)
 		case *runtime.EventExceptionThrown:
-			seen.said = append(seen.said, event.ExceptionDetails.Error())
+			seen.problems = append(seen.problems, event.ExceptionDetails.Error())
 		case *cdplog.EventEntryAdded:
 			if event.Entry.Level == cdplog.LevelError && event.Entry.Source != cdplog.SourceNetwork {
-				seen.said = append(seen.said, event.Entry.Text)
+				seen.problems = append(seen.problems, event.Entry.Text)
 			}
 		}
 	})
@@ -103,7 +103,7 @@ func (b *tab) do(actions ...chromedp.Action) {
 	if err := chromedp.Run(b.ctx, actions...); err != nil {
 		var text string
 		_ = chromedp.Run(b.ctx, chromedp.Evaluate(`document.body.innerText`, &text))
-		b.t.Fatalf("in the browser: %v\n%s\n%v", err, text, b.said)
+		b.t.Fatalf("in the browser: %v\n%s\n%v", err, text, b.problems)
 	}
 }
 
@@ -223,8 +223,8 @@ func (b *tab) clean(origin string) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, said := range b.said {
-		b.t.Errorf("the browser says: %s", said)
+	for _, problem := range b.problems {
+		b.t.Errorf("the browser reports: %s", problem)
 	}
 	for _, request := range b.requests {
 		if !strings.HasPrefix(request, origin) {
