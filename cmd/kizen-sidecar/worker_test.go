@@ -115,7 +115,7 @@ type receiver struct {
 	*httptest.Server
 	mu       sync.Mutex
 	tried    map[string]int
-	outcomes map[string]string // outcomes by execution
+	outcomes map[string]string // by execution
 }
 
 func newReceiver(t *testing.T) *receiver {

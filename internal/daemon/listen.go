@@ -111,7 +111,7 @@ func (s *Server) Start(log *slog.Logger) (stop func()) {
 
 // Close stops listening and cuts every connection. A server that was never started can be closed too.
 func (s *Server) Close() {
-	_ = s.http.Close() // a caller that is cut off asks again
+	_ = s.http.Close() // a caller that is cut off retries
 	_ = s.listener.Close()
 }
 

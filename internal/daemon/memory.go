@@ -44,7 +44,7 @@ func sharesOf(limit int64) MemoryShares {
 func returnMemory(ctx context.Context) {
 	const (
 		interval = 10 * time.Second
-		growth   = 16 << 20 // in bytes, since memory was last given back
+		growth   = 16 << 20 // in bytes, since memory was last returned
 	)
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()

@@ -139,7 +139,6 @@ func (w *world) story() string {
 	return strings.Join(w.events, " ")
 }
 
-// run runs the execution.
 func (w *world) run() (Ended, error) {
 	return w.host.Run(w.caller, Request{
 		Identity: minter.Identity{BusinessID: "b-1", AccountID: "a-1", AccountType: policy.ServiceAutomation,
