@@ -14,7 +14,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// Body is a request in its wire form. A body of POST /api/coderunner/run has only the first five fields.
+// Body is a request in its wire form. Absent fields are zero.
 type Body struct {
 	Runtime     string
 	UserScript  string
