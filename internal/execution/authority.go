@@ -184,7 +184,7 @@ const keptKeys = 4
 // lateKeys is the key source of a proxy that listens before the key is minted. It remembers the keys that it returned.
 type lateKeys struct {
 	lease atomic.Pointer[lease]
-	given atomic.Pointer[[]string]
+	returned atomic.Pointer[[]string]
 	fence func() error // if not nil, returns why the key must no longer be used
 }
 
@@ -198,16 +198,16 @@ func (k *lateKeys) Key(ctx context.Context) (string, error) {
 		return "", err
 	}
 	key, err := (*leased).Key(ctx)
-	for given := k.given.Load(); err == nil; given = k.given.Load() {
-		if given != nil && slices.Contains(*given, key) {
+	for returned := k.returned.Load(); err == nil; returned = k.returned.Load() {
+		if returned != nil && slices.Contains(*returned, key) {
 			break
 		}
 		var more []string
-		if given != nil {
-			more = slices.Clone((*given)[max(0, len(*given)-keptKeys+1):])
+		if returned != nil {
+			more = slices.Clone((*returned)[max(0, len(*returned)-keptKeys+1):])
 		}
 		more = append(more, key)
-		if k.given.CompareAndSwap(given, &more) {
+		if k.returned.CompareAndSwap(returned, &more) {
 			break
 		}
 	}
@@ -215,8 +215,8 @@ func (k *lateKeys) Key(ctx context.Context) (string, error) {
 }
 
 func (k *lateKeys) used() []string {
-	if given := k.given.Load(); given != nil {
-		return *given
+	if returned := k.returned.Load(); returned != nil {
+		return *returned
 	}
 	return nil
 }

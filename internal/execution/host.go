@@ -69,7 +69,7 @@ func NewHost(config Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{config: config, minter: m, keys: minted{m}, interpreters: started{config.Interpreters},
+	return &Host{config: config, minter: m, keys: minterAdapter{m}, interpreters: interpretersAdapter{config.Interpreters},
 		guarded: newGuarded(config)}, nil
 }
 

@@ -35,10 +35,10 @@ type interpreter interface {
 	Discard() (stdout, stderr string)
 }
 
-// minted leases keys from a minter.
-type minted struct{ *minter.Minter }
+// minterAdapter leases keys from a minter.
+type minterAdapter struct{ *minter.Minter }
 
-func (m minted) lease(ctx context.Context, id minter.Identity, lifetime time.Duration) (lease, error) {
+func (m minterAdapter) lease(ctx context.Context, id minter.Identity, lifetime time.Duration) (lease, error) {
 	leased, err := m.Lease(ctx, id, lifetime)
 	if err != nil {
 		return nil, err // a nil *minter.Lease would be a non-nil lease
@@ -46,10 +46,10 @@ func (m minted) lease(ctx context.Context, id minter.Identity, lifetime time.Dur
 	return leased, nil
 }
 
-// started gets interpreters from a runner or a pool.
-type started struct{ Interpreters }
+// interpretersAdapter gets interpreters from a runner or a pool.
+type interpretersAdapter struct{ Interpreters }
 
-func (s started) prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (interpreter, error) {
+func (s interpretersAdapter) prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (interpreter, error) {
 	prepared, err := s.Prepare(ctx, runtime, limits)
 	if err != nil {
 		return nil, err
