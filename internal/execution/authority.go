@@ -183,9 +183,9 @@ const keptKeys = 4
 
 // lateKeys is the key source of a proxy that listens before the key is minted. It remembers the keys that it returned.
 type lateKeys struct {
-	lease atomic.Pointer[lease]
+	lease    atomic.Pointer[lease]
 	returned atomic.Pointer[[]string]
-	fence func() error // if not nil, returns why the key must no longer be used
+	fence    func() error // if not nil, returns why the key must no longer be used
 }
 
 // Key implements proxy.KeySource.

@@ -69,8 +69,8 @@ func NewHost(config Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{config: config, minter: m, keys: minterAdapter{m}, interpreters: interpretersAdapter{config.Interpreters},
-		guarded: newGuarded(config)}, nil
+	return &Host{config: config, minter: m, keys: minterAdapter{m},
+		interpreters: interpretersAdapter{config.Interpreters}, guarded: newGuarded(config)}, nil
 }
 
 // Ready returns why an execution could not get a key now. It leaves nothing in Redis.
