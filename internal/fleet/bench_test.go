@@ -64,7 +64,7 @@ func BenchmarkFleetOnRedis(b *testing.B) {
 		b.Run(kind.name, func(b *testing.B) {
 			f := newFleet(b)
 			f.queues = kind.queues
-			callback, told := "", func() int { return f.started() }
+			callback, ended := "", func() int { return f.started() }
 			if kind.callback {
 				receiver := newReceiver(b, 0)
 				f.sender, callback, ended = receiver.sender, receiver.URL, receiver.count
@@ -90,7 +90,7 @@ func BenchmarkFleetOnRedis(b *testing.B) {
 				if err := operator.Resume(); err != nil {
 					b.Fatal(err)
 				}
-				f.await("the end of all", func() bool { return told() == (n+1)*total }) // this sends nothing to Redis
+				f.await("the end of all", func() bool { return ended() == (n+1)*total }) // this sends nothing to Redis
 				f.await("empty queues", func() bool {
 					found, err := operator.List(b.Context(), false, "", 1)
 					return err == nil && found.Waiting+found.Active+found.PutOff == 0

@@ -59,9 +59,9 @@ func TestAFleetSharesItsQueuesAmongTheMastersOfACluster(t *testing.T) {
 	for _, e := range all {
 		f.requireRan(e[1], 1)
 	}
-	for _, told := range receiver.outcomes() {
-		if told != "execution.finished ok" {
-			t.Errorf("told %s", told)
+	for _, got := range receiver.outcomes() {
+		if got != "execution.finished ok" {
+			t.Errorf("got %s", got)
 		}
 	}
 	for _, node := range nodes {

@@ -469,7 +469,7 @@ func (o *Operator) deleteTask(ctx context.Context, queue, id string, info *asynq
 	if err == nil {
 		return nil
 	}
-	// asynq's "not found" cannot be told from other errors: another operator may have deleted the task.
+	// asynq's error for a missing task has no type: another operator may have deleted the task.
 	if left, unknown := taskInfo(ctx, o.redis, o.inspector, queue, id); left == nil && unknown == nil {
 		return nil
 	}

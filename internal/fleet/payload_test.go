@@ -141,8 +141,8 @@ func TestAnotherRequestUnderAUsedIDIsRefused(t *testing.T) {
 	f.enqueue("e", receiver.URL)
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
 	f.await("the queue to be empty", f.idle)
-	if told := receiver.outcomes()[0]; told != "execution.finished refused" {
-		t.Errorf("told %s", told)
+	if got := receiver.outcomes()[0]; got != "execution.finished refused" {
+		t.Errorf("got %s", got)
 	}
 	if log := f.log.String(); !strings.Contains(log, "was submitted before with a different request") {
 		t.Errorf("the log: %s", log)

@@ -498,7 +498,7 @@ func TestAnInvalidBodyEndsItsExecution(t *testing.T) {
 	known := f.ends("e")
 	if known.outcome != outcomes.Refused || !strings.Contains(string(known.result), `"kind":"refused"`) ||
 		!strings.Contains(string(known.result), "user_script: must be a string") ||
-		!strings.Contains(string(known.result), "frobnicate: there is no such field") {
+		!strings.Contains(string(known.result), "frobnicate: unknown field") {
 		t.Errorf("ended %s: %s", known.outcome, known.result)
 	}
 	f.await("the callback", func() bool { return len(receiver.outcomes()) == 1 })
