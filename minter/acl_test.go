@@ -13,7 +13,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// documentedUsers reads the ACL of each role from docs/redis.md: the rules by user, without that on a Sentinel.
+// documentedUsers reads the ACL of each role from docs/redis.md: the rules by user, except the one on a Sentinel.
 func documentedUsers(t *testing.T) map[string][]string {
 	t.Helper()
 	users := documentedLines(t)
@@ -146,7 +146,7 @@ func TestDocumentedACLIsMinimal(t *testing.T) {
 			for _, command := range [][]any{{"FLUSHALL"}, {"KEYS", "*"}, {"SCAN", "0"}, {"CONFIG", "GET", "*"},
 				{"SET", "other", "x"}, {"MGET", "other"}} {
 				if command[0] == "SCAN" && slices.Contains(rules, "+scan") {
-					continue // it shows names of keys, and no content
+					continue // it shows only names of keys
 				}
 				if err := v.redis.Do(t.Context(), command...).Err(); err == nil ||
 					!strings.Contains(err.Error(), "does not let this user do it; docs/redis.md names the ACL that is needed") {
@@ -159,7 +159,8 @@ func TestDocumentedACLIsMinimal(t *testing.T) {
 				}
 				less := slices.Delete(slices.Clone(rules), i, i+1)
 				server.Do(t, "ACL", "LOG", "RESET")
-				// Only the server sees a refused UNWATCH: it leaves a connection that fails its next transaction.
+				// The client hides that UNWATCH was refused. Only the server's log shows it: the connection then fails
+				// in its next transaction.
 				if err := duties[name](t, logIn(t, name, less), boss); err == nil && server.Do(t, "ACL", "LOG") == "" {
 					t.Errorf("%s is not needed", rule)
 				}

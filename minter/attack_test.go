@@ -58,7 +58,7 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		})
 	}
 	if code := g.verify(t, g.good); code != "" {
-		t.Errorf("after all that the good key is refused: %s", code)
+		t.Errorf("after the attacks, the valid key is refused: %s", code)
 	}
 }
 
@@ -119,7 +119,7 @@ func TestReplayIsRefused(t *testing.T) {
 	if got := g.verify(t, g.good); got != minter.CodeRevoked {
 		t.Errorf("after a revocation: %q", got)
 	}
-	// The record ends with the lifetime, whatever leeway the clocks are given.
+	// The record expires with the key's lifetime; the leeway for clocks does not extend it.
 	short, err := g.minter.Mint(t.Context(), someone, 30*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +154,7 @@ func TestWritingToRedisIsNotEnough(t *testing.T) {
 			t.Errorf("%s: %v, want %s", name, err, row.want)
 		}
 	}
-	// A record serves only its own key.
+	// A record is valid only for its own key.
 	set("kizen:{business-1}:key:"+g.good.ID, forged)
 	if got := g.verify(t, g.good); got != minter.CodeRevoked {
 		t.Errorf("a record of another identity: %q", got)
@@ -167,7 +167,7 @@ func TestWritingToRedisIsNotEnough(t *testing.T) {
 	}
 }
 
-func TestPublishedKeyServesOnlyItsBusiness(t *testing.T) {
+func TestPublishedKeyVerifiesOnlyInItsBusiness(t *testing.T) {
 	f := onRedis(t, embedded(t).URL())
 	key := f.mint(t, someone)
 	name := f.redis.Keys(t.Context(), "*:jwk:*").Val()[0]
@@ -178,7 +178,7 @@ func TestPublishedKeyServesOnlyItsBusiness(t *testing.T) {
 	if _, err := f.verifier.Verify(t.Context(), elsewhere.Token.Reveal(), "business-2", "account-1"); err == nil {
 		t.Error("a key whose public half is not published here is accepted")
 	}
-	// A published key under an id that is not its own thumbprint.
+	// This published key has an ID that is not its thumbprint.
 	_, mallory := pair(t)
 	forged := strings.Replace(jwk, jwk[strings.Index(jwk, `"x":"`)+5:][:43], b64(mallory.Public().(ed25519.PublicKey)), 1)
 	if err := f.redis.Set(t.Context(), name, forged, time.Minute).Err(); err != nil || forged == jwk {

@@ -19,14 +19,14 @@ func ClockSkew(ctx context.Context, client redis.UniversalClient) (time.Duration
 	return there.Sub(began.Add(time.Since(began) / 2).Round(0)), nil
 }
 
-// Probe writes to Redis as minting with configured keys does, for a reserved business ID, to check whether a key could
-// be minted now. It deletes what it wrote.
+// Probe checks whether a key could be minted now. It writes to Redis what minting with configured keys writes, but for
+// a reserved business ID, and deletes it.
 func Probe(ctx context.Context, client redis.UniversalClient) error {
 	return store{client}.probe(ctx, time.Now(), nil, nil)
 }
 
-// Probe checks, as the function of that name, whether this minter could mint a key now. If it publishes its public
-// keys, it writes one, and deletes it as well.
+// Probe checks whether this minter could mint a key now, as the function Probe does. If the minter publishes its
+// public keys, Probe also writes one, and deletes it.
 func (m *Minter) Probe(ctx context.Context) error {
 	now, keys := m.config.Now(), m.config.Keys.state.Load()
 	signer, err := keys.signer(now)
@@ -40,7 +40,7 @@ func (m *Minter) Probe(ctx context.Context) error {
 	return m.store.probe(ctx, now, public, m.config.Admit)
 }
 
-// probeLifetime is the expiry of what a probe writes, in case it cannot be deleted.
+// probeLifetime is the expiry of the keys that a probe writes, in case it cannot delete them.
 const probeLifetime = 5 * time.Second
 
 func (s store) probe(ctx context.Context, now time.Time, public *published, admit Admission) error {

@@ -80,8 +80,8 @@ func TestClockSkewOfRedisIsMeasured(t *testing.T) {
 	}
 }
 
-// TestAProbeFailsWhereMintingDoes uses a Redis that answers PING in each case.
-func TestAProbeFailsWhereMintingDoes(t *testing.T) {
+// TestProbeFailsWhenMintingFails uses a Redis that answers PING in each case.
+func TestProbeFailsWhenMintingFails(t *testing.T) {
 	server := redistest.Start(t)
 	boss := open(t, server.URL())
 	if err := minter.Probe(t.Context(), boss); err != nil {

@@ -223,7 +223,7 @@ func TestVerifyEndpointGuardsAnAPIBehindNginx(t *testing.T) {
 		"stored key":                        {storedCredentials, 200, storeds},
 		"stored key and a made-up identity": {spoofedStored, 200, storeds},
 		"no key":                            {http.Header{}, 401, ""},
-		"made-up identity alone":            {spoof(http.Header{}), 401, ""},
+		"only a made-up identity":           {spoof(http.Header{}), 401, ""},
 	} {
 		answer := request(t, http.MethodGet, front+"/things?a=b", row.header)
 		body, _ := io.ReadAll(answer.Body)
@@ -277,7 +277,7 @@ func TestVerifyEndpointGuardsAnAPIBehindEnvoy(t *testing.T) {
 		for _, path := range []string{"", "/", "/api/things?a=b", "/a%2Fb//c/../d", "/.well-known/jwks.json"} {
 			for name, row := range map[string]struct {
 				header http.Header
-				want   []string // the identity that goes on; nil: refused
+				want   []string // the identity that is forwarded; nil: the request is refused
 			}{
 				"signed key": {spoof(credentials(key)), []string{"account-1", "service_automation", "business-1", "execution-1"}},
 				"stored key": {spoof(credentials(minter.Key{Token: stored.Token, Identity: integration})),
@@ -294,7 +294,7 @@ func TestVerifyEndpointGuardsAnAPIBehindEnvoy(t *testing.T) {
 					}
 				}
 				if fmt.Sprint(got) != fmt.Sprint(row.want) {
-					t.Errorf("%s %q, %s: goes on as %v, want %v", method, path, name, got, row.want)
+					t.Errorf("%s %q, %s: is forwarded as %v, want %v", method, path, name, got, row.want)
 				}
 			}
 		}

@@ -48,7 +48,7 @@ func pair(t testing.TB) (ed25519.PublicKey, ed25519.PrivateKey) {
 	return public, private
 }
 
-// rotate writes a signing key into dir that signs from a time on, and returns its id.
+// rotate writes a signing key into dir that signs from the given time, and returns its ID.
 func rotate(t testing.TB, dir string, from time.Time) string {
 	t.Helper()
 	key, err := minter.NewSigningKey(from)
@@ -162,9 +162,9 @@ func TestErrorsForUnusableKeysDoNotQuoteThem(t *testing.T) {
 		"X25519": {`{"kty":"OKP","crv":"X25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
 			"not Ed25519"},
 		"kid with a brace":    {`{"kid":"a}b","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "kid"},
-		"time that is none":   {`{"kizen_from":"tomorrow","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not a time"},
+		"invalid time":        {`{"kizen_from":"tomorrow","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`, "not a time"},
 		"short secret":        {`{"kid":"s","kty":"oct","k":"AAAA"}`, "has 3 bytes, not 32"},
-		"one id for two keys": {`{"keys":[{"kid":"a","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + thumb(public) + `"}]}`, ""},
+		"one id for two keys": {`{"keys":[{"kid":"a","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},{"kid":"a","kty":"OKP","crv":"Ed25519","x":"` + encodedKey(public) + `"}]}`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := minter.LoadKeySet(minter.KeySetConfig{Path: write(t, filepath.Join(t.TempDir(), "keys.pem"), row.text)})
@@ -183,8 +183,8 @@ func TestErrorsForUnusableKeysDoNotQuoteThem(t *testing.T) {
 	}
 }
 
-// thumb returns 32 bytes in base64url that are another public key.
-func thumb(public ed25519.PublicKey) string {
+// encodedKey returns public as a JWK writes it, in base64url.
+func encodedKey(public ed25519.PublicKey) string {
 	encoded, _ := json.Marshal([]byte(public))
 	return strings.NewReplacer("+", "-", "/", "_", "=", "", `"`, "").Replace(string(encoded))
 }
@@ -233,9 +233,9 @@ func TestRetiredKeyVerifiesUntilTheLastKeyItSignedHasExpired(t *testing.T) {
 		retired time.Duration // how long ago
 		want    string
 	}{
-		"just now":                  {time.Second, ""},
-		"a lifetime ago, no longer": {minter.MaxLifetime - time.Second, ""},
-		"longer than any key lives": {minter.MaxLifetime + 2*time.Minute, minter.CodeUnknownKey},
+		"just now":                   {time.Second, ""},
+		"just under a lifetime ago":  {minter.MaxLifetime - time.Second, ""},
+		"longer ago than a lifetime": {minter.MaxLifetime + 2*time.Minute, minter.CodeUnknownKey},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -306,7 +306,7 @@ func TestCopyOfAKeyDoesNotRetireIt(t *testing.T) {
 	}
 	f := withKeys(t, keys, keys)
 	if code := f.verify(t, f.mint(t, someone)); code != "" {
-		t.Errorf("what the current key signs is refused: %s", code)
+		t.Errorf("a key signed by the current key is refused: %s", code)
 	}
 }
 
@@ -330,7 +330,7 @@ func TestTwoKeysWithOneIDAreRefused(t *testing.T) {
 	}
 }
 
-func TestGeneratedKeysHaveNothingToReload(t *testing.T) {
+func TestReloadOfGeneratedKeysChangesNothing(t *testing.T) {
 	keys, err := minter.GenerateKeySet()
 	if err != nil {
 		t.Fatal(err)
@@ -341,7 +341,7 @@ func TestGeneratedKeysHaveNothingToReload(t *testing.T) {
 	}
 }
 
-func TestPruningStaysInItsDirectory(t *testing.T) {
+func TestPruneKeysRemovesNoFileOutsideItsDirectory(t *testing.T) {
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "keys")
 	rotate(t, dir, time.Now().Add(-24*time.Hour))
@@ -463,7 +463,7 @@ func TestWatchSeesAFileThatIsReplaced(t *testing.T) {
 
 func TestWatchSeesASecretThatKubernetesUpdates(t *testing.T) {
 	mount := t.TempDir()
-	// As the kubelet lays a secret out: the names point into ..data, which is swapped as a whole.
+	// The kubelet lays out a secret like this: the names point into ..data, which it replaces as a whole.
 	lay := func(version string) string {
 		id := rotate(t, filepath.Join(mount, version), time.Now())
 		if err := os.Rename(filepath.Join(mount, version, id+".jwk"), filepath.Join(mount, version, "signing.jwk")); err != nil {

@@ -203,7 +203,7 @@ func TestLeaseCloseRevokesEveryKeyThatIsStillValid(t *testing.T) {
 		}
 		var want []string
 		for i, at := range append(expired, f.minted[n-1]) {
-			// The keys that had expired at the last renewal are not worth a command.
+			// Close revokes only the keys that had not expired at the last renewal.
 			if at.Add(time.Minute).After(f.minted[n-1]) {
 				want = append(want, fmt.Sprint("key-", i+1))
 			}
@@ -247,7 +247,7 @@ func TestLeaseReportsASuspendedAccount(t *testing.T) {
 	})
 }
 
-func TestLeaseIsNotOpenedWithoutAKey(t *testing.T) {
+func TestLeaseFailsIfMintingFails(t *testing.T) {
 	f := &fakeMint{err: errors.New("no redis")}
 	l := &Lease{mint: f.mint(time.Minute), revoke: f.revoke, now: time.Now}
 	if err := l.start(t.Context()); err == nil {
@@ -255,11 +255,11 @@ func TestLeaseIsNotOpenedWithoutAKey(t *testing.T) {
 	}
 }
 
-func TestLeaseRevokesAKeyThatAJumpOfTheClockMadeOld(t *testing.T) {
+func TestLeaseRevokesAKeyThatHasExpiredOnlyByTheWallClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := openFakeLease(t, 60*time.Second)
 		f.set(func() { f.jumped = time.Hour })
-		f.want(t, "key-2") // by the clock, the first has expired
+		f.want(t, "key-2") // by the wall clock, the first has expired
 		if err := f.lease.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}

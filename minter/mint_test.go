@@ -29,7 +29,7 @@ type fixture struct {
 	verifier *minter.Verifier
 }
 
-// onRedis builds a fixture on a Redis that runs at url.
+// onRedis builds a fixture on the Redis at url.
 func onRedis(t testing.TB, url string) fixture {
 	t.Helper()
 	return on(t, open(t, url))
@@ -84,7 +84,7 @@ func (f fixture) mint(t testing.TB, id minter.Identity) minter.Key {
 	return key
 }
 
-// verify returns the code with which the key is refused, "" when it is not.
+// verify returns the code with which the key is refused, or "" if it is accepted.
 func (f fixture) verify(t testing.TB, key minter.Key) string {
 	t.Helper()
 	id, err := f.verifier.Verify(t.Context(), key.Token.Reveal(), key.Identity.BusinessID, key.Identity.AccountID)
@@ -145,7 +145,7 @@ func TestEverythingAKeyLeavesInRedisExpiresWithIt(t *testing.T) {
 				t.Errorf("%s lives for %s, %v; the key for %s", name, left, err, time.Until(key.ExpiresAt))
 			}
 			if !strings.Contains(name, "{business-1}") {
-				t.Errorf("%s carries no hash tag of the business", name)
+				t.Errorf("%s has no hash tag of the business", name)
 			}
 		}
 	})
@@ -184,7 +184,7 @@ func TestPublicKeyOutlivesTheLongestKeyInAnyOrderOfMints(t *testing.T) {
 	}
 }
 
-func TestKeysEndByTheWallClock(t *testing.T) {
+func TestKeysExpireByTheWallClock(t *testing.T) {
 	key := onRedis(t, embedded(t).URL()).mint(t, someone)
 	for name, at := range map[string]time.Time{"IssuedAt": key.IssuedAt, "ExpiresAt": key.ExpiresAt} {
 		// the monotonic clock stops while the machine sleeps, but Redis continues
@@ -221,7 +221,7 @@ func TestEmbeddedRedisLetsLifetimesElapse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for f.verify(t, key) == "" { // ends only because the clock runs
+	for f.verify(t, key) == "" { // ends when the key expires
 		time.Sleep(time.Millisecond)
 	}
 	for f.redis.DBSize(t.Context()).Val() != 0 {
@@ -229,11 +229,11 @@ func TestEmbeddedRedisLetsLifetimesElapse(t *testing.T) {
 	}
 }
 
-func TestEmbeddedRedisWantsItsPassword(t *testing.T) {
+func TestEmbeddedRedisRequiresItsPassword(t *testing.T) {
 	_, address, _ := strings.Cut(embedded(t).URL(), "@")
 	err := open(t, "redis://"+address).Ping(t.Context()).Err()
 	if err == nil || !strings.Contains(err.Error(), "wants a password") {
-		t.Errorf("a stranger on the loopback: %v", err)
+		t.Errorf("a client without the password: %v", err)
 	}
 }
 

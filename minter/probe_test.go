@@ -8,8 +8,8 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// TestAProbeLeavesNothing: a check of readiness comes every few seconds, and nothing of it may stay.
-func TestAProbeLeavesNothing(t *testing.T) {
+// Readiness is checked every few seconds, so a probe must delete everything that it writes.
+func TestProbeLeavesNoKeys(t *testing.T) {
 	server := redistest.Start(t)
 	own, err := minter.GenerateKeySet()
 	if err != nil {
@@ -38,6 +38,6 @@ func TestAProbeLeavesNothing(t *testing.T) {
 	}
 	server.Stop()
 	if publishing.Probe(t.Context()) == nil || minter.Probe(t.Context(), f.redis) == nil {
-		t.Error("a Redis that is gone can be minted on")
+		t.Error("the probe succeeds although Redis is unavailable")
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // Revoker revokes signed keys before they expire, with effect on the next request. It needs no signing key. It leaves
 // one small Redis key per scope, which expires after [MaxLifetime]. A suspension stays until it is lifted; the
-// account's timeline shows both. Errors are about an invalid ID, or come from the Redis client.
+// account's timeline shows both. An error is about an invalid ID, or comes from the Redis client.
 type Revoker struct {
 	redis    redis.UniversalClient
 	operator string
@@ -42,7 +42,7 @@ type Revocation struct {
 	scope      string // the Redis key of the scope's generation; empty for one key
 	before     string // the scope's generation before the revocation
 	record     any    // the record of the one key
-	perAccount bool   // it ended keys of accounts, whatever their executions
+	perAccount bool   // it revoked the keys of whole accounts, not of one execution
 }
 
 // Key revokes the signed key with this ID (the JWT's jti) in a business.

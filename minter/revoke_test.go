@@ -390,7 +390,7 @@ func TestALostRecordDiffersFromARevokedOne(t *testing.T) {
 	})
 }
 
-func TestASuspensionHoldsWithoutItsTimeline(t *testing.T) {
+func TestSuspensionTakesEffectIfTheTimelineFails(t *testing.T) {
 	f := onRedis(t, embedded(t).URL())
 	if err := f.redis.Set(t.Context(), minter.TimelineKey("business-1", "account-1"), "no stream", 0).Err(); err != nil {
 		t.Fatal(err)

@@ -255,7 +255,7 @@ func TestWritingToRedisGivesAStoredKeyNoOtherOwner(t *testing.T) {
 		"not the form of an owner": {name, "[]", "business-1", "account-7"},
 	} {
 		if row.owner == owner && row.name == name {
-			t.Fatalf("%s: nothing is changed", what)
+			t.Fatalf("%s: the attack changes nothing", what)
 		}
 		set(row.name, row.owner)
 		_, err := v.verifier.Verify(t.Context(), key.Token.Reveal(), row.business, row.user)
@@ -401,6 +401,6 @@ func TestStoredKeysNeedASealingKey(t *testing.T) {
 		t.Errorf("NewStoredKeys = %v", err)
 	}
 	if code := f.verify(t, minter.Key{Token: minter.NewToken(another()), Identity: integration}); code != minter.CodeUnknownKey {
-		t.Errorf("a stored key where there is no sealing key: %q", code)
+		t.Errorf("a stored key, verified without a sealing key: %q", code)
 	}
 }

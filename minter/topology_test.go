@@ -58,7 +58,7 @@ func TestWorksOnACluster(t *testing.T) {
 	useEverything(t, f)
 	for _, node := range nodes {
 		if n := node.Do(t, "DBSIZE"); n == "0" {
-			t.Errorf("%s holds nothing: the businesses are not spread", node.Addr)
+			t.Errorf("%s holds nothing: the businesses are not spread over the nodes", node.Addr)
 		}
 	}
 	single := onRedis(t, nodes[0].URL())
@@ -68,7 +68,7 @@ func TestWorksOnACluster(t *testing.T) {
 		id.BusinessID = fmt.Sprint("business-", i)
 		if _, err := single.minter.Mint(t.Context(), id, time.Minute); err != nil &&
 			(!errors.As(err, &failed) || failed.Reason != "is part of a cluster; use redis+cluster://") {
-			t.Errorf("a cluster taken for a single server: %v", err)
+			t.Errorf("a client for a single server, on a cluster: %v", err)
 		}
 	}
 	if failed == nil {

@@ -134,7 +134,7 @@ func (v *Verifier) Verify(ctx context.Context, token, businessID, userID string)
 	return found.id, nil
 }
 
-// checked is the result of a valid signature, or of a stored key that exists.
+// checked is the result for a key with a valid signature, or for a stored key that exists.
 type checked struct {
 	id        Identity
 	suspended []Reason

@@ -29,7 +29,7 @@ type Connection struct {
 	APIPort     bool // and this port
 }
 
-// Connect decides on a connection. An address that stands for another one is decided on as both.
+// Connect decides on a connection. If its address stands for another one, both must be permitted.
 func (p *Principal) Connect(c Connection) (decision Decision) {
 	c.Host = canonicalHost(c.Host)
 	own := c.Address.Unmap().WithZone("")
@@ -62,8 +62,8 @@ func (p *Principal) connect(c Connection, address netip.Addr) Decision {
 	return decision
 }
 
-// Resolve decides whether a connection to a name could be permitted, whatever its address. A name for which it could
-// not is not resolved, because a question to a name server carries data as well.
+// Resolve reports whether a connection to a host name could be permitted, whatever its address is. Other names are not
+// resolved, because a DNS query carries data as well.
 func (p *Principal) Resolve(host, step string) Decision {
 	host = canonicalHost(host)
 	uid := destination(host, netip.Addr{}, 0)
@@ -72,7 +72,7 @@ func (p *Principal) Resolve(host, step string) Decision {
 	for _, unknown := range []cedar.String{"address", "port", "transport", "this_machine", "redis", "api", "api_port"} {
 		fields[unknown] = batch.Ignore()
 	}
-	// A permit whose conditions on unknown values could hold counts, a forbid with such conditions does not.
+	// A permit counts if its conditions on unknown values could hold; a forbid with such conditions does not count.
 	decision := Decision{Code: CodeFailed, Reason: "the rules could not be evaluated for the name"}
 	err := batch.Authorize(context.Background(), p.connections, entities, batch.Request{
 		Principal: p.entity.UID, Action: connectAction, Resource: uid, Context: cedar.NewRecord(fields),
@@ -129,7 +129,7 @@ func readings(address netip.Addr) []netip.Addr {
 }
 
 // scopeOfConnections reports whether a rule is about connections: its scope names Action::"connect" and no other
-// action. A rule about calls that names no action does not reach connections.
+// action. A rule about calls that names no action does not apply to connections.
 func scopeOfConnections(p *ast.Policy) (connections bool, err error) {
 	switch action := p.Action.(type) {
 	case ast.ScopeTypeEq:
@@ -149,7 +149,7 @@ func scopeOfConnections(p *ast.Policy) (connections bool, err error) {
 	return false, nil
 }
 
-// unmatchableHost finds names that no connection can have: a forbid that never matches protects nothing.
+// unmatchableHost finds names that no connection can have, because a forbid that never matches protects nothing.
 func unmatchableHost(inspect func(func(ast.IsNode) bool)) (errs []error) {
 	inspect(func(n ast.IsNode) bool {
 		var of ast.IsNode

@@ -9,7 +9,7 @@ import (
 const permitDatabase = `@id("database") permit (principal in AccountType::"service_plugin", action == Action::"connect", resource)
 when { context.address.isInRange(ip("10.20.0.0/16")) && context.port == 5432 && context.transport == "tcp" };`
 
-// connectionRules permit everything that a rule can, to show what guardrails stop all the same.
+// permitAll permits everything that a rule can, to show what the guardrails refuse anyway.
 const permitAll = `permit (principal, action == Action::"connect", resource);`
 
 // TestGuardrailsOfConnectionsHoldInEverySpelling: the rules permit everything, and every spelling of a guarded address
@@ -51,7 +51,7 @@ func TestOwnServicesAreGuarded(t *testing.T) {
 		change func(*Connection)
 		want   string
 	}{
-		"nothing of ours":         {func(*Connection) {}, ""},
+		"none of our services":    {func(*Connection) {}, ""},
 		"this machine":            {func(c *Connection) { c.ThisMachine = true }, "guardrail.this_machine"},
 		"redis":                   {func(c *Connection) { c.Redis = true }, "guardrail.redis"},
 		"the API":                 {func(c *Connection) { c.API, c.APIPort = true, true }, ""},
@@ -67,7 +67,7 @@ func TestOwnServicesAreGuarded(t *testing.T) {
 	}
 }
 
-func TestPublicAddressesArePermittedAndPrivateOnesWhereARuleSaysSo(t *testing.T) {
+func TestPublicAddressesArePermittedAndPrivateOnesNeedARule(t *testing.T) {
 	engine := forCalls(t, permitDatabase, `@id("no-mail") @reason("steps send no mail")
 		forbid (principal, action == Action::"connect", resource) when { context.port == 25 };
 		@id("vendor") permit (principal, action == Action::"connect", resource) when { context.host like "*.vendor.internal" };
@@ -114,9 +114,9 @@ func TestPublicAddressesArePermittedAndPrivateOnesWhereARuleSaysSo(t *testing.T)
 	}
 }
 
-// TestRulesForCallsDoNotReachConnections: a wide permit or forbid that was written for calls changes no connection,
-// and the other way round.
-func TestRulesForCallsDoNotReachConnections(t *testing.T) {
+// TestRulesForCallsDoNotApplyToConnections: a wide permit or forbid that was written for calls changes no connection,
+// and vice versa.
+func TestRulesForCallsDoNotApplyToConnections(t *testing.T) {
 	private, public := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("8.8.8.8")
 	for rules, want := range map[string][3]bool{ // a private address, a public one, a call
 		`permit (principal, action, resource);`:                      {false, true, true},

@@ -52,9 +52,9 @@ type Engine struct {
 }
 
 // ForCalls returns the engine for calls to the API and for connections of steps. paths are the operator's rule files,
-// and directories of them (*.cedar). If no file contains a permit for calls, every call is allowed that no forbid
-// stops; otherwise only what they permit. Connections to public addresses are always allowed unless a forbid stops
-// them. ForCalls reports all problems of all files, each as an [*Error] or as an error of the file system.
+// and directories of them (*.cedar). If no file contains a permit for calls, every call that no forbid stops is
+// allowed; otherwise a call needs a permit. Connections to public addresses are allowed unless a forbid stops them.
+// ForCalls reports all problems of all files, each as an [*Error] or as an error of the file system.
 func ForCalls(paths ...string) (*Engine, error) {
 	return load(func(l *loader) {
 		own := len(l.rules)
@@ -203,7 +203,7 @@ func (s ruleSet) decide(entities cedar.EntityGetter, request cedar.Request) Deci
 	return s.explain(cedar.Authorize(s, entities, request))
 }
 
-// explain returns the decision that Cedar's answer stands for.
+// explain turns Cedar's answer into a Decision.
 func (s ruleSet) explain(verdict cedar.Decision, diagnostic cedar.Diagnostic) Decision {
 	if len(diagnostic.Errors) > 0 {
 		failed := diagnostic.Errors[0]

@@ -97,7 +97,7 @@ func TestEverySpellingOfAGuardedCallIsStopped(t *testing.T) {
 	}
 }
 
-// TestAGuardedCallIsFoundInEveryReadingOfItsPath: not for want of a reading is it refused, but as the guarded call.
+// TestAGuardedCallIsFoundInEveryReadingOfItsPath: the guardrail must refuse the call; an ambiguous path is no reason.
 func TestAGuardedCallIsFoundInEveryReadingOfItsPath(t *testing.T) {
 	p := principal(t, forCalls(t), accountOf(ServiceAutomation))
 	for _, reading := range attacks.Readings() {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// authorize asks the policy about every call as which the API could interpret this request.
+// The API could interpret one request as several calls. authorize asks the policy about each of them.
 func (x *exchange) authorize() *refusal {
 	x.call.Allowed = true
 	if x.c.p.cfg.Authorizer == nil {
@@ -72,7 +72,7 @@ func decodedOnce(raw []byte) string {
 	return "/" + strings.Join(segments, "/")
 }
 
-// methods returns the request's own method and those that a framework may take from an override.
+// methods returns the request's own method, and the methods with which a framework may override it.
 func (x *exchange) methods() []string {
 	methods := []string{x.call.Method}
 	for _, f := range x.c.req.Fields {

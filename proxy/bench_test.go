@@ -23,8 +23,8 @@ import (
 	"time"
 )
 
-// Each party runs in its own process: one API, which answers from memory, and one process for each way to it. The load
-// comes from here, from the same client for all. CPU time is that of the way's process only.
+// The API, which answers from memory, and each way to it run in a process of their own. The load comes from this
+// process, with the same client for all. CPU time counts only the process of the way.
 
 const benchRole = "KIZEN_BENCH_ROLE" // "api ADDR", "bare ADDR" or "ours ADDR", for a child of the benchmark
 

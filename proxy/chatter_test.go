@@ -12,7 +12,7 @@ import (
 
 // An API that never stops sending, but sends no content.
 
-func TestAHeadThatTricklesIsNoAnswerInTime(t *testing.T) {
+func TestTricklingResponseHeadTimesOut(t *testing.T) {
 	api := startRawAPI(t, func(conn net.Conn, _ recorded) bool {
 		_, err := io.WriteString(conn, "HTTP/1.1 200 OK\r\nX-Long: ")
 		trickle := time.NewTicker(10 * time.Millisecond)
@@ -34,7 +34,7 @@ func TestAHeadThatTricklesIsNoAnswerInTime(t *testing.T) {
 	waitFor(t, func() bool { return p.inFlight.Load() == 0 })
 }
 
-func TestACompressedAnswerThatHoldsNothingEnds(t *testing.T) {
+func TestCompressedAnswerWithoutContentIsCut(t *testing.T) {
 	var member bytes.Buffer
 	packed := gzip.NewWriter(&member)
 	io.WriteString(packed, "hello")
@@ -44,7 +44,7 @@ func TestACompressedAnswerThatHoldsNothingEnds(t *testing.T) {
 	for name, c := range map[string]struct{ coding, first, rest string }{
 		"empty members":       {"gzip", member.String(), strings.Repeat(empty.String(), 1000)},
 		"empty stored blocks": {"deflate", "\x78\x9c", strings.Repeat("\x00\x00\x00\xff\xff", 1000)},
-		"what follows zlib":   {"deflate", "\x78\x9c\x03\x00\x00\x00\x00\x01", strings.Repeat("x", 4096)},
+		"data after zlib":     {"deflate", "\x78\x9c\x03\x00\x00\x00\x00\x01", strings.Repeat("x", 4096)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			api := startRawAPI(t, func(conn net.Conn, _ recorded) bool {

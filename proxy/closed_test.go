@@ -68,7 +68,7 @@ func TestHostMustBeOurs(t *testing.T) {
 	}
 }
 
-func TestStrangersLearnNothing(t *testing.T) {
+func TestCallersWithoutCapabilityAllGetTheSameAnswer(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	p := start(t, api.root(), nil)
 	answers := map[string]bool{}
@@ -94,7 +94,7 @@ func TestStrangersLearnNothing(t *testing.T) {
 	}
 }
 
-func TestTwoExecutionsCannotUseEachOther(t *testing.T) {
+func TestCapabilityIsValidOnlyAtItsOwnProxy(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	var proxies []*Proxy
 	for _, business := range []string{"business-a", "business-b"} {
@@ -117,7 +117,7 @@ func TestTwoExecutionsCannotUseEachOther(t *testing.T) {
 	}
 }
 
-func TestConnectionCannotStripWhatIsOurs(t *testing.T) {
+func TestConnectionFieldCannotRemoveOurHeaders(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	p := start(t, api.root(), nil)
 	rawExchange(t, p.addr, request(p, "GET", "/x",

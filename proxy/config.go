@@ -17,7 +17,7 @@ import (
 )
 
 // KeySource returns the key that authenticates the next request. It is called once for each request, so it should
-// answer from memory. An error, or an answer later than Config.keyTimeout, is a 503 for the caller.
+// answer from memory. If it fails, or takes longer than Config.keyTimeout, the caller gets 503.
 type KeySource interface {
 	Key(ctx context.Context) (string, error)
 }
@@ -62,8 +62,8 @@ type Config struct {
 	// Open omits the capability segment from the URL. Use it only for a listener that only the step can reach.
 	Open bool
 
-	// APICA verifies the certificates of the API and of an https proxy on the way to it. If nil, the system's pool
-	// does.
+	// APICA holds the authorities that may sign the certificates of the API and of an https proxy on the way to it. If
+	// nil, those of the system may.
 	APICA *x509.CertPool
 	// InsecureAPI allows plain HTTP to an API that is not on loopback. It does not disable the verification of
 	// certificates.
@@ -97,7 +97,7 @@ type Config struct {
 
 	// The remaining fields differ from their defaults only in tests.
 
-	// proxyFor chooses the HTTP proxy on the way to the API. By default, HTTP_PROXY, HTTPS_PROXY and NO_PROXY do.
+	// proxyFor chooses the HTTP proxy on the way to the API. By default, HTTP_PROXY, HTTPS_PROXY and NO_PROXY decide.
 	proxyFor       func(*http.Request) (*url.URL, error)
 	maxIdleConns   int           // idle connections to the API that are kept
 	maxConns       int           // concurrent connections from the step

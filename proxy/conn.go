@@ -98,7 +98,7 @@ func (c *conn) cut() {
 	c.cutAPI()
 }
 
-// cutAPI ends the wait for the API, over HTTP/1.1; over HTTP/2 the exchange looks at Proxy.ctx itself.
+// cutAPI ends a wait for the API over HTTP/1.1. Over HTTP/2, the exchange watches Proxy.ctx.
 func (c *conn) cutAPI() {
 	if a := c.api.Load(); a != nil {
 		a.Close()
@@ -142,7 +142,7 @@ func (c *conn) enterHead(now time.Time) {
 	c.nc.SetReadDeadline(c.readArmed)
 }
 
-// stopReading makes a blocked Read on another goroutine return, and every later one.
+// stopReading makes a blocked Read on another goroutine fail, and every later Read.
 func (c *conn) stopReading() {
 	c.halt.Store(true)
 	c.nc.SetReadDeadline(time.Unix(1, 0))
@@ -178,14 +178,14 @@ func (c *conn) writePiece(head, piece []byte) error {
 	return err
 }
 
-// lastWord is how long after the execution's deadline a final response may still be written.
-const lastWord = time.Second
+// responseGrace is how long after the execution's deadline a final response may still be written.
+const responseGrace = time.Second
 
 // armWrite sets the write deadline, unless the current one is close enough.
 func (c *conn) armWrite() {
 	now, timeout := time.Now(), c.p.cfg.stallTimeout
 	if end := c.p.cfg.Deadline; !end.IsZero() {
-		timeout = min(timeout, max(end.Sub(now), 0)+lastWord)
+		timeout = min(timeout, max(end.Sub(now), 0)+responseGrace)
 	}
 	if left := c.writeArmed.Sub(now); left < timeout*3/4 || left > timeout {
 		c.writeArmed = now.Add(timeout)

@@ -20,8 +20,8 @@ var (
 	errCorrupt = errors.New("its body is not in its content coding")
 )
 
-// maxSilent is how many bytes of a body may be read without producing output. No legitimate content coding needs a
-// hundredth of it, but an API could otherwise send empty blocks, or data after the end, without limit.
+// maxSilent is how many bytes of a body may be read without producing output. Legitimate content codings need less
+// than a hundredth of it. Without the limit, an API could send empty blocks, or data after the end, forever.
 const maxSilent = 1 << 20
 
 // coded is a body in its content coding.

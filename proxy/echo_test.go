@@ -134,7 +134,7 @@ func TestACompressedStreamIsNotBuffered(t *testing.T) {
 	})
 }
 
-func TestRangesGiveNoPartOfTheKey(t *testing.T) {
+func TestRangesRevealNoPartOfTheKey(t *testing.T) {
 	text := "before " + testKey + " behind it" + strings.Repeat(" and more", 100)
 	var whole string // the proxy's output
 	eachProtocol(t, func(w http.ResponseWriter, r *http.Request) {
@@ -187,7 +187,7 @@ func TestRangesGiveNoPartOfTheKey(t *testing.T) {
 	})
 }
 
-func TestPartsThatWereNotAskedForAreRefused(t *testing.T) {
+func TestUnrequestedRangesAreRefused(t *testing.T) {
 	const head = "HTTP/1.1 206 Partial Content\r\nContent-Length: 4\r\n"
 	for _, tt := range []struct {
 		name, asked, answer string
@@ -200,7 +200,7 @@ func TestPartsThatWereNotAskedForAreRefused(t *testing.T) {
 		{"a range without a unit", "0-3", "Content-Range: bytes 0-3/20\r\n\r\nabcd", false},
 		{"another unit", "items=0-3", "Content-Range: items 0-3/20\r\n\r\nabcd", true},
 		{"another unit, without a name", "0-3", "Content-Range: 0-3/20\r\n\r\nabcd", true},
-		{"all there is", "bytes=0-9", "Content-Range: bytes 0-3/4\r\n\r\nabcd", true},
+		{"the whole resource", "bytes=0-9", "Content-Range: bytes 0-3/4\r\n\r\nabcd", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			api := startRawAPI(t, func(conn net.Conn, _ recorded) bool {
@@ -220,7 +220,7 @@ func TestPartsThatWereNotAskedForAreRefused(t *testing.T) {
 	}
 }
 
-func TestLessThanWasAskedForIsPassedOnWithoutItsMargin(t *testing.T) {
+func TestShortRangeIsDeliveredWithoutItsMargin(t *testing.T) {
 	api := startRawAPI(t, func(conn net.Conn, _ recorded) bool { // sends 200 bytes at a time
 		_, _ = io.WriteString(conn,
 			"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-199/100000\r\nContent-Length: 200\r\n\r\n"+strings.Repeat("x", 200))

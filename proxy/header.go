@@ -45,13 +45,13 @@ func requestAction(name []byte) headerAction {
 	case "connection", "proxy-connection", "keep-alive", "upgrade", "http2-settings",
 		"proxy-authorization", "proxy-authenticate":
 		return drop
-		// Fields in which some server or framework expects the caller.
+		// Fields from which some server or framework reads who the caller is.
 	case "remote-user", "client-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip",
 		"cf-connecting-ip",
 		"fastly-client-ip", "forwarded":
 		return drop
-		// Fields in which some server or framework expects the requested path or host. They include CGI variables: a
-		// field named Proxy becomes HTTP_PROXY there.
+		// Fields from which some server or framework reads the requested path or host. They include CGI variables: CGI
+		// turns a field named Proxy into HTTP_PROXY.
 	case "script-name", "path-info", "path-translated", "request-uri", "request-method", "x-script-name", "x-path-info",
 		"x-request-uri", "x-host", "x-http-host-override", "x-sendfile-type", "proxy", "x-request-method":
 		return drop
@@ -61,7 +61,7 @@ func requestAction(name []byte) headerAction {
 		"script-filename",
 		"document-root", "document-uri", "https":
 		return drop
-		// The pseudo-fields of HTTP/2, for servers that take them without their colon.
+		// The pseudo-fields of HTTP/2, for servers that accept them without the colon.
 	case "method", "scheme", "authority", "path", "uri":
 		return drop
 	case "content-length", "transfer-encoding":
@@ -79,7 +79,7 @@ func requestAction(name []byte) headerAction {
 	case "x-http-method-override", "x-http-method", "x-method-override":
 		return override
 	}
-	if tellsIdentity(folded) {
+	if assertsIdentity(folded) {
 		return drop
 	}
 	if bytes.HasPrefix(folded, []byte("x-")) {
@@ -92,11 +92,10 @@ func requestAction(name []byte) headerAction {
 	return pass
 }
 
-// tellsIdentity reports whether a field has a word with which gateways name what they tell a server about the caller
-// whom they have authenticated, or about its certificate: X-Authenticated-Userid, X-Consumer-Id, X-WEBAUTH-USER,
-// X-MS-CLIENT-PRINCIPAL, X-Amzn-Oidc-Identity, Impersonate-User, X-On-Behalf-Of, Ssl-Client-Verify. A name that only
-// mentions a user passes.
-func tellsIdentity(folded []byte) bool {
+// assertsIdentity reports whether a field's name contains a word that gateways use in fields about the authenticated
+// caller or the caller's certificate: X-Authenticated-Userid, X-Consumer-Id, X-WEBAUTH-USER, X-MS-CLIENT-PRINCIPAL,
+// X-Amzn-Oidc-Identity, Impersonate-User, X-On-Behalf-Of, Ssl-Client-Verify. A name that only mentions a user passes.
+func assertsIdentity(folded []byte) bool {
 	for word := range bytes.SplitSeq(folded, []byte("-")) {
 		switch string(word) {
 		case "authenticated", "webauth", "consumer", "credential", "principal", "oidc", "iap", "jwt", "userinfo",

@@ -10,14 +10,14 @@ import (
 	"github.com/kizen/kizen-sidecar/proxy/internal/h1"
 )
 
-// http1Exchange is one attempt over an HTTP/1.1 connection, which the exchange uses alone. The request's bytes are in
+// http1Exchange is one attempt over an HTTP/1.1 connection, which only this exchange uses. The request's bytes are in
 // c.out, as appendRequest wrote them.
 type http1Exchange struct {
 	*exchange
 	a      *apiConn
 	upload *upload   // nil if the whole body was sent with the head
 	sent   time.Time // when the request was sent, if there is no upload
-	unsent bool      // not a byte of the request could be written
+	unsent bool      // no byte of the request was written
 }
 
 // roundTrip implements protocol.
@@ -69,7 +69,7 @@ func (w *http1Exchange) finish(err error) {
 	a.Close()
 }
 
-// failed implements protocol. HTTP/1.1 cannot say that a request was not processed, unless none of it was sent.
+// failed implements protocol. Over HTTP/1.1, a request is known to be unprocessed only if none of it was sent.
 func (w *http1Exchange) failed(err error) repeat {
 	switch {
 	case w.a.rd.Buffered() > 0 || !connectionDied(err):
@@ -86,8 +86,8 @@ func connectionDied(err error) bool {
 	return errors.Is(err, io.EOF) || errors.As(err, &op) && !op.Timeout()
 }
 
-// wake is called by each waiting read. A write that makes no progress ends at its deadline, so wake treats a body that
-// is being sent as making progress. Over HTTP/2, where others share the connection, progress is measured.
+// Every waiting read calls wake. wake assumes that a body that is being sent makes progress, because a stalled write
+// fails at its deadline. Over HTTP/2, where exchanges share the connection, progress is measured instead.
 func (w *http1Exchange) wake() error {
 	sending := w.upload.running()
 	moved := time.Now()

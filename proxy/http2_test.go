@@ -24,7 +24,7 @@ func tlsAPI(t testing.TB, h2 bool, handler http.HandlerFunc) (root string, ca *x
 	return api.URL + "/api", ca
 }
 
-func TestHTTP2IsSpokenWhereTLSNegotiatesIt(t *testing.T) {
+func TestHTTP2IsUsedIfTLSNegotiatesIt(t *testing.T) {
 	for _, h2 := range []bool{true, false} {
 		t.Run(map[bool]string{true: "h2", false: "http/1.1"}[h2], func(t *testing.T) {
 			var got atomic.Pointer[http.Request]
@@ -156,7 +156,7 @@ func TestHTTP2ConnectionIsSharedAndReplaced(t *testing.T) {
 	}
 }
 
-func TestHTTP2ConnectionMayDieMidway(t *testing.T) {
+func TestDeadHTTP2ConnectionNeverCompletesAnAnswer(t *testing.T) {
 	root, ca := tlsAPI(t, true, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/api/late" {
 			io.WriteString(w, strings.Repeat("x", 100000))
@@ -177,7 +177,7 @@ func TestHTTP2ConnectionMayDieMidway(t *testing.T) {
 	}
 }
 
-func TestBrokenUploadIsNeverWholeOverHTTP2(t *testing.T) {
+func TestBrokenUploadIsNeverCompleteOverHTTP2(t *testing.T) {
 	whole := make(chan error, 1)
 	root, ca := tlsAPI(t, true, func(w http.ResponseWriter, r *http.Request) {
 		_, err := io.Copy(io.Discard, r.Body)
@@ -212,7 +212,7 @@ func TestTLSIsVerified(t *testing.T) {
 		status     int
 	}{
 		{"known authority", root, ca, 200},
-		{"authority of the system", root, nil, 502},
+		{"authorities of the system", root, nil, 502},
 		{"old protocol", old.URL, ca, 502},
 		{"another name", strings.Replace(root, "127.0.0.1", "localhost", 1), ca, 502},
 	}

@@ -2,8 +2,8 @@ package proxy
 
 import "testing"
 
-// TestFieldsThatTellWhoCallsAreDropped: in the names of gateways, of CGI and of HTTP/2, but not every name with a user
-// in it.
+// TestIdentityFieldsAreDropped uses the names of gateways, of CGI and of HTTP/2, and names with a user in them that
+// pass.
 func TestFieldsThatTellWhoCallsAreDropped(t *testing.T) {
 	for _, name := range []string{
 		"X-Authenticated-User", "X-Authenticated-Userid", "X-Consumer-Id", "X-Anonymous-Consumer", "X-Credential-Identifier",
@@ -39,7 +39,7 @@ func TestAMethodInAMultipartBodyIsFoundInEverySpellingOfItsName(t *testing.T) {
 	}
 }
 
-func TestTheAuditHoldsNothingThatATerminalObeys(t *testing.T) {
+func TestAuditContainsNoTerminalControls(t *testing.T) {
 	audit := &memoryAudit{}
 	j := newJournal(&Config{Audit: audit, ExecutionID: "e1"})
 	if err := j.write(Call{Path: "/x\u202e\u009b"}); err != nil {

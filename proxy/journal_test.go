@@ -60,7 +60,7 @@ func TestAnExecutionHasAShareOfTheAudit(t *testing.T) {
 	audit := &memoryAudit{}
 	p := start(t, api.root(), func(c *Config) { c.Audit = audit })
 	p.journal.mu.Lock()
-	p.journal.left = -auditBurst // as after a great many calls
+	p.journal.left = -auditBurst // as after very many calls
 	p.journal.mu.Unlock()
 	answer := rawExchange(t, p.addr, request(p, "GET", "/x", "\r\n"))
 	if !strings.Contains(answer, `"code":"audit_unavailable"`) || !strings.Contains(answer, "share of the audit") ||
@@ -75,7 +75,7 @@ func TestAnExecutionHasAShareOfTheAudit(t *testing.T) {
 	}
 }
 
-func TestWhatIsRecordedIsCut(t *testing.T) {
+func TestRecordedTextsAreTruncated(t *testing.T) {
 	for text, want := range map[string]string{
 		"/short": "/short", strings.Repeat("a", maxRecorded): strings.Repeat("a", maxRecorded),
 		strings.Repeat("€", maxRecorded): strings.Repeat("€", maxRecorded/3) + fmt.Sprintf("... (%d bytes)", 3*maxRecorded),

@@ -59,7 +59,7 @@ func blockingAPI(t *testing.T) (root string, entered chan struct{}, release func
 	return root, entered, release
 }
 
-func TestRequestsUnderWayAreLimited(t *testing.T) {
+func TestConcurrentRequestsAreLimited(t *testing.T) {
 	root, entered, release := blockingAPI(t)
 	p := start(t, root, func(c *Config) { c.MaxInFlight = 2 })
 	var conns []net.Conn
@@ -81,7 +81,7 @@ func TestRequestsUnderWayAreLimited(t *testing.T) {
 		t.Errorf("answer %q", answer)
 	}
 	if p.inFlight.Load() != 0 {
-		t.Errorf("%d under way", p.inFlight.Load())
+		t.Errorf("%d in flight", p.inFlight.Load())
 	}
 }
 
@@ -107,7 +107,7 @@ func TestSlowCallersAreCutOff(t *testing.T) {
 	}
 }
 
-func TestTrickledHeadMeetsItsDeadline(t *testing.T) {
+func TestTricklingRequestHeadTimesOut(t *testing.T) {
 	p := start(t, "http://127.0.0.1:1/", func(c *Config) { c.headerTimeout = 100 * time.Millisecond })
 	conn := rawDial(t, p.addr, "GET /x HTTP/1.1\r\n")
 	go func() {
@@ -137,7 +137,7 @@ func TestCallerThatNeverReadsIsCutOff(t *testing.T) {
 	waitFor(t, func() bool { return p.Stats()[ClientGone] == 1 && p.inFlight.Load() == 0 })
 }
 
-func TestCallerThatWentAwayEndsItsCall(t *testing.T) {
+func TestCallEndsIfItsCallerDisconnects(t *testing.T) {
 	for _, half := range []bool{false, true} {
 		for _, h2 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("half-closed %v h2 %v", half, h2), func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestAPIThatDoesNotAnswerIs504(t *testing.T) {
 	}
 }
 
-func TestAPIThatTakesNothingIs504(t *testing.T) {
+func TestAPIThatReadsNothingIs504(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		over := make(chan struct{})
 		root, ca := tlsAPI(t, h2, func(http.ResponseWriter, *http.Request) { <-over })
@@ -203,7 +203,7 @@ func TestDeadlineEndsCalls(t *testing.T) {
 	t.Run("waiting", func(t *testing.T) {
 		root, _, _ := blockingAPI(t)
 		p := start(t, root, func(c *Config) { c.Deadline = time.Now().Add(100 * time.Millisecond) })
-		for range 2 { // one that is under way, one that arrives later
+		for range 2 { // one already in flight, one that arrives later
 			resp, body := do(t, newClient(t), "GET", p.URL()+"/x", "", nil)
 			if resp.StatusCode != 504 || !strings.Contains(body, `"code":"deadline_exceeded"`) {
 				t.Errorf("%d %s", resp.StatusCode, body)
@@ -230,7 +230,7 @@ func TestDeadlineEndsCalls(t *testing.T) {
 	}
 }
 
-func TestStrangersCannotKeepTheStepOut(t *testing.T) {
+func TestConnectionsWithoutCapabilityCannotLockOutTheStep(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	p := start(t, api.root(), func(c *Config) { c.maxConns = 4 })
 	for range 20 { // each one makes room for the next
@@ -274,10 +274,10 @@ func TestShutdownLetsCallsFinish(t *testing.T) {
 	}
 }
 
-func TestShutdownAnswersWhatDoesNotFinish(t *testing.T) {
+func TestShutdownAnswersUnfinishedCalls(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		for name, rest := range map[string]string{"a request": "\r\n",
-			"an upload under way": "Content-Length: 100000\r\n\r\nabc"} {
+			"an unfinished upload": "Content-Length: 100000\r\n\r\nabc"} {
 			entered := make(chan struct{})
 			root, ca := tlsAPI(t, h2, func(w http.ResponseWriter, r *http.Request) {
 				close(entered)

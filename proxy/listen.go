@@ -21,8 +21,8 @@ func listenLoopback(address string) (net.Listener, error) {
 	return net.Listen("tcp", address)
 }
 
-// acceptedHosts returns the values of Host that address this proxy. Others may come from a name whose DNS an attacker
-// has pointed here.
+// acceptedHosts returns the values of Host that address this proxy. Any other value may be a name that an attacker's
+// DNS resolves to this address.
 func acceptedHosts(address string) []string {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -90,7 +90,7 @@ func (p *Proxy) accept() {
 }
 
 // admit starts serving a connection. If there are too many, it closes one that has not presented the capability, so
-// that strangers cannot lock out the step; without such a connection, it refuses the new one.
+// that other processes cannot lock out the step. If all have presented it, admit refuses the new one.
 func (p *Proxy) admit(nc net.Conn) {
 	c := newConn(p, nc)
 	p.mu.Lock()

@@ -10,9 +10,9 @@ import (
 // our address as the API's, and would follow the original Location past the proxy.
 const locationAsIs = "x-kizen-location"
 
-// localLocation returns the step's Location for the API's: for a target inside the API root the same place behind this
-// proxy, for one elsewhere on the API's host its absolute form, because the step would resolve it against the proxy. A
-// reference that resolves correctly, and a target on another host, stay unchanged.
+// localLocation translates the API's Location for the step. A target inside the API root becomes the same path on this
+// proxy. A target elsewhere on the API's host becomes absolute, because the step would resolve a relative one against
+// the proxy. A reference that already resolves correctly, and a target on another host, stay unchanged.
 func (x *exchange) localLocation(value []byte) []byte {
 	if len(value) == 0 || headerValue(x.c.req.Fields, locationAsIs) != nil {
 		return value

@@ -50,7 +50,7 @@ func TestALocationBelowARootWithoutPath(t *testing.T) {
 }
 
 // The kizen module shows the API's URLs. It asks for them with a header field that the API does not receive.
-func TestAClientCanHaveLocationAsTheAPIWroteIt(t *testing.T) {
+func TestClientCanRequestTheOriginalLocation(t *testing.T) {
 	for _, location := range []string{"/api/x", "https://app.example.com/api/x", "//app.example.com/api/x", "x"} {
 		api := startRawAPI(t, answerWith("HTTP/1.1 201 Created\r\nLocation: "+location+"\r\nContent-Length: 0\r\n\r\n"))
 		p := start(t, api.root(), nil)
@@ -64,7 +64,7 @@ func TestAClientCanHaveLocationAsTheAPIWroteIt(t *testing.T) {
 	}
 }
 
-// No Location from an API makes our clients send another host a request meant for the API.
+// No Location from an API may make a client send to another host a request that is meant for the API.
 func FuzzLocation(f *testing.F) {
 	for _, seed := range []string{"/api/x", "//h/api", "..//x", "https:/api", "/\\evil", "https://app.example.com/api//x",
 		":", "?#", "\xff"} {

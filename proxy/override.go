@@ -12,7 +12,7 @@ import (
 // and Express's method-override by "_method", ASP.NET by the name of a header field. They do so for POST, and for the
 // body types that they parse.
 
-// overriddenMethods are the methods as which a POST may be treated.
+// overriddenMethods are the methods that may override POST.
 var overriddenMethods = []string{"PUT", "PATCH", "DELETE", "GET"}
 
 // isMethodName reports whether a lower-case parameter overrides the method. PHP replaces ".", " " and "[" in names by
@@ -25,7 +25,7 @@ func isMethodName(name string) bool {
 	return len(name) == len("_method") && strings.IndexByte("_. [", name[0]) >= 0 && name[1:] == "method"
 }
 
-// longestMethodName is the length of the longest name that isMethodName knows.
+// longestMethodName is the length of the longest name that isMethodName accepts.
 const longestMethodName = len("x-http-method-override")
 
 // nameScanner searches a body in pieces for a name of isMethodName as a whole word. It does not parse the body as a
@@ -67,8 +67,8 @@ func newNameScanner(req *h1.Request) (scanner *nameScanner, hidden bool) {
 	return scanner, hidden
 }
 
-// contentTypes returns every content type of a request in lower case: of a field given twice, servers take either, and
-// WSGI servers take "_" in its name for "-".
+// contentTypes returns every content type of a request in lower case. If the field occurs twice, servers use either,
+// and WSGI servers treat "_" in a field's name as "-".
 func contentTypes(fields []h1.Field) string {
 	var all []string
 	for _, f := range fields {
@@ -174,7 +174,7 @@ func (s *scanned) check(p []byte) *refusal {
 	return s.deny()
 }
 
-// refusedBody is the refusal of a body that has begun to pass.
+// refusedBody is the refusal of a body of which a part was already sent.
 type refusedBody struct{ *refusal }
 
 // Error implements error.
@@ -194,7 +194,7 @@ func (x *exchange) scanBody() *refusal {
 	return nil
 }
 
-// deniedAsOther asks the policy about every method as which a POST may be treated.
+// deniedAsOther asks the policy about every method that may override a POST.
 func (x *exchange) deniedAsOther() *refusal {
 	for _, method := range overriddenMethods {
 		if r := x.authorizeAs(method); r != nil {

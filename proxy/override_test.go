@@ -50,7 +50,7 @@ func scannerFor(t *testing.T, content string) *nameScanner {
 	return scanner
 }
 
-func TestAMethodIsFoundWhereverABodyIsCut(t *testing.T) {
+func TestOverriddenMethodIsFoundAtEveryCutOfABody(t *testing.T) {
 	for _, c := range bodiesWithAMethod {
 		if strings.Contains(c.content, "utf-16") {
 			continue
@@ -69,7 +69,7 @@ func TestAMethodIsFoundWhereverABodyIsCut(t *testing.T) {
 	}
 }
 
-func TestABodyDoesNotMakeOfAPOSTWhatIsDenied(t *testing.T) {
+func TestBodyCannotOverrideAPOSTWithADeniedMethod(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		var mu sync.Mutex
 		var whole []string
@@ -115,7 +115,7 @@ func TestABodyDoesNotMakeOfAPOSTWhatIsDenied(t *testing.T) {
 						whole)
 				}
 				if status, answer := post("/records/2", c.content, body); status != 204 {
-					t.Errorf("h2 %v: %s %.80q, of which every method is allowed: %d %s", h2, c.content, c.body, status, answer)
+					t.Errorf("h2 %v: %s %.80q, with every method allowed: %d %s", h2, c.content, c.body, status, answer)
 				}
 			}
 		}
@@ -129,7 +129,7 @@ func TestABodyDoesNotMakeOfAPOSTWhatIsDenied(t *testing.T) {
 			t.Errorf("h2 %v: a compressed form: %d", h2, response.StatusCode)
 		}
 		if response, _ := do(t, client, "PUT", p.URL()+"/records/1", "_method=DELETE", nil); response.StatusCode != 204 {
-			t.Errorf("h2 %v: a PUT, which no framework takes for another method: %d", h2, response.StatusCode)
+			t.Errorf("h2 %v: a PUT, whose method no framework overrides: %d", h2, response.StatusCode)
 		}
 	}
 }
@@ -144,7 +144,7 @@ func BenchmarkNameScanner(b *testing.B) {
 	}
 }
 
-func TestEveryContentTypeOfARequestCounts(t *testing.T) {
+func TestEveryContentTypeFieldOfARequestCounts(t *testing.T) {
 	for _, head := range []string{
 		"Content-Type: text/plain\r\nContent-Type: application/x-www-form-urlencoded",
 		"Content-Type: application/x-www-form-urlencoded\r\nContent-Type: text/plain",
@@ -164,6 +164,6 @@ func TestEveryContentTypeOfARequestCounts(t *testing.T) {
 	types := []h1.Field{{Name: []byte("Content-Type"),
 		Value: []byte("application/json, application/x-www-form-urlencoded")}}
 	if _, hidden := newNameScanner(&h1.Request{Method: []byte("POST"), Head: h1.Head{Framing: h1.Chunked, Fields: types}}); !hidden {
-		t.Error("a body that is JSON and a form at once is taken as searched")
+		t.Error("a body that is both JSON and a form counts as searched")
 	}
 }

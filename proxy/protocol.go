@@ -22,7 +22,7 @@ type protocol interface {
 	// finish waits until the step's body is no longer read, and then returns the connection to the pool or closes it.
 	// err is the error of roundTrip.
 	finish(err error)
-	// failed reports whether a request may be sent again that failed with err before the API sent any byte of a
+	// failed reports whether a request may be sent again after it failed with err before the API sent any byte of a
 	// response.
 	failed(err error) repeat
 }

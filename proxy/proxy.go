@@ -143,7 +143,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 			p.eachConn((*conn).cutAPI)
 			select {
 			case <-finished:
-			case <-time.After(lastWord):
+			case <-time.After(responseGrace):
 			}
 		}
 		p.eachConn((*conn).cut)
@@ -173,7 +173,7 @@ type keyScanner struct {
 	*keyscan.Scanner
 }
 
-// scannerOf returns the scanner for key. A proxy has one key, and a new one after each renewal.
+// scannerOf returns the scanner for key. The key changes only with a renewal.
 func (p *Proxy) scannerOf(key string) *keyscan.Scanner {
 	last := p.scanner.Load()
 	if last == nil || last.key != key {

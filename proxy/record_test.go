@@ -182,7 +182,7 @@ func TestNoCallReachesTheAPIWhileItCannotBeRecorded(t *testing.T) {
 	}
 }
 
-func TestALineThatTheAuditDoesNotTakeIsSaid(t *testing.T) {
+func TestFailedAuditWriteIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	var audit memoryAudit
 	api := startRawAPI(t, func(conn net.Conn, r recorded) bool {
@@ -233,7 +233,7 @@ func (a *memoryAudit) String() string {
 	return a.lines.String()
 }
 
-func TestProbeAsksTheListenerItself(t *testing.T) {
+func TestProbeReachesTheListenerAndNotTheAPI(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	p := start(t, api.root(), nil)
 	if err := p.Probe(context.Background()); err != nil || len(api.seen()) > 0 {
@@ -245,7 +245,7 @@ func TestProbeAsksTheListenerItself(t *testing.T) {
 	}
 }
 
-func TestKeyIsNowhereButOnTheWayToTheAPI(t *testing.T) {
+func TestKeyAppearsOnlyInRequestsToTheAPI(t *testing.T) {
 	var log bytes.Buffer
 	var audit memoryAudit
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))

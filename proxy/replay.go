@@ -70,7 +70,8 @@ func (b *stepBody) rewind() bool {
 	return !b.lost
 }
 
-// refusedStream has the shape of net/http's error for a stream that the API reset, which errors.As converts to it.
+// refusedStream has the fields of net/http's unexported error for a reset stream, so that errors.As converts one to
+// it.
 type refusedStream struct {
 	StreamID uint32
 	Code     uint32

@@ -9,7 +9,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
-func TestNoTwoRequestsOutOfOne(t *testing.T) {
+func TestOneRequestNeverBecomesTwo(t *testing.T) {
 	for _, attempt := range attacks.Messages() {
 		t.Run(attempt.Name, func(t *testing.T) {
 			api := startRawAPI(t, answerWith(ok204))
@@ -40,7 +40,7 @@ func TestNoTwoRequestsOutOfOne(t *testing.T) {
 	}
 }
 
-// TestAnswerCannotBecomeTwo: a response that is invalid, or whose end servers disagree about, becomes a 502.
+// TestOneAnswerNeverBecomesTwo: a response that is invalid, or whose end is ambiguous, becomes a 502.
 func TestAnswerCannotBecomeTwo(t *testing.T) {
 	for _, a := range attacks.Answers() {
 		if !strings.HasSuffix(a.Sees, attacks.BadGateway) || a.Again != "" {
@@ -57,7 +57,7 @@ func TestAnswerCannotBecomeTwo(t *testing.T) {
 	}
 }
 
-func TestUnaskedAnswerReachesNobody(t *testing.T) {
+func TestUnsolicitedAnswerIsNotDelivered(t *testing.T) {
 	api := startRawAPI(t,
 		answerWith("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"+"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"))
 	p := start(t, api.root(), nil)

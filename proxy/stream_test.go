@@ -60,7 +60,7 @@ func TestHeadDoesNotWaitForTheFirstChunkOfData(t *testing.T) {
 	readThrough(t, conn, "0\r\n\r\n")
 }
 
-func TestContinueIsTheAPIsToSay(t *testing.T) {
+func TestOnlyTheAPISendsContinue(t *testing.T) {
 	for _, tt := range []struct{ name, first, want string }{
 		{"continue", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 204 No Content\r\n"},
 		{"refused", "", "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"},
@@ -209,7 +209,7 @@ func TestAnswerMayComeBeforeTheBodyEnds(t *testing.T) {
 	}
 }
 
-func TestBothWaysAtOnce(t *testing.T) {
+func TestBothBodiesStreamConcurrently(t *testing.T) {
 	l := listen(t)
 	serve(t, l, func(conn net.Conn) { // an echo that responds while it reads
 		skipHead(conn)

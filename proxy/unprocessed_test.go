@@ -38,8 +38,8 @@ func reset(code http2.ErrCode) func(*http2.Framer, uint32) bool {
 	return func(fr *http2.Framer, stream uint32) bool { return fr.WriteRSTStream(stream, code) == nil }
 }
 
-// goAway reports that only the streams below the request's own, by the given number, were processed, and ends the
-// connection.
+// goAway returns an action that sends a GOAWAY and ends the connection. The last processed stream in it is the
+// request's own stream, minus below.
 func goAway(below uint32, code http2.ErrCode) func(*http2.Framer, uint32) bool {
 	return func(fr *http2.Framer, stream uint32) bool {
 		fr.WriteGoAway(stream-below, code, nil)
@@ -175,7 +175,7 @@ func TestUnprocessedRequestsAreSentAgain(t *testing.T) {
 		{"an upload refused too late", "POST", 300 << 10, repeated(1, scripted{250 << 10, refused}), 1 << 20, 502, 1, 1},
 		{"streams that are refused without end", "POST", 4, repeated(20, scripted{0, refused}), 0, 502, maxAttempts,
 			1 + maxAttempts - sharedAttempts},
-		{"a reset that is no refusal", "POST", 4, repeated(1, scripted{4, reset(http2.ErrCodeInternal)}), 0, 502, 1, 1},
+		{"a reset with another code", "POST", 4, repeated(1, scripted{4, reset(http2.ErrCodeInternal)}), 0, 502, 1, 1},
 		{"a goaway above the stream, and the end", "POST", 4, repeated(1, scripted{4, goAway(0, http2.ErrCodeNo)}), 0, 502, 1,
 			1},
 	} {

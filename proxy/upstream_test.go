@@ -361,7 +361,7 @@ func TestOperatorsProxyMayRefuse(t *testing.T) {
 	}
 }
 
-func TestOperatorsProxyThatCannotWorkStopsTheStart(t *testing.T) {
+func TestUnusableOperatorsProxyFailsTheStart(t *testing.T) {
 	root, _ := url.Parse("https://api.example")
 	for name, via := range map[string]func(*http.Request) (*url.URL, error){
 		"another scheme": func(*http.Request) (*url.URL, error) { return url.Parse("socks5://user:hunter2@proxy:1080") },

@@ -131,13 +131,13 @@ func (c *collector) cutHeaders(headers map[string]string) map[string]string {
 	return c.redact.headers(headers)
 }
 
-// An entry and a header field hold about so many bytes besides their texts.
+// The approximate size of an entry and of a header field without their texts, in bytes.
 const (
 	entrySize       = 512
 	headerFieldSize = 64
 )
 
-// size returns approximately how many bytes an entry takes in memory, or in a result if that is more.
+// size returns the approximate size of an entry in memory, or in a result if that is more, in bytes.
 func (e HTTPEntry) size() int {
 	size := entrySize + len(e.Method) + quoted(e.URL) + headersSize(e.Headers) + headersSize(e.ResponseHeaders)
 	for _, text := range []*string{e.Body, e.ResponseBody, e.RequestErrorType} {

@@ -25,7 +25,7 @@ func nestedLists(levels, n int, element string) []byte {
 	return []byte(`{"x":` + strings.Repeat(`{"t":"l","v":[`, levels) + inner + strings.Repeat(`]}`, levels) + `}`)
 }
 
-func TestADocumentOfTooMuchIsRefusedBeforeItIsDecoded(t *testing.T) {
+func TestOversizedDocumentsAreRefusedBeforeDecoding(t *testing.T) {
 	members := make([]string, 40_000)
 	for i := range members {
 		members[i] = fmt.Sprintf(`"n%d":"n"`, i)
@@ -74,7 +74,7 @@ func mustJSON(t *testing.T, v any) json.RawMessage {
 	return data
 }
 
-func TestMistakesAreBoundedInNumberAndSize(t *testing.T) {
+func TestErrorsAreBoundedInNumberAndSize(t *testing.T) {
 	data := nestedLists(60, 90_000, `"`+strings.Repeat("x", 20)+`"`)
 	var err error
 	used := allocated(func() { _, err = runner.DecodeWireInputs(data) })

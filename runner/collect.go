@@ -58,7 +58,7 @@ func (c *collector) addLog(text string, alreadyCut int64) {
 	kept := c.redact.cut(text, maxLogMessage)
 	c.dropped.Bytes = addCount(c.dropped.Bytes, alreadyCut)
 	c.dropped.Bytes = addCount(c.dropped.Bytes, int64(len(text)-maxLogMessage))
-	// An empty message takes space as well.
+	// An empty message takes space too.
 	size := max(1, len(kept))
 	if c.logBytes+size > maxLogTotal {
 		c.dropped.Messages++

@@ -11,7 +11,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/egress"
 )
 
-// ConnectionRecord is the record of the connections that a step opened itself. Those to its proxy are calls, see
+// ConnectionRecord is the record of the connections that a step opened itself. Connections to its proxy are calls, see
 // HTTPRecord.
 type ConnectionRecord struct {
 	// Count is the number of connections, Refused that of the refused ones; NotLogged is how many are not in
@@ -22,7 +22,7 @@ type ConnectionRecord struct {
 	Connections []Connection `json:"connections"`
 }
 
-// Connection is one recorded connection, or the datagrams to one destination, or a name that was not resolved.
+// Connection is one recorded connection, all datagrams to one destination, or a name that was not resolved.
 type Connection struct {
 	// Host is the name that the step asked for; empty for a literal address.
 	Host string `json:"host"`
@@ -39,7 +39,7 @@ type Connection struct {
 	// connection.
 	Error     string    `json:"error,omitempty"`
 	StartedAt time.Time `json:"started_at"`
-	// Duration is the time until it was connected, in milliseconds.
+	// Duration is the time until the connection was made or failed, in milliseconds.
 	Duration float64 `json:"duration"`
 }
 
@@ -74,8 +74,8 @@ var consequences = []string{
 	"No address associated with hostname", "Errno -5",
 }
 
-// explain adds to a failed step's error why its last connection was refused, if that may be the cause. Whatever
-// wrapped the system's error, its words are still in the traceback.
+// explain adds to a failed step's error why its last connection was refused, if that may be the cause. A library may
+// have wrapped the system's error, but the error's text is still in the traceback.
 func (v *verdict) explain(record egress.Record) {
 	refused := record.Last
 	if v.outcome != outcomes.Exception || refused == nil {
@@ -96,7 +96,7 @@ func (v *verdict) explain(record egress.Record) {
 	}
 }
 
-// explanation says in one line which connection was refused, by which rule and why.
+// explanation returns one line: which connection was refused, by which rule, and why.
 func explanation(c egress.Connection) string {
 	to := c.Host
 	if c.Address.IsValid() {

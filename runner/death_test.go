@@ -25,7 +25,7 @@ import (
 
 const mib = 1 << 20
 
-// Each step first logs and prints something, which is in the result in every case.
+// Each step first logs and prints something. Every result must contain both.
 const lastWords = "outputs.x = 'assigned'\noutputs.log('last words'); print('printed')\n"
 
 type death struct {
@@ -52,7 +52,7 @@ var deaths = []death{
 		code: 1},
 	{name: "sys.exit of a signal", script: "import signal, sys; sys.exit(signal.SIGTERM)", outcome: outcomes.Exited,
 		says: "SystemExit", code: 15},
-	{name: "sys.exit of a number that no process has", script: "import sys; sys.exit(2 ** 70)", outcome: outcomes.Exited,
+	{name: "sys.exit of a number that is no exit code", script: "import sys; sys.exit(2 ** 70)", outcome: outcomes.Exited,
 		says: "SystemExit: 1180591620717411303424", code: 1},
 	{name: "os._exit", script: "import os; os._exit(3)", outcome: outcomes.Exited,
 		says: "exited: the step's process left with code 3 and did not hand over a result", code: 3},
@@ -83,7 +83,7 @@ var deaths = []death{
 		limits: runner.Limits{Wall: time.Second}, outcome: outcomes.Timeout,
 		says:   "timeout: the step's body had ended, and its thread \"worker\" was still running at its limit of 1s",
 		detail: "Thread \"worker\" (most recent call last):\n  File \"script.py\", line 4, in work\n"},
-	{name: "a thread that does not end, of no line of the step's",
+	{name: "a thread that does not end, outside the step's code",
 		script: "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), name='worker').start()",
 		limits: runner.Limits{Wall: time.Second}, outcome: outcomes.Timeout, says: "its thread \"worker\" was",
 		detail: "Thread \"worker\" (most recent call last):\n  in no line of the step's own\n"},
@@ -195,7 +195,7 @@ var deaths = []death{
 		script: "import os, json\nbody = json.dumps({'k': 'result', 'n': '0' * 32, 'ok': True, 'values': {'x': {'t': 's', 'v': 'forged'}}}).encode()\nfor fd in range(3, 256):\n  try: os.write(fd, len(body).to_bytes(4, 'big') + body)\n  except OSError: pass\nraise ValueError('really')", outcome: outcomes.Exception, says: "ValueError: really"},
 }
 
-func TestEveryWayToDieHasItsWords(t *testing.T) {
+func TestEveryFailureHasItsOutcomeAndMessage(t *testing.T) {
 	r := newRunner(t, runner.Config{})
 	for _, d := range deaths {
 		t.Run(d.name, func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestEveryWayToDieHasItsWords(t *testing.T) {
 	}
 }
 
-func TestAForkDiesAsAnyInterpreterDoes(t *testing.T) {
+func TestFailuresInAForkAreReportedTheSame(t *testing.T) {
 	f := newForkServer(t, runner.Config{})
 	defer f.Close()
 	for _, d := range deaths {
@@ -246,7 +246,7 @@ func (d death) check(t *testing.T, prepared *runner.Prepared) {
 		t.Fatalf("got %s, want %s: %+v\nstderr: %s", result.Outcome, d.outcome, result.Error, result.Stderr)
 	}
 	if !strings.Contains(result.Error.Message, d.says) || !strings.Contains(result.Error.Detail, d.detail) {
-		t.Errorf("got %q, want it to say %q\ndetail %s", result.Error.Message, d.says, result.Error.Detail)
+		t.Errorf("got %q, want %q in it\ndetail %s", result.Error.Message, d.says, result.Error.Detail)
 	}
 	if result.Values != nil {
 		t.Errorf("outputs of a failed step were kept: %v", result.Values)
@@ -273,7 +273,7 @@ func (d death) check(t *testing.T, prepared *runner.Prepared) {
 	}
 }
 
-func TestAFullDiskIsNoLimitWhereTheStepHasNoFileSystemOfItsOwn(t *testing.T) {
+func TestAFullDiskIsAnExceptionWithoutAPrivateFileSystem(t *testing.T) {
 	for mode, want := range map[sandbox.Mode]runner.Outcome{sandbox.ModeOff: outcomes.Exception,
 		sandbox.ModeAuto: outcomes.OutputLimit} {
 		r := newRunner(t, runner.Config{Sandbox: mode})
@@ -287,7 +287,7 @@ func TestAFullDiskIsNoLimitWhereTheStepHasNoFileSystemOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestEveryOutcomeHasAWayToDie(t *testing.T) {
+func TestEveryOutcomeOfAFailedStepIsTested(t *testing.T) {
 	// Outcomes that are not deaths of a step: success, a stop from outside, our own errors, and executions whose step
 	// did not run here.
 	known := []runner.Outcome{outcomes.OK, outcomes.Cancelled, outcomes.Internal, outcomes.Refused, outcomes.NotStarted,
@@ -302,12 +302,12 @@ func TestEveryOutcomeHasAWayToDie(t *testing.T) {
 	}
 }
 
-func TestNothingIsLeftAfterAnyDeath(t *testing.T) { requireNothingLeft(t, 1) }
+func TestNoResourceIsLeftAfterAnyFailure(t *testing.T) { requireNothingLeft(t, 1) }
 
-func TestTortureNothingIsLeftAfterManyDeaths(t *testing.T) { requireNothingLeft(t, 12) }
+func TestTortureNoResourceIsLeftAfterManyFailures(t *testing.T) { requireNothingLeft(t, 12) }
 
 // requireNothingLeft runs steps of every kind several times, and counts the resources that they leave in this process.
-// The sandbox's own test counts those on the machine.
+// The sandbox's own test counts the resources that they leave on the machine.
 func requireNothingLeft(t *testing.T, times int) {
 	t.Helper()
 	r := newRunner(t, runner.Config{})
@@ -376,14 +376,14 @@ func TestACancelledStepIsStopped(t *testing.T) {
 	}
 }
 
-func TestASparseMappingIsNoMemory(t *testing.T) {
+func TestASparseMappingDoesNotCountAsMemory(t *testing.T) {
 	result := run(t, newRunner(t, runner.Config{}), "import mmap; m = mmap.mmap(-1, 4 << 30); outputs.x = 'kept'")
 	if result.Outcome != outcomes.OK {
 		t.Errorf("got %s: %+v", result.Outcome, result.Error)
 	}
 }
 
-func TestWhatOutlivesTheBodyIsCut(t *testing.T) {
+func TestThreadsAndProcessesThatOutliveTheBodyAreKilled(t *testing.T) {
 	r := newRunner(t, runner.Config{})
 	for name, script := range map[string]string{
 		"thread":           "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
@@ -398,7 +398,7 @@ func TestWhatOutlivesTheBodyIsCut(t *testing.T) {
 	}
 }
 
-func TestPrintingDisturbsNothing(t *testing.T) {
+func TestMuchOutputDoesNotBlockTheStep(t *testing.T) {
 	result := run(t, newRunner(t, runner.Config{}),
 		"import os\nfor _ in range(100): os.write(1, b'x' * (1 << 20)); os.write(2, b'y' * 4096)\nprint('end')\noutputs.x = 'done'")
 	if result.Outcome != outcomes.OK || len(result.Stdout) != 8<<10 || !strings.HasSuffix(result.Stdout, "end\n") {
@@ -406,10 +406,10 @@ func TestPrintingDisturbsNothing(t *testing.T) {
 	}
 }
 
-func TestASecretThatIsCutIsNotPrinted(t *testing.T) {
+func TestATruncatedSecretIsRedacted(t *testing.T) {
 	secret := "s3cret-4711-" + strings.Repeat("z", 20)
 	r := newRunner(t, runner.Config{})
-	// At whichever byte the kept output begins, it contains no part of the secret.
+	// Wherever the kept output begins, it must contain no part of the secret.
 	for _, after := range []int{8<<10 - 5, 8 << 10, 16<<10 - 30, 16<<10 - 5, 16 << 10} {
 		result := run(t, r, fmt.Sprintf("print(secrets['k'] + 'x' * %d, end='')", after), func(e *runner.Execution) {
 			e.Secrets = map[string]runner.Secret{"k": runner.NewSecret(secret)}
@@ -445,7 +445,7 @@ os.wait()`)
 	}
 }
 
-// ownFrames is a step that reads the nonce from the harness and takes its place.
+// ownFrames is a step that reads the nonce from the harness and sends frames in its place.
 const ownFrames = `
 import json, posix, sys
 frame = sys._getframe()

@@ -95,8 +95,8 @@ type keySet struct {
 	many map[string]bool
 }
 
-// add adds a key, a JSON string, and returns an error if the object has it already: decoders differ in which value
-// they take.
+// add adds a key, a JSON string. It returns an error if the object already has the key, because decoders differ in
+// which of the two values they use.
 func (s *keySet) add(text []byte) error {
 	key := string(text[1 : len(text)-1])
 	if strings.Contains(key, `\`) && json.Unmarshal(text, &key) != nil {
@@ -151,9 +151,9 @@ func escapedUnit(data []byte, i int) (rune, bool) {
 	return rune(unit), err == nil
 }
 
-// largeDocument is the size in bytes from which documents are decoded in turns, and decoders how many at once. A list
-// of values takes 20 times its size while it is decoded, so callers and steps could otherwise use any amount of memory
-// together.
+// largeDocument is the size in bytes from which documents are decoded in turns; decoders is the number of turns. A
+// list of values takes 20 times its size while it is decoded, so without turns, callers and steps could use any amount
+// of memory together.
 const (
 	largeDocument = 64 << 10
 	decoders      = 2
@@ -161,7 +161,7 @@ const (
 
 var turns = make(chan struct{}, decoders)
 
-// takeTurn waits until a document of so many bytes may be decoded. The caller must call done when it holds only the
+// takeTurn waits until a document of size bytes may be decoded. The caller must call done when it holds only the
 // result.
 func takeTurn(size int) (done func()) {
 	if size < largeDocument {

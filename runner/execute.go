@@ -35,7 +35,7 @@ type attempt struct {
 	taken, ready, started, ended time.Time
 	// mainThread is the identifier of the thread that runs the step's body, in hexadecimal.
 	mainThread string
-	// ending lists what still runs once the step's body has ended.
+	// ending lists the threads and handlers that still run after the step's body has ended.
 	ending *message
 	forged int
 	// overEvents reports that the step exceeded the limit on events.
@@ -54,7 +54,7 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 	fed := make(chan struct{})
 	routine.Go(func() {
 		defer close(fed)
-		// If the harness has exited, the reading side notices it.
+		// If the harness has exited, the reading side detects it.
 		_ = writeFrame(a.sockets.stream, body)
 	})
 	heard := make(chan int)
@@ -70,7 +70,7 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 	if exit.Signal != 0 {
 		a.places.readCrash()
 	}
-	// No process is left that could send, so the socket ends after the sent messages.
+	// All processes that could send have ended, so the socket ends after the messages that were sent.
 	_ = a.sockets.events.SetReadDeadline(time.Now().Add(lastEvents))
 	a.forged += <-heard
 	stdout, stderr := a.release()
@@ -78,9 +78,9 @@ func (a *attempt) run(ctx context.Context) (Result, error) {
 	return a.judge(ctx, reading, exit, stdout, stderr)
 }
 
-// follow reads frames until the result, the end of the stream or the deadline. It returns nil after a result, otherwise
-// why it stopped. Until the step's first line the deadline is the startup limit, after it the step's own. Frames that
-// have arrived when follow notices a passed deadline still count.
+// follow reads frames until the result, the end of the stream or the deadline. It returns nil after a result,
+// otherwise the reason why it stopped. Until the step's first line, the deadline is the startup limit; after it, the
+// step's own. Frames that have arrived when follow notices that the deadline has passed still count.
 func (a *attempt) follow(ctx context.Context, nonce string) error {
 	_ = a.sockets.stream.SetReadDeadline(a.taken.Add(startupLimit))
 	late := &lateReader{ctx: ctx, file: a.sockets.stream}
@@ -119,8 +119,8 @@ const lastEvents = 5 * time.Second
 
 var eventBuffers = sync.Pool{New: func() any { return new([maxEvent]byte) }}
 
-// listen reads events until no process is left that could send any, or until the step has sent too many, for which it
-// is ended. It returns the number of forged events.
+// listen reads events until all processes that could send any have ended. If the step sends too many, listen ends it.
+// It returns the number of forged events.
 func (a *attempt) listen(nonce string) (forged int) {
 	buffer := eventBuffers.Get().(*[maxEvent]byte)
 	defer eventBuffers.Put(buffer)
@@ -130,7 +130,7 @@ func (a *attempt) listen(nonce string) (forged int) {
 		if empty++; !errors.Is(err, io.EOF) {
 			empty = 0
 		} else if empty == 1 || !hungUp(a.sockets.events) {
-			err = nil // an empty message reads like the end
+			err = nil // an empty message looks like the end
 		}
 		if err != nil {
 			return forged
@@ -151,8 +151,8 @@ func (a *attempt) listen(nonce string) (forged int) {
 	}
 }
 
-// stop lets the interpreter exit by itself after its result, or if it closed the connection and may be exiting;
-// otherwise it kills it.
+// stop lets the interpreter exit by itself if it has sent its result, or if it has closed the connection and may be
+// exiting. Otherwise stop kills it.
 func (a *attempt) stop(ctx context.Context, reading error) sandbox.Exit {
 	grace := time.Duration(0)
 	switch {
@@ -203,7 +203,7 @@ func (a *attempt) judge(ctx context.Context, reading error, exit sandbox.Exit, s
 	result.Begun, result.Started = a.begun, a.started
 	result.Phases = Phases{Spawn: a.spawned.Sub(a.begun), Teardown: finished.Sub(a.ended)}
 	if a.started.IsZero() {
-		// The step never started: the import took all of the time.
+		// The step never started, so the import took all of the time.
 		result.Phases.Import = a.ended.Sub(a.spawned)
 	} else {
 		result.Duration = a.ended.Sub(a.started)

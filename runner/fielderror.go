@@ -15,7 +15,7 @@ import (
 // use.
 type FieldErrors struct {
 	entries []fieldError
-	more    bool // some did not fit
+	more    bool // some were dropped
 }
 
 const (

@@ -11,25 +11,25 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// told counts the reports to an observer.
-type told struct{ logs, calls int }
+// reports counts the calls of an observer.
+type reports struct{ logs, calls int }
 
-func (o *told) Log(string)            { o.logs++ }
-func (o *told) HTTP(runner.HTTPEntry) { o.calls++ }
+func (o *reports) Log(string)            { o.logs++ }
+func (o *reports) HTTP(runner.HTTPEntry) { o.calls++ }
 
 // forgeryChecks are additional checks after some of the forgeries, by name.
-var forgeryChecks = map[string]func(t *testing.T, result runner.Result, heard told){
-	"one entry, unanswered and answered in turns": func(t *testing.T, result runner.Result, heard told) {
-		if heard.calls != 1 || result.HTTP.Count != 1 {
-			t.Errorf("heard of %d calls, recorded %d", heard.calls, result.HTTP.Count)
+var forgeryChecks = map[string]func(t *testing.T, result runner.Result, observed reports){
+	"one entry, unanswered and answered in turns": func(t *testing.T, result runner.Result, observed reports) {
+		if observed.calls != 1 || result.HTTP.Count != 1 {
+			t.Errorf("observed %d calls, recorded %d", observed.calls, result.HTTP.Count)
 		}
 	},
-	"calls of very many processes with long names": func(t *testing.T, result runner.Result, heard told) {
+	"calls of very many processes with long names": func(t *testing.T, result runner.Result, observed reports) {
 		if h := result.HTTP; h.Count != 300 || len(h.Requests) != 100 {
 			t.Errorf("%d calls, %d of them recorded", h.Count, len(h.Requests))
 		}
 	},
-	"counts beyond any number": func(t *testing.T, result runner.Result, heard told) {
+	"counts beyond any number": func(t *testing.T, result runner.Result, observed reports) {
 		h := result.HTTP
 		last := h.Requests[len(h.Requests)-1]
 		if h.Count < 4 || h.Count > 1<<41 || last.ResponseStatusCode != nil || *last.Duration > 1e6 {
@@ -39,26 +39,26 @@ var forgeryChecks = map[string]func(t *testing.T, result runner.Result, heard to
 			t.Errorf("dropped %+v", d)
 		}
 	},
-	"a record of control characters": func(t *testing.T, result runner.Result, heard told) {
+	"a record of control characters": func(t *testing.T, result runner.Result, observed reports) {
 		if h := result.HTTP; h.Count != 100 || h.NotLogged == 0 || len(h.Requests) == 0 ||
 			int(h.NotLogged)+len(h.Requests) != 100 {
 			t.Errorf("%d calls, %d of them not logged", h.Count, h.NotLogged)
 		}
 	},
-	"logs without end": func(t *testing.T, result runner.Result, heard told) {
-		if heard.logs > 100 {
-			t.Errorf("heard of %d messages", heard.logs)
+	"logs without end": func(t *testing.T, result runner.Result, observed reports) {
+		if observed.logs > 100 {
+			t.Errorf("observed %d messages", observed.logs)
 		}
 	},
 }
 
-// TestForgedFramesAreBounded: without bounds, each of these makes the sidecar use gigabytes, or reaches the caller's
-// result.
+// TestForgedFramesAreBounded sends frames that, without bounds, would make the sidecar use gigabytes, or reach the
+// caller's result.
 func TestForgedFramesAreBounded(t *testing.T) { forge(t, false) }
 
 func TestTortureFloodsOfForgedFramesAreBounded(t *testing.T) { forge(t, true) }
 
-// forge runs the attacks that are floods, or the others.
+// forge runs the attacks that are floods, or all others.
 func forge(t *testing.T, floods bool) {
 	r := newRunner(t, runner.Config{})
 	for _, c := range attacks.Forgeries() {
@@ -66,12 +66,12 @@ func forge(t *testing.T, floods bool) {
 			continue
 		}
 		t.Run(c.Name, func(t *testing.T) {
-			heard := &told{}
+			observed := &reports{}
 			var result runner.Result
 			var err error
 			used := allocated(func() {
 				result, err = r.Run(context.Background(), runner.Execution{
-					ID: "forged", Timeout: runner.MaxWall, Script: []byte(c.Source()), Observer: heard,
+					ID: "forged", Timeout: runner.MaxWall, Script: []byte(c.Source()), Observer: observed,
 					Outputs: runner.Outputs{{Name: "x", Type: "s"}, {Name: "l", Type: "l"}},
 				})
 			})
@@ -86,7 +86,7 @@ func forge(t *testing.T, floods bool) {
 				t.Errorf("the document has %d bytes, %v", len(document), err)
 			}
 			if check := forgeryChecks[c.Name]; check != nil {
-				check(t, result, *heard)
+				check(t, result, *observed)
 			}
 			memory := uint64(512 << 20) // the total; little of it is in use at a time
 			if strings.HasPrefix(c.Name, "a result") {
@@ -96,15 +96,15 @@ func forge(t *testing.T, floods bool) {
 				t.Errorf("it took %d bytes of memory", used)
 			}
 			if result.Error != nil && strings.Contains(result.Error.Message, strings.Repeat("E", 9000)) {
-				t.Error("the error is not cut")
+				t.Error("the error is not truncated")
 			}
 		})
 	}
 }
 
-// TestTheSidecarsTimeForAStepCountsAsTheSteps: each of these records costs the sidecar far more time than it costs the
+// TestSidecarTimeSpentOnAStepIsChargedToTheStep sends records that cost the sidecar far more time than they cost the
 // step.
-func TestTheSidecarsTimeForAStepCountsAsTheSteps(t *testing.T) {
+func TestSidecarTimeSpentOnAStepIsChargedToTheStep(t *testing.T) {
 	r := newRunner(t, runner.Config{Limits: runner.Limits{CPU: time.Second}})
 	script := attacks.ForgeryPrelude + `
 body = frame('http', i=0, e={**entry, 'headers': {str(i): '' for i in range(10000, 28000)}})

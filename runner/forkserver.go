@@ -22,8 +22,8 @@ type ForkServer struct {
 	forked atomic.Int64
 }
 
-// StartForkServer starts one for runtime; limits apply to its forks. If this machine cannot isolate forks, the error is
-// [sandbox.ErrCannotFork]; use [Runner.PrepareWarm] then.
+// StartForkServer starts a fork server for runtime. limits apply to its forks. If this machine cannot isolate forks,
+// the error is [sandbox.ErrCannotFork]; use [Runner.PrepareWarm] then.
 func (r *Runner) StartForkServer(ctx context.Context, runtime Runtime, limits Limits) (*ForkServer, error) {
 	own, err := r.choose(runtime, limits)
 	if err != nil {
@@ -56,7 +56,7 @@ func (r *Runner) StartForkServer(ctx context.Context, runtime Runtime, limits Li
 // Begun returns when the server was started.
 func (f *ForkServer) Begun() time.Time { return f.begun }
 
-// Forked returns how many interpreters have been forked from it.
+// Forked returns the number of interpreters that the server has forked.
 func (f *ForkServer) Forked() int { return int(f.forked.Load()) }
 
 // Done returns a channel that is closed when the server and all its forks have ended.

@@ -32,7 +32,7 @@ func runForked(t *testing.T, f *runner.ForkServer, script string) (runner.Result
 	return prepared.Run(context.Background(), runner.Execution{ID: "fork", Script: []byte(script)})
 }
 
-func TestWhatAForkCanSeeOfItsServerSaysNothing(t *testing.T) {
+func TestAForkLearnsNothingFromItsServer(t *testing.T) {
 	f := newForkServer(t, runner.Config{})
 	defer f.Close()
 	result, err := runForked(t, f, `
@@ -72,7 +72,7 @@ func TestCloseWaitsForTheLastFork(t *testing.T) {
 	<-closed
 }
 
-func TestWithoutNamespacesThereIsNothingToForkFrom(t *testing.T) {
+func TestStartForkServerFailsWithoutNamespaces(t *testing.T) {
 	r := newRunner(t, runner.Config{Sandbox: sandbox.ModeOff})
 	f, err := r.StartForkServer(t.Context(), runner.DefaultRuntime, runner.Limits{}.WithDefaults())
 	if !errors.Is(err, sandbox.ErrCannotFork) {

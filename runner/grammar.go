@@ -22,7 +22,7 @@ const (
 	maxElements = 100_000
 )
 
-// ignored is the white space that is ignored around a value that is not a text.
+// ignored is the white space that is ignored around a value of any type but text.
 const ignored = " \t\r\n"
 
 var (

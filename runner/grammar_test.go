@@ -110,7 +110,7 @@ func TestAnEmptyInputThatIsNoTextIsNotSupplied(t *testing.T) {
 	}
 }
 
-func TestAFileThatIsOnlyAnIDIsToldWhatToSend(t *testing.T) {
+func TestAFileGivenAsAnIDIsRefusedWithAHint(t *testing.T) {
 	_, err := runner.DecodeWireInputs(wireDocument("f", json.RawMessage(`"`+someUUID+`"`)))
 	want := `inputs.x.v: is only the file's id "` + someUUID + `", which does not locate the file; ` +
 		`send the file's object with its presigned url, {"url": ..., "name": ..., "size": ..., "content_type": ...}`

@@ -21,8 +21,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
 )
 
-// The harness is Python source in this binary. An interpreter receives it over the job's socket, so no file exists that
-// a step could find or alter: loader.py is the program on the command line, and the first frame contains the rest.
+// The harness is Python source in this binary. An interpreter receives it over the job's socket, so that a step finds
+// no file to alter. loader.py is the program on the command line; the first frame contains the rest.
 
 //go:embed python/loader.py
 var loaderSource string
@@ -33,8 +33,8 @@ var bundlerSource string
 //go:embed python/kizen_runtime/*.py
 var harnessSources embed.FS
 
-// sourceBundle packs the harness as source: a header, then the name and text of every module, each with its length in
-// front.
+// sourceBundle packs the harness as source: a header, then the name and the text of every module, each preceded by its
+// length.
 var sourceBundle = sync.OnceValue(func() []byte {
 	bundle := []byte("src\n")
 	names, err := fs.Glob(harnessSources, "python/kizen_runtime/*.py")

@@ -19,11 +19,11 @@ type Parameter struct {
 // Inputs are the values passed to a step, by name.
 type Inputs map[string]Value
 
-// valueSize is what a value holds besides its text, in bytes: the value itself, what it points to, and an entry of a
-// map.
+// valueSize is the size of a value without its text, in bytes: the value itself, the memory to which it points, and an
+// entry of a map.
 const valueSize = 112
 
-// Size returns approximately how many bytes the inputs hold in memory.
+// Size returns the approximate size of the inputs in memory, in bytes.
 func (in Inputs) Size() int64 {
 	size := 0
 	for name, value := range in {

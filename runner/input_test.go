@@ -93,7 +93,7 @@ func TestInputsFromTheCommandLine(t *testing.T) {
 	}
 }
 
-func TestRequiredInputsMustBeThereAndNotNull(t *testing.T) {
+func TestRequiredInputsMustBeSuppliedAndNotNull(t *testing.T) {
 	required := []runner.Parameter{{Name: "a", Type: "s", Required: true}, {Name: "b", Type: "s", Required: true},
 		{Name: "c", Type: "s"}}
 	err := runner.CheckInputs(required, runner.Inputs{"b": {Type: "s"}, "typo": {Type: "s", V: "x"}})

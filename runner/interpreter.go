@@ -86,7 +86,7 @@ func explicitInterpreter(path string, runtime Runtime) (Interpreter, string, err
 	return found, joinWarnings(append(warnings, requestsWarning(found))...), nil
 }
 
-// startTimeout limits the start of an executable that may be a Python.
+// startTimeout limits how long an executable that may be a Python may take to answer.
 const startTimeout = 10 * time.Second
 
 // askVersion starts a Python whose path does not show its version.
@@ -115,7 +115,7 @@ func ask(path, code string, options ...string) (string, error) {
 }
 
 // resolveShim runs the shell script of a version manager once to find the Python behind it, because the script is slow
-// and does not exist inside the sandbox. If it does not answer, the path stays unchanged.
+// and does not exist inside the sandbox. If the script does not answer, resolveShim returns the path unchanged.
 func resolveShim(path string) string {
 	if isBinary(path) {
 		return path
@@ -277,7 +277,7 @@ func inspect(path string) Interpreter {
 	return i
 }
 
-// readVenv reads prefix's pyvenv.cfg, if there is one.
+// readVenv reads prefix's pyvenv.cfg, if it exists.
 func readVenv(prefix string) (isVenv, systemPackages bool) {
 	file, err := os.Open(filepath.Join(prefix, "pyvenv.cfg"))
 	if err != nil {
@@ -300,7 +300,7 @@ func hasRequests(prefix, version string) bool {
 	})
 }
 
-// libraries returns the directories in which packages may be installed, whether they exist or not.
+// libraries returns the directories in which packages may be installed. They need not exist.
 func libraries(prefix, version string) []string {
 	dirs := []string{filepath.Join(prefix, "lib/python"+version, "site-packages")}
 	if prefix == "/usr" {

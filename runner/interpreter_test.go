@@ -21,7 +21,7 @@ func writeProgram(t *testing.T, text string) string {
 	return path
 }
 
-func TestAnInterpreterBehindALinkFromElsewhereIsTheRealOne(t *testing.T) {
+func TestALinkToAnInterpreterIsResolved(t *testing.T) {
 	real, _, err := runner.FindInterpreter(runner.DefaultRuntime, "", false)
 	if err != nil {
 		t.Skipf("SKIPPED: %v", err)
@@ -37,7 +37,7 @@ func TestAnInterpreterBehindALinkFromElsewhereIsTheRealOne(t *testing.T) {
 	}
 }
 
-func TestTheVersionIsAskedForWhereThePathDoesNotTellIt(t *testing.T) {
+func TestAPythonWhosePathShowsNoVersionIsAskedForIt(t *testing.T) {
 	found, _, err := runner.FindInterpreter(runner.Python313, writeProgram(t, "echo 3.13"), false)
 	if err != nil || found.Version != "3.13" {
 		t.Errorf("%+v (%v)", found, err)
@@ -66,7 +66,7 @@ func TestAPythonThatIsTooOldIsRefusedByName(t *testing.T) {
 	}
 }
 
-func TestAPythonThatIsNamedAndLacksRequestsIsWarnedOf(t *testing.T) {
+func TestANamedPythonWithoutRequestsGivesAWarning(t *testing.T) {
 	python := func(version string, requests string) string {
 		return writeProgram(t, `case "$*" in *requests*) echo `+requests+`;; *) echo `+version+`;; esac`)
 	}

@@ -9,17 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lateLimit is how long past a deadline an arrived frame is read, because the harness writes a large frame while it is
-// being read.
+// lateLimit is how long after a deadline a frame that has arrived is still read. The harness writes a large frame
+// while it is read.
 const lateLimit = time.Second
 
-// lateReader reads from a file, and past the file's read deadline reads the data that has arrived. If the sidecar was
-// suspended, or the machine slept, it resumes after its deadline and may find the result of a step that finished in
-// time.
+// lateReader reads from a file. After the file's read deadline it still reads the data that has arrived. A sidecar
+// that was suspended, or a machine that slept, resumes after the deadline and may find the result of a step that
+// finished in time.
 type lateReader struct {
 	ctx  context.Context // ends all reading
 	file *os.File
-	end  time.Time // of reading past the deadline, once it has passed
+	end  time.Time // when reading after the deadline ends; zero before the deadline
 }
 
 // extend resets the reader for a new deadline.

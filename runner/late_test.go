@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestWhatHasComeByTheDeadlineIsRead(t *testing.T) {
+func TestDataThatArrivedBeforeTheDeadlineIsRead(t *testing.T) {
 	past := time.Now().Add(-time.Hour)
 	pair := func(ctx context.Context) (*lateReader, *os.File) {
 		ours, theirs, err := socketPair(unix.SOCK_STREAM)

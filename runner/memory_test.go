@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestWhatACollectorHoldsIsBounded: in memory, not only as text, whatever the frames of a step hold.
-func TestWhatACollectorHoldsIsBounded(t *testing.T) {
+// TestMemoryOfACollectorIsBounded measures memory, not only the size of texts, for whatever frames a step sends.
+func TestMemoryOfACollectorIsBounded(t *testing.T) {
 	for name, add := range map[string]func(c *collector, i int){
 		"7,000 header fields": func(c *collector, i int) {
 			headers := func() map[string]string {
@@ -64,13 +64,13 @@ func TestFewLargeDocumentsAreDecodedAtOnce(t *testing.T) {
 	if most.Load() > decoders {
 		t.Errorf("%d at once", most.Load())
 	}
-	takeTurn(largeDocument - 1) // takes none, so that nothing has to be returned
+	takeTurn(largeDocument - 1) // takes no turn, so there is none to return
 	if len(turns) != 0 {
-		t.Errorf("%d turns are taken", len(turns))
+		t.Errorf("%d turns are in use", len(turns))
 	}
 }
 
-func TestInputsCountAsWhatTheyHold(t *testing.T) {
+func TestSizeOfInputsIsTheMemoryTheyUse(t *testing.T) {
 	for name, document := range map[string]string{
 		"empty lists": `{"x":{"t":"l","v":[` + strings.Repeat(`{"t":"l","v":[]},`, 50_000) + `{"t":"l","v":[]}]}}`,
 		"numbers":     `{"x":{"t":"a[n]","v":[` + strings.Repeat(`1,`, 90_000) + `1]}}`,
@@ -88,7 +88,7 @@ func TestInputsCountAsWhatTheyHold(t *testing.T) {
 			runtime.GC()
 			runtime.ReadMemStats(&after)
 			if held := int64(after.HeapAlloc) - int64(before.HeapAlloc); held > inputs.Size() || held < inputs.Size()/5 {
-				t.Errorf("they hold %d bytes and count as %d", held, inputs.Size())
+				t.Errorf("they use %d bytes and count as %d", held, inputs.Size())
 			}
 			runtime.KeepAlive(inputs)
 			runtime.KeepAlive(document)

@@ -14,8 +14,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
-// Prepared is a sandboxed interpreter that waits for one job. Everything has been done that needs neither the job nor a
-// secret or key. It is used once, by Run, or discarded with Discard.
+// Prepared is a sandboxed interpreter that waits for one job. All preparation that needs neither the job nor a secret
+// or key is done. Run uses it once; Discard discards it unused.
 type Prepared struct {
 	interpreter Interpreter
 	notes       []string
@@ -151,7 +151,8 @@ func (p *Prepared) start(launch func(spec sandbox.Spec) (process, error)) error 
 	return nil
 }
 
-// load sends the harness. If the interpreter does not read it, it has exited; waiting for it returns the reason.
+// load sends the harness. If the interpreter has exited and does not read it, waiting for the interpreter returns the
+// reason.
 func (p *Prepared) load(bundle []byte) {
 	// The harness usually fits into the socket's buffer; otherwise the interpreter reads while this writes.
 	_ = p.sockets.stream.SetWriteDeadline(p.begun.Add(startupLimit))
@@ -174,11 +175,11 @@ func startProcess(ctx context.Context, box *sandbox.Sandbox, spec sandbox.Spec) 
 	return started, nil
 }
 
-// environment is the whole environment of an interpreter; the harness adds KIZEN_API_URL and TRACEPARENT of the job.
+// environment is the environment of an interpreter. The harness adds the job's KIZEN_API_URL and TRACEPARENT.
 var environment = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8", "TZ=UTC"}
 
-// environment returns the environment of interpreters. With a policy for connections, name servers are asked over TCP:
-// the supervisor answers in their place.
+// environment returns the environment of interpreters. If a policy decides on connections, it makes programs query
+// name servers over TCP, because the supervisor answers in their place.
 func (r *Runner) environment() []string {
 	if r.config.Network == sandbox.NetworkPolicy {
 		return append(slices.Clone(environment), "RES_OPTIONS=use-vc")
@@ -186,7 +187,7 @@ func (r *Runner) environment() []string {
 	return environment
 }
 
-// beginConnections permits the connections that the execution's policy permits.
+// beginConnections allows the connections that the execution's policy permits.
 func (p *Prepared) beginConnections(execution Execution) {
 	supervisor := p.process.Connections()
 	if supervisor == nil {
@@ -225,7 +226,7 @@ func (p *Prepared) Discard() (stdout, stderr string) {
 	return p.release()
 }
 
-// release closes the runner's resources for an interpreter that has ended, and returns the end of its output.
+// release closes the runner's resources for an interpreter that has ended, and returns the tail of its output.
 func (p *Prepared) release() (stdout, stderr string) {
 	p.sockets.close()
 	if p.stdout != nil {

@@ -28,8 +28,8 @@ func socketPair(kind int) (ours, theirs *os.File, err error) {
 // kernel doubles the value for its bookkeeping.
 const maxEvent = 256 << 10
 
-// sockets connect the runner with a step's processes: stream transports the harness, the job and its result, events the
-// messages of all processes of the step, and stacks the stacks of its threads. A process gets them in this order.
+// sockets connect the runner to a step's processes, which get them in this order. stream carries the harness, the job
+// and its result; events the messages of all processes of the step; stacks the stacks of its threads.
 type sockets struct{ stream, events, stacks *os.File }
 
 func newSockets() (ours, theirs sockets, err error) {
@@ -60,7 +60,8 @@ func (s sockets) close() {
 	}
 }
 
-// hungUp reports whether the other end of a socket is closed, because a message without bytes reads like the end.
+// hungUp reports whether the other end of a socket is closed. Reading cannot tell, because an empty message looks like
+// the end.
 func hungUp(socket *os.File) bool {
 	raw, err := socket.SyscallConn()
 	if err != nil {
@@ -87,7 +88,7 @@ type drain struct {
 const (
 	// maxTail is how many bytes of a step's output are shown.
 	maxTail = 8 << 10
-	// keptTail is how many bytes are kept for redaction: the first secret in them may be cut in half.
+	// keptTail is how many bytes are kept for redaction, because the first secret in them may be truncated.
 	keptTail = 2 * maxTail
 )
 

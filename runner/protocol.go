@@ -70,7 +70,7 @@ func newJob(e Execution, limits Limits, sourceDir string) job {
 
 func newNonce() string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand crashes the program instead
 	return hex.EncodeToString(b[:])
 }
 
@@ -113,13 +113,13 @@ type message struct {
 	Error   string                `json:"error"`
 	Detail  string                `json:"detail"`
 
-	size int64 // of the frame in bytes
+	size int64 // of the frame, in bytes
 }
 
 type rawMessage = json.RawMessage
 
-// errNotAFrame reports bytes on the socket that the harness cannot have written: it keeps its results within the limit
-// itself.
+// errNotAFrame reports bytes on the socket that the harness cannot have written, because the harness keeps its results
+// within the limit.
 var errNotAFrame = errors.New("not a frame of the harness")
 
 // frameReader reads frames into one reused buffer.

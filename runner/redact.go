@@ -96,7 +96,7 @@ func (r redactor) text(s string) string {
 	return r.withoutKeys(r.secrets.Text(r.address.Replace(s)))
 }
 
-// name returns the name of a field as text would leave it in JSON.
+// name returns the redacted name of a field, in the form that text has in JSON.
 func (r redactor) name(s string) string {
 	return r.withoutKeys(r.secrets.Name(r.address.Replace(s)))
 }
@@ -116,8 +116,8 @@ func (r redactor) holdsKey(text []byte) bool {
 	return slices.ContainsFunc(r.keys.each(), func(s *keyscan.Scanner) bool { return s.Contains(text) })
 }
 
-// printed returns the redacted end of a drain's bytes. If the drain is full, the text may begin in the middle of a
-// secret, so the maximal length of a secret is dropped.
+// printed returns the redacted tail of a step's output. If the drain is full, the text may begin in the middle of a
+// secret, so printed drops as many bytes as the longest secret has.
 func (r redactor) printed(kept string) string {
 	text, size := r.text(kept), maxTail
 	if len(kept) == keptTail {
@@ -126,7 +126,7 @@ func (r redactor) printed(kept string) string {
 	return lastBytes(text, size)
 }
 
-// shown returns an input for display: secrets are replaced in values of every type, because no program reads them back.
+// shown returns an input for display. It replaces secrets in values of every type, because no program reads them back.
 func (r redactor) shown(v Value) Value {
 	list, ok := v.V.([]Value)
 	if !ok {

@@ -84,11 +84,11 @@ type Evidence struct {
 	// PeakProcesses is the peak number of processes and threads; Survivors is how many outlived the main process
 	// and were killed.
 	PeakProcesses, Survivors int
-	// ExitCode is -1 if the process did not exit by itself.
+	// ExitCode is -1 if a signal killed the process.
 	ExitCode int
 	// Signal is the signal that killed the process, or zero.
 	Signal syscall.Signal
-	// OutOfMemory reports that the kernel or the runner killed it for its memory.
+	// OutOfMemory reports that the kernel or the runner killed it because of its memory.
 	OutOfMemory bool
 }
 
@@ -250,5 +250,5 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
 }
 
-// milliseconds rounds to the microsecond: 9.4 stays 9.4.
+// milliseconds rounds to microseconds: 9.4 stays 9.4.
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -56,19 +56,19 @@ type Observer interface {
 type Config struct {
 	// Python is the path of the interpreter for every runtime. If empty, it is found for each runtime.
 	Python string
-	// StrictRuntime refuses to replace the Python version that a step requests.
+	// StrictRuntime makes a step fail if the Python version that it requests is missing.
 	StrictRuntime bool
 	// Sandbox says what to do if the kernel lacks a layer of isolation; default auto.
 	Sandbox sandbox.Mode
 	// Network is the network of steps; default the host's. With kizen-only the proxy must serve on
 	// Prepared.Listener.
 	Network sandbox.Network
-	// MaxConnections is the number of connections of an execution, MaxQuestions that of its questions to name servers in a
-	// second, with [sandbox.NetworkPolicy]; 0 means no limit.
+	// MaxConnections limits the connections of an execution, MaxQuestions its DNS queries per second, both with
+	// [sandbox.NetworkPolicy]. 0 means no limit.
 	MaxConnections, MaxQuestions int
 	// Limits are the limits of every execution.
 	Limits Limits
-	// Logger receives what an operator should know. If it is nil, nothing is logged.
+	// Logger logs problems for the operator. If nil, logging is disabled.
 	Logger *slog.Logger
 }
 
@@ -134,7 +134,7 @@ func (r *Runner) Run(ctx context.Context, execution Execution) (Result, error) {
 // Sandbox reports which layers of isolation this machine supports.
 func (r *Runner) Sandbox() sandbox.Report { return r.sandbox.Report() }
 
-// HoldsSocket reports whether a socket of this machine, given by its user and inode, belongs to a step.
+// HoldsSocket reports whether a step holds a socket of this machine, given by its user and inode.
 func (r *Runner) HoldsSocket(user, inode uint32) bool { return r.sandbox.HoldsSocket(user, inode) }
 
 // checkExecution rejects an execution that cannot run or cannot be encoded as a job.

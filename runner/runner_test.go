@@ -94,7 +94,7 @@ func TestEveryResultSaysWhichLayersHeld(t *testing.T) {
 	}
 }
 
-func TestAResultListsItsLayersAlways(t *testing.T) {
+func TestAResultAlwaysListsItsLayers(t *testing.T) {
 	for _, result := range []runner.Result{
 		{Outcome: outcomes.OK},
 		{Outcome: outcomes.Exception, Error: &runner.StepError{},

@@ -11,7 +11,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
-func TestWhatAStepWasGivenIsShownWithoutItsSecrets(t *testing.T) {
+func TestSourceAndInputsAreShownWithoutSecrets(t *testing.T) {
 	execution := Execution{
 		Script:  []byte("x = 's3cret-4711'\n"),
 		Secrets: map[string]Secret{"KEY": NewSecret("s3cret-4711"), "PIN": NewSecret("90210")},
@@ -62,7 +62,7 @@ func TestNoFormOfTheKeyLeavesInAResult(t *testing.T) {
 		for _, text := range append(c.logs[1:], entry.URL, *entry.Body, entry.ResponseHeaders["X-Echo"],
 			*entry.ResponseBody) {
 			if c.redact.holdsKey([]byte(text)) || !strings.Contains(text, "********") {
-				t.Errorf("a result has %q", text)
+				t.Errorf("a result contains %q", text)
 			}
 		}
 		raw, err := json.Marshal(map[string]string{"t": "s", "v": "read " + form})

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// stacksWait is how long the runner waits for the stacks of a step before it kills it, stacksPause how long it
-	// waits for further data.
+	// stacksWait is how long the runner waits for a step's stacks before it kills the step, stacksPause how long it
+	// waits for more data.
 	stacksWait, stacksPause = 500 * time.Millisecond, 50 * time.Millisecond
 	// lastStacks is the wait for data that an ended process has written.
 	lastStacks = 10 * time.Millisecond
@@ -26,7 +26,7 @@ const (
 	maxSourceLine = 200
 )
 
-// places keeps the stacks of a step's threads at its end and shortly before it, as faulthandler writes them. It is safe
+// places keeps the stacks of a step's threads at its end and shortly before, as faulthandler writes them. It is safe
 // for concurrent use.
 type places struct {
 	socket *os.File
@@ -77,14 +77,14 @@ func (p *places) readCrash() {
 
 // askStacks requests the stacks of a step's threads and returns them, or "" if the step does not respond.
 func askStacks(socket *os.File) string {
-	readStacks(socket, lastStacks) // children that crashed
+	readStacks(socket, lastStacks) // discard the stacks of children that crashed
 	if _, err := socket.Write([]byte{0}); err != nil {
 		return ""
 	}
 	return readStacks(socket, stacksWait)
 }
 
-// readStacks reads stacks until the step pauses, because nothing marks their end.
+// readStacks reads stacks until the step pauses, because no mark shows their end.
 func readStacks(socket *os.File, wait time.Duration) string {
 	var text []byte
 	buffer := make([]byte, 16<<10)
@@ -92,7 +92,7 @@ func readStacks(socket *os.File, wait time.Duration) string {
 	for len(text) < maxStacks {
 		deadline := time.Now().Add(wait)
 		if deadline.After(end) {
-			deadline = end // a step that writes a little from time to time would otherwise never be killed
+			deadline = end // otherwise a step that keeps writing a little would never be killed
 		}
 		_ = socket.SetReadDeadline(deadline)
 		n, err := socket.Read(buffer)
@@ -130,7 +130,7 @@ var crashes = []syscall.Signal{syscall.SIGSEGV, syscall.SIGFPE, syscall.SIGABRT,
 // parseStacks parses the threads in faulthandler's output, the main one first.
 func parseStacks(text, main string) []thread {
 	if i := strings.LastIndex(text, crashLine); i >= 0 {
-		text = text[i:] // children may have crashed before
+		text = text[i:] // children may have crashed earlier
 	}
 	var threads []thread
 	for line := range strings.Lines(text) {
@@ -157,7 +157,7 @@ func parseStacks(text, main string) []thread {
 	return threads
 }
 
-// where formats the positions of a step's threads, by its own lines; stacks is faulthandler's output.
+// where formats the positions of a step's threads in the step's own code; stacks is faulthandler's output.
 func (a *attempt) where(stacks string) string {
 	threads := parseStacks(stacks, a.mainThread)
 	names := map[string]string{}
@@ -200,7 +200,7 @@ func (a *attempt) where(stacks string) string {
 	return text.String()
 }
 
-// timeout reports what was still running at the step's limit.
+// timeout returns the verdict of a step at its limit, with the threads or handlers that were still running.
 func (a *attempt) timeout() verdict {
 	v := verdict{outcome: outcomes.Timeout, detail: a.where(a.places.last)}
 	limit := a.limits.Wall

@@ -10,8 +10,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// TestShowingStacksDoesNotExtendAStepsLife: without a bound, each byte makes the runner wait for one more, for hours.
-func TestShowingStacksDoesNotExtendAStepsLife(t *testing.T) {
+// TestReadingStacksDoesNotExtendTheTimeLimit: without a bound, each byte would make the runner wait longer, for hours.
+func TestReadingStacksDoesNotExtendTheTimeLimit(t *testing.T) {
 	r := newRunner(t, runner.Config{})
 	script := "import os, time\nwhile True:\n  os.write(95, b'x')\n  time.sleep(0.01)"
 	ended := make(chan runner.Result, 1)
@@ -28,11 +28,11 @@ func TestShowingStacksDoesNotExtendAStepsLife(t *testing.T) {
 			t.Errorf("got %s: %v", result.Outcome, result.Error)
 		}
 	case <-time.After(2 * time.Minute):
-		t.Fatal("the step runs on beyond its limit")
+		t.Fatal("the step keeps running after its limit")
 	}
 }
 
-// TestStacksOfLongLinesAreShort: faulthandler shows a hundred frames of each thread with their source lines.
+// TestStacksOfLongLinesAreShort: faulthandler shows a hundred frames of each thread, with their source lines.
 func TestStacksOfLongLinesAreShort(t *testing.T) {
 	r := newRunner(t, runner.Config{})
 	script := "import os, time\n" + "time.sleep(60) # " + strings.Repeat("x", 1<<20) + "\n"

@@ -12,8 +12,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
-// TestAProcessThatTheMachineKilledForMemory: whether the step's code had begun decides whether it can run again.
-func TestAProcessThatTheMachineKilledForMemory(t *testing.T) {
+// TestAStepKilledForTheMachinesMemoryRunsAgainOnlyIfItHadNotBegun: ErrNotBegun says that it can run again.
+func TestAStepKilledForTheMachinesMemoryRunsAgainOnlyIfItHadNotBegun(t *testing.T) {
 	exit := sandbox.Exit{Code: -1, Signal: syscall.SIGKILL, Starved: true}
 	a := &attempt{Prepared: &Prepared{places: &places{}}, collector: newCollector(Execution{}),
 		limits: Limits{}.WithDefaults()}
@@ -46,7 +46,7 @@ func TestAKeyThatIsGivenTwiceIsRefused(t *testing.T) {
 	}
 }
 
-// TestAnEmptyMessageIsNotTheEndOfTheEvents: whatever a step writes to its channel, later messages are read.
+// TestAnEmptyMessageIsNotTheEndOfTheEvents: later messages must be read, whatever a step writes to its channel.
 func TestAnEmptyMessageIsNotTheEndOfTheEvents(t *testing.T) {
 	ours, theirs, err := newSockets()
 	if err != nil {
@@ -62,7 +62,7 @@ func TestAnEmptyMessageIsNotTheEndOfTheEvents(t *testing.T) {
 	}
 	heard := make(chan int)
 	go func() { heard <- a.listen("nonce") }()
-	theirs.close() // the messages are in the socket already
+	theirs.close() // the socket already contains the messages
 	<-heard
 	if len(a.collector.logs) != 1 {
 		t.Errorf("read %q", a.collector.logs)

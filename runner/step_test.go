@@ -107,7 +107,7 @@ func TestRuntimeSpellings(t *testing.T) {
 	}
 }
 
-func TestASecretShowsNowhereButWhereItIsRevealed(t *testing.T) {
+func TestOnlyRevealShowsASecret(t *testing.T) {
 	secret := runner.NewSecret("hush")
 	type holder struct{ S runner.Secret }
 	marshalled, err := json.Marshal(map[string]any{"s": secret, "h": holder{secret},

@@ -169,8 +169,8 @@ func (r *reader) normalise(t Type, v any) (any, error) {
 	return fromText(v, parseUUID, "must be a string")
 }
 
-// listOf returns the elements of a list; written reports that it was sent as JSON text, as some clients do. The error
-// follows the words that say which list is required.
+// listOf returns the elements of a list. written reports that the list was sent as JSON text, as some clients do. The
+// error continues a sentence that says which list is required.
 func listOf(v any) (items []any, written bool, err error) {
 	if items, ok := v.([]any); ok {
 		return items, false, nil
@@ -198,7 +198,7 @@ func fromText[T any](v any, parse func(string) (T, error), wanted string) (any, 
 	return normal, nil
 }
 
-// asText reads a text. Other scalars are converted, because some clients do not know types.
+// asText reads a text. It converts other scalars, because some clients do not know types.
 func asText(v any) (any, error) {
 	switch v := v.(type) {
 	case string:

@@ -80,7 +80,7 @@ func (a *attempt) overCPU() verdict {
 // starved says why a process was killed that had not reached its own limit.
 const starved = "the kernel killed the step's process because the memory of this machine, or of the cgroup that the sidecar runs in, ran out; the step had not reached its own limit"
 
-// startFailure explains in one line why the harness never started the step.
+// startFailure returns, in one line, why the harness never started the step.
 func startFailure(reading error, exit sandbox.Exit, stderr string) string {
 	said := strings.TrimSpace(stderr)
 	if i := strings.LastIndexByte(said, '\n'); i >= 0 {
@@ -131,7 +131,7 @@ var reportedOutcomes = map[string]Outcome{
 }
 
 func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
-	if m.OK && exit.OOMKilled { // if it is Starved, the step has handled the end of its child
+	if m.OK && exit.OOMKilled { // for Starved, the step has handled the end of its child itself
 		// A child was killed, and the main process ended before the runner could end it.
 		return a.overMemory()
 	}
@@ -158,7 +158,7 @@ func (a *attempt) reported(m message, exit sandbox.Exit) verdict {
 	return v
 }
 
-// nameLimit finds the limit that caused an exception, which only shows how the kernel refused.
+// nameLimit finds the limit that caused an exception, because the exception contains only the kernel's error.
 func (a *attempt) nameLimit(v *verdict, exit sandbox.Exit) {
 	limits := a.limits
 	for _, known := range []struct {

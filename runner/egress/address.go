@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socket is what the kernel says of a socket.
+// socket describes a socket, as the kernel reports it.
 type socket struct {
 	fd     int
 	domain int
@@ -27,13 +27,13 @@ func (s socket) internet() bool { return s.domain == unix.AF_INET || s.domain ==
 
 func (s socket) stream() bool { return s.kind == unix.SOCK_STREAM }
 
-// blocking reports whether calls on the socket wait.
+// blocking reports whether calls on the socket may block.
 func (s socket) blocking() bool {
 	flags, err := unix.FcntlInt(uintptr(s.fd), unix.F_GETFL, 0)
 	return err == nil && flags&unix.O_NONBLOCK == 0
 }
 
-// transport is the name of the socket's transport in rules.
+// transport returns the name of the socket's transport in rules.
 func (s socket) transport() string {
 	if s.stream() {
 		return "tcp"
@@ -56,8 +56,8 @@ const (
 	inet6Bytes     = 28
 )
 
-// parse reads an Internet address for a socket. The kernel takes AF_UNSPEC for AF_INET in a datagram's address; so does
-// parse, which is told with loose.
+// parse reads an Internet address for a socket. In the address of a datagram, the kernel treats AF_UNSPEC as AF_INET;
+// if loose is true, so does parse.
 func (s socket) parse(address []byte, loose bool) (netip.AddrPort, unix.Errno) {
 	of, ok := family(address)
 	if loose && of == unix.AF_UNSPEC {
@@ -71,7 +71,7 @@ func (s socket) parse(address []byte, loose bool) (netip.AddrPort, unix.Errno) {
 	case of == unix.AF_INET && (s.domain == unix.AF_INET || s.kind == unix.SOCK_DGRAM):
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(address[4:8])), binary.BigEndian.Uint16(address[2:])), 0
 	case of == unix.AF_INET6 && s.domain == unix.AF_INET6:
-		// A zone would choose an interface of a link-local address, which is refused.
+		// The zone is dropped: it only matters for link-local addresses, which are refused.
 		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(address[8:24])), binary.BigEndian.Uint16(address[2:])), 0
 	}
 	return netip.AddrPort{}, unix.EAFNOSUPPORT

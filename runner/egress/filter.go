@@ -28,15 +28,15 @@ func refuse(errno unix.Errno) bpf.Instruction {
 // architectures are the AUDIT_ARCH_* of the machines whose system calls the filter knows.
 var architectures = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
 
-// x32 marks system calls of another interface of amd64 (x32), which no system call number of arm64 reaches.
+// x32 marks the system calls of amd64's x32 interface. No system call number of arm64 is that large.
 const x32 = 0x40000000
 
-// notified are the calls that always reach the supervisor. sendmsg has its address in memory, where a filter cannot
-// see it.
+// notified are the calls that always notify the supervisor. sendmsg passes its address in memory, which a filter
+// cannot read.
 var notified = []uint32{unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_SENDMSG, unix.SYS_SENDMMSG}
 
-// refusedOptions are socket options, by level, that send packets elsewhere than to the connection's address: source
-// routes, membership in multicast groups, and the choice of an interface.
+// refusedOptions are socket options, by level, that send packets to another destination than the connection's address:
+// source routes, membership in multicast groups, and the choice of an interface.
 var refusedOptions = map[uint32][]uint32{
 	unix.SOL_SOCKET: {unix.SO_BINDTODEVICE, unix.SO_BINDTOIFINDEX},
 	unix.IPPROTO_IP: {
@@ -62,8 +62,8 @@ const (
 	mcastFilter          = 48
 )
 
-// Filter returns a seccomp program, an array of struct sock_filter. It belongs beside a filter that refuses exotic
-// socket families, io_uring and foreign architectures, and must be installed with SECCOMP_FILTER_FLAG_NEW_LISTENER.
+// Filter returns a seccomp program, an array of struct sock_filter. Use it together with a filter that refuses exotic
+// socket families, io_uring and foreign architectures, and install it with SECCOMP_FILTER_FLAG_NEW_LISTENER.
 func Filter() ([]byte, error) {
 	architecture, ok := architectures[runtime.GOARCH]
 	if !ok {
@@ -80,7 +80,7 @@ func Filter() ([]byte, error) {
 	for _, call := range notified {
 		program = append(program, ifCall(call, notify)...)
 	}
-	// Without an address, sendto reaches what connect was permitted to.
+	// Without an address, sendto sends to the peer that connect was permitted to reach.
 	program = append(program, ifCall(unix.SYS_SENDTO,
 		half(4, 0), bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1}, notify,
 		half(4, 1), bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1}, notify, allow)...)
@@ -111,7 +111,7 @@ func half(argument, half uint32) bpf.Instruction {
 	return bpf.LoadAbsolute{Off: offsetArguments + 8*argument + 4*half, Size: 4}
 }
 
-// sockets allows TCP and UDP over IP, and everything of the other families, which another filter restricts. The kernel
+// sockets allows TCP and UDP over IP, and all sockets of other families, which another filter restricts. The kernel
 // reads 32 bits of each argument.
 func sockets() []bpf.Instruction {
 	protocol := func(numbers ...uint32) (check []bpf.Instruction) {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connectRaw is connect(2) with a kernel address.
+// connectRaw calls connect(2) with an address in the kernel's form.
 func connectRaw(fd int, address []byte) error {
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(address))),
@@ -18,14 +18,14 @@ func connectRaw(fd int, address []byte) error {
 		switch errno {
 		case 0:
 			return nil
-		case unix.EINTR: // the connect goes on
+		case unix.EINTR: // the kernel keeps connecting
 			continue
 		}
 		return errno
 	}
 }
 
-// address reads the call's address.
+// address reads an address from the caller's memory.
 func (c *call) address(at uint64, size uint64) ([]byte, error) {
 	if uint32(size) > maxAddress || int32(size) < 0 {
 		return nil, unix.EINVAL
@@ -60,7 +60,7 @@ func (c *call) connect() (int64, error) {
 	return c.dial(to)
 }
 
-// dial decides on a connection and makes it.
+// dial decides on a connection, and makes it if it is permitted.
 func (c *call) dial(to netip.AddrPort) (int64, error) {
 	s := c.supervisor
 	began := time.Now()
@@ -115,7 +115,7 @@ func (c *call) finish(to netip.AddrPort, ended func(error)) (int64, error) {
 	})
 }
 
-// decide asks the policy, with the names that the address was found under.
+// decide asks the policy, with the names under which the step has found the address.
 func (s *Supervisor) decide(to netip.AddrPort, transport string) Decision {
 	s.mu.Lock()
 	job, names, full := s.job, s.names.of(to.Addr()), s.job.MaxConnections > 0 &&
@@ -130,7 +130,7 @@ func (s *Supervisor) decide(to netip.AddrPort, transport string) Decision {
 	return job.Policy.Connect(names, to, transport)
 }
 
-// bind allows a port of the kernel's choice; a step offers nothing to other machines.
+// bind allows only a port of the kernel's choice, because a step must not serve other machines.
 func (c *call) bind() (int64, error) {
 	address, err := c.address(c.args[1], c.args[2])
 	if err != nil {
@@ -153,7 +153,7 @@ func (c *call) bind() (int64, error) {
 	return 0, raw(unix.SYS_BIND, c.socket.fd, c.socket.build(to))
 }
 
-// raw is bind(2), and other calls with a kernel address.
+// raw calls bind(2), or another call that takes an address, with an address in the kernel's form.
 func raw(number uintptr, fd int, address []byte) error {
 	_, _, errno := unix.Syscall(number, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(address))),
 		uintptr(len(address)))
@@ -163,7 +163,7 @@ func raw(number uintptr, fd int, address []byte) error {
 	return nil
 }
 
-// listen is for the step's own Unix sockets only.
+// listen allows only the step's own Unix sockets.
 func (c *call) listen() (int64, error) {
 	if c.socket.domain != unix.AF_UNIX {
 		return 0, unix.EACCES
@@ -202,14 +202,15 @@ func (c *call) sendmsg(at uint64, flags int) (int64, error) {
 	return c.send(m, flags)
 }
 
-// sendmmsg sends the first message, and says so: the caller sends the others, as after a signal.
+// sendmmsg sends only the first message and returns 1. The caller then sends the others itself, as it must after a
+// signal.
 func (c *call) sendmmsg() (int64, error) {
 	if uint32(c.args[2]) == 0 {
 		return 0, nil
 	}
 	n, err := c.sendmsg(c.args[1], int(int32(c.args[3])))
 	if err != nil {
-		return 0, err // a blocking send of several messages answers with 1 as well, see send
+		return 0, err // a blocking send also returns 1 for several messages, see send
 	}
 	var sent [4]byte
 	binary.NativeEndian.PutUint32(sent[:], uint32(n))
@@ -223,9 +224,9 @@ func (c *call) sendmmsg() (int64, error) {
 func (c *call) send(m message, flags int) (int64, error) {
 	switch {
 	case flags&unix.MSG_FASTOPEN != 0:
-		return 0, unix.EOPNOTSUPP // connect first
+		return 0, unix.EOPNOTSUPP // a step must connect first
 	case flags&unix.MSG_ZEROCOPY != 0:
-		return 0, unix.ENOBUFS // the memory is not the step's
+		return 0, unix.ENOBUFS // the data is in the supervisor's memory, not in the step's
 	}
 	var to []byte
 	var opened []int
@@ -235,7 +236,7 @@ func (c *call) send(m message, flags int) (int64, error) {
 		if to, opened, err = c.unixDestination(m.address); err != nil {
 			return 0, err
 		}
-	case c.socket.stream(): // goes where the socket is connected, whatever the address
+	case c.socket.stream(): // the kernel sends to the connected peer and ignores the address
 	case len(m.address) > 0:
 		address, errno := c.socket.parse(m.address, c.socket.domain == unix.AF_INET)
 		if errno != 0 {
@@ -277,7 +278,7 @@ func (c *call) decideDatagram(address netip.AddrPort) error {
 	return nil
 }
 
-// transmit is sendmsg(2) with a kernel address.
+// transmit calls sendmsg(2) with an address in the kernel's form.
 func transmit(fd int, to, data, control []byte, flags int) (int, error) {
 	var header unix.Msghdr
 	if len(to) > 0 {
@@ -303,10 +304,10 @@ func transmit(fd int, to, data, control []byte, flags int) (int, error) {
 	}
 }
 
-// waitInterval is how often a waiting send looks whether its caller still lives.
+// waitInterval is how often a waiting send checks whether its caller is still alive.
 const waitInterval = 100 // milliseconds
 
-// sendLater waits until the socket takes the message.
+// sendLater waits until the socket accepts the message.
 func (c *call) sendLater(data, to []byte, rights *rights, flags int) (int64, error) {
 	several, destination := c.number == unix.SYS_SENDMMSG, c.args[1]+messageBytes
 	return c.later(func() (int64, error) {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// names remembers under which names a step has found addresses.
+// names records the names under which a step has found addresses.
 type names struct {
 	found map[netip.Addr][]string
 	hosts map[netip.Addr][]string // of /etc/hosts; nil until it is read
@@ -22,7 +22,7 @@ const (
 
 func newNames() names { return names{found: map[netip.Addr][]string{}} }
 
-// add remembers that a name has an address. The newest name of an address comes first.
+// add records that a name has an address. The newest name of an address comes first.
 func (n *names) add(name string, address netip.Addr) {
 	known := slices.DeleteFunc(n.found[address], func(other string) bool { return other == name })
 	if known == nil && len(n.found) >= maxAddresses {
@@ -31,8 +31,8 @@ func (n *names) add(name string, address netip.Addr) {
 	n.found[address] = append([]string{name}, known[:min(len(known), maxNames-1)]...)
 }
 
-// of returns the names that a step may have meant with an address: those that it has asked for, or none (""), and
-// those in the hosts file, which it reads itself.
+// of returns the names that a step may have meant by an address: the names it has resolved, or "" if none, and the
+// names in the hosts file, which the step reads itself.
 func (n *names) of(address netip.Addr) []string {
 	if n.hosts == nil {
 		n.hosts = readHosts()
@@ -44,7 +44,7 @@ func (n *names) of(address netip.Addr) []string {
 	return slices.Concat(asked, n.hosts[address])
 }
 
-// readHosts reads the names of the host's /etc/hosts, which a step sees as well.
+// readHosts reads the names in the host's /etc/hosts. A step sees the same file.
 func readHosts() map[netip.Addr][]string {
 	found := map[netip.Addr][]string{}
 	file, err := os.Open("/etc/hosts")
@@ -67,7 +67,7 @@ func readHosts() map[netip.Addr][]string {
 	return found
 }
 
-// rate limits events in a second.
+// rate limits the number of events per second.
 type rate struct {
 	since time.Time
 	count int
@@ -83,7 +83,8 @@ func (r *rate) take(limit int) bool {
 	return limit <= 0 || r.count <= limit
 }
 
-// NameServers returns the servers in the host's /etc/resolv.conf, and the one that programs ask without any.
+// NameServers returns the servers in the host's /etc/resolv.conf, or the server that programs ask if the file names
+// none.
 func NameServers() (servers []netip.Addr) {
 	file, err := os.Open("/etc/resolv.conf")
 	if err == nil {

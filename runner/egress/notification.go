@@ -46,7 +46,7 @@ func ioctl(fd uintptr, request uintptr, argument unsafe.Pointer) error {
 	return nil
 }
 
-// pending says whether a notification waits, and whether one can still come.
+// pending reports whether a notification is waiting, and whether no more can come.
 func pending(listener uintptr) (waits, over bool) {
 	poll := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
 	if n, err := unix.Poll(poll, 0); err != nil || n == 0 {
@@ -55,7 +55,7 @@ func pending(listener uintptr) (waits, over bool) {
 	return poll[0].Revents&unix.POLLIN != 0, poll[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }
 
-// readMemory reads the memory of a stopped process, at most as long as a readable range goes.
+// readMemory reads the memory of a stopped process, up to the end of the readable range.
 func readMemory(pid uint32, address uint64, into []byte) error {
 	if len(into) == 0 {
 		return nil
@@ -79,7 +79,7 @@ func writeMemory(pid uint32, address uint64, from []byte) error {
 	return err
 }
 
-// message is what struct msghdr and its parts hold.
+// message is the content of a struct msghdr and of the memory to which it points.
 type message struct {
 	address []byte
 	data    []byte
@@ -96,7 +96,8 @@ const (
 	maxDatagram    = 64 << 10
 )
 
-// readMessage reads a struct msghdr. Of a stream's data it reads only the beginning, as the kernel may as well.
+// readMessage reads a struct msghdr. It reads only the beginning of a stream's data; the kernel may also send only a
+// part.
 func readMessage(pid uint32, at uint64, stream bool) (m message, err error) {
 	var header [messageBytes]byte
 	if err := readMemory(pid, at, header[:]); err != nil {
@@ -158,7 +159,7 @@ func gather(pid uint32, at uint64, count int, stream bool) ([]byte, error) {
 	return data, nil
 }
 
-// errnoOf returns the kernel's number of an error, EACCES for others: a call that could not be decided is refused.
+// errnoOf returns the errno of an error, or EACCES for any other error: a call that cannot be decided is refused.
 func errnoOf(err error) unix.Errno {
 	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		return errno

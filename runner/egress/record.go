@@ -7,19 +7,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The codes of refusals that no rule decides.
+// The codes of refusals that no rule has decided.
 const (
 	CodeNotStarted = "not_started"          // before the execution has begun
-	CodeTooMany    = "too_many_connections" // the execution has used up its number
-	CodeQuestions  = "too_many_questions"   // more questions to name servers than in a second are allowed
+	CodeTooMany    = "too_many_connections" // the execution has reached its maximum
+	CodeQuestions  = "too_many_questions"   // more DNS queries per second than allowed
 )
 
-// The transports in records, beside "tcp" and "udp".
-const transportName = "dns" // a question to a name server that was refused
+// A transport in records, in addition to "tcp" and "udp".
+const transportName = "dns" // a DNS query that was refused
 
-// Connection is one connection of a step, or its datagrams to one destination, or a name that was not resolved.
+// Connection is one connection of a step, all its datagrams to one destination, or a name that was not resolved.
 type Connection struct {
-	Host      string     // the name that it was decided with; empty for a literal address
+	Host      string     // the name that the policy decided on; empty for a literal address
 	Address   netip.Addr // invalid for a name that was not resolved
 	Port      uint16
 	Transport string // "tcp", "udp", or "dns" for a name that was not resolved
@@ -31,7 +31,7 @@ type Connection struct {
 	// means that the step itself waits for it.
 	Failure string
 	Began   time.Time
-	// Duration is how long it took to connect.
+	// Duration is the time until the connection was made or failed.
 	Duration time.Duration
 }
 
@@ -43,7 +43,7 @@ type Record struct {
 	Connections []Connection // the first ones
 	Count       int64        // all of them
 	Refused     int64
-	// Last is the last refused one; nil if none was.
+	// Last is the last refused connection, or nil.
 	Last *Connection
 }
 
@@ -53,13 +53,13 @@ type record struct {
 	destinations map[datagrams]struct{}
 }
 
-// datagrams identifies the datagrams that count as one connection.
+// datagrams identifies datagrams that count as one connection.
 type datagrams struct {
 	to   netip.AddrPort
 	rule string
 }
 
-// maxDestinations limits the destinations of datagrams that are told apart.
+// maxDestinations limits how many destinations of datagrams are distinguished.
 const maxDestinations = 4096
 
 func (r *record) copy() Record {
@@ -68,7 +68,7 @@ func (r *record) copy() Record {
 	return copied
 }
 
-// add records a connection that has been made, or not.
+// add records a connection, whether it was made or not.
 func (s *Supervisor) add(c Connection, err error) {
 	c.Duration = time.Since(c.Began)
 	if err != nil {
@@ -77,7 +77,7 @@ func (s *Supervisor) add(c Connection, err error) {
 	s.mu.Lock()
 	s.record.Count++
 	if limit := int64(s.job.MaxConnections); limit > 0 && s.record.Count > limit {
-		// All further ones are refused. They are counted only: a step could fill the audit's disk with them.
+		// All further connections are refused and only counted, because a step could fill the audit's disk with them.
 		s.record.Refused++
 		s.mu.Unlock()
 		return

@@ -20,15 +20,15 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// resolver answers the questions of one execution. The step asks the host's name servers over TCP (RES_OPTIONS and
-// resolv.conf say so); the supervisor connects it to the resolver instead, which passes on the questions that policy
-// allows, each to the server that the step has asked, and remembers the answers.
+// resolver answers the DNS queries of one execution. RES_OPTIONS and resolv.conf make the step query the host's name
+// servers over TCP. The supervisor connects it to the resolver instead. The resolver forwards the queries that the
+// policy allows, each to the server that the step has asked, and remembers the answers.
 type resolver struct {
 	supervisor *Supervisor
 
 	mu       sync.Mutex
 	listener net.Listener
-	clients  map[uint16]netip.Addr // the server that the client on this port has asked
+	clients  map[uint16]netip.Addr // by the client's port: the server that it has asked
 	open     map[net.Conn]struct{}
 	rate     rate
 	closed   bool
@@ -37,18 +37,18 @@ type resolver struct {
 
 const (
 	namePort = 53
-	// questionTimeout is how long a name server may take; the resolver of the step then asks the next one.
+	// questionTimeout limits how long a name server may take. The step's own resolver then asks the next server.
 	questionTimeout = 5 * time.Second
 	maxClients      = 64
-	maxInFlight     = 16 // questions of one client
+	maxInFlight     = 16 // queries of one client
 )
 
-// asksNameServer reports whether a connection is one to a name server of the host.
+// asksNameServer reports whether a connection goes to a name server of the host.
 func (s *Supervisor) asksNameServer(to netip.AddrPort) bool {
 	return to.Port() == namePort && slices.Contains(s.config.NameServers, to.Addr())
 }
 
-// redirect connects a socket to the execution's resolver.
+// redirect connects a socket to the execution's resolver instead of a name server.
 func (c *call) redirect(server netip.AddrPort) (int64, error) {
 	r := &c.supervisor.resolver
 	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
@@ -82,7 +82,7 @@ func boundPort(fd int) (uint16, error) {
 
 var errResolverClosed = errors.New("the resolver is closed")
 
-// expect allows one client, by its port, and returns where the resolver listens.
+// expect admits one client, by its port, and returns the address of the resolver's listener.
 func (r *resolver) expect(port uint16, server netip.Addr) (netip.AddrPort, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -115,7 +115,7 @@ func (r *resolver) accept(listener net.Listener) {
 		}
 		refused := !expected || r.closed
 		r.mu.Unlock()
-		if refused { // another process of this machine
+		if refused { // the client is another process of this machine
 			_ = client.Close()
 			continue
 		}
@@ -129,7 +129,7 @@ func (r *resolver) accept(listener net.Listener) {
 	}
 }
 
-// close ends all clients and waits for them.
+// close disconnects all clients and waits for them.
 func (r *resolver) close() {
 	r.mu.Lock()
 	r.closed = true
@@ -143,7 +143,8 @@ func (r *resolver) close() {
 	r.work.Wait()
 }
 
-// serve answers the questions of one client, several at a time, as a step's resolver asks for both kinds of addresses.
+// serve answers the queries of one client, several at a time: a step's resolver asks for both address families at
+// once.
 func (r *resolver) serve(client net.Conn, server netip.Addr) {
 	defer client.Close()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -163,7 +164,7 @@ func (r *resolver) serve(client net.Conn, server netip.Addr) {
 			defer func() { <-slots }()
 			answer, err := r.answer(ctx, question, server)
 			if err != nil {
-				_ = client.Close() // as a server that does not answer; the step asks the next one
+				_ = client.Close() // like a server that does not answer; the step asks the next one
 				return
 			}
 			writing.Lock()
@@ -174,7 +175,7 @@ func (r *resolver) serve(client net.Conn, server netip.Addr) {
 	}
 }
 
-// A message over TCP has its length before it (RFC 1035, 4.2.2).
+// A DNS message over TCP is preceded by its length (RFC 1035, 4.2.2).
 
 func readFramed(from io.Reader) ([]byte, error) {
 	var size [2]byte
@@ -192,7 +193,7 @@ func writeFramed(to io.Writer, message []byte) error {
 	return err
 }
 
-// answer answers one question.
+// answer answers one query.
 func (r *resolver) answer(ctx context.Context, message []byte, server netip.Addr) ([]byte, error) {
 	var parser dnsmessage.Parser
 	header, err := parser.Start(message)
@@ -216,7 +217,7 @@ func (r *resolver) answer(ctx context.Context, message []byte, server netip.Addr
 		}
 		return refusal(header, questions, code)
 	}
-	// Only the question is passed on: whatever else a step puts into its message would carry data.
+	// Only the question is forwarded, because a step could hide data in other parts of its message.
 	asked, err := ask(header, question)
 	if err != nil {
 		return nil, err
@@ -251,7 +252,7 @@ func (r *resolver) decide(name string) Decision {
 	return job.Policy.Resolve(name)
 }
 
-// refusal answers without asking a server.
+// refusal returns an answer with an error code, without asking a server.
 func refusal(header dnsmessage.Header, questions []dnsmessage.Question, code dnsmessage.RCode) ([]byte, error) {
 	answer := dnsmessage.Message{
 		Header: dnsmessage.Header{
@@ -262,7 +263,7 @@ func refusal(header dnsmessage.Header, questions []dnsmessage.Question, code dns
 	return answer.Pack()
 }
 
-// ask writes the message for a server.
+// ask encodes the query for a server.
 func ask(header dnsmessage.Header, question dnsmessage.Question) ([]byte, error) {
 	message := dnsmessage.Message{
 		Header: dnsmessage.Header{ID: uint16(rand.Uint32()), RecursionDesired: header.RecursionDesired,
@@ -272,7 +273,7 @@ func ask(header dnsmessage.Header, question dnsmessage.Question) ([]byte, error)
 	return message.Pack()
 }
 
-// exchange asks a server, over UDP and, if the answer does not fit, over TCP.
+// exchange queries a server, over UDP and, if the answer does not fit, over TCP.
 func exchange(ctx context.Context, message []byte, server netip.AddrPort) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
@@ -315,7 +316,7 @@ func exchangeOver(ctx context.Context, network string, message []byte, server ne
 	}
 }
 
-// answers reports whether an answer belongs to a question.
+// answers reports whether an answer belongs to a query.
 func answers(question, answer []byte) bool {
 	var asked, answered dnsmessage.Parser
 	want, err := asked.Start(question)
@@ -329,7 +330,7 @@ func answers(question, answer []byte) bool {
 		strings.EqualFold(a.Name.String(), b.Name.String())
 }
 
-// learn remembers the addresses in an answer, whatever other names lead to them.
+// learn records the addresses in an answer under the name in the query, even if they belong to an alias.
 func (r *resolver) learn(name string, answer []byte) {
 	var parser dnsmessage.Parser
 	if _, err := parser.Start(answer); err != nil || parser.SkipAllQuestions() != nil {

@@ -18,31 +18,31 @@ import (
 // Decision is the answer of a [Policy].
 type Decision struct {
 	Allowed bool
-	Host    string // the name that it was decided with; empty for a literal address
+	Host    string // the name that the policy decided on; empty for a literal address
 	Policy  string // the ID of the deciding rule; may be empty
 	Code    string // why it was refused, for programs
 	Reason  string // for people
 }
 
-// Policy decides on the connections of one execution. Its methods are called by several goroutines.
+// Policy decides on the connections of one execution. Several goroutines may call its methods at the same time.
 type Policy interface {
-	// Connect decides on a connection, or a datagram, to an address that the step has found under these names. "" stands
-	// for a literal address. The first name is the most likely one.
+	// Connect decides on a connection or a datagram to an address. names are the names under which the step has found
+	// the address, the most likely one first; "" stands for a literal address.
 	Connect(names []string, to netip.AddrPort, transport string) Decision
-	// Resolve decides whether a name may be sent to a name server.
+	// Resolve decides whether a name server may be asked for a name.
 	Resolve(name string) Decision
 }
 
-// Job is what a supervisor needs to know of the execution that it supervises.
+// Job describes the execution to supervise.
 type Job struct {
 	Policy Policy
 	// Proxy is the address of the execution's own proxy, which is always permitted and not recorded.
 	Proxy netip.AddrPort
 	// Observe, if not nil, is called for each connection once it has been made or refused.
 	Observe func(Connection)
-	// MaxConnections is the number of connections and datagrams' destinations of an execution; more are refused.
+	// MaxConnections is the maximal number of connections, and of destinations of datagrams, of an execution.
 	MaxConnections int
-	// MaxQuestions is the number of questions to name servers in a second; more are refused.
+	// MaxQuestions is the maximal number of DNS queries per second.
 	MaxQuestions int
 }
 
@@ -54,14 +54,14 @@ type Config struct {
 	Writable []string
 	// NameServers are the servers in the step's resolv.conf.
 	NameServers []netip.Addr
-	// Upstream, if valid, is asked instead of the server that the step has asked.
+	// Upstream, if valid, is asked instead of the name server that the step has chosen.
 	Upstream netip.AddrPort
-	// Charge, if not nil, counts time that the supervisor has spent on the step.
+	// Charge, if not nil, is called with the CPU time that the supervisor has spent on the step.
 	Charge func(time.Duration)
 }
 
-// Supervisor decides on and makes the connections of one sandbox. Until [Supervisor.Begin] it refuses all that would
-// leave the machine.
+// Supervisor decides on and makes the connections of one sandbox. Until [Supervisor.Begin], it refuses every
+// connection that would leave the machine.
 type Supervisor struct {
 	config Config
 	raw    syscall.RawConn
@@ -77,16 +77,17 @@ type Supervisor struct {
 	dialling map[int]struct{} // sockets whose connect blocks
 	closed   bool
 
-	// Only the serving goroutine uses it.
+	// Used only by the serving goroutine.
 	processes map[uint32]int // pidfds, by thread
 
 	resolver resolver
 }
 
-// maxWaiting limits the calls of one execution that wait for their peer at the same time. Others wait in the kernel.
+// maxWaiting limits how many calls of one execution wait for their peer at the same time. Further calls wait in the
+// kernel.
 const maxWaiting = 64
 
-// Start begins to answer. The caller must call Close.
+// Start starts answering calls. The caller must call Close.
 func Start(config Config) (*Supervisor, error) {
 	prefix, err := newPrefix()
 	if err != nil {
@@ -100,7 +101,7 @@ func Start(config Config) (*Supervisor, error) {
 	if s.raw, err = config.Listener.SyscallConn(); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch the connections of a step: %w", err), config.Listener.Close())
 	}
-	// Best effort: an older kernel answers a little later.
+	// Best effort: on an older kernel, answers take a little longer.
 	_ = s.raw.Control(func(fd uintptr) {
 		_, _, _ = unix.Syscall(unix.SYS_IOCTL, fd, ioctlSetFlags, flagSyncWakeUp)
 	})
@@ -108,7 +109,7 @@ func Start(config Config) (*Supervisor, error) {
 	return s, nil
 }
 
-// Begin permits what the job's policy permits.
+// Begin allows the connections that the job's policy permits.
 func (s *Supervisor) Begin(job Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,7 +123,8 @@ func (s *Supervisor) Record() Record {
 	return s.record.copy()
 }
 
-// Close stops answering: the kernel refuses every call from now on. It returns when nothing of the supervisor is left.
+// Close stops answering, so the kernel refuses every further call. It returns when all goroutines of the supervisor
+// have ended.
 func (s *Supervisor) Close() {
 	s.mu.Lock()
 	closed := s.closed
@@ -139,7 +141,7 @@ func (s *Supervisor) Close() {
 	s.work.Wait()
 }
 
-// serve answers until the sandbox has no process left, or the listener is closed.
+// serve answers calls until the sandbox has no process left, or the listener is closed.
 func (s *Supervisor) serve() {
 	defer close(s.done)
 	defer s.forgetProcesses()
@@ -160,7 +162,7 @@ func (s *Supervisor) serve() {
 		case reading != nil, over && n.id == 0:
 			return
 		case err != nil:
-			continue // the caller has died, or was interrupted
+			continue // the caller died, or was interrupted
 		}
 		s.handle(n)
 	}
@@ -173,10 +175,10 @@ type call struct {
 	socket     socket
 }
 
-// errWaits says that a goroutine answers the call later.
+// errWaits means that a goroutine will answer the call.
 var errWaits = errors.New("answered later")
 
-// handle answers one call, or leaves it to a goroutine if it has to wait.
+// handle answers a call, or starts a goroutine for it if the call has to wait.
 func (s *Supervisor) handle(n notification) {
 	began := time.Now()
 	c := &call{notification: n, supervisor: s}
@@ -189,7 +191,7 @@ func (s *Supervisor) handle(n notification) {
 	}
 }
 
-// run makes the call.
+// run performs the call.
 func (c *call) run() (int64, error) {
 	if err := c.open(); err != nil {
 		return 0, err
@@ -219,13 +221,14 @@ func (c *call) act() (int64, error) {
 	return 0, unix.EPERM
 }
 
-// open takes the call's socket from the step. All that follows uses this one, whatever the step does to its descriptor.
+// open duplicates the call's socket from the step. All later operations use the duplicate, so the step cannot swap the
+// socket.
 func (c *call) open() error {
 	fd, err := c.supervisor.take(c.tid, int(int32(c.args[0])))
 	if err != nil {
 		return err
 	}
-	// Only while the call is stopped is it certain that the process is the one that made it.
+	// Only while the call is stopped is it certain that this process made it.
 	if !c.valid() {
 		return errors.Join(unix.ESRCH, unix.Close(fd))
 	}
@@ -245,7 +248,7 @@ func (c *call) valid() bool {
 	return valid
 }
 
-// answer ends the call in the step. If the step has died, nothing happens.
+// answer ends the call in the step. If the step has died, it does nothing.
 func (c *call) answer(value int64, err error) {
 	r := response{id: c.id, value: value}
 	switch {
@@ -257,7 +260,7 @@ func (c *call) answer(value int64, err error) {
 	_ = c.supervisor.raw.Control(func(fd uintptr) { _ = ioctl(fd, ioctlSend, unsafe.Pointer(&r)) })
 }
 
-// later runs the rest of a call on another goroutine, which answers it.
+// later runs the rest of a call on another goroutine, which then answers it.
 func (c *call) later(rest func() (int64, error)) (int64, error) {
 	s := c.supervisor
 	s.slots <- struct{}{}
@@ -273,7 +276,7 @@ func (c *call) later(rest func() (int64, error)) (int64, error) {
 // pidfdThread is PIDFD_THREAD, since Linux 6.9.
 const pidfdThread = unix.O_EXCL
 
-// maxProcesses limits the descriptors that are kept open for processes.
+// maxProcesses limits how many pidfds are kept open.
 const maxProcesses = 64
 
 // take duplicates a descriptor of a stopped thread.
@@ -283,7 +286,7 @@ func (s *Supervisor) take(tid uint32, fd int) (int, error) {
 		if !errors.Is(err, unix.ESRCH) {
 			return taken, err
 		}
-		_ = unix.Close(known) // its number belongs to another thread now
+		_ = unix.Close(known) // the ID now belongs to another thread
 		delete(s.processes, tid)
 	}
 	opened, err := openThread(tid)

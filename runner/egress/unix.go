@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Abstract Unix sockets have one namespace for the whole machine. The supervisor puts a prefix before the names of
-// each execution, so that a step reaches only its own. A name that has the prefix already came from getsockname(2) and
-// stays.
+// All processes of a machine share one namespace of abstract Unix sockets. The supervisor adds a prefix to the names
+// of each execution, so that a step reaches only its own sockets. A name that already has the prefix came from
+// getsockname(2) and is not changed.
 
-// newPrefix returns a prefix that no other execution has.
+// newPrefix returns a prefix that no other execution uses.
 func newPrefix() (string, error) {
 	var unique [8]byte
 	if _, err := rand.Read(unique[:]); err != nil {
@@ -47,17 +47,17 @@ func (s *Supervisor) abstract(name string) ([]byte, error) {
 	return unixAddress("\x00" + name), nil
 }
 
-// errContinue lets the kernel make the call itself.
+// errContinue makes the kernel execute the call itself.
 var errContinue = errors.New("the kernel makes the call")
 
-// bindUnix names a socket. A path is left to the kernel, which makes the file as the step would; a step that swaps its
-// descriptor meanwhile gets an Internet socket bound, on which it cannot listen.
+// bindUnix binds a Unix socket. For a path, the kernel executes the step's own call and creates the file as the step.
+// If the step swaps the descriptor meanwhile, it binds an Internet socket, but cannot listen on it.
 func (c *call) bindUnix(address []byte) (int64, error) {
 	of, ok := family(address)
 	switch {
 	case !ok || of != unix.AF_UNIX || c.socket.domain != unix.AF_UNIX:
 		return 0, unix.EINVAL
-	case len(address) == 2: // the kernel would choose an abstract name
+	case len(address) == 2: // autobind: the kernel would choose an abstract name
 		var unique [5]byte
 		_, _ = rand.Read(unique[:]) // never fails
 		address = unixAddress("\x00" + hex.EncodeToString(unique[:]))
@@ -87,14 +87,14 @@ func (c *call) connectUnix(address []byte) (int64, error) {
 		defer closeAll(opened)
 		return 0, connectRaw(c.socket.fd, to)
 	}
-	return c.later(func() (int64, error) { // its queue may be full
+	return c.later(func() (int64, error) { // the queue of the listener may be full
 		defer closeAll(opened)
 		return 0, connectRaw(c.socket.fd, to)
 	})
 }
 
-// unixDestination returns the address under which the supervisor reaches a socket of the step, and what it has opened
-// for it. It is nil for an empty address.
+// unixDestination returns the address under which the supervisor reaches a socket of the step, and the descriptors
+// that it has opened for it. to is nil if address is empty.
 func (c *call) unixDestination(address []byte) (to []byte, opened []int, err error) {
 	if len(address) == 0 {
 		return nil, nil, nil
@@ -118,7 +118,7 @@ func (c *call) unixDestination(address []byte) (to []byte, opened []int, err err
 	return unixAddress("/proc/self/fd/" + strconv.Itoa(fd) + "\x00"), []int{fd}, nil
 }
 
-// ownSocket opens a socket below the step's own directories. All others lie outside the sandbox.
+// ownSocket opens a socket below the step's own directories. All other sockets are outside the sandbox.
 func (c *call) ownSocket(name string) (int, error) {
 	process := fmt.Sprintf("/proc/%d/", c.tid)
 	if !path.IsAbs(name) {
@@ -171,7 +171,7 @@ func closeAll(descriptors []int) {
 	}
 }
 
-// datagramOptions are the control messages of datagrams that change nothing about where they go.
+// datagramOptions are the control messages that do not change the destination of a datagram.
 var datagramOptions = map[[2]int32]bool{
 	{unix.IPPROTO_IP, unix.IP_TOS}: true, {unix.IPPROTO_IP, unix.IP_TTL}: true,
 	{unix.IPPROTO_IPV6, unix.IPV6_TCLASS}:   true,
@@ -181,8 +181,7 @@ var datagramOptions = map[[2]int32]bool{
 // maxRights is the kernel's SCM_MAX_FD.
 const maxRights = 253
 
-// rights translates control messages. Only a Unix socket passes descriptors, and only from one of the step's processes
-// to another.
+// rights translates control messages. Descriptors pass only over Unix sockets, and only between processes of the step.
 func (c *call) rights(control []byte) (*rights, error) {
 	r := &rights{}
 	if len(control) == 0 {
@@ -195,7 +194,7 @@ func (c *call) rights(control []byte) (*rights, error) {
 	for _, m := range messages {
 		switch {
 		case c.socket.domain == unix.AF_UNIX && m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_RIGHTS:
-			if len(m.Data)%4 != 0 || len(m.Data)/4 > maxRights { // ParseUnixRights relies on whole numbers
+			if len(m.Data)%4 != 0 || len(m.Data)/4 > maxRights { // ParseUnixRights requires complete numbers
 				r.close()
 				return nil, unix.EINVAL
 			}
@@ -233,7 +232,7 @@ func encodeControl(m unix.SocketControlMessage) []byte {
 	return encoded
 }
 
-// processOf returns the process of a thread.
+// processOf returns the ID of the process to which a thread belongs.
 func processOf(tid uint32) (int, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox"
 )
 
-// forking is a Python that has loaded requests. For each line that it reads it forks an empty child, waits for it, and
-// prints the nanoseconds that this took.
+// forking is a Python that has loaded requests. For each line that it reads, it forks an empty child, waits for it,
+// and prints how many nanoseconds this took.
 const forking = `
 import os, sys, time, requests
 for _ in sys.stdin:
@@ -126,7 +126,7 @@ func throughput(b *testing.B, p *Pool) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "executions/s")
 }
 
-// timed measures an empty step from its submission until none of its resources are left.
+// timed measures the time from the submission of an empty step until all its resources are released.
 func timed(b *testing.B, prepared *runner.Prepared) time.Duration {
 	began := time.Now()
 	prepared.Relimit(limits)

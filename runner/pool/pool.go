@@ -90,8 +90,8 @@ func (p *Pool) Keep(runtime runner.Runtime) { p.of(runtime) }
 // errLoading is the error of Check until the first interpreter is loaded.
 var errLoading = errors.New("the first warm interpreter is loading")
 
-// Check returns why the pool cannot provide warm interpreters of a runtime, or not yet. It returns nil as long as the
-// pool can be filled, even if no interpreter is waiting because all are in use.
+// Check returns why the pool cannot provide warm interpreters of a runtime, or why it cannot yet. It returns nil as
+// long as the pool can be filled, even if all interpreters are in use.
 func (p *Pool) Check(runtime runner.Runtime) error {
 	p.mu.Lock()
 	s := p.runtimes[runtime]
@@ -115,7 +115,7 @@ func (p *Pool) Close() {
 	}
 }
 
-// Prepare returns a warm interpreter, or starts one if none is waiting or none fits. After the first call for a
+// Prepare returns a warm interpreter. If none is waiting or none fits, it starts one. After the first call for a
 // runtime, the pool keeps interpreters for it.
 func (p *Pool) Prepare(ctx context.Context, runtime runner.Runtime, limits runner.Limits) (*runner.Prepared, error) {
 	limits = limits.WithDefaults()

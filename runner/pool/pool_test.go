@@ -105,14 +105,14 @@ var hunts = []struct{ name, leave, look string }{
 		"import requests\nassert requests.sessions.Session.__init__.__defaults__ is None"},
 }
 
-func TestAnExecutionSeesNothingOfTheOneBefore(t *testing.T) {
+func TestAnExecutionSeesNothingOfAnEarlierOne(t *testing.T) {
 	p := newPool(t, 2, runner.Config{})
 	for _, hunt := range hunts {
 		t.Run(hunt.name, func(t *testing.T) {
 			run(t, p, hunt.leave, nil)
 			run(t, p, hunt.look, nil)
 			run(t, p,
-				hunt.leave+"\ntry:\n  exec("+quote(hunt.look)+")\nexcept AssertionError: pass\nelse: raise Exception('would not be found')", nil)
+				hunt.leave+"\ntry:\n  exec("+quote(hunt.look)+")\nexcept AssertionError: pass\nelse: raise Exception('the search does not find it')", nil)
 		})
 	}
 }
@@ -142,10 +142,10 @@ outputs.x = str(found > 0)
 func TestASecretIsInTheMemoryOfItsOwnExecutionOnly(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	own := run(t, p, "s = secrets['k']"+secretHunt, map[string]runner.Secret{"k": runner.NewSecret("hush-hush-4711")})
-	// This interpreter was loaded while the sidecar had the secret in memory.
+	// This interpreter was loaded while the sidecar's memory contained the secret.
 	next := run(t, p, secretHunt, nil)
 	if got := own.Values[0].Value().V; got != "True" {
-		t.Fatalf("the hunt does not find an existing secret: %v", got)
+		t.Fatalf("the search does not find an existing secret: %v", got)
 	}
 	if got := next.Values[0].Value().V; got != "False" {
 		t.Errorf("the next execution found the secret: %v", got)
@@ -193,7 +193,7 @@ func TestConnectionsAreNotShared(t *testing.T) {
 	}
 }
 
-func TestWhatWaitsIsLoadedAndItsTimeIsNotTheExecutions(t *testing.T) {
+func TestAWarmInterpreterIsLoadedBeforeItsExecutionBegins(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	result := run(t, p, "import sys\nassert 'requests' in sys.modules and sys.modules['__main__'].__name__ == '__main__'",
 		nil)
@@ -202,7 +202,7 @@ func TestWhatWaitsIsLoadedAndItsTimeIsNotTheExecutions(t *testing.T) {
 	}
 }
 
-func TestThePoolGivesWhatItHasAndStartsWhatItHasNot(t *testing.T) {
+func TestThePoolStartsAColdInterpreterIfNoneFits(t *testing.T) {
 	p := newPool(t, 0, runner.Config{})
 	for name, asked := range map[string]runner.Limits{"nothing waits": limits, "other limits": {Memory: 256 << 20}} {
 		prepared, err := p.Prepare(context.Background(), "", asked)
@@ -217,7 +217,7 @@ func TestThePoolGivesWhatItHasAndStartsWhatItHasNot(t *testing.T) {
 	}
 }
 
-func TestWhatIsTakenBeforeAnyWaitsIsForkedOnDemand(t *testing.T) {
+func TestAnInterpreterIsForkedOnDemandIfNoneWaits(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	first := take(t, p)
 	defer first.Discard()
@@ -297,7 +297,7 @@ func TestAWarmInterpreterHasANetworkOfItsOwn(t *testing.T) {
 	defer first.Discard()
 	defer second.Discard()
 	if first.Listener() == nil || second.Listener() == nil {
-		t.Fatal("there is no listener")
+		t.Fatal("the interpreter has no listener")
 	}
 }
 
@@ -327,7 +327,7 @@ func TestAnOldOrDeadInterpreterIsReplaced(t *testing.T) {
 	}
 }
 
-func TestForksShareAHashSeedForACertainNumberOnly(t *testing.T) {
+func TestOnlyALimitedNumberOfForksShareAHashSeed(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	p.config.MaxForks = 3
 	s := newRuntimePool(p, runner.DefaultRuntime)
@@ -418,7 +418,7 @@ func (r *replaceable) StartForkServer(ctx context.Context, runtime runner.Runtim
 	return r.Load().StartForkServer(ctx, runtime, limits)
 }
 
-func TestThePoolIsWellAsLongAsItCanBeFilled(t *testing.T) {
+func TestThePoolIsReadyAsLongAsItCanBeFilled(t *testing.T) {
 	p := newPool(t, 1, runner.Config{})
 	working, err := runner.New(runner.Config{})
 	if err != nil {

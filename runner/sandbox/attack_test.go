@@ -17,7 +17,7 @@ func attacked(t *testing.T, s *Sandbox, attack attacks.Program, target attacks.T
 	return run(t, s, attack.Source(target), func(spec *Spec) { spec.Readable = []string{target.Exposed} })
 }
 
-// TestAttacksAreRefused attacks every environment except the one without a sandbox.
+// TestAttacksAreRefused runs the attacks in every environment except the one without a sandbox.
 func TestAttacksAreRefused(t *testing.T) {
 	target := attacks.NewTarget(t, outside, os.Getenv(projectVariable))
 	each(t, []string{"forks", "everything", "no user namespaces", "no cgroups", "no namespaces"},
@@ -41,7 +41,7 @@ func TestAttacksAreRefused(t *testing.T) {
 // TestAttacksWouldSucceed checks that the attacks are real: they succeed without a sandbox.
 func TestAttacksWouldSucceed(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("the kernel refuses half of the attacks to an ordinary user anyway")
+		t.Skip("the kernel refuses half of the attacks by an ordinary user anyway")
 	}
 	target := attacks.NewTarget(t, outside, os.Getenv(projectVariable))
 	s := newSandbox(t, Config{Mode: ModeOff})

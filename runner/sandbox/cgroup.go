@@ -19,8 +19,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/cgroups"
 )
 
-// groups holds the directories for the programs' groups: below the sidecar's own group, so that its limits apply to
-// them too.
+// groups holds the directories of the programs' groups. They are below the sidecar's own group, so that its limits
+// apply to them too.
 type groups struct {
 	unified bool
 	// memory and pids are the sidecar's own groups; empty if the controller is unavailable. With v2 both are the
@@ -29,12 +29,12 @@ type groups struct {
 
 	mu    sync.Mutex
 	swept time.Time
-	// busy are the groups of ended programs that could not be removed yet, for example because the kernel had not
+	// busy are the groups of ended programs that could not be removed yet, for example because the kernel has not
 	// released a process.
 	busy []string
 }
 
-// sweepInterval is how often the sidecar removes such groups, and those of dead sidecars.
+// sweepInterval is how often the sidecar removes busy groups, and the groups of dead sidecars.
 const sweepInterval = time.Minute
 
 // groupPrefix is the prefix of our groups' names; the sidecar's process ID and a number follow.
@@ -113,9 +113,9 @@ func hasField(list []byte, field string) bool {
 	return false
 }
 
-// sweep removes the groups of dead sidecars and those of this one that could not be removed before, at most once per
-// interval. The kernel refuses to remove a group in use, so this is safe. Glob fails if no descriptor is left; the
-// next sweep then removes the rest.
+// sweep removes the groups of dead sidecars, and the busy groups of this one, at most once per interval. The kernel
+// refuses to remove a group in use, so this is safe. Glob fails if no descriptor is left; the next sweep then removes
+// the rest.
 func (c *groups) sweep(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -144,10 +144,11 @@ func removed(dir string) bool {
 	return err == nil || errors.Is(err, fs.ErrNotExist)
 }
 
-// tcpShare divides the memory limit: the buffers of sockets may use that much in addition with cgroup v1.
+// tcpShare is the part of the memory limit that the buffers of sockets may use in addition, with cgroup v1:
+// limit/tcpShare.
 const tcpShare = 4
 
-// group is the cgroups of one program: one directory with v2, one for each controller with v1.
+// group holds the cgroups of one program: one directory with v2, one for each controller with v1.
 type group struct {
 	parents      *groups
 	memory, pids string // empty if not counted
@@ -155,8 +156,8 @@ type group struct {
 	dir          *os.File
 }
 
-// create creates the groups of the n-th program and sets their limits; reserve is the number of processes and threads
-// that its first process needs. Without any controller it returns an empty group.
+// create creates the groups of the n-th program and sets their limits. reserve is the number of processes and threads
+// that the program's first process needs. If no controller is available, the group is empty.
 func (c *groups) create(n uint32, limits Limits, reserve int) (*group, error) {
 	g := &group{parents: c}
 	if c == nil {
@@ -224,9 +225,9 @@ func (g *group) limit(limits Limits, reserve int) error {
 	return nil
 }
 
-// enter makes the next process that this thread starts a member. With v2 the kernel does it; with v1 the thread itself
-// enters the group and returns with leave, because moving another process waits for all processors of the machine (13
-// ms).
+// enter makes the next process that this thread starts a member. With v2, the kernel does it. With v1, the thread
+// itself enters the group and returns with leave, because moving another process waits for all processors of the
+// machine (13 ms).
 func (g *group) enter(attr *syscall.SysProcAttr) error {
 	if g.dir != nil {
 		attr.UseCgroupFD, attr.CgroupFD = true, int(g.dir.Fd())
@@ -259,8 +260,8 @@ func (g *group) leave() error {
 	return nil
 }
 
-// members opens the files with which a fork server makes a fork a member: with v2 the group's directory, and into is
-// true; with v1 the group's "tasks" files, each followed by that of the server's group. The caller closes them.
+// members opens the files with which a fork server makes a fork a member: with v2 the group's directory (into is
+// true), with v1 the group's "tasks" files, each followed by that of the server's group. The caller closes them.
 func (g *group) members(server *group) (files []*os.File, into bool, err error) {
 	if g.dir != nil {
 		file, err := duplicate(g.dir)
@@ -282,8 +283,8 @@ func (g *group) members(server *group) (files []*os.File, into bool, err error) 
 	return files, false, nil
 }
 
-// outOfMemory reports whether the kernel killed a member because the group exhausted its memory, or because a group
-// above it or the machine did.
+// outOfMemory reports whether the kernel killed a member because of the group's own memory limit (own), or because a
+// group above it or the machine ran out of memory (above).
 func (g *group) outOfMemory() (own, above bool) {
 	if g.memory == "" {
 		return false, false
@@ -298,13 +299,13 @@ func (g *group) outOfMemory() (own, above bool) {
 	if counter(g.memory, "memory.oom_control", "oom_kill") == 0 {
 		return false, false
 	}
-	// Both have the same limit; which one the kernel meets first depends on its version.
+	// Both counters have the same limit; it depends on the kernel's version which one reaches it first.
 	own = number(g.memory, "memory.failcnt") > 0 || number(g.memory, "memory.memsw.failcnt") > 0 || g.full()
 	return own, !own
 }
 
-// full reports whether the group has ever been as good as full; not every kernel counts a failed allocation of many
-// pages.
+// full reports whether the group's memory was ever close to the limit. It is needed because some kernels do not count
+// the failed allocation of many pages.
 func (g *group) full() bool { return g.peak() > g.most-mib }
 
 // used returns the group's memory in bytes, or 0 if it cannot be read.
@@ -315,8 +316,7 @@ func (g *group) used() int64 {
 	return number(g.memory, "memory.usage_in_bytes")
 }
 
-// peak returns the most memory that the group ever had in bytes, or 0 if the kernel does not say it (v2 before Linux
-// 5.19).
+// peak returns the peak of the group's memory in bytes, or 0 if the kernel does not report it (v2 before Linux 5.19).
 func (g *group) peak() int64 {
 	switch {
 	case g.memory == "":
@@ -346,7 +346,7 @@ func (g *group) remove() {
 	}
 }
 
-// counter reads the value of a name in a file of "name value" lines, or 0.
+// counter reads a value by name from a file of "name value" lines. It returns 0 if there is an error.
 func counter(dir, file, name string) int64 {
 	content, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
@@ -361,7 +361,7 @@ func counter(dir, file, name string) int64 {
 	return 0
 }
 
-// number reads a file with one number, or returns 0.
+// number reads a file that contains one number. It returns 0 if there is an error.
 func number(dir, file string) int64 {
 	content, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestGroupsThatCouldNotBeRemovedAreRemovedLater uses a directory that is not empty in place of a group whose process
-// the kernel has not yet released.
+// TestGroupsThatCouldNotBeRemovedAreRemovedLater uses a non-empty directory in place of a group whose process the
+// kernel has not yet released.
 func TestGroupsThatCouldNotBeRemovedAreRemovedLater(t *testing.T) {
 	dir := t.TempDir()
 	gone := exec.Command("true")
@@ -49,7 +49,7 @@ func TestGroupsThatCouldNotBeRemovedAreRemovedLater(t *testing.T) {
 	}
 	c.sweep(time.Now().Add(sweepInterval))
 	if names := left(); len(names) != 3 {
-		t.Errorf("%v is left: another sweep came too soon", names)
+		t.Errorf("%v is left: the next sweep ran before its interval", names)
 	}
 	c.sweep(time.Now().Add(2 * sweepInterval))
 	if names := left(); len(names) != 1 || names[0] != filepath.Base(used) {

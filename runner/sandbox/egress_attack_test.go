@@ -10,12 +10,11 @@ import (
 	"time"
 )
 
-// escapes are attempts to reach a target that policy forbids. Each runs in a process of its own; "forbidden" is its
-// target.
+// escapes are attempts to reach a target that the policy forbids. Each runs in a process of its own and reads the
+// target from "forbidden".
 var escapes = []struct {
 	name, code string
-	// never says that the sandbox refuses the attempt with any network, and that the target is not reached with the
-	// host's either.
+	// never means that the sandbox refuses the attempt with every network, even the host's.
 	never bool
 }{
 	{"connect", `tcp().connect(forbidden)`, false},
@@ -190,7 +189,7 @@ libc.syscall(ctypes.c_long(42 | 0x40000000), ctypes.c_long(s.fileno()), ctypes.c
 	{"another network namespace", `libc.unshare(0x40000000); tcp().connect(forbidden) if False else None`, true},
 }
 
-// escaping runs each attempt in a process of its own.
+// escaping is the program that runs each attempt in a process of its own.
 const escaping = `
 import ctypes, errno, mmap, os, select, signal, socket, struct, subprocess, sys, threading, time
 os.read(3, 1)
@@ -235,7 +234,7 @@ for attempt, port in zip(open(4).read().split("\0"), sys.argv[2].split()):
 print("done")
 `
 
-// escapeTo runs the attempts against the targets on these ports.
+// escapeTo runs the attempts against targets on these ports.
 func escapeTo(t *testing.T, s *Sandbox, network Network, permitted netip.AddrPort, code, ports []string) result {
 	t.Helper()
 	attempts := filepath.Join(t.TempDir(), "attempts")
@@ -256,7 +255,7 @@ func escapeTo(t *testing.T, s *Sandbox, network Network, permitted netip.AddrPor
 
 func TestNoEscapeGetsOut(t *testing.T) { noEscapeGetsOut(t, "forks", "no namespaces") }
 
-// TestTortureNoEscapeGetsOutOfAnySandbox takes half a minute for each.
+// TestTortureNoEscapeGetsOutOfAnySandbox takes half a minute for each sandbox.
 func TestTortureNoEscapeGetsOutOfAnySandbox(t *testing.T) {
 	noEscapeGetsOut(t, "everything", "forks", "no user namespaces", "no namespaces")
 }
@@ -295,7 +294,7 @@ func noEscapeGetsOut(t *testing.T, sandboxes ...string) {
 					out++
 				}
 				want := network == NetworkHost && !escape.never
-				// A race that never happens on a busy machine shows nothing.
+				// A race that is never won on a busy machine proves nothing.
 				chance := strings.Contains(strings.ToLower(escape.code), "race")
 				if reached != want && !(chance && want) {
 					t.Errorf("%s: %s: reached the target: %v", network, escape.name, reached)

@@ -12,7 +12,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// measuring times connects, transfers and requests of one program; it prints a figure a line.
+// measuring is a program that times connects, transfers and requests; it prints one figure per line.
 const measuring = `
 import os, socket, sys, threading, time
 os.read(3, 1)
@@ -48,7 +48,7 @@ for _ in range(count): s.send(b"R" + bytes(8)); s.recv(1)
 print("requests/s", count / (time.perf_counter() - began))
 `
 
-// serveMeasured answers what measuring asks.
+// serveMeasured serves the program measuring.
 func serveMeasured(connection net.Conn) {
 	defer func() { _ = connection.Close() }()
 	chunk := make([]byte, 1<<20)
@@ -78,7 +78,7 @@ func serveMeasured(connection net.Conn) {
 	}
 }
 
-// writer discards, without a method that would read into a smaller buffer.
+// writer discards its input. It has no ReadFrom, which would use a smaller buffer.
 type writer struct{}
 
 func (writer) Write(p []byte) (int, error) { return len(p), nil }

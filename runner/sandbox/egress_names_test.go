@@ -19,15 +19,15 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/egress"
 )
 
-// nameServer is a DNS server that writes down what it is asked.
+// nameServer is a DNS server that records its queries.
 type nameServer struct {
 	at    netip.AddrPort
 	mu    sync.Mutex
 	asked []string
 }
 
-// answer answers a question: db.example.com has an address, alias.example.com is an alias of it, large.example.com
-// does not fit into a datagram, and no other name exists.
+// answer answers a query. db.example.com has an address, alias.example.com is an alias of it, the answer for
+// large.example.com does not fit into a datagram, and no other name exists.
 func (n *nameServer) answer(question []byte, over string) []byte {
 	var message dnsmessage.Message
 	if message.Unpack(question) != nil || len(message.Questions) != 1 || len(message.Additionals) > 0 {
@@ -109,7 +109,7 @@ func newNameServer(t *testing.T) *nameServer {
 	return n
 }
 
-// named permits connections only to addresses that were found under names below example.com.
+// named permits only connections to addresses that were found under names below example.com.
 type named struct{}
 
 func (named) Connect(names []string, _ netip.AddrPort, _ string) egress.Decision {
@@ -128,8 +128,8 @@ func (named) Resolve(name string) egress.Decision {
 	return egress.Decision{Policy: "names", Code: "policy", Reason: "the name is not permitted"}
 }
 
-// TestNamesAreResolvedByTheSidecar: a name that is not permitted is sent to no server, and an address counts only with
-// the name that it was found under.
+// TestNamesAreResolvedByTheSidecar: a forbidden name must reach no server, and an address is permitted only under the
+// name under which it was found.
 func TestNamesAreResolvedByTheSidecar(t *testing.T) {
 	if slices.Contains(egress.NameServers(), netip.MustParseAddr("127.0.0.1")) {
 		t.Log("the machine has no name server of its own")
@@ -167,11 +167,11 @@ print("ok")`, func(spec *Spec) {
 			for _, want := range []string{"udp db.example.com", "udp alias.example.com", "udp large.example.com",
 				"tcp large.example.com", "udp nothing.example.com"} {
 				if !slices.Contains(asked, want) {
-					t.Errorf("%q was not asked: %q", want, asked)
+					t.Errorf("the name server was not asked for %q: %q", want, asked)
 				}
 			}
 			if slices.ContainsFunc(asked, func(q string) bool { return strings.Contains(q, "attacker") }) {
-				t.Errorf("a refused name was asked: %q", asked)
+				t.Errorf("the name server was asked for a refused name: %q", asked)
 			}
 			var seen []string
 			for _, c := range record.Connections {
@@ -187,7 +187,7 @@ print("ok")`, func(spec *Spec) {
 	}
 }
 
-// TestOnlyTheStepAsksItsResolver: another program of the machine gets no answer.
+// TestOnlyTheStepAsksItsResolver: the resolver must not answer another program of the machine.
 func TestOnlyTheStepAsksItsResolver(t *testing.T) {
 	server := newNameServer(t)
 	s := newSandbox(t, Config{upstream: server.at})

@@ -32,7 +32,7 @@ func (p only) Resolve(name string) egress.Decision {
 	return egress.Decision{Allowed: strings.HasSuffix(name, ".example.com"), Policy: "names"}
 }
 
-// target is a server over TCP and UDP on one port, which counts what reaches it.
+// target is a server over TCP and UDP on one port. It counts the connections and datagrams that it receives.
 type target struct {
 	at      netip.AddrPort
 	reached atomic.Int64
@@ -70,7 +70,7 @@ func newTarget(t *testing.T, address string) *target {
 	return target
 }
 
-// bothOf listens for TCP and for UDP on one port.
+// bothOf listens on one port over TCP and UDP.
 func bothOf(t *testing.T, address string) (net.Listener, *net.UDPConn) {
 	t.Helper()
 	for range 50 {
@@ -89,15 +89,15 @@ func bothOf(t *testing.T, address string) (net.Listener, *net.UDPConn) {
 	return nil, nil
 }
 
-// supervised runs code with this network, whose policy permits one target. Descriptor 3 ends when the execution has
-// begun.
+// supervised runs code with the given network and a policy that permits one target. Descriptor 3 reaches its end when
+// the execution has begun.
 func supervised(t testing.TB, s *Sandbox, network Network, permitted netip.AddrPort, code string,
 	change func(*Spec)) (result, egress.Record) {
 	t.Helper()
 	return supervisedBy(t, s, network, only{permitted}, code, change)
 }
 
-// supervisedBy runs code with this network and policy. Descriptor 3 ends when the execution has begun.
+// supervisedBy runs code with the given network and policy. Descriptor 3 reaches its end when the execution has begun.
 func supervisedBy(t testing.TB, s *Sandbox, network Network, policy egress.Policy, code string,
 	change func(*Spec)) (result, egress.Record) {
 	t.Helper()
@@ -121,7 +121,7 @@ func supervisedBy(t testing.TB, s *Sandbox, network Network, policy egress.Polic
 			}
 			supervisor.Begin(job)
 		} else if network == NetworkPolicy {
-			t.Error("nothing supervises the program")
+			t.Error("the program has no supervisor")
 		}
 		return started, stop, nil
 	}
@@ -151,7 +151,7 @@ func addressOf(listener net.Listener) netip.AddrPort {
 	return netip.MustParseAddrPort(listener.Addr().String())
 }
 
-// attempt is what every program of these tests begins with.
+// attempt is the beginning of every program in these tests.
 const attempt = `
 import ctypes, errno, os, socket, struct, sys, threading
 os.read(3, 1)
@@ -195,7 +195,7 @@ except PermissionError: print("ok")`, permitted.at, forbidden.at)
 		})
 }
 
-func TestNothingConnectsBeforeTheExecutionBeginsOrAfterTheSupervisorHasGone(t *testing.T) {
+func TestNoConnectionIsMadeBeforeTheExecutionOrWithoutASupervisor(t *testing.T) {
 	permitted := newTarget(t, "127.0.0.1")
 	each(t, []string{"everything", "forks", "no namespaces"}, func(t *testing.T, s *Sandbox) {
 		begun, begin, err := os.Pipe()
@@ -249,7 +249,7 @@ for _ in range(3): tries(); os.read(3, 1)`, fmt.Sprint(permitted.at.Port())},
 	})
 }
 
-// TestNoCallHarmsTheSupervisor: whatever a step writes into its calls, others are still answered.
+// TestNoCallHarmsTheSupervisor: whatever a step passes to its calls, the supervisor must still answer other calls.
 func TestNoCallHarmsTheSupervisor(t *testing.T) {
 	target := newTarget(t, "127.0.0.1")
 	each(t, []string{"everything", "forks", "no namespaces"}, func(t *testing.T, s *Sandbox) {
@@ -286,8 +286,8 @@ print("ok")`, target.at, netip.AddrPortFrom(target.at.Addr(), 1))
 	})
 }
 
-// TestAnExecutionHasOnlySoManyConnections: further ones are refused, and are counted only.
-func TestAnExecutionHasOnlySoManyConnections(t *testing.T) {
+// TestAnExecutionHasALimitOnConnections: further connections must be refused and only counted.
+func TestAnExecutionHasALimitOnConnections(t *testing.T) {
 	target := newTarget(t, "127.0.0.1")
 	var observed atomic.Int64
 	limited = func(job *egress.Job) {
@@ -305,7 +305,8 @@ print([tcp().connect_ex(permitted) for _ in range(5)], [tcp().connect_ex(forbidd
 // limited, if not nil, changes the jobs of the tests.
 var limited func(*egress.Job)
 
-// TestUnixSocketsOutsideTheSandboxAreNotReached: with the host's network a step reaches a named socket of the host.
+// TestUnixSocketsOutsideTheSandboxAreNotReached: with the host's network, a step would reach a named socket of the
+// host.
 func TestUnixSocketsOutsideTheSandboxAreNotReached(t *testing.T) {
 	name := fmt.Sprintf("@kizen-test-%d", os.Getpid())
 	dir, err := os.MkdirTemp(outside, "kizen-socket-")
@@ -361,8 +362,8 @@ for address in "link", os.getcwd() + "/link", os.getcwd() + "/root" + sys.argv[2
 	})
 }
 
-// TestNothingIsOfferedToOtherMachines: a step cannot listen, or take a port of its choice.
-func TestNothingIsOfferedToOtherMachines(t *testing.T) {
+// TestAStepCannotServeOtherMachines: a step must not listen, or bind a port of its choice.
+func TestAStepCannotServeOtherMachines(t *testing.T) {
 	target := newTarget(t, "127.0.0.1")
 	each(t, []string{"everything", "forks", "no namespaces"}, func(t *testing.T, s *Sandbox) {
 		r, _ := connecting(t, s, NetworkPolicy, `

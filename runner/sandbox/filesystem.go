@@ -59,10 +59,10 @@ const maxCopied = 24 << 10
 // deviceNodes are the only devices that steps get.
 var deviceNodes = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
 
-// fileTree is what every program sees of the host.
+// fileTree holds the parts of the host's file system that every program sees.
 type fileTree struct {
 	mounts      []stage.Mount
-	dirs, files []string // that exist on the host, links resolved or not
+	dirs, files []string // existing paths of the host, with and without links resolved
 }
 
 // hostTree finds the system directories and files that exist here.
@@ -92,11 +92,11 @@ func hostTree() fileTree {
 	return t
 }
 
-// build lists the mounts of one program: first those common to all programs, then /proc and the writable directories,
-// and the program's own paths last, because they may lie in one of the others.
+// build lists the mounts of one program: first the mounts of all programs, then /proc and the writable directories.
+// The program's own paths come last, because they may be inside one of the others.
 func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkServer bool) []stage.Mount {
 	mounts := slices.Clone(t.mounts)
-	// Programs look up their own host name; all names of the host stay available too.
+	// Programs look up their own host name. The names in the host's file stay available.
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil || len(hosts) > maxCopied/2 {
 		hosts = []byte("127.0.0.1 localhost\n::1 localhost\n")
@@ -124,7 +124,7 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 		mounts = append(mounts, stage.Mount{Kind: stage.MountLink, Target: "/dev/" + name, Source: "/proc/self/" + target})
 	}
 	if proc {
-		// Only processes, without the machine's command line, load, pressure, locks and devices.
+		// Show only processes, not the machine's command line, load, pressure, locks and devices.
 		mounts = append(mounts, stage.Mount{Kind: stage.MountProc, Target: "/proc", Source: "hidepid=2,subset=pid",
 			Writable: forkServer})
 	}
@@ -139,7 +139,8 @@ func (t fileTree) build(readable []string, uid int, tmpSize int64, proc, forkSer
 	return mounts
 }
 
-// askOverTCP makes programs ask name servers over TCP, which the supervisor of connections can answer.
+// askOverTCP makes programs query name servers over TCP, because the supervisor of connections can answer only over
+// TCP.
 func askOverTCP(mounts []stage.Mount) {
 	for i, mount := range mounts {
 		if mount.Kind == stage.MountFile && mount.Target == "/etc/resolv.conf" {
@@ -152,7 +153,7 @@ func tmpfsOptions(size int64) string {
 	return fmt.Sprintf("mode=1777,size=%d,nr_inodes=%d", size, MaxFiles)
 }
 
-// resolve returns the real paths of a program's readable paths, and the links that lead to them, without "/usr" and
+// resolve returns the real paths of a program's readable paths, and the links that lead to them. It omits "/usr" and
 // everything else that all programs see.
 func (t fileTree) resolve(paths []string) (real []string, links []stage.Mount, err error) {
 	for _, path := range paths {
@@ -168,7 +169,7 @@ func (t fileTree) resolve(paths []string) (real []string, links []stage.Mount, e
 			real = append(real, target)
 		}
 	}
-	// Parents before children, which they then contain already.
+	// Sort parents before their children, so that children can be dropped.
 	slices.Sort(real)
 	return slices.DeleteFunc(real, func(path string) bool {
 		return slices.ContainsFunc(real, func(other string) bool { return strings.HasPrefix(path, other+"/") })

@@ -26,9 +26,8 @@ var ErrCannotFork = errors.New("the sandbox cannot fork here")
 // forkLayers are the layers without which forks would share files or processes.
 var forkLayers = []string{stage.LayerFileSystem, layerPID, stage.LayerProc, layerIPC}
 
-// A ForkServer forks programs, each into its own sandbox that is equivalent to one made by Start, in the time of a
-// fork. The server itself is trusted: it sets up the sandboxes and never runs a program's code. It is safe for
-// concurrent use.
+// A ForkServer forks programs. Each gets its own sandbox, equivalent to one made by Start, in the time of a fork. The
+// server itself is trusted: it sets up the sandboxes and never runs a program's code. It is safe for concurrent use.
 //
 // The embedded Process is the server's own; when it ends, all forks end.
 type ForkServer struct {
@@ -117,7 +116,7 @@ func hidden(path string) bool {
 	})
 }
 
-// Kill ends the server and all its forks, at once. It does not wait.
+// Kill ends the server and all its forks immediately. It does not wait.
 func (f *ForkServer) Kill() {
 	_ = f.requests.Close()
 	f.Process.Kill()
@@ -165,7 +164,8 @@ func (f *ForkServer) sendPlan(plan stage.ForkPlan) error {
 	return nil
 }
 
-// forkLimits returns the limits that a fork sets itself: the per-user ones, because all forks may have the same user.
+// forkLimits returns the limits that a fork sets itself: those that count per user, because all forks may have the
+// same user.
 func forkLimits(limits Limits, server *Process) []stage.Limit {
 	var own []stage.Limit
 	others := 0

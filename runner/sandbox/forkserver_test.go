@@ -15,11 +15,11 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// forkServerVariable has the source of the harness's fork server, because the tests that run as an ordinary user
+// forkServerVariable contains the source of the harness's fork server, because the tests that run as an ordinary user
 // cannot read the file.
 const forkServerVariable = "KIZEN_TEST_FORK_SERVER"
 
-// forkServer is a Python that serves forks as the harness does; each fork executes the program that it reads from its
+// forkServer is a Python that serves forks as the harness does. Each fork executes the program that it reads from its
 // last descriptor.
 const forkServer = `
 import json, os
@@ -145,7 +145,7 @@ func TestForksOfOneServerAreDifferentUsersOfTheHost(t *testing.T) {
 	}
 }
 
-func TestAForkThatUsesUpItsProcessesLeavesTheOthersTheirs(t *testing.T) {
+func TestAForkAtItsProcessLimitDoesNotAffectOtherForks(t *testing.T) {
 	limits := Limits{Processes: 16}
 	f := newForkServer(t, Spec{Limits: limits})
 	const greedy = `
@@ -173,11 +173,11 @@ time.sleep(999)`
 		}
 	}
 	if got := output(t, f, "import os\nfor _ in range(8):\n  if os.fork() == 0: os._exit(0)\nprint('fine')"); got != "fine" {
-		t.Errorf("beside them: %q", got)
+		t.Errorf("the other fork: %q", got)
 	}
 }
 
-func TestAServerThatDiesTakesItsForksAlong(t *testing.T) {
+func TestForksEndIfTheirServerDies(t *testing.T) {
 	f := newForkServer(t, Spec{})
 	process, err := execute(t.Context(), f, Spec{Argv: []string{"/bin/sleep", "999"}})
 	if err != nil {
@@ -194,7 +194,7 @@ func TestAServerThatDiesTakesItsForksAlong(t *testing.T) {
 	}
 }
 
-func TestAServerThatDiesOverARequestFailsTheFork(t *testing.T) {
+func TestAForkFailsIfTheServerDiesDuringItsRequest(t *testing.T) {
 	// Unread data turns the end of the socket into a connection reset.
 	f, err := newSandbox(t, Config{}).launchForkServer(t.Context(), Spec{Argv: []string{python, "-I", "-S", "-c",
 		"import socket; socket.socket(fileno=3).recv(1, socket.MSG_PEEK)"}})

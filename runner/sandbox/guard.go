@@ -36,7 +36,7 @@ func newGuard(stage int) (filter, error) {
 	}
 	program = append(program, ifCall(unix.SYS_FCNTL, refuseValues(1, unix.F_SETOWN, unix.F_SETOWN_EX)...)...)
 	program = append(program, ifCall(unix.SYS_IOCTL, refuseValues(1, fioSetOwn, sioSetPGroup)...)...)
-	// A CPU-time limit of zero kills as well.
+	// Setting a CPU-time limit of zero also kills a process.
 	for _, call := range []uint32{
 		unix.SYS_PRLIMIT64, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SCHED_SETSCHEDULER, unix.SYS_SCHED_SETPARAM,
 		unix.SYS_SCHED_SETATTR,
@@ -56,7 +56,7 @@ const (
 // refused is the instruction that refuses a call.
 var refused bpf.Instruction = bpf.RetConstant{Val: uint32(refuse(unix.EPERM))}
 
-// ifCall runs body only for one system call.
+// ifCall runs body for only one system call.
 func ifCall(number uint32, body ...bpf.Instruction) []bpf.Instruction {
 	return append([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: 0, Size: 4}, // the number in struct seccomp_data
@@ -64,7 +64,7 @@ func ifCall(number uint32, body ...bpf.Instruction) []bpf.Instruction {
 	}, body...)
 }
 
-// argument loads the lower half of an argument on a little-endian machine, which is all that the kernel reads of a
+// argument loads the lower half of an argument on a little-endian machine. The kernel reads only this half of a
 // process ID.
 func argument(n uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: 16 + 8*n, Size: 4} }
 

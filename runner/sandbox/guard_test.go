@@ -16,7 +16,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// stillAllowed is what programs may do to themselves and their children.
+// stillAllowed is a program that does to itself and its children what programs must still be able to do.
 const stillAllowed = `
 import resource, signal, threading
 child = os.fork()
@@ -86,7 +86,7 @@ func sidecarWith(t *testing.T, kind, code, marker string) *exec.Cmd {
 	return sidecar
 }
 
-// eventually waits for a condition. Its limit is for a hang, not for a slow machine.
+// eventually waits for a condition. Its timeout catches hangs, not slow machines.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Minute); !condition(); time.Sleep(10 * time.Millisecond) {
@@ -124,7 +124,7 @@ func TestDirectoriesOfDeadSidecarsAreRemoved(t *testing.T) {
 	if _, err := os.Stat(stale + "/tmp/a/b"); err != nil {
 		t.Fatalf("the dead sidecar's directory was already removed: %v", err)
 	}
-	// The directory of a living sidecar, one of another user, and files that only look like one.
+	// The directory of a running sidecar, that of another user, and files that only look like one must stay.
 	sidecarWith(t, "bare", code, "")
 	living := directories()
 	other := filepath.Join(tmp, scratchPrefix+"1-file")

@@ -24,8 +24,8 @@ func landlockSupport() error {
 	return fmt.Errorf("ask for its version: %w", err)
 }
 
-// landlockRules lists the paths that a program may access in its own root, or, without one, in the host's root with
-// only writable as writable directories.
+// landlockRules lists the paths that a program may access in its own root. Without its own root, it may access the
+// host's root, in which only the paths in writable are writable.
 func (t fileTree) landlockRules(readable, writable []string, own bool) *stage.Landlock {
 	rules := &stage.Landlock{
 		ReadDirs:   append([]string{"/proc"}, readable...),
@@ -33,7 +33,7 @@ func (t fileTree) landlockRules(readable, writable []string, own bool) *stage.La
 		WriteDirs:  writable,
 	}
 	if own {
-		// The mounts decide what exists; Landlock additionally makes it read-only.
+		// The mounts determine which paths exist; Landlock also makes them read-only.
 		rules.ReadDirs = []string{"/"}
 		rules.WriteDirs = append(rules.WriteDirs, "/dev/shm")
 		return rules

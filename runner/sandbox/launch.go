@@ -31,7 +31,7 @@ func (e *layerError) Error() string {
 
 func (e *layerError) Unwrap() error { return e.err }
 
-// prepare decides everything about a program's sandbox. Nothing has been started when it returns.
+// prepare makes all decisions about a program's sandbox. It starts nothing.
 func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 	number := s.started.Add(1)
 	limits := spec.Limits.withDefaults()
@@ -73,7 +73,7 @@ func (s *Sandbox) prepare(spec Spec) (*Process, error) {
 	return p, nil
 }
 
-// describe writes the stage's job.
+// describe fills in the stage's job.
 func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, network Network) error {
 	job := &stage.Job{
 		Argv: spec.Argv, Env: spec.Env, Dir: home, Files: len(spec.Files),
@@ -82,7 +82,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, network Network
 		Limits: limits.rlimits(p.group.memory != "", p.group.pids != "", otherProcesses(p.ns)),
 	}
 	if spec.forkServer {
-		// The limit of a user namespace's creator applies to the whole namespace, so the server's would apply to
+		// The limit of a user namespace's creator applies to the whole namespace, so the server's limit would apply to
 		// all forks together. Each fork sets its own limit instead.
 		job.Limits = slices.DeleteFunc(job.Limits, countsProcesses)
 	}
@@ -108,7 +108,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, network Network
 	if s.holds(stage.LayerUTS) {
 		job.Hostname = hostName
 		if !own {
-			job.Hostname = "localhost" // the host's /etc/hosts has no other name for the step
+			job.Hostname = "localhost" // the only name for the step in the host's /etc/hosts
 		}
 	}
 	if s.holds(stage.LayerLandlock) {
@@ -123,7 +123,7 @@ func (s *Sandbox) describe(p *Process, spec Spec, limits Limits, network Network
 	return nil
 }
 
-// open collects the stage's descriptors: the standard ones, its end of the control socket, and the program's.
+// open collects the stage's descriptors: the standard ones, the stage's end of the control socket, and the program's.
 func (p *Process) open(spec Spec) error {
 	control, theirs, err := controlPair()
 	if err != nil {
@@ -195,7 +195,7 @@ func (t *thread) unlock() {
 func (p *Process) spawn(t *thread) error {
 	attr := &os.ProcAttr{
 		Dir: "/", Sys: &p.ns.attr, Files: p.inherits,
-		// One processor is enough for a process that only waits.
+		// The process only waits, so one processor is enough.
 		Env: []string{stage.Environ + "=" + stage.Magic, "GOMAXPROCS=1"},
 	}
 	err := p.group.enter(attr.Sys)
@@ -267,7 +267,7 @@ func (p *Process) await(wanted ...stage.EventKind) error {
 	return nil
 }
 
-// receive reads an event, and the listener that may come with it.
+// receive reads an event, and the listener's descriptor if the event carries one.
 func (p *Process) receive() (stage.Event, error) {
 	packet, descriptors, err := receivePacket(p.control)
 	if err != nil {
@@ -293,9 +293,9 @@ func (p *Process) receive() (stage.Event, error) {
 	return event, nil
 }
 
-// superviseConnections starts to decide on the program's connections.
+// superviseConnections starts the supervisor of the program's connections.
 func (p *Process) superviseConnections(fd int) (err error) {
-	if err := unix.SetNonblock(fd, true); err != nil { // to wait for it without a thread
+	if err := unix.SetNonblock(fd, true); err != nil { // waiting then needs no thread
 		return errors.Join(fmt.Errorf("watch the connections of a step: %w", err), unix.Close(fd))
 	}
 	p.supervisor, err = egress.Start(egress.Config{
@@ -305,8 +305,8 @@ func (p *Process) superviseConnections(fd int) (err error) {
 	return err
 }
 
-// receivePacket reads a packet and the descriptor that may come with it, or returns io.EOF if the other side has closed
-// the socket.
+// receivePacket reads a packet and the descriptor in it, if any. It returns io.EOF if the other side has closed the
+// socket.
 func receivePacket(conn *net.UnixConn) (packet []byte, descriptors []int, err error) {
 	packet, rights := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
 	n, rightsLen, _, _, err := conn.ReadMsgUnix(packet, rights)

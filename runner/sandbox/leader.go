@@ -17,11 +17,11 @@ type leader interface {
 	// pid returns its ID in the sidecar's PID namespace.
 	pid() int
 	kill()
-	// wait returns once it has ended, with the known CPU time of it and of the children it waited for.
+	// wait returns when it has ended, with the known CPU time of itself and of the children that it has waited for.
 	wait() (time.Duration, error)
 }
 
-// spawned is a leader that is the sidecar's child.
+// spawned is a leader that is a child of the sidecar.
 type spawned struct{ process *os.Process }
 
 func (s spawned) pid() int { return s.process.Pid }
@@ -36,7 +36,7 @@ func (s spawned) wait() (time.Duration, error) {
 	return state.UserTime() + state.SystemTime(), err
 }
 
-// forked is a leader that a fork server made.
+// forked is a leader that a fork server has forked.
 type forked struct {
 	pidfd *os.File
 	id    int
@@ -57,7 +57,7 @@ func newForked(fd int) (forked, error) {
 	return forked{file, id}, nil
 }
 
-// pidOf returns the process of a pidfd.
+// pidOf returns the process ID of a pidfd.
 func pidOf(fd int) (int, error) {
 	info, err := os.Open(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
 	if err != nil {

@@ -89,11 +89,11 @@ got = 0
 while got < 5: got += len(os.read(ready, 5))
 `
 
-func TestNothingSurvivesTheMainProcess(t *testing.T) {
+func TestNoProcessSurvivesTheMainProcess(t *testing.T) {
 	each(t, all, func(t *testing.T, s *Sandbox) {
 		marker := fmt.Sprintf("kizen-marker-%d-%s", os.Getpid(), t.Name())
 		r := run(t, s, survivors+"os._exit(6)", func(spec *Spec) { spec.Argv = append(spec.Argv, marker) })
-		// The parent of a new daemon may still exist.
+		// The parents of new daemons may still exist.
 		if r.Code != 6 || r.Survivors < 5 || r.Survivors > 8 {
 			t.Errorf("got %+v, want exit code 6 and five survivors or a few more; output %q", r.Exit, r.out)
 		}
@@ -103,7 +103,7 @@ func TestNothingSurvivesTheMainProcess(t *testing.T) {
 	})
 }
 
-func TestKillReachesEverything(t *testing.T) {
+func TestKillEndsEveryProcess(t *testing.T) {
 	for _, how := range []string{"Kill", "context"} {
 		t.Run(how, func(t *testing.T) {
 			each(t, all, func(t *testing.T, s *Sandbox) {
@@ -184,7 +184,7 @@ func TestTheStepDiesWithTheSidecar(t *testing.T) {
 	}
 }
 
-// processesWith returns the processes with a word in their command line, by their ids on the host.
+// processesWith returns the host's IDs of the processes that have a word in their command line.
 func processesWith(word string) []int {
 	var found []int
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -198,7 +198,7 @@ func processesWith(word string) []int {
 	return found
 }
 
-// leftovers returns the resources that programs might leave on the host and in this process.
+// leftovers returns the resources that programs may have left on the host and in this process.
 func leftovers(t *testing.T, s *Sandbox) map[string]string {
 	t.Helper()
 	left := make(map[string]string)
@@ -207,7 +207,7 @@ func leftovers(t *testing.T, s *Sandbox) map[string]string {
 		t.Fatal(err)
 	}
 	for mount := range strings.Lines(string(mounts)) {
-		// Other tests mount on their own directories.
+		// Ignore mounts of other tests on their own directories.
 		if !strings.Contains(mount, filepath.Join(os.TempDir(), "Test")) {
 			left["mounts"] += mount
 		}
@@ -242,10 +242,10 @@ func leftovers(t *testing.T, s *Sandbox) map[string]string {
 	return left
 }
 
-// namesNamespaces prints the namespaces of a program.
+// namesNamespaces prints the namespaces that a program is in.
 const namesNamespaces = "import os\nfor n in os.listdir('/proc/self/ns'): print(os.readlink('/proc/self/ns/' + n), flush=True)\n"
 
-// kindsOfExecutions end in every possible way, and try to leave something behind.
+// kindsOfExecutions end in every possible way and try to leave resources behind.
 var kindsOfExecutions = []struct {
 	name, code string
 	change     func(*Spec)
@@ -337,7 +337,7 @@ func requireNothingLeft(t *testing.T, executions int) {
 				t.Errorf("%s: before %s, after %s", what, before[what], now)
 			}
 		}
-		// An orphan may belong to another test's sidecar and be about to end.
+		// An orphan may belong to another test's sidecar and end soon.
 		var kept []string
 		defer func() { t.Log("last in use:", kept) }()
 		eventually(t, "no namespace of a program is in use", func() bool {
@@ -351,7 +351,7 @@ func requireNothingLeft(t *testing.T, executions int) {
 	})
 }
 
-// inUse returns those namespaces that our processes are in.
+// inUse returns the namespaces that processes of this test are in.
 func inUse(t *testing.T, namespaces map[string]bool) (found []string) {
 	t.Helper()
 	for _, pid := range ours(t) {
@@ -364,8 +364,8 @@ func inUse(t *testing.T, namespaces map[string]bool) (found []string) {
 	return found
 }
 
-// ours returns the processes that this test may have left: its descendants, and orphans. The kernel reuses the numbers
-// of namespaces, so a step of another test may now have the number of one of ours.
+// ours returns the processes that this test may have left: its descendants, and orphans. Namespaces must be checked by
+// process, because the kernel reuses their numbers: a step of another test may now have the number of one of ours.
 func ours(t *testing.T) []string {
 	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -408,14 +408,14 @@ func ownNamespaces(t *testing.T, pattern string) map[string]bool {
 	return found
 }
 
-// TestDirectoriesAreRemovedWhateverIsInThem covers the machine without a private file system.
+// TestDirectoriesAreRemovedWhateverIsInThem covers machines without private file systems.
 func TestDirectoriesAreRemovedWhateverIsInThem(t *testing.T) {
 	s := newSandbox(t, environments["no namespaces"])
 	for _, left := range []struct{ name, code string }{
 		{"closed directories",
 			"os.makedirs('a/b/c'); open('a/b/f', 'w'); os.chmod('a/b', 0); os.chmod('a', 0); os.chmod('.', 0)"},
 		{"directories deeper than there are descriptors", "for _ in range(3000): os.mkdir('d'); os.chdir('d')"},
-		{"names that are no text", "os.mkdir(b'\\xff\\n'); open(b'\\xff\\n/\\xfe', 'w')"},
+		{"names that are not text", "os.mkdir(b'\\xff\\n'); open(b'\\xff\\n/\\xfe', 'w')"},
 		{"links that lead out of the directory", "os.symlink('/', 'root'); os.symlink('..', 'up'); os.mkfifo('f')"},
 		{"many files", "os.mkdir('a')\nfor i in range(3000): open('a/%d' % i, 'w').close()"},
 	} {

@@ -11,12 +11,12 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// sparse is how much one process may map privately beyond the memory limit if no cgroup counts memory, because sparse
-// mappings are harmless and common. The monitor enforces the memory limit; this only limits mappings.
+// sparse is how many bytes one process may map privately in addition to the memory limit, if no cgroup counts memory.
+// Sparse mappings are harmless and common. The monitor enforces the memory limit; this limit is only for mappings.
 const sparse = 8 << 30
 
-// rlimits returns the limits of each process; cgroups and the monitor enforce the limits of all together. others is the
-// number of other processes and threads that count for the same user.
+// rlimits returns the limits of each process; cgroups and the monitor enforce the limits of all processes together.
+// others is the number of other processes and threads that count for the same user.
 func (l Limits) rlimits(memoryCounted, processesCounted bool, others int) []stage.Limit {
 	processes := uint64(l.Processes + others)
 	if processesCounted {
@@ -38,8 +38,8 @@ func (l Limits) rlimits(memoryCounted, processesCounted bool, others int) []stag
 	return limits
 }
 
-// otherProcesses estimates how many foreign processes and threads a program's RLIMIT_NPROC counts: none if it has its
-// own user, those of the stage in a user namespace, and otherwise all of the sidecar's user.
+// otherProcesses estimates how many processes and threads of others RLIMIT_NPROC counts for a program: none if the
+// program has its own user, those of the stage in a user namespace, and otherwise all of the sidecar's user.
 func otherProcesses(ns namespaces) int {
 	switch {
 	case ns.step != nil:

@@ -10,7 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-func TestMemoryIsThatOfTheWholeTree(t *testing.T) {
+func TestMemoryLimitCountsTheWholeTree(t *testing.T) {
 	// Filled with random bytes, so that neither the kernel nor Python can merge or omit pages.
 	const fill = `
 import os, sys, time
@@ -109,7 +109,7 @@ while True:
 	})
 }
 
-func TestProcessorTimeIsThatOfTheWholeTree(t *testing.T) {
+func TestCPULimitCountsTheWholeTree(t *testing.T) {
 	each(t, all, func(t *testing.T, s *Sandbox) {
 		for name, code := range map[string]string{
 			"one process":     "while True: pass",

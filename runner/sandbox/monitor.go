@@ -40,7 +40,7 @@ type monitor struct {
 	warning sync.Mutex
 	margin  int64
 
-	// begun is closed when the program is no longer idle.
+	// begun is closed when the program stops being idle.
 	begun chan struct{}
 	begin sync.Once
 
@@ -48,19 +48,19 @@ type monitor struct {
 	// leader is the first process; 0 until it has started.
 	leader int
 	used   usage
-	// before is the CPU time that does not count, see Process.LimitCPU.
+	// before is the CPU time used before LimitCPU, which does not count.
 	before time.Duration
-	// charged is CPU time of others that counts too, see Process.ChargeCPU.
+	// charged is the CPU time of other processes that counts too, see Process.ChargeCPU.
 	charged time.Duration
 	// memoryOver and cpuOver report that the program exceeded the limit and was killed for it.
 	memoryOver, cpuOver bool
 }
 
-// nearest is the remaining memory in bytes at which a program is near its limit, unless an eighth of the limit is more:
-// a fast program fills it within a few samples.
+// nearest is the remaining memory in bytes at which a program is near its limit, if that is more than an eighth of the
+// limit. A fast program uses it up within a few samples.
 const nearest = 64 * mib
 
-// leastMargin is the remaining memory in bytes below which no more warnings follow.
+// leastMargin is the remaining memory in bytes below which nearMemory is not called again.
 const leastMargin = mib
 
 func newMonitor(spec Spec, limits Limits, g *group) *monitor {
@@ -74,18 +74,18 @@ func newMonitor(spec Spec, limits Limits, g *group) *monitor {
 	return m
 }
 
-// leaveIdle has the program be watched.
+// leaveIdle starts the sampling of the program.
 func (m *monitor) leaveIdle() { m.begin.Do(func() { close(m.begun) }) }
 
-// follow sets the first process to watch.
+// follow sets the first process of the program.
 func (m *monitor) follow(leader int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.leader = leader
 }
 
-// watch looks until done is closed, from when the program is not idle any more, and calls kill once a limit is
-// exceeded.
+// watch waits until the program stops being idle, then takes samples until done is closed. It calls kill when a limit
+// is exceeded.
 func (m *monitor) watch(done <-chan struct{}, kill func()) {
 	defer func() { m.warning.Lock() }() // waits for a running warning and prevents further ones
 	select {
@@ -101,7 +101,7 @@ func (m *monitor) watch(done <-chan struct{}, kill func()) {
 			return
 		case <-ticker.C:
 			if m.look() {
-				// Without a cgroup, the program would use more memory in the meantime.
+				// Without a cgroup, the program would keep using more memory during the call.
 				if _, memoryOver, _ := m.seen(); m.overLimit != nil && (m.counted || !memoryOver) {
 					m.overLimit()
 				}
@@ -112,7 +112,7 @@ func (m *monitor) watch(done <-chan struct{}, kill func()) {
 	}
 }
 
-// limitCPU sets the limit on processor time, counted from now on, and has the program be watched.
+// limitCPU sets the limit on CPU time, counts from now on, and starts the sampling of the program.
 func (m *monitor) limitCPU(limit time.Duration) {
 	defer m.leaveIdle()
 	m.look()
@@ -128,14 +128,14 @@ func (m *monitor) chargeCPU(used time.Duration) {
 	m.charged += used
 }
 
-// seen returns the results of all samples. LimitCPU may add one until the very end.
+// seen returns the results of all samples. LimitCPU may still add one at the very end.
 func (m *monitor) seen() (used usage, memoryOver, cpuOver bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.used, m.memoryOver, m.cpuOver
 }
 
-// counts returns the part of the program's total CPU time that counts towards the limit.
+// counts returns how much of the program's total CPU time counts towards the limit.
 func (m *monitor) counts(cpu time.Duration) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -172,13 +172,13 @@ func (m *monitor) look() bool {
 	return m.memoryOver || m.cpuOver
 }
 
-// sumUsage adds up what the processes below the leader use now, and returns them. Parents are read before their
-// children: a parent that waits for a dead child inherits its CPU time, which would count twice if the child was read
-// first.
+// sumUsage adds up the current usage of the processes below the leader, and returns the processes too. It reads
+// parents before their children: a parent that waits for a dead child inherits the child's CPU time, which would count
+// twice if the child had been read first.
 func sumUsage(leader int, below func(pid int) []int, read func(pid int) (stat, bool)) (usage, []int) {
 	var now usage
 	if stat, ok := read(leader); ok {
-		// The time of orphans, for which the leader has waited.
+		// The CPU time of orphans that the leader has waited for.
 		now.cpu = stat.waited
 	}
 	tree := below(leader)
@@ -217,8 +217,8 @@ func (m *monitor) warn(resident int64) {
 	})
 }
 
-// descendants lists the processes below one, parents first, from the kernel's lists of children. A process that gets
-// another parent meanwhile, because its own died, may be missing.
+// descendants lists the processes below one, parents first, from the kernel's lists of children. A process that gets a
+// new parent meanwhile, because its own died, may be missing.
 func descendants(root int) []int {
 	var found []int
 	seen := map[int]bool{}
@@ -298,7 +298,7 @@ func proportional(pids []int) int64 {
 	for _, pid := range pids {
 		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
-			// Ended, or not accessible; then all of its memory counts.
+			// It has ended or is not accessible; then all of its memory counts.
 			stat, _ := readStat(pid)
 			total += stat.memory
 			continue

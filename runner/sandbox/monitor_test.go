@@ -51,7 +51,7 @@ func TestTheCPUTimeOfAProcessThatEndsInASampleCountsOnce(t *testing.T) {
 		case pid == leader:
 			return stat{threads: 1}, true
 		case !dead:
-			dead = true // the leader waits for it right after its time was read
+			dead = true // the leader waits for it right after its time has been read
 			return stat{threads: 1, own: time.Second}, true
 		}
 		return stat{}, false

@@ -20,15 +20,15 @@ var stageCapabilities = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.C
 // namespaces says how to start the stage of one program.
 type namespaces struct {
 	attr syscall.SysProcAttr
-	// mapSelf and step are the stage's own part of setting up the identity.
+	// mapSelf and step are the parts of the identity that the stage sets up itself.
 	mapSelf *stage.IDMap
 	step    *stage.Identity
 	// isolated reports that namespaces other than a user namespace are created.
 	isolated bool
 }
 
-// namespaces chooses how to start a program: with a user namespace if available, otherwise with only the other
-// namespaces if root may create them, otherwise with none. host is the program's user, if root gives it one.
+// namespaces chooses how to start a program: with a user namespace if available; otherwise, if root may create them,
+// with only the other namespaces; otherwise with none. host is the user that root gives the program, if any.
 func (s *Sandbox) namespaces(host int, ownNetwork bool) namespaces {
 	root := rooted()
 	ns := namespaces{attr: syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
@@ -58,14 +58,15 @@ func (s *Sandbox) namespaces(host int, ownNetwork bool) namespaces {
 		ns.addUser(root, host, 1)
 	}
 	if ns.attr.Cloneflags&unix.CLONE_NEWPID == 0 {
-		// The stage must outlive the sidecar until it has killed the other processes.
+		// If the sidecar dies, the stage must live until it has killed the other processes.
 		ns.attr.Pdeathsig = 0
 	}
 	return ns
 }
 
-// addUser adds a user namespace. Root maps two users, so that the stage and the step differ and neither is root outside
-// its own namespaces, or as many users as a fork server's forks take; an ordinary user can map only itself.
+// addUser adds a user namespace. Root maps two users, so that the stage and the step differ and neither is root
+// outside its own namespaces; for a fork server, root maps as many users as the forks need. An ordinary user can map
+// only itself.
 func (ns *namespaces) addUser(root bool, host, size int) {
 	ns.attr.Cloneflags |= unix.CLONE_NEWUSER
 	if root {

@@ -15,7 +15,7 @@ import (
 // an ordinary user.
 func rooted() bool { return os.Geteuid() == 0 && whyNotRooted() == nil }
 
-// whyNotRooted returns what root lacks. It does not change while the process runs.
+// whyNotRooted returns which privilege root lacks, or nil. The answer does not change while the process runs.
 var whyNotRooted = sync.OnceValue(func() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var own [2]unix.CapUserData
@@ -34,8 +34,8 @@ var whyNotRooted = sync.OnceValue(func() error {
 	return errors.Join(mapped("/proc/self/uid_map"), mapped("/proc/self/gid_map"))
 })
 
-// mapped returns an error if an ID map (user_namespaces(7)) lacks the IDs of programs. A kernel without user namespaces
-// has no maps, and all IDs.
+// mapped returns an error if an ID map (user_namespaces(7)) lacks the IDs of programs. A kernel without user
+// namespaces has no maps, so all IDs exist.
 func mapped(path string) error {
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {

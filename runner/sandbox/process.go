@@ -35,8 +35,8 @@ type Exit struct {
 	// ProcessesRefused reports that the program tried to exceed the limit on processes. Without a cgroup it is
 	// inferred from the sampled number of processes and the number at the end.
 	ProcessesRefused bool
-	// PeakMemory is the peak of the cgroup's memory in bytes. Without a cgroup it is the peak of the sampled resident
-	// memory of all processes, with what they share counted once, and at least that of the largest one.
+	// PeakMemory is the peak of the cgroup's memory in bytes. Without a cgroup, it is the peak of the sampled resident
+	// memory of all processes, with shared memory counted once, and at least the peak of the largest process.
 	PeakMemory int64
 	// PeakProcesses is the peak of the sampled number of processes and threads.
 	PeakProcesses int
@@ -63,7 +63,7 @@ type Process struct {
 	listener  net.Listener
 	monitor   *monitor
 
-	// supervised reports that a policy decides on the program's connections: then supervisor is set before Start returns.
+	// supervised reports that a policy decides on connections; supervisor is then set before Start returns.
 	supervised  bool
 	supervisor  *egress.Supervisor
 	writable    []string
@@ -79,15 +79,16 @@ type Process struct {
 	ordered bool // the caller requested the kill; guarded by killed
 }
 
-// Listener returns the listener on the loopback address of the program's own network with NetworkKizenOnly, nil
-// otherwise. It is open when Start returns; the caller closes it.
+// Listener returns the listener on the loopback address of the program's own network with NetworkKizenOnly, otherwise
+// nil. It is open when Start returns; the caller closes it.
 func (p *Process) Listener() net.Listener { return p.listener }
 
-// Connections returns the supervisor of the program's connections with NetworkPolicy, nil otherwise. It refuses all
-// until its Begin is called.
+// Connections returns the supervisor of the program's connections with NetworkPolicy, otherwise nil. It refuses all
+// connections until its Begin is called.
 func (p *Process) Connections() *egress.Supervisor { return p.supervisor }
 
-// SourceDir returns an empty directory of the program, to which it can write the source of what it runs.
+// SourceDir returns an empty directory of the program, into which the program can write the source of the code that it
+// runs.
 func (p *Process) SourceDir() string { return p.sourceDir }
 
 // Done returns a channel that is closed when all processes of the program are gone.
@@ -99,7 +100,7 @@ func (p *Process) Wait() Exit {
 	return p.exit
 }
 
-// Kill ends the program and everything it started, at once. It does not wait.
+// Kill ends the program and everything it started immediately. It does not wait.
 func (p *Process) Kill() { p.end(true) }
 
 // end kills the program; the first call determines the reason.
@@ -109,12 +110,12 @@ func (p *Process) end(ordered bool) {
 		p.leader.kill()
 		return
 	}
-	// The stage kills the rest when it sees the end of the socket.
+	// The stage kills the other processes when it sees the end of the socket.
 	_ = p.control.CloseWrite()
 }
 
-// LimitCPU replaces the limit on CPU time (0 means none) and counts from now on, as Exit.CPU does. From now on an idle
-// program is watched.
+// LimitCPU replaces the limit on CPU time (0 means none). The limit and Exit.CPU count from now on. An idle program is
+// monitored from now on.
 func (p *Process) LimitCPU(limit time.Duration) { p.monitor.limitCPU(limit) }
 
 // ChargeCPU adds CPU time that the caller has spent on the program to its limit. Exit.CPU does not include it.
@@ -142,7 +143,7 @@ func (s *Sandbox) Start(ctx context.Context, spec Spec) (*Process, error) {
 	return process, nil
 }
 
-// attempt starts a program with the layers that are believed to work; without Argv, it only sets up the sandbox.
+// attempt starts a program with the layers that are believed to work. Without Argv, it only sets up the sandbox.
 func (s *Sandbox) attempt(ctx context.Context, spec Spec) (*Process, error) {
 	p, err := s.prepare(spec)
 	if err != nil {
@@ -173,7 +174,7 @@ func (p *Process) abandon() {
 }
 
 // launch runs for the whole life of the stage, on one OS thread, because the kernel sends the parent-death signal when
-// the thread that started the stage ends, not the process.
+// the thread that started the stage ends, and not when its process ends.
 func (p *Process) launch(ctx context.Context, started chan<- error) {
 	defer close(p.done)
 	thread := lockThread()
@@ -187,7 +188,7 @@ func (p *Process) launch(ctx context.Context, started chan<- error) {
 	thread.unlock()
 }
 
-// supervise watches a program until all its processes are gone.
+// supervise monitors a program until all its processes are gone.
 func (p *Process) supervise(ctx context.Context) {
 	defer context.AfterFunc(ctx, routine.Safe(p.Kill))()
 	watching := make(chan struct{})
@@ -195,7 +196,7 @@ func (p *Process) supervise(ctx context.Context) {
 	p.monitor.follow(p.leader.pid())
 	watcher.Go(func() {
 		p.monitor.watch(watching, func() {
-			// The caller must learn that a program runs before it learns that it ran too long.
+			// The caller must learn that a program runs before it learns that the program exceeded a limit.
 			<-p.handedOver
 			p.end(false)
 		})
@@ -209,7 +210,7 @@ func (p *Process) supervise(ctx context.Context) {
 	p.clean()
 }
 
-// outcome combines the stage's last event, the monitor's samples and the kernel's counts.
+// outcome combines the stage's last event, the monitor's samples and the kernel's counters.
 func (p *Process) outcome(cpu time.Duration, err error) Exit {
 	m := p.monitor
 	used, memoryOver, cpuOver := m.seen()
@@ -247,8 +248,8 @@ func (p *Process) outcome(cpu time.Duration, err error) Exit {
 	if peak > 0 {
 		exit.PeakMemory = peak
 	}
-	// The last sample may be older than the last processes; those left at the end and the main process existed at
-	// the same time.
+	// The last sample may be older than the last processes. The main process and the processes left at its end existed
+	// at the same time.
 	most := max(exit.PeakProcesses, exit.Survivors+event.Unreaped+1)
 	exit.ProcessesRefused = p.group.refused() || p.group.pids == "" && most >= m.limits.Processes
 	return exit

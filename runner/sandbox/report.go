@@ -92,8 +92,8 @@ func (r Report) Missing() []string {
 	return names
 }
 
-// InForce names the layers in force around a program: all that this machine supports, except the network namespace and
-// the connection policy if the program does not have them.
+// InForce names the layers around a program: all that this machine supports, without the network namespace and the
+// connection policy if the program does not use them.
 func (r Report) InForce(network Network) []string {
 	var names []string
 	for _, layer := range r {
@@ -116,8 +116,8 @@ func (r Report) Withheld() []string {
 	return names
 }
 
-// Report returns the state of all layers. The first call sets up an empty sandbox to find out, unless a program has
-// been started before.
+// Report returns the state of all layers. Unless a program was started earlier, the first call sets up an empty
+// sandbox to find out.
 func (s *Sandbox) Report() Report {
 	s.probe()
 	var report Report
@@ -134,8 +134,8 @@ func (s *Sandbox) Report() Report {
 	return report
 }
 
-// probe sets up a sandbox with its own network, and one with a policy, and starts nothing in them. It records failing
-// layers and retries without them. It reports whether it succeeded.
+// probe sets up an empty sandbox with its own network, and one with a policy. It records failing layers and retries
+// without them. It reports whether it succeeded.
 func (s *Sandbox) probe() (learned bool) {
 	s.probed.Do(func() {
 		for s.config.Mode != ModeOff {
@@ -156,7 +156,7 @@ func (s *Sandbox) probe() (learned bool) {
 	return learned
 }
 
-// tryNetwork sets up an empty sandbox with this network.
+// tryNetwork sets up an empty sandbox with the given network.
 func (s *Sandbox) tryNetwork(network Network) error {
 	process, err := s.attempt(context.Background(), Spec{Network: network})
 	if err != nil {
@@ -169,7 +169,7 @@ func (s *Sandbox) tryNetwork(network Network) error {
 	return nil
 }
 
-// blame decides which layer to omit after a failure. It returns false if no remaining layer could be the cause.
+// blame chooses the layer to omit after a failure. It returns false if no remaining layer could be the cause.
 func (s *Sandbox) blame(err error) bool {
 	failed, ok := errors.AsType[*layerError](err)
 	if !ok {

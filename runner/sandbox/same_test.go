@@ -21,16 +21,16 @@ import (
 //go:embed testdata/layers.py
 var layersProgram string
 
-// differences are the probes that may differ where the program runs as the sidecar's own user, with the reason.
+// differences are the probes whose results may differ if the program runs as the sidecar's own user, with the reason.
 var differences = map[string]string{
 	"PID namespace, signals the first": "Landlock counts the stage as part of the program; it has no signal handlers, so no signal from inside ends it",
 	"resource limits, RLIMIT_NPROC":    "the limit counts the processes of the user, and the stage has more threads than the first process of a fork",
 }
 
-// TestAForkIsInTheLayersOfAProgram: the stage builds the sandbox of a program in Go, and the fork server builds that
-// of a fork in Python. Each probe of each layer must give the same result for both on this kernel. A layer without
-// probes fails the test.
-func TestAForkIsInTheLayersOfAProgram(t *testing.T) {
+// TestAForkHasTheSameLayersAsAProgram: the stage builds the sandbox of a program in Go, and the fork server builds the
+// sandbox of a fork in Python. On this kernel, each probe of each layer must give the same result for both. A layer
+// without probes fails the test.
+func TestAForkHasTheSameLayersAsAProgram(t *testing.T) {
 	const name = "kizen-test-of-layers"
 	outside, err := net.Listen("unix", "@"+name)
 	if err != nil {
@@ -98,7 +98,7 @@ func TestAForkIsInTheLayersOfAProgram(t *testing.T) {
 	}
 	t.Logf("%d probes of %d layers", probes, len(program))
 	if program[stage.LayerIdentity]["CapBnd"] != "0000000000000000" || program[stage.LayerSeccomp]["mode"] != "2" {
-		t.Errorf("the program is in no sandbox: %v", program)
+		t.Errorf("the program is not in a sandbox: %v", program)
 	}
 	last, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
 	if err != nil {

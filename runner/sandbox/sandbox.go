@@ -69,8 +69,8 @@ func (e *MissingError) Error() string {
 		strings.Join(e.Layers, ", "))
 }
 
-// New prepares a sandbox. It is cheap: layers that must be tried are tried by the first Start, or by Report. With
-// ModeRequired, New tries them at once and returns a *MissingError if one is missing.
+// New prepares a sandbox. It is cheap, because the first Start, or Report, tries the layers. With ModeRequired, New
+// tries them itself and returns a *MissingError if one is missing.
 func New(config Config) (*Sandbox, error) {
 	if config.Mode == "" {
 		config.Mode = ModeAuto
@@ -141,8 +141,8 @@ func (s *Sandbox) miss(layer, why string) {
 	}
 }
 
-// network returns the network that a program gets for the one that it asks for. Where policy cannot decide on
-// connections, none leaves the machine, unless every layer is required.
+// network returns the network that a program gets if it asks for wanted. If policy cannot decide on connections here,
+// steps reach only the proxy; if every layer is required, it returns an error.
 func (s *Sandbox) network(wanted Network) (Network, error) {
 	if wanted != NetworkPolicy || s.holds(stage.LayerPolicy) {
 		return wanted, nil
@@ -157,7 +157,7 @@ func (s *Sandbox) network(wanted Network) (Network, error) {
 		errors.New("policy cannot decide on connections here; run kizen-sidecar doctor, or choose --network=host or --network=kizen-only")
 }
 
-// Network returns the network that programs get for the one that they ask for, as far as is known.
+// Network returns the network that programs get if they ask for wanted, as far as it is known.
 func (s *Sandbox) Network(wanted Network) Network {
 	if network, err := s.network(wanted); err == nil {
 		return network
@@ -165,7 +165,7 @@ func (s *Sandbox) Network(wanted Network) Network {
 	return wanted
 }
 
-// holds reports whether a layer is usable, as far as is known.
+// holds reports whether a layer is usable, as far as it is known.
 func (s *Sandbox) holds(layer string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

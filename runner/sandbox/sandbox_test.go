@@ -20,18 +20,18 @@ import (
 
 const python = "/usr/bin/python3"
 
-// ordinaryUID is an unprivileged user without an account. Each run of the tests uses another one: the kernel counts
-// processes by user, so one run's fork bombs would count for another's.
+// ordinaryUID is an unprivileged user without an account. Each run of the tests uses another one, because the kernel
+// counts processes by user: the fork bombs of one run would count for another.
 var ordinaryUID = uint32(20000 + os.Getpid()%20000)
 
 // helperVariable makes the test binary run one of the helpers.
 const helperVariable = "KIZEN_TEST_HELPER"
 
-// outside is where tests make directories that programs can see: forks have a private /tmp, which would hide those in
-// /tmp.
+// outside is where tests make directories that programs can see. Forks have a private /tmp, which would hide
+// directories in /tmp.
 const outside = "/var/tmp"
 
-// projectVariable has the path of the project, which the tests' programs must not see.
+// projectVariable contains the path of the project, which the tests' programs must not see.
 const projectVariable = "KIZEN_TEST_PROJECT"
 
 // helpers are the programs that the test binary can run as a separate process.
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	if helper, ok := helpers[os.Getenv(helperVariable)]; ok {
 		os.Exit(helper())
 	}
-	// The initialisation that the sidecar does.
+	// Initialise this process as the sidecar does.
 	if err := Conceal(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -116,7 +116,7 @@ func again(t *testing.T, attributes *syscall.SysProcAttr, variable string, argum
 	t.Logf("its output:\n%s", out)
 }
 
-// sidecarHelper is a sidecar that runs a program until it is killed. Its arguments are the program's.
+// sidecarHelper is a sidecar that runs a program until it is killed. Its arguments are the program and its arguments.
 func sidecarHelper() int {
 	mode := Config{}
 	if os.Args[1] == "bare" {
@@ -132,14 +132,14 @@ func sidecarHelper() int {
 		process, stop, err = start(context.Background(), s, Spec{Argv: os.Args[2:], Stdout: os.Stdout, Stderr: os.Stderr})
 		if err == nil {
 			process.Wait()
-			stop() // not earlier: a fork server ends when nothing refers to it
+			stop() // not earlier: a fork server ends when its last reference is gone
 		}
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return 1
 }
 
-// bare is a typical container without privileges: no namespaces, no cgroups.
+// bare is a typical unprivileged container, without namespaces and cgroups.
 var bare = slices.Concat([]string{"user namespace"}, namespaceLayers, accounting)
 
 // environments are the machines that the tests simulate. make test covers a machine that has everything, started afresh
@@ -152,10 +152,10 @@ var environments = map[string]Config{
 	"forks":              {},
 }
 
-// rare are the environments that only tests called TestTorture cover, unless rareVariable is set.
+// rare lists the environments that only tests named TestTorture cover, unless rareVariable is set.
 var rare = []string{"no user namespaces", "no cgroups"}
 
-// rareVariable restricts tests to rare environments ("only"), or adds these ("too").
+// rareVariable restricts tests to the rare environments ("only"), or adds these environments ("too").
 const rareVariable = "KIZEN_TEST_RARE_SANDBOXES"
 
 // inEnvironment reports whether a test covers an environment, see [rare].
@@ -169,10 +169,10 @@ func inEnvironment(t *testing.T, name string) bool {
 	return !slices.Contains(rare, name) || strings.HasPrefix(t.Name(), "TestTorture")
 }
 
-// forking are the sandboxes that start programs as forks of a server.
+// forking contains the sandboxes that start programs as forks of a server.
 var forking sync.Map
 
-// each runs a test on the named machines, if they can be simulated here.
+// each runs a test in the named environments, if this machine can simulate them.
 func each(t *testing.T, names []string, test func(t *testing.T, s *Sandbox)) {
 	for _, name := range names {
 		if !inEnvironment(t, name) {
@@ -180,7 +180,7 @@ func each(t *testing.T, names []string, test func(t *testing.T, s *Sandbox)) {
 		}
 		t.Run(name, func(t *testing.T) {
 			if name == "no user namespaces" && os.Geteuid() != 0 {
-				t.Skip("takes root")
+				t.Skip("needs root")
 			}
 			s := newSandbox(t, environments[name])
 			if name == "forks" {
@@ -208,7 +208,7 @@ func newSandbox(t *testing.T, config Config) *Sandbox {
 // slots returns how many programs may run at the same time, each with its maximum number of processes.
 func slots(s *Sandbox) int {
 	if ns := s.namespaces(0, false); ns.shared() {
-		return 1 // all run as one user, for whom the kernel counts
+		return 1 // all run as one user, and the kernel counts by user
 	}
 	return 2 * runtime.NumCPU()
 }
@@ -232,7 +232,7 @@ func run(t *testing.T, s *Sandbox, code string, change func(*Spec)) result {
 	return r
 }
 
-// starter starts a program; stop ends what was started only for it.
+// starter starts a program; stop ends the processes that were started only for it.
 type starter func(ctx context.Context, spec Spec) (process *Process, stop func(), err error)
 
 func starts(s *Sandbox) starter {

@@ -26,7 +26,8 @@ type scratch struct {
 // scratchPrefix is the prefix of these directories' names.
 const scratchPrefix = "kizen-step-"
 
-// giveScratch gives the program a directory in place of /tmp. The first call removes the directories of dead sidecars.
+// giveScratch gives the program a directory in place of /tmp. The first call also removes the directories of dead
+// sidecars.
 func (s *Sandbox) giveScratch(p *Process) error {
 	s.sweepScratch.Do(func() { s.removeStaleScratch(os.TempDir()) })
 	made, err := newScratch()
@@ -51,7 +52,7 @@ func (s *Sandbox) giveScratch(p *Process) error {
 	return nil
 }
 
-// newScratch creates a directory and locks it. Before it is locked, another sidecar may consider it stale and remove
+// newScratch creates a directory and locks it. Until it is locked, another sidecar may consider it stale and remove
 // it.
 func newScratch() (*scratch, error) {
 	for {
@@ -66,7 +67,8 @@ func newScratch() (*scratch, error) {
 	}
 }
 
-// lockScratch locks a directory. The error is fs.ErrNotExist if it no longer exists, unix.EWOULDBLOCK if it is in use.
+// lockScratch locks a directory. The error is fs.ErrNotExist if the directory no longer exists, and unix.EWOULDBLOCK
+// if it is in use.
 func lockScratch(path string) (*scratch, error) {
 	dir, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -86,15 +88,15 @@ func lockScratch(path string) (*scratch, error) {
 	return &scratch{path, dir}, nil
 }
 
-// remove removes the directory, whatever the program put there, and then unlocks it.
+// remove removes the directory with all its contents, and then unlocks it.
 func (s *scratch) remove() {
 	_ = empty(s.lock)
 	_ = os.Remove(s.path)
 	_ = s.lock.Close()
 }
 
-// empty removes the contents of a directory. Unlike os.RemoveAll it needs two descriptors at any nesting depth, and
-// makes directories accessible whose owner has removed the permissions.
+// empty removes the contents of a directory. Unlike os.RemoveAll, it needs only two descriptors at any depth, and
+// makes directories accessible whose permissions the owner has removed.
 func empty(dir *os.File) error {
 	for {
 		if err := dir.Chmod(0o700); err != nil {
@@ -115,7 +117,7 @@ func empty(dir *os.File) error {
 	}
 }
 
-// removeEntry removes a file, or a directory once the directories in it have been moved up to dir.
+// removeEntry removes a file or a directory. It first moves the directories inside a directory up to dir.
 func removeEntry(dir *os.File, name string) error {
 	if unix.Unlinkat(int(dir.Fd()), name, 0) == nil {
 		return nil
@@ -137,7 +139,7 @@ func removeEntry(dir *os.File, name string) error {
 		if unix.Unlinkat(fd, inner, 0) == nil {
 			continue
 		}
-		// Moving a directory writes to it.
+		// Moving a directory requires write permission on it.
 		if err := unlock(fd, inner); err != nil {
 			return err
 		}
@@ -148,8 +150,8 @@ func removeEntry(dir *os.File, name string) error {
 	return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
 }
 
-// unlock gives the owner access to a directory. Root needs no permission, and must not follow a link that replaced it
-// in the meantime.
+// unlock gives the owner access to a directory. Root needs no permission, and must not follow a link that meanwhile
+// replaced the directory.
 func unlock(dir int, name string) error {
 	if rooted() {
 		return nil
@@ -157,7 +159,7 @@ func unlock(dir int, name string) error {
 	return unix.Fchmodat(dir, name, 0o700, 0)
 }
 
-// removeStaleScratch removes our directories that no sidecar uses any more.
+// removeStaleScratch removes the directories of dead sidecars.
 func (s *Sandbox) removeStaleScratch(dir string) {
 	left, err := filepath.Glob(filepath.Join(dir, scratchPrefix+"*"))
 	if err != nil {
@@ -168,7 +170,7 @@ func (s *Sandbox) removeStaleScratch(dir string) {
 		if err != nil || !info.IsDir() || !s.owns(info) {
 			continue
 		}
-		_ = unlock(unix.AT_FDCWD, path) // its program may have removed the permissions
+		_ = unlock(unix.AT_FDCWD, path) // the program may have removed the permissions
 		if stale, err := lockScratch(path); err == nil {
 			stale.remove()
 		}

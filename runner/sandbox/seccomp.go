@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filter is an assembled seccomp program, an array of struct sock_filter as the kernel reads it.
+// filter is an assembled seccomp program: an array of struct sock_filter.
 type filter []byte
 
 // deniedCalls are refused with EPERM: calls that inspect or change other processes, mounts, namespaces and the kernel,
-// and interfaces whose bugs have allowed sandbox escapes. It is a short deny list, because allow lists break with every
-// new libc. Calls that an architecture lacks are omitted.
+// and interfaces whose bugs have allowed sandbox escapes. It is a short deny list, because every new libc breaks an
+// allow list. Calls that an architecture lacks are omitted.
 var deniedCalls = []string{
 	"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "pidfd_getfd",
 	"mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick",
@@ -27,16 +27,16 @@ var deniedCalls = []string{
 	"kexec_load", "kexec_file_load", "reboot", "init_module", "finit_module", "delete_module", "create_module",
 	"acct", "syslog", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname",
 	"iopl", "ioperm", "modify_ldt", "vhangup", "lookup_dcookie", "nfsservctl", "uselib", "ustat", "_sysctl", "personality",
-	// They show which files others open in the shared directories.
+	// These show which files other processes open in shared directories.
 	"inotify_init", "inotify_init1", "inotify_add_watch", "fanotify_init",
 	"migrate_pages", "move_pages", "vmsplice",
 }
 
-// newNamespaces are the flags of clone(2) that make namespaces. CLONE_NEWTIME is not among clone's.
+// newNamespaces are the flags of clone(2) that create namespaces. clone(2) has no CLONE_NEWTIME.
 const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
-// newFilter assembles the program for this machine's architecture; every other, x32 included, is refused.
+// newFilter assembles the program for this machine's architecture; it refuses every other architecture, including x32.
 func newFilter() (filter, error) {
 	machine, err := arch.GetInfo("")
 	if err != nil {
@@ -53,18 +53,18 @@ func newFilter() (filter, error) {
 	}
 	policy := seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{
 		{Names: known(deniedCalls...), Action: refuse(unix.EPERM)},
-		// The flags of clone3 are behind a pointer, out of a filter's sight. With ENOSYS the libc falls back to clone.
+		// The flags of clone3 are in memory, which a filter cannot read. After ENOSYS, the libc falls back to clone.
 		{Names: known("clone3"), Action: refuse(unix.ENOSYS)},
 		{Action: refuse(unix.EPERM), NamesWithCondtions: []seccomp.NameWithConditions{
 			{Name: "clone", Conditions: seccomp.ArgumentConditions{
 				{Argument: 0, Operation: seccomp.BitsSet, Value: newNamespaces}}},
-			// Injects input into another process's terminal.
+			// TIOCSTI injects input into another process's terminal.
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCSTI)},
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCLINUX)},
 			{Name: "fcntl", Conditions: equal32(1, unix.F_NOTIFY)},
 			{Name: "prctl", Conditions: equal32(0, unix.PR_SET_MM)},
-			// Limits of another process: a CPU-time limit would kill the first process, which no signal from
-			// inside can.
+			// Refuse to set the limits of another process: a CPU-time limit would kill the first process, although no
+			// signal from inside can.
 			{Name: "prlimit64", Conditions: seccomp.ArgumentConditions{
 				{Argument: 0, Operation: seccomp.NotEqual, Value: 0}, {Argument: 2, Operation: seccomp.NotEqual, Value: 0}}},
 			{Name: "socket", Conditions: otherFamilies},
@@ -78,16 +78,16 @@ func newFilter() (filter, error) {
 	return assemble(append(onlyArchitecture(uint32(machine.ID)), instructions...))
 }
 
-// otherFamilies matches every address family except those that steps use: netlink, packet, vsock and other exotic
-// families are the least tested parts of the kernel. A comparison of all 64 bits can only refuse too much.
+// otherFamilies matches every address family that steps do not use: netlink, packet, vsock and other exotic families
+// are the least tested parts of the kernel. Comparing all 64 bits can only refuse too much.
 var otherFamilies = seccomp.ArgumentConditions{
 	{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_UNIX},
 	{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_INET},
 	{Argument: 0, Operation: seccomp.NotEqual, Value: unix.AF_INET6},
 }
 
-// equal32 matches an argument of which the kernel reads only 32 bits. Comparing all 64 would miss values with bits set
-// in the upper half.
+// equal32 matches an argument of which the kernel reads only 32 bits. Comparing all 64 bits would miss values with
+// bits set in the upper half.
 func equal32(argument, value uint32) seccomp.ArgumentConditions {
 	conditions := seccomp.ArgumentConditions{
 		{Argument: argument, Operation: seccomp.BitsNotSet, Value: uint64(^value)}}
@@ -102,8 +102,8 @@ func equal32(argument, value uint32) seccomp.ArgumentConditions {
 
 func refuse(errno syscall.Errno) seccomp.Action { return seccomp.ActionErrno | seccomp.Action(errno) }
 
-// onlyArchitecture refuses system calls of another architecture, which have other numbers: seccomp.Policy would let
-// them pass with its default action.
+// onlyArchitecture refuses the system calls of other architectures. They have other numbers, and seccomp.Policy would
+// apply its default action and allow them.
 func onlyArchitecture(id uint32) []bpf.Instruction {
 	const offsetOfArch = 4 // in struct seccomp_data
 	return []bpf.Instruction{

@@ -6,8 +6,8 @@ import (
 )
 
 // HoldsSocket reports whether a socket of this machine belongs to a step or one of its programs. If steps have their
-// own users, it compares the socket's user; otherwise it searches the descriptors of this process's descendants, except
-// those that it may not inspect.
+// own users, it compares the socket's user. Otherwise it searches the descriptors of this process's descendants, as
+// far as it may inspect them.
 func (s *Sandbox) HoldsSocket(user, inode uint32) bool {
 	if user >= firstUser && user < firstUser+users {
 		return true
@@ -17,7 +17,7 @@ func (s *Sandbox) HoldsSocket(user, inode uint32) bool {
 		"socket:["+strconv.FormatUint(uint64(inode), 10)+"]")
 }
 
-// anyHolds reports whether a descriptor of one of the processes is this file.
+// anyHolds reports whether one of the processes has this file open.
 func anyHolds(processes []int, file string) bool {
 	for _, process := range processes {
 		dir := "/proc/" + strconv.Itoa(process) + "/fd/"

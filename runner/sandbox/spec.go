@@ -46,8 +46,8 @@ type Spec struct {
 	// closed.
 	NearMemory func()
 
-	// Idle says that the program waits, and runs nothing of a step, until Process.LimitCPU is called. Until then only the
-	// kernel enforces its limits; the monitor does not watch it.
+	// Idle means that the program waits, and runs no code of a step, until Process.LimitCPU is called. Until then,
+	// only the kernel enforces its limits; the monitor takes no samples.
 	Idle bool
 
 	// forkServer reports that the program is a fork server, see StartForkServer.

@@ -11,10 +11,10 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// The tests named TestTorture fill the machine with processes and executions. Nothing else may run at the same time:
-// make test skips them, and make torture runs only them.
+// The tests named TestTorture fill the machine with processes and executions, so no other test may run at the same
+// time: make test skips them, and make torture runs only them.
 
-// TestTortureAsOrdinaryUser runs them again as a user other than root.
+// TestTortureAsOrdinaryUser runs the torture tests again as a user other than root.
 func TestTortureAsOrdinaryUser(t *testing.T) {
 	asOrdinaryUser(t, rareVariable+"=too", "-test.run=^TestTorture", "-test.skip=^TestTortureEverything")
 }
@@ -65,7 +65,7 @@ func TestTortureForkBombIsContained(t *testing.T) {
 }
 
 // TestTortureFullProcessTableLeavesTheFirstProcessAlive reaches the limit at once, many times and in parallel. The
-// first process can then start nothing more.
+// first process then cannot start any process or thread.
 func TestTortureFullProcessTableLeavesTheFirstProcessAlive(t *testing.T) {
 	const bomb = `
 import os
@@ -107,7 +107,7 @@ func TestTortureForkBombDiesWithTheSidecar(t *testing.T) {
 	}
 }
 
-// executionsVariable sets the number of executions of each kind, in place of a few hundred in total.
+// executionsVariable sets the number of executions of each kind. The default is a few hundred in total.
 const executionsVariable = "KIZEN_TEST_EXECUTIONS"
 
 func TestTortureNothingIsLeftAfterManyExecutions(t *testing.T) {

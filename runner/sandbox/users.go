@@ -14,7 +14,7 @@ import (
 )
 
 // If the sidecar runs as root, programs get user and group IDs of the host from the range that systemd reserves for
-// transient users, which no account of a person or service uses.
+// transient users. No account of a person or service uses them.
 const (
 	firstUser = 61184
 	users     = 65520 - firstUser
@@ -23,8 +23,8 @@ const (
 // userTries limits the search for a free ID.
 const userTries = 64
 
-// userLocks is the lock file: byte N is locked while a program has user N. Its directory belongs to root, and no step
-// sees it. Abstract sockets are unsuitable as locks, because a step could occupy all their names.
+// userLocks is the lock file: byte N is locked while a program has user N. Its directory belongs to root and is
+// invisible to steps. Abstract sockets are unsuitable as locks, because a step could bind all their names.
 const userLocks = "/run/kizen-sidecar/users"
 
 // user is a user ID of the host. Programs with different IDs cannot signal each other, and the kernel counts their
@@ -41,10 +41,10 @@ type userCounter struct {
 	locks string // the lock file; default userLocks
 }
 
-// start begins at a random ID, because sidecars with another /run are invisible.
+// start begins at a random ID, because sidecars with another /run cannot be seen.
 func (c *userCounter) start() { c.next.Store(rand.Uint32N(users)) }
 
-// take takes an ID that no other program is known to have. If locking fails, it takes any ID.
+// take takes an ID that no other known program has. If locking fails, it takes any ID.
 func (c *userCounter) take() user {
 	taken := user{}
 	file, err := c.openLocks()

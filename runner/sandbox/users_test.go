@@ -12,9 +12,9 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-func TestNoUserIsTakenTwiceAtATime(t *testing.T) {
+func TestNoUserIsTakenTwiceAtTheSameTime(t *testing.T) {
 	locks := filepath.Join(t.TempDir(), "run", "users")
-	// Two sidecars that happen to begin at the same id.
+	// Two sidecars begin at the same ID by chance.
 	one, other := userCounter{locks: locks}, userCounter{locks: locks}
 	taken := map[int]bool{}
 	var all []user
@@ -39,7 +39,7 @@ func TestNoUserIsTakenTwiceAtATime(t *testing.T) {
 	}
 }
 
-func TestOneIsGivenWhereAllUsersAreTaken(t *testing.T) {
+func TestAUserIsAssignedEvenIfAllAreTaken(t *testing.T) {
 	locks := filepath.Join(t.TempDir(), "run", "users")
 	c := userCounter{locks: locks}
 	var all []user
@@ -56,15 +56,15 @@ func TestOneIsGivenWhereAllUsersAreTaken(t *testing.T) {
 	}
 }
 
-func TestUsersAreGivenWhereNoLockCanBeHad(t *testing.T) {
+func TestUsersAreAssignedEvenIfLockingFails(t *testing.T) {
 	c := userCounter{locks: "/dev/null/users"}
 	if one, other := c.take(), c.take(); one.id == other.id || one.held != nil || other.held != nil {
 		t.Errorf("users %+v and %+v", one, other)
 	}
 }
 
-// TestAStepCannotHoldTheUsersOfOthers: the step binds every name and locks every file that it can.
-func TestAStepCannotHoldTheUsersOfOthers(t *testing.T) {
+// TestAStepCannotReserveUsersOfOtherPrograms: the step binds every name and locks every file that it can.
+func TestAStepCannotReserveUsersOfOtherPrograms(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("an ordinary user cannot assign user ids")
 	}
@@ -73,7 +73,7 @@ func TestAStepCannotHoldTheUsersOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	// It sees the host's files and network.
+	// The step sees the host's files and network.
 	s := newSandbox(t, Config{without: append(slices.Clone(bare), stage.LayerLandlock)})
 	squatter, err := s.Start(t.Context(), Spec{Argv: []string{python, "-I", "-S", "-c", fmt.Sprintf(`
 import fcntl, resource, socket, time
@@ -95,7 +95,7 @@ time.sleep(600)`, firstUser, firstUser+users, userLocks)}, Env: []string{"PATH=/
 	for range 3 {
 		u := s.users.take()
 		if u.held == nil {
-			t.Error("a user is not locked")
+			t.Error("a user's byte is not locked")
 		}
 		u.release()
 	}
@@ -103,7 +103,7 @@ time.sleep(600)`, firstUser, firstUser+users, userLocks)}, Env: []string{"PATH=/
 	squatter.Wait()
 }
 
-// TestAProgramOfAnotherSidecarCannotBeKilled attacks where only user ids separate programs.
+// TestAProgramOfAnotherSidecarCannotBeKilled attacks a program that only its user ID separates from the attacker.
 func TestAProgramOfAnotherSidecarCannotBeKilled(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("an ordinary user has the same id in each")
@@ -142,6 +142,6 @@ for attack in lambda: os.kill(PID, 9), lambda: open("/proc/PID/environ").read():
 	}
 	victim.Kill()
 	if exit := victim.Wait(); !exit.Killed {
-		t.Errorf("the victim ended in another way: %+v", exit)
+		t.Errorf("the victim ended for another reason: %+v", exit)
 	}
 }

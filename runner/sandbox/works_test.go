@@ -13,10 +13,10 @@ import (
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
 
-// uses are what steps do and must continue to be able to do. Each prints "ok".
+// uses are operations that steps need and must still be able to do. Each prints "ok".
 var uses = []struct {
 	name, code string
-	// own means that it needs a private file system, with /dev/shm or its user's name.
+	// own means that the operation needs a private file system, for /dev/shm or its user's name.
 	own bool
 }{
 	{"threads", `
@@ -172,7 +172,7 @@ func programsWork(t *testing.T, environments []string, change func(*Spec)) {
 	})
 }
 
-func TestReadablePathsAreSeenUnderTheirNamesAndNotWritten(t *testing.T) {
+func TestReadablePathsAreVisibleAndReadOnly(t *testing.T) {
 	dir, err := os.MkdirTemp(outside, "kizen-readable-")
 	if err != nil {
 		t.Fatal(err)
@@ -260,7 +260,7 @@ func TestFilesBecomeDescriptorsFromThreeOn(t *testing.T) {
 	})
 }
 
-func TestKizenOnlyReachesTheListenerAndNothingElse(t *testing.T) {
+func TestKizenOnlyReachesOnlyTheListener(t *testing.T) {
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -320,13 +320,13 @@ print(s.recv(10).decode())`
 	}
 }
 
-func TestKizenOnlyIsRefusedWhereThereIsNoNetworkNamespace(t *testing.T) {
+func TestKizenOnlyIsRefusedWithoutNetworkNamespaces(t *testing.T) {
 	for _, config := range []Config{{without: bare}, {Mode: ModeOff}} {
 		s := newSandbox(t, config)
 		process, err := s.Start(t.Context(), Spec{Argv: []string{python, "-c", "pass"}, Network: NetworkKizenOnly})
 		if err == nil {
 			process.Wait()
-			t.Error("the program was started nevertheless")
+			t.Error("the program was started anyway")
 		}
 	}
 }

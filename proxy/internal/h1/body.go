@@ -18,7 +18,7 @@ type Body struct {
 	left     int64 // of the body, or of the current chunk
 	lenient  bool
 	begun    bool // a chunk was read before, so its CRLF comes first
-	trailing bool // the last chunk was read, and block is what came of the trailers
+	trailing bool // the last chunk was read, and block holds the trailers received so far
 	block    []byte
 	done     bool
 	trailers []Field

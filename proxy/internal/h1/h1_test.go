@@ -39,7 +39,7 @@ func read(src io.Reader) (string, error) {
 	return b.String(), err
 }
 
-func TestPacketsDoNotMatter(t *testing.T) {
+func TestPacketBoundariesDoNotMatter(t *testing.T) {
 	for _, raw := range []string{
 		"GET /x HTTP/1.1\r\nHost: h\r\nA: b\r\n\r\nGET /second",
 		"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhelloGET /second",

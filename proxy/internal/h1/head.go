@@ -142,7 +142,7 @@ func disguisesFraming(name []byte) bool {
 	return false
 }
 
-// foldedEqual compares name with an upper-case CGI variable's view of it, where every punctuation is one character.
+// foldedEqual reports whether name equals want as a CGI variable, in which every punctuation character is the same.
 func foldedEqual(name []byte, want string) bool {
 	for i, c := range name {
 		if FoldName(c) != want[i] {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// base is the directory in which the new root is assembled; its previous contents are temporarily hidden, only in this
+// base is the directory in which the new root is assembled. Its previous contents are hidden meanwhile, only in this
 // namespace.
 const base = "/tmp"
 
@@ -54,12 +54,13 @@ func enterRoot(dir string) error {
 		return fmt.Errorf("enter the new root: %w", err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("let go of the old root: %w", err)
+		return fmt.Errorf("detach the old root: %w", err)
 	}
 	return os.Chdir(dir)
 }
 
-// openSources clones the mounts' sources on the host; -1 means that a mount has no source or that it does not exist.
+// openSources clones the mounts' sources on the host. The descriptor is -1 if a mount has no source or the source does
+// not exist.
 func openSources(mounts []Mount) ([]int, error) {
 	sources := make([]int, len(mounts))
 	for i, m := range mounts {
@@ -73,7 +74,7 @@ func openSources(mounts []Mount) ([]int, error) {
 		default:
 			continue
 		}
-		// Recursive, because a less privileged namespace must not reveal what a mount of the host covers.
+		// Recursive, because a less privileged namespace must not reveal files that a mount of the host covers.
 		fd, err := unix.OpenTree(unix.AT_FDCWD, m.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 		if errors.Is(err, unix.ENOENT) {
 			continue
@@ -89,13 +90,13 @@ func openSources(mounts []Mount) ([]int, error) {
 	return sources, nil
 }
 
-// The flags of the new file systems of each program.
+// The flags of the new file systems for each program.
 const (
 	tmpfsFlags = unix.MS_NOSUID | unix.MS_NODEV
 	procFlags  = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 )
 
-// apply carries out one mount below the current directory.
+// apply performs one mount below the current directory.
 func (m Mount) apply(source int) error {
 	target := "." + m.Target
 	if err := os.MkdirAll(path.Dir(target), 0o755); err != nil {

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A fork server is a program that the stage has started and that forks programs, each into its own sandbox inside the
+// A fork server is a program that the stage has started. It forks programs, each into its own sandbox inside the
 // server's. It receives its instructions on descriptor 3, a SOCK_SEQPACKET socket: first one ForkPlan, then a
-// ForkRequest for each fork, which it answers with a ForkReply. The first process of each fork sends Events as a stage
-// does.
+// ForkRequest for each fork, to which it replies with a ForkReply. The first process of each fork sends Events, as a
+// stage does.
 
 // ForkPlan holds everything common to all forks of one server. The plan determines the system calls and their
 // arguments; the server executes them.
@@ -77,7 +77,7 @@ type ForkRequest struct {
 	Into bool `json:"into"`
 }
 
-// ForkReply comes with the pidfd of the fork's first process, unless it has an error.
+// ForkReply carries the pidfd of the fork's first process, unless Error is set.
 type ForkReply struct {
 	Error string `json:"error"`
 }
@@ -90,7 +90,7 @@ var ForkCalls = map[string]uintptr{
 	"pidfd_open":             unix.SYS_PIDFD_OPEN, "pidfd_getfd": unix.SYS_PIDFD_GETFD,
 }
 
-// PlanFork returns the mount that a fork must repeat for a stage's mount, because it must not be shared.
+// PlanFork returns the mount that a fork must repeat for a mount of the stage, because the two must not share it.
 func PlanFork(m Mount) (ForkMount, bool) {
 	switch m.Kind {
 	case MountTmpfs:

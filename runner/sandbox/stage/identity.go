@@ -8,7 +8,7 @@ import (
 )
 
 // mapIdentity gives the stage its identity in a user namespace that an ordinary user created. The stage writes the map
-// itself: the sidecar, which is not dumpable, does not own its child's /proc files until the child has executed.
+// itself: the sidecar is not dumpable, so it does not own its child's /proc files until the child has executed.
 func mapIdentity(job *Job) error {
 	if job.MapSelf == nil {
 		return nil
@@ -27,8 +27,8 @@ func mapIdentity(job *Job) error {
 	return nil
 }
 
-// setSurroundings makes the step the first victim when the machine runs out of memory, which needs the host's /proc,
-// and hides the host's cgroup paths and host name. The step inherits all of it.
+// setSurroundings makes the step the first victim when the machine runs out of memory, which needs the host's /proc.
+// It also hides the host's cgroup paths and host name. The step inherits all of this.
 func setSurroundings(job *Job) error {
 	// A fork server must outlive its forks, which raise their own score.
 	if !job.ForkServer {
@@ -52,9 +52,9 @@ func setSurroundings(job *Job) error {
 // the stage already has the step's identity, it also clears its own sets; otherwise setuid(2) clears them.
 func dropCapabilities(job *Job) error {
 	_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-	// The kernel reports its last capability, which may be newer than the headers of this build.
+	// Ask the kernel for each capability, because it may know more than the headers of this build.
 	for capability := uintptr(0); unix.Prctl(unix.PR_CAPBSET_READ, capability, 0, 0, 0) == nil; capability++ {
-		// Fails without CAP_SETPCAP, and then no capability is left to drop.
+		// It fails without CAP_SETPCAP, but then no capability is left to drop.
 		_ = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
 	}
 	if job.Step != nil {
@@ -68,12 +68,12 @@ func dropCapabilities(job *Job) error {
 	return nil
 }
 
-// forbidNewPrivileges is permanently inherited: set-user-ID programs and file capabilities have no effect.
+// forbidNewPrivileges makes set-user-ID programs and file capabilities ineffective. All descendants inherit this.
 func forbidNewPrivileges(*Job) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
-	// The stage's only confidential data is the job; still, the step must not read or trace the stage.
+	// The step must not read or trace the stage, although the stage holds no secret.
 	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 }
 

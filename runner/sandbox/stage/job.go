@@ -7,13 +7,15 @@ const (
 )
 
 // ControlFD is the stage's end of a SOCK_SEQPACKET socket pair. The stage receives the Job as the first packet and
-// sends one packet for each Event. End of file means that the sidecar has ended. The step's own descriptors follow it.
+// sends one packet for each Event. End of file means that the sidecar has ended. The step's own descriptors come after
+// ControlFD.
 const ControlFD = 3
 
 // MaxPacket is the size in bytes of the largest Job or Event.
 const MaxPacket = 160 << 10
 
-// Threads is the maximal number of the stage's threads. They count like the step's if one limit applies to both.
+// Threads is the maximal number of the stage's threads. If one limit applies to the stage and the step, these threads
+// count too.
 const Threads = 8
 
 // A Job tells the stage what to set up and what to start. Only the sidecar sends it.
@@ -28,11 +30,11 @@ type Job struct {
 	Files int `json:"files"`
 	// OwnPIDs reports that the stage is PID 1 of its own namespace, so that all remaining processes die with it.
 	OwnPIDs bool `json:"own_pids"`
-	// MapSelf, when set, is written to the stage's own uid_map and gid_map (the start by an ordinary user).
+	// MapSelf, if not nil, is written to the stage's own uid_map and gid_map, when an ordinary user starts the stage.
 	MapSelf *IDMap `json:"map_self,omitempty"`
 	// Step is the step's identity; nil keeps the stage's own.
 	Step *Identity `json:"step,omitempty"`
-	// Mounts are executed in order in a new root file system; if empty, the current one stays.
+	// Mounts are performed in order in a new root file system; if empty, the stage keeps its root.
 	Mounts []Mount `json:"mounts,omitempty"`
 	// Listen brings the loopback interface up and opens a listener on it, which the Ready event returns.
 	Listen bool `json:"listen,omitempty"`
@@ -40,12 +42,12 @@ type Job struct {
 	Limits []Limit `json:"limits,omitempty"`
 	// Landlock is nil if it is not applied.
 	Landlock *Landlock `json:"landlock,omitempty"`
-	// Filter is a seccomp program, an array of struct sock_filter; empty applies none.
+	// Filter is a seccomp program, an array of struct sock_filter; if empty, none is applied.
 	Filter []byte `json:"filter,omitempty"`
 	// Guard is a second seccomp program.
 	Guard []byte `json:"guard,omitempty"`
-	// Connections is the seccomp program that notifies a supervisor of connections; empty applies none. The Supervised
-	// event returns its listener.
+	// Connections is the seccomp program that notifies a supervisor of connections; if empty, none is applied. The
+	// Supervised event carries its listener.
 	Connections []byte `json:"connections,omitempty"`
 	// Hostname replaces the host's name; empty if the stage has no UTS namespace.
 	Hostname string `json:"hostname,omitempty"`
@@ -65,7 +67,7 @@ type IDMap struct {
 // Identity is the user and group of a process.
 type Identity struct{ UID, GID uint32 }
 
-// Limit is one setrlimit(2), soft and hard alike.
+// Limit is one setrlimit(2), for the soft and the hard limit.
 type Limit struct {
 	Resource int
 	Value    uint64
@@ -124,13 +126,13 @@ type Event struct {
 	Kind  EventKind `json:"kind"`
 	Layer string    `json:"layer,omitempty"`
 	Error string    `json:"error,omitempty"`
-	// Status is the main process's wait status; Survivors counts the processes that outlived it and were killed,
+	// Status is the main process's wait status. Survivors counts the processes that outlived it and were killed,
 	// Unreaped its ended children that it had not waited for.
 	Status    uint32 `json:"status,omitempty"`
 	Survivors int    `json:"survivors,omitempty"`
 	Unreaped  int    `json:"unreaped,omitempty"`
-	// CPU is the total CPU time in nanoseconds, and MaxRSS the size in bytes of the largest process, of all reaped
-	// processes.
+	// CPU is the total CPU time of all reaped processes in nanoseconds, MaxRSS the size of the largest of them in
+	// bytes.
 	CPU    int64 `json:"cpu,omitempty"`
 	MaxRSS int64 `json:"max_rss,omitempty"`
 }

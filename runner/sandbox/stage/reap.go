@@ -24,7 +24,7 @@ type step struct {
 // start executes the step's program. The stage then closes the step's descriptors, so that the sidecar sees their end
 // when the step closes its copies.
 func (s *step) start() error {
-	// The stage adopts orphans: as PID 1 automatically, otherwise because of this.
+	// As PID 1, the stage adopts orphans anyway; otherwise it needs this.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the reaper of orphans: %w", err)
 	}
@@ -50,8 +50,8 @@ func (s *step) start() error {
 	return nil
 }
 
-// resetSignals removes the Go runtime's handlers. PID 1 ignores every signal from inside its namespace that has no
-// handler, even SIGKILL, so the step cannot kill the stage.
+// resetSignals removes the Go runtime's signal handlers. The kernel drops every signal from inside the namespace for
+// which PID 1 has no handler, even SIGKILL, so the step cannot kill the stage.
 func resetSignals() {
 	var standard [32]byte // struct sigaction: SIG_DFL, no flags
 	for signal := uintptr(1); signal <= 64; signal++ {
@@ -96,8 +96,8 @@ func (s *step) wait() Event {
 	return event
 }
 
-// killAll kills and reaps the remaining processes of the step. It counts the processes that had already ended, which
-// are not survivors, and those that were still alive.
+// killAll kills and reaps the remaining processes of the step. It counts those that were still alive (killed), and
+// those that had already ended, which are not survivors (ended).
 func (s *step) killAll() (ended, killed int) {
 	for {
 		if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != nil || pid <= 0 {
@@ -114,8 +114,8 @@ func (s *step) killAll() (ended, killed int) {
 	}
 }
 
-// killOnce kills everything in the namespace with one call. Without a namespace it kills all descendants; orphans among
-// them become children in turn.
+// killOnce kills everything in the namespace with one call. Without a namespace, it kills all descendants. Their
+// orphans then become children of the stage, for the next call.
 func (s *step) killOnce() {
 	if s.job.OwnPIDs {
 		_ = unix.Kill(-1, unix.SIGKILL)
@@ -126,11 +126,11 @@ func (s *step) killOnce() {
 	}
 }
 
-// maxSweeps limits freeze, because processes may fork and exit faster than they are found.
+// maxSweeps limits the sweeps of freeze, because processes may fork and exit faster than freeze finds them.
 const maxSweeps = 20
 
-// freeze stops all descendants and lists them. A fork bomb grows faster than its processes can be killed one by one.
-// Stopped processes keep counting, so the limit on processes soon prevents new ones.
+// freeze stops all descendants and lists them. Processes cannot be killed one by one, because a fork bomb grows
+// faster. Stopped processes keep counting, so the limit on processes soon prevents new ones.
 func freeze() []int {
 	self := unix.Getpid()
 	stopped := map[int]bool{}
@@ -143,7 +143,7 @@ func freeze() []int {
 			}
 			stopped[pid], grown = true, true
 			pids = append(pids, pid)
-			// The whole group at once: no fork escapes a signal to the group.
+			// Stop the whole group at once: no fork escapes a signal to the group.
 			if group, err := unix.Getpgid(pid); err == nil && group != unix.Getpgrp() {
 				_ = unix.Kill(-group, unix.SIGSTOP)
 			}

@@ -39,10 +39,10 @@ func handled(version int) landlock.RulesetAttr {
 	return attr
 }
 
-// restrictPaths applies Landlock to this thread, from which the step inherits it. The step may read and write only the
-// listed paths, and cannot signal, trace or reach by abstract socket any process outside. The stage's other threads can
-// still kill processes inside. Network namespaces restrict networks instead, because a list of ports would have to
-// include those of every database.
+// restrictPaths applies Landlock to this thread, from which the step inherits it. The step can then read and write
+// only the listed paths, and cannot signal, trace or reach by abstract socket any process outside. The stage's other
+// threads can still kill processes inside. Landlock does not restrict networks, because a list of ports would have to
+// include those of every database; network namespaces do.
 func restrictPaths(job *Job) error {
 	if job.Landlock == nil {
 		return nil
@@ -67,7 +67,7 @@ func restrictPaths(job *Job) error {
 	return landlock.LandlockRestrictSelf(ruleset, 0)
 }
 
-// landlockRule allows the same below several paths.
+// landlockRule allows the same accesses below several paths.
 type landlockRule struct {
 	paths  []string
 	access uint64
@@ -93,8 +93,8 @@ func allow(ruleset int, path string, access uint64) error {
 }
 
 // superviseConnections installs the filter for connections on this thread and passes its listener to the sidecar.
-// Another thread, without the filter, sends it: until the sidecar has it, the kernel would stop the call that sends
-// it.
+// Another thread, without the filter, sends the listener: until the sidecar has it, the kernel would block the call
+// that sends it.
 func superviseConnections(job *Job) error {
 	if len(job.Connections) == 0 {
 		return nil
@@ -102,13 +102,13 @@ func superviseConnections(job *Job) error {
 	passed, installed := make(chan struct{}), make(chan int)
 	routine.Go(func() {
 		defer close(passed)
-		// A locked thread runs no other goroutine, and this one on no other thread.
+		// Keep this goroutine on a thread of its own.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		installed <- -1
 		if listener := <-installed; listener >= 0 {
 			report(Event{Kind: Supervised}, listener)
-			_ = unix.Close(listener) // if the sidecar ends, the kernel must not wait for an answer
+			_ = unix.Close(listener) // only the sidecar may hold it: when the sidecar ends, the kernel then refuses the calls
 		}
 	})
 	<-installed
@@ -121,8 +121,8 @@ func superviseConnections(job *Job) error {
 	return err
 }
 
-// flagWaitKillable is SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: a signal does not repeat a call that the supervisor has
-// begun.
+// flagWaitKillable is SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: after the supervisor has received a call, a signal does
+// not interrupt and repeat it.
 const flagWaitKillable = 1 << 5
 
 // installFilter applies a seccomp program to this thread and returns its listener, if flags request one, or -1.
@@ -140,7 +140,7 @@ func installFilter(filter []byte, flags uintptr) (int, error) {
 }
 
 // installFilters applies the seccomp programs to this thread, which will start the step. It is the last setup step,
-// because the filters deny most of the previous ones.
+// because the filters deny most of the earlier ones.
 func installFilters(job *Job) error {
 	for _, filter := range [][]byte{job.Guard, job.Filter} {
 		if len(filter) == 0 {

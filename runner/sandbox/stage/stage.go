@@ -25,7 +25,7 @@ func init() {
 		report(Event{Kind: Failed, Layer: layerOf(err), Error: err.Error()}, -1)
 		syscall.Exit(1)
 	}
-	// Not os.Exit: no exit functions are registered, and the race detector would sleep for a second.
+	// os.Exit is unnecessary: no exit functions are registered. With the race detector, it sleeps for a second.
 	syscall.Exit(0)
 }
 
@@ -110,8 +110,8 @@ func receive() (*Job, error) {
 	return &job, nil
 }
 
-// report sends an event, with a descriptor unless fd is negative. It ignores errors: if the sidecar is dead, the stage
-// will end too. Without a descriptor it uses a call that Job.Connections never stops.
+// report sends an event, with a descriptor unless fd is negative. It ignores errors, because if the sidecar is dead,
+// the stage will end too. Without a descriptor, it uses a call that Job.Connections never stops.
 func report(event Event, fd int) {
 	packet, err := json.Marshal(event)
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// spareThreads is the number of threads in addition to those that Go starts by itself: one each for the goroutines that
-// wait in the kernel for the end of the step and of the sidecar, and one more for the goroutine that runs on the single
-// processor.
+// spareThreads is the number of threads in addition to those that Go starts by itself: one for the goroutine that
+// waits for the end of the step, one for the goroutine that waits for the end of the sidecar, and one for the
+// goroutine that runs.
 const spareThreads = 3
 
 // startThreads starts all threads that the stage will need. When a step has exhausted its limit on processes, no new
@@ -22,7 +22,7 @@ func startThreads() {
 	for range spareThreads {
 		up.Add(1)
 		done.Go(func() {
-			// A locked thread cannot run another goroutine, so the next one needs a new thread.
+			// A locked thread cannot run other goroutines, so the next goroutine needs a new thread.
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			up.Done()

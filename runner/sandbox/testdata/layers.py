@@ -1,7 +1,7 @@
-"""Prints, as JSON, what each layer of the sandbox is to the program that runs this: {layer: {probe: value}}.
+"""Prints as JSON how each layer of the sandbox appears to this program: {layer: {probe: value}}.
 
-Its first argument is a JSON object: "namespaces", the inodes of the host's namespaces by name; "calls", numbers of system
-calls by name; "abstract", the abstract name of a socket outside; "port", a TCP port of the host's loopback.
+The first argument is a JSON object: "namespaces", the inodes of the host's namespaces by name; "calls", numbers of
+system calls by name; "abstract", the abstract name of a socket outside; "port", a TCP port of the host's loopback.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ last_capability = next(n - 1 for n in range(64) if libc.prctl(23, n, 0, 0, 0) < 
 
 
 def tried(attempt, *arguments):
-    """What an attempt comes to: "ok", or the name of its error."""
+    """Returns "ok", or the name of the attempt's error."""
     try:
         result = attempt(*arguments)
     except OSError as error:
@@ -41,7 +41,7 @@ def called(number, *arguments):
 
 
 def own(name):
-    """Whether a namespace is another than the host's."""
+    """Returns whether a namespace differs from the host's."""
     return str(os.stat("/proc/self/ns/" + name).st_ino) != given["namespaces"][name]
 
 
@@ -53,7 +53,7 @@ def read(path):
 
 
 def mounts():
-    """What is mounted, by the place where it is seen; of several mounts in one place, the last is."""
+    """Returns the mounts by mount point; of several at one mount point, the last one."""
     seen = {}
     for line in open("/proc/self/mountinfo"):
         left, right = line.rstrip("\n").split(" - ")
@@ -64,13 +64,13 @@ def mounts():
 
 
 def below(path):
-    """What may be done below a directory."""
+    """Returns the results of operations below a directory."""
     new, other = path + "/probe", path + "/probe2"
     found = {"list": tried(os.listdir, path), "create": tried(os.open, new, os.O_CREAT | os.O_WRONLY)}
     found["truncate"], found["link"] = tried(os.truncate, new, 0), tried(os.link, new, other)
     found["rename"], found["execute"] = tried(os.rename, new, other), tried(os.chmod, other, 0o755)
     found["remove"] = tried(os.unlink, other)
-    tried(os.unlink, new)  # renaming one link of a file to another of the same leaves both
+    tried(os.unlink, new)  # renaming a link to another link of the same file leaves both
     for name, make in {
         "directory": os.mkdir, "fifo": os.mkfifo, "device": lambda at: os.mknod(at, 0o020600, os.makedev(1, 3)),
         "symlink": lambda at: os.symlink("x", at), "socket": lambda at: socket.socket(socket.AF_UNIX).bind(at),
@@ -94,7 +94,7 @@ def reach(address):
 
 
 def interface(name):
-    """The flags of a network interface (SIOCGIFFLAGS)."""
+    """Returns the flags of a network interface (SIOCGIFFLAGS)."""
     try:
         return fcntl.ioctl(socket.socket(), 0x8913, struct.pack("16s24x", name))[16:18].hex()
     except OSError as error:
