@@ -1,6 +1,6 @@
 """Compiles a bundle of sources (see loader.py): `python -I -S -c BUNDLE < sources > compiled`.
 
-The compiled bundle has one more field, `site`: the effects of site processing on `sys` and on the builtins, see
+The compiled bundle has an additional field, `site`: the effects of site processing on `sys` and on the builtins, see
 lazy_site.
 """
 import _frozen_importlib_external  # type: ignore[import]
@@ -9,8 +9,8 @@ import sys
 
 
 def compile_bundle(sources: bytes) -> bytes:
-    """Returns the bundle with each source replaced by its code for this interpreter; raises ValueError if it is no
-    bundle of sources."""
+    """Compiles each source in the bundle for this interpreter, and returns the compiled bundle. Raises ValueError if
+    `sources` is not a bundle of sources."""
     if sources[:4] != b"src\n":
         raise ValueError("not a bundle of sources")
     compiled = [_frozen_importlib_external.MAGIC_NUMBER]
@@ -30,7 +30,7 @@ def compile_bundle(sources: bytes) -> bytes:
 
 
 def site_processing() -> "dict[str, object]":
-    """Records the effects of site processing as far as they can be written down. Code in .pth files is not run."""
+    """Returns the effects of site processing that can be stored. Does not run the code in .pth files."""
     import builtins
     import site
 

@@ -2,9 +2,9 @@
 
 The loader reads the bundle of kizen_runtime from FD and runs its __main__.
 
-The first frame on FD is the bundle: a four-byte header (this interpreter's pyc magic, or `src` and a line feed), then for
-each module its name and its content (marshalled code, or source), every field behind a four-byte big-endian length.
-Nothing of the harness touches the file system, where a step could find or alter it.
+The first frame on FD is the bundle. It has a four-byte header (this interpreter's pyc magic, or `src` and a line feed).
+Then follow the name and the content (marshalled code, or source) of each module, each field preceded by its length in
+four bytes, big-endian. The harness is never in the file system, where a step could find or alter it.
 """
 import _frozen_importlib  # type: ignore[import]
 import _frozen_importlib_external  # type: ignore[import]
@@ -51,12 +51,13 @@ class Bundle:
         file = self.path(name)
         if file is None:
             return None
-        spec: "ModuleSpec" = _frozen_importlib.ModuleSpec(name, self, origin=file, is_package=file.endswith("__init__.py"))
+        package = file.endswith("__init__.py")
+        spec: "ModuleSpec" = _frozen_importlib.ModuleSpec(name, self, origin=file, is_package=package)
         spec.has_location = True
         return spec
 
     def create_module(self, spec: "ModuleSpec") -> None:
-        """Leaves creating the module to the import system."""
+        """Lets the import system create the module."""
 
     def exec_module(self, module: "ModuleType") -> None:
         """Runs the module's body."""
@@ -66,7 +67,11 @@ class Bundle:
         """Returns the code object of a module; raises KeyError if it is not in the bundle."""
         file = self.path(name) or name
         content = self.files[file]
-        code: "CodeType" = marshal.loads(content) if self.compiled else compile(content, file, "exec", dont_inherit=True)
+        code: "CodeType"
+        if self.compiled:
+            code = marshal.loads(content)
+        else:
+            code = compile(content, file, "exec", dont_inherit=True)
         return code
 
 
@@ -82,7 +87,7 @@ def receive(fd: int, size: int) -> bytes:
 
 
 for method in (Bundle.find_spec, Bundle.exec_module, Bundle.get_code):
-    # Tracebacks omit the frames of kizen_runtime, but "<string>" could also be the step's own.
+    # Tracebacks omit frames whose file is in kizen_runtime. The file "<string>" could also be the step's own.
     method.__code__ = method.__code__.replace(co_filename="kizen_runtime/loader.py")
 
 fd = int(sys.argv[1])

@@ -1,4 +1,4 @@
-"""The harness's entry: takes one job from the sidecar, runs it and ends the process."""
+"""The entry point of the harness: takes one job from the sidecar, runs it and ends the process."""
 
 import posix
 import sys
@@ -15,11 +15,11 @@ CHANNEL_LOST = 74  # the exit code of a process that could not send its result
 
 
 def main(fd: int, mode: str = "", *arguments: str) -> "NoReturn":
-    """Runs one job from the socket `fd`; the sockets of the events and of the stacks follow it.
+    """Runs one job from the socket `fd`. The next two descriptors are the sockets of the events and of the stacks.
 
-    In mode `warm` the harness loads everything before it reports `ready`. In mode `forkserver` it loads everything
-    and then runs each job in a fork, see `forkserver`. In mode `spawned` another process runs the job and this one
-    belongs to it, see `spawned`.
+    In mode `warm`, the harness loads everything before it reports `ready`. In mode `forkserver`, it loads everything
+    and then runs each job in a fork, see `forkserver`. In mode `spawned`, this process belongs to the job of another
+    process, see `spawned`.
     """
     lazy_site.install()
     if mode == "spawned":

@@ -6,10 +6,10 @@ sidecar:
     import kizen
     response = kizen.api.get("/custom-objects", params={"page": 2})
 
-There the environment variable KIZEN_API_URL is the sidecar's address, and KIZEN_API_ROOT, if set, the root of the API
-that it forwards to. The sidecar adds the credentials: the calling code has none. Paths are relative to the API root and
-arrive byte for byte as they were written. Every call returns a `requests.Response`, whatever the status. A redirect
-below the API root goes through the sidecar too. URLs in responses are always the API's.
+There the environment variable KIZEN_API_URL is the sidecar's address, and KIZEN_API_ROOT, if set, is the root of the
+API to which the sidecar forwards. The sidecar adds the credentials; the calling code has none. Paths are relative to
+the API root and arrive byte for byte as they were written. Every call returns a `requests.Response`, whatever its status.
+Redirects below the API root also go through the sidecar. URLs in responses are always the API's.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class _Session(Session):
     """A session that reaches the API root through the sidecar; it ignores the environment's proxies and .netrc.
 
     When `requests` follows a redirect, it calls the methods named `rebuild_...`, in the order in which they are
-    defined here. A redirect that stays below the root keeps its URL as the API wrote it. A plain session decides
-    about one that leaves the root.
+    defined here. A redirect that stays below the root keeps its URL as the API wrote it. A redirect that leaves the
+    root is handled by a plain session.
     """
 
     def __init__(self, url: str, root: str) -> None:
@@ -167,10 +167,11 @@ class _Session(Session):
     ) -> Response:
         """`Session.request`, but the URL stays as the caller wrote it."""
         request = _ExactRequest()
+        merged: Any = merge_setting(headers, self.headers, CaseInsensitiveDict)  # type: ignore[no-untyped-call]
         request.prepare(
             method=method,
             url=url,
-            headers=merge_setting(headers, self.headers, dict_class=CaseInsensitiveDict),  # type: ignore[no-untyped-call]
+            headers=merged,
             files=files,
             data=data or {},
             params=params or {},
@@ -262,18 +263,18 @@ class _SidecarAdapter(HTTPAdapter):
             raise type(error)(message, request=request, response=error.response) from None
 
     def get_connection(self, url: Any, proxies: Any = None) -> Any:
-        """The connections to the sidecar (requests before 2.32)."""
+        """Returns the connections to the sidecar (requests before 2.32)."""
         return self._pool
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        """The connections to the sidecar (requests 2.32 and later)."""
+        """Returns the connections to the sidecar (requests 2.32 and later)."""
         return self._pool
 
     def cert_verify(self, *args: Any) -> None:
-        """The hop to the sidecar is plain HTTP on loopback; the sidecar verifies the API."""
+        """Does nothing: the connection to the sidecar is plain HTTP on loopback, and the sidecar verifies the API."""
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:
-        """Leaves the URL to the connection, which sends the exact target; urllib3 shows this one in its errors."""
+        """Returns the URL for urllib3's error messages; the connection sends the exact target itself."""
         return str(request.path_url)
 
     def close(self) -> None:
@@ -292,7 +293,7 @@ class _Connection(HTTPConnection):
             self.putheader("X-Kizen-Location", "as-is")
 
     def __str__(self) -> str:
-        """The start of urllib3's error messages, which must not show the sidecar's address."""
+        """Returns the start of urllib3's error messages, which must not show the sidecar's address."""
         return "<kizen.api>"
 
 
@@ -305,7 +306,7 @@ class _Pool(HTTPConnectionPool):
         return super().urlopen(*args, **{"enforce_content_length": True, **kwargs})  # type: ignore[no-untyped-call]
 
     def __str__(self) -> str:
-        """The same as for a connection."""
+        """Returns the same as for a connection."""
         return "<kizen.api>"
 
 
@@ -313,7 +314,7 @@ _target = threading.local()  # the target of the request that this thread is sen
 
 
 def shown_url(api: Api, path: object) -> str:
-    """Returns the URL that a failed call of `path` was meant for."""
+    """Returns the URL that a failed call with `path` would have requested."""
     text = str(path)
     return text.strip() if _FULL_URL.match(text) else f"{(api._root or '').rstrip('/')}/{text.removeprefix('/')}"
 
@@ -339,7 +340,7 @@ def _below(root: str, url: str) -> str | None:
 
 
 def _split(url: str) -> tuple[str, ...]:
-    """Scheme, authority, path, query and fragment with their delimiters; joined, they are the original text."""
+    """Returns scheme, authority, path, query and fragment with their delimiters; joined, they are the original text."""
     parts = _PARTS.match(url)
     return parts.groups("") if parts else ()
 
@@ -407,7 +408,7 @@ def _escape(target: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns why a request failed, in the words of the innermost cause."""
+    """Returns why a request failed: the text of the innermost cause."""
     if isinstance(error, requests.Timeout):
         return "timed out"
     cause: Any = error

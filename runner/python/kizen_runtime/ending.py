@@ -1,7 +1,7 @@
 """Ends a step as Python ends any program: it joins threads, runs exit handlers and flushes open files.
 
-The interpreter itself is not shut down, because that would take longer than many steps. Exceptions raised here are
-printed, as Python does.
+It does not shut down the interpreter itself, because that would take longer than many steps. It prints the exceptions
+that threads and handlers raise, as Python does.
 """
 
 import _io  # type: ignore[import]
@@ -17,7 +17,7 @@ _MOST_THREADS, _NAME_CHARACTERS = 100, 200
 
 
 def threads() -> "list[list[str]]":
-    """Returns the threads still to be joined: the identifier of each in hexadecimal, and its name."""
+    """Returns the threads that must be joined: the identifier of each in hexadecimal, and its name."""
     threading = sys.modules.get("threading")
     if threading is None:
         return []
@@ -27,14 +27,13 @@ def threads() -> "list[list[str]]":
 
 
 def handlers() -> int:
-    """Returns how many exit handlers are still to run."""
+    """Returns how many exit handlers have not run yet."""
     count: int = atexit._ncallbacks()
     return count
 
 
 def join_threads() -> None:
-    """Joins the non-daemon threads; first come the handlers of `threading._register_atexit`, on which executors rely.
-    """
+    """Runs the handlers of `threading._register_atexit`, which executors use, then joins the non-daemon threads."""
     threading = sys.modules.get("threading")
     if threading is not None:
         _attempt(threading._shutdown)
@@ -68,7 +67,7 @@ def _flush_files() -> None:
 
 
 def _has_files() -> bool:
-    """Whether the step has a file or pipe open. Only then is it worth walking all objects."""
+    """Returns whether the step has an open file or pipe. Otherwise there is no need to walk all objects."""
     try:
         descriptors = [int(name) for name in posix.listdir("/proc/self/fd")]
     except OSError:

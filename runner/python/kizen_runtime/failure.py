@@ -1,4 +1,4 @@
-"""Formats a step's failure: the step's own frames, the source line of each, and nothing of the runtime."""
+"""Formats a step's failure: only the step's own frames, each with its source line."""
 
 import linecache
 import traceback
@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NOT_THE_STEPS = (__file__.rpartition("/")[0] + "/", "<frozen importlib", "<frozen _sitebuiltins")
+_RUNTIME_FILES = (__file__.rpartition("/")[0] + "/", "<frozen importlib", "<frozen _sitebuiltins")
 
 
 def summarise(error: BaseException) -> str:
@@ -29,18 +29,19 @@ def explain(error: BaseException, filename: str, source: str) -> str:
         report = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
         for part in _parts(report):
             if part.stack is not None:
-                part.stack[:] = [frame for frame in part.stack if not frame.filename.startswith(_NOT_THE_STEPS)]
+                part.stack[:] = [frame for frame in part.stack if not frame.filename.startswith(_RUNTIME_FILES)]
         return "".join(report.format())
     except BaseException:
         return summarise(error)
 
 
 def unwritable(line: "int | None", filename: str, source: str, message: str) -> str:
-    """Returns the traceback for an output that cannot be written: it points at the line that assigned it."""
+    """Returns the traceback for an output that cannot be written; it shows the line that assigned the output."""
     lines = source.splitlines()
     if line is None or not 0 < line <= len(lines):
         return message + "\n"
-    return f'Traceback (most recent call last):\n  File "{filename}", line {line}\n    {lines[line - 1].strip()}\n{message}\n'
+    frame = f'  File "{filename}", line {line}\n    {lines[line - 1].strip()}\n'
+    return f"Traceback (most recent call last):\n{frame}{message}\n"
 
 
 def _parts(report: traceback.TracebackException) -> "Iterator[traceback.TracebackException]":

@@ -1,7 +1,7 @@
-"""A fork server: a Python process with everything loaded forks programs, each into its own sandbox.
+"""A fork server: a Python process that has loaded everything and forks programs, each into its own sandbox.
 
-The sidecar decides which steps are taken, in which order and with which arguments: see package stage, whose ForkPlan,
-ForkRequest, ForkReply and Event are the packets here. This module imports no other module of the harness.
+The sidecar decides which system calls build a sandbox, in which order and with which arguments. ForkPlan, ForkRequest,
+ForkReply and Event of package stage describe the packets. This module imports no other module of the harness.
 """
 
 import ctypes
@@ -39,8 +39,8 @@ _SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _O_PATH = 0o10000000
 
-# PyDLL keeps the interpreter's lock during a call. A process made with clone3 could not take it back: it has no other
-# thread that would release it.
+# PyDLL keeps the interpreter's lock during a call. If clone3 were called without the lock, the new process could not
+# take it again, because it has no other thread that would release it.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
@@ -56,10 +56,10 @@ class LayerError(Exception):
 
 
 def serve(fd: int) -> "list[int]":
-    """Answers the requests on the socket `fd` until the sidecar closes it, which ends the process.
+    """Answers the requests on the socket `fd`. Ends the process when the sidecar closes the socket.
 
-    Returns only in the program of each fork: its descriptors, in the order of the request. Standard output and error
-    are in place, and no other descriptor is open.
+    Returns only in the program of each fork. The result is the program's descriptors, in the order of the request.
+    Standard output and error are in place, and no other descriptor is open.
     """
     control = socket.socket(fileno=fd)
     plan = json.loads(control.recv(_PACKET_BYTES))
@@ -81,7 +81,7 @@ def serve(fd: int) -> "list[int]":
 
 
 class _Fork:
-    """One fork while it is being made."""
+    """One fork while it is created."""
 
     def __init__(self, plan: "dict[str, Any]", request: "dict[str, Any]", descriptors: "list[int]") -> None:
         self._plan = plan
@@ -93,7 +93,7 @@ class _Fork:
         self._begun, self._begin = posix.pipe()
 
     def begin(self) -> "int | None":
-        """Makes the first process: returns its pidfd in the server, and None in the process itself."""
+        """Creates the first process. Returns its pidfd in the server, and None in the process itself."""
         pid, pidfd = self._clone()
         if pid == 0:
             return None
@@ -106,8 +106,9 @@ class _Fork:
         return pidfd
 
     def forget(self) -> None:
-        """Closes the server's descriptors. The first process ends unless it was told to begin."""
-        for descriptor in (self._begun, self._begin, self._events, self._stdout, self._stderr, *self._files, *self._groups):
+        """Closes the server's descriptors. This ends the first process, unless `begin` has let it continue."""
+        standard = (self._begun, self._begin, self._events, self._stdout, self._stderr)
+        for descriptor in (*standard, *self._files, *self._groups):
             posix.close(descriptor)
 
     def _clone(self) -> "tuple[int, int]":
@@ -138,14 +139,14 @@ class _Fork:
         _write(f"/proc/{pid}/uid_map", self._request["uid_map"])
 
     def enter(self) -> "list[int]":
-        """Continues in the first process, where it never returns, and in the program, where it does."""
+        """Runs in the first process, where it never returns, and forks the program, where it returns."""
         try:
             posix.close(self._begin)
             if not posix.read(self._begun, 1):
                 posix._exit(1)
             self._build()
             if self._plan["connections"]:
-                self._told, self._tell = posix.pipe()
+                self._announced, self._announce = posix.pipe()
                 self._acknowledged, self._acknowledge = posix.pipe()
             main = posix.fork()
             if main == 0:
@@ -191,7 +192,7 @@ class _Fork:
             self._install_filter()
         with _layer("connection policy"):
             self._supervise_connections()
-        # The server's own has flags and locks that all forks would share.
+        # The server's own standard input has flags and locks that all forks would share.
         posix.dup2(posix.open("/dev/null", posix.O_RDWR), 0)
         posix.dup2(self._stdout, 1)
         posix.dup2(self._stderr, 2)
@@ -204,7 +205,7 @@ class _Fork:
         capability = 0
         # The kernel rejects the first unknown capability.
         while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
-            # Fails without CAP_SETPCAP, and then no capability is left to drop.
+            # It fails without CAP_SETPCAP, but then no capability is left to drop.
             _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
             capability += 1
         step = self._request["step"]
@@ -215,7 +216,7 @@ class _Fork:
         if self._plan["capabilities"]:
             header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
             _call(self._plan["calls"]["capset"], ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
-        # Executing a program would have done this: the step may inspect itself.
+        # execve(2) would have done this: the step may inspect itself.
         _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
 
     def _restrict_paths(self) -> None:
@@ -247,7 +248,7 @@ class _Fork:
     def _supervise_connections(self) -> None:
         """Installs the filter for connections.
 
-        The filter stops calls of this process from now on, so the first process passes the listener on.
+        From now on, the filter stops calls of this process, so the first process passes the listener to the sidecar.
         """
         if not self._plan["connections"]:
             return
@@ -258,7 +259,7 @@ class _Fork:
             if error.errno != errno.EINVAL:  # before Linux 5.19
                 raise
             listener = self._add_filter("connections", flags)
-        posix.write(self._tell, struct.pack("=i", listener))
+        posix.write(self._announce, struct.pack("=i", listener))
         posix.close(self._acknowledge)
         if not posix.read(self._acknowledged, 1):
             raise OSError(errno.EPERM, "the first process could not take the listener")
@@ -266,20 +267,20 @@ class _Fork:
 
     def _pass_listener(self, main: int) -> None:
         """Takes the listener from the program's process and passes it to the sidecar."""
-        posix.close(self._tell)
-        told = posix.read(self._told, 4)
-        if not told:
-            return  # it has reported why
+        posix.close(self._announce)
+        announced = posix.read(self._announced, 4)
+        if not announced:
+            return  # the program's process has reported why
         calls = self._plan["calls"]
         pidfd = _call(calls["pidfd_open"], main, 0)
-        listener = _call(calls["pidfd_getfd"], pidfd, struct.unpack("=i", told)[0], 0)
+        listener = _call(calls["pidfd_getfd"], pidfd, struct.unpack("=i", announced)[0], 0)
         self._report([listener], kind="supervised")
         posix.close(listener)
         posix.close(pidfd)
         posix.write(self._acknowledge, b"\0")
 
     def _reap(self, main: int) -> "NoReturn":
-        """The rest of the first process's life: it does what the stage does for a program that it has executed."""
+        """Runs the rest of the first process, which does what the stage does for a program that it has executed."""
         for standard in (1, 2):
             posix.dup2(0, standard)
         _close_all_but([self._events])
@@ -289,7 +290,15 @@ class _Fork:
         unreaped, survivors = _kill_all()
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = int((used.ru_utime + used.ru_stime) * 1e9)
-        self._report([], kind="ended", status=status, survivors=survivors, unreaped=unreaped, cpu=cpu, max_rss=used.ru_maxrss << 10)
+        self._report(
+            [],
+            kind="ended",
+            status=status,
+            survivors=survivors,
+            unreaped=unreaped,
+            cpu=cpu,
+            max_rss=used.ru_maxrss << 10,
+        )
         posix._exit(0)
 
     def _report(self, rights: "list[int]", **event: "Any") -> None:
@@ -299,7 +308,7 @@ class _Fork:
             if rights:
                 socket.send_fds(events, [packet], rights)
             else:
-                events.send(packet)  # which the filter for connections never stops
+                events.send(packet)  # the filter for connections never stops this call
         except OSError:  # the sidecar has exited, and this process is about to be killed
             pass
         finally:
@@ -307,7 +316,7 @@ class _Fork:
 
 
 class _layer:
-    """Adds to a failure the name of the layer in which it happened."""
+    """Adds the name of the layer to an error that occurs in it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -341,8 +350,8 @@ def _write(path: str, content: str) -> None:
 
 
 def _leave(tasks: "list[int]") -> None:
-    """Moves back to the server's own cgroups. A server that fails to exits, because the next fork would be counted
-    for this one."""
+    """Moves back to the server's own cgroups. A server that cannot do so exits, because its next fork would count as
+    part of this one."""
     try:
         for descriptor in tasks:
             posix.write(descriptor, b"0")
@@ -369,7 +378,7 @@ def _close_all_but(kept: "list[int]") -> None:
 
 def _kill_all() -> "tuple[int, int]":
     """Kills and reaps the processes that the program left behind. Returns how many had already ended, and how many
-    had not."""
+    were still alive."""
     ended = killed = 0
     try:
         while posix.waitpid(-1, posix.WNOHANG)[0]:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class Inputs:
-    """The supplied inputs, as attributes. An input supplied as null is None; one that was not supplied does not
-    exist."""
+    """The supplied inputs, as attributes. An input supplied as null is None. An input that was not supplied has no
+    attribute."""
 
     def __init__(self, values: "Mapping[str, Any]") -> None:
         self.__dict__.update(values)
@@ -25,7 +25,8 @@ class Inputs:
             raise AttributeError(name)
         supplied = ", ".join(self.__dict__) or "none"
         raise AttributeError(
-            f"input {name!r} was not supplied; supplied: {supplied}; read an optional one with getattr(inputs, {name!r}, None)"
+            f"input {name!r} was not supplied; supplied: {supplied}; "
+            f"read an optional one with getattr(inputs, {name!r}, None)"
         )
 
     def __repr__(self) -> str:
@@ -66,10 +67,10 @@ class Outputs:
         set_slot = object.__setattr__
         set_slot(self, "_types", types)
         set_slot(self, "_values", {})
-        set_slot(self, "_written", {})  # the wire form of each; None if it is made at the end
+        set_slot(self, "_written", {})  # the wire form of each; None if it is encoded at the end
         set_slot(self, "_lines", {})
         set_slot(self, "_log", log)
-        # How many more list elements are checked when a list is assigned.
+        # How many more list elements may be checked when lists are assigned.
         set_slot(self, "_checks", 2 * grammar.MAX_ELEMENTS)
         set_slot(self, "_refusal", None)
 
@@ -114,8 +115,8 @@ def _check(outputs: Outputs, code: str, value: "Any") -> "dict[str, Any] | None"
     does not fit."""
     if not values.changes(code):
         return values.encode(code, value)
-    # A step may assign a growing list again and again, so only this many elements are checked here, and the rest at
-    # the end.
+    # A step may assign a growing list again and again. So only this many elements are checked here, and the rest are
+    # checked at the end.
     allowed = min(outputs._checks, grammar.MAX_ELEMENTS)
     room = values.Room(allowed)
     try:

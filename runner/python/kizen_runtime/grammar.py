@@ -1,8 +1,8 @@
-"""The grammar of the values that travel as text, one function for each type. It returns the normal form, or raises
+"""The grammar of values that are sent as text. Each type has one function, which returns the normal form or raises
 ValueError.
 
-The sidecar has the same grammar in runner/grammar.go; tests hold both to the table runner/testdata/values.json. It
-does not use `re`, whose import alone would slow a cold start more than all of this.
+The sidecar implements the same grammar in runner/grammar.go; the table runner/testdata/values.json tests both. This
+module does not use `re`, because importing it would slow a cold start more than all functions here.
 """
 
 TYPE_CHECKING = False
@@ -51,8 +51,8 @@ def date(text: str) -> str:
 
 
 def datetime(text: str) -> str:
-    """Reads ISO 8601 with T or a space; seconds and an offset of whole minutes are optional. Cuts off anything below
-    a microsecond."""
+    """Reads ISO 8601 with T or a space; seconds and an offset of whole minutes are optional. Truncates to
+    microseconds."""
     wanted = "expected a datetime in ISO 8601, like 2026-01-01T12:00:00Z"
     body = text.strip(_SPACE)
     _check_date(body[:10], wanted)
@@ -89,7 +89,7 @@ def uuid(text: str) -> str:
 
 
 def _digits(text: str) -> bool:
-    """Whether a text is all ASCII digits; str.isdigit() also accepts the digits of other scripts."""
+    """Returns whether a text consists of ASCII digits; str.isdigit() also accepts the digits of other scripts."""
     return text.isascii() and text.isdigit()
 
 

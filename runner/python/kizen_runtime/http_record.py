@@ -1,8 +1,7 @@
-"""Records every call made with `requests`: one entry for each request on the wire, sent to the sidecar as it happens.
+"""Records every call made with `requests`: one entry for each request on the wire, sent to the sidecar at once.
 
 An entry is sent when the request leaves, again when the response's head has arrived, and again when the body has been
-read. So the record of a step that is killed while it waits still shows the call. Bodies are inspected, never copied
-or consumed.
+read. So if a step is killed while it waits, its record still shows the call. Bodies are never consumed.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ class HttpRecord:
         return self.text(url, _URL_BYTES)
 
     def headers(self, headers: Mapping[Any, Any] | None) -> dict[str, str]:
-        """Returns headers as text; the values of those that carry credentials are hidden."""
+        """Returns headers as text; values of headers that carry credentials are replaced."""
         shown = {}
         for name, value in list((headers or {}).items())[:_HEADERS]:
             name, value = (item.decode("latin-1") if isinstance(item, bytes) else str(item) for item in (name, value))
@@ -113,7 +112,7 @@ class HttpRecord:
 
 
 class Entry:
-    """One request under way."""
+    """One request in progress."""
 
     def __init__(self, record: HttpRecord, number: tuple[str, int], fields: dict[str, Any]) -> None:
         """`number` has two parts: the number of the process that sends the request, and of the request in that
@@ -155,7 +154,7 @@ class Entry:
 
 
 def install(requests: Any, record: HttpRecord) -> None:
-    """Makes the classes of `requests` report to the record."""
+    """Patches the classes of `requests` to record their calls."""
     _record_sending(requests.adapters.HTTPAdapter, record)
     _record_retries()
     _record_reading(requests.models.Response)
@@ -163,7 +162,7 @@ def install(requests: Any, record: HttpRecord) -> None:
 
 
 def install_client(client: Any, record: HttpRecord) -> None:
-    """Makes `kizen.api` report calls that fail before they are sent. Wrong use, such as a full URL, is not a call."""
+    """Patches `kizen.api` to record calls that fail before they are sent. Wrong use, such as a full URL, is no call."""
     from requests.exceptions import RequestException
 
     call = client.Api._request
@@ -174,14 +173,15 @@ def install_client(client: Any, record: HttpRecord) -> None:
             return call(self, method, path, kwargs)
         except RequestException as error:
             if _begun() == begun:
-                _unsent(record, error, method, client.shown_url(self, shown), kwargs.get("headers"), kwargs.get("data"), True)
+                url, headers = client.shown_url(self, shown), kwargs.get("headers")
+                _unsent(record, error, method, url, headers, kwargs.get("data"), True)
             raise
 
     client.Api._request = _like(call, recorded_call)
 
 
 class _Exchange:
-    """One `HTTPAdapter.send`: one request on the wire, plus one for each retry by urllib3."""
+    """One call of `HTTPAdapter.send`: one request on the wire, plus one for each retry by urllib3."""
 
     def __init__(self, record: HttpRecord, request: Any, session: bool) -> None:
         self._record = record
@@ -212,7 +212,7 @@ class _Exchange:
             self.entry.failed(error)
 
     def discarded(self, response: Any) -> None:
-        """Called when urllib3 will read the response to its end and retry; its `data` stays readable."""
+        """Called before urllib3 reads the response to its end and retries; the response's `data` stays readable."""
         if self.entry is None:
             return
         try:
@@ -258,7 +258,7 @@ def _record_sending(adapter: Any, record: HttpRecord) -> None:
 
 
 def _record_retries() -> None:
-    """Records the retries that `requests` leaves to urllib3: with `Retry(2)` mounted, one `send` makes up to three
+    """Records the retries that urllib3 makes for `requests`: with `Retry(2)` mounted, one `send` makes up to three
     requests."""
     from urllib3.connectionpool import HTTPConnectionPool
     from urllib3.util.retry import Retry

@@ -1,4 +1,4 @@
-"""Runs a function after a module is imported for the first time, so that the harness need not import it itself."""
+"""Runs a function after the first import of a module, so that the harness need not import it itself."""
 
 import sys
 

@@ -25,7 +25,7 @@ _CAPABILITY_CHARACTERS = 16
 
 
 class Source:
-    """The loader of the step's module: tracebacks that the step formats itself get their source lines from it."""
+    """The loader of the step's module. It provides source lines to tracebacks that the step formats itself."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -79,14 +79,13 @@ class Job:
             stream.reconfigure(line_buffering=True)  # type: ignore[attr-defined] # keeps output before a crash
         sys.modules["kizen"] = self._kizen
         import_hook.after_import("requests", self._record_http)
-        import_hook.after_import(f"{__package__}.client", self._record_client)  # which imports requests first
+        import_hook.after_import(f"{__package__}.client", self._record_client)  # this module imports requests first
         import_hook.after_import("multiprocessing.util", self._equip_spawned)
         if sys.version_info >= (3, 14):
             import_hook.after_import("multiprocessing.context", _fork_by_default)
 
     def run(self, stacks: int) -> int:
-        """Compiles and runs the step and sends its result. Returns the exit code of the process, which is 0 only
-        after a success.
+        """Compiles and runs the step and sends its result. Returns the exit code of the process; 0 means success.
 
         `stacks` is the socket for the stacks of threads. Raises OSError when the sidecar cannot be reached.
         """
@@ -101,14 +100,14 @@ class Job:
         self._end(failure)
         _take_over()
         if not self.channel.owned:  # a forked child that reached the end of the step's body
-            self.tell_dropped()
+            self.report_dropped()
             return failure.status if failure else 0
         if failure:
             self._send_failure(failure)
             return failure.status
         return self._succeed()
 
-    def tell_dropped(self) -> None:
+    def report_dropped(self) -> None:
         """Reports to the sidecar what this process has dropped since its last report."""
         self._log.dropped.send()
         self._http_dropped.send()
@@ -119,7 +118,7 @@ class Job:
         try:
             install(fd)
         except PermissionError:
-            pass  # a step that runs as the sidecar's own user may not request signals, and runs without them
+            pass  # a step that runs as the sidecar's own user may not request signals, so it runs without stacks
 
     def _record_http(self, requests: "Any") -> None:
         from .http_record import HttpRecord, install
@@ -173,7 +172,7 @@ class Job:
         return None
 
     def _fail(self, kind: str, error: BaseException, status: int) -> Failure:
-        if not self.channel.owned:  # as in a child of any program
+        if not self.channel.owned:  # a forked child prints its traceback, as in any program
             if kind != "exited":
                 trace = error.__traceback__ and error.__traceback__.tb_next
                 sys.excepthook(type(error), error.with_traceback(trace), trace)
@@ -192,12 +191,13 @@ class Job:
         return self._failure(kind, message, detail, status)
 
     def _failure(self, kind: str, error: str, detail: str, status: int = 1) -> Failure:
-        # Redact first: cutting first could leave half a secret at the end.
-        return Failure(kind, self._redactor.cut(error, _ERROR_BYTES), tail(self._redactor(detail), _DETAIL_BYTES), status)
+        # Redact before cutting, which could leave half a secret at the end.
+        error, detail = self._redactor.cut(error, _ERROR_BYTES), tail(self._redactor(detail), _DETAIL_BYTES)
+        return Failure(kind, error, detail, status)
 
     def _end(self, failure: "Failure | None") -> None:
-        """Does what Python does at the end of a program. It tells the sidecar first, so that the sidecar can name
-        what took too long."""
+        """Does what Python does at the end of a program. It first reports each part to the sidecar, so that the
+        sidecar can name the part that took too long."""
         known = {"kind": failure.kind, "error": failure.error, "detail": failure.detail} if failure else {}
         if "threading" in sys.modules:
             self.channel.report("ending", threads=_threads(), **known)
@@ -233,7 +233,7 @@ class Job:
 
     def _send_result(self, *, ok: bool, **fields: "Any") -> bool:
         """Sends the last frame. If it is too large, sends an error in its place and returns False."""
-        self.tell_dropped()
+        self.report_dropped()
         limit = self._limits["result"]
         if self.channel.report("result", limit if ok else None, ok=ok, **fields):
             return True
@@ -250,7 +250,7 @@ def _threads() -> "list[list[str]]":
 
 
 def _write_source(path: str, source: str) -> None:
-    """Writes the source to the path in `__file__`, where it can be read."""
+    """Writes the source to `path`, which is the step's `__file__`."""
     fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o444)
     try:
         rest = memoryview(source.encode("utf-8", "surrogatepass"))
@@ -263,8 +263,8 @@ def _write_source(path: str, source: str) -> None:
 class _Undisturbed:
     """A context in which no signal handler of the step runs and at least one descriptor is free.
 
-    A handler that raises would end the harness halfway through its work, and a step that holds every descriptor would
-    leave none to import with.
+    A handler that raises would interrupt the harness, and a step that holds every descriptor would leave none for
+    imports.
     """
 
     def __enter__(self) -> None:
@@ -299,24 +299,24 @@ def _take_over() -> None:
 
 
 def _status(code: object) -> int:
-    """Returns the exit code of `sys.exit(code)`; never 0, because this is not a success."""
+    """Returns the exit code of `sys.exit(code)` for a failure, which is never 0."""
     return int.__and__(code, 255) or 1 if isinstance(code, int) else 1
 
 
 def _class_name(error: BaseException) -> str:
-    """Returns the name of the exception's class, whatever its metaclass says."""
+    """Returns the name of the exception's class, even if its metaclass hides it."""
     name: str = vars(type)["__name__"].__get__(type(error))
     return name
 
 
 def _fork_by_default(context: "Any") -> None:
-    """Makes `fork` the default start method, as it was before Python 3.14. The other methods run the step's body
-    again, and few steps check that `__name__` is `__main__`."""
+    """Makes `fork` the default start method, as before Python 3.14. The other methods run the step's body again in
+    each child, unless the step checks that `__name__` is `__main__`; few steps do."""
     context._default_context._default_context = context._concrete_contexts["fork"]
 
 
 def _set_environment(**variables: str) -> None:
-    """Sets variables that were not known when the environment was made; `os` need not have been imported."""
+    """Sets environment variables that were unknown when the process started. `os` need not have been imported."""
     for name, value in variables.items():
         if not value or posix.environ.get(name.encode()) == value.encode():
             continue
@@ -332,7 +332,7 @@ def _capabilities(url: str) -> "list[str]":
 
 
 def _addresses(url: str, root: str) -> "dict[str, str]":
-    """Returns the texts that replace the sidecar's address in what the step shows."""
+    """Returns the parts of the sidecar's address, each with the text that replaces it in the step's output."""
     url, root = url.rstrip("/"), root.rstrip("/")
     host, path = url.partition("://")[2].partition("/")[::2]
     shown, root_path = root.partition("://")[2].partition("/")[::2]

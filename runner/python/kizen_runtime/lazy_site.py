@@ -1,5 +1,5 @@
-"""Does site processing (`site-packages`, virtual environments, `.pth` files) in two parts: the effects that a step
-can see are there from the start, and the rest waits until an import needs it.
+"""Does site processing (`site-packages`, virtual environments, `.pth` files) in two parts. The effects that a step
+can see are applied at the start; the rest happens when an import needs it.
 
 The interpreter starts with -S, because `site` costs up to 20 ms, and a step without third-party packages does not
 need it.
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 class LazySite:
-    """The last finder of sys.meta_path: the first top-level module that no other finder knows starts site processing.
-    """
+    """The last finder of sys.meta_path. It starts site processing when no other finder finds a top-level module."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> "ModuleSpec | None":
         """Finds a module that site processing makes importable."""
@@ -30,7 +29,7 @@ class LazySite:
 
 
 def install() -> None:
-    """Arranges for site processing on demand; does nothing if the interpreter has already done it."""
+    """Sets up site processing on demand. Does nothing if the interpreter has already done it."""
     if "site" in sys.modules:
         return
     sys.meta_path.append(LazySite())
@@ -61,9 +60,9 @@ def _apply(known: "dict[str, Any]") -> None:
 
 def enable() -> None:
     """Does the site processing that `install` deferred; a second call does nothing."""
-    put_off = [finder for finder in sys.meta_path if isinstance(finder, LazySite)]
-    if put_off:
-        sys.meta_path.remove(put_off[0])  # type: ignore[arg-type]
+    deferred = [finder for finder in sys.meta_path if isinstance(finder, LazySite)]
+    if deferred:
+        sys.meta_path.remove(deferred[0])  # type: ignore[arg-type]
         import site
 
         site.main()

@@ -8,39 +8,39 @@ from .redact import Redactor
 
 
 class Counter:
-    """Counts dropped items and reports the count to the sidecar after 1, 2, 4, 8, ... items, so that a sudden death
-    does not lose it.
+    """Counts dropped items. Reports the count to the sidecar after 1, 2, 4, 8, ... items, so that the count survives a
+    sudden end of the process.
 
-    A forked child ends without a final report, so the items that it dropped since the last one are lost, unless
-    `each` makes it report every item.
+    A forked child ends without a final report and loses the items since its last one. With `each`, it reports every
+    item.
     """
 
     def __init__(self, channel: Channel, kind: str, each: bool = False) -> None:
         self._channel = channel
         self._kind = kind
         self._each = each
-        self._count = self._untold = 0
+        self._count = self._unreported = 0
         posix.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        self._count = self._untold = 0  # the parent reports its own
+        self._count = self._unreported = 0  # the parent reports its own items
 
     def add(self) -> None:
         """Counts one item."""
         self._count += 1
-        self._untold += 1
+        self._unreported += 1
         if self._count & (self._count - 1) == 0 or self._each and not self._channel.owned:
             self.send()
 
     def send(self) -> None:
         """Reports the count to the sidecar, if it is not zero."""
-        count, self._untold = self._untold, 0
+        count, self._unreported = self._unreported, 0
         if count:
             self._channel.send(self._kind, c=count)
 
 
 class Log:
-    """Redacts, cuts and sends each message; counts and drops messages over the total.
+    """Redacts, truncates and sends each message. Drops and counts messages over the total.
 
     Each process keeps its own total; the sidecar keeps the total over all processes.
     """
@@ -55,7 +55,8 @@ class Log:
         posix.register_at_fork(after_in_child=self._unlock)
 
     def _unlock(self) -> None:
-        # A signal handler may log in the middle of this; in a fork another thread may hold the lock forever.
+        # Reentrant, because a signal handler may log during a log call. New after a fork, because another thread may
+        # have held the lock in the parent, and nothing would release it.
         self._lock = RLock()
 
     def __call__(self, message: str) -> None:
@@ -68,7 +69,7 @@ class Log:
             self._channel.send("log", m=kept, x=self._lost(message, kept))
 
     def _lost(self, message: str, kept: str) -> int:
-        """Returns how many characters were cut. In a text over the limit, secrets count at their own length."""
+        """Returns how many characters were cut. In a text over the limit, each secret counts with its own length."""
         if len(message) <= self._message_bytes:
             message = self._redactor(message)
         return max(0, len(message) - len(kept))

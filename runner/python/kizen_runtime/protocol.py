@@ -1,8 +1,8 @@
-"""Frames between the sidecar and the harness: UTF-8 JSON, on the job's stream preceded by a four-byte big-endian
-length.
+"""Frames between the sidecar and the harness: UTF-8 JSON. On the job's stream, a four-byte big-endian length precedes
+each frame.
 
-Built on `_json`, the core of the standard library's `json`: importing `json` itself would add 5 ms to a cold start.
-Numbers are decoded as text, so that no digit is lost before their type is known.
+This module uses `_json`, the core of the standard library's `json`, because importing `json` would add 5 ms to a cold
+start. It decodes numbers as text, so that no digit is lost before their type is known.
 """
 
 import posix
@@ -101,10 +101,10 @@ def move(fd: int, high: int) -> int:
 class Channel:
     """The harness's end of the connection: the messages of one job, each frame marked with the job's nonce.
 
-    There are two sockets. `events` keeps message boundaries: one write is one frame, sent whole or not at all. So
-    every thread and every forked child of the step can send there without a lock, even one that is killed or
-    interrupted halfway. `stream` carries frames that may be large, and belongs to the main thread of the process that
-    runs the job.
+    It has two sockets. `events` keeps message boundaries: one write is one frame, sent whole or not at all. So all
+    threads and forked children of the step can send on it without a lock, even if they are killed or interrupted
+    during a write. `stream` carries frames that may be large. Only the main thread of the process that runs the job
+    uses it.
     """
 
     def __init__(self, stream: int, events: int, nonce: str) -> None:
@@ -116,12 +116,12 @@ class Channel:
 
     @property
     def owned(self) -> bool:
-        """Whether this process is the one that runs the job."""
+        """Reports whether this process runs the job, and is not a child."""
         return posix.getpid() == self._owner
 
     @property
     def events(self) -> int:
-        """The descriptor of the events."""
+        """Returns the descriptor of the events."""
         return self._events
 
     @property
@@ -131,10 +131,10 @@ class Channel:
 
     @property
     def process(self) -> str:
-        """Identifies this process among those of the step; empty in the process that runs the job."""
+        """Returns an identifier of this process, unique within the step; empty in the process that runs the job."""
         pid = posix.getpid()
         if pid != self._pid:
-            # A process id could be reused.
+            # Not the process ID, which the kernel could reuse.
             self._pid, self._process = pid, "" if pid == self._owner else posix.urandom(8).hex()
         return self._process
 
@@ -152,8 +152,8 @@ class Channel:
         return True
 
     def report(self, kind: str, limit: "int | None" = None, /, **fields: "Any") -> bool:
-        """Sends a frame on the stream and returns True. Sends nothing and returns False if its body has more bytes
-        than `limit`, or in any other process.
+        """Sends a frame on the stream and returns True. If the body has more bytes than `limit`, or if another process
+        runs the job, sends nothing and returns False.
 
         Raises OSError as `send` does.
         """

@@ -1,7 +1,6 @@
 """Removes secret values from text, in every form in which they may appear.
 
-The rules are the same as in the sidecar's telemetry/mask.go: tests hold both to the cases in
-telemetry/testdata/redaction.json.
+The sidecar implements the same rules in telemetry/mask.go; the cases in telemetry/testdata/redaction.json test both.
 """
 
 TYPE_CHECKING = False
@@ -14,25 +13,26 @@ MARK = "[REDACTED]"
 
 _WHOLE_WORD_BELOW = 4  # a value of fewer characters is replaced only as a whole word
 _IDENTIFYING = 16  # a value of fewer characters may be part of an identifier or a name by chance
-_UNTOUCHABLE = 1 << 30
+_UNTOUCHABLE = 1 << 30  # no value in such a zone is replaced
 _RECODED_AT_LEAST = 6  # bytes; a shorter secret, once encoded, looks like other text
 _RECODED_SIZE = 1 << 20  # the size assumed for an encoded form, which is never part of an identifier by chance
 _DECODINGS = 4  # how many layers of encoding are decoded
-_ENCODED_SIZE = 1 + 2 * _DECODINGS  # the most bytes that one byte becomes when it is percent-encoded that often
+_ENCODED_SIZE = 1 + 2 * _DECODINGS  # the maximal number of bytes for one byte after _DECODINGS percent-encodings
 _LONGEST_ESCAPE = 12
 _WINDOW = 64 << 10  # how much text is decoded at once, because a decoded byte takes much memory
-_FEW = 256  # up to this many forms are searched for one by one
+_FEW = 256  # up to this number, forms are searched for one by one
 _PREFIX = 4
 _WORD = frozenset(b"_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _JOINTS = frozenset(".-:@+%")
 _BARE = b"0123456789+-.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BLANKS = b" \t\r\n"
 
-# The field names of internal/redacted: a header is secret if its name contains one of the first, or has one of the
-# second as a word.
+# The field names of internal/redacted. A header is secret if its name contains one of _SECRET_PARTS, or one of
+# _SECRET_WORDS as a word.
 _SECRET_PARTS = (
     "password,passwd,pwd,passphrase,passcode,secret,token,credential,credentials,"
-    "api key,access key,auth key,private key,shared key,account key,functions key,encryption key,subscription key,authorization,cookie,bearer,signature"
+    "api key,access key,auth key,private key,shared key,account key,functions key,encryption key,subscription key,"
+    "authorization,cookie,bearer,signature"
 ).split(",")
 _SECRET_WORDS = "auth,hmac,jwt,otp,pass,saml,session,sessionid,sig".split(",")
 _PLACES = "file,path,dir".split(",")  # last words of names that say where a credential is stored
@@ -46,7 +46,7 @@ class Redactor:
         self._aliases = {_bytes(text): _bytes(shown) for text, shown in (aliases or {}).items() if text}
         # The characters of each form, and whether it reads like a name.
         self._forms: "dict[bytes, tuple[int, bool]]" = {}
-        self.longest = max(map(len, self._aliases), default=0)  # the most bytes that are replaced as one
+        self.longest = max(map(len, self._aliases), default=0)  # the maximal number of bytes that are replaced together
         for secret in filter(None, dict.fromkeys(secrets)):
             self.longest = max(self.longest, _ENCODED_SIZE * len(_bytes(secret)))
             for form, size, named in _forms(secret):
@@ -128,7 +128,7 @@ class Redactor:
 
 
 def names_secret(name: str) -> bool:
-    """Whether a header of this name carries a credential."""
+    """Returns whether a header with this name carries a credential."""
     words, last = [""], " "
     for char in name:
         if not char.isalnum() or (char.isupper() and last.islower()):
@@ -171,8 +171,8 @@ def _all(data: bytes, form: bytes) -> "Iterator[int]":
 
 
 def _merged(stretches: "list[tuple[int, int, bool]]") -> "list[tuple[int, int, bool]]":
-    """Sorts the stretches and joins those that overlap or touch; the result is a bare value of JSON if a part of it
-    is one."""
+    """Sorts the stretches and joins those that overlap or touch. A joined stretch is a bare JSON value if one of its
+    parts is."""
     apart: "list[tuple[int, int, bool]]" = []
     for start, end, bare in sorted(stretches):
         if apart and start <= apart[-1][1]:
@@ -183,8 +183,8 @@ def _merged(stretches: "list[tuple[int, int, bool]]") -> "list[tuple[int, int, b
 
 
 def _forms(secret: str) -> "Iterator[tuple[bytes, int, bool]]":
-    """Returns the forms in which a secret is searched for: as it is, as a form encodes it, in upper and lower case,
-    in hexadecimal and in base64."""
+    """Returns the forms in which a secret is searched for: unchanged, form-encoded, in upper and lower case, in
+    hexadecimal and in base64."""
     data, size = _bytes(secret), len(secret)
     named = all(char.isalpha() or char in "-_. " for char in secret)
     yield data, size, named
@@ -211,11 +211,11 @@ def _views(data: bytes) -> "Iterator[tuple[bytes, Sequence[int]]]":
     """Returns a text and its decodings: percent-decoded and with the escapes of quoted strings resolved, in any
     order.
 
-    Each comes with the position in the text of each of its bytes, and of its end.
+    Each comes with a list of positions in the text: that of each byte, and that of the end.
     """
     views: "list[tuple[bytes, Sequence[int], int]]" = [(data, range(len(data) + 1), 0)]
     seen = {data}
-    for view, at, layers in views:  # the loop appends to it
+    for view, at, layers in views:  # the loop appends to views
         yield view, at
         for mark in (b"%", b"\\") if layers < _DECODINGS else ():
             if mark in view:
@@ -270,15 +270,15 @@ def _hexadecimal(data: bytes, start: int, count: int) -> "int | None":
     return int(digits, 16)
 
 
-# A part of a text that may contain a value by chance: its start and end. A value found in it is no secret if it has
-# fewer characters than the third field and, where the fourth is true, reads like a name.
+# A part of a text that may contain a value by chance: start, end, size, named. A value in it is not treated as a secret
+# if it has fewer characters than size and, if named is true, reads like a name.
 _Zone = tuple[int, int, int, bool]
 
 _zone_patterns: "list[tuple[Pattern[bytes], int, bool]]" = []
 
 
 def _patterns() -> "list[tuple[Pattern[bytes], int, bool]]":
-    """Returns the patterns that find zones: the first group of a match is one. telemetry/structure.go explains them."""
+    """Returns the patterns of zones; the first group of a match is a zone. telemetry/structure.go explains them."""
     if not _zone_patterns:
         import re
 
@@ -350,7 +350,7 @@ class _Structure:
         return self.data[at : at + 1]
 
     def is_secret(self, start: int, end: int, size: int, named: bool) -> bool:
-        """Whether the text at a position is a secret and not part of something else."""
+        """Returns whether the text at a position is a secret, and not a part of an identifier, a name or a word."""
         if size < _WHOLE_WORD_BELOW and not self._is_whole_word(start, end):
             return False
         self._scan()
@@ -361,13 +361,13 @@ class _Structure:
         return True
 
     def _is_whole_word(self, start: int, end: int) -> bool:
-        """Whether a value is a whole word: not part of a longer word, number, name, address or path."""
+        """Returns whether a value is a whole word: not part of a longer word, number, name, address or path."""
         data = self.data
         if (start and data[start - 1] in _WORD) or (end < len(data) and data[end] in _WORD):
             return False
         if not any(map(_is_word, data[start:end].decode("utf-8", "replace"))):
             return False
-        # Enough for one character and a mark. A character cut at the far end is not inspected.
+        # 16 bytes hold one character and a mark. A character that is cut at the far end is not inspected.
         left = data[max(0, start - 16) : start].decode("utf-8", "replace")
         right = data[end : end + 16].decode("utf-8", "replace")
         if left[-1:] in ("/", "\\", "%", "-") or right[:1] == "/" or _ends_in_word(left) or _starts_with_word(right):
@@ -384,7 +384,7 @@ class _Structure:
         return self._escape_around(start)[0], self._escape_around(end)[1], False
 
     def _escape_around(self, place: int) -> "tuple[int, int]":
-        """Returns the start and end of the escape that contains a position; the position itself if no escape does."""
+        """Returns the start and end of the escape that contains a position, or the position twice."""
         data = self.data
         for start in range(max(0, place - _LONGEST_ESCAPE + 1), place):
             if data[start] == 0x5C:
@@ -401,7 +401,7 @@ class _Structure:
         return place, place
 
     def in_json(self, secrets: "list[tuple[int, int]]") -> "list[tuple[int, int, bytes]]":
-        """Keeps JSON valid: a bare value that contains a secret is replaced as a whole, by a string."""
+        """Keeps JSON valid: if a bare value contains a secret, a string replaces the whole value."""
         data = self.data
         whole: "list[tuple[int, int, bool]]" = []
         for start, end in secrets:
@@ -425,7 +425,7 @@ class _Structure:
 
 
 def _last_at_or_before(stretches: "Sequence[Any]", start: int) -> "Any":
-    """Returns the last of the sorted, disjoint stretches that begins at or before a position; None if there is none."""
+    """Returns the last of the sorted, disjoint stretches that begins at or before a position, or None."""
     from bisect import bisect_right
 
     at = bisect_right(stretches, start, key=_start)
@@ -433,7 +433,7 @@ def _last_at_or_before(stretches: "Sequence[Any]", start: int) -> "Any":
 
 
 def _ends_in_word(text: str) -> bool:
-    """Whether the text ends in a word. A mark counts, because a word may have been there."""
+    """Returns whether the text ends in a word. A mark counts, because it may have replaced a word."""
     return _is_word(text[-1:]) or text.endswith(MARK)
 
 
@@ -442,7 +442,7 @@ def _starts_with_word(text: str) -> bool:
 
 
 def _thousands(data: bytes) -> bool:
-    """Whether a text begins with a group of thousands; any other comma separates values."""
+    """Returns whether a text begins with a group of thousands. Before any other text, a comma separates values."""
     return len(data) >= 3 and data[:3].isdigit() and not data[3:4].isdigit()
 
 
@@ -451,7 +451,7 @@ def _start(stretch: "tuple[int, ...]") -> int:
 
 
 def _is_word(char: str) -> bool:
-    """Whether a character belongs to a word or number. Outside ASCII that is everything except punctuation."""
+    """Returns whether a character belongs to a word or number. Outside ASCII, all but punctuation does."""
     if char < "\x80":
         return char.isalnum() or char == "_"
     return char >= "\xc0" and not "\u2000" <= char <= "\u206f" and not "\u3000" <= char <= "\u303f" and char != "\ufffd"

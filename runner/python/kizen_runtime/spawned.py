@@ -1,6 +1,6 @@
-"""Covers the processes that `multiprocessing` starts by executing Python anew (its methods `spawn` and `forkserver`).
-They belong to the step: they log and call as forked children do, and run the step's source as `__mp_main__` with the
-same names bound."""
+"""Runs the harness in processes that `multiprocessing` starts by executing Python (its methods `spawn` and
+`forkserver`). They belong to the step: they log and call as forked children do, and run the step's source as
+`__mp_main__` with the same names bound."""
 
 import posix
 import sys
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .job import Job
 
-# The imports on the command lines of such processes.
+# The imports in the command lines of such processes.
 _PROGRAMS = ("from multiprocessing.spawn import spawn_main", "from multiprocessing.forkserver import main")
 
 
@@ -27,7 +27,7 @@ def install(util: "Any", job: "Job") -> None:
         program = "".join(args[at + 1 : at + 2])
         if not any(imported in program for imported in _PROGRAMS):
             return start(path, args, passfds)
-        fd = _write_down(job)
+        fd = _write_job(job)
         try:
             command = ["-c", _loader(), str(fd), "spawned", str(job.channel.events)]
             return start(path, [*args[:at], *command, *args[at + 1 :]], [*passfds, fd, job.channel.events])
@@ -42,8 +42,8 @@ def _loader() -> str:
     return sys.orig_argv[sys.orig_argv.index("-c") + 1]
 
 
-def _write_down(job: "Job") -> int:
-    """Writes the harness and the job to a file in memory, for the loader and `run` to read."""
+def _write_job(job: "Job") -> int:
+    """Writes the harness and the job to a file in memory, which the loader and `run` read."""
     fd = posix.memfd_create("harness")
     protocol.write(fd, protocol.frame(__loader__.pack()))  # type: ignore[name-defined]
     protocol.write(fd, protocol.frame(protocol.dumps(job.frame).encode("utf-8", "backslashreplace")))
@@ -52,8 +52,8 @@ def _write_down(job: "Job") -> int:
 
 
 def run(fd: int, events: str, program: str, *arguments: str) -> "NoReturn":
-    """Runs `program`, from multiprocessing, in a process that has the harness; `events` is the socket that it sends
-    to."""
+    """Runs `program`, which comes from multiprocessing, in a process that has the harness. `events` is the descriptor
+    of the socket to which the process sends its events."""
     from .job import Job
 
     frame = protocol.receive(fd)
@@ -66,12 +66,13 @@ def run(fd: int, events: str, program: str, *arguments: str) -> "NoReturn":
     try:
         exec(program, sys.modules["__main__"].__dict__)
     finally:
-        job.tell_dropped()
+        job.report_dropped()
     sys.exit()
 
 
 def _bind(runpy: "Any", job: "Job") -> None:
-    """Makes the step's source run as in its own process: under its name in tracebacks, with the step's names bound."""
+    """Makes runpy run the step's source as in the step's first process: with its name in tracebacks, and with the
+    step's names bound."""
     run_path = runpy.run_path
 
     def run_step(path: "Any", init_globals: "Any" = None, run_name: "Any" = None) -> "Any":

@@ -1,4 +1,4 @@
-"""Converts values between the wire, `{"t": code, "v": value}`, and Python: one table for both directions."""
+"""Converts values between their wire form, `{"t": code, "v": value}`, and Python. One table serves both directions."""
 
 import sys
 
@@ -23,8 +23,8 @@ class Room:
 
 
 def decode(typed: "dict[str, Any]") -> "Any":
-    """Returns the Python value of `{"t", "v"}` (JSON numbers as text). Raises ValueError if the value does not match
-    its type."""
+    """Returns the Python value of `{"t", "v"}`, in which JSON numbers are text. Raises ValueError if the value does not
+    match its type."""
     return decode_as(typed["t"], typed["v"])
 
 
@@ -34,8 +34,8 @@ def decode_as(code: str, value: "Any") -> "Any":
 
 
 def encode(code: str, value: "Any", room: "Room | None" = None) -> "dict[str, Any]":
-    """Returns the wire form of a value declared as `code`; raises TypeError or ValueError, with a message for people,
-    if it has none."""
+    """Returns the wire form of a value declared as `code`. If the value does not fit, raises TypeError or ValueError
+    with a message for people."""
     return {"t": code, "v": encode_as(code, value, room or Room())}
 
 
@@ -45,7 +45,7 @@ def encode_as(code: str, value: "Any", room: Room) -> "Any":
 
 
 def changes(code: str) -> bool:
-    """Whether a value of the type `code` is mutable."""
+    """Returns whether values of the type `code` are mutable."""
     return code in ("l", "f") or code.startswith("a[")
 
 
@@ -71,8 +71,8 @@ def _refuse(wanted: str, value: "Any", hint: str = "") -> TypeError:
 
 
 def _shown(value: "Any") -> str:
-    """Returns a refused value as people recognise it: in full or not at all, because redaction would not recognise
-    half a secret."""
+    """Returns a refused value for an error message: in full or not at all, because redaction would not recognise half a
+    secret."""
     name = type(value).__name__
     if isinstance(value, (str, bytes, bytearray)) and len(value) > 100:
         return f"{name} of {len(value)} {'characters' if isinstance(value, str) else 'bytes'}"
@@ -98,7 +98,7 @@ def _plain(value: "Any") -> "Any":
 
 
 def _moment(value: "Any") -> "Any":
-    """Returns the date or datetime of a numpy.datetime64; anything below a microsecond is cut off, as in a text."""
+    """Returns the date or datetime of a numpy.datetime64, truncated to microseconds, as a text would be."""
     item = value.item()
     if isinstance(item, int):  # finer than a microsecond, or beyond Python's years
         item = value.astype("datetime64[us]").item()
@@ -174,7 +174,7 @@ def _number_text(value: "Any") -> str:
     return grammar.number(digits) if len(digits) >= grammar.MAX_DIGITS else digits
 
 
-_MAX_BITS = 14285  # every number of MAX_DIGITS digits fits into this many
+_MAX_BITS = 14285  # every number of MAX_DIGITS digits has at most this many bits
 
 
 def _index(value: "Any") -> int:
@@ -186,10 +186,10 @@ def _index(value: "Any") -> int:
     try:
         return int(kind.__index__(value))
     except (Exception, SystemExit) as error:
-        raise _refuse("a number", value, f"its __index__ raised {_told(error)}") from None
+        raise _refuse("a number", value, f"its __index__ raised {_describe(error)}") from None
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # an exception that cannot be formatted
@@ -366,8 +366,8 @@ def _each(value: "Any", room: Room, convert: "Callable[[Any, Room], Any]") -> "l
 
 
 def _at(place: str, error: Exception) -> Exception:
-    """Returns the error with the path of the element it is about. The class of the original may need more arguments
-    than a message."""
+    """Returns an error whose message begins with the place of the element. It does not keep the class of the original,
+    which may need other arguments."""
     return (TypeError if isinstance(error, TypeError) else ValueError)(f"{place}: {error}")
 
 
@@ -387,15 +387,16 @@ def _infer(value: "Any") -> str:
 
 
 def _option_code(code: "Any") -> str:
-    """Returns the code of an option, which the step may have made itself, in the sidecar's form."""
+    """Returns the code of an option in the sidecar's form. The step may have set the code itself."""
     parts = code[2:-1].split(",") if isinstance(code, str) and code[:2] == "o<" and code[-1:] == ">" else ()
-    if len(parts) != 2 or not all(part.isascii() and part.replace("_", "a").replace("-", "a").isalnum() for part in parts):
+    plain = [part.replace("_", "a").replace("-", "a") for part in parts]
+    if len(plain) != 2 or not all(part.isascii() and part.isalnum() for part in plain):
         raise ValueError(f"type_code: expected o<object_id,field_id>, got {_shown(code)}")
     return str.__str__(code)
 
 
 def _is(module: str, name: str, value: "Any") -> bool:
-    """isinstance for a class whose module may not have been imported: then no value is an instance of it."""
+    """Is isinstance for a class whose module may not have been imported; without the module, it returns False."""
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(value, kind)
 

@@ -1,4 +1,4 @@
-"""Prepares a warm interpreter before its job arrives. Nothing here, and nothing it loads, belongs to an execution."""
+"""Prepares a warm interpreter before its job arrives. It handles no data of an execution."""
 
 import gc
 import posix
@@ -35,13 +35,13 @@ def renew() -> None:
             module.seed()
     openssl = sys.modules.get("_ssl")
     if openssl is not None and posix.getpid() == _loader:
-        # OpenSSL reseeds itself when the process id changes. In its own PID namespace a fork may have the same id, so
-        # reseed it here; that costs 2 ms.
+        # OpenSSL reseeds itself when the process ID changes. A fork in its own PID namespace may have the same ID, so
+        # reseed OpenSSL here, which costs 2 ms.
         openssl.RAND_add(posix.urandom(32), 32.0)
 
 
 def _import(name: str) -> None:
     try:
         __import__(name)
-    except ImportError:  # a step that needs it sees the error itself
+    except ImportError:  # a step that imports it sees the error itself
         pass

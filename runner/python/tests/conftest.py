@@ -1,4 +1,4 @@
-"""What the tests share: the harness on the import path, and a server that shows every byte it was sent."""
+"""Shared by the tests: the harness on the import path, and a server that keeps every byte that it receives."""
 
 from __future__ import annotations
 

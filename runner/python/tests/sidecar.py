@@ -1,4 +1,4 @@
-"""Plays the sidecar in tests: starts the harness as Go does, sends a job, collects the frames."""
+"""Replaces the sidecar in tests: starts the harness as Go does, sends a job, and collects the frames."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def run(script: str, *, python: str = sys.executable, timeout: float = 60, env: 
 
 
 def _in_a_row(sockets: list[socket.socket]) -> list[int]:
-    """The sockets as descriptors that follow each other, as the sidecar passes them."""
+    """Returns the sockets as consecutive descriptors, as the sidecar passes them."""
     first = next(fd for fd in range(20, 900, 3) if not any(os.path.exists(f"/proc/self/fd/{fd + i}") for i in range(3)))
     for index, end in enumerate(sockets):
         os.dup2(end.fileno(), first + index)

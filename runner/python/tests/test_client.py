@@ -1,4 +1,4 @@
-"""`kizen.api`, seen from the wire: a raw server shows every byte it was sent."""
+"""Tests `kizen.api` on the wire: a raw server keeps every byte that it receives."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_params_are_appended_to_the_query(server: Server, path: str, params: str
     assert server.targets == [CAPABILITY + target] * 2
 
 
-def test_every_verb_goes_out_as_itself(server: Server) -> None:
+def test_every_verb_sends_its_own_method(server: Server) -> None:
     verbs = ["get", "post", "put", "patch", "delete", "head", "options"]
     step(server, f"for verb in {verbs}:\n    call = getattr(kizen.api, verb)\n    assert call('/x').status_code == 200")
     assert [head.split(b" ")[0].decode().lower() for head in server.heads] == verbs
@@ -140,7 +140,7 @@ def test_an_unknown_keyword_is_a_type_error(server: Server) -> None:
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "429 Too Many Requests", "500 Oh", "503 Service Unavailable", "418 Teapot"])
-def test_no_status_raises_and_headers_come_through(server: Server, status: str) -> None:
+def test_no_status_raises_and_headers_are_kept(server: Server, status: str) -> None:
     server.answers = [answer(b'{"detail": "x"}', "Retry-After: 7", status=status)]
     result = step(
         server,
@@ -213,7 +213,7 @@ def test_the_environments_proxies_and_netrc_do_not_apply(server: Server, tmp_pat
     assert server.header(0, "Authorization") is None
 
 
-def test_the_trace_context_is_carried(server: Server) -> None:
+def test_the_trace_context_is_sent(server: Server) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     step(server, "kizen.api.get('/x')\nkizen.api.get('/x', headers={'traceparent': 'own'})", traceparent=trace)
     step(server, "kizen.api.get('/x')")
@@ -273,7 +273,9 @@ def test_the_target_of_a_redirect_is_resolved_as_the_sidecar_does(server: Server
         ("/api?x", "?x", f"{ROOT}?x"),
     ],
 )
-def test_a_redirect_below_the_api_root_goes_through_the_sidecar(server: Server, location: str, target: str, url: str) -> None:
+def test_a_redirect_below_the_api_root_goes_through_the_sidecar(
+    server: Server, location: str, target: str, url: str
+) -> None:
     server.answers = [redirect(location), answer(b"there")]
     result = step(
         server,
@@ -305,7 +307,9 @@ def test_a_redirect_below_the_api_root_goes_through_the_sidecar(server: Server, 
         ("head", "302 Found", "HEAD", b""),
     ],
 )
-def test_a_redirect_changes_the_method_as_requests_does(server: Server, method: str, status: str, then: str, body: bytes) -> None:
+def test_a_redirect_changes_the_method_as_requests_does(
+    server: Server, method: str, status: str, then: str, body: bytes
+) -> None:
     server.answers = [redirect("/api/b", status), answer()]
     data = {"data": "body"} if method in ("post", "put", "patch") else {}
     assert step(server, f"kizen.api.{method}('/a', allow_redirects=True, **{data})").result["ok"]
@@ -390,7 +394,7 @@ def test_a_redirect_that_cannot_be_followed_is_an_error_of_requests(server: Serv
     assert step(server, script).logs == [error]
 
 
-def test_a_redirect_without_a_target_is_an_answer(server: Server) -> None:
+def test_a_redirect_without_a_target_is_returned(server: Server) -> None:
     server.answers = [redirect("")]
     assert step(server, "outputs.log(kizen.api.get('/a').status_code)").logs == ["302"]
 
@@ -450,7 +454,7 @@ def test_without_requests_the_error_names_the_interpreter_and_the_remedy() -> No
     assert failure["detail"].count("ImportError") == 1 and "script.py" in failure["detail"]
 
 
-# the file by itself
+# the client as a single file
 
 
 def standalone(tmp_path: Path, script: str, **env: str) -> subprocess.CompletedProcess[str]:

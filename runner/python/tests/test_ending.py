@@ -1,4 +1,4 @@
-"""How a step ends: its threads, its exit handlers, the processes that it has started."""
+"""Tests how a step ends: its threads, its exit handlers, and the processes that it has started."""
 
 from __future__ import annotations
 
@@ -102,18 +102,18 @@ def test_a_call_in_a_thread_is_in_the_record(server: Server) -> None:
         "import atexit, sys\natexit.register(sys.exit, 5)",
     ],
 )
-def test_an_exception_outside_the_body_is_printed_and_no_failure(script: str) -> None:
+def test_an_exception_outside_the_body_is_printed_and_does_not_fail_the_step(script: str) -> None:
     result = step(script + "\noutputs.n = 1", output_types={"n": "n"})
     assert result.values == {"n": {"t": "n", "v": "1"}}
     assert "ZeroDivisionError" in result.err or "SystemExit" in result.err
 
 
-def test_a_thread_that_leaves_ends_only_itself() -> None:
+def test_sys_exit_in_a_thread_ends_only_the_thread() -> None:
     result = step("import sys, threading\nthreading.Thread(target=sys.exit, args=(5,)).start()")
     assert result.result["ok"] and result.returncode == 0
 
 
-def test_a_daemon_thread_is_cut() -> None:
+def test_a_daemon_thread_is_not_joined() -> None:
     result = step("import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\noutputs.n = 1", output_types={"n": "n"})
     assert result.values and result.returncode == 0
 
@@ -134,7 +134,7 @@ def test_files_are_flushed() -> None:
     assert "text " in result.out and result.out.endswith("printed")
 
 
-def test_the_sidecar_is_told_what_delays_the_end() -> None:
+def test_the_harness_reports_what_delays_the_end() -> None:
     result = step(
         """
         import atexit, threading, time
@@ -151,7 +151,7 @@ def test_the_sidecar_is_told_what_delays_the_end() -> None:
     assert second["handlers"] and first["error"] == second["error"] == "ValueError: no" and "line 8" in first["detail"]
 
 
-def test_a_signal_handler_that_raises_at_the_end_is_no_failure() -> None:
+def test_a_signal_handler_that_raises_at_the_end_does_not_fail_the_step() -> None:
     result = step(
         """
         import signal, threading, time
@@ -226,7 +226,7 @@ def test_children_log_and_call_as_the_step_does(way: str, server: Server) -> Non
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_process_that_is_started_ends_as_a_program_does(way: str) -> None:
+def test_a_started_process_ends_like_any_program(way: str) -> None:
     result = step(
         f"""
         import threading, time
@@ -346,7 +346,7 @@ def test_a_child_counts_what_it_drops(end: str, counted: int) -> None:
 # the source
 
 
-def test_the_source_can_be_read_where_file_says() -> None:
+def test_the_source_can_be_read_from_file() -> None:
     script = (
         "import inspect, os, stat\n"
         "def f(): return 1\n"

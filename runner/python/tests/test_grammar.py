@@ -1,4 +1,4 @@
-"""The table runner/testdata/values.json, which the sidecar's tests read too."""
+"""Tests the grammar with the table runner/testdata/values.json, which the sidecar's tests read too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets are removed in every spelling, before a text is cut."""
+"""Tests that secrets are removed in every spelling, before a text is cut."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_spelling_is_hidden(secret: str) -> None:
                 continue
         shown = redact(f"before {text} after")
         assert MARK in shown, name
-        # Only the frame around the spelling is left.
+        # Only the text around the secret is left.
         assert len(shown.replace(MARK, "")) <= len("before  after") + 24, (name, shown)
 
 
@@ -74,7 +74,7 @@ def test_names_are_redacted_as_by_the_sidecar(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", CORPUS["fields"])
-def test_names_carry_credentials_as_for_the_sidecar(name: str) -> None:
+def test_names_of_credentials_are_the_same_as_for_the_sidecar(name: str) -> None:
     assert names_secret(name) == CORPUS["fields"][name]
 
 
@@ -83,7 +83,7 @@ def test_more_secrets_than_are_searched_for_one_by_one() -> None:
     redact = Redactor([*secrets, "7", "äß"])
     assert redact(f"{secrets[7]} x{secrets[999]} {secrets[0].upper()} sk_live_0000 7 77 äß") == f"{MARK} x{MARK} {MARK} sk_live_0000 {MARK} 77 {MARK}"
     assert redact("_".join(secrets)) == "_".join([MARK] * 1000)
-    # A secret that begins within a window and ends after it.
+    # This secret begins within a window and ends after it.
     for before in range((64 << 10) - 20, (64 << 10) + 3):
         assert redact("." * before + secrets[5] + ".") == "." * before + MARK + "."
         assert redact("." * before + "%73k_live_000005.") == "." * before + MARK + "."
@@ -109,7 +109,7 @@ def test_a_secret_across_the_cut_leaves_no_beginning(offset: int) -> None:
     assert "s3" not in cut
 
 
-def test_many_secrets_before_the_cut_do_not_pull_half_a_secret_in() -> None:
+def test_many_secrets_before_the_cut_do_not_let_half_a_secret_in() -> None:
     secret = "s" * 5 + "3cr3t" * 20
     cut = Redactor([secret]).cut(f"{secret} " * 50, 1000)
     assert "s3" not in cut and "cr3t" not in cut

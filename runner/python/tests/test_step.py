@@ -1,4 +1,4 @@
-"""Steps, run in a real harness process: their globals, their results, their failures."""
+"""Runs steps in a real harness process, and tests their globals, results and failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_inputs_that_were_not_supplied_do_not_exist() -> None:
     assert "line 7" in result.result["detail"]
 
 
-def test_inputs_may_be_named_like_anything() -> None:
+def test_inputs_may_have_any_name() -> None:
     script = "outputs.log([getattr(inputs, name) for name in ('class', 'self', 'values', '__init__')])"
     names = ("class", "self", "values", "__init__")
     assert step(script, inputs={name: text(name) for name in names}).logs == [str(list(names))]
@@ -79,7 +79,7 @@ def test_an_output_that_does_not_fit_its_type_fails_the_step_at_the_line_that_as
     assert "kizen_runtime" not in failure["detail"]
 
 
-def test_an_output_that_does_not_fit_can_be_caught_where_it_is_assigned() -> None:
+def test_the_error_of_an_output_that_does_not_fit_can_be_caught() -> None:
     result = step(
         """
         try:
@@ -106,7 +106,7 @@ def test_a_list_of_too_many_elements_is_refused_at_its_line() -> None:
     assert "line 2, in <module>" in result.result["detail"]
 
 
-def test_a_list_that_is_changed_after_its_assignment_is_written_as_it_ends_up() -> None:
+def test_a_list_that_is_changed_after_its_assignment_is_written_with_the_changes() -> None:
     result = step("outputs.l = l = []\nl.append(1)", output_types={"l": "l"})
     assert result.values["l"]["v"] == [{"t": "n", "v": "1"}]
 
@@ -221,7 +221,7 @@ def test_a_secret_that_was_not_granted_is_a_key_error_that_names_the_right_key()
     assert step(caught, secrets=granted).logs == ["x", "None"]
 
 
-def test_a_failure_shows_no_secret_not_even_half_of_one() -> None:
+def test_a_failure_shows_no_part_of_a_secret() -> None:
     result = step("raise ValueError('a' * 8180 + secrets['a'] + 'b' * 8180 + secrets['a'])", secrets={"a": "s3cr3t-value-91f2"})
     assert "s3" not in result.result["error"] and "91f2" not in result.result["detail"]
     assert len(result.result["error"].encode()) <= 8192 and len(result.result["detail"].encode()) <= 8192
@@ -296,7 +296,7 @@ def test_a_byte_order_mark_is_accepted() -> None:
 # tracebacks
 
 
-def test_a_traceback_starts_at_the_steps_frames_with_their_lines() -> None:
+def test_a_traceback_starts_at_the_steps_frames_and_shows_their_lines() -> None:
     result = step("def deep():\n    raise ValueError('é')\n\ndeep()\n")
     assert result.result["kind"] == "exception"
     assert result.result["error"] == "ValueError: é"
@@ -450,7 +450,7 @@ def test_printed_output_is_flushed() -> None:
     assert step("print('kept', end='')").out == "kept"
 
 
-def test_a_result_that_cannot_be_sent_has_an_exit_code_of_its_own() -> None:
+def test_a_result_that_cannot_be_sent_has_its_own_exit_code() -> None:
     result = step("import os\nos.closerange(3, 4096)")
     assert not result.of("result") and result.returncode == 74
 

@@ -1,4 +1,4 @@
-"""The table of types, in both directions."""
+"""Tests the table of types in both directions."""
 
 from __future__ import annotations
 
@@ -163,14 +163,14 @@ def test_an_error_inside_a_list_names_the_element() -> None:
         values.encode("a[a[n]]", [[1], ["x"]])
 
 
-def test_an_error_of_any_class_names_its_place() -> None:
+def test_an_error_of_any_class_names_its_element() -> None:
     with pytest.raises(ValueError, match="element 1: the text has half of a surrogate pair at character 0"):
         values.encode("l", ["x", "\ud800"])
     with pytest.raises(TypeError, match="size: expected a number, got object"):
         values.encode("f", KizenFile("u", size=object()))  # type: ignore[arg-type]
 
 
-def test_a_number_of_any_class_is_one_in_json() -> None:
+def test_a_number_of_any_class_is_written_as_a_number() -> None:
     class Size(int):
         __repr__ = object.__repr__
 

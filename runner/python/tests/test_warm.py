@@ -1,4 +1,4 @@
-"""The state that a warm interpreter renews before its job."""
+"""Tests the state that a warm interpreter renews before its job."""
 
 from __future__ import annotations
 
