@@ -112,7 +112,7 @@ func TestABrokenCollectorIsGivenUpAndMentionedOnce(t *testing.T) {
 }
 
 func TestAHangingCollectorNeitherBlocksNorFillsMemory(t *testing.T) {
-	for name, milliseconds := range map[string]string{"for good": "", "until each export is given up": "1"} {
+	for name, milliseconds := range map[string]string{"forever": "", "until each export is given up": "1"} {
 		t.Run(name, func(t *testing.T) { hangingCollector(t, milliseconds) })
 	}
 }
@@ -149,7 +149,7 @@ func hangingCollector(t *testing.T, milliseconds string) {
 	if err := telemetry.Shutdown(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("Shutdown error = %v", err)
 	}
-	// The exporter has stopped, so that no batch is under way.
+	// The exporter has stopped, so no batch is in progress.
 	waiting, dropped, failed, exported := q.waiting.Load(), q.dropped.Load(), q.failed.Load(), q.exported.Load()
 	if waiting+dropped+failed != spansEach*(executions+100) || dropped == 0 || exported != 0 {
 		t.Errorf("of %d spans %d wait, %d were dropped, %d failed, %d were exported",

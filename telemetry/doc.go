@@ -1,5 +1,5 @@
-// Package telemetry observes executions: it has their traces, metrics and logs, and the redaction of all text for
-// people or collectors.
+// Package telemetry records traces, metrics and logs of executions, and redacts all text that people or collectors
+// read.
 //
 // [Start] reads the standard OTEL_* variables. If they name no exporter and no endpoint, telemetry is off: all methods
 // still work, at no cost.
@@ -9,7 +9,7 @@
 // log, whose records name the execution and the trace of their context.
 //
 // Exporting never delays or fails an execution: spans wait in a bounded queue, which drops and counts spans when it is
-// full. The log mentions a collector that does not answer once a minute.
+// full. A collector that does not answer is logged once a minute.
 //
 // The package does not depend on keys, proxies or steps, so every other package may use it.
 package telemetry

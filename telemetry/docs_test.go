@@ -63,7 +63,7 @@ func documented(t *testing.T) map[string][]string {
 	return metrics
 }
 
-func TestThePageOfMetricsHasEveryOneWithItsUnitAndLabels(t *testing.T) {
+func TestEveryMetricIsDocumentedWithItsUnitAndLabels(t *testing.T) {
 	telemetry := watched(t)
 	telemetry.Metrics().Redis(t.Context(), "GET", 1, errors.New("gone"))
 
@@ -73,7 +73,7 @@ func TestThePageOfMetricsHasEveryOneWithItsUnitAndLabels(t *testing.T) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(got)) {
 		if labels, ok := want[name]; !ok || !slices.Equal(labels, got[name]) {
-			t.Errorf("docs/telemetry.md has %s by %q (%v), and it is by %q", name, labels, ok, got[name])
+			t.Errorf("docs/telemetry.md has %s by %q (%v), want by %q", name, labels, ok, got[name])
 		}
 		delete(want, name)
 	}

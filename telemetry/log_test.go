@@ -21,7 +21,7 @@ func TestUnknownLogSettingsAreRefusedByName(t *testing.T) {
 	}
 }
 
-func TestLogLevelHoldsBackWhatIsBelowIt(t *testing.T) {
+func TestRecordsBelowTheLogLevelAreDropped(t *testing.T) {
 	var out bytes.Buffer
 	logger, err := NewLogger(&out, LogConfig{Level: "warn"})
 	if err != nil {
@@ -92,13 +92,13 @@ func TestRecordsNameTheTraceAndTheExecutionOfTheirContext(t *testing.T) {
 				t.Errorf("record = %s", out.String())
 			}
 			if n := strings.Count(out.String(), "execution_id"); n != 1 {
-				t.Errorf("execution_id stands %d times in %s", n, out.String())
+				t.Errorf("execution_id occurs %d times in %s", n, out.String())
 			}
 		})
 	}
 }
 
-func TestRecordsOfNoExecutionNameNone(t *testing.T) {
+func TestRecordsOutsideAnExecutionHaveNoIDs(t *testing.T) {
 	logger, written := jsonLog(t)
 	logger.InfoContext(context.Background(), "x")
 	record := written()[0]

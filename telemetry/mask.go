@@ -130,7 +130,7 @@ func (m *Mask) Text(text string) string {
 	return m.text(text)
 }
 
-// Name returns the name of a field as Text would leave it in JSON.
+// Name redacts the name of a field as Text would redact it in JSON.
 func (m *Mask) Name(name string) string {
 	return m.text(name, zone{0, len(name), identifying, true})
 }

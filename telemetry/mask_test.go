@@ -80,7 +80,7 @@ func decodedOften(text string) string {
 	return text
 }
 
-func TestALongTextIsMaskedWhereverInItASecretStands(t *testing.T) {
+func TestASecretIsMaskedAnywhereInALongText(t *testing.T) {
 	const secret = "hunter2 is/ä"
 	encoded := url.PathEscape(url.PathEscape(secret))
 	for at := window - len(encoded) - 2; at < window+2; at++ {

@@ -129,7 +129,7 @@ func TestLabelsAreBoundedWhateverIsMeasured(t *testing.T) {
 		}
 	}
 	if counts["kizen_policy_denials_total"] < 100 {
-		t.Errorf("only %d policies are told apart", counts["kizen_policy_denials_total"])
+		t.Errorf("only %d policies are distinguished", counts["kizen_policy_denials_total"])
 	}
 }
 
@@ -149,7 +149,7 @@ func TestBuiltInPoliciesKeepTheirNamesBesideAnyNumberOfOthers(t *testing.T) {
 	}
 }
 
-// words of PromQL, and labels that scraping adds.
+// promQL lists the words of PromQL, and the labels that scraping adds.
 var promQL = []string{
 	"sum", "max", "by", "rate", "histogram_quantile", "label_replace", "label_values", "vector", "or", "le", "job",
 	"instance", "class",
@@ -278,13 +278,13 @@ func TestAnUnknownBacklogIsNotReportedAsEmpty(t *testing.T) {
 			t.Errorf("no %s in %s", want, page)
 		}
 	}
-	down = errors.New("redis is away")
+	down = errors.New("redis is unavailable")
 	if page := scrape(t, telemetry); strings.Contains(page, "kizen_fleet_queue_depth{") {
 		t.Errorf("a queue depth is exposed: %s", page)
 	}
 	down = nil
 	if page := scrape(t, telemetry); !strings.Contains(page, series[0]) {
-		t.Error("the metric does not return")
+		t.Error("the metric does not reappear")
 	}
 	stop()
 	if page := scrape(t, telemetry); strings.Contains(page, "kizen_fleet_queue_depth{") {

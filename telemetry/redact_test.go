@@ -202,7 +202,7 @@ func TestCredentialsOfEveryShapeAreRedactedFromTheLog(t *testing.T) {
 					t.Errorf("the log shows the bytes of a secret: %s", out.String())
 				}
 				if !strings.Contains(out.String(), redacted.Mark) && !strings.Contains(name, "array") {
-					t.Errorf("nothing marks what was removed: %s", out.String())
+					t.Errorf("no mark replaces the secret: %s", out.String())
 				}
 			})
 		}

@@ -10,7 +10,7 @@ import (
 
 // redaction is testdata/redaction.json, which also tests kizen_runtime.
 type redaction struct {
-	Mark  string // what stands instead of a secret
+	Mark  string // the text that replaces a secret
 	Texts []redactionCase
 	// Names are names of JSON fields, of methods and of classes.
 	Names []redactionCase
@@ -54,7 +54,7 @@ func TestSecretsAreMaskedAsInPython(t *testing.T) {
 	}
 }
 
-func TestNamesCarryCredentialsAsInPython(t *testing.T) {
+func TestNamesOfCredentialsAreTheSameAsInPython(t *testing.T) {
 	corpus := readRedaction(t)
 	for name, want := range corpus.Fields {
 		if got := redacted.Field(name); got != want {

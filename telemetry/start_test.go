@@ -93,7 +93,7 @@ func execute(t *Telemetry) {
 	t.Metrics().Redis(ctx, "SET", 1, nil)
 }
 
-func TestNothingIsStartedWithoutAnExporterOrAnEndpoint(t *testing.T) {
+func TestTelemetryIsOffWithoutAnExporterOrAnEndpoint(t *testing.T) {
 	for name, variables := range map[string]map[string]string{
 		"nothing": {},
 		"disabled": {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
@@ -106,7 +106,7 @@ func TestNothingIsStartedWithoutAnExporterOrAnEndpoint(t *testing.T) {
 			environment(t, variables)
 			telemetry, log := started(t, Config{Prometheus: name == "disabled"})
 			if telemetry.Tracing() || telemetry.Metrics() != nil {
-				t.Error("something is on")
+				t.Error("telemetry is on")
 			}
 			execute(telemetry)
 			stop := telemetry.Metrics().Watch(func() State { t.Error("asked for the state"); return State{} })
@@ -172,7 +172,7 @@ func TestEnvironmentChoosesExportersAndProtocols(t *testing.T) {
 			"OTEL_EXPORTER_OTLP_PROTOCOL": "udp"}, settings{traces: "http/protobuf"}, "OTEL_EXPORTER_OTLP_PROTOCOL"},
 		"disabled": {map[string]string{"OTEL_SDK_DISABLED": "TRUE",
 			"OTEL_TRACES_EXPORTER": "otlp"}, settings{disabled: true}, ""},
-		"disabled by nonsense": {map[string]string{"OTEL_SDK_DISABLED": "yes",
+		"disabled by an invalid value": {map[string]string{"OTEL_SDK_DISABLED": "yes",
 			"OTEL_TRACES_EXPORTER": "otlp"}, settings{traces: "http/protobuf"}, "OTEL_SDK_DISABLED"},
 		"invalid setting of a disabled signal": {map[string]string{"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, settings{}, ""},
 		"blank counts as unset": {map[string]string{"OTEL_TRACES_EXPORTER": " ",
@@ -397,7 +397,7 @@ func TestEveryInvalidSettingIsNamed(t *testing.T) {
 			_ = telemetry.Shutdown(context.Background()) // not everything arrives
 			said := strings.Split(strings.TrimSpace(log.String()), "\n")
 			if !strings.Contains(said[0], `"variable":"`+name+`"`) || strings.Contains(log.String(), plain) {
-				t.Errorf("said of %s=%s: %s", name, value, log)
+				t.Errorf("logged for %s=%s: %s", name, value, log)
 			}
 			for _, line := range said[1:] {
 				if !strings.Contains(line, "not exported") {

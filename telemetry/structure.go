@@ -191,8 +191,8 @@ func (s *structure) isWholeWord(at stretch) bool {
 	return !isJoint(behind) || !startsWithWord(right[width:])
 }
 
-// thousands reports whether a text begins with a group of digits as after a comma in a number; other commas separate
-// values.
+// thousands reports whether a text begins with a group of digits that can follow a comma within a number. Any other
+// comma separates values.
 func thousands(text string) bool {
 	return len(text)-len(strings.TrimLeft(text, "0123456789")) == 3
 }
