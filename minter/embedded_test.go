@@ -16,8 +16,8 @@ import (
 func TestUnauthenticatedInputDoesNotCrashTheEmbeddedStore(t *testing.T) {
 	store := embedded(t)
 	f := onRedis(t, store.URL())
-	for _, stranger := range attacks.Strangers() {
-		name, sent := stranger.Name, stranger.Sends
+	for _, input := range attacks.UnauthenticatedInputs() {
+		name, sent := input.Name, input.Sends
 		conn, err := net.Dial("tcp", store.Addr())
 		if err != nil {
 			t.Fatal(err)
@@ -40,8 +40,8 @@ func TestCommandArgumentsDoNotCrashTheEmbeddedStore(t *testing.T) {
 	store := embedded(t)
 	password, _, _ := strings.Cut(strings.TrimPrefix(store.URL(), "redis://:"), "@")
 	f := onRedis(t, store.URL())
-	for _, stranger := range attacks.Strangers() {
-		name, sent := stranger.Name, stranger.Sends
+	for _, input := range attacks.UnauthenticatedInputs() {
+		name, sent := input.Name, input.Sends
 		conn, err := net.Dial("tcp", store.Addr())
 		if err != nil {
 			t.Fatal(err)

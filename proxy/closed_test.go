@@ -13,7 +13,7 @@ import (
 func TestNeverLeavesAPIRoot(t *testing.T) {
 	api := startRawAPI(t, answerWith(ok204))
 	p := start(t, api.root(), nil)
-	paths := attacks.Climbs()
+	paths := attacks.EscapingPaths()
 	for _, path := range paths {
 		answer := rawExchange(t, p.addr, request(p, "GET", path, "\r\n"))
 		want := "HTTP/1.1 400 Bad Request\r\n"

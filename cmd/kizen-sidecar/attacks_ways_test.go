@@ -258,7 +258,7 @@ var kindsOfAttack = []kindOfAttack{
 	{name: "requests", requests: attacks.Requests, quick: true},
 	{name: "tokens",
 		elsewhere: "a key is verified by the API, which runs no steps: TestForgedTokensAreRefused in minter, " +
-			"TestNoForgedKeyOpensThePlatform in cmd/kizen-platform"},
+			"TestThePlatformRefusesForgedKeys in cmd/kizen-platform"},
 	{name: "pages and hosts", elsewhere: "only serve answers a browser, before it knows who would run the step: " +
 		"TestPagesOfABrowserAreNoCallers in internal/serve, TestOnlyOwnNamesAndAddressesAreAllowed in internal/hosts"},
 	{name: "addresses",
@@ -354,7 +354,7 @@ func preparePrograms(t *testing.T, as func(*exec.Cmd) *exec.Cmd) prepared {
 
 func prepareStops(*testing.T, func(*exec.Cmd) *exec.Cmd) prepared {
 	p := prepared{steps: map[string]step{}}
-	for _, stop := range attacks.Stops() {
+	for _, stop := range attacks.BlockingSteps() {
 		p.steps[stop.Name] = script(stop.Source).with("timeout_ms", 1500)
 	}
 	p.check = func(t *testing.T, name string, got attackedStep) {
@@ -453,7 +453,7 @@ func prepareMessages(t *testing.T, _ func(*exec.Cmd) *exec.Cmd) prepared {
 	}
 	p.steps["messages"] = script(attacks.SendStep(texts))
 	texts = nil
-	for _, path := range attacks.Climbs() {
+	for _, path := range attacks.EscapingPaths() {
 		texts = append(texts, "GET CAP"+path+" HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n")
 	}
 	for _, line := range attacks.Targets() {

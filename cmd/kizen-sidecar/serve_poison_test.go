@@ -21,8 +21,8 @@ func poisons() (all []any) {
 	for _, request := range attacks.Requests() {
 		all = append(all, json.RawMessage(request.Body))
 	}
-	// There are many heavy ones with the others between them, because the results that serve keeps of them add up.
-	for _, heavy := range attacks.Heavies() {
+	// There are many expensive steps with the others between them, because the results that serve keeps of them add up.
+	for _, heavy := range attacks.ExpensiveSteps() {
 		all = append(all, script(heavy.Source).with("inputs", json.RawMessage(heavy.Inputs)).with("output_types",
 			json.RawMessage(heavy.OutputTypes)))
 	}

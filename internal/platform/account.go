@@ -83,9 +83,9 @@ func (e otherAccountError) Error() string {
 		e.kind.Name)
 }
 
-// accountStore keeps the service accounts of businesses in Redis, all of a business in one hash:
+// accountStore keeps the service accounts of businesses in Redis, in one hash for each business:
 //
-//	kizen:{BUSINESS}:accounts    account id -> the account as JSON; for each type of which the platform provisions one,
+//	kizen:{BUSINESS}:accounts    account id -> the account as JSON. For each provisioned type also
 //	                             provisionedField -> the id of that account
 //
 // A change is one transaction on that hash and on the suspension marks in the same cluster slot, so it is atomic, even
@@ -164,7 +164,7 @@ func (s accountStore) list(ctx context.Context, businessID string) ([]account, e
 	return all, s.readSuspensions(ctx, businessID, all)
 }
 
-// readSuspensions fills in why each account is suspended.
+// readSuspensions fills in the reasons for which each account is suspended.
 func (s accountStore) readSuspensions(ctx context.Context, businessID string, accounts []account) error {
 	ids := make([]string, len(accounts))
 	for i, a := range accounts {
@@ -189,14 +189,14 @@ func (s accountStore) find(ctx context.Context, businessID, id string) (account,
 	return s.complete(ctx, businessID, a)
 }
 
-// complete fills in why an account is suspended.
+// complete fills in the reasons for which an account is suspended.
 func (s accountStore) complete(ctx context.Context, businessID string, a account) (account, error) {
 	one := []account{a}
 	err := s.readSuspensions(ctx, businessID, one)
 	return one[0], err
 }
 
-// look reads an account without its suspensions, or returns errNoAccount. It also reports, in the same round trip,
+// look reads an account without its suspensions, or returns errNoAccount. In the same round trip, it determines
 // whether the business has all provisioned accounts.
 func (s accountStore) look(ctx context.Context, businessID, id string) (a account, provisioned bool, err error) {
 	if strings.HasPrefix(id, "{") {
@@ -221,7 +221,7 @@ func (s accountStore) look(ctx context.Context, businessID, id string) (a accoun
 	return a, provisioned, nil
 }
 
-// change edits one account of a business in a transaction, and starts over if another change interfered. edit gets all
+// change edits one account of a business in a transaction, and retries if another change interfered. edit gets all
 // accounts of the business and returns the changed account, or errSame.
 func (s accountStore) change(ctx context.Context, businessID string,
 	edit func(*business) (account, error)) (account, error) {
@@ -282,7 +282,7 @@ func (s accountStore) changeIn(ctx context.Context, tx *redis.Tx, key string,
 	return changed, err
 }
 
-// update edits an existing account that is not archived, if match, an If-Match header, matches it.
+// update edits an existing account that is not archived, if the If-Match header match fits it.
 func (s accountStore) update(ctx context.Context, businessID, id, match string,
 	edit func(*business, *account) error) (account, error) {
 	return s.change(ctx, businessID, func(b *business) (account, error) {
@@ -396,7 +396,7 @@ func (b *business) freeAPIName(name string) string {
 	}
 }
 
-// has reports whether an account other than id has the api_name. Archived ones keep theirs.
+// has reports whether an account other than id has the api_name. Archived accounts keep theirs.
 func (b *business) has(id, apiName string) bool {
 	return b.any(func(a account) bool { return a.APIName == apiName && a.ID != id })
 }

@@ -41,7 +41,7 @@ func TestAccountLivesFromCreateToArchive(t *testing.T) {
 		w.refused(404, "not_found", "", w.person(admin), method, at, `{"name":"x"}`)
 	}
 	if got := column(w.want(200, w.person(viewer), "GET", "/service-accounts?archived=true", ""), "name"); !slices.Equal(got, []string{"Stock"}) {
-		t.Errorf("archived are %v", got)
+		t.Errorf("the archived accounts are %v", got)
 	}
 	got := w.want(400, w.person(editor), "POST", "/service-accounts", `{"name":"Another","api_name":"stock"}`)
 	if got.body["api_name"] == nil {
@@ -78,7 +78,7 @@ func TestEmailIsGeneratedAndUnique(t *testing.T) {
 	}
 }
 
-func TestListFiltersOrdersAndPages(t *testing.T) {
+func TestAccountListFiltersOrdersAndPages(t *testing.T) {
 	w := start(t)
 	for _, name := range []string{"banana", "Apple", "cherry"} {
 		w.want(201, w.person(editor), "POST", "/service-accounts", `{"name":"`+name+`"}`)
@@ -135,46 +135,46 @@ func TestBadFieldsOfAccountsAreKeyedByField(t *testing.T) {
 	id, _ := w.integrationAccount(`{"name":"Taken","api_name":"taken"}`)
 	one := "/service-accounts/" + id
 	for name, c := range map[string]struct{ method, path, body, field string }{
-		"unknown status":            {"GET", "/service-accounts?status=asleep", "", "status"},
-		"unknown type in a filter":  {"GET", "/service-accounts?account_type=employee", "", "account_type"},
-		"archived that is not bool": {"GET", "/service-accounts?archived=maybe", "", "archived"},
-		"unknown ordering":          {"GET", "/service-accounts?ordering=token", "", "ordering"},
-		"page size":                 {"GET", "/service-accounts?page_size=0", "", "page_size"},
-		"no name":                   {"POST", "/service-accounts", `{}`, "name"},
-		"blank name":                {"POST", "/service-accounts", `{"name":"  "}`, "name"},
-		"null name":                 {"POST", "/service-accounts", `{"name":null}`, "name"},
-		"number for a name":         {"POST", "/service-accounts", `{"name":1}`, "name"},
-		"long name":                 {"POST", "/service-accounts", `{"name":"` + strings.Repeat("é", 101) + `"}`, "name"},
-		"bad api_name":              {"POST", "/service-accounts", `{"name":"x","api_name":"A-b"}`, "api_name"},
-		"taken api_name":            {"POST", "/service-accounts", `{"name":"x","api_name":"taken"}`, "api_name"},
-		"long description":          {"PATCH", one, `{"description":"` + strings.Repeat("x", 1001) + `"}`, "description"},
+		"unknown status":           {"GET", "/service-accounts?status=asleep", "", "status"},
+		"unknown type in a filter": {"GET", "/service-accounts?account_type=employee", "", "account_type"},
+		"archived that is no bool": {"GET", "/service-accounts?archived=maybe", "", "archived"},
+		"unknown ordering":         {"GET", "/service-accounts?ordering=token", "", "ordering"},
+		"page size":                {"GET", "/service-accounts?page_size=0", "", "page_size"},
+		"no name":                  {"POST", "/service-accounts", `{}`, "name"},
+		"blank name":               {"POST", "/service-accounts", `{"name":"  "}`, "name"},
+		"null name":                {"POST", "/service-accounts", `{"name":null}`, "name"},
+		"number for a name":        {"POST", "/service-accounts", `{"name":1}`, "name"},
+		"long name":                {"POST", "/service-accounts", `{"name":"` + strings.Repeat("é", 101) + `"}`, "name"},
+		"bad api_name":             {"POST", "/service-accounts", `{"name":"x","api_name":"A-b"}`, "api_name"},
+		"taken api_name":           {"POST", "/service-accounts", `{"name":"x","api_name":"taken"}`, "api_name"},
+		"long description":         {"PATCH", one, `{"description":"` + strings.Repeat("x", 1001) + `"}`, "description"},
 		"unknown group": {"POST", "/service-accounts", `{"name":"x","permission_groups":["gods"]}`,
 			"permission_groups"},
-		"groups that are no list": {"POST", "/service-accounts", `{"name":"x","permission_groups":"everyone"}`,
+		"groups that are not a list": {"POST", "/service-accounts", `{"name":"x","permission_groups":"everyone"}`,
 			"permission_groups"},
 		"unknown type": {"POST", "/service-accounts", `{"name":"x","account_type":"service_robot"}`,
 			"account_type"},
-		"a person":                 {"POST", "/service-accounts", `{"name":"x","account_type":"employee"}`, "account_type"},
-		"type that is no string":   {"POST", "/service-accounts", `{"name":"x","account_type":{}}`, "account_type"},
-		"status on creation":       {"POST", "/service-accounts", `{"name":"x","status":"active"}`, "status"},
-		"unknown field":            {"POST", "/service-accounts", `{"name":"x","colour":"red"}`, "colour"},
-		"field of another case":    {"PATCH", one, `{"Status":"suspended"}`, "Status"},
-		"read-only field":          {"PATCH", one, `{"id":"x"}`, "id"},
-		"change of type":           {"PATCH", one, `{"account_type":"service_automation"}`, "account_type"},
-		"change of integration":    {"PATCH", one, `{"integration":{"enabled":false}}`, "integration"},
-		"groups that are none":     {"PATCH", one, `{"permission_groups":["none"]}`, "permission_groups"},
-		"null for a body":          {"PATCH", one, `null`, "body"},
-		"groups missing":           {"PUT", one + "/permission-groups", `{}`, "permission_groups"},
-		"null groups":              {"PUT", one + "/permission-groups", `{"permission_groups":null}`, "permission_groups"},
-		"timeline without account": {"GET", "/timeline", "", "account"},
-		"timeline from nowhere":    {"GET", "/timeline?account=x&before=yesterday", "", "before"},
+		"a person":                  {"POST", "/service-accounts", `{"name":"x","account_type":"employee"}`, "account_type"},
+		"type that is not a string": {"POST", "/service-accounts", `{"name":"x","account_type":{}}`, "account_type"},
+		"status on creation":        {"POST", "/service-accounts", `{"name":"x","status":"active"}`, "status"},
+		"unknown field":             {"POST", "/service-accounts", `{"name":"x","colour":"red"}`, "colour"},
+		"field of another case":     {"PATCH", one, `{"Status":"suspended"}`, "Status"},
+		"read-only field":           {"PATCH", one, `{"id":"x"}`, "id"},
+		"change of type":            {"PATCH", one, `{"account_type":"service_automation"}`, "account_type"},
+		"change of integration":     {"PATCH", one, `{"integration":{"enabled":false}}`, "integration"},
+		"unknown group":             {"PATCH", one, `{"permission_groups":["none"]}`, "permission_groups"},
+		"null body":                 {"PATCH", one, `null`, "body"},
+		"groups missing":            {"PUT", one + "/permission-groups", `{}`, "permission_groups"},
+		"null groups":               {"PUT", one + "/permission-groups", `{"permission_groups":null}`, "permission_groups"},
+		"timeline without account":  {"GET", "/timeline", "", "account"},
+		"invalid timeline cursor":   {"GET", "/timeline?account=x&before=yesterday", "", "before"},
 		"include that is not bool": {"GET", "/team/typeahead?include_service_accounts=perhaps", "",
 			"include_service_accounts"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := w.callAs(w.person(admin), c.method, c.path, c.body)
 			if messages, _ := got.body[c.field].([]any); got.status != 400 || len(messages) != 1 || len(got.body) != 1 {
-				t.Errorf("got %d %v, want 400 with %q alone", got.status, got.body, c.field)
+				t.Errorf("got %d %v, want 400 with only %q", got.status, got.body, c.field)
 			}
 		})
 	}
@@ -186,7 +186,7 @@ func TestBadFieldsOfAccountsAreKeyedByField(t *testing.T) {
 	}
 }
 
-func TestCodeAccountCannotBeDeletedRenamedOrGivenKeys(t *testing.T) {
+func TestCodeAccountCannotBeDeletedOrRenamedOrGetKeys(t *testing.T) {
 	w := start(t)
 	w.want(200, w.headers, "GET", "/custom-objects", "")
 	code := "/service-accounts/" + testAccount
@@ -234,7 +234,7 @@ func TestStatusIsNeverSetByHand(t *testing.T) {
 	}
 }
 
-func TestCodeAccountExistsFromTheFirstMentionOfABusiness(t *testing.T) {
+func TestCodeAccountExistsFromTheFirstCallForABusiness(t *testing.T) {
 	w := start(t)
 	ids := map[string]minter.Identity{
 		"a person": {AccountID: viewer, AccountType: policy.Employee, BusinessID: "by-person", ExecutionID: "e"},
@@ -262,7 +262,7 @@ func TestCodeAccountExistsFromTheFirstMentionOfABusiness(t *testing.T) {
 	w.refused(401, policy.CodeUnknownAccount, "", second, "GET", "/custom-objects", "")
 }
 
-func TestAKeyOfTheWrongKindOrTypeIsNoKey(t *testing.T) {
+func TestAKeyOfTheWrongKindOrTypeIsRefused(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"x"}`)
 	for name, c := range map[string]struct{ account, kind, code string }{
@@ -278,7 +278,7 @@ func TestAKeyOfTheWrongKindOrTypeIsNoKey(t *testing.T) {
 	}
 }
 
-func TestTheMarkOfTheCodeAccountIsNoAccount(t *testing.T) {
+func TestTheFieldOfAProvisionedTypeIsNotAnAccount(t *testing.T) {
 	w := start(t)
 	for _, id := range []string{provisionedField(policy.ServiceAutomation), "code_account"} {
 		w.refused(404, "not_found", "", w.person(admin), "GET", "/service-accounts/"+url.PathEscape(id), "")
@@ -290,7 +290,7 @@ func TestTheMarkOfTheCodeAccountIsNoAccount(t *testing.T) {
 	}
 }
 
-func TestNobodyGrantsBeyondItsOwnLevelOrToItself(t *testing.T) {
+func TestNoAccountGrantsBeyondItsOwnLevelOrToItself(t *testing.T) {
 	w := start(t)
 	id, headers := w.integrationAccount(`{"name":"x","permission_groups":["service-account-editors"]}`)
 	other, _ := w.integrationAccount(`{"name":"y"}`)
@@ -317,7 +317,7 @@ func TestNobodyGrantsBeyondItsOwnLevelOrToItself(t *testing.T) {
 	}
 }
 
-func TestALostRaceIsAPreconditionFailed(t *testing.T) {
+func TestAnOutdatedIfMatchIsAPreconditionFailed(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"x"}`)
 	path := "/service-accounts/" + id
@@ -340,13 +340,13 @@ func TestALostRaceIsAPreconditionFailed(t *testing.T) {
 		tag    string
 		status int
 	}{
-		"any":              {"*", 200},
-		"one of several":   {`"7", "3"`, 200},
-		"weak":             {`W/"4"`, 412},
-		"without quotes":   {"4", 412},
-		"of another form":  {`"x"`, 412},
-		"none":             {"", 200},
-		"not there at all": {`"99"`, 412},
+		"any":             {"*", 200},
+		"one of several":  {`"7", "3"`, 200},
+		"weak":            {`W/"4"`, 412},
+		"without quotes":  {"4", 412},
+		"of another form": {`"x"`, 412},
+		"none":            {"", 200},
+		"unknown version": {`"99"`, 412},
 	} {
 		current := w.want(200, w.person(admin), "GET", path, "").header.Get("ETag")
 		tag := strings.NewReplacer(`"3"`, current, "4", strings.Trim(current, `"`)).Replace(match.tag)

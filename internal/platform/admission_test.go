@@ -11,10 +11,10 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// outside is a world whose paths begin at the root of the platform.
+// outside returns a world whose paths begin at the root of the platform.
 func (w *world) outside() *world { return w.on(strings.TrimSuffix(w.root, apiRoot)) }
 
-// entries are the ways in: each answers the code of the refusal, empty where the account is let in.
+// entries are the two places that check a key. Each returns the code of the refusal, or "" if the key is accepted.
 var entries = map[string]func(w *world, headers http.Header) string{
 	"API": func(w *world, headers http.Header) string {
 		return text(w.callAs(headers, "GET", "/custom-objects", ""), "code")
@@ -24,8 +24,8 @@ var entries = map[string]func(w *world, headers http.Header) string{
 	},
 }
 
-// TestEveryPairOfReasonsSuspendsAtEveryEntryUntilBothAreLifted sets two reasons, in both orders, and lifts them, in
-// both orders.
+// TestEveryPairOfReasonsSuspendsAtEveryEntryUntilBothAreLifted sets every pair of reasons in both orders, and lifts
+// them in both orders.
 func TestEveryPairOfReasonsSuspendsAtEveryEntryUntilBothAreLifted(t *testing.T) {
 	w := start(t)
 	id, headers := w.integrationAccount(`{"name":"x"}`)
@@ -111,7 +111,7 @@ func TestANoOpChangeOfAnIntegrationLiftsNothing(t *testing.T) {
 	}
 }
 
-// TestEveryEntryRefusesTheSameKeys shows the keys of accounts that may not act to the API and to /verify.
+// TestEveryEntryRefusesTheSameKeys sends the keys of accounts that may not act to the API and to /verify.
 func TestEveryEntryRefusesTheSameKeys(t *testing.T) {
 	w := start(t)
 	w.want(200, w.headers, "GET", "/custom-objects", "") // the business has its Code Account
@@ -139,7 +139,7 @@ func TestEveryEntryRefusesTheSameKeys(t *testing.T) {
 	}
 }
 
-func TestVerifyTellsNoIdentityOfAnAccountThatMayNotAct(t *testing.T) {
+func TestVerifyReturnsNoIdentityOfAnAccountThatMayNotAct(t *testing.T) {
 	w := start(t)
 	id, headers := w.integrationAccount(`{"name":"x"}`)
 	w.switchIntegration(id, false)

@@ -49,7 +49,7 @@ func attackedWorld(t *testing.T) (w *world, bench *attacks.Workbench) {
 	return w, bench
 }
 
-// verifier is the world at the root of the platform, where /verify is.
+// verifier returns the world at the root of the platform, where /verify is.
 func (w *world) verifier() *world { return w.on(strings.TrimSuffix(w.root, apiRoot)) }
 
 func (w *world) with(token string) http.Header {
@@ -58,8 +58,8 @@ func (w *world) with(token string) http.Header {
 	return h
 }
 
-// requireShut fails unless a token is refused at both doors, and the good one is not.
-func (w *world) requireShut(what, token string) {
+// requireRefused fails unless the API and /verify refuse a token and accept the valid one.
+func (w *world) requireRefused(what, token string) {
 	w.t.Helper()
 	for door, at := range map[string]*world{"the API": w, "/verify": w.verifier()} {
 		path := map[string]string{"the API": "/custom-objects", "/verify": "/verify"}[door]
@@ -67,25 +67,26 @@ func (w *world) requireShut(what, token string) {
 			w.t.Errorf("%s at %s: %d %v", what, door, got.status, got.body)
 		}
 		if got := at.callAs(w.headers, "GET", path, ""); got.status != 200 {
-			w.t.Errorf("after %s the good key at %s: %d %v", what, door, got.status, got.body)
+			w.t.Errorf("after %s, the valid key at %s: %d %v", what, door, got.status, got.body)
 		}
 	}
 }
 
-// TestNoForgedKeyOpensThePlatform tries every forged key of the corpus at both doors of a running platform.
-func TestNoForgedKeyOpensThePlatform(t *testing.T) {
+// TestThePlatformRefusesForgedKeys sends every forged key of the corpus to the API and to /verify of a running
+// platform.
+func TestThePlatformRefusesForgedKeys(t *testing.T) {
 	w, bench := attackedWorld(t)
 	w.want(200, w.with(bench.Unchanged()), "GET", "/custom-objects", "")
 	for _, token := range bench.Tokens() {
-		if strings.TrimSpace(token.Text) != token.Text || len(token.Text) > 512<<10 { // HTTP does not carry the blanks, nor so much
+		if strings.TrimSpace(token.Text) != token.Text || len(token.Text) > 512<<10 { // HTTP strips blanks, and limits the size of headers
 			continue
 		}
-		w.requireShut(token.Name, token.Text)
+		w.requireRefused(token.Name, token.Text)
 	}
 }
 
-// TestAWriterToRedisOpensNothing: a client that can write anything to Redis lacks the keys that sign and seal.
-func TestAWriterToRedisOpensNothing(t *testing.T) {
+// TestWritingToRedisMakesNoKeyValid: an attacker who can write anything to Redis still lacks the keys that sign and seal.
+func TestWritingToRedisMakesNoKeyValid(t *testing.T) {
 	w, bench := attackedWorld(t)
 	prefix := "kizen:{" + testBusiness + "}:"
 	set := func(name, value string) {
@@ -100,21 +101,21 @@ func TestAWriterToRedisOpensNothing(t *testing.T) {
 		}
 	}
 	if record == "" {
-		t.Fatal("the good key has no record")
+		t.Fatal("the valid key has no record")
 	}
 
-	// Records for keys of the attacker's own making, beside a public key of theirs.
+	// Records for the attacker's own keys, and the attacker's public key.
 	claims := map[string]any{"jti": "MALLORY"}
 	set("key:MALLORY", record)
 	set("jwk:mallory",
 		`{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"mallory","x":"`+base64.RawURLEncoding.EncodeToString(bench.OwnPublic())+`"}`)
 	set("jwk:"+bench.KeyID,
 		`{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"`+bench.KeyID+`","x":"`+base64.RawURLEncoding.EncodeToString(bench.OwnPublic())+`"}`)
-	w.requireShut("a record and our key's id", bench.Own(bench.KeyID, claims))
-	w.requireShut("a record and a published key", bench.Own("mallory", claims))
-	w.requireShut("a record and no signature", bench.Unsigned(claims))
+	w.requireRefused("a record and our key's id", bench.Own(bench.KeyID, claims))
+	w.requireRefused("a record and a published key", bench.Own("mallory", claims))
+	w.requireRefused("a record and no signature", bench.Unsigned(claims))
 
-	// A key of the least account under the record of the mightiest, and in its place.
+	// The record of the most privileged account, as the record of a key of the least privileged one.
 	least, mighty := w.person(unprivileged), w.person(admin)
 	w.want(403, least, "POST", "/service-accounts", `{"name":"x"}`)
 	var ofMighty, nameOfLeast string
@@ -135,7 +136,7 @@ func TestAWriterToRedisOpensNothing(t *testing.T) {
 	asMighty.Set(minter.HeaderUser, admin)
 	w.want(401, asMighty, "POST", "/service-accounts", `{"name":"x"}`)
 
-	// What is stored for one account in the place of another's, and a life longer than it was sealed for.
+	// The stored keys of one account in place of another's, and a lifetime longer than the sealed one.
 	id, headers := w.integrationAccount(`{"name":"Sync"}`)
 	other, otherHeaders := w.integrationAccount(`{"name":"Stock"}`)
 	sealed := w.redis.Get(t.Context(), prefix+"stored:"+id).Val()
@@ -158,18 +159,18 @@ func TestAWriterToRedisOpensNothing(t *testing.T) {
 	w.want(200, headers, "GET", "/custom-objects", "")
 }
 
-// TestNoNonsenseInRedisEndsThePlatform puts nonsense, and values of other types, in place of everything that the
-// platform keeps.
-func TestNoNonsenseInRedisEndsThePlatform(t *testing.T) {
+// TestNonsenseInRedisDoesNotCrashThePlatform replaces each value that the platform stores by nonsense, and by values of
+// other types.
+func TestNonsenseInRedisDoesNotCrashThePlatform(t *testing.T) {
 	w, _ := attackedWorld(t)
 	id, headers := w.integrationAccount(`{"name":"Sync"}`)
 	people := w.person(admin)
 	w.want(200, headers, "GET", "/custom-objects", "")
-	// A stranger's key, which nothing in Redis may make good.
+	// An unknown key, which no value in Redis may make valid.
 	stranger := stored(id, "kizen_"+strings.Repeat("A", 43)+"000000")
 	tamper := map[string]func(name string) error{
-		"a list in its place": func(name string) error { return w.redis.RPush(t.Context(), name, "x").Err() },
-		"a hash in its place": func(name string) error { return w.redis.HSet(t.Context(), name, "x", "y").Err() },
+		"a list instead": func(name string) error { return w.redis.RPush(t.Context(), name, "x").Err() },
+		"a hash instead": func(name string) error { return w.redis.HSet(t.Context(), name, "x", "y").Err() },
 	}
 	for what, value := range attacks.Nonsense() {
 		tamper[what] = func(name string) error { return w.redis.Set(t.Context(), name, value, time.Minute).Err() }
@@ -203,7 +204,7 @@ func TestNoNonsenseInRedisEndsThePlatform(t *testing.T) {
 				}
 			}
 			if got := w.callAs(stranger, "GET", "/custom-objects", ""); got.status == 200 {
-				t.Errorf("%s for %s lets a stranger in", what, name)
+				t.Errorf("%s for %s makes an unknown key valid", what, name)
 			}
 			must(t, w.redis.Del(t.Context(), name).Err())
 			must(t, w.redis.RestoreReplace(t.Context(), name, 0, string(kept)).Err())
@@ -213,9 +214,9 @@ func TestNoNonsenseInRedisEndsThePlatform(t *testing.T) {
 	w.want(200, people, "GET", "/service-accounts/"+id+"/tokens", "")
 }
 
-// TestRotationsDeletionsAndChecksRace: what an answer of either of two platforms has told is so at both, and no check
-// fails otherwise than by a refusal.
-func TestRotationsDeletionsAndChecksRace(t *testing.T) {
+// TestConcurrentRotationsDeletionsAndChecksAgree uses two platforms. After one has answered a change, both must apply it. A check
+// must succeed or refuse the key; it must not fail otherwise.
+func TestConcurrentRotationsDeletionsAndChecksAgree(t *testing.T) {
 	const rounds = 40
 	server, dir := redistest.Start(t), keyDirectory(t)
 	a := sharing(t, startProcess(t, "--redis-url", server.URL(), "--keys", dir).ready, dir)
@@ -225,7 +226,7 @@ func TestRotationsDeletionsAndChecksRace(t *testing.T) {
 	path, editors, admins := "/service-accounts/"+id, a.person(editor), a.person(admin)
 
 	var mu sync.Mutex
-	dead := map[string]bool{} // tokens whose end an answer has told
+	dead := map[string]bool{} // tokens that an answer has reported as ended
 	live := map[string]bool{first.Get(minter.HeaderKey): true}
 	looking, stop := context.WithCancel(t.Context())
 	var checking sync.WaitGroup
@@ -240,9 +241,9 @@ func TestRotationsDeletionsAndChecksRace(t *testing.T) {
 					got := doors[i%2].callAs(stored(id, token), "GET", "/custom-objects", "")
 					switch {
 					case wasDead[token] && got.status != 401:
-						t.Errorf("a token whose end was told is answered %d %v", got.status, got.body)
+						t.Errorf("the check of an ended token answers %d %v", got.status, got.body)
 					case got.status != 200 && got.status != 401:
-						t.Errorf("a check is answered %d %v", got.status, got.body)
+						t.Errorf("a check answers %d %v", got.status, got.body)
 					}
 				}
 			}
@@ -263,7 +264,7 @@ func TestRotationsDeletionsAndChecksRace(t *testing.T) {
 		other.want(200, stored(id, primary), "GET", "/custom-objects", "")
 		other.want(200, stored(id, secondary), "GET", "/custom-objects", "")
 		switch round % 4 {
-		case 1: // the secondary goes while somebody disables and enables the integration
+		case 1: // the secondary is deleted while the integration is disabled
 			var both sync.WaitGroup
 			both.Go(func() { at.want(204, editors, "DELETE", path+"/tokens/secondary", "") })
 			both.Go(func() { other.switchIntegration(id, false) })
@@ -278,7 +279,7 @@ func TestRotationsDeletionsAndChecksRace(t *testing.T) {
 			other.want(200, stored(id, primary), "GET", "/custom-objects", "")
 			other.want(401, stored(id, secondary), "GET", "/custom-objects", "")
 			secondary = ""
-		case 3: // an operator revokes what is signed while stored keys are checked
+		case 3: // an operator revokes signed keys while stored keys are checked
 			person := a.mint(minter.Identity{AccountID: admin, AccountType: "employee", BusinessID: testBusiness,
 				ExecutionID: "execution-race"})
 			headers := a.headersFor(person)

@@ -58,7 +58,7 @@ type importResult struct {
 	PerformedBy performer `json:"performed_by"`
 }
 
-// importConfig creates the accounts of a config that the business lacks, and updates those that it has. It validates
+// importConfig creates the accounts of a config that the business lacks, and updates those that exist. It validates
 // the whole config before it writes anything. If an import is interrupted, repeating it completes it.
 func (p *Platform) importConfig(c *gin.Context) {
 	var body struct {
@@ -167,7 +167,7 @@ func planImport(configs []map[string]json.RawMessage, all []account, errs fieldE
 // response.
 func (p *Platform) mayImport(c *gin.Context, change accountChange) bool {
 	if !change.kind.Creatable {
-		return true // it is skipped
+		return true // the import skips it
 	}
 	target := change.after.policyAccount(callerOf(c).BusinessID)
 	call := policy.Call{Method: "POST", Path: "/service-accounts", Target: &target, Grants: grants(change.body)}

@@ -9,16 +9,16 @@ import (
 	"testing"
 )
 
-// projectRoot is where docs stands.
+// projectRoot is the folder that contains docs.
 const projectRoot = "../.."
 
-// patchBlock is a block of a page that changes a file: lines that begin with a plus are added behind the others, which
-// stand in the file one after the other, once.
+// patchBlock is a block of a page that changes a file. The lines without a plus occur in the file exactly once, one
+// after the other; the lines that begin with a plus are added after them.
 var patchBlock = regexp.MustCompile("(?ms)^ *```diff (\\S+)\n(.*?)^ *```$")
 
-// TestTheWorkedExampleOfExtendingPasses follows docs/extending.md in a copy of the tree: a type that the platform
-// provisions beside the Code Account, and an endpoint. The copy has to build, and to pass the tests that walk through
-// types and operations.
+// TestTheWorkedExampleOfExtendingPasses follows docs/extending.md in a copy of the tree. The page adds a type of
+// account that the platform provisions beside the Code Account, and an endpoint. The copy must build, and pass the
+// tests that walk through types and operations.
 func TestTheWorkedExampleOfExtendingPasses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -48,14 +48,14 @@ func TestTheWorkedExampleOfExtendingPasses(t *testing.T) {
 	} {
 		command := exec.CommandContext(t.Context(), "go", arguments...)
 		command.Dir = dir
-		command.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build, whose cache it then uses
+		command.Env = append(os.Environ(), "CGO_ENABLED=0") // as in make build, to use its cache
 		if out, err := command.CombinedOutput(); err != nil {
 			t.Fatalf("go %s: %v\n%s", strings.Join(arguments, " "), err, out)
 		}
 	}
 }
 
-// applyBlock changes a file as a block says.
+// applyBlock changes a file as a block describes.
 func applyBlock(t *testing.T, file, block string) {
 	t.Helper()
 	var before, after strings.Builder

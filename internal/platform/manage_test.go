@@ -29,7 +29,7 @@ func TestARefusalNamesThePermissionAndTheLevel(t *testing.T) {
 	}
 }
 
-func TestWhatAChangeLeavesAsItIsMayStandInIt(t *testing.T) {
+func TestAChangeMayContainUnchangedFields(t *testing.T) {
 	w := start(t)
 	w.want(200, w.headers, "GET", "/custom-objects", "")
 	code := w.want(200, w.person(admin), "GET", "/service-accounts/"+testAccount, "")
@@ -91,7 +91,7 @@ func TestTheDomainOfAddressesIsConfigured(t *testing.T) {
 	}
 }
 
-// TestHEADAnswersWhatGETDoes asks every route of the platform that can be read, as one who may and as one who may not.
+// TestHEADAnswersWhatGETDoes requests every readable route, as a caller who may read it and as one who may not.
 func TestHEADAnswersWhatGETDoes(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"x"}`)
@@ -128,7 +128,7 @@ func TestHEADAnswersWhatGETDoes(t *testing.T) {
 	}
 }
 
-func TestTokensExpireAndTellWhenTheyWereUsed(t *testing.T) {
+func TestTokensExpireAndShowTheirLastUse(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"x"}`)
 	tokens := "/service-accounts/" + id + "/tokens"
@@ -150,7 +150,7 @@ func TestTokensExpireAndTellWhenTheyWereUsed(t *testing.T) {
 	headers := stored(id, text(rotated, "token"))
 	began := time.Now().Add(-time.Second)
 	if got := w.callAs(headers, "GET", "/custom-objects", ""); got.status != 200 && time.Now().Before(expires) {
-		t.Errorf("before it expires: %d %v", got.status, got.body)
+		t.Errorf("before the token expires: %d %v", got.status, got.body)
 	}
 	views := list(w.want(200, w.person(viewer), "GET", tokens, ""), "results")
 	used, err := time.Parse(time.RFC3339, fmt.Sprint(views[0]["last_used_at"]))
@@ -160,13 +160,13 @@ func TestTokensExpireAndTellWhenTheyWereUsed(t *testing.T) {
 	}
 	for w.callAs(headers, "GET", "/custom-objects", "").status == 200 {
 		if time.Now().After(expires.Add(20 * time.Second)) {
-			t.Fatal("it does not expire")
+			t.Fatal("the token does not expire")
 		}
 	}
 	w.refused(401, minter.CodeExpired, "", headers, "GET", "/custom-objects", "")
 }
 
-func TestAPersonDeletesKeysOfItsOwn(t *testing.T) {
+func TestAPersonDeletesTheirOwnKeys(t *testing.T) {
 	w := start(t)
 	first := w.want(201, w.person(admin), "POST", "/api-keys", "")
 	second := w.want(201, w.person(admin), "POST", "/api-keys", `{"expires_at":null}`)
@@ -174,13 +174,13 @@ func TestAPersonDeletesKeysOfItsOwn(t *testing.T) {
 	w.refused(401, minter.CodeRevoked, "", stored(admin, text(second, "token")), "GET", "/custom-objects", "")
 	w.want(200, stored(admin, text(first, "token")), "GET", "/custom-objects", "")
 	w.want(404, w.person(admin), "DELETE", "/api-keys/"+text(second, "id"), "")
-	w.want(404, w.person(viewer), "DELETE", "/api-keys/"+text(first, "id"), "") // is not the viewer's
+	w.want(404, w.person(viewer), "DELETE", "/api-keys/"+text(first, "id"), "") // the key is not the viewer's
 	id, headers := w.integrationAccount(`{"name":"x"}`)
 	key := list(w.want(200, w.person(viewer), "GET", "/service-accounts/"+id+"/tokens", ""), "results")[0]["id"].(string)
 	w.refused(403, "guardrail", "guardrail.delete_own_api_key", headers, "DELETE", "/api-keys/"+key, "")
 }
 
-func TestATimelineTellsWhatWasDoneToTheAccountAndByWhom(t *testing.T) {
+func TestATimelineShowsChangesToTheAccountAndTheirAuthors(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"x"}`)
 	path := "/service-accounts/" + id
@@ -189,9 +189,9 @@ func TestATimelineTellsWhatWasDoneToTheAccountAndByWhom(t *testing.T) {
 	w.want(204, w.person(admin), "DELETE", path+"/tokens/secondary", "")
 	w.want(200, w.person(admin), "PUT", path+"/permission-groups", `{"permission_groups":[]}`)
 	w.switchIntegration(id, false)
-	w.switchIntegration(id, false) // changes nothing
+	w.switchIntegration(id, false) // no change, so no event
 	w.switchIntegration(id, true)
-	w.refused(403, policy.CodeNotPermitted, "", w.person(editor), "DELETE", path, "") // does nothing
+	w.refused(403, policy.CodeNotPermitted, "", w.person(editor), "DELETE", path, "") // refused, so no event
 	w.want(204, w.person(admin), "DELETE", path, "")
 	var got []string
 	for _, e := range list(w.want(200, w.person(unprivileged), "GET", "/timeline?account="+id, ""), "results") {

@@ -10,13 +10,13 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// operation is what the matrix expects of one operation of openapi.yaml.
+// operation is the expected behaviour of one operation of openapi.yaml.
 type operation struct {
 	needs   policy.Level
 	body    string
-	missing bool // what the path names beside the account is not there: 404 for who may
-	// Guardrails: one that the caller and the path suffice for, one that protects the target, and one that depends on the
-	// body.
+	missing bool // the path names something that does not exist: 404 if the call is allowed
+	// The guardrails that refuse the call: byPath depends only on the caller and the path, byTarget on the target,
+	// byBody on the body.
 	byPath, byTarget, byBody func(c, target subject) bool
 }
 
@@ -33,8 +33,8 @@ func lasting(_, t subject) bool  { return !t.kind.Archivable }
 func stubborn(_, t subject) bool { return !t.kind.Renamable }
 func ownToken(c, t subject) bool { return c.kind.Service() && c.id == t.id }
 
-// contract is the permission that each operation needs and the guardrails in front of it, as the contract words them,
-// in the order in which one target can suffer them.
+// contract lists the permission that each operation needs and its guardrails, as the contract describes them. The
+// operations are in an order in which one target can undergo all of them.
 var contract = []struct {
 	id string
 	operation
@@ -72,7 +72,7 @@ var contract = []struct {
 }
 
 // TestMatrixOfTypesLevelsAndOperations calls every operation over HTTP as every account type at every level, on every
-// type of service account and on the caller itself, and compares what is served with the contract.
+// type of service account and on the caller itself, and compares the responses with the contract.
 func TestMatrixOfTypesLevelsAndOperations(t *testing.T) {
 	routes := operationRoutes(t)
 	codeAccount, _ := policy.FindAccountType(policy.ServiceAutomation)
@@ -80,7 +80,7 @@ func TestMatrixOfTypesLevelsAndOperations(t *testing.T) {
 		t.Run(kind.Name, func(t *testing.T) {
 			t.Parallel()
 			w, calls := start(t), 0
-			w.accountOf(codeAccount) // the first mention of the business is by the Code Account that the matrix uses
+			w.accountOf(codeAccount) // the matrix's Code Account is the first to call for the business
 			for _, level := range policy.Levels() {
 				for _, target := range policy.AccountTypes() {
 					if target.Service() {
@@ -97,8 +97,8 @@ func TestMatrixOfTypesLevelsAndOperations(t *testing.T) {
 	}
 }
 
-// operationRoutes are "METHOD /path" by operation, and fails where the matrix and openapi.yaml do not name the same
-// ones.
+// operationRoutes returns "METHOD /path" by operation. The test fails if the matrix and openapi.yaml list different
+// operations.
 func operationRoutes(t *testing.T) map[string]string {
 	t.Helper()
 	routes := map[string]string{}
@@ -117,13 +117,13 @@ func operationRoutes(t *testing.T) map[string]string {
 	return routes
 }
 
-// actor is a subject that calls.
+// actor is a subject that makes calls.
 type actor struct {
 	subject
 	call func(method, path, body string) answer
 }
 
-// callerAt is an account of a type that has been given a level.
+// callerAt returns an account of the given type and level.
 func (w *world) callerAt(kind policy.AccountType, level policy.Level) actor {
 	w.t.Helper()
 	if !kind.Service() {
@@ -141,30 +141,30 @@ func (w *world) callerAt(kind policy.AccountType, level policy.Level) actor {
 	return actor{c, func(method, path, body string) answer { return w.callAs(headers, method, path, body) }}
 }
 
-// targetOf is a fresh account of a type, or the one there is.
+// targetOf returns a new account of a type, or the existing one if a business has only one.
 func (w *world) targetOf(kind policy.AccountType) subject {
 	w.t.Helper()
 	target, _ := w.accountOf(kind)
 	return target
 }
 
-// accountOf brings an account of a type about, in the way that its type has, and returns the headers of its key.
+// accountOf creates an account of a type, in the way that its type requires, and returns the headers of its key.
 func (w *world) accountOf(kind policy.AccountType) (subject, map[string][]string) {
 	w.t.Helper()
 	switch kind.Provisioned {
 	case policy.ProvisionedByHand:
 		id, _ := w.integrationAccount(`{"name":"By hand","account_type":"` + kind.Name + `"}`)
-		w.want(201, w.person(admin), "POST", "/service-accounts/"+id+"/tokens/rotate", "") // there is a secondary to delete
+		w.want(201, w.person(admin), "POST", "/service-accounts/"+id+"/tokens/rotate", "") // so that a secondary exists
 		return subject{kind, id}, stored(id, w.tokens(id)["primary"])
 	case policy.ProvisionedByBusiness:
-		w.want(200, w.headers, "GET", "/custom-objects", "") // the first mention is the Code Account's
+		w.want(200, w.headers, "GET", "/custom-objects", "") // the Code Account makes the first call
 		id := column(w.want(200, w.person(admin), "GET", "/service-accounts?account_type="+kind.Name, ""), "id")[0]
 		return subject{kind, id}, w.signed(id, kind.Name)
 	}
 	w.accounts++
 	id := "plugin-" + strings.Repeat("x", w.accounts)
 	headers := w.signed(id, kind.Name)
-	w.want(200, headers, "GET", "/custom-objects", "") // its first mention provisions it
+	w.want(200, headers, "GET", "/custom-objects", "") // its first call provisions it
 	for range 2 {
 		if kind.StoredKeys {
 			w.want(201, w.person(admin), "POST", "/service-accounts/"+id+"/tokens/rotate", "")
@@ -173,7 +173,7 @@ func (w *world) accountOf(kind policy.AccountType) (subject, map[string][]string
 	return subject{kind, id}, headers
 }
 
-// runMatrix makes every call of one caller on one target and returns how many there were.
+// runMatrix makes all calls of one caller on one target and returns their number.
 func (w *world) runMatrix(routes map[string]string, c actor, level policy.Level, target subject) (calls int) {
 	w.t.Helper()
 	account, err := accountStore{redis: w.redis}.find(w.t.Context(), testBusiness, target.id)
@@ -188,7 +188,7 @@ func (w *world) runMatrix(routes map[string]string, c actor, level policy.Level,
 			continue // accounts of this type have none
 		}
 		if c.id == target.id && o.id == "archive_service_account" && target.kind.Archivable && level == policy.Remove {
-			continue // it would end the caller; the others are archived in its place
+			continue // it would archive the caller; archiving is tested on other targets
 		}
 		id := record
 		if strings.HasPrefix(path, "/team") {
@@ -207,7 +207,7 @@ func (w *world) runMatrix(routes map[string]string, c actor, level policy.Level,
 		switch {
 		case o.byPath != nil && o.byPath(c.subject, target):
 			status, code = 403, policy.CodeGuardrail
-		case c.id == target.id && o.byTarget != nil && o.byTarget(c.subject, target): // whom the call is about is known by its path
+		case c.id == target.id && o.byTarget != nil && o.byTarget(c.subject, target): // the path shows that the call is about the caller
 			status, code = 403, policy.CodeGuardrail
 		case level < o.needs:
 			status, code = 403, policy.CodeNotPermitted
@@ -223,8 +223,9 @@ func (w *world) runMatrix(routes map[string]string, c actor, level policy.Level,
 	return calls
 }
 
-// TestNoSpellingOfAPathGetsAroundThePlatform sends guarded calls in other spellings as an account that may nothing.
-func TestNoSpellingOfAPathGetsAroundThePlatform(t *testing.T) {
+// TestNoSpellingOfAPathBypassesAGuardrail sends guarded calls in other spellings, as an account without
+// permissions.
+func TestNoSpellingOfAPathBypassesAGuardrail(t *testing.T) {
 	w := start(t)
 	id, _ := w.integrationAccount(`{"name":"Target"}`)
 	for _, path := range []string{
@@ -259,8 +260,8 @@ func TestNoSpellingOfAPathGetsAroundThePlatform(t *testing.T) {
 	}
 }
 
-// TestTheCallersBusinessIsTheOnlyOneItSees tries to reach an account, its keys and its timeline from another business.
-func TestTheCallersBusinessIsTheOnlyOneItSees(t *testing.T) {
+// TestACallerSeesOnlyItsOwnBusiness tries to read an account, its keys and its timeline from another business.
+func TestACallerSeesOnlyItsOwnBusiness(t *testing.T) {
 	w := start(t)
 	id, headers := w.integrationAccount(`{"name":"Mine"}`)
 	other := w.headersFor(w.mint(minter.Identity{AccountID: admin, AccountType: policy.Employee, BusinessID: "b2",
@@ -277,7 +278,7 @@ func TestTheCallersBusinessIsTheOnlyOneItSees(t *testing.T) {
 	w.refused(401, minter.CodeRevoked, "", headers, "GET", "/custom-objects", "")
 	for _, row := range list(w.want(200, other, "GET", "/service-accounts", ""), "results") {
 		if row["id"] == id {
-			t.Error("another business lists the account")
+			t.Error("another business can list the account")
 		}
 	}
 }

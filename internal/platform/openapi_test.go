@@ -22,8 +22,8 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// apiDescription is the API's description as a well-kept library reads it. In strict mode it refuses what is not
-// described.
+// apiDescription is the API's description, parsed by a third-party library. In strict mode, the library rejects
+// everything that is not described.
 var apiDescription = sync.OnceValues(func() (described, error) {
 	text, err := openAPIDocument()
 	if err != nil {
@@ -39,7 +39,7 @@ var apiDescription = sync.OnceValues(func() (described, error) {
 	}
 	v, errs := validator.NewValidator(document, openapi.WithStrictMode(), openapi.WithStrictServerMatching(),
 		openapi.WithFormatAssertions(),
-		// The first comes with every answer; what the others ask for is not done.
+		// Every response has the first of these headers. The platform ignores the others.
 		openapi.WithStrictIgnoredHeadersExtra(minter.HeaderAccount, "X-Http-Method-Override", "X-Http-Method",
 			"X-Method-Override", "X-Original-Url"))
 	if len(errs) > 0 {
@@ -60,13 +60,13 @@ func describe(t *testing.T) described {
 	return d
 }
 
-// check holds an answer, and the request if it was a good one, against the description. Every call of every test comes
-// here.
+// check validates a response, and the request if it succeeded, against the description. All calls of all tests are
+// checked.
 func (d described) check(t *testing.T, request *http.Request, body string, status int, header http.Header,
 	answer []byte) {
 	t.Helper()
 	if status == http.StatusMethodNotAllowed || request.URL.Path == "/openapi.json" || !d.knows(request) {
-		return // the description itself is checked as a whole
+		return // another test validates the description itself
 	}
 	sent := request.Clone(request.Context())
 	sent.Body = io.NopCloser(strings.NewReader(body))
@@ -80,12 +80,12 @@ func (d described) check(t *testing.T, request *http.Request, body string, statu
 		_, errs = d.validator.ValidateHttpRequest(sent)
 	}
 	for _, err := range errs {
-		t.Errorf("%s %s, answered with %d, is not as openapi.yaml says: %s: %s: %v\n%s",
+		t.Errorf("%s %s, answered with %d, does not match openapi.yaml: %s: %s: %v\n%s",
 			request.Method, request.URL, status, err.Message, err.Reason, err.SchemaValidationErrors, answer)
 	}
 }
 
-// knows reports whether any path of the description fits a request: the others are tests of what is not there.
+// knows reports whether a path of the description matches a request. Other requests are tests of unknown paths.
 func (d described) knows(request *http.Request) bool {
 	for route := range d.routes() {
 		_, path, _ := strings.Cut(route, " ")
@@ -98,7 +98,7 @@ func (d described) knows(request *http.Request) bool {
 
 var parameter = regexp.MustCompile(`\\\{[^/]*\\\}`)
 
-// routes are the operation ids by "METHOD /whole/path".
+// routes returns the operation IDs by "METHOD /whole/path".
 func (d described) routes() map[string]string {
 	routes := map[string]string{}
 	for path, item := range d.model.Paths.PathItems.FromOldest() {
@@ -130,23 +130,23 @@ func TestEveryRouteIsDescribedAndEveryDescriptionIsServed(t *testing.T) {
 	for _, r := range p.routes().Routes() {
 		path := regexp.MustCompile(`:(\w+)`).ReplaceAllString(r.Path, "{$1}")
 		if path == "/verify" && r.Method != "GET" || path == "/verify/*path" {
-			continue // answers every method and every path below alike
+			continue // one handler for every method and every path below
 		}
 		if r.Method == "HEAD" {
 			heads[path] = true
-			continue // answers what GET does
+			continue // the same handler as GET
 		}
 		served[r.Method+" "+path] = true
 		if documented[r.Method+" "+path] == "" {
-			t.Errorf("%s %s is served and not described", r.Method, path)
+			t.Errorf("%s %s is served but not described", r.Method, path)
 		}
 	}
 	for route := range documented {
 		if method, path, _ := strings.Cut(route, " "); method == "GET" && path != "/verify" && !heads[path] {
-			t.Errorf("%s cannot be asked for by HEAD", path)
+			t.Errorf("%s does not support HEAD", path)
 		}
 		if !served[route] {
-			t.Errorf("%s is described and not served", route)
+			t.Errorf("%s is described but not served", route)
 		}
 	}
 }
@@ -162,8 +162,8 @@ func TestDescriptionIsValidOpenAPI31AndServedToAnyone(t *testing.T) {
 	}
 }
 
-// TestOperationsOfPoliciesAndOfTheDescriptionAgree holds the two lists of calls against each other: a managed call
-// without its operation in operations.yaml would need no permission.
+// TestOperationsOfPoliciesAndOfTheDescriptionAgree compares the two lists of calls: a managed call that
+// operations.yaml omits would need no permission.
 func TestOperationsOfPoliciesAndOfTheDescriptionAgree(t *testing.T) {
 	engine, err := policy.ForPlatform()
 	must(t, err)
@@ -186,8 +186,8 @@ func TestOperationsOfPoliciesAndOfTheDescriptionAgree(t *testing.T) {
 	}
 }
 
-// TestTheCheckAgainstTheDescriptionFinds makes sure that the check which all tests share can fail.
-func TestTheCheckAgainstTheDescriptionFinds(t *testing.T) {
+// TestTheCheckAgainstTheDescriptionCanFail ensures that the check, which all tests share, can fail.
+func TestTheCheckAgainstTheDescriptionCanFail(t *testing.T) {
 	d := describe(t)
 	good := `{"count":0,"next":null,"previous":null,"results":[],"performed_by":{"id":"a","name":"b","account_type":"employee"}}`
 	for name, c := range map[string]struct {
@@ -195,12 +195,12 @@ func TestTheCheckAgainstTheDescriptionFinds(t *testing.T) {
 		body   string
 		fits   bool
 	}{
-		"as described":          {200, good, true},
-		"a field is missing":    {200, strings.Replace(good, `"count":0,`, "", 1), false},
-		"a field too many":      {200, strings.Replace(good, `{"count"`, `{"secret":"x","count"`, 1), false},
-		"a result of the wrong": {200, strings.Replace(good, `[]`, `[{"id":"x"}]`, 1), false},
-		"a status unheard of":   {418, `{"detail":"x","code":"y"}`, false},
-		"a refusal without why": {403, `{"code":"y"}`, false},
+		"as described":             {200, good, true},
+		"a field is missing":       {200, strings.Replace(good, `"count":0,`, "", 1), false},
+		"an extra field":           {200, strings.Replace(good, `{"count"`, `{"secret":"x","count"`, 1), false},
+		"an invalid result":        {200, strings.Replace(good, `[]`, `[{"id":"x"}]`, 1), false},
+		"an undocumented status":   {418, `{"detail":"x","code":"y"}`, false},
+		"a refusal without detail": {403, `{"code":"y"}`, false},
 	} {
 		request, err := http.NewRequestWithContext(t.Context(), "GET", "http://127.0.0.1/api/custom-objects", nil)
 		must(t, err)

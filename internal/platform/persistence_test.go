@@ -20,7 +20,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// keyDirectory holds a signing and a sealing key, which several platforms share.
+// keyDirectory returns a directory with a signing and a sealing key, which several platforms share.
 func keyDirectory(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -32,14 +32,14 @@ func keyDirectory(t *testing.T) string {
 	return dir
 }
 
-// on is a world at another API root: the same store and keys, another instance.
+// on returns the world of another instance, at another API root, with the same store and keys.
 func (w *world) on(root string) *world {
 	other := *w
 	other.root = root
 	return &other
 }
 
-// sharing is the world of a platform whose keys sign for the test's own minter.
+// sharing returns the world of a platform whose keys also sign for the test's own minter.
 func sharing(t *testing.T, at ready, dir string) *world {
 	t.Helper()
 	w := newWorld(t, at)
@@ -51,7 +51,7 @@ func sharing(t *testing.T, at ready, dir string) *world {
 	return w
 }
 
-// startTwo starts two instances on one Redis and one set of keys.
+// startTwo starts two instances with one Redis and one set of keys.
 func startTwo(t *testing.T) (a, b *world) {
 	t.Helper()
 	server, dir := redistest.Start(t), keyDirectory(t)
@@ -79,14 +79,14 @@ func TestTwoInstancesOnOneRedisAgree(t *testing.T) {
 	a.want(200, headers, "GET", "/custom-objects", "")
 	b.want(204, b.person(admin), "DELETE", path, "")
 	if got := a.callAs(headers, "GET", "/custom-objects", ""); got.status != 401 {
-		t.Errorf("archived at the other instance: %d %v", got.status, got.body)
+		t.Errorf("archived by the other instance: %d %v", got.status, got.body)
 	}
 	if got := ownCalls(b.want(200, b.person(unprivileged), "GET", "/timeline?account="+id, "")); len(got) != 2 {
 		t.Errorf("the timeline of both instances: %v", got)
 	}
 }
 
-func TestOfWritersWithOneETagOneWins(t *testing.T) {
+func TestOnlyOneOfSeveralWritersWithOneETagSucceeds(t *testing.T) {
 	a, b := startTwo(t)
 	id, _ := a.integrationAccount(`{"name":"x"}`)
 	path := "/service-accounts/" + id
@@ -111,7 +111,7 @@ func TestOfWritersWithOneETagOneWins(t *testing.T) {
 	}
 }
 
-func TestAccountsThatAreMadeAtOnceAreAllThereAndDiffer(t *testing.T) {
+func TestAccountsThatAreCreatedConcurrentlyAllExistAndDiffer(t *testing.T) {
 	a, b := startTwo(t)
 	var racing sync.WaitGroup
 	for i := range 16 {
@@ -130,9 +130,9 @@ func TestAccountsThatAreMadeAtOnceAreAllThereAndDiffer(t *testing.T) {
 	}
 }
 
-// TestASuspensionAgreesWithTheAccountWhoeverSwitchesIt lets two instances enable and disable one integration at once,
-// and compares what verifiers see with the account.
-func TestASuspensionAgreesWithTheAccountWhoeverSwitchesIt(t *testing.T) {
+// TestASuspensionAgreesWithTheAccountAfterConcurrentSwitches lets two instances enable and disable one integration
+// concurrently, and then compares the suspension that verifiers see with the account.
+func TestASuspensionAgreesWithTheAccountAfterConcurrentSwitches(t *testing.T) {
 	a, b := startTwo(t)
 	id, headers := a.integrationAccount(`{"name":"x"}`)
 	read := a.want(200, a.person(admin), "GET", "/service-accounts/"+id, "")
@@ -156,10 +156,10 @@ func TestASuspensionAgreesWithTheAccountWhoeverSwitchesIt(t *testing.T) {
 	}
 }
 
-// process is a platform in a process of its own.
+// process is a platform in its own process.
 type process struct {
 	ready
-	kill func() // ends it with no chance to tidy up, and waits
+	kill func() // kills it with SIGKILL, and waits
 }
 
 func startProcess(t *testing.T, arguments ...string) *process {
@@ -176,32 +176,33 @@ func startProcess(t *testing.T, arguments ...string) *process {
 	})}
 	t.Cleanup(p.kill)
 	redistest.Await(t, "the platform to listen", func() bool {
-		_, err := os.Stat(file) // it is put in place whole
+		_, err := os.Stat(file) // the file appears complete
 		return err == nil
 	})
 	p.ready = readReady(t, file)
 	return p
 }
 
-// relay stands between a platform and Redis, counts the transactions that pass, and calls struck once the answer to
-// the one it is armed for has come from Redis: the write has happened, and whoever made it does not know.
+// relay forwards between a platform and Redis, and counts transactions. When Redis has answered the transaction for
+// which it is armed, it calls struck instead of passing the answer on: the write has happened, and the platform does
+// not know.
 type relay struct {
 	redis  string
 	struck func()
 
 	mu      sync.Mutex
-	left    int // transactions until the stroke; 0: not armed
+	left    int // transactions until struck is called; 0: not armed
 	waiting bool
 }
 
-// arm makes the nth transaction from here on the last one.
+// arm makes the nth transaction from now on the last one.
 func (r *relay) arm(nth int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.left, r.waiting = nth, false
 }
 
-// disarm reports whether the stroke has come.
+// disarm reports whether struck was called.
 func (r *relay) disarm() (struck bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -239,7 +240,7 @@ func (r *relay) carry(client net.Conn) {
 		return
 	}
 	defer func() { _ = server.Close() }()
-	armed := make(chan struct{}, 1) // this connection carries the last transaction
+	armed := make(chan struct{}, 1) // the last transaction is on this connection
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -272,7 +273,7 @@ func (r *relay) carry(client net.Conn) {
 	<-done
 }
 
-// passes counts transactions and says whether the one to strike at is among them.
+// passes counts transactions and reports whether the last one is among them.
 func (r *relay) passes(n int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -284,8 +285,8 @@ func (r *relay) passes(n int) bool {
 	return r.waiting
 }
 
-// TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites kills a platform with SIGKILL right after each write, in
-// turn, of each call that writes, starts another one, and looks at what the call left.
+// TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites takes each call that writes, and kills the platform with
+// SIGKILL after each of its writes in turn. It then starts another platform, and checks the data that the call left.
 func TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites(t *testing.T) {
 	for name, c := range map[string]struct {
 		call  func(w *world, id string) (method, path, body string)
@@ -303,7 +304,7 @@ func TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites(t *testing.T) {
 					w.want(200, stored(id, w.tokens(id)["primary"]), "GET", "/custom-objects", "")
 				}
 				if len(made) != 1 {
-					w.t.Errorf("there are %d accounts", len(made))
+					w.t.Errorf("%d accounts exist", len(made))
 				}
 			},
 		},
@@ -311,7 +312,7 @@ func TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites(t *testing.T) {
 			func(_ *world, id string) (string, string, string) { return "DELETE", "/service-accounts/" + id, "" },
 			func(w *world, id string, before http.Header) {
 				if got := w.callAs(before, "GET", "/custom-objects", ""); got.status != 401 {
-					w.t.Errorf("the account that was to be archived acts: %d", got.status)
+					w.t.Errorf("the account to archive can still act: %d", got.status)
 				}
 				if got := w.callAs(w.person(admin), "DELETE", "/service-accounts/"+id, ""); got.status != 204 && got.status != 404 {
 					w.t.Errorf("archiving again: %d %v", got.status, got.body)
@@ -371,8 +372,8 @@ func TestNothingIsLostWhenAnInstanceIsKilledBetweenTwoWrites(t *testing.T) {
 	}
 }
 
-// killedAfter makes a call whose nth write is the platform's last deed. It returns false when the call has fewer
-// writes.
+// killedAfter makes a call, and kills the platform right after the call's nth write. It returns false if the call has
+// fewer writes.
 func killedAfter(t *testing.T, nth int, call func(*world,
 	string) (method, path, body string), check func(w *world, id string, before http.Header)) bool {
 	t.Helper()
@@ -407,13 +408,13 @@ func killedAfter(t *testing.T, nth int, call func(*world,
 	survivor.want(200, kept, "GET", "/custom-objects", "")
 	if got := survivor.want(200, survivor.person(viewer), "GET", "/service-accounts/"+keeper, ""); text(got,
 		"name") != "Keeper" {
-		t.Errorf("another account became %v", got.body)
+		t.Errorf("another account was changed to %v", got.body)
 	}
 	return struck
 }
 
-// TestEveryWriteThatWasAnsweredSurvivesKill9 writes as fast as it can to a process that is killed meanwhile, and finds
-// everything again that was answered with success.
+// TestEveryWriteThatWasAnsweredSurvivesKill9 writes as fast as possible to a process that is killed meanwhile. Every
+// write that was answered with success must still exist.
 func TestEveryWriteThatWasAnsweredSurvivesKill9(t *testing.T) {
 	server, dir := redistest.Start(t), keyDirectory(t)
 	victim := startProcess(t, "--redis-url", server.URL(), "--keys", dir)
@@ -436,7 +437,7 @@ func TestEveryWriteThatWasAnsweredSurvivesKill9(t *testing.T) {
 				request.Header = editors
 				response, err := http.DefaultTransport.RoundTrip(request)
 				if err != nil {
-					return // it is dead
+					return // the process is dead
 				}
 				location, _ := url.PathUnescape(response.Header.Get("Location"))
 				_ = response.Body.Close()
@@ -462,6 +463,6 @@ func TestEveryWriteThatWasAnsweredSurvivesKill9(t *testing.T) {
 	}
 	all := survivor.want(200, survivor.person(viewer), "GET", "/service-accounts?search=written&page_size=100", "")
 	if n := len(list(all, "results")); n < len(answered) || n > len(answered)+4 {
-		t.Errorf("%d accounts are there, %d were answered", n, len(answered))
+		t.Errorf("%d accounts exist, %d were answered", n, len(answered))
 	}
 }

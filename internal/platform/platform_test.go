@@ -25,7 +25,7 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// TestMain lets the test binary be a platform, so that tests can send signals to a real process.
+// TestMain lets the test binary run as a platform, so that tests can send signals to a real process.
 func TestMain(m *testing.M) {
 	if os.Getenv("TEST_AS_PLATFORM") != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -40,10 +40,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// ready is the content of the file of --ready-file.
+// ready is the content of the ready file.
 type ready struct{ APIRoot, RedisURL string }
 
-// run serves a platform until ctx ends, with some flags of kizen-platform.
+// run serves a platform until ctx ends, with the flags of kizen-platform that tests need.
 func run(ctx context.Context, arguments []string, log io.Writer) error {
 	flags := flag.NewFlagSet("platform", flag.ContinueOnError)
 	var level, dir, domain, file string
@@ -107,7 +107,7 @@ const (
 	testAccount  = "00000000-0000-4000-8000-00000000c0de"
 )
 
-func TestEveryAnswerNamesTheAccountItWasDoneAs(t *testing.T) {
+func TestEveryAnswerNamesTheActingAccount(t *testing.T) {
 	w := start(t)
 	created := w.call("POST", "/records/orders", `{"fields": [{"name": "total", "value": 12.50}]}`)
 	id, _ := created.body["id"].(string)
@@ -155,7 +155,7 @@ func TestCustomObjectsAreCountedAndPaged(t *testing.T) {
 		path, _ = got.body["next"].(string)
 	}
 	if got := strings.Join(names, " "); got != "contacts companies deals orders subscriptions support_tickets invoices" {
-		t.Errorf("the pages hold %s", got)
+		t.Errorf("the pages contain %s", got)
 	}
 	if got := w.call("GET", "/custom-objects?page=2147483647&page_size=100", ""); got.status != 200 ||
 		len(got.body["results"].([]any)) != 0 {
@@ -269,7 +269,7 @@ func TestBadInputIsRefusedByField(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotThereIsSaidInJSON(t *testing.T) {
+func TestUnknownPathsAndMethodsAreRefusedInJSON(t *testing.T) {
 	w := start(t)
 	for name, c := range map[string]struct {
 		method, path string
@@ -296,7 +296,7 @@ func TestWhatIsNotThereIsSaidInJSON(t *testing.T) {
 	}
 }
 
-func TestOnlyAKeyThatIsValidNowPasses(t *testing.T) {
+func TestOnlyAValidKeyIsAccepted(t *testing.T) {
 	w := start(t)
 	good := w.mint(identity())
 	revoked := w.mint(identity())
@@ -314,17 +314,17 @@ func TestOnlyAKeyThatIsValidNowPasses(t *testing.T) {
 		headers http.Header
 		code    string
 	}{
-		"no key":                 {change(minter.HeaderKey), minter.CodeMissing},
-		"no business":            {change(minter.HeaderBusiness), minter.CodeMissing},
-		"empty user":             {change(minter.HeaderUser, ""), minter.CodeUser},
-		"two keys":               {change(minter.HeaderKey, token, token), minter.CodeMalformed},
-		"not a key":              {change(minter.HeaderKey, "abc"), minter.CodeMalformed},
-		"signature cut off":      {change(minter.HeaderKey, token[:strings.LastIndex(token, ".")+1]), ""},
-		"another business":       {change(minter.HeaderBusiness, "b2"), minter.CodeBusiness},
-		"another user":           {change(minter.HeaderUser, "a2"), minter.CodeUser},
-		"revoked":                {w.headersFor(revoked), minter.CodeRevoked},
-		"key as a bearer token":  {http.Header{"Authorization": {"Bearer " + token}}, minter.CodeMissing},
-		"key in the query alone": {change(minter.HeaderKey), minter.CodeMissing},
+		"no key":                {change(minter.HeaderKey), minter.CodeMissing},
+		"no business":           {change(minter.HeaderBusiness), minter.CodeMissing},
+		"empty user":            {change(minter.HeaderUser, ""), minter.CodeUser},
+		"two keys":              {change(minter.HeaderKey, token, token), minter.CodeMalformed},
+		"not a key":             {change(minter.HeaderKey, "abc"), minter.CodeMalformed},
+		"signature cut off":     {change(minter.HeaderKey, token[:strings.LastIndex(token, ".")+1]), ""},
+		"another business":      {change(minter.HeaderBusiness, "b2"), minter.CodeBusiness},
+		"another user":          {change(minter.HeaderUser, "a2"), minter.CodeUser},
+		"revoked":               {w.headersFor(revoked), minter.CodeRevoked},
+		"key as a bearer token": {http.Header{"Authorization": {"Bearer " + token}}, minter.CodeMissing},
+		"key only in the query": {change(minter.HeaderKey), minter.CodeMissing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := w.callAs(c.headers, "GET", "/custom-objects?x-api-key="+token, "")
@@ -337,11 +337,11 @@ func TestOnlyAKeyThatIsValidNowPasses(t *testing.T) {
 		})
 	}
 	if got := w.callAs(w.headersFor(good), "GET", "/custom-objects", ""); got.status != 200 {
-		t.Errorf("the good key: %d %v", got.status, got.body)
+		t.Errorf("the valid key: %d %v", got.status, got.body)
 	}
 }
 
-func TestNothingPassesWhileTheStoreIsDown(t *testing.T) {
+func TestNoKeyIsAcceptedWhileTheStoreIsDown(t *testing.T) {
 	w := start(t)
 	w.store.Close()
 	if got := w.call("GET", "/custom-objects", ""); got.status != 503 || got.body["code"] != "store_unavailable" {
@@ -362,11 +362,11 @@ func TestHealthNeedsNoKey(t *testing.T) {
 	}
 }
 
-func TestTeamListHoldsPeopleOnly(t *testing.T) {
+func TestTeamListContainsOnlyPeople(t *testing.T) {
 	w := start(t)
 	for _, m := range w.call("GET", "/team", "").body["results"].([]any) {
 		if accountType := m.(map[string]any)["account_type"]; accountType != policy.Employee {
-			t.Errorf("the public list holds a %v", accountType)
+			t.Errorf("the public list contains a %v", accountType)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func badRequest(c *gin.Context, errs fieldErrors) {
 	c.AbortWithStatusJSON(http.StatusBadRequest, errs)
 }
 
-// readBody decodes the request's JSON object into v. It answers itself, and returns false, when it cannot.
+// readBody decodes the request's JSON object into v. If it cannot, it sends the error response and returns false.
 func readBody(c *gin.Context, v any) bool {
 	decoder := json.NewDecoder(http.MaxBytesReader(c.Writer, c.Request.Body, maxBody))
 	decoder.UseNumber()
@@ -102,7 +102,7 @@ type page[T any] struct {
 	PerformedBy performer `json:"performed_by"`
 }
 
-// sendPage answers the page of all that the query's page and page_size ask for.
+// sendPage sends the page of all that the query parameters page and page_size select.
 func sendPage[T any](c *gin.Context, all []T) {
 	errs := fieldErrors{}
 	number := queryInt(c, errs, "page", 1, 1, 1<<31-1)

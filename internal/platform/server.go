@@ -36,7 +36,7 @@ type Config struct {
 	Log            *slog.Logger
 }
 
-// Platform serves the API. [New] makes one.
+// Platform serves the API. [New] returns one.
 type Platform struct {
 	config   Config
 	verifier *minter.Verifier

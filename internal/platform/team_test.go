@@ -10,8 +10,8 @@ import (
 	"github.com/kizen/kizen-sidecar/policy"
 )
 
-// TestAccountsShowAsTheirTypeSays makes an account of every type and looks where each is found.
-func TestAccountsShowAsTheirTypeSays(t *testing.T) {
+// TestAccountsAreListedAsTheirTypeDefines creates an account of every type and checks which lists contain it.
+func TestAccountsAreListedAsTheirTypeDefines(t *testing.T) {
 	w := start(t)
 	for _, kind := range policy.AccountTypes() {
 		if kind.Service() {
@@ -37,10 +37,10 @@ func TestAccountsShowAsTheirTypeSays(t *testing.T) {
 	}
 }
 
-// TestTimelineHoldsTheTypesThatSaySo calls as every type of the table.
-func TestTimelineHoldsTheTypesThatSaySo(t *testing.T) {
+// TestOnlySomeTypesHaveTheirCallsInTheTimeline makes calls as every type of the table.
+func TestOnlySomeTypesHaveTheirCallsInTheTimeline(t *testing.T) {
 	w := start(t)
-	w.call("GET", "/custom-objects", "") // by the Code Account, before anybody else mentions the business
+	w.call("GET", "/custom-objects", "") // the Code Account makes the first call for the business
 	for _, kind := range policy.AccountTypes() {
 		caller := w.callerAt(kind, policy.None)
 		caller.call("GET", "/billing/seats", "")
@@ -53,7 +53,7 @@ func TestTimelineHoldsTheTypesThatSaySo(t *testing.T) {
 
 func TestServiceAccountsAreNeitherSeatsNorListed(t *testing.T) {
 	w := start(t)
-	w.call("GET", "/custom-objects", "") // by the Code Account, before anybody else mentions the business
+	w.call("GET", "/custom-objects", "") // the Code Account makes the first call for the business
 	w.integrationAccount(`{"name":"Ada Integration"}`)
 	for _, path := range []string{"/team", "/billing/seats", "/team/typeahead?search=a"} {
 		for _, accountType := range column(w.want(200, w.headers, "GET", path, ""), "account_type") {
@@ -76,7 +76,7 @@ func TestServiceAccountsAreNeitherSeatsNorListed(t *testing.T) {
 
 func TestServiceAccountsExportTheConfigAndNeverImportIt(t *testing.T) {
 	w := start(t)
-	w.call("GET", "/custom-objects", "") // by the Code Account, before anybody else mentions the business
+	w.call("GET", "/custom-objects", "") // the Code Account makes the first call for the business
 	for _, kind := range policy.AccountTypes() {
 		c := w.callerAt(kind, policy.Remove)
 		exported := c.call("GET", "/business-config/export", "")
@@ -93,7 +93,7 @@ func TestServiceAccountsExportTheConfigAndNeverImportIt(t *testing.T) {
 
 func TestAConfigMovesFromOneBusinessToAnother(t *testing.T) {
 	w := start(t)
-	w.call("GET", "/custom-objects", "") // by the Code Account, before anybody else mentions the business
+	w.call("GET", "/custom-objects", "") // the Code Account makes the first call for the business
 	w.integrationAccount(`{"name":"Sync","description":"Moves orders","permission_groups":["service-account-viewers"]}`)
 	w.integrationAccount(`{"name":"Mail"}`)
 	exported := w.want(200, w.headers, "GET", "/business-config/export", "")
@@ -101,7 +101,7 @@ func TestAConfigMovesFromOneBusinessToAnother(t *testing.T) {
 	config, err := json.Marshal(exported.body)
 	must(t, err)
 	if strings.Contains(string(config), "kizen_") {
-		t.Error("the config holds a token")
+		t.Error("the config contains a token")
 	}
 	there := w.headersFor(w.mint(minter.Identity{AccountID: admin, AccountType: policy.Employee, BusinessID: "b2",
 		ExecutionID: "e"}))
@@ -114,7 +114,7 @@ func TestAConfigMovesFromOneBusinessToAnother(t *testing.T) {
 	accounts := list(w.want(200, there, "GET", "/service-accounts?search=sync", ""), "results")
 	if len(accounts) != 1 || accounts[0]["description"] != "Moves orders" ||
 		!equalJSON(accounts[0]["permission_groups"], `["service-account-viewers"]`) {
-		t.Errorf("there is %v now", accounts)
+		t.Errorf("the accounts are now %v", accounts)
 	}
 	second := w.want(200, there, "POST", "/business-config/import",
 		strings.Replace(string(config), "Moves orders", "Moves stock", 1))
@@ -147,7 +147,7 @@ func TestABadImportChangesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got := w.want(400, w.person(admin), "POST", "/business-config/import", c.body)
 			if messages, _ := got.body[c.field].([]any); len(messages) != 1 || len(got.body) != 1 {
-				t.Errorf("got %v, want %q alone", got.body, c.field)
+				t.Errorf("got %v, want only %q", got.body, c.field)
 			}
 		})
 	}
@@ -156,6 +156,6 @@ func TestABadImportChangesNothing(t *testing.T) {
 	w.refused(403, policy.CodeGuardrail, "guardrail.grant_beyond_own", w.person(editor), "POST", "/business-config/import",
 		grant)
 	if got := column(w.want(200, w.person(viewer), "GET", "/service-accounts?account_type=service_integration", ""), "name"); len(got) > 0 {
-		t.Errorf("accounts were made: %v", got)
+		t.Errorf("accounts were created: %v", got)
 	}
 }

@@ -49,7 +49,8 @@ func (t timeline) add(ctx context.Context, id minter.Identity, e event) error {
 	return nil
 }
 
-// read returns up to limit events before an id, newest first, and only those of execution unless it is empty.
+// read returns up to limit events before an ID, newest first. If execution is not empty, it returns only events of
+// that execution.
 func (t timeline) read(ctx context.Context, businessID, accountID, execution, before string,
 	limit int) ([]event, error) {
 	end := "+"
@@ -86,7 +87,7 @@ func parseEvent(entry redis.XMessage) event {
 	}
 	if by := text("by"); by != "" {
 		e.By = &performer{ID: by, Name: text("by_name"), AccountType: text("by_type")}
-		if e.Method != "" { // otherwise it is the execution that an operator acted on
+		if e.Method != "" { // otherwise ExecutionID is that on which an operator acted
 			e.By.ExecutionID = e.ExecutionID
 		}
 	}
@@ -191,7 +192,7 @@ func (p *Platform) readTimeline(c *gin.Context) {
 	c.JSON(http.StatusOK, view)
 }
 
-// named finds the name under which an account, archived or not, or a person appears.
+// named returns the name under which an account, archived or not, or a person is shown.
 func (p *Platform) named(ctx context.Context, businessID, id string) (performer, error) {
 	if m, ok := findPerson(id); ok {
 		return performer{ID: m.ID, Name: m.FullName, AccountType: m.AccountType}, nil

@@ -29,7 +29,7 @@ func TestTimelineShowsWhatAnAccountDidNewestFirst(t *testing.T) {
 		got := w.want(200, w.person(unprivileged), "GET", "/timeline?account="+testAccount+query, "")
 		if about := got.body["account"].(map[string]any); about["name"] != "Agentic Workflow Code Account" ||
 			about["account_type"] != policy.ServiceAutomation {
-			t.Errorf("the timeline is of %v", about)
+			t.Errorf("the timeline is about %v", about)
 		}
 		for _, e := range list(got, "results") {
 			calls = append(calls, fmt.Sprint(e["execution_id"], " ", e["method"], " ", e["path"], " ", e["status"]))
@@ -51,7 +51,7 @@ func TestTimelineShowsWhatAnAccountDidNewestFirst(t *testing.T) {
 	}
 }
 
-// ownCalls are the paths of what an account did itself.
+// ownCalls returns the paths of the account's own calls.
 func ownCalls(a answer) (paths []string) {
 	for _, e := range list(a, "results") {
 		if e["by"] == nil {
@@ -61,7 +61,7 @@ func ownCalls(a answer) (paths []string) {
 	return paths
 }
 
-// timelinePages follows next from the first page on.
+// timelinePages follows next, beginning with the first page.
 func timelinePages(w *world, path string) (ids []string, pages int) {
 	w.t.Helper()
 	for ; path != "" && pages < 50; pages++ {
@@ -122,7 +122,7 @@ func TestTimelineShowsWhatAnOperatorDid(t *testing.T) {
 	w.want(200, w.headers, "GET", "/custom-objects", "")
 	id, _ := w.integrationAccount(`{"name":"Sync"}`)
 	r := minter.NewRevoker(w.redis).As("jo@host", func(err error) { t.Error(err) })
-	for range 2 { // the second time nothing is done
+	for range 2 { // the second time changes nothing
 		_, err := r.Suspend(t.Context(), testBusiness, id)
 		must(t, err)
 	}
@@ -130,8 +130,8 @@ func TestTimelineShowsWhatAnOperatorDid(t *testing.T) {
 		_, _, err := r.Resume(t.Context(), testBusiness, id)
 		must(t, err)
 	}
-	// Keys of two executions of the account that runs code, then all of its keys; a revocation that ends nothing is not
-	// shown.
+	// Revoke the keys of two executions of the account that runs code, then all of its keys. A revocation that ends no
+	// key is not shown.
 	var keys []minter.Key
 	for _, execution := range []string{"e-1", "e-1", "e-2", "e-3"} {
 		who := identity()

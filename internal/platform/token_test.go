@@ -36,7 +36,7 @@ func TestTokensAreViewedRotatedAndDeleted(t *testing.T) {
 		}
 	}
 	third := stored(id, text(w.want(201, w.person(editor), "POST", path+"/rotate", ""), "token"))
-	w.refused(401, minter.CodeRevoked, "", first, "GET", "/custom-objects", "") // the old secondary died
+	w.refused(401, minter.CodeRevoked, "", first, "GET", "/custom-objects", "") // the old secondary was deleted
 	w.want(200, second, "GET", "/custom-objects", "")
 
 	w.want(204, w.person(editor), "DELETE", path+"/secondary", "")
@@ -56,7 +56,7 @@ func TestTokensAreViewedRotatedAndDeleted(t *testing.T) {
 }
 
 // TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary lets two platforms on one Redis rotate the token of
-// one account at once, again and again, while others look.
+// one account concurrently, again and again, while other callers read the tokens.
 func TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary(t *testing.T) {
 	const rounds, atOnce = 25, 4
 	server, dir := redistest.Start(t), keyDirectory(t)
@@ -91,7 +91,7 @@ func TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary(t *testing
 		left := a.tokens(id)
 		if !slices.Contains(tokens, left["primary"]) || !slices.Contains(tokens, left["secondary"]) ||
 			left["primary"] == left["secondary"] {
-			t.Fatal("the two tokens that are left are not two of the round's")
+			t.Fatal("the remaining two tokens are not from this round")
 		}
 		for i, token := range tokens {
 			want := 401
@@ -111,11 +111,11 @@ func TestProcessesThatRotateAtTheSameMomentLeaveAPrimaryAndASecondary(t *testing
 		}
 	}
 	if hashes := a.redis.Keys(t.Context(), "*:storedhash:*").Val(); len(left) != 2 || len(hashes) != 2 {
-		t.Errorf("%d tokens are left, and %d hashes in Redis", len(left), len(hashes))
+		t.Errorf("%d tokens and %d hashes in Redis are left", len(left), len(hashes))
 	}
 }
 
-func TestAServiceAccountMakesNoKeyForItself(t *testing.T) {
+func TestAServiceAccountCannotCreateAKeyForItself(t *testing.T) {
 	w := start(t)
 	for _, kind := range policy.AccountTypes() {
 		if kind.Service() {
@@ -142,7 +142,7 @@ func TestAPersonCreatesAnAPIKeyThatWorks(t *testing.T) {
 	w.refused(401, minter.CodeUser, "", own, "GET", "/custom-objects", "")
 }
 
-func TestTheShutOutAreRefusedOnTheVeryNextRequest(t *testing.T) {
+func TestAnEndedKeyIsRefusedOnTheNextRequest(t *testing.T) {
 	const objects = "/custom-objects"
 	for name, c := range map[string]struct {
 		code string
@@ -173,7 +173,7 @@ func TestTheShutOutAreRefusedOnTheVeryNextRequest(t *testing.T) {
 			}
 			w.root = strings.TrimSuffix(w.root, apiRoot)
 			if got := w.callAs(headers, "GET", "/verify", ""); got.status != 401 {
-				t.Errorf("the next verdict: %d %v", got.status, got.body)
+				t.Errorf("the next check: %d %v", got.status, got.body)
 			}
 		})
 	}
@@ -211,7 +211,7 @@ func TestTheShutOutAreRefusedOnTheVeryNextRequest(t *testing.T) {
 	})
 }
 
-func TestAResumedAccountActsAgainWithTheTokenItHad(t *testing.T) {
+func TestAResumedAccountKeepsItsToken(t *testing.T) {
 	w := start(t)
 	id, headers := w.integrationAccount(`{"name":"x"}`)
 	w.switchIntegration(id, false)
@@ -223,7 +223,7 @@ func TestAResumedAccountActsAgainWithTheTokenItHad(t *testing.T) {
 	}
 }
 
-// TestNoTokenIsEverLogged runs the platform at its most talkative.
+// TestNoTokenIsEverLogged runs the platform at its most verbose log level.
 func TestNoTokenIsEverLogged(t *testing.T) {
 	t.Setenv("KIZEN_LOG", "debug")
 	w := start(t)
@@ -237,11 +237,11 @@ func TestNoTokenIsEverLogged(t *testing.T) {
 	w.call("GET", "/"+signed, "")
 	log := w.log.String()
 	if !strings.Contains(log, `"route":"/api/custom-objects"`) {
-		t.Fatalf("the calls are not in the log:\n%s", log)
+		t.Fatalf("the log does not contain the calls:\n%s", log)
 	}
 	for _, secret := range append([]string{token, signed}, w.tokens(id)["primary"]) {
 		if strings.Contains(log, secret) {
-			t.Error("a token is in the log")
+			t.Error("the log contains a token")
 		}
 	}
 }

@@ -97,7 +97,7 @@ func (u *storedUses) fill(ctx context.Context, businessID, accountID string, vie
 	return nil
 }
 
-// keep deletes the uses of every token of an account except these.
+// keep deletes the recorded uses of all tokens of an account except the given ones.
 func (u *storedUses) keep(ctx context.Context, businessID, accountID string, keys []minter.StoredKey) error {
 	used, err := u.redis.HKeys(ctx, storedUseKey(businessID, accountID)).Result()
 	if err != nil {
@@ -112,8 +112,8 @@ func (u *storedUses) keep(ctx context.Context, businessID, accountID string, key
 	return u.redis.HDel(ctx, storedUseKey(businessID, accountID), gone...).Err()
 }
 
-// readExpiry reads the body of a call that makes a token: none, or {"expires_at": time}. If the body is invalid, it
-// sends the error response.
+// readExpiry reads the body of a call that creates a token: no body, or {"expires_at": time}. If the body is invalid,
+// it sends the error response.
 func readExpiry(c *gin.Context) (expires time.Time, ok bool) {
 	if c.Request.ContentLength == 0 {
 		return time.Time{}, true
@@ -172,7 +172,7 @@ func (p *Platform) listTokens(c *gin.Context) {
 	sendPage(c, views)
 }
 
-// rotateToken makes a new primary token. An account without tokens gets its first.
+// rotateToken creates a new primary token. It also creates the first token of an account.
 func (p *Platform) rotateToken(c *gin.Context) {
 	a, ok := p.managed(c)
 	if !ok {
@@ -220,7 +220,7 @@ func (p *Platform) deleteSecondary(c *gin.Context) {
 	c.Status(http.StatusNoContent)
 }
 
-// createAPIKey makes a key for the caller itself; guardrails deny it to service accounts.
+// createAPIKey creates a key for the caller itself; guardrails deny it to service accounts.
 func (p *Platform) createAPIKey(c *gin.Context) {
 	expires, ok := readExpiry(c)
 	if !ok {

@@ -52,8 +52,8 @@ func (p *Platform) authenticate(c *gin.Context) {
 }
 
 // admit decides whether the account of a valid key may act now. It is the Admission of the platform's verifier, so the
-// API and /verify share it. It creates accounts that the platform provisions: a business has its Code Account from its
-// first mention.
+// API and /verify share it. It creates provisioned accounts, so a business has its Code Account from the first call
+// on.
 func (p *Platform) admit(ctx context.Context, id minter.Identity, suspended []minter.Reason) error {
 	applicant := policy.Applicant{Type: id.AccountType, StoredKey: id.ExecutionID == ""}
 	for _, reason := range suspended {

@@ -14,7 +14,7 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-func TestPlatformReadsItsKeysAgainOnHangup(t *testing.T) {
+func TestPlatformReloadsItsKeysOnHangup(t *testing.T) {
 	dir, file := keyDirectory(t), filepath.Join(t.TempDir(), "ready.json")
 	command := exec.CommandContext(t.Context(), os.Args[0], "--keys", dir, "--ready-file", file)
 	command.Env = []string{"TEST_AS_PLATFORM=1", "GORACE=atexit_sleep_ms=0"}
@@ -29,7 +29,7 @@ func TestPlatformReadsItsKeysAgainOnHangup(t *testing.T) {
 				return
 			}
 		}
-		t.Fatalf("the platform ended without saying %q", text)
+		t.Fatalf("the platform ended without logging %q", text)
 	}
 	var w *world
 	for listening, loaded := false, false; !listening || !loaded; {
@@ -37,7 +37,7 @@ func TestPlatformReadsItsKeysAgainOnHangup(t *testing.T) {
 			t.Fatal("the platform ended")
 		}
 		listening = listening || strings.Contains(lines.Text(), `"listening"`)
-		loaded = loaded || strings.Contains(lines.Text(), `"keys loaded"`) // the watch has begun, and with it the handling of signals
+		loaded = loaded || strings.Contains(lines.Text(), `"keys loaded"`) // the platform now watches its files and handles signals
 	}
 	w = sharing(t, readReady(t, file), dir)
 	must(t, command.Process.Signal(syscall.SIGHUP))
@@ -56,7 +56,7 @@ func TestPlatformReadsItsKeysAgainOnHangup(t *testing.T) {
 	must(t, command.Wait())
 }
 
-func TestVerifyAnswersWhateverTheMethodAndThePathBehindIt(t *testing.T) {
+func TestVerifyAnswersForEveryMethodAndPathSuffix(t *testing.T) {
 	w := start(t)
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
 		for _, path := range []string{"/verify", "/verify/", "/verify/api/things?a=b", "/verify/a%2Fb//c/../d",

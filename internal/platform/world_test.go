@@ -30,7 +30,7 @@ type world struct {
 	headers http.Header
 	log     *logBuffer
 
-	accounts int // how many plugin accounts the test has made
+	accounts int // how many plugin accounts the test has created
 }
 
 // start runs a platform on an embedded store.
@@ -46,7 +46,7 @@ func start(t *testing.T) *world {
 	return w
 }
 
-// newWorld is the world of a platform that runs.
+// newWorld returns the world of a running platform.
 func newWorld(t *testing.T, at ready) *world {
 	t.Helper()
 	client, err := redisconn.Open(redisconn.Config{URL: at.RedisURL})
@@ -85,7 +85,7 @@ func startPlatform(t *testing.T, arguments ...string) (ready, *logBuffer) {
 	return readReady(t, file), kept
 }
 
-// logBuffer keeps what a platform logs once it listens.
+// logBuffer contains the log of a platform, once the platform listens.
 type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -144,7 +144,7 @@ func (w *world) headersFor(key minter.Key) http.Header {
 	return h
 }
 
-// The people of a business, by what they may do.
+// The people of a business, with their levels.
 const (
 	admin        = "1b4e28ba-2fa1-41d2-883f-0016d3cca427" // remove
 	editor       = "2c5ea4c0-4067-41fe-8d5f-0b9d3c9a1f11" // write
@@ -152,17 +152,17 @@ const (
 	unprivileged = "4e7f1b93-6c2d-4d4f-8b78-6e2f1b8d3f33" // none
 )
 
-// person are the headers of an employee.
+// person returns the headers of an employee.
 func (w *world) person(id string) http.Header { return w.signed(id, policy.Employee) }
 
-// signed are the headers of an account with a signed key.
+// signed returns the headers of an account with a signed key.
 func (w *world) signed(id, accountType string) http.Header {
 	w.t.Helper()
 	return w.headersFor(w.mint(minter.Identity{AccountID: id, AccountType: accountType, BusinessID: testBusiness,
 		ExecutionID: "execution-2"}))
 }
 
-// stored are the headers of an account with a stored key.
+// stored returns the headers of an account with a stored key.
 func stored(id, token string) http.Header {
 	h := http.Header{}
 	h.Set(minter.HeaderKey, token)
@@ -171,7 +171,7 @@ func stored(id, token string) http.Header {
 	return h
 }
 
-// integrationAccount makes one, and returns its id and the headers of its primary key.
+// integrationAccount creates an integration account, and returns its ID and the headers of its primary key.
 func (w *world) integrationAccount(body string) (id string, headers http.Header) {
 	w.t.Helper()
 	created := w.want(201, w.person(admin), "POST", "/service-accounts", body)
@@ -179,7 +179,7 @@ func (w *world) integrationAccount(body string) (id string, headers http.Header)
 	return id, stored(id, w.tokens(id)["primary"])
 }
 
-// tokens are the tokens of an account by kind.
+// tokens returns the tokens of an account by kind.
 func (w *world) tokens(id string) map[string]string {
 	w.t.Helper()
 	tokens := map[string]string{}
@@ -189,7 +189,7 @@ func (w *world) tokens(id string) map[string]string {
 	return tokens
 }
 
-// want calls and insists on the status.
+// want makes a call and requires the status.
 func (w *world) want(status int, headers http.Header, method, path, body string) answer {
 	w.t.Helper()
 	got := w.callAs(headers, method, path, body)
@@ -199,7 +199,7 @@ func (w *world) want(status int, headers http.Header, method, path, body string)
 	return got
 }
 
-// refused insists on a refusal with its code and, where one is given, its policy.
+// refused makes a call and requires a refusal with its code and, if policy is not empty, its policy.
 func (w *world) refused(status int, code, policy string, headers http.Header, method, path, body string) {
 	w.t.Helper()
 	got := w.callAs(headers, method, path, body)
@@ -209,10 +209,10 @@ func (w *world) refused(status int, code, policy string, headers http.Header, me
 	}
 }
 
-// text is a field of an answer.
+// text returns a field of an answer.
 func text(a answer, name string) string { s, _ := a.body[name].(string); return s }
 
-// list is a field of an answer that is a list of objects.
+// list returns a field of an answer that is a list of objects.
 func list(a answer, name string) (objects []map[string]any) {
 	values, _ := a.body[name].([]any)
 	for _, v := range values {
@@ -221,7 +221,7 @@ func list(a answer, name string) (objects []map[string]any) {
 	return objects
 }
 
-// column is one field of each result of a page.
+// column returns one field of each result of a page.
 func column(a answer, name string) []string {
 	values := []string{}
 	for _, object := range list(a, "results") {

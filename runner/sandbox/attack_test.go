@@ -25,7 +25,7 @@ func TestAttacksAreRefused(t *testing.T) {
 			for _, attack := range attacks.Programs() {
 				t.Run(attack.Name, func(t *testing.T) {
 					if attack.Namespaced && !s.holds(layerPID) {
-						t.Skip("takes namespaces")
+						t.Skip("refused only with namespaces")
 					}
 					if attack.OwnUser {
 						t.Skip("TestTheFirstProcessCannotBeKilledByItsOwnUser covers this environment")

@@ -1,7 +1,7 @@
 package attacks
 
-// Addresses are hosts of callback URLs inside the operator's network: the sidecar's own machine, its neighbours, or
-// the cloud's metadata service.
+// Addresses returns hosts of callback URLs inside the operator's network: the sidecar's own machine, its neighbours,
+// or the cloud's metadata service.
 func Addresses() []string { return addresses }
 
 var addresses = []string{

@@ -13,9 +13,9 @@ import (
 type Answer struct {
 	Name  string
 	First string
-	// Again follows First repeatedly, without end. If empty, the connection is closed.
+	// Again is sent repeatedly after First. If it is empty, the connection is closed after First.
 	Again string
-	// Sees is a regular expression for what a step that runs CallStep sees, or for the kind of its failure.
+	// Sees is a regular expression that matches the output of a step that runs CallStep, or the kind of its failure.
 	Sees string
 }
 
@@ -43,7 +43,7 @@ var bomb = sync.OnceValue(func() string {
 // BadGateway is what a step sees when the proxy refuses a response.
 const BadGateway = "502 "
 
-// Answers returns all of them. The step's memory limit is smaller than the bombs.
+// Answers returns all responses. The step's memory limit is smaller than the bombs.
 func Answers() []Answer {
 	const ok, broken = "HTTP/1.1 200 OK\r\n", "ChunkedEncodingError|ConnectionError"
 	fields := func(count, size int) string {

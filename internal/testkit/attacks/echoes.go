@@ -25,7 +25,7 @@ type Encoding struct {
 	Leaks bool
 }
 
-// Encodings returns all of them.
+// Encodings returns all encodings.
 func Encodings() []Encoding { return encodings }
 
 var encodings = []Encoding{
@@ -78,12 +78,12 @@ type Echo struct {
 	Answer func(w http.ResponseWriter, r *http.Request)
 }
 
-// Echoes returns all of them: each encoding, each content coding, header fields, and pieces.
+// Echoes returns all responses: each encoding, each content coding, header fields, and pieces.
 func Echoes() []Echo {
 	keyOf := func(r *http.Request) string { return r.Header.Get("X-Api-Key") }
 	send := func(w io.Writer, text string) { _, _ = io.WriteString(w, text) } // the step may have closed the connection
 	all := []Echo{
-		// A server that compresses for clients that accept it.
+		// This server compresses for clients that accept it.
 		{"/gzip", func(w http.ResponseWriter, r *http.Request) {
 			text := echoed(r)
 			if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
@@ -134,7 +134,7 @@ func Echoes() []Echo {
 	return all
 }
 
-// echoed returns a text with the headers of a request in its middle.
+// echoed returns a text that contains the headers of a request.
 func echoed(r *http.Request) string {
 	var headers strings.Builder
 	_ = r.Header.Write(&headers) // a write to memory cannot fail
@@ -150,7 +150,7 @@ func gzipped(w http.ResponseWriter, plain string) string {
 	return out.String()
 }
 
-// EchoStep reads every echo, also undecoded and in ranges, and outputs what it read in every way that a step has. Its
+// EchoStep reads every echo, also undecoded and in ranges, and outputs the texts in all ways that a step has. Its
 // output "found", of the type a[s], has EchoReadings elements in hexadecimal.
 func EchoStep() string {
 	var paths strings.Builder
@@ -160,7 +160,7 @@ func EchoStep() string {
 	return "paths = [" + paths.String() + "]\n" + echoStep
 }
 
-// EchoReadings is how many texts [EchoStep] outputs.
+// EchoReadings is the number of texts that [EchoStep] outputs.
 func EchoReadings() int { return len(Echoes()) + 4 }
 
 const echoStep = `

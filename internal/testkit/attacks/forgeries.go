@@ -1,13 +1,13 @@
 package attacks
 
-// Forgery is a step that takes the harness's place: it has read the nonce from its own memory, and sends the sidecar
+// Forgery is a step that impersonates the harness: it reads the nonce from its own memory, and sends the sidecar
 // arbitrary frames.
 type Forgery struct {
 	Name string
-	// Flood marks a step that continues until it is ended.
+	// Flood marks a step that sends until the sidecar ends it.
 	Flood bool
-	// Outcome is how the execution ends, with a result document of at most Most bytes. The step declares the outputs
-	// "x", a text, and "l", a list.
+	// Outcome is the outcome of the execution, whose result document must have at most Most bytes. The step declares
+	// the outputs "x", a text, and "l", a list.
 	Outcome string
 	Most    int
 
@@ -35,7 +35,7 @@ entry = {"method": "GET", "url": "http://x/", "headers": {}, "body": None, "sess
     "responseStatusCode": None, "responseHeaders": None, "responseBody": None, "requestErrorType": None, "duration": None}
 `
 
-// Forgeries returns all of them.
+// Forgeries returns all forgeries.
 func Forgeries() []Forgery { return forgeries }
 
 var forgeries = []Forgery{

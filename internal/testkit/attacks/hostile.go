@@ -3,13 +3,12 @@ package attacks
 // Hostile is a step that tries to disable the sidecar or its neighbours. It declares the output "x", a text.
 type Hostile struct {
 	Name, Source string
-	// Kind is a regular expression for the kinds of failure that it may end with, under its time limit, 128 MiB of
-	// memory and 8 MiB in /tmp. A step that uses up all descriptors fails in a way that depends on the modules loaded
-	// so far.
+	// Kind is a regular expression that matches the kind of its failure under its time limit, 128 MiB of memory and 8
+	// MiB in /tmp. If a step uses up all descriptors, the kind depends on the modules that are already loaded.
 	Kind string
 }
 
-// LimitMS is its time limit in milliseconds, short for a step that would not end otherwise.
+// LimitMS returns the step's time limit in milliseconds. It is short for steps that would not end otherwise.
 func (h Hostile) LimitMS() int {
 	if h.Kind == "timeout" {
 		return 3000
@@ -17,7 +16,7 @@ func (h Hostile) LimitMS() int {
 	return 50_000
 }
 
-// HostileSteps returns all of them. marker is an argument of a process that one of them leaves behind.
+// HostileSteps returns all hostile steps. marker is an argument of a process that one of them leaves behind.
 func HostileSteps(marker string) []Hostile {
 	forge := func(body string) string {
 		return "import os, json\nbody = " + body +
@@ -46,7 +45,7 @@ func HostileSteps(marker string) []Hostile {
 	}
 }
 
-// ForkBomb is only for sandboxes that are certain to end it: with a PID namespace and a cgroup for processes.
+// ForkBomb is only for sandboxes that are certain to stop it: with a PID namespace and a cgroup for processes.
 var ForkBomb = Hostile{"fork bomb", `
 import os
 while True:
@@ -54,7 +53,7 @@ while True:
     except OSError: pass`, "timeout"}
 
 // BuffersStep fills the buffers of 100 TCP connections and 100 UDP sockets, and logs how many MiB they took. Without
-// limits other than the machine's own, each takes 4 MiB.
+// limits by the sandbox, each takes 4 MiB.
 const BuffersStep = `
 import socket
 def fill(a, b):

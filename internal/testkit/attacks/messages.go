@@ -9,16 +9,16 @@ import (
 // Message is a request that a step sends to its proxy byte for byte. Common servers disagree about where it ends.
 type Message struct {
 	Name string
-	// Raw follows the line "POST /capability/x HTTP/1.1" and a Host field, unless Whole is set. CAP and HOST stand for
-	// the proxy's own.
+	// Raw follows the line "POST /capability/x HTTP/1.1" and a Host field, unless Whole is set. CAP and HOST in it
+	// stand for the proxy's base path and host.
 	Raw string
-	// Passed is the body that the API sees. If empty, the API sees nothing and the connection ends with a 400.
+	// Passed is the body that the API receives. If empty, the API receives nothing and the proxy answers 400.
 	Passed string
 	// Whole means that Raw begins with a request line.
 	Whole bool
 }
 
-// Text returns the message for a proxy at this host, whose paths begin with base.
+// Text returns the message for a proxy with this host and base path.
 func (m Message) Text(host, base string) string {
 	text := m.Raw
 	if !m.Whole {
@@ -27,7 +27,7 @@ func (m Message) Text(host, base string) string {
 	return strings.NewReplacer("CAP", base, "HOST", host).Replace(text)
 }
 
-// Messages returns all of them.
+// Messages returns all messages.
 func Messages() []Message { return messages }
 
 var messages = []Message{
@@ -101,10 +101,10 @@ var messages = []Message{
 	{Name: "length with leading zeros", Raw: "Content-Length: 002\r\n\r\nab", Passed: "ab"},
 }
 
-// Climbs are paths that some servers resolve to paths outside the API's root. The proxy refuses them.
-func Climbs() []string { return climbs }
+// EscapingPaths are paths that some servers resolve to paths outside the API's root. The proxy refuses them.
+func EscapingPaths() []string { return escapingPaths }
 
-var climbs = []string{
+var escapingPaths = []string{
 	"/..", "/../x", "/a/../../x", "/%2e%2e/x", "/%2E%2E/x", "/.%2e/x", "/%2e./x", "/..%2fx", "/..%2Fx", "/a/..%5cx",
 	`/..\x`, `/a\..\x`, "/..;/x", "/..;a=b/x", "/%2e%2e%3b/x", "/%252e%252e/x", "/%25252e%25252e/x", "/%252e%252e%252fx",
 	"/a%2f..%2f..%2fx", "/..%00/x", "/..%20/x", "/.%00./x", "/..%09/x", "/%c0%ae%c0%ae/x", "/..%c0%afx",
@@ -112,8 +112,8 @@ var climbs = []string{
 	"//evil.example/x", "/%zz", "/%2", "/%", `\\evil.example/x`, `/\evil.example/x`,
 }
 
-// Targets are methods and targets of requests to targets other than paths below the proxy's own, with CAP and HOST as
-// in a [Message].
+// Targets returns methods and request targets that are not paths below the proxy's base path. CAP and HOST stand for
+// the same as in a [Message].
 func Targets() []string { return targets }
 
 var targets = []string{
@@ -121,8 +121,8 @@ var targets = []string{
 	"GET xCAP/x", "GET ?x",
 }
 
-// SendStep sends each text to the step's proxy over a new connection, and logs a line for each: the status of the
-// first response, and the number of responses. CAP and HOST stand for the proxy's own.
+// SendStep sends each text to the step's proxy over a new connection. For each, it logs a line with the status of the
+// first response and the number of responses. CAP and HOST stand for the same as in a [Message].
 func SendStep(texts []string) string {
 	var list strings.Builder
 	for _, text := range texts {

@@ -2,7 +2,7 @@ package attacks
 
 import "strings"
 
-// Nonsense returns invalid values that a user with write access to Redis could put in place of any value.
+// Nonsense returns invalid values with which a user with write access to Redis could replace any value.
 func Nonsense() map[string]string {
 	return map[string]string{
 		"nothing": "", "null": "null", "a list": "[]", "an object": "{}", "a number": "1", "a text": `"x"`,

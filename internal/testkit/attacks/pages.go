@@ -2,14 +2,14 @@ package attacks
 
 import "net/http"
 
-// Page is a request that a page of another site makes an operator's browser send, in order to run code.
+// Page is a request that a page of another site makes an operator's browser send in order to run code.
 type Page struct {
 	Name   string
-	Header http.Header // including the Host
+	Header http.Header // including Host
 	Status int         // of the response
 }
 
-// Pages returns all of them.
+// Pages returns all such requests.
 func Pages() []Page {
 	return []Page{
 		{"a rebound name", http.Header{"Host": {"attacker.example"}}, 421},
@@ -27,8 +27,8 @@ func Pages() []Page {
 	}
 }
 
-// Hosts are names and addresses in a Host field that do not belong to a server of ours: a rebound name, or an address
-// in a spelling that only a browser resolves.
+// Hosts returns values of a Host field that do not name a server of ours: rebound names, and addresses in spellings
+// that only browsers resolve.
 func Hosts() []string { return hosts }
 
 var hosts = []string{

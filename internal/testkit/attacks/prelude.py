@@ -1,4 +1,4 @@
-# What the programs have in common. A program says what it got; silence is what the tests want.
+# Common to all programs. If an attack succeeds, its program reports this; otherwise it prints nothing.
 import ctypes, errno, os, socket, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long

@@ -12,20 +12,20 @@ import (
 	"testing"
 )
 
-// Program is an attack that a step runs, in Python. It tries one thing and reports what it got in a line that begins
-// with BROKEN. It does no harm if it succeeds: it destroys only files that [NewTarget] made, and calls the kernel with
-// invalid arguments.
+// Program is an attack that a step runs, in Python. It tries one thing. If that succeeds, it prints a line that begins
+// with BROKEN, but does no harm: it destroys only files that [NewTarget] created, and calls the kernel with invalid
+// arguments.
 type Program struct {
 	Name string
-	// Namespaced: only a private file system or PID namespace refuses it.
+	// Namespaced means that only a private file system or a PID namespace refuses the attack.
 	Namespaced bool
-	// Always: it is refused without a sandbox too.
+	// Always means that the attack is refused without a sandbox too.
 	Always bool
-	// Unprivileged: it is refused only to a user other than root.
+	// Unprivileged means that the attack is refused only to users other than root.
 	Unprivileged bool
-	// OwnUser: it is for a step that runs as the sidecar's own user and sees its processes.
+	// OwnUser means that the attack is for a step that runs as the sidecar's own user and sees its processes.
 	OwnUser bool
-	// Scoped: only Landlock's scopes (Linux 6.12) refuse it.
+	// Scoped means that only Landlock's scopes (Linux 6.12) refuse the attack.
 	Scoped bool
 
 	code string
@@ -34,19 +34,19 @@ type Program struct {
 //go:embed prelude.py programs/*.py
 var files embed.FS
 
-// These lines follow the name at the beginning of a program's file.
+// A program's file begins with its name and those of these lines that apply.
 const (
-	namespacedLine   = "# takes namespaces\n"
+	namespacedLine   = "# refused only with namespaces\n"
 	alwaysLine       = "# refused without a sandbox too\n"
-	unprivilegedLine = "# takes a user that is not root\n"
-	scopedLine       = "# takes Landlock's scopes\n"
-	ownUserLine      = "# takes the sidecar's own user\n"
+	unprivilegedLine = "# refused only to users other than root\n"
+	scopedLine       = "# refused only with Landlock's scopes\n"
+	ownUserLine      = "# for a step that runs as the sidecar's own user\n"
 )
 
 // Prelude defines the names that all programs use.
 func Prelude() string { return read("prelude.py") }
 
-// Programs returns all of them.
+// Programs returns all programs.
 func Programs() []Program {
 	entries, err := files.ReadDir("programs")
 	if err != nil {
@@ -74,28 +74,28 @@ func read(name string) string {
 	return string(data)
 }
 
-// Source returns a complete program, which prints what it got.
+// Source returns a complete program, which prints its findings.
 func (p Program) Source(target Target) string { return Prelude() + target.names() + p.code }
 
-// Step returns a step that logs what it got, or an empty message.
+// Step returns a step that logs the program's findings, or an empty message.
 func (p Program) Step(target Target) string {
 	return Prelude() + target.names() + "got = []\ndef broken(*what): got.append(' '.join(map(str, what)))\n" + p.code +
 		"\noutputs.log('\\n'.join(got))\n"
 }
 
-// Target is what the programs attack.
+// Target describes the environment that the programs attack.
 type Target struct {
-	Sidecar int // process id
+	Sidecar int // process ID
 	Group   int // its process group
 	// A world-writable directory: "id" in it is a copy of id(1) that runs as its owner, and "victim" is empty.
 	Exposed  string
-	Secret   string // a file to steal
+	Secret   string // a file that must stay unreadable
 	Project  string // the project's folder
 	Socket   string // the name of an abstract socket of the host
 	Hostname string
-	// Environment has the names of the variables that the step may see.
+	// Environment lists the names of the variables that the step may see.
 	Environment []string
-	// Descriptors are the ones that the step may have, in addition to the standard ones.
+	// Descriptors are the descriptors that the step may have, in addition to the standard ones.
 	Descriptors []int
 	// KeepsBounding means that the machine does not let the sidecar empty the bounding set of capabilities, which is
 	// harmless without new privileges.
@@ -127,7 +127,7 @@ func NewTarget(t testing.TB, parent, project string) Target {
 	return target
 }
 
-// Renew creates again what the previous attack may have destroyed.
+// Renew creates the files again that the previous attack may have destroyed.
 func (target Target) Renew(t testing.TB) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(target.Exposed, "victim"), nil, 0o644); err != nil {
@@ -149,7 +149,7 @@ func exposedDirectory(t testing.TB, parent string) string {
 	if err := os.WriteFile(filepath.Join(dir, "id"), program, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// WriteFile applies the umask; this does not.
+	// WriteFile applies the umask; Chmod does not.
 	for path, mode := range map[string]os.FileMode{dir: 0o777, filepath.Join(dir, "id"): 0o755 | os.ModeSetuid} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ type Request struct {
 	Says string
 }
 
-// Requests returns all of them.
+// Requests returns all such bodies.
 func Requests() []Request {
 	field := func(name, value string) string {
 		return `{"runtime": "python-3-13", "user_script": "pass", "` + name + `": ` + value + `}`
@@ -55,18 +55,18 @@ func Requests() []Request {
 	}
 }
 
-// Heavy is a request that is within every limit, and that holds much more memory than its size, or than that of its
-// result, where values are kept decoded. It ends well.
-type Heavy struct {
+// ExpensiveStep is a step within every limit that would use far more memory than its request or its result has bytes,
+// if the sidecar kept values decoded. It succeeds.
+type ExpensiveStep struct {
 	Name, Source string
 	// Inputs and OutputTypes are JSON documents.
 	Inputs, OutputTypes string
 }
 
-// Heavies are all of them.
-func Heavies() []Heavy {
+// ExpensiveSteps returns all such steps.
+func ExpensiveSteps() []ExpensiveStep {
 	lists := `{"x":{"t":"l","v":[` + strings.Repeat(`{"t":"l","v":[]},`, 48_999) + `{"t":"l","v":[]}]}}`
-	return []Heavy{
+	return []ExpensiveStep{
 		{"an output of 90,000 empty lists", "outputs.l = [[] for _ in range(90_000)]", "{}", `{"l":"l"}`},
 		{"an input of 49,000 empty lists", "pass", lists, "{}"},
 		{"100,000 empty messages", "for _ in range(100_000): outputs.log('')", "{}", "{}"},

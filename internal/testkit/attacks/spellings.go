@@ -5,17 +5,17 @@ import (
 	"strings"
 )
 
-// Spelling is one way to make a guarded call: a call that creates or deletes an API key, or imports the business
+// Spelling is one way to write a guarded call: a call that creates or deletes an API key, or imports the business
 // config.
 type Spelling struct {
 	Method, Path string
 	Header       string // "Name: value"
 	Body         string // of the type in Header
-	// Passes means that without Header the call is not guarded. The proxy passes it and drops the header.
+	// Passes means that without Header the call is not guarded. The proxy drops the header and forwards the call.
 	Passes bool
 }
 
-// Text returns the request for a server at this host, whose paths begin with base.
+// Text returns the request for a server with this host and base path.
 func (s Spelling) Text(host, base string) string {
 	head := fmt.Sprintf("%s %s%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n", s.Method, base,
 		s.Path, host, len(s.Body))
@@ -28,7 +28,7 @@ func (s Spelling) Text(host, base string) string {
 // Reading is a path, and the servers that resolve it to a guarded call.
 type Reading struct{ Path, By string }
 
-// Readings are the paths for which such servers are known.
+// Readings returns the paths for which such servers are known.
 func Readings() []Reading { return knownReadings }
 
 var knownReadings = []Reading{
@@ -90,7 +90,7 @@ var otherPaths = []string{
 	"/team%5Cx%5Capi-keys", "/team/x\\api-keys", "/team%5Cx%0A%5C/api-keys",
 }
 
-// FreePaths look like guarded ones but are not: a step may POST to them.
+// FreePaths returns paths that look like guarded ones but are not: a step may POST to them.
 func FreePaths() []string { return freePaths }
 
 var freePaths = []string{
@@ -100,7 +100,7 @@ var freePaths = []string{
 	"/business-config.import", "/a%2fapi-keys", "/;api-keys/x",
 }
 
-// Names returns spellings of an account's id in a path.
+// Names returns spellings of an account's ID in a path.
 func Names(id string) []string {
 	return []string{
 		id, strings.ToUpper(id), id + ";v=1", id + "%3bv=1", "./" + id, id + "%20", id + "%0a", id[:4] + "%09" + id[4:],
@@ -108,7 +108,7 @@ func Names(id string) []string {
 	}
 }
 
-// Spellings returns all of them, to be tried on every router. Not every spelling is the guarded call on every router.
+// Spellings returns all spellings. On some routers, some of them are not the guarded call.
 func Spellings() []Spelling {
 	var all []Spelling
 	for _, path := range GuardedPaths() {

@@ -1,13 +1,13 @@
 package attacks
 
-// Stop is a step that would block forever. It is ended at its time limit, and none of its processes are left.
-type Stop struct{ Name, Source string }
+// BlockingStep is a step that would block forever. The sidecar must end it at its time limit, with all its processes.
+type BlockingStep struct{ Name, Source string }
 
-// Stops returns all of them. A step cannot be traced, so none of them uses ptrace; see Programs.
-func Stops() []Stop {
+// BlockingSteps returns all such steps. None uses ptrace, because a step cannot be traced; see Programs.
+func BlockingSteps() []BlockingStep {
 	const start = "import ctypes, os, signal, subprocess, threading, time\nlibc = ctypes.CDLL(None)\n" +
 		"vfork = lambda: libc.syscall({'x86_64': 56, 'aarch64': 220}[os.uname().machine], 0x4111, 0, 0, 0, 0)  # CLONE_VM | CLONE_VFORK | SIGCHLD\n"
-	return []Stop{
+	return []BlockingStep{
 		{"stops itself", start + "os.kill(os.getpid(), signal.SIGSTOP)"},
 		{"stops as for a terminal", start +
 			"os.kill(os.getpid(), signal.SIGTSTP)\nos.kill(os.getpid(), signal.SIGTTIN)\ntime.sleep(99)"},
@@ -26,7 +26,7 @@ while True: pass`},
 for _ in range(20):
     if os.fork() == 0: os.kill(os.getpid(), signal.SIGSTOP)
 time.sleep(99)`},
-		// The parent of a vfork waits in state D, where only SIGKILL reaches it.
+		// The parent of a vfork waits in state D, in which only SIGKILL ends it.
 		{"waits for a vfork that spins", start + "if vfork() == 0:\n    while True: pass"},
 		{"waits for a vfork that sleeps", start + "if vfork() == 0: libc.sleep(1000)"},
 		{"waits for a vfork that stopped", start + "if vfork() == 0: os.kill(os.getpid(), signal.SIGSTOP)"},

@@ -23,9 +23,9 @@ type Token struct {
 	Codes string
 }
 
-// Workbench has the keys from which tokens are made.
+// Workbench contains the keys from which tokens are made.
 type Workbench struct {
-	// Good is a valid key, and KeyID the id of the key that signed it.
+	// Good is a valid key, KeyID the ID of the key that signed it.
 	Good, KeyID string
 	// Trusted is the key that verifiers trust. A token signed with it simulates a signer that makes mistakes.
 	Trusted ed25519.PrivateKey
@@ -36,13 +36,13 @@ type Workbench struct {
 	own ed25519.PrivateKey // the attacker's
 }
 
-// NewWorkbench adds the attacker's own key.
+// NewWorkbench returns g with the attacker's own key.
 func NewWorkbench(g Workbench) *Workbench {
 	g.own = ed25519.NewKeyFromSeed([]byte("an attacker's seed of 32 bytes.."))
 	return &g
 }
 
-// Tokens returns all of them.
+// Tokens returns all tokens.
 func (g *Workbench) Tokens() []Token {
 	own := g.claims(nil)
 	parts := strings.Split(g.Good, ".")
@@ -139,13 +139,13 @@ func (g *Workbench) Unsigned(changes map[string]any) string {
 	return b64([]byte(g.header(""))) + "." + b64([]byte(g.claims(changes))) + "."
 }
 
-// Unchanged returns the good key, signed again. A verifier that accepts it refuses other tokens for their changes
-// only.
+// Unchanged returns the valid key, signed again. If a verifier accepts it, it refuses the other tokens only because of
+// their changes.
 func (g *Workbench) Unchanged() string { return sign(g.Trusted, g.header(""), g.claims(nil)) }
 
 func (g *Workbench) public() ed25519.PublicKey { return g.Trusted.Public().(ed25519.PublicKey) }
 
-// claims returns the good key's payload with changes; a nil value removes the claim.
+// claims returns the valid key's payload with changes; a nil value removes the claim.
 func (g *Workbench) claims(changes map[string]any) string {
 	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(g.Good, ".")[1])
 	claims := map[string]any{}
@@ -170,7 +170,7 @@ func (g *Workbench) header(extra string) string {
 	return `{"alg":"EdDSA","typ":"JWT","kid":"` + g.KeyID + `"` + extra + `}`
 }
 
-// signed returns the good key with one claim changed, signed by the trusted key.
+// signed returns the valid key with one claim changed, signed by the trusted key.
 func (g *Workbench) signed(claim string, value any) string {
 	return sign(g.Trusted, g.header(""), g.claims(map[string]any{claim: value}))
 }

@@ -16,7 +16,7 @@ import (
 
 const root = "../../.."
 
-// source is a file and its declarations: "Name", "Type.Method", "Struct.Field".
+// source is a file and its declarations, in the forms "Name", "Type.Method" and "Struct.Field".
 type source struct {
 	path  string // relative to the project's folder
 	names []string
@@ -192,7 +192,7 @@ func missing(text string, known map[string][]source) (problems []string) {
 	return problems
 }
 
-func TestArchitectureNamesWhatExists(t *testing.T) {
+func TestEveryNameOnTheArchitecturePageExists(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "docs/architecture.md"))
 	if err != nil {
 		t.Fatal(err)

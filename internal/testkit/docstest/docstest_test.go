@@ -17,7 +17,7 @@ func mustParse(t *testing.T, text string) Page {
 	return page
 }
 
-func TestBlocksSayWhatBecomesOfThem(t *testing.T) {
+func TestInfoStringsOfBlocksAreParsed(t *testing.T) {
 	page := mustParse(t, `Text with `+"`kizen-sidecar run`"+`.
 
 '''sh exit=3
@@ -54,7 +54,7 @@ x
 	}
 }
 
-func TestBlocksThatSayNothingUsefulAreRefused(t *testing.T) {
+func TestInvalidBlocksAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"'''\nls\n'''":                      "page.md:2: a block has no type",
 		"'''sh exit=never\nls\n'''":         "invalid syntax",
@@ -72,7 +72,7 @@ func TestBlocksThatSayNothingUsefulAreRefused(t *testing.T) {
 	}
 }
 
-func TestOutputIsComparedButForWhatChanges(t *testing.T) {
+func TestOutputIsComparedExceptForChangingParts(t *testing.T) {
 	for _, c := range []struct {
 		shown, got string
 		same       bool
@@ -97,7 +97,7 @@ func TestOutputIsComparedButForWhatChanges(t *testing.T) {
 	}
 }
 
-func TestCommandsAreFoundInEveryCorner(t *testing.T) {
+func TestEveryCommandOfAScriptIsFound(t *testing.T) {
 	got, err := Commands("A=1 bin/x run \"a b\" $V --k=$(y sub) | z 'q' &\nif u; then x two; fi\n")
 	if err != nil {
 		t.Fatal(err)
@@ -112,14 +112,14 @@ func TestCommandsAreFoundInEveryCorner(t *testing.T) {
 	}
 }
 
-func TestBackgroundIsAPropertyOfItsCommandAlone(t *testing.T) {
+func TestOnlyTheCommandBeforeAnAmpersandIsInTheBackground(t *testing.T) {
 	got, err := Commands("kizen-platform --listen x &\nkizen-sidecar run\nredis-server &\nsleep 1 &\n")
 	if err != nil || len(got) != 4 || !got[0].Background || got[1].Background || !got[2].Background {
 		t.Errorf("%+v (%v)", got, err)
 	}
 }
 
-// runPage runs a page as the documentation test does.
+// runPage runs a page in the same way as the documentation test.
 func runPage(t *testing.T, text string) error {
 	t.Helper()
 	stage := Stage{Environment: []string{"PATH=" + os.Getenv("PATH")}, Patience: time.Second}
@@ -130,7 +130,7 @@ func runPage(t *testing.T, text string) error {
 	return err
 }
 
-func TestAPageIsOneStoryInANetworkOfItsOwn(t *testing.T) {
+func TestAPageRunsInOneShellAndItsOwnNetwork(t *testing.T) {
 	for range 2 {
 		t.Run("", func(t *testing.T) {
 			t.Parallel()
@@ -167,7 +167,7 @@ still ...
 	}
 }
 
-func TestAPageThatIsNotTrueIsToldOf(t *testing.T) {
+func TestADifferenceFromThePageIsAnError(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"a command fails": {"'''sh\necho one; cat /nowhere\necho two\n'''",
 			"page.md:2: a command failed\none\ncat: /nowhere"},

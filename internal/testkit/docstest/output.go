@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Parts of an output that differ from run to run; the page shows one example.
+// changing lists the parts of an output that differ from run to run. A page shows one example.
 var changing = []struct {
 	pattern *regexp.Regexp
 	as      string
@@ -16,7 +16,7 @@ var changing = []struct {
 	{regexp.MustCompile(`[ \t]+`), " "},
 }
 
-// stable returns text with these parts replaced.
+// stable returns text with the changing parts replaced.
 func stable(text string) string {
 	for _, change := range changing {
 		text = change.pattern.ReplaceAllString(text, change.as)

@@ -23,7 +23,7 @@ import (
 type Page struct {
 	Name   string // its file
 	Blocks []Block
-	Prose  string // the text outside blocks
+	Prose  string // the text outside the blocks
 	Spans  []Span // code in that text
 }
 
@@ -32,11 +32,11 @@ type Block struct {
 	Line     int // the first line, in the file
 	Language string
 	Text     string
-	// NoRun is why the commands are not run; empty if they are.
+	// NoRun is the reason why the commands are not run, or "".
 	NoRun string
 	// Exit is the expected exit status of the last command.
 	Exit int
-	// File is the file that Text is written into; empty if none.
+	// File is the file into which Text is written, or "".
 	File string
 	// Output is the expected output of the commands; nil if the page shows none.
 	Output *string

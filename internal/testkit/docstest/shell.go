@@ -33,7 +33,7 @@ type shell struct {
 	blocks  int
 }
 
-// ErrNoNetwork means that this process may not create a network namespace.
+// ErrNoNetwork means that this process is not allowed to create a network namespace.
 var ErrNoNetwork = errors.New("a private network needs root")
 
 // Stage is the environment in which pages run.
@@ -103,8 +103,7 @@ func open(ctx context.Context, dir string, environment []string) (*shell, error)
 	return s, err
 }
 
-// startInOwnNetwork starts a command in a new network namespace, whose
-// loopback is up.
+// startInOwnNetwork starts a command in a new network namespace with a loopback interface that is up.
 func startInOwnNetwork(command *exec.Cmd) (err error) {
 	runtime.LockOSThread() // a namespace belongs to a thread
 	ours, err := os.Open("/proc/thread-self/ns/net")
@@ -187,7 +186,7 @@ func (s *shell) read(name string) string {
 
 func (s *shell) printed(name string) string { return s.read(name+".out") + s.read(name+".err") }
 
-// ready is how our servers report that they are ready.
+// ready matches the log line with which our servers report that they are ready.
 var ready = regexp.MustCompile(`"msg":"(listening|serving|taking work)"`)
 
 // redisListens matches a line of /proc/net/tcp: port 6379, listening.
@@ -215,7 +214,7 @@ func (s *shell) await(name string, commands []Command) error {
 			return fmt.Errorf("a background command has ended\n%s", s.printed(name))
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("what it starts is not ready after %s\n%s", limit, s.printed(name))
+			return fmt.Errorf("its servers are not ready after %s\n%s", limit, s.printed(name))
 		}
 	}
 }

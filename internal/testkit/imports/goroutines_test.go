@@ -14,9 +14,8 @@ import (
 // in routine.Safe.
 var startedElsewhere = map[string]bool{"time.AfterFunc": true, "context.AfterFunc": true}
 
-// TestEveryGoroutineEndsTheProcessInThePromisedWay: a panic in one of our goroutines must not end a command with exit
-// code 2.
-func TestEveryGoroutineEndsTheProcessInThePromisedWay(t *testing.T) {
+// TestEveryGoroutineReportsPanics: a panic in one of our goroutines must not end a command with exit code 2.
+func TestEveryGoroutineReportsPanics(t *testing.T) {
 	const root = "../../.."
 	files := 0
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -46,7 +45,7 @@ func TestEveryGoroutineEndsTheProcessInThePromisedWay(t *testing.T) {
 					wrong(node, "use routine.Group")
 				}
 			case *ast.SelectorExpr:
-				// That file only counts running goroutines.
+				// That file uses it only to count running goroutines.
 				if qualified(node) == "sync.WaitGroup" && inside != "runner/sandbox/stage/thread.go" {
 					wrong(node, "use routine.Group")
 				}

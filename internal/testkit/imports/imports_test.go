@@ -30,10 +30,10 @@ func own(path string) string {
 	return name
 }
 
-// within reports whether the package is the folder's or below it.
+// within reports whether a package is in a folder or below it.
 func within(path, folder string) bool { return path == folder || strings.HasPrefix(path, folder+"/") }
 
-// list returns the packages that the patterns name, with their dependencies.
+// list returns the packages that match the arguments, with their dependencies.
 func list(t *testing.T, arguments ...string) []listed {
 	t.Helper()
 	command := exec.Command("go", append([]string{"list", "-json=ImportPath,Deps,Module"}, arguments...)...)
@@ -57,10 +57,10 @@ func list(t *testing.T, arguments ...string) []listed {
 	}
 }
 
-// Only internal/execution and the commands join the four parts.
+// parts are the packages that only internal/execution and the commands may join.
 var parts = []string{"minter", "policy", "proxy", "runner"}
 
-func TestThePartsDoNotKnowEachOther(t *testing.T) {
+func TestThePartsDoNotImportEachOther(t *testing.T) {
 	for _, listed := range list(t, "./minter/...", "./policy/...", "./proxy/...", "./runner/...") {
 		path := own(listed.ImportPath)
 		for _, dependency := range listed.Deps {
@@ -83,8 +83,9 @@ func TestNothingDependsOnACommand(t *testing.T) {
 	}
 }
 
-// The tools and the heaviest tests have their own go.mod files in internal/tools and internal/e2e. Otherwise an
-// importer of client or minter would have their modules in its module graph.
+// ofOtherModules lists the modules of the tools and of the heaviest tests. Those have their own go.mod files in
+// internal/tools and internal/e2e. Otherwise, programs that import client or minter would have these modules in their
+// module graph.
 var ofOtherModules = []string{
 	"github.com/chromedp", "github.com/tsenart/vegeta", "go.opentelemetry.io/collector", "honnef.co/go/tools", "k8s.io",
 	"sigs.k8s.io",
@@ -111,7 +112,8 @@ func TestTheModuleRequiresNoToolsAndNoHeavyTestModules(t *testing.T) {
 	}
 }
 
-// Modules that only tests use, and test helpers, would make the shipped binaries larger and cause needless updates.
+// onlyForTests lists modules and test helpers that only tests use. In the shipped binaries, they would cost size and
+// cause needless updates.
 var onlyForTests = []string{
 	"testing", module + "internal/testkit", module + "internal/testkit/redistest",
 	"github.com/chromedp", "github.com/creack/pty", "github.com/google/licensecheck", "github.com/pb33f",
@@ -120,7 +122,7 @@ var onlyForTests = []string{
 	"sigs.k8s.io",
 }
 
-func TestTheBinariesHoldNothingThatOnlyTestsUse(t *testing.T) {
+func TestTheBinariesContainNothingThatOnlyTestsUse(t *testing.T) {
 	for _, listed := range list(t, "./cmd/kizen-sidecar", "./cmd/kizen-platform") {
 		if len(listed.Deps) == 0 {
 			t.Fatalf("%s has no dependencies", listed.ImportPath)
@@ -133,11 +135,11 @@ func TestTheBinariesHoldNothingThatOnlyTestsUse(t *testing.T) {
 	}
 }
 
-// ofClient are the modules that an importer of client depends on.
+// ofClient lists the modules on which a program that imports client depends.
 var ofClient = []string{
 	"github.com/kizen/kizen-sidecar", "github.com/google/uuid", "github.com/hibiken/asynq", "github.com/redis/go-redis/v9",
 	"github.com/standard-webhooks/standard-webhooks/libraries",
-	// through asynq and go-redis
+	// dependencies of asynq and go-redis
 	"github.com/cespare/xxhash/v2", "github.com/robfig/cron/v3", "github.com/spf13/cast", "go.uber.org/atomic",
 	"golang.org/x/sys", "golang.org/x/time", "google.golang.org/protobuf",
 }

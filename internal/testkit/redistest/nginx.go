@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// StartNginx starts nginx in dir, and returns its master process when its workers are running. Its configuration must
-// contain "daemon off" and "error_log stderr notice".
+// StartNginx starts nginx in dir, and returns its master process once the workers run. The configuration must contain
+// "daemon off" and "error_log stderr notice".
 func StartNginx(t testing.TB, dir, config string) *os.Process {
 	t.Helper()
 	binary, file := Require(t, "nginx"), filepath.Join(dir, "nginx.conf")

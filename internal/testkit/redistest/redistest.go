@@ -28,7 +28,7 @@ type Server struct {
 	stop func()
 }
 
-// URL is the server's address, in the form of redisconn.Config.
+// URL returns the server's URL for redisconn.Config.
 func (s *Server) URL() string { return "redis://" + s.Addr }
 
 // Stop ends the process and waits for it. A second call does nothing.
@@ -67,9 +67,9 @@ func StartSentinel(t testing.TB, name string, master *Server, config ...string) 
 	return run(t, port, "+monitor master", file, "--sentinel")
 }
 
-// FreePort returns a loopback port that nothing listens on. It is below the range of ephemeral ports, and so is the
-// port 10000 above it, which a cluster node also listens on. So no outgoing connection can take either port before the
-// server does.
+// FreePort returns a loopback port on which no process listens. The port and the port 10000 above it, on which a
+// cluster node also listens, are below the range of ephemeral ports. So no outgoing connection can take either port
+// before the server does.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
@@ -93,8 +93,8 @@ func run(t testing.TB, port int, ready string, args ...string) *Server {
 	}
 }
 
-// Run starts a server, waits until a line of its output contains ready, and returns a function that sends the signal
-// and waits. The server is stopped at the end of the test in any case.
+// Run starts a server and waits until a line of its output contains ready. It returns a function that sends the signal
+// and waits for the end. The server is stopped at the end of the test in any case.
 func Run(t testing.TB, ready string, cmd *exec.Cmd, signal syscall.Signal) (stop func()) {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -128,7 +128,8 @@ func Run(t testing.TB, ready string, cmd *exec.Cmd, signal syscall.Signal) (stop
 	return stop
 }
 
-// follow reads the server's output to its end. It reports once, when the server is ready or has exited before.
+// follow reads the server's output to its end. It reports once: when the server is ready, or when it has exited
+// earlier.
 func follow(output io.Reader, ready string, started chan<- error) {
 	var seen strings.Builder
 	reported := false
@@ -217,7 +218,7 @@ func (s *Server) Do(t testing.TB, command ...string) string {
 	return answer
 }
 
-// Await polls until done returns true, for events in other processes.
+// Await polls until done returns true. It is for events in other processes.
 func Await(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(startTimeout); !done(); time.Sleep(10 * time.Millisecond) {

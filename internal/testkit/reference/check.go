@@ -40,7 +40,7 @@ func CheckFile(t *testing.T, file, want string) {
 	}
 }
 
-// Undocumented returns the variables that the Go files of folders look up by name and that besides does not list. It
+// Undocumented returns the variables that the Go files in folders look up by name and that besides does not list. It
 // ignores tests and packages for tests.
 func Undocumented(besides []Variable, folders ...string) (names []string, err error) {
 	var documented []string
@@ -70,8 +70,8 @@ func Undocumented(besides []Variable, folders ...string) (names []string, err er
 	return names, err
 }
 
-// lookedUp returns the names that a file passes to os.Getenv and os.LookupEnv, or to a function that wraps them, as
-// literals or constants of the file.
+// lookedUp returns the names that a file passes to os.Getenv, os.LookupEnv or a function that wraps them, as literals
+// or as constants of the file.
 func lookedUp(file *ast.File) (names []string) {
 	constants := map[string]string{}
 	ast.Inspect(file, func(node ast.Node) bool {

@@ -12,14 +12,14 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// Variable is an environment variable that a program reads besides those of its flags.
+// Variable is an environment variable that a program reads in addition to those of its flags.
 type Variable struct{ Name, Help string }
 
-// Markdown returns the reference of a program. Flags that several commands share are written once.
+// Markdown returns the reference of a program. Flags that several commands share appear once.
 func Markdown(app *kong.Application, besides []Variable) string {
 	d := document{shared: sharedGroups(app)}
 	d.paragraph("# " + app.Name)
-	d.paragraph("`make docs` writes this page from the definitions that the command line is parsed by.")
+	d.paragraph("`make docs` writes this page from the definitions that also parse the command line.")
 	d.prose(app.Help)
 	commands := app.Leaves(true)
 	if len(commands) > 0 {

@@ -52,15 +52,15 @@ func TestReferenceHasEveryCommandFlagAndVariableOnce(t *testing.T) {
 		"```sh norun=example\n# Look around.\nthings look\n```",
 	} {
 		if strings.Count(text, line+"\n") != 1 {
-			t.Errorf("this is not there once:\n%s\nin\n%s", line, text)
+			t.Errorf("this does not occur exactly once:\n%s\nin\n%s", line, text)
 		}
 	}
 	if strings.Contains(text, "never") || strings.Contains(text, "--help") {
-		t.Errorf("it tells of what is hidden:\n%s", text)
+		t.Errorf("it contains a hidden flag or command:\n%s", text)
 	}
 }
 
-func TestVariablesAreFoundWhateverWayTheyAreLookedUp(t *testing.T) {
+func TestVariablesAreFoundHoweverTheyAreLookedUp(t *testing.T) {
 	dir := t.TempDir()
 	source := "package p\nconst name = \"OF_A_CONSTANT\"\nvar a, b = os.Getenv(name)\nfunc f() { os.LookupEnv(\"WRITTEN_OUT\"); getenv(\"HANDED_IN\") }\n"
 	if err := os.WriteFile(dir+"/p.go", []byte(source), 0o600); err != nil {

@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// RequireFlags checks a command line's program, subcommand and flags against
-// the built binary's own help.
+// RequireFlags checks a command line's program, subcommand and flags against the help of the built binary.
 func RequireFlags(t testing.TB, command []string) {
 	t.Helper()
 	help := []string{"--help"}

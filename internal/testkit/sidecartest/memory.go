@@ -13,14 +13,14 @@ var (
 	peak      = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB`)     // of status (proc_pid_status(5))
 )
 
-// AnonymousMiB returns the memory that a process has written: it has no file behind it, so that the kernel cannot drop
-// it. The pages of the program's own file, which all processes of it share, are not counted.
+// AnonymousMiB returns the anonymous memory of a process. The kernel cannot drop it, because no file contains it. It
+// does not include the pages of the program's file, which all processes of the program share.
 func AnonymousMiB(t testing.TB, pid int) float64 {
 	t.Helper()
 	return memoryMiB(t, pid, "smaps_rollup", anonymous)
 }
 
-// PeakMiB returns the most memory that a process ever had resident, pages of files included.
+// PeakMiB returns the peak resident memory of a process, including the pages of files.
 func PeakMiB(t testing.TB, pid int) float64 {
 	t.Helper()
 	return memoryMiB(t, pid, "status", peak)

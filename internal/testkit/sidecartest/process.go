@@ -8,11 +8,10 @@ import (
 	"strconv"
 )
 
-// parent is that of a process, from its /proc/PID/stat, whose second field can
-// hold anything.
+// parent matches the parent's ID in /proc/PID/stat, after the second field, which can contain anything.
 var parent = regexp.MustCompile(`\) \S (\d+) `)
 
-// Descendants returns the processes that come from pid, zombies among them.
+// Descendants returns the descendants of a process, including zombies.
 func Descendants(pid int) (all []int) {
 	parents := map[int]int{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// ProcessorTime is what a process has used of the processors, in the kernel's ticks of 10 ms (proc(5), stat).
+// ProcessorTime returns the CPU time of a process, in the kernel's resolution of 10 ms (proc(5), stat).
 func ProcessorTime(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), ") ") // the name before it may have blanks
+	_, rest, _ := strings.Cut(string(text), ") ") // the name before it may contain blanks
 	fields := strings.Fields(rest)
 	ticks := 0
 	for _, field := range fields[11:13] { // utime and stime

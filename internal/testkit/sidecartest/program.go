@@ -1,5 +1,5 @@
-// Package sidecartest runs the built commands for the tests of more than one package: it builds them once for a test
-// binary, starts them, waits until they are ready and ends them with the test.
+// Package sidecartest runs the built commands for the tests of several packages. It builds them once for a test
+// binary, starts them, waits until they are ready, and ends them with the test.
 package sidecartest
 
 import (
@@ -19,18 +19,18 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-// module is where the commands are built.
+// module is the module that contains the commands.
 const module = "github.com/kizen/kizen-sidecar"
 
-// programs is the directory of what Main has built.
+// programs is the directory with the built commands.
 var programs string
 
-// built is the environment variable that names a directory where make build has put the commands. Without it Main
-// builds them.
+// built is the environment variable that names a directory with the commands that make build has built. Without it,
+// Main builds them.
 const built = "KIZEN_TEST_BIN"
 
-// Main builds the named commands of this module as make build does, or takes those that it has built, and then runs the
-// tests. TestMain exits with what it returns.
+// Main builds the named commands of this module as make build does, or uses those in the directory KIZEN_TEST_BIN, and
+// then runs the tests. TestMain must exit with the result.
 func Main(m *testing.M, names ...string) int {
 	dir, err := os.MkdirTemp("", "kizen-programs-")
 	if err != nil {
@@ -38,7 +38,7 @@ func Main(m *testing.M, names ...string) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	// Another user must be able to start what is built here.
+	// Other users must be able to run the commands.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -57,7 +57,7 @@ func provide(dir string, names []string) error {
 		for _, name := range names {
 			program, err := os.ReadFile(filepath.Join(from, name))
 			if err != nil {
-				return fmt.Errorf("take what is built in %s: %w", built, err)
+				return fmt.Errorf("use the commands in %s: %w", built, err)
 			}
 			if err := os.WriteFile(filepath.Join(dir, name), program, 0o755); err != nil {
 				return fmt.Errorf("copy %s: %w", name, err)
@@ -73,7 +73,7 @@ func provide(dir string, names []string) error {
 	for _, name := range names {
 		build.Args = append(build.Args, "./cmd/"+name)
 	}
-	build.Dir = strings.TrimSpace(string(root)) // of their own module's versions, also for tests of another one
+	build.Dir = strings.TrimSpace(string(root)) // so that the commands use their own module's versions, also in tests of another module
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
@@ -82,18 +82,18 @@ func provide(dir string, names []string) error {
 	return nil
 }
 
-// Program is the path of a command that Main has built.
+// Program returns the path of a command that Main has built.
 func Program(name string) string { return filepath.Join(programs, name) }
 
-// Command is kizen-sidecar with arguments. environment is added to a minimal one, so that nothing of the machine's own
-// settings decides a test.
+// Command returns kizen-sidecar with arguments. environment is added to a minimal environment, so that the machine's
+// settings do not affect tests.
 func Command(ctx context.Context, environment []string, arguments ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, Program("kizen-sidecar"), arguments...)
 	command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, environment...)
 	return command
 }
 
-// Buffer is written by a process's copier while a test reads it.
+// Buffer is a buffer that a test may read while a process writes to it.
 type Buffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -111,17 +111,17 @@ func (b *Buffer) String() string {
 	return b.text.String()
 }
 
-// WaitFor polls until condition holds: what it waits for happens in another process. Its limit is for a hang.
+// WaitFor polls until condition holds. It is for events in other processes. Its timeout catches hangs.
 func WaitFor(t testing.TB, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("waited for five minutes in vain")
+			t.Fatal("the condition did not hold within five minutes")
 		}
 	}
 }
 
-// WriteFile writes a file of dir and returns its path.
+// WriteFile writes a file into dir and returns its path.
 func WriteFile(t testing.TB, dir, name, text string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
@@ -131,7 +131,7 @@ func WriteFile(t testing.TB, dir, name, text string) string {
 	return path
 }
 
-// FreeAddress is a loopback address that nothing listened on a moment ago.
+// FreeAddress returns a loopback address on which no process listened a moment ago.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(redistest.FreePort(t)))

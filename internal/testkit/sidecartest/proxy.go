@@ -11,16 +11,17 @@ import (
 	"time"
 )
 
-// Proxy is a kizen-sidecar proxy that serves.
+// Proxy is a running kizen-sidecar proxy.
 type Proxy struct {
 	*exec.Cmd
-	URL string  // with its capability
+	URL string  // including the capability
 	Log *Buffer // standard error
 
-	rest chan string // what standard output said after the first line
+	rest chan string // standard output after the first line
 }
 
-// StartProxy starts the proxy command and returns once it has said where it listens. It is killed with the test.
+// StartProxy starts the proxy command and returns once it has printed its address. The proxy is killed at the end of
+// the test.
 func StartProxy(t testing.TB, environment []string, arguments ...string) *Proxy {
 	t.Helper()
 	p := &Proxy{Cmd: Command(context.Background(), environment, append([]string{"proxy"}, arguments...)...),
@@ -35,14 +36,14 @@ func StartProxy(t testing.TB, environment []string, arguments ...string) *Proxy 
 	}
 	t.Cleanup(func() {
 		_ = p.Process.Kill()
-		_ = p.Wait() // waited for already, or killed
+		_ = p.Wait() // already waited for, or killed
 	})
 	lines := bufio.NewReader(stdout)
 	first, err := lines.ReadString('\n')
 	address, ok := strings.CutPrefix(strings.TrimSpace(first), "KIZEN_API_URL=")
 	if err != nil || !ok {
 		_ = p.Wait()
-		t.Fatalf("the proxy did not say where it listens: %q %v\n%s", first, err, p.Log)
+		t.Fatalf("the proxy did not print its address: %q %v\n%s", first, err, p.Log)
 	}
 	p.URL = address
 	go func() {
@@ -61,17 +62,17 @@ func (p *Proxy) Stop(t testing.TB, signal os.Signal) int {
 	return p.ExitCode(t)
 }
 
-// ExitCode waits until it has ended.
+// ExitCode waits until the proxy has ended.
 func (p *Proxy) ExitCode(t testing.TB) int {
 	t.Helper()
 	select {
 	case rest := <-p.rest:
 		if _, more, _ := strings.Cut(rest, "\n"); rest != "" && (!strings.HasPrefix(rest, "TRACEPARENT=") || more != "") {
-			t.Errorf("standard output says more than the address and the trace: %q", rest)
+			t.Errorf("standard output contains more than the address and the trace: %q", rest)
 		}
 	case <-time.After(5 * time.Minute):
-		t.Fatal("it does not end")
+		t.Fatal("the proxy does not end")
 	}
-	_ = p.Wait() // the exit code says it
+	_ = p.Wait() // ExitCode reports it
 	return p.ProcessState.ExitCode()
 }

@@ -14,26 +14,28 @@ import (
 	"time"
 )
 
-// Service is a kizen-sidecar serve, or worker, that answers.
+// Service is a running kizen-sidecar serve or worker.
 type Service struct {
 	*exec.Cmd
 	URL   string        // of the control API; a worker has none
 	Admin string        // of /readyz and /metrics
-	Token string        // that requests must carry; empty where callers have tokens of their own
+	Token string        // for requests; empty if callers have their own tokens
 	Log   *Buffer       // standard error
 	Ended chan struct{} // closed when the process is gone
 
 	t     testing.TB
-	ready string // the file, there while executions are taken
+	ready string // the ready file, which exists while the service accepts executions
 }
 
-// StartService starts a command that writes a ready file and returns once it has. It is killed with the test.
+// StartService starts a command and returns once it has written its ready file. The command is killed at the end of
+// the test.
 func StartService(t testing.TB, environment []string, arguments ...string) *Service {
 	t.Helper()
 	return StartCommand(t, Command(context.Background(), environment, arguments...))
 }
 
-// StartCommand is StartService for a command that is kizen-sidecar in the end. It adds the flags that it needs.
+// StartCommand is StartService for a command that ends up running kizen-sidecar. It adds the flags that StartService
+// needs.
 func StartCommand(t testing.TB, command *exec.Cmd) *Service {
 	t.Helper()
 	dir := t.TempDir()
@@ -55,7 +57,7 @@ func StartCommand(t testing.TB, command *exec.Cmd) *Service {
 	}
 	go func() {
 		defer close(s.Ended)
-		_ = s.Wait() // the exit code says it
+		_ = s.Wait() // ExitCode reports it
 	}()
 	t.Cleanup(func() {
 		_ = s.Process.Kill()
@@ -75,22 +77,22 @@ func StartCommand(t testing.TB, command *exec.Cmd) *Service {
 	return s
 }
 
-// wantsToken reports whether a command is a serve that has no other say in who may call: its token must be the test's
-// own.
+// wantsToken reports whether a command is a serve without other settings for its callers, so that it needs the test's
+// token.
 func wantsToken(arguments []string) bool {
 	return slices.Contains(arguments, "serve") && !slices.ContainsFunc(arguments, func(a string) bool {
 		return a == "--callers" || a == "--allow-anonymous" || a == "--token-file"
 	})
 }
 
-// Authorize lets a request in.
+// Authorize adds the token to a request.
 func (s *Service) Authorize(r *http.Request) {
 	if s.Token != "" {
 		r.Header.Set("Authorization", "Bearer "+s.Token)
 	}
 }
 
-// readAddresses reads a ready file, unless it is not there yet or not whole.
+// readAddresses reads a ready file. It returns false if the file does not exist yet or is incomplete.
 func (s *Service) readAddresses(file string) bool {
 	var addresses struct {
 		URL   string `json:"url"`
@@ -105,7 +107,7 @@ func (s *Service) readAddresses(file string) bool {
 	return true
 }
 
-// Stop asks it to end, and returns its exit code.
+// Stop asks the service to end, and returns its exit code.
 func (s *Service) Stop() int {
 	s.t.Helper()
 	if err := s.Process.Signal(syscall.SIGTERM); err != nil {
@@ -114,25 +116,25 @@ func (s *Service) Stop() int {
 	return s.ExitCode()
 }
 
-// ExitCode waits until it has ended.
+// ExitCode waits until the service has ended.
 func (s *Service) ExitCode() int {
 	s.t.Helper()
 	select {
 	case <-s.Ended:
 	case <-time.After(5 * time.Minute):
-		s.t.Fatal("it does not end")
+		s.t.Fatal("the service does not end")
 	}
 	code := s.ProcessState.ExitCode()
 	if _, err := os.Stat(s.ready); code == 0 && err == nil {
-		s.t.Error("its ready file is still there")
+		s.t.Error("the ready file still exists")
 	}
 	return code
 }
 
-// Readiness is what /readyz answers; the status is 0 without an answer.
+// Readiness returns the response of /readyz; the status is 0 without a response.
 func (s *Service) Readiness() (status int, body string) { return s.get("/readyz") }
 
-// Metrics is what Prometheus would be given.
+// Metrics returns the response of /metrics.
 func (s *Service) Metrics() string {
 	s.t.Helper()
 	status, page := s.get("/metrics")

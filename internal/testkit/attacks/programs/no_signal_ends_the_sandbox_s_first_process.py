@@ -1,5 +1,5 @@
 # no signal ends the sandbox's first process
-# takes namespaces
+# refused only with namespaces
 for n in range(1, 65):
     try: os.kill(1, n)
     except PermissionError: pass

@@ -1,5 +1,5 @@
 # other processes cannot be seen
-# takes namespaces
+# refused only with namespaces
 mine = [p for p in os.listdir("/proc") if p.isdigit() and int(p) != os.getpid()]
 if mine: broken("visible", mine)
 for pid in (1, SIDECAR):

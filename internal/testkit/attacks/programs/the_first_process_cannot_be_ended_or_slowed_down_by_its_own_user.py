@@ -1,5 +1,5 @@
 # the first process cannot be ended or slowed down by its own user
-# takes the sidecar's own user
+# for a step that runs as the sidecar's own user
 SYS = {"x86_64": (62, 234, 129, 297, 200, 424, 302, 203, 144, 142, 314, 251),
        "aarch64": (129, 131, 138, 240, 130, 424, 261, 122, 119, 118, 274, 30)}[os.uname().machine]
 kill, tgkill, sigqueue, tgsigqueue, tkill, pidfd, prlimit, affinity, scheduler, parameters, attributes, ioprio = SYS

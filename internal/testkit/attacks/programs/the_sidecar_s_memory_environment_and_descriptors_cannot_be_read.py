@@ -1,5 +1,5 @@
 # the sidecar's memory, environment and descriptors cannot be read
-# takes a user that is not root
+# refused only to users other than root
 for name in ("environ", "mem", "maps", "syscall", "auxv", "pagemap"):
     refused(name, lambda: read(f"/proc/{SIDECAR}/{name}"))
 refused("fd", lambda: os.listdir(f"/proc/{SIDECAR}/fd"))

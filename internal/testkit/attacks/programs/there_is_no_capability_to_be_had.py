@@ -1,5 +1,5 @@
 # there is no capability to be had
-# takes a user that is not root
+# refused only to users other than root
 status = dict(line.split(":\t", 1) for line in open("/proc/self/status"))
 for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
     if int(status[name], 16) and (name != "CapBnd" or BOUNDING): broken(name, status[name])

@@ -1,5 +1,5 @@
 # where the host keeps things is not told
-# takes namespaces
+# refused only with namespaces
 for line in open("/proc/self/cgroup"):
     if not line.rstrip().endswith(":/"): broken("cgroup", line)
 if socket.gethostname() == HOSTNAME: broken("host name", HOSTNAME)

@@ -2,13 +2,14 @@ package attacks
 
 import "strings"
 
-// Stranger is input that a client without a password sends to a shared Redis.
-type Stranger struct{ Name, Sends string }
+// UnauthenticatedInput is input that a client without a password sends to a shared Redis.
+type UnauthenticatedInput struct{ Name, Sends string }
 
-// Strangers returns all of them. The first two would crash an unprotected miniredis, and with it its process.
-func Strangers() []Stranger { return strangers }
+// UnauthenticatedInputs returns all such inputs. The first two would crash an unprotected miniredis, and its process
+// with it.
+func UnauthenticatedInputs() []UnauthenticatedInput { return unauthenticatedInputs }
 
-var strangers = []Stranger{
+var unauthenticatedInputs = []UnauthenticatedInput{
 	{"a string of 2^63 bytes", "*1\r\n$9223372036854775000\r\n"},
 	{"an empty array", "*0\r\n"},
 	{"a negative array", "*-1\r\n"},
