@@ -260,7 +260,7 @@ var kindsOfAttack = []kindOfAttack{
 		elsewhere: "a key is verified by the API, which runs no steps: TestForgedTokensAreRefused in minter, " +
 			"TestThePlatformRefusesForgedKeys in cmd/kizen-platform"},
 	{name: "pages and hosts", elsewhere: "only serve answers a browser, before it knows who would run the step: " +
-		"TestPagesOfABrowserAreNoCallers in internal/serve, TestOnlyOwnNamesAndAddressesAreAllowed in internal/hosts"},
+		"TestPagesOfABrowserAreRefused in internal/serve, TestOnlyOwnNamesAndAddressesAreAllowed in internal/hosts"},
 	{name: "addresses",
 		elsewhere: "callbacks are sent by one sender after the step has ended: TestInternalAddressesReceiveNothing in internal/webhook"},
 	{name: "strangers",

@@ -18,9 +18,9 @@ import (
 
 // Errors of [Queue.Enter] and [Place.Wait], for errors.Is.
 var (
-	// ErrFull: the queue of waiting callers is full. Try again after [Queue.RetryAfter].
+	// ErrFull reports that the queue of waiting callers is full. Try again after [Queue.RetryAfter].
 	ErrFull = errors.New("all slots are taken and the queue is full")
-	// ErrDraining: the queue is shutting down and accepts no new callers.
+	// ErrDraining reports that the queue is shutting down and accepts no new callers.
 	ErrDraining = errors.New("no new executions are started: the sidecar is shutting down")
 )
 
@@ -32,7 +32,7 @@ type Queue struct {
 	tenants  map[string]*tenant
 	used     int
 	waiting  int
-	turn     uint64 // counts grants in twos, to tell which business was served longest ago
+	turn     uint64 // counts grants, in steps of two; shows which business was served longest ago
 	draining bool
 	idle     chan struct{} // closed when the queue is draining and no slot is used
 	held     time.Duration // moving average of how long a slot is used
@@ -72,8 +72,8 @@ func (q *Queue) Enter(business string) (*Place, error) {
 	return &Place{q, business, w}, nil
 }
 
-// Wait waits for the slot and returns the function that frees it. The error is [ErrFull] if the place was given to a
-// business with fewer waiting callers, [ErrDraining], or the cause of ctx's end.
+// Wait waits for the slot and returns the function that frees it. The error is [ErrFull] if a business with fewer
+// waiting callers has taken the place, [ErrDraining], or the cause of ctx's end.
 func (p *Place) Wait(ctx context.Context) (release func(), err error) {
 	if p.waiter != nil {
 		if err := p.queue.wait(ctx, p.business, p.waiter); err != nil {
@@ -105,7 +105,8 @@ func (q *Queue) enter(business string) (*waiter, error) {
 	}
 	t := q.tenants[business]
 	if t == nil {
-		// A new business comes before the one served last, and after those that were already waiting then.
+		// A new business comes before the business that was served last, and after those that were already waiting at
+		// that time.
 		t = &tenant{name: business, served: max(q.turn, 1) - 1}
 	}
 	if q.used < q.slots {
@@ -123,8 +124,8 @@ func (q *Queue) enter(business string) (*waiter, error) {
 	return w, nil
 }
 
-// makeRoom removes the most recent waiter of the business with the most waiters, if that is fairer than refusing one
-// more of t.
+// makeRoom removes the most recent waiter of the business with the most waiters, if that is fairer than refusing
+// another caller of t.
 func (q *Queue) makeRoom(t *tenant) bool {
 	var longest *tenant
 	for _, other := range q.tenants {
@@ -160,7 +161,7 @@ func (q *Queue) wait(ctx context.Context, business string, w *waiter) error {
 		}
 	}
 	q.mu.Unlock()
-	// The waiter was granted a slot, or removed, at the same moment.
+	// The waiter got a slot, or was removed, at the same moment.
 	if err := <-w.granted; err != nil {
 		return err
 	}
@@ -197,7 +198,7 @@ func (q *Queue) release(business string, held time.Duration) {
 	}
 }
 
-// next returns the waiting business that is served next, or nil if none waits.
+// next returns the waiting business to serve next, or nil.
 func (q *Queue) next() *tenant {
 	var next *tenant
 	for _, t := range q.tenants {
@@ -263,8 +264,8 @@ func (q *Queue) Accepting() error {
 	return nil
 }
 
-// RetryAfter estimates when a place will be free, in whole seconds from 1 to 60, for the Retry-After header (RFC 9110,
-// section 10.2.3).
+// RetryAfter estimates when a place will be free, for the Retry-After header (RFC 9110, section 10.2.3): in whole
+// seconds, from 1 to 60.
 func (q *Queue) RetryAfter() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

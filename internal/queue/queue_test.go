@@ -38,7 +38,7 @@ func acquire(t *testing.T, q *Queue, business string) func() {
 	return release
 }
 
-// line is a set of waiting callers in a synctest bubble, and the order in which they were served.
+// line is a set of waiting callers in a synctest bubble. It records the order in which they were served.
 type line struct {
 	t      *testing.T
 	q      *Queue
@@ -119,7 +119,7 @@ func sameTurns(got, want []string) bool {
 	return slices.Equal(got, want) || slices.Equal(got, swapped)
 }
 
-func TestABusinessThatHoldsFewerSlotsComesFirst(t *testing.T) {
+func TestABusinessThatUsesFewerSlotsComesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 3, 10)
 		a1, a2, b1 := acquire(t, q, "a"), acquire(t, q, "a"), acquire(t, q, "b")
@@ -139,8 +139,8 @@ func TestABusinessThatHoldsFewerSlotsComesFirst(t *testing.T) {
 	})
 }
 
-// TestBusinessesThatComeAndGoDoNotPassOneThatWaits lets each business return as soon as its only execution is done, so
-// that the queue deletes it in between.
+// TestBusinessesThatComeAndGoDoNotPassOneThatWaits lets each business return as soon as its only execution is done.
+// The queue has then deleted the business.
 func TestBusinessesThatComeAndGoDoNotPassOneThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 100)
@@ -182,7 +182,7 @@ func TestAFullQueueRefusesTheBusinessWithTheMostWaiters(t *testing.T) {
 		}
 		l.join(t.Context(), "modest", "modest1")
 		if !errors.Is(l.errs["modest1"], ErrFull) {
-			t.Errorf("a caller whose business would have as many waiters as the longest: %v", l.errs["modest1"])
+			t.Errorf("a caller whose business would have as many waiters as the largest: %v", l.errs["modest1"])
 		}
 		hold()
 		synctest.Wait()
@@ -193,7 +193,7 @@ func TestAFullQueueRefusesTheBusinessWithTheMostWaiters(t *testing.T) {
 	})
 }
 
-func TestACallerThatHangsUpFreesItsPlace(t *testing.T) {
+func TestACallerThatGivesUpFreesItsPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, 1, 1000)
 		hold := acquire(t, q, "a")
@@ -214,7 +214,7 @@ func TestACallerThatHangsUpFreesItsPlace(t *testing.T) {
 }
 
 // A grant and a hang-up at the same moment must not lose the slot.
-func TestNoSlotIsLostBetweenGrantAndHangUp(t *testing.T) {
+func TestNoSlotIsLostIfACallerGivesUpWhenItIsGranted(t *testing.T) {
 	q := newQueue(t, 2, 64)
 	var all sync.WaitGroup
 	for i := range 64 {
@@ -243,7 +243,7 @@ func TestDrainingRefusesNewCallersAndWaitsForRunningOnes(t *testing.T) {
 		q.Drain()
 		l.all.Wait()
 		if !errors.Is(l.errs["b"], ErrDraining) {
-			t.Errorf("who waited: %v", l.errs["b"])
+			t.Errorf("the waiting caller: %v", l.errs["b"])
 		}
 		if _, err := acquireContext(t.Context(), q, "c"); !errors.Is(err, ErrDraining) {
 			t.Errorf("a caller after Drain: %v", err)

@@ -1,5 +1,6 @@
-// Package redacted is shared by all redaction in this module: it has the mark that replaces secret values, and the
-// names of the fields, parameters and variables that contain them. It has no dependencies, so every package may use it.
+// Package redacted contains what all redaction in this module shares: the mark that replaces secret values, and the
+// names of the fields, parameters and variables that contain them. It has no dependencies, so every package may use
+// it.
 package redacted
 
 import (
@@ -11,7 +12,7 @@ import (
 // Mark replaces secret values.
 const Mark = "[REDACTED]"
 
-// A match says how a listed name matches the name of a field or parameter.
+// A match defines how a listed name matches the name of a field or parameter.
 type match uint8
 
 const (
@@ -30,7 +31,8 @@ type secretName struct {
 	prose     bool   // in a text, before a colon and a space: `password: x`, but `token: x` may be a message
 }
 
-// names is the only such list. kizen_runtime/redact.py has a copy of its field column; a test compares them.
+// names is the only list of these names in Go. kizen_runtime/redact.py has a copy of the field column; a test compares
+// them.
 var names = []secretName{
 	{"password", anywhere, anywhere, true, true},
 	{"passwd", anywhere, anywhere, true, true},
@@ -50,7 +52,7 @@ var names = []secretName{
 	{"functions key", anywhere, anywhere, false, false},
 	{"encryption key", anywhere, anywhere, false, false},
 	{"subscription key", anywhere, anywhere, false, false},
-	{"authorization", anywhere, anywhere, false, false}, // the forms of this and the next in a text are of several words
+	{"authorization", anywhere, anywhere, false, false}, // in texts, patterns of telemetry match this and cookie
 	{"cookie", anywhere, anywhere, false, false},
 	{"bearer", anywhere, anywhere, false, false},
 	{"signature", anywhere, anywhere, false, false},

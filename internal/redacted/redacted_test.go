@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The harness cannot import this package, so it has the names in its own language.
+// The harness cannot import this package, so it has its own list of names.
 func TestPythonHasTheSameNames(t *testing.T) {
 	source, err := os.ReadFile("../../runner/python/kizen_runtime/redact.py")
 	if err != nil {
@@ -26,7 +26,7 @@ func TestPythonHasTheSameNames(t *testing.T) {
 	for constant, want := range map[string][]string{
 		"_SECRET_PARTS": fields(anywhere), "_SECRET_WORDS": fields(word), "_PLACES": places,
 	} {
-		// A string in quotes, or some in parentheses.
+		// One string in quotes, or several in parentheses.
 		list := regexp.MustCompile(`(?m)^` + constant + ` = (\([^)]*\)|"[^"]*")\.split\(","\)`).FindSubmatch(source)
 		if list == nil {
 			t.Errorf("redact.py has no %s", constant)
@@ -39,21 +39,21 @@ func TestPythonHasTheSameNames(t *testing.T) {
 	}
 }
 
-func TestTheDocumentationHasEveryName(t *testing.T) {
+func TestEveryNameIsDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/telemetry.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := func(name string) bool { return strings.Contains(string(page), "`"+name+"`") }
+	documented := func(name string) bool { return strings.Contains(string(page), "`"+name+"`") }
 	for _, n := range names {
 		words := strings.Fields(n.words)
-		if !told(strings.Join(words, "_")) && slices.ContainsFunc(words, func(word string) bool { return !told(word) }) {
-			t.Errorf("docs/telemetry.md does not tell of %q", n.words)
+		if !documented(strings.Join(words, "_")) && slices.ContainsFunc(words, func(word string) bool { return !documented(word) }) {
+			t.Errorf("docs/telemetry.md does not list %q", n.words)
 		}
 	}
 	for _, place := range places {
-		if !told(place) {
-			t.Errorf("docs/telemetry.md does not tell of %q", place)
+		if !documented(place) {
+			t.Errorf("docs/telemetry.md does not list %q", place)
 		}
 	}
 }
@@ -61,7 +61,7 @@ func TestTheDocumentationHasEveryName(t *testing.T) {
 func TestNamesHaveOneEntryEach(t *testing.T) {
 	for i, n := range names {
 		if slices.ContainsFunc(names[:i], func(other secretName) bool { return other.words == n.words }) {
-			t.Errorf("%q is there twice", n.words)
+			t.Errorf("%q is listed twice", n.words)
 		}
 	}
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
 
-// Embedded is a Redis inside this process, for use without a configured one. Its data is lost when it ends. It has no
-// listener until it is shared; [Open] uses connections that no other process can open.
+// Embedded is a Redis inside this process, for use without a configured one. Its data is lost when the process ends.
+// It has no listener until it is shared; [Open] uses connections that no other process can open.
 type Embedded struct {
 	server   *miniredis.Miniredis
 	password string
@@ -42,7 +42,7 @@ func StartEmbedded() (*Embedded, error) {
 	e := &Embedded{server: miniredis.NewMiniRedis(), password: rand.Text(), open: map[net.Conn]struct{}{}}
 	e.server.ClockTTL(true)
 	e.server.RequireAuth(e.password)
-	conn, err := e.server.Dial() // which starts it
+	conn, err := e.server.Dial() // starts the server
 	if err != nil {
 		return nil, fmt.Errorf("start the embedded redis: %w", err)
 	}
@@ -111,7 +111,7 @@ func (e *Embedded) dial() (net.Conn, error) {
 	return ends[0], nil
 }
 
-// target returns the store as a target for [Open].
+// target returns a target for [Open] that is this store.
 func (e *Embedded) target() target {
 	mode := redisModes[""]
 	return target{name: "the embedded redis", open: mode.open, options: &redis.UniversalOptions{
@@ -121,8 +121,8 @@ func (e *Embedded) target() target {
 }
 
 const (
-	// maxSharedConns is the maximal number of connections of a shared store. Beyond it, the connection that has waited the
-	// longest without authenticating is closed.
+	// maxSharedConns is the maximal number of connections of a shared store. Beyond it, the store closes the
+	// connection that has waited longest without authenticating.
 	maxSharedConns = 128
 	// authLimit is how long a connection may take to authenticate.
 	authLimit = 10 * time.Second
@@ -144,7 +144,7 @@ func (e *Embedded) serve(conn net.Conn, trusted bool) {
 	e.open[conn] = struct{}{}
 	e.all.Go(func() {
 		defer func() {
-			// The store is originally a test double: a panic on one connection must not end this process.
+			// miniredis is a test double: a panic on one connection must not end this process.
 			_ = recover()
 			_ = conn.Close() // closes the other end too
 			e.mu.Lock()

@@ -12,7 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-func TestTheEmbeddedStoreAnswersStrangersThatTheyMustAuthenticate(t *testing.T) {
+func TestASharedEmbeddedStoreRequiresAuthentication(t *testing.T) {
 	store := embedded(t)
 	host, _, _ := strings.Cut(store.URL(), "@")
 	for _, url := range []string{"redis://" + store.Addr(), "redis://:wrong@" + store.Addr()} {
@@ -68,8 +68,8 @@ func embedded(t testing.TB) *redisconn.Embedded {
 	return e
 }
 
-// TestStrangersDoNotKeepClientsFromASharedStore: connections that do not authenticate give way to new ones.
-func TestStrangersDoNotKeepClientsFromASharedStore(t *testing.T) {
+// TestUnauthenticatedConnectionsDoNotBlockASharedStore: new connections replace those that do not authenticate.
+func TestUnauthenticatedConnectionsDoNotBlockASharedStore(t *testing.T) {
 	store := embedded(t)
 	crowd := func() {
 		for range 300 { // more than it accepts
@@ -100,5 +100,5 @@ func TestStrangersDoNotKeepClientsFromASharedStore(t *testing.T) {
 	password, _, _ = strings.Cut(password, "@")
 	ask(fmt.Sprintf("*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n", len(password), password), "+OK\r\n")
 	crowd()
-	ask("*1\r\n$4\r\nPING\r\n", "+PONG\r\n") // it is kept
+	ask("*1\r\n$4\r\nPING\r\n", "+PONG\r\n") // the connection is kept
 }

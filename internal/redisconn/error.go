@@ -14,8 +14,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Error is a failure of Redis, with the server, what happened, and what to do about it. It leaves the decision open: a
-// mint has failed, and a verification must be treated as a refusal.
+// Error is a failure of Redis: the server, what happened, and what to do about it. It leaves the result of the
+// operation open: treat a mint as failed, and a verification as a refusal.
 type Error struct {
 	Server string // "redis at 127.0.0.1:6379"; never with a password
 	Reason string // what happened and what to do
@@ -97,7 +97,7 @@ func (b boundary) reason(err error) string {
 	silent := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 	switch {
 	case errors.Is(err, context.Canceled):
-		return "was not waited for: cancelled"
+		return "had not answered when the call was cancelled"
 	case !silent && strings.Contains(err.Error(), "all sentinels specified in configuration are unreachable"):
 		return "cannot be found: no sentinel answers for it; check the redis url and the sentinels"
 	case errors.Is(err, syscall.ECONNREFUSED):

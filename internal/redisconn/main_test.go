@@ -6,8 +6,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain looks for goroutines that outlive their test. The one it lets be is go-redis's: a pool whose dials keep
-// failing has it dial once a second, and notices only then that the client was closed.
+// TestMain looks for goroutines that outlive their test. It ignores one of go-redis: a pool whose dials keep failing
+// dials once a second, and only then notices that the client was closed.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
 }

@@ -63,15 +63,15 @@ func Open(config Config) (redis.UniversalClient, error) {
 	}
 	options.DialTimeout, options.ReadTimeout, options.WriteTimeout = config.Timeout, config.Timeout, config.Timeout
 	options.ContextTimeoutEnabled = true
-	options.DialerRetries = 1 // the retries of commands dial again
+	options.DialerRetries = 1 // retried commands dial again
 	options.MaxRetries = 2
-	// A new connection needs only the HELLO round trip, buffers fit our commands, and pipelines share the connections.
+	// A new connection needs only the round trip of HELLO. Buffers fit our commands, and pipelines share connections.
 	options.DisableIdentity = true
 	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	options.ReadBufferSize, options.WriteBufferSize = 4096, 4096
 	options.PipelinePoolSize = -1
 
-	logging.Disable() // go-redis would also write its returned errors to standard error
+	logging.Disable() // go-redis would also print the errors that it returns
 	client, bound := target.open(options), boundary{server: target.name, timeout: config.Timeout, tls: target.tls}
 	client.AddHook(bound)
 	if nodes, ok := client.(*redis.ClusterClient); ok {
@@ -80,14 +80,14 @@ func Open(config Config) (redis.UniversalClient, error) {
 	return client, nil
 }
 
-// Cluster is a client of a cluster. It adds timeouts and explanations to the client of a node too, because go-redis
-// gives such a client no hooks.
+// Cluster is a client of a cluster. It also adds timeouts and explanations to the clients of nodes, because go-redis
+// gives those no hooks.
 type Cluster struct {
 	*redis.ClusterClient
 	boundary boundary
 }
 
-// MasterForKey overrides that of the ClusterClient.
+// MasterForKey overrides the method of ClusterClient.
 func (c Cluster) MasterForKey(ctx context.Context, key string) (*redis.Client, error) {
 	master, err := c.ClusterClient.MasterForKey(ctx, key)
 	if err != nil {
@@ -97,7 +97,7 @@ func (c Cluster) MasterForKey(ctx context.Context, key string) (*redis.Client, e
 	return master, nil
 }
 
-// Watch overrides that of the ClusterClient. It returns errors of fn unchanged.
+// Watch overrides the method of ClusterClient. It returns errors of fn unchanged.
 func (c Cluster) Watch(ctx context.Context, fn func(*redis.Tx) error, keys ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.boundary.timeout)
 	defer cancel()

@@ -10,7 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/redistest"
 )
 
-func TestRedisURLThatIsWrongIsRefusedWithoutQuotingIt(t *testing.T) {
+func TestAnInvalidRedisURLIsRefusedWithoutQuotingIt(t *testing.T) {
 	for url, want := range map[string]string{
 		"":                                      "the redis url has no scheme; write redis://HOST:6379",
 		"canary:6379":                           "the redis url has no scheme",

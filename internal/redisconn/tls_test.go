@@ -55,13 +55,13 @@ func TestWorksOverTLSWithAClientCertificate(t *testing.T) {
 			defer func() { _ = client.Close() }()
 			if err := client.Set(t.Context(), "a", "b", time.Second).Err(); err == nil ||
 				!strings.Contains(err.Error(), row.want) {
-				t.Errorf("got %v, want it to say %q", err, row.want)
+				t.Errorf("got %v, want %q in it", err, row.want)
 			}
 		})
 	}
 }
 
-func TestTLSFilesThatAreWrongAreNamed(t *testing.T) {
+func TestInvalidTLSFilesAreNamed(t *testing.T) {
 	ca := redistest.NewAuthority(t)
 	for name, row := range map[string]struct {
 		config redisconn.Config
@@ -75,7 +75,7 @@ func TestTLSFilesThatAreWrongAreNamed(t *testing.T) {
 			"write rediss:// for redis://"},
 	} {
 		if _, err := redisconn.Open(row.config); err == nil || !strings.Contains(err.Error(), row.want) {
-			t.Errorf("%s: %v, want it to say %q", name, err, row.want)
+			t.Errorf("%s: %v, want %q in it", name, err, row.want)
 		}
 	}
 }

@@ -32,7 +32,8 @@ var redisModes = map[string]struct {
 		func(o *redis.UniversalOptions) redis.UniversalClient { return redis.NewClusterClient(o.Cluster()) }},
 }
 
-// parseRedisURL quotes only the scheme in errors, because a password with an unescaped / or ? may be anywhere after it.
+// parseRedisURL parses a URL. Its errors quote only the scheme, because a password with an unescaped / or ? may be
+// anywhere after it.
 func parseRedisURL(text string) (target, error) {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok {
@@ -76,7 +77,7 @@ func parseRedisURL(text string) (target, error) {
 
 var errRedisPath = errors.New("the redis url's path has unexpected parts; see docs/redis.md")
 
-// splitRedisURL removes the hosts from the part after the scheme, because net/url rejects a list of them.
+// splitRedisURL separates the hosts from the part after the scheme, because net/url rejects a list of hosts.
 func splitRedisURL(rest string) (u *url.URL, hosts string, err error) {
 	authority, tail := rest, ""
 	if i := strings.IndexAny(rest, "/?"); i >= 0 {
@@ -148,8 +149,8 @@ func hostPort(host, port string) (string, error) {
 	return net.JoinHostPort(name, port), nil
 }
 
-// OnThisMachine reports whether a redis url for [Config] names only this machine: a socket, or loopback addresses. So
-// does an empty one, which means an embedded Redis.
+// OnThisMachine reports whether a URL for [Config] names only this machine: a socket, or loopback addresses. An empty
+// URL, which means an embedded Redis, does too.
 func OnThisMachine(url string) bool {
 	if url == "" || strings.HasPrefix(url, "unix://") {
 		return true

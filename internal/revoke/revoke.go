@@ -1,4 +1,4 @@
-// Package revoke is what kizen-sidecar keys revoke does, and says that it did: it revokes keys, suspends an account, or
+// Package revoke implements kizen-sidecar keys revoke, with its messages: it revokes keys, suspends an account, or
 // lifts a suspension.
 package revoke
 
@@ -17,12 +17,13 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
-// Target says what to revoke. Exactly one field besides BusinessID is set; BusinessID is required for all but Business.
+// Target selects what to revoke. Exactly one field besides BusinessID is set; BusinessID is required for all but
+// Business.
 type Target struct {
 	BusinessID string
-	// Key, Execution, Account and Business are the IDs of what loses its signed keys.
+	// Key, Execution, Account and Business are IDs. Do revokes the signed keys of the one that is set.
 	Key, Execution, Account, Business string
-	// Suspend and Resume are IDs of accounts.
+	// Suspend and Resume are IDs of accounts to suspend or resume.
 	Suspend, Resume string
 }
 

@@ -31,7 +31,7 @@ func openStore(t *testing.T) redis.UniversalClient {
 	return client
 }
 
-// newMinter returns a minter of its own keys.
+// newMinter returns a minter with its own keys.
 func newMinter(t *testing.T, client redis.UniversalClient) *minter.Minter {
 	t.Helper()
 	keys, err := minter.GenerateKeySet()
@@ -45,7 +45,7 @@ func newMinter(t *testing.T, client redis.UniversalClient) *minter.Minter {
 	return m
 }
 
-// do applies a target, and returns the sentence or the error's text with the exit code.
+// do revokes a target, and returns the message or the error's text, with the exit code.
 func do(t *testing.T, client redis.UniversalClient, target Target) (string, int) {
 	t.Helper()
 	said, err := target.Do(t.Context(), client, func(err error) { t.Errorf("missing in the timeline: %v", err) })
@@ -55,7 +55,7 @@ func do(t *testing.T, client redis.UniversalClient, target Target) (string, int)
 	return said, exit.Code(err)
 }
 
-func TestEveryTargetSaysHowManyKeysItEnded(t *testing.T) {
+func TestEveryMessageHasTheNumberOfRevokedKeys(t *testing.T) {
 	client := openStore(t)
 	m := newMinter(t, client)
 	id := minter.Identity{AccountID: "a1", AccountType: "service_automation", BusinessID: "b1", ExecutionID: "e1"}
@@ -98,7 +98,7 @@ func TestEveryTargetSaysHowManyKeysItEnded(t *testing.T) {
 		if said, code := do(t, client, target); code != exit.Nothing || !strings.Contains(said, named.Replace(row.again)) {
 			t.Errorf("%+v again: %d, %q; want %q", target, code, said, named.Replace(row.again))
 		}
-		if target.Key != "" { // its sibling is still good
+		if target.Key != "" { // the other key of the execution stays valid
 			if said, code := do(t, client, Target{BusinessID: "b1", Account: "a1"}); code != exit.OK {
 				t.Errorf("the other key: %d %q", code, said)
 			}
@@ -132,7 +132,7 @@ func TestResumingLiftsOnlyTheSuspensionOfAnOperator(t *testing.T) {
 	}
 }
 
-func TestAnInvalidIDIsWrongUsageAndALostRedisIsNot(t *testing.T) {
+func TestAnInvalidIDIsWrongUsageAndAnUnavailableRedisIsNot(t *testing.T) {
 	client := openStore(t)
 	if said, code := do(t, client, Target{BusinessID: "b1", Execution: "a}b"}); code != exit.Usage ||
 		!strings.Contains(said, "execution id") {

@@ -14,8 +14,8 @@ var (
 	ending  sync.Mutex
 )
 
-// OnPanic sets end as the handler of panics in goroutines of this package. In a command, end does not return. Without a
-// handler, the runtime handles the panic.
+// OnPanic sets end as the handler of panics in goroutines of this package. A command's end does not return. Without a
+// handler, the Go runtime handles the panic.
 func OnPanic(end func(cause any, stack []byte)) { handler.Store(&end) }
 
 // Safe wraps f so that the function of [OnPanic] handles its panics. Use it for functions that other packages run on
@@ -40,8 +40,8 @@ func Safe(f func()) func() {
 // Go runs f on its own goroutine.
 func Go(f func()) { go Safe(f)() }
 
-// Group is a sync.WaitGroup whose goroutines are of this package.
+// Group is a sync.WaitGroup that starts its goroutines as [Go] does.
 type Group struct{ sync.WaitGroup }
 
-// Go runs f on a goroutine that the group waits for.
+// Go runs f on a goroutine, for which the group waits.
 func (g *Group) Go(f func()) { g.WaitGroup.Go(Safe(f)) }

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestAPanicIsHandedOver is the only user of the handler in this test binary.
-func TestAPanicIsHandedOver(t *testing.T) {
+// TestAPanicReachesTheHandler is the only user of the handler in this test binary.
+func TestAPanicReachesTheHandler(t *testing.T) {
 	type death struct {
 		cause any
 		stack string
@@ -19,7 +19,7 @@ func TestAPanicIsHandedOver(t *testing.T) {
 	} {
 		start(func() { panic(name) })
 		if d := <-deaths; d.cause != name || !strings.Contains(d.stack, "TestAPanicIsHandedOver") {
-			t.Errorf("%s handed over %v\n%s", name, d.cause, d.stack)
+			t.Errorf("%s: the handler got %v\n%s", name, d.cause, d.stack)
 		}
 		ended := make(chan struct{})
 		start(func() { close(ended) })
@@ -27,6 +27,6 @@ func TestAPanicIsHandedOver(t *testing.T) {
 	}
 	group.Wait()
 	if len(deaths) > 0 {
-		t.Errorf("also handed over: %v", <-deaths)
+		t.Errorf("the handler also got %v", <-deaths)
 	}
 }

@@ -16,7 +16,7 @@ import (
 // checkLimit limits the duration of the checks of one /readyz.
 const checkLimit = 3 * time.Second
 
-// Check returns why something is not ready, or nil.
+// Check returns why the sidecar is not ready, or nil.
 type Check func(context.Context) error
 
 // AdminConfig configures [AdminHandler].

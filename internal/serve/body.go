@@ -16,14 +16,15 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/queue"
 )
 
-// smallBody is the size in bytes up to which a body costs about as much as its connection. Larger bodies use a budget.
+// smallBody is the size in bytes up to which a body costs about as much memory as its connection. Larger bodies use a
+// budget.
 const smallBody = 64 << 10
 
 var (
 	// errEncoded is the error for a compressed body.
 	errEncoded = errors.New("send the body without a Content-Encoding")
-	// errNotJSON is the error for a body of another type. A page of another site can send text/plain and form types
-	// without a CORS preflight, but not JSON.
+	// errNotJSON is the error for a body of another type. Without a CORS preflight, a page of another site can send
+	// text/plain and form types, but not JSON.
 	errNotJSON = errors.New("send the body as Content-Type: application/json")
 )
 
@@ -50,10 +51,10 @@ func (s *Server) readBody(c *gin.Context) (data []byte, release func(), err erro
 	}
 	size := s.config.MaxBody
 	if announced := c.Request.ContentLength; announced >= 0 {
-		size = min(announced, size+1) // one byte more than allowed is refused when it is read
+		size = min(announced, size+1) // reading fails if the body is larger than allowed
 	}
-	// A trusted caller may name the business in the body, which has not been read yet, so until then the caller
-	// itself is charged. No business ID begins with a space.
+	// A trusted caller may name the business in the body, which has not been read yet. Until then, charge the caller
+	// itself. No business ID begins with a space.
 	charged := cmp.Or(id.BusinessID, " "+callerOf(c).Name)
 	if !s.bodies.Take(charged, size) {
 		return nil, release, queue.ErrFull
@@ -78,7 +79,7 @@ func isJSON(contentType string) bool {
 
 // refuseBody responds to a body that was not read.
 func (s *Server) refuseBody(c *gin.Context, err error) {
-	c.Header("Connection", "close") // the rest of the body is not read
+	c.Header("Connection", "close") // the rest of the body stays unread
 	var tooLarge *http.MaxBytesError
 	var forbidden forbiddenError
 	switch {

@@ -14,32 +14,32 @@ import (
 	"github.com/kizen/kizen-sidecar/telemetry"
 )
 
-// The bounds on the callbacks of one serve, which keeps them only in memory.
+// The limits on the callbacks of one serve, which keeps them only in memory.
 const (
 	callbacksAtOnce  = 64
 	callbackAttempts = 6
-	callbackDelay    = 30 * time.Second // the longest wait between two attempts, whatever Retry-After says
+	callbackDelay    = 30 * time.Second // the longest wait between two attempts, even if Retry-After is longer
 	callbackBytes    = 64 << 20
-	callbackOverhead = 8 << 10 // assumed for each waiting callback, in addition to its message
-	callbacksWaiting = 1 << 20 // never reached: the bound in bytes takes effect first
+	callbackOverhead = 8 << 10 // the assumed size of a waiting callback without its message
+	callbacksWaiting = 1 << 20 // never reached, because the limit in bytes takes effect first
 )
 
-// errCallbacks is the error for a callback that exceeds the memory for waiting ones.
+// errCallbacks is the error for a callback that exceeds the memory for waiting callbacks.
 var errCallbacks = errors.New("too many callbacks wait; is a receiver of this business down?")
 
 // Callbacks delivers the ends of executions. A nil *Callbacks delivers nothing.
 type Callbacks struct {
 	sender *webhook.Sender
 	log    *slog.Logger
-	turns  *queue.Queue  // shares attempts, so that slow receivers of one business delay no other
+	turns  *queue.Queue  // shares attempts, so that slow receivers of one business do not delay another
 	memory *queue.Budget // for undelivered messages
 	all    routine.Group
 	ctx    context.Context
 	cut    context.CancelFunc
 }
 
-// NewCallbacks returns callbacks that are signed and sent as config says; it overrides Attempts and LongestDelay.
-// memory bounds the total size of waiting callbacks, in bytes; zero means 64 MiB.
+// NewCallbacks returns callbacks that are signed and sent as config defines; it overrides Attempts and LongestDelay.
+// memory limits the total size of waiting callbacks, in bytes; zero means 64 MiB.
 func NewCallbacks(config webhook.Config, memory int64, log *slog.Logger) (*Callbacks, error) {
 	config.Attempts, config.LongestDelay = callbackAttempts, callbackDelay
 	sender, err := webhook.New(config)
@@ -55,7 +55,7 @@ func NewCallbacks(config webhook.Config, memory int64, log *slog.Logger) (*Callb
 	return c, nil
 }
 
-// Sender returns the sender; nil if c is.
+// Sender returns the sender, or nil if c is nil.
 func (c *Callbacks) Sender() *webhook.Sender {
 	if c == nil {
 		return nil
@@ -63,8 +63,8 @@ func (c *Callbacks) Sender() *webhook.Sender {
 	return c.sender
 }
 
-// Finished starts the delivery of an execution's end, if it has a callback URL, and returns at once. It is
-// [RegistryConfig]'s Finished.
+// Finished starts the delivery of an execution's end, if the execution has a callback URL, and returns at once. Use it
+// as [RegistryConfig]'s Finished.
 func (c *Callbacks) Finished(e *Execution) {
 	if c == nil || e.Callback() == "" {
 		return
@@ -92,7 +92,8 @@ func (c *Callbacks) Finished(e *Execution) {
 	})
 }
 
-// ending returns the message about the end of an execution. If its step did not run, the result says why.
+// ending returns the message about the end of an execution. If its step did not run, the message has the reason as its
+// result.
 func ending(e *Execution) (webhook.Message, error) {
 	snapshot := e.Snapshot()
 	ended := webhook.Finished{ExecutionID: e.ID(), BusinessID: e.BusinessID(), Outcome: snapshot.Outcome,
@@ -109,7 +110,7 @@ func ending(e *Execution) (webhook.Message, error) {
 	return ended.Message(e.Callback(), snapshot.FinishedAt)
 }
 
-// try makes one attempt, when it is the business's turn.
+// try makes one attempt when it is the business's turn.
 func (c *Callbacks) try(ctx context.Context, business string, m webhook.Message) error {
 	place, err := c.turns.Enter(business)
 	if err != nil {

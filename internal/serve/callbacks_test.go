@@ -48,7 +48,7 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// newEnds makes executions end with err, and c deliver their callbacks.
+// newEnds makes executions end with err and lets c deliver their callbacks.
 func newEnds(t *testing.T, err error, change func(*Callbacks)) *ends {
 	t.Helper()
 	log := &lockedBuffer{}
@@ -88,7 +88,7 @@ func (e *ends) submit(business, id, callback string) {
 	}
 }
 
-// TestReceiversThatHangDelayNoOtherBusiness: as soon as one attempt ends, it is the other business's turn.
+// TestReceiversThatHangDelayNoOtherBusiness: as soon as one attempt ends, the other business must get its turn.
 func TestReceiversThatHangDelayNoOtherBusiness(t *testing.T) {
 	t.Parallel()
 	release, told := make(chan struct{}), make(chan struct{})
@@ -98,7 +98,7 @@ func TestReceiversThatHangDelayNoOtherBusiness(t *testing.T) {
 			close(told)
 			return
 		}
-		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the sender has gone
+		_, _ = io.Copy(io.Discard, r.Body) // the server notices only then that the sender has disconnected
 		hanging.Add(1)
 		select {
 		case <-release:
@@ -111,20 +111,20 @@ func TestReceiversThatHangDelayNoOtherBusiness(t *testing.T) {
 	for i := range 2 * callbacksAtOnce {
 		e.submit("greedy", fmt.Sprint(i), receiver.URL+"/hangs")
 	}
-	redistest.Await(t, "as many attempts as may be made at once", func() bool { return hanging.Load() == callbacksAtOnce })
+	redistest.Await(t, "the maximal number of concurrent attempts", func() bool { return hanging.Load() == callbacksAtOnce })
 	e.submit("modest", "e", receiver.URL+"/told")
 	release <- struct{}{}
 	<-told
 }
 
-func TestCallbacksThatWaitAreBounded(t *testing.T) {
+func TestWaitingCallbacksAreBounded(t *testing.T) {
 	e := newEnds(t, nil, func(c *Callbacks) { c.memory = queue.NewBudget(1) })
 	e.submit("b", "e", "https://example.com/")
 	redistest.Await(t, "the callback to be refused",
 		func() bool { return strings.Contains(e.log.String(), "too many callbacks wait") })
 }
 
-func TestACallbackSaysWhyAStepDidNotRun(t *testing.T) {
+func TestACallbackContainsTheReasonWhyAStepDidNotRun(t *testing.T) {
 	told := make(chan []byte, 1)
 	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)

@@ -35,8 +35,8 @@ type Caller struct {
 	// DNS), or the common name, of its client certificate. Exactly one of both is set.
 	TokenFile   string `yaml:"token_file"`
 	Certificate string `yaml:"certificate"`
-	// BusinessID and UserID are those that the caller's steps act for. A Trusted caller names them in each request
-	// instead, for any business.
+	// BusinessID and UserID are those for which the caller's steps act. A Trusted caller instead names them in each
+	// request, for any business.
 	BusinessID  string `yaml:"business_id"`
 	UserID      string `yaml:"user_id"`
 	AccountType string `yaml:"account_type"`
@@ -45,20 +45,20 @@ type Caller struct {
 	token [sha256.Size]byte
 }
 
-// Callers decides who may call. The zero value refuses every request.
+// Callers authenticates callers. The zero value refuses every request.
 type Callers struct {
 	list []Caller
 	// anonymous, if not nil, is the caller of every request.
 	anonymous *Caller
 }
 
-// AnonymousCallers accepts every request as one of a trusted caller. Requests that name no business act for defaults.
+// AnonymousCallers accepts every request as that of a trusted caller. Requests that name no business act for defaults.
 func AnonymousCallers(defaults minter.Identity) *Callers {
 	caller := localCaller(defaults)
 	return &Callers{anonymous: &caller}
 }
 
-// LocalCallers accepts requests with token, as those of a trusted caller. Requests that name no business act for
+// LocalCallers accepts requests with token as those of a trusted caller. Requests that name no business act for
 // defaults.
 func LocalCallers(token runner.Secret, defaults minter.Identity) *Callers {
 	caller := localCaller(defaults)
@@ -126,7 +126,8 @@ func (c *Caller) load() error {
 	return nil
 }
 
-// unlike rejects a caller whose credential equals that of an earlier one; known has the callers' names by credential.
+// unlike rejects a caller whose credential equals that of an earlier caller; known contains the callers' names by
+// credential.
 func (c *Caller) unlike(known map[string]string) error {
 	what, shown := "certificate", c.Certificate
 	if c.TokenFile != "" {
@@ -139,7 +140,7 @@ func (c *Caller) unlike(known map[string]string) error {
 	return nil
 }
 
-// errUnknownCaller is the only error that an unknown caller gets.
+// errUnknownCaller is the only error for unknown callers, so that it reveals nothing.
 var errUnknownCaller = errors.New("unknown caller; show a bearer token or a client certificate that this sidecar knows")
 
 // identify returns the caller of a request. It compares every token, in constant time.
@@ -188,8 +189,8 @@ type forbiddenError struct{ reason string }
 
 func (e forbiddenError) Error() string { return e.reason }
 
-// identity returns the identity that a caller's request acts for. A trusted caller names it in headers or body; for any
-// other caller, they must match its own.
+// identity returns the identity for which a caller's request acts. A trusted caller names it in headers or body. For
+// any other caller, headers and body must match its own identity.
 func (c *Caller) identity(header http.Header, body execution.Body) (minter.Identity, error) {
 	id := minter.Identity{BusinessID: c.BusinessID, AccountID: c.UserID, AccountType: c.AccountType,
 		ExecutionID: body.ExecutionID}

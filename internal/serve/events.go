@@ -12,9 +12,9 @@ import (
 // keepAlive is the interval of keep-alive comments on an idle stream, so that proxies on the way do not close it.
 const keepAlive = 15 * time.Second
 
-// events is GET /executions/{id}/events: server-sent events from the first one on, or after the one that Last-Event-ID
-// names, until the execution has finished. If no events are left, the response is 204, at which an EventSource stops
-// reconnecting.
+// events is GET /executions/{id}/events: server-sent events until the execution has finished. It begins with the first
+// event, or after the event that Last-Event-ID names. If no events are left, the response is 204, at which an
+// EventSource stops reconnecting.
 func (s *Server) events(c *gin.Context) {
 	e, ok := s.find(c)
 	if !ok {
@@ -34,7 +34,7 @@ func (s *Server) events(c *gin.Context) {
 	c.Header("X-Accel-Buffering", "no")
 	c.Writer.WriteHeader(http.StatusOK)
 	if c.Request.Method == http.MethodHead {
-		return // the stream has no end to wait for
+		return // HEAD must not wait for the end of the stream
 	}
 	ticker := time.NewTicker(keepAlive)
 	defer ticker.Stop()
@@ -62,7 +62,7 @@ func (s *Server) events(c *gin.Context) {
 	}
 }
 
-// send writes one event. Our data is JSON without line breaks.
+// send writes one event. The data is JSON without line breaks.
 func send(c *gin.Context, event Event) error {
 	data := struct {
 		Time time.Time `json:"time"`

@@ -22,13 +22,13 @@ const (
 	Finished State = "finished"
 )
 
-// The causes that end an execution before its step has run.
+// The causes of an execution's end before its step has run.
 var (
 	// ErrQueueTimeout reports that no slot became free in time.
 	ErrQueueTimeout = errors.New("no slot became free in time")
 )
 
-// Event is something that happened to an execution.
+// Event is a change of an execution, or a log message or call of its step.
 type Event struct {
 	// Number counts the events of an execution from 1.
 	Number int
@@ -62,9 +62,9 @@ type Execution struct {
 	size     int64 // kept bytes
 }
 
-// event is an [Event] as it is kept: a step may log a hundred thousand messages.
+// event is the stored form of an [Event]. It is compact, because a step may log a hundred thousand messages.
 type event struct {
-	at   int64 // nanoseconds since 1970
+	at   int64 // nanoseconds since the epoch
 	kind string
 	text string // the message of a "log", otherwise the JSON document
 }
@@ -81,7 +81,7 @@ type Snapshot struct {
 	QueuedAt    time.Time        `json:"queued_at"`
 	StartedAt   time.Time        `json:"started_at,omitzero"`
 	FinishedAt  time.Time        `json:"finished_at,omitzero"`
-	// Phases say where the time went, in milliseconds: a number for each of [phases.All], whose name ends in "_ms".
+	// Phases has the duration of each of [phases.All] in milliseconds; the names end in "_ms".
 	Phases map[string]float64 `json:"phases,omitempty"`
 	Result json.RawMessage    `json:"result,omitempty"`
 	// Failure says why the execution has no result.
@@ -111,14 +111,14 @@ func (e *Execution) Shown() (source string, inputs json.RawMessage) {
 	return e.request.Job.Shown()
 }
 
-// Asked holds the other parts of a request, besides those of [Execution.Shown].
+// Asked holds the parts of a request that [Execution.Shown] does not return.
 type Asked struct {
 	Outputs runner.Outputs
 	Secrets []string // the names of the granted secrets
 	Limit   time.Duration
 }
 
-// Asked returns the other parts of its request; they outlive the step.
+// Asked returns further parts of the request. They stay available after the step's end.
 func (e *Execution) Asked() Asked { return e.asked }
 
 // BusinessID returns the business it runs in.
@@ -130,8 +130,8 @@ func (e *Execution) Callback() string { return e.callback }
 // Done returns a channel that is closed when the execution has finished.
 func (e *Execution) Done() <-chan struct{} { return e.done }
 
-// Ended returns the end of the execution, without what is in the document of its snapshot; call it only after Done. The
-// error is the sidecar's own failure, or why the execution never ran.
+// Ended returns the end of the execution, without the parts that the document of its snapshot contains. Call it only
+// after Done. The error is the sidecar's own failure, or why the execution never ran.
 func (e *Execution) Ended() (execution.Ended, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -144,7 +144,7 @@ func (e *Execution) Ended() (execution.Ended, error) {
 	return ended, e.err
 }
 
-// Outcome returns how the execution ended, and the error that Ended returns; call it only after Done.
+// Outcome returns how the execution ended, and the error that Ended returns. Call it only after Done.
 func (e *Execution) Outcome() (outcomes.Outcome, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -180,17 +180,17 @@ func (e *Execution) Snapshot() Snapshot {
 	return s
 }
 
-// A reader gets at most so many events at once, and no more after so many bytes of them: each reader gets a copy.
+// A reader gets at most eventsAtOnce events at once, and none after eventBytesAtOnce, because each gets a copy.
 const (
 	eventsAtOnce     = 1000
 	eventBytesAtOnce = 64 << 10
 )
 
-// always is closed.
+// always is a closed channel.
 var always = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// Events returns the events after number, some of them if they are many, and a channel that is closed when there are
-// more. No events follow "finished".
+// Events returns the events after number, or only some if there are many, and a channel that is closed when more are
+// available. No events follow "finished".
 func (e *Execution) Events(after int) ([]Event, <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -218,7 +218,7 @@ func (e *Execution) Log(message string) { e.add("log", message) }
 // HTTP implements [runner.Observer].
 func (e *Execution) HTTP(call runner.HTTPEntry) { e.add("http", string(encoded(call))) }
 
-// encoded returns a JSON document, null for data that cannot be encoded.
+// encoded returns data as a JSON document, or null if it cannot be encoded.
 func encoded(data any) json.RawMessage {
 	body, err := json.Marshal(data)
 	if err != nil {
@@ -227,9 +227,9 @@ func encoded(data any) json.RawMessage {
 	return body
 }
 
-// executionSize is what an execution holds besides the texts that keptBytes adds up, nameSize what a declared output
-// or the name of a secret holds, and eventSize what an event does: its fields, the spare room of the slice that they
-// are in, and the allocation of its text.
+// executionSize is the size of an execution without the texts that keptBytes adds up. nameSize is the size of a
+// declared output or of the name of a secret. eventSize is the size of an event: its fields, the spare capacity of
+// their slice, and the allocation of its text.
 const (
 	executionSize = 8 << 10
 	nameSize      = 48
@@ -257,8 +257,8 @@ func (e *Execution) start() {
 	e.append("started", `{}`)
 }
 
-// finish records the end as encoded documents, and drops everything else: the script, its inputs and its secrets, and
-// the decoded result.
+// finish stores the end as encoded documents, and drops everything else: the script, its inputs, its secrets, and the
+// decoded result.
 func (e *Execution) finish(ended execution.Ended, err error) {
 	var document []byte
 	if err == nil {
@@ -267,9 +267,9 @@ func (e *Execution) finish(ended execution.Ended, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.state, e.finished, e.ended, e.err, e.document = Finished, time.Now(), ended, err, document
-	// The result has their redacted copies for the page.
+	// The result has redacted copies of the script and the inputs for the page.
 	e.request.Job = runner.Execution{Runtime: e.request.Job.Runtime, Traceparent: e.request.Job.Traceparent}
-	// The document has them, and the events the times of the logs.
+	// The document contains these, and the events contain the times of the logs.
 	kept := &e.ended.Result
 	kept.Values, kept.Logs, kept.HTTP, kept.Error, kept.LogTimes = nil, nil, nil, nil, nil
 	e.size += e.keptBytes()
@@ -281,7 +281,7 @@ func (e *Execution) finish(ended execution.Ended, err error) {
 	close(e.done)
 }
 
-// keptBytes returns what a finished execution holds besides its events, in bytes.
+// keptBytes returns the size of a finished execution without its events, in bytes.
 func (e *Execution) keptBytes() int64 {
 	result := e.ended.Result
 	size := executionSize + len(e.document) + len(result.Stdout) + len(result.Stderr) + len(result.Source) +

@@ -10,8 +10,8 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// Once records which executions have started. It keeps the records longer than results, and shares them with every
-// process on the same store, such as a [tombstone.Store].
+// Once records which executions have started. It keeps the records longer than results, and shares them with all
+// processes that use the same store; see [tombstone.Store].
 type Once interface {
 	// Begin records that the code of an execution starts now. It returns false if it has already started.
 	Begin(ctx context.Context, business, id, digest string) (bool, error)
@@ -19,11 +19,10 @@ type Once interface {
 	Begun(ctx context.Context, business, id string) (bool, error)
 }
 
-// ErrRan is the error for an id that has run, and whose result this process does not have.
+// ErrRan is the error for an ID that has run and whose result this process does not have.
 var ErrRan = errors.New("an execution with this id has run, and this process does not have its result; use a new id for a new attempt")
 
-// once wraps a request so that it runs only if its id has not run before. The registry answers for the ids that it
-// knows.
+// once wraps a request so that it runs only if its ID has not run before. The registry handles the IDs that it knows.
 func (s *Server) once(ctx context.Context, request *execution.Request, body []byte) error {
 	id := request.Identity
 	if _, known := s.config.Executions.Get(id.BusinessID, id.ExecutionID); known {

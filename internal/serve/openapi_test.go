@@ -76,7 +76,7 @@ func checkDescribed(t *testing.T, sent *http.Request, body string, response *htt
 		_, errs = d.validator.ValidateHttpRequest(request)
 	}
 	for _, err := range errs {
-		t.Errorf("%s %s, answered with %d, is not as openapi.yaml says: %s: %s: %v\n%s",
+		t.Errorf("%s %s, answered with %d, does not match openapi.yaml: %s: %s: %v\n%s",
 			sent.Method, sent.URL, response.StatusCode, err.Message, err.Reason, err.SchemaValidationErrors, answer)
 	}
 }
@@ -95,12 +95,12 @@ func TestEveryRouteIsDescribedAndEveryDescriptionIsServed(t *testing.T) {
 	for _, r := range NewServer(Config{UI: true}).routes() {
 		name := r.method + " " + regexp.MustCompile(`:(\w+)`).ReplaceAllString(r.path, "{$1}")
 		if !described[name] {
-			t.Errorf("%s is served and not described", name)
+			t.Errorf("%s is served but not described", name)
 		}
 		delete(described, name)
 	}
 	for name := range described {
-		t.Errorf("%s is described and not served", name)
+		t.Errorf("%s is described but not served", name)
 	}
 }
 

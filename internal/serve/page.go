@@ -30,7 +30,7 @@ func (s *Server) record(c *gin.Context) {
 	snapshot := e.Snapshot()
 	dequeued := snapshot.StartedAt
 	if dequeued.IsZero() {
-		dequeued = snapshot.FinishedAt // it waited without getting a slot
+		dequeued = snapshot.FinishedAt // it never got a slot
 	}
 	about := ui.About{
 		ID: snapshot.ID, Name: snapshot.Name, Runtime: snapshot.Runtime, BusinessID: snapshot.BusinessID,

@@ -26,12 +26,12 @@ type RegistryConfig struct {
 	Run func(ctx context.Context, request execution.Request) (execution.Ended, error)
 	// QueueTimeout is how long an execution may wait for a slot; default 30 s.
 	QueueTimeout time.Duration
-	// WaitingBytes is the maximal total size of requests that wait for a slot; default 64 MiB. A business that
-	// others crowd out can still use its own share.
+	// WaitingBytes is the maximal total size of requests that wait for a slot; default 64 MiB. Even if other
+	// businesses use it all, a business can still use its own share.
 	WaitingBytes int64
-	// Keep is the maximal number of kept finished executions, and KeepBytes their total size; default 1000 and 64
-	// MiB. Beyond that, the business with the most loses its oldest, so that a business with at most an equal share
-	// loses none to others.
+	// Keep is the maximal number of kept finished executions, KeepBytes their maximal total size; default 1000 and 64
+	// MiB. Beyond that, the business with the most loses its oldest. So a business with at most an equal share loses
+	// none because of others.
 	Keep      int
 	KeepBytes int64
 	// Abandoned, if not nil, is called for each execution that left the queue without a slot, with the reason.
@@ -45,7 +45,7 @@ type RegistryConfig struct {
 type Registry struct {
 	config  RegistryConfig
 	waiting *queue.Budget   // for requests that wait for a slot
-	ctx     context.Context // ends to cut off all running executions
+	ctx     context.Context // its end cuts off all running executions
 	cut     context.CancelCauseFunc
 	all     routine.Group
 
@@ -126,7 +126,7 @@ func askedOf(r execution.Request) Asked {
 	return Asked{Outputs: r.Job.Outputs, Secrets: runner.SecretNames(r.Job.Secrets), Limit: r.Limits.Wall}
 }
 
-// follow takes an execution, whose request has size bytes, from the queue to its end.
+// follow takes an execution from the queue to its end. size is the size of its request in bytes.
 func (s *Registry) follow(ctx context.Context, e *Execution, place *queue.Place, size int64) {
 	defer e.cancelled(nil)
 	ended, err := s.run(ctx, e, place, size)
@@ -154,7 +154,7 @@ func (s *Registry) run(ctx context.Context, e *Execution, place *queue.Place, si
 }
 
 // keep adds a finished execution. If the limits are exceeded, it drops the oldest execution of the business with the
-// most, possibly the one just added, so that a business never evicts results of one that keeps less.
+// most, possibly the one just added. So a business never evicts results of a business that keeps less.
 func (s *Registry) keep(e *Execution) {
 	e.mu.Lock()
 	size := e.size // it no longer grows

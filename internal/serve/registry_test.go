@@ -20,7 +20,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// stub replaces a host: each execution runs until it is told to end.
+// stub replaces a host: each execution runs until the test ends it.
 type stub struct {
 	runs atomic.Int64
 	end  chan runner.Result
@@ -118,7 +118,7 @@ func TestTheSameIDRunsOnceAndGivesTheSameAnswer(t *testing.T) {
 		service, stub := newTestService(t, 4, 10, RegistryConfig{})
 		first := submit(t, service, "b1", "e1")
 		if again := submit(t, service, "b1", "e1"); again != first {
-			t.Error("the second submission made another execution")
+			t.Error("the second submission created another execution")
 		}
 		stub.end <- runner.Result{Outcome: outcomes.OK}
 		<-first.Done()
@@ -223,7 +223,7 @@ func TestWaitingRequestsAreBoundedInBytesAndFairly(t *testing.T) {
 		}
 		for _, business := range []string{"greedy", "modest", "third"} {
 			if held := service.waiting.Held(business); held != 0 {
-				t.Errorf("nothing waits, and %d bytes of %s are counted", held, business)
+				t.Errorf("no execution waits, but %d bytes of %s are counted", held, business)
 			}
 		}
 	})
@@ -259,7 +259,8 @@ func TestKeptExecutionsAreBoundedInNumberAndBytes(t *testing.T) {
 	})
 }
 
-// TestABusinessWithManyExecutionsEvictsNoneOfOthers: their results are kept, and their ids do not run again.
+// TestABusinessWithManyExecutionsEvictsNoneOfOthers: the results of other businesses must be kept, and their IDs must
+// not run again.
 func TestABusinessWithManyExecutionsEvictsNoneOfOthers(t *testing.T) {
 	for name, c := range map[string]struct {
 		config RegistryConfig
@@ -292,8 +293,8 @@ func TestABusinessWithManyExecutionsEvictsNoneOfOthers(t *testing.T) {
 	}
 }
 
-// TestEvictionTakesTheOldestOfTheLargestBusiness, so that no business evicts results of others. A result that is too
-// large evicts only itself.
+// TestEvictionTakesTheOldestOfTheLargestBusiness: no business may evict results of others. A result that is too large
+// evicts only itself.
 func TestEvictionTakesTheOldestOfTheLargestBusiness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		service, stub := newTestService(t, 1, 10, RegistryConfig{Keep: 3, KeepBytes: 64 << 10})
@@ -320,7 +321,7 @@ func TestEvictionTakesTheOldestOfTheLargestBusiness(t *testing.T) {
 		}
 		requireKept("b", "c", "d")
 		finish("big", 80<<10)
-		// Among equals in number the oldest is evicted; then big has the most bytes, and loses its own.
+		// With equal numbers, the oldest is evicted. Then big has the most bytes, and loses its own execution.
 		requireKept("c", "d")
 	})
 }
@@ -377,8 +378,8 @@ func TestWatchersSeeEventsAsTheyCome(t *testing.T) {
 	})
 }
 
-// TestAnExecutionCountsAsWhatItHolds: the registry bounds the memory of what it keeps by these sizes.
-func TestAnExecutionCountsAsWhatItHolds(t *testing.T) {
+// TestAnExecutionCountsItsMemory: the registry limits its memory by these sizes.
+func TestAnExecutionCountsItsMemory(t *testing.T) {
 	lists := func(n int) runner.Value {
 		items := make([]runner.Value, n)
 		for i := range items {
@@ -432,7 +433,7 @@ func TestAnExecutionCountsAsWhatItHolds(t *testing.T) {
 			inUse := func() int64 {
 				var memory runtime.MemStats
 				runtime.GC()
-				runtime.GC() // the pools of encoders are emptied by the second
+				runtime.GC() // the second one empties the pools of encoders
 				runtime.ReadMemStats(&memory)
 				return int64(memory.HeapAlloc)
 			}
@@ -443,7 +444,7 @@ func TestAnExecutionCountsAsWhatItHolds(t *testing.T) {
 			e.finish(execution.Ended{Result: result}, nil)
 			result = runner.Result{}
 			if held := inUse() - before; held > e.size+32<<10 || held < e.size/4 { // the test itself holds a little
-				t.Errorf("it holds %d bytes and counts as %d", held, e.size)
+				t.Errorf("it uses %d bytes and counts as %d", held, e.size)
 			}
 			runtime.KeepAlive(e)
 			runtime.KeepAlive(result)

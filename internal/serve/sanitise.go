@@ -9,8 +9,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/shown"
 )
 
-// sanitise escapes characters that a terminal would interpret in JSON responses and events, because clients may print
-// them unchanged. Decoding the JSON restores the original text.
+// sanitise escapes characters in JSON responses and events that a terminal would interpret, because clients may print
+// responses unchanged. Decoding the JSON restores the original text.
 func sanitise(c *gin.Context) { c.Writer = sanitised{c.Writer} }
 
 // sanitised is a writer of whole JSON documents, or of anything else.
@@ -27,7 +27,7 @@ func (w sanitised) Write(p []byte) (int, error) {
 	}
 	escaped := shown.JSON(p)
 	if len(escaped) != len(p) {
-		w.Header().Del("Content-Length") // gin announces some documents
+		w.Header().Del("Content-Length") // gin sets it for some documents
 	}
 	if _, err := w.ResponseWriter.Write(escaped); err != nil {
 		return 0, err

@@ -33,19 +33,19 @@ type Config struct {
 	CheckIdentity func(minter.Identity) error
 	// Callbacks reports that callbacks are delivered; otherwise requests with a callback URL are refused.
 	Callbacks bool
-	// Once prevents an id that a caller has chosen from running twice. If it is nil, only the memory of Executions
-	// does.
+	// Once prevents an ID that a caller has chosen from running twice. If it is nil, only Executions prevents this, as
+	// long as it remembers the ID.
 	Once Once
 	// UI serves the execution page at /ui/; the page removes APIRoot from the URLs of calls.
 	UI      bool
 	APIRoot string
 	// MaxBody is the largest request in bytes; default 8 MiB.
 	MaxBody int64
-	// ArrivingBytes is the maximal total size of large incoming bodies; default 64 MiB. A business that others
-	// crowd out can still use its own share.
+	// ArrivingBytes is the maximal total size of large incoming bodies; default 64 MiB. Even if other businesses use
+	// it all, a business can still use its own share.
 	ArrivingBytes int64
-	// BodyTimeout limits the arrival of a request's body, WriteTimeout how long a caller may take to read a
-	// response, or one event of a stream; default 30 s each.
+	// BodyTimeout limits the arrival of a request's body, WriteTimeout how long a caller may take to read a response
+	// or one event of a stream; default 30 s each.
 	BodyTimeout, WriteTimeout time.Duration
 	Log                       *slog.Logger
 }
@@ -129,17 +129,17 @@ func handle(on gin.IRoutes, r route) {
 	}
 }
 
-// arriving sets the deadline for the body, which is read to its end even if it is refused.
+// arriving sets the deadline for the body, which is read to its end even if the request is refused.
 func (s *Server) arriving(c *gin.Context) {
 	_ = http.NewResponseController(c.Writer).SetReadDeadline(time.Now().Add(s.config.BodyTimeout))
 }
 
-// answering sets the deadline for the caller to read the response, from now on.
+// answering sets the deadline for the caller to read the response, counted from now.
 func (s *Server) answering(c *gin.Context) {
 	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(s.config.WriteTimeout))
 }
 
-// waiting removes the deadline for the start of the response to a request that has arrived.
+// waiting removes the deadline for the start of the response. Use it when the request has arrived.
 func (s *Server) waiting(c *gin.Context) {
 	controller := http.NewResponseController(c.Writer)
 	_, _ = controller.SetReadDeadline(time.Time{}), controller.SetWriteDeadline(time.Time{})
@@ -148,8 +148,8 @@ func (s *Server) waiting(c *gin.Context) {
 // callerKey is the key under which guard stores the caller for the handlers.
 const callerKey = "caller"
 
-// keepPagesOut refuses cross-site requests from web pages. The browser may add a client certificate to them, and a
-// proxy in front of the sidecar a token, so this applies to every kind of caller.
+// keepPagesOut refuses cross-site requests from web pages. A browser may add a client certificate to such requests,
+// and a proxy in front of the sidecar a token, so this applies to every kind of caller.
 func (s *Server) keepPagesOut(c *gin.Context) {
 	if !s.config.Hosts.Allow(c.Request.Host) {
 		c.Header("Connection", "close")
@@ -293,7 +293,7 @@ func (s *Server) checkIdentity(id minter.Identity) error {
 	return refused.Err()
 }
 
-// list is GET /executions: those of the caller's business, the latest first.
+// list is GET /executions: the executions of the caller's business, the latest first.
 func (s *Server) list(c *gin.Context) {
 	id, ok := s.business(c)
 	if !ok {

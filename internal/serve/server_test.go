@@ -40,7 +40,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// world is a server whose executions are controlled by their scripts.
+// world is a server whose executions do what their scripts name.
 type world struct {
 	t      *testing.T
 	server *Server
@@ -56,7 +56,7 @@ type world struct {
 // talk is how many bytes the script "talk" logs.
 const talk = 12 << 20
 
-// run replaces a host: the script names the result.
+// run replaces a host: the script names its result.
 func (w *world) run(ctx context.Context, r execution.Request) (execution.Ended, error) {
 	w.mu.Lock()
 	w.ran = append(w.ran, r)
@@ -210,8 +210,8 @@ func TestRunAnswersAsExistingClientsExpect(t *testing.T) {
 		"suspended":      {script("suspended"), 403, `"code":"suspended"`},
 		"a callback": {`{"user_script": "x", "callback_url": "https://example.com/"}`, 400,
 			`{"callback_url":["is for POST /executions; leave it out here"]}`},
-		"a fault of ours": {script("broken"), 500, `"code":"internal"`},
-		"a bad business":  {`{"user_script": "x", "business_id": "a b"}`, 400, `{"business_id":[`},
+		"an internal error": {script("broken"), 500, `"code":"internal"`},
+		"a bad business":    {`{"user_script": "x", "business_id": "a b"}`, 400, `{"business_id":[`},
 		"a bad type": {`{"user_script": "x", "account_type": "robot"}`, 400,
 			`{"account_type":["unknown account type"]}`},
 	} {
@@ -221,8 +221,8 @@ func TestRunAnswersAsExistingClientsExpect(t *testing.T) {
 			if got.status != c.status || !strings.Contains(got.body, c.want) || strings.Contains(got.body, "a secret inside") {
 				t.Errorf("got %d %s, want %d %s", got.status, got.body, c.status, c.want)
 			}
-			if told := strings.Contains(got.body, `"request_id"`); told != (c.status == 200 || name == "a failed step") {
-				t.Errorf("request_id in the body: %v\n%s", told, got.body)
+			if has := strings.Contains(got.body, `"request_id"`); has != (c.status == 200 || name == "a failed step") {
+				t.Errorf("request_id in the body: %v\n%s", has, got.body)
 			}
 		})
 	}
@@ -247,7 +247,7 @@ func TestTheHeadersOfExistingClientsNameTheBusinessAndUser(t *testing.T) {
 	}
 }
 
-func TestAnExecutionIsSubmittedWatchedAndLookedAt(t *testing.T) {
+func TestAnExecutionIsSubmittedWatchedAndRead(t *testing.T) {
 	w := start(t, nil, 1, 1)
 	body := `{"user_script": "wait", "execution_id": "e1", "timeout_ms": 1000}`
 	first := w.call("POST", "/executions", body, asB1)
@@ -350,7 +350,7 @@ func TestEventsArriveWhileAnExecutionRuns(t *testing.T) {
 	}
 	defer response.Body.Close()
 	lines := bufio.NewScanner(response.Body)
-	for lines.Scan() && lines.Text() != "event:log" { // the test waits: nothing has ended the stream
+	for lines.Scan() && lines.Text() != "event:log" { // blocks until an event arrives, because the stream stays open
 	}
 	if lines.Text() != "event:log" {
 		t.Errorf("the stream ended with %q", lines.Text())
@@ -361,7 +361,7 @@ func TestEventsArriveWhileAnExecutionRuns(t *testing.T) {
 	}
 }
 
-// TestACallerThatReadsNothingIsCutOff: the server writes more than any socket buffers.
+// TestACallerThatReadsNothingIsCutOff: the server writes more than all sockets buffer.
 func TestACallerThatReadsNothingIsCutOff(t *testing.T) {
 	for name, ask := range map[string]string{"an answer": "GET /executions/big",
 		"a stream": "GET /executions/big/events"} {
@@ -390,7 +390,7 @@ func TestACallerThatReadsNothingIsCutOff(t *testing.T) {
 // TestLargeBodiesThatArriveAreBounded: each business has its share, and small bodies are always read.
 func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
 	w := start(t, nil, 4, 4)
-	// Larger than small, and within the limit.
+	// Larger than smallBody, but within the limit.
 	large := script("fine " + strings.Repeat("x", 50<<10) + strings.Repeat(" ", 14<<10))
 	type arriving struct {
 		body   *io.PipeWriter
@@ -439,12 +439,12 @@ func TestLargeBodiesThatArriveAreBounded(t *testing.T) {
 	}
 	for _, business := range []string{"greedy", "modest"} {
 		if held := w.server.bodies.Held(business); held != 0 {
-			t.Errorf("nothing arrives, and %d bytes of %s are counted", held, business)
+			t.Errorf("no body arrives, but %d bytes of %s are counted", held, business)
 		}
 	}
 }
 
-// TestABodyThatDoesNotArriveIsNotAwaited, neither of a caller nor of a stranger.
+// TestABodyThatDoesNotArriveIsNotAwaited: the server must close the connection, whether it knows the caller or not.
 func TestABodyThatDoesNotArriveIsNotAwaited(t *testing.T) {
 	for status, callers := range map[int]*Callers{408: nil, 401: tokens(t)} {
 		w := start(t, callers, 1, 1, func(c *Config) { c.BodyTimeout = 50 * time.Millisecond })
@@ -453,7 +453,7 @@ func TestABodyThatDoesNotArriveIsNotAwaited(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer connection.Close()
-		// It is not read.
+		// The server must not read the body.
 		_, _ = io.WriteString(connection,
 			"POST /api/coderunner/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
 		answer, err := io.ReadAll(connection)
@@ -509,7 +509,7 @@ func TestACancelledWaitingExecutionNeverStarts(t *testing.T) {
 	}
 }
 
-func TestACallerThatHangsUpCancelsItsRun(t *testing.T) {
+func TestADisconnectedCallerCancelsItsRun(t *testing.T) {
 	w := start(t, nil, 1, 1)
 	ctx, hangUp := context.WithCancel(t.Context())
 	r, err := http.NewRequestWithContext(ctx, "POST", w.http.URL+"/api/coderunner/run", strings.NewReader(script("wait")))
@@ -532,13 +532,13 @@ func TestACallerThatHangsUpCancelsItsRun(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
-	// The slot is free again only after the run has been cancelled.
+	// The slot is free only after the run has been cancelled.
 	if got := w.call("POST", "/api/coderunner/run", script("fine"), nil); got.status != 200 {
 		t.Errorf("the next: %d %s", got.status, got.body)
 	}
 }
 
-func TestAFullQueueTellsCallersWhenToRetry(t *testing.T) {
+func TestAFullQueueSendsRetryAfter(t *testing.T) {
 	w := start(t, nil, 1, 1)
 	for i := range 2 {
 		w.call("POST", "/executions", fmt.Sprintf(`{"user_script": "wait", "execution_id": "e%d"}`, i), asB1)
@@ -550,8 +550,8 @@ func TestAFullQueueTellsCallersWhenToRetry(t *testing.T) {
 	}
 }
 
-// TestPagesOfABrowserAreNoCallers, whatever the browser or a proxy adds to their requests.
-func TestPagesOfABrowserAreNoCallers(t *testing.T) {
+// TestPagesOfABrowserAreRefused: requests of web pages are refused, whatever the browser or a proxy adds to them.
+func TestPagesOfABrowserAreRefused(t *testing.T) {
 	for name, w := range map[string]*world{"anonymous": start(t, nil, 1, 1), "with a token": start(t, tokens(t), 1, 1)} {
 		authorized := http.Header{"Authorization": {"Bearer platform-token-0123456789"}, "X-Business-Id": {"b1"},
 			"X-User-Id": {"u1"}}
@@ -592,7 +592,7 @@ func TestNamesOfTheSidecarAreAllowed(t *testing.T) {
 	}
 }
 
-func TestTheLocalTokenIsThatOfATrustedCaller(t *testing.T) {
+func TestTheLocalTokenIdentifiesATrustedCaller(t *testing.T) {
 	w := start(t, LocalCallers(runner.NewSecret("a-local-token-0123"),
 		minter.Identity{BusinessID: "dev-b", AccountID: "dev-u", AccountType: "service_automation"}), 1, 1)
 	for token, status := range map[string]int{"": 401, "Bearer wrong": 401, "Basic a-local-token-0123": 401,
@@ -606,7 +606,8 @@ func TestTheLocalTokenIsThatOfATrustedCaller(t *testing.T) {
 	}
 }
 
-// TestABusinessIsChargedForItsOwnBodiesOnly: until a caller is authorised, its claims about itself select no budget.
+// TestABusinessIsChargedForItsOwnBodiesOnly: until a caller is authorised, the business that it claims must not be
+// charged.
 func TestABusinessIsChargedForItsOwnBodiesOnly(t *testing.T) {
 	w := start(t, tokens(t), 1, 1)
 	large := strings.Repeat("x", 70<<10)
@@ -629,7 +630,7 @@ func TestABusinessIsChargedForItsOwnBodiesOnly(t *testing.T) {
 		}
 	}()
 	_, _ = io.WriteString(write, large)
-	for w.server.bodies.Held("b-acme") == 0 { // the caller's own business is charged
+	for w.server.bodies.Held("b-acme") == 0 { // wait until the caller's own business is charged
 		time.Sleep(time.Millisecond)
 	}
 	_ = write.Close()
@@ -665,7 +666,7 @@ func bearer(token string, more ...string) http.Header {
 	return header
 }
 
-func TestOnlyKnownCallersGetIn(t *testing.T) {
+func TestOnlyKnownCallersAreAccepted(t *testing.T) {
 	w := start(t, tokens(t), 4, 4)
 	for name, header := range map[string]http.Header{
 		"nothing":        nil,
@@ -731,7 +732,7 @@ func TestACallerActsOnlyForItsOwnBusiness(t *testing.T) {
 	}
 }
 
-// authority is a certificate authority of the test's.
+// authority is a certificate authority of the test.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -818,7 +819,7 @@ func TestAClientCertificateIsACaller(t *testing.T) {
 	}
 }
 
-func TestMistakesInTheListOfCallersAreAllReported(t *testing.T) {
+func TestAllErrorsInTheListOfCallersAreReported(t *testing.T) {
 	short := filepath.Join(t.TempDir(), "short")
 	if err := os.WriteFile(short, []byte("tiny"), 0o600); err != nil {
 		t.Fatal(err)
@@ -865,8 +866,8 @@ func TestOpenAPIIsServedToAnyone(t *testing.T) {
 	}
 }
 
-// TestHEADAnswersWhatGETDoes requests everything that can be read while an execution runs, so that its events have no
-// end yet.
+// TestHEADAnswersWhatGETDoes requests all readable paths while an execution runs, so that its stream of events does
+// not end.
 func TestHEADAnswersWhatGETDoes(t *testing.T) {
 	w := start(t, nil, 4, 4)
 	w.call("POST", "/executions", `{"execution_id": "e1", "user_script": "wait"}`, asB1)

@@ -40,12 +40,12 @@ func (f TLSFiles) Config() (*tls.Config, error) {
 	if !config.ClientCAs.AppendCertsFromPEM(pem) {
 		return nil, exit.Usagef("client CA %q contains no PEM certificate", f.ClientCA)
 	}
-	// A caller may show a token instead. The API itself refuses callers that show neither.
+	// A caller may send a token instead. The API itself refuses callers without either.
 	config.ClientAuth = tls.VerifyClientCertIfGiven
 	return config, nil
 }
 
-// CertifiedNames returns the DNS names in the certificate of a configuration; none for nil.
+// CertifiedNames returns the DNS names in the certificate of a configuration, or none if it is nil.
 func CertifiedNames(config *tls.Config) []string {
 	if config == nil {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/exit"
 )
 
-func TestTheLocalTokenIsMadeOnceAndForItsOwnerOnly(t *testing.T) {
+func TestTheLocalTokenIsCreatedOnceAndOnlyForItsOwner(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	tokens := make([]string, 8)
 	var starting sync.WaitGroup
@@ -35,7 +35,7 @@ func TestTheLocalTokenIsMadeOnceAndForItsOwnerOnly(t *testing.T) {
 	}
 }
 
-func TestALocalTokenThatCannotBeUsed(t *testing.T) {
+func TestAnUnusableLocalTokenIsAnError(t *testing.T) {
 	dir := t.TempDir()
 	short := filepath.Join(dir, "short")
 	if err := os.WriteFile(short, []byte("  fifteen-letters\n"), 0o600); err != nil {
@@ -56,7 +56,7 @@ func TestALocalTokenThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-func TestThePlaceOfTheLocalToken(t *testing.T) {
+func TestThePathOfTheLocalToken(t *testing.T) {
 	home := t.TempDir()
 	for _, row := range []struct{ runtime, home, want string }{
 		{home + "/run", home, home + "/run/kizen-sidecar/serve.token"},

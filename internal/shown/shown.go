@@ -1,5 +1,5 @@
-// Package shown makes text safe to display: it replaces control characters, which a terminal interprets, and
-// bidirectional marks, which make text read as something else.
+// Package shown makes text safe to display. It replaces control characters, which a terminal would interpret, and
+// bidirectional marks, which would change the order in which text is read.
 package shown
 
 import (
@@ -9,7 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// Text replaces control characters by visible ones, and characters that hide in text. Line breaks and tabs stay.
+// Text replaces control characters, and characters that are invisible in text, by visible ones. Line breaks and tabs
+// stay.
 func Text(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {

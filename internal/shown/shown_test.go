@@ -9,7 +9,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
-func TestTextHoldsNothingThatATerminalObeys(t *testing.T) {
+func TestTextContainsNoTerminalControls(t *testing.T) {
 	shown := Text("a\tb\n" + attacks.Harmful + "\xffü€𝄞")
 	for _, r := range shown {
 		if unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Bidi_Control, r) {
@@ -21,7 +21,7 @@ func TestTextHoldsNothingThatATerminalObeys(t *testing.T) {
 	}
 }
 
-func TestTextHoldsNothingThatHides(t *testing.T) {
+func TestTextContainsNothingInvisible(t *testing.T) {
 	if shown := Text("a" + attacks.Hidden + "b"); strings.Trim(shown, "ab\ufffd") != "" {
 		t.Errorf("shown as %q", shown)
 	}
@@ -31,7 +31,7 @@ func TestTextHoldsNothingThatHides(t *testing.T) {
 	}
 }
 
-func TestJSONMeansTheSameAndHoldsNothingThatATerminalObeys(t *testing.T) {
+func TestJSONKeepsItsMeaningWithoutTerminalControls(t *testing.T) {
 	for _, text := range []string{attacks.Harmful, "plain", "ü€𝄞©Øâ", "\u2028",
 		strings.Repeat("x", 1000) + attacks.Harmful} {
 		document, err := json.Marshal(map[string]string{text: text})

@@ -1,4 +1,4 @@
-// Package stepfile reads a step from its folder or a script, with what a person gives it: inputs, outputs and secrets.
+// Package stepfile reads a step from its folder or a script, with the inputs, outputs and secrets that a person gives it.
 package stepfile
 
 import (
@@ -16,10 +16,10 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-// scriptRuntime is what a script without a config.json runs on.
+// scriptRuntime is the runtime of a script without a config.json.
 const scriptRuntime = runner.Python313
 
-// Source says which step is run and with what, in the words of the flags of kizen-sidecar run.
+// Source describes the step to run. Its fields correspond to the flags of kizen-sidecar run.
 type Source struct {
 	Step          string
 	Script        string
@@ -32,9 +32,8 @@ type Source struct {
 	Runtime       string
 }
 
-// Load reads and checks everything that the flags name, before anything is
-// started. What is wrong with inputs, outputs, secrets or runtime comes back
-// as *runner.FieldErrors, all together.
+// Load reads and checks everything that the flags name, before anything starts. It reports all errors of inputs,
+// outputs, secrets and runtime together, as *runner.FieldErrors.
 func (f Source) Load(stdin io.Reader) (name string, job runner.Execution, err error) {
 	step, declared, err := f.step(stdin)
 	if err != nil {
@@ -60,8 +59,7 @@ func (f Source) Load(stdin io.Reader) (name string, job runner.Execution, err er
 	return step.Name, job, nil
 }
 
-// step reads the folder, or the script, and says whether its inputs are
-// declared.
+// step reads the folder or the script, and reports whether its inputs are declared.
 func (f Source) step(stdin io.Reader) (step runner.Step, declared bool, err error) {
 	switch {
 	case f.Step != "" && f.Script != "":
@@ -125,7 +123,7 @@ func (f Source) runtime(step runner.Step, refused *runner.FieldErrors) runner.Ru
 	return runtime
 }
 
-// inputs merges the inputs file with the single flags, which win.
+// inputs merges the inputs file with the single flags, which take precedence.
 func (f Source) inputs(step runner.Step, declared bool, refused *runner.FieldErrors) runner.Inputs {
 	inputs := runner.Inputs{}
 	complete := true
@@ -158,7 +156,7 @@ func (f Source) inputs(step runner.Step, declared bool, refused *runner.FieldErr
 	return inputs
 }
 
-// fieldOf is where an error is filed that does not name its own field.
+// fieldOf returns the field under which an error is reported that does not name its own field.
 func fieldOf(err error, field string) []string {
 	var fields *runner.FieldErrors
 	if errors.As(err, &fields) {
@@ -167,8 +165,8 @@ func fieldOf(err error, field string) []string {
 	return []string{field}
 }
 
-// outputs adds the outputs file and the single flags, which win, to what the
-// step declares.
+// outputs adds the outputs file and the single flags to the declared outputs of the step. Single flags take precedence
+// over the file, and the file over declarations.
 func (f Source) outputs(step runner.Step, refused *runner.FieldErrors) runner.Outputs {
 	outputs := slices.Clone(step.Outputs)
 	if f.OutputsFile != "" {
@@ -193,7 +191,7 @@ func (f Source) outputs(step runner.Step, refused *runner.FieldErrors) runner.Ou
 	return outputs
 }
 
-// secrets reads the secrets file and the single flags, which win.
+// secrets reads the secrets file and the single flags, which take precedence.
 func (f Source) secrets() (map[string]runner.Secret, error) {
 	secrets := map[string]runner.Secret{}
 	if f.SecretsFile != "" {
@@ -203,7 +201,7 @@ func (f Source) secrets() (map[string]runner.Secret, error) {
 		}
 		var values map[string]string
 		if json.Unmarshal(data, &values) != nil {
-			// What the decoder would say may quote a secret.
+			// The decoder's message may quote a secret.
 			return nil, fmt.Errorf("secrets file %q is not a JSON object of strings; write it like {\"name\": \"value\"}",
 				f.SecretsFile)
 		}
@@ -232,7 +230,7 @@ func (f Source) secrets() (map[string]runner.Secret, error) {
 	return secrets, nil
 }
 
-// declareOutput adds output, in place of one of the same name.
+// declareOutput adds output, and replaces one with the same name.
 func declareOutput(outputs runner.Outputs, output runner.Parameter) runner.Outputs {
 	same := func(declared runner.Parameter) bool { return declared.Name == output.Name }
 	if i := slices.IndexFunc(outputs, same); i >= 0 {

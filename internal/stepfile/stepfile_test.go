@@ -29,7 +29,7 @@ const config = `{"name": "Sync", "api_name": "sync", "runtime": "python-3-12", "
 	"inputs": [{"name": "who", "data_type": "string", "required": true}, {"name": "count", "data_type": "number"}],
 	"outputs": [{"name": "total", "data_type": "number"}]}`
 
-func TestAFolderIsReadWithWhatFlagsAdd(t *testing.T) {
+func TestFlagsAddToAFolder(t *testing.T) {
 	dir := folder(t, map[string]string{
 		"kizen.json": `{"name": "My plugin", "api_name": "my_plugin"}`, "step/config.json": config,
 		"step/script.py": "pass\n",
@@ -51,9 +51,9 @@ func TestAFolderIsReadWithWhatFlagsAdd(t *testing.T) {
 	}
 	if len(job.Outputs) != 2 || job.Outputs[0].Name != "total" || job.Outputs[0].Type != "s" ||
 		job.Outputs[1].Name != "more" {
-		t.Errorf("a file of outputs replaces what config.json declares, and adds to it: %+v", job.Outputs)
+		t.Errorf("a file of outputs must replace outputs of config.json, and add others: %+v", job.Outputs)
 	}
-	// Single flags win over files. An input without a value is not supplied.
+	// Single flags take precedence over files. An input without a value is not supplied.
 	source.Input, source.Secret, source.Runtime = []string{"who=flag", "count=:number"}, []string{"api_key=flag"},
 		"python-3-13"
 	source.DeclareOutput = []string{"more:number", "third"}
@@ -84,10 +84,10 @@ func TestAScriptIsReadFromAFileOrFromStandardInput(t *testing.T) {
 	}
 }
 
-// origin is where a script comes from.
+// origin is the source of a script.
 type origin struct{ script, stdin string }
 
-func TestAStepWithoutANameIsCalledAfterItsFolder(t *testing.T) {
+func TestAStepWithoutANameIsNamedAfterItsFolder(t *testing.T) {
 	dir := folder(t, map[string]string{"sync/config.json": "{}", "sync/script.py": "pass"})
 	t.Chdir(filepath.Join(dir, "sync"))
 	for _, step := range []string{".", "../sync", filepath.Join(dir, "sync")} {
@@ -97,7 +97,7 @@ func TestAStepWithoutANameIsCalledAfterItsFolder(t *testing.T) {
 	}
 }
 
-func TestMistakesAreOneLine(t *testing.T) {
+func TestEveryErrorIsOneLine(t *testing.T) {
 	dir := folder(t, map[string]string{
 		"step/config.json": `{"name": "x"}`, "step/script.py": "pass", "empty/x": "", "ok.py": "pass",
 		"latin1.py":   "x = '\xe9'",
@@ -135,12 +135,12 @@ func TestMistakesAreOneLine(t *testing.T) {
 			t.Errorf("%+v: %v, want one line with %q", source, err, want)
 		}
 		if err != nil && len(job.Secrets) > 0 {
-			t.Errorf("%+v: secrets come back with an error", source)
+			t.Errorf("%+v: secrets are returned with an error", source)
 		}
 	}
 }
 
-func TestAllThatIsWrongWithTheFieldsIsReportedTogether(t *testing.T) {
+func TestAllErrorsOfFieldsAreReportedTogether(t *testing.T) {
 	dir := folder(t, map[string]string{"config.json": config, "script.py": "pass", "null.json": `{"who": null}`})
 	for _, row := range []struct {
 		source Source
@@ -170,7 +170,7 @@ func TestAllThatIsWrongWithTheFieldsIsReportedTogether(t *testing.T) {
 			}
 		}
 	}
-	// An input that cannot be read does not count as missing too.
+	// An invalid input must not also be reported as missing.
 	_, _, err := Source{Step: dir, Secret: []string{"api_key=x"},
 		InputsFile: filepath.Join(dir, "none.json")}.Load(strings.NewReader(""))
 	if err == nil || strings.Contains(err.Error(), "who") {

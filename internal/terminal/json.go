@@ -23,7 +23,7 @@ func PrintJSON(w io.Writer, document any) error {
 	return err
 }
 
-// PrintFailure writes the document of an execution that never ran, or whose outcome is not known.
+// PrintFailure writes the document of an execution that never ran, or whose outcome is unknown.
 func PrintFailure(w io.Writer, requestID string, err error) error {
 	document := struct {
 		RequestID    string   `json:"request_id"`

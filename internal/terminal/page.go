@@ -153,7 +153,7 @@ func (p Page) connections(w io.Writer, result runner.Result) {
 	columns(w, rows)
 }
 
-// connectionTarget is the name and the address of a connection, as far as it has them.
+// connectionTarget returns the name and the address of a connection, as far as they are known.
 func connectionTarget(c runner.Connection) string {
 	switch {
 	case c.Address == "":
@@ -164,7 +164,8 @@ func connectionTarget(c runner.Connection) string {
 	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + " at " + c.Address
 }
 
-// connectionResult says what became of a connection. The result of one that the step waits for itself is not known.
+// connectionResult returns the result of a connection. If the step itself waits for the connection, the result is
+// unknown.
 func connectionResult(c runner.Connection) string {
 	switch {
 	case !c.Allowed:

@@ -17,8 +17,8 @@ const (
 
 var spinnerFrames = []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
 
-// StartSpinner shows on a terminal that a task has been running for more than a second, and for how long. It returns a
-// function that removes the line and waits until it is gone. If the output is not a terminal, it does nothing.
+// StartSpinner shows, on a terminal, that a task has been running for more than a second, and for how long. It returns
+// a function that removes the line and waits until it is removed. If the output is not a terminal, it does nothing.
 func StartSpinner(w io.Writer, what string) (stop func()) {
 	if !telemetry.IsTerminal(w) {
 		return func() {}

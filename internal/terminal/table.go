@@ -55,7 +55,7 @@ func Table(w io.Writer, prefix string, rows [][]string) error {
 	return err
 }
 
-// Time is a time as tables show it: in UTC, in whole seconds, or "-" for the zero time.
+// Time formats a time for tables: in UTC, in whole seconds, or "-" for the zero time.
 func Time(t time.Time) string {
 	if t.IsZero() {
 		return "-"

@@ -45,7 +45,7 @@ func Handler(prefix string) http.Handler {
 	})
 }
 
-// reportModules lists the modules of a report, each after its imports.
+// reportModules lists the modules of a report, each after the modules that it imports.
 var reportModules = []string{"dom.js", "format.js", "python.js", "waterfall.js", "page.js", "report.js"}
 
 // Report writes a self-contained file that shows record.

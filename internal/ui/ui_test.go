@@ -17,7 +17,7 @@ import (
 	"github.com/kizen/kizen-sidecar/runner"
 )
 
-func TestARecordTellsWhenEachPhaseWas(t *testing.T) {
+func TestARecordContainsTheTimesOfEachPhase(t *testing.T) {
 	origin := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	at := func(ms int) time.Time { return origin.Add(time.Duration(ms) * time.Millisecond) }
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
@@ -45,7 +45,7 @@ func TestARecordTellsWhenEachPhaseWas(t *testing.T) {
 		t.Errorf("trace %q, log times %v", got.TraceID, got.LogTimes)
 	}
 
-	// A warm interpreter was there before the execution was asked for.
+	// A warm interpreter was started before the request.
 	done.Result.Begun = at(-1000)
 	done.Result.Phases.Import = ms(1035)
 	for _, phase := range NewRecord(about, done, nil).Phases {
@@ -55,14 +55,14 @@ func TestARecordTellsWhenEachPhaseWas(t *testing.T) {
 	}
 }
 
-func TestARecordOfWhatNeverRanHasNoPhases(t *testing.T) {
+func TestARecordOfAnExecutionThatNeverRanHasNoPhases(t *testing.T) {
 	got := NewRecord(About{State: "queued", Queued: time.Now(), Traceparent: "nonsense"}, execution.Ended{}, nil)
 	if len(got.Phases) != 0 || got.TraceID != "" {
 		t.Errorf("record = %+v", got)
 	}
 }
 
-func TestNothingInARecordEndsTheElementItIsIn(t *testing.T) {
+func TestNothingInARecordEndsItsElement(t *testing.T) {
 	const evil = "</script><!--<script>\u2028<b>&amp;"
 	document, err := json.Marshal(map[string]any{"logs": []string{evil}})
 	if err != nil {
@@ -84,16 +84,17 @@ func TestNothingInARecordEndsTheElementItIsIn(t *testing.T) {
 		t.Errorf("%d script elements, want the record and the page", n)
 	}
 	if strings.Contains(page.String(), "<b>") || strings.Contains(page.String(), "<!--") {
-		t.Error("what a step wrote is in the report as markup")
+		t.Error("the report contains text of a step as markup")
 	}
 	data := regexp.MustCompile(`(?s)id="record">(.*?)</script>`).FindStringSubmatch(page.String())
 	var back Record
 	if data == nil || json.Unmarshal([]byte(data[1]), &back) != nil || back.Source != evil || back.Name != evil {
-		t.Errorf("the record does not come back as it was: %+v", back)
+		t.Errorf("the record in the report differs: %+v", back)
 	}
 }
 
-// sinks are ways to make markup or code of text. The browser refuses them too; this says so before one is opened.
+// sinks match the ways to turn text into markup or code. The browser refuses them too; this test finds them without a
+// browser.
 var sinks = regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|createContextualFragment|setHTML|srcdoc|setAttribute\("(style|on)`)
 
 func TestTheScriptsOfThePageParseNoMarkup(t *testing.T) {
@@ -134,8 +135,8 @@ func TestAssetsComeWithAPolicyAndAType(t *testing.T) {
 	}
 }
 
-// TestThePageOffersEveryOutcome reads the list in list.js.
-func TestThePageOffersEveryOutcome(t *testing.T) {
+// TestThePageCanFilterByEveryOutcome reads the list in list.js.
+func TestThePageCanFilterByEveryOutcome(t *testing.T) {
 	text, err := embedded.ReadFile("assets/list.js")
 	if err != nil {
 		t.Fatal(err)

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// special are the networks that do not lead to one public host, in addition to those that netip recognises: the
-// special-purpose registries of RFC 6890, and the ways to embed an IPv4 address in an IPv6 one.
+// special lists networks that do not belong to one public host, in addition to those that netip recognises: the
+// special-purpose registries of RFC 6890, and the ways to embed an IPv4 address in an IPv6 address.
 var special = parsePrefixes(
 	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
 	"203.0.113.0/24", "240.0.0.0/4",
@@ -45,7 +45,7 @@ var errPlain = errors.New("it is not https, and no allowed network contains its 
 // guard checks the address of every connection, after DNS resolution and before anything is sent.
 type guard struct{ allowed []netip.Prefix }
 
-// control returns a net.Dialer's Control for https URLs if secure is true, for others if not.
+// control returns a net.Dialer's Control, for https URLs if secure is true, otherwise for http URLs.
 func (g guard) control(secure bool) func(network, address string, _ syscall.RawConn) error {
 	return func(_, address string, _ syscall.RawConn) error {
 		host, _, err := net.SplitHostPort(address)

@@ -22,20 +22,20 @@ type Finished struct {
 	ExecutionID string           `json:"execution_id"`
 	BusinessID  string           `json:"business_id"`
 	Outcome     outcomes.Outcome `json:"outcome"`
-	// Result is the document that POST /api/coderunner/run answers with.
+	// Result is the document that POST /api/coderunner/run returns.
 	Result json.RawMessage `json:"result"`
-	// Late marks a result that the worker reported after the fleet had already ended the execution. The outcome sent
-	// first stands.
+	// Late marks a result that the worker reported after the fleet had already ended the execution. The outcome that
+	// was sent first remains valid.
 	Late bool `json:"-"`
-	// Run counts how often the execution was run again after it was kept as a dead letter.
+	// Run counts how often the execution, as a dead letter, was run again.
 	Run int64 `json:"-"`
 	// Conflict is the digest of a request that was refused because another request had its id before. It is empty for
 	// the end of an execution.
 	Conflict string `json:"-"`
 }
 
-// Message returns the message that tells url about an execution that ended at a time. The same end of the same
-// execution always has the same id.
+// Message returns the message that reports the end of an execution to url; at is the time of the end. The same end of
+// the same execution always has the same ID.
 func (f Finished) Message(url string, at time.Time) (Message, error) {
 	kind, about := finishedType, f.BusinessID+"/"+f.ExecutionID
 	if f.Run > 0 {

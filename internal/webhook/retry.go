@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// DefaultAttempts is how many attempts are made before a delivery is given up; with [Delay] between them they span
-	// about six hours.
+	// DefaultAttempts is the number of attempts after which a delivery is given up. With [Delay] between them, they
+	// span about six hours.
 	DefaultAttempts = 17
 	firstDelay      = time.Second
 	longestDelay    = time.Hour
 )
 
-// DeliveryError says why a message was not delivered. It names the host, never the rest of the URL.
+// DeliveryError explains why a message was not delivered. It names the host, but not the rest of the URL.
 type DeliveryError struct {
 	Host   string
 	Status int    // of the response; 0 if there was none
@@ -55,9 +55,9 @@ func Final(err error) bool {
 	return errors.As(err, &failed) && failed.Final
 }
 
-// Delay returns how long to wait after attempt number attempt, counted from 1, failed with err: 1 s, 2 s, 4 s, up to 1
-// h. Each delay is cut by up to half at random, so that deliveries that failed together do not return together. A
-// longer Retry-After takes precedence.
+// Delay returns how long to wait after attempt number attempt, counted from 1, has failed with err: 1 s, 2 s, 4 s, up
+// to 1 h. Each delay is reduced by up to half at random, so that deliveries that failed together are not retried
+// together. A longer Retry-After takes precedence.
 func Delay(attempt int, err error) time.Duration {
 	delay := backoff.Delay(attempt, firstDelay, longestDelay)
 	var failed *DeliveryError
@@ -78,8 +78,8 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return min(max(wait, 0), longestDelay)
 }
 
-// Deliver retries a message until it is delivered, the attempts are used up, an attempt fails with a final error or
-// ctx ends. The function try makes each attempt: it calls [Sender.Try] after any wait of its own.
+// Deliver retries a message until it is delivered, an attempt fails with a final error, no attempts are left, or ctx
+// ends. The function try makes each attempt; it may wait before it calls [Sender.Try].
 func (s *Sender) Deliver(ctx context.Context, m Message, try func(context.Context, Message) error) error {
 	for attempt := 1; ; attempt++ {
 		err := try(ctx, m)

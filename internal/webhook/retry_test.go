@@ -13,7 +13,7 @@ type roundTrips func(*http.Request) (*http.Response, error)
 
 func (f roundTrips) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// answering gives the sender a receiver that responds with each status in turn, and repeats the last.
+// answering gives the sender a receiver that responds with each status in turn, and then repeats the last one.
 func answering(s *Sender, asked *[]time.Time, statuses ...int) {
 	s.client.Transport = roundTrips(func(r *http.Request) (*http.Response, error) {
 		status := statuses[min(len(*asked), len(statuses)-1)]

@@ -33,13 +33,13 @@ type Config struct {
 	// Allowed are networks that may receive messages although they are not public; their hosts may also receive them
 	// over plain HTTP.
 	Allowed []netip.Prefix
-	// Timeout bounds one attempt; default 15 s.
+	// Timeout limits one attempt; default 15 s.
 	Timeout time.Duration
-	// Attempts bounds [Sender.Deliver], and LongestDelay bounds the time between two attempts, whatever the receiver
-	// asks for; default [DefaultAttempts] and an hour.
+	// Attempts limits [Sender.Deliver]; default [DefaultAttempts]. LongestDelay limits the time between two attempts,
+	// even if the receiver asks for more; default one hour.
 	Attempts     int
 	LongestDelay time.Duration
-	// CA verifies the servers' certificates; if nil, the system's roots do.
+	// CA holds the roots that verify the servers' certificates; if nil, the system's roots do.
 	CA *x509.CertPool
 }
 
@@ -89,7 +89,7 @@ func New(config Config) (*Sender, error) {
 	return s, nil
 }
 
-// transport keeps plain and encrypted connections separate, because different addresses are allowed for them.
+// transport uses separate connections for http and https, because different addresses are allowed for them.
 func transport(config Config) *http.Transport {
 	g := guard{config.Allowed}
 	plain := &net.Dialer{Timeout: config.Timeout, Control: g.control(false)}
@@ -173,7 +173,7 @@ func judge(host string, response *http.Response) error {
 	}
 }
 
-// refusedBy describes a failure before the response, without the URL that net/http would add.
+// refusedBy describes a failure before the response. It omits the URL, which net/http would add.
 func refusedBy(host string, err error) error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {

@@ -224,7 +224,7 @@ func TestPublicAddressesReceiveMessagesOverTLSOnly(t *testing.T) {
 func TestAServerWithAnUntrustedCertificateReceivesNothing(t *testing.T) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter,
 		*http.Request) {
-		t.Error("it received the message")
+		t.Error("the server received the message")
 	}))
 	server.Config.ErrorLog = nil
 	server.StartTLS()

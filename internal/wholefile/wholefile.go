@@ -1,8 +1,8 @@
-// Package wholefile writes files atomically: a reader sees all of a file or nothing.
+// Package wholefile writes files atomically: a reader sees either the whole file or no file.
 //
-// It writes a temporary file in the same directory and renames it. [Write] is for files that are useless once their
-// writer has ended, such as those with its address. It does not wait for the disk, which takes 6 ms, while a proxy
-// starts within 20 ms. [Keep] and [Create] are for files that must survive a power failure. github.com/google/renameio
+// It writes a temporary file in the same directory and renames it. [Write] is for files that are useless after the end
+// of their writer, such as a file with its address. It does not wait for the disk: that takes 6 ms, and a proxy must
+// start within 20 ms. [Keep] and [Create] are for files that must survive a power failure. github.com/google/renameio
 // always waits.
 package wholefile
 
@@ -39,7 +39,7 @@ func write(path string, content []byte, mode fs.FileMode, synced bool, place fun
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(file.Name()) }() // after os.Rename the name no longer exists
+	defer func() { _ = os.Remove(file.Name()) }() // after os.Rename, the name no longer exists
 	_, err = file.Write(content)
 	if mode != 0o600 {
 		err = errors.Join(err, file.Chmod(mode))

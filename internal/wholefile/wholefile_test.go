@@ -33,7 +33,7 @@ func TestAFileIsReplacedWithItsMode(t *testing.T) {
 	}
 }
 
-func TestAFailureLeavesWhatWasThere(t *testing.T) {
+func TestAFailureKeepsTheOldFile(t *testing.T) {
 	for name, way := range ways {
 		dir := t.TempDir()
 		if err := os.MkdirAll(filepath.Join(dir, "folder", "full"), 0o700); err != nil {
@@ -75,7 +75,7 @@ func TestAReaderSeesAllOfAFile(t *testing.T) {
 	reading.Wait()
 }
 
-func TestOneOfManyCreatesAFile(t *testing.T) {
+func TestOnlyOneOfManyCreatesAFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
 	var created atomic.Int32
@@ -101,7 +101,7 @@ func TestOneOfManyCreatesAFile(t *testing.T) {
 	requireOnly(t, dir, "file")
 }
 
-func TestCauseTakesOutTheName(t *testing.T) {
+func TestCauseRemovesTheFileName(t *testing.T) {
 	_, err := os.Open("/none/such")
 	if got := Cause(err); got != errors.Unwrap(err) {
 		t.Errorf("%v", got)

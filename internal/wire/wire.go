@@ -9,7 +9,7 @@ import (
 // DefaultQueue is the default name of a queue.
 const DefaultQueue = "kizen"
 
-// The types of tasks. The payload of an ExecutionTask is the body of POST /executions; that of a CallbackTask is a
+// The types of tasks. The payload of an ExecutionTask is the body of POST /executions, that of a CallbackTask a
 // callback to deliver.
 const (
 	ExecutionTask = "kizen:execution"
@@ -67,7 +67,7 @@ func RecordKey(business, execution string) string {
 	return "kizen:{" + business + "}:run:" + execution
 }
 
-// Fields of that hash.
+// The fields of the hash at RecordKey.
 const (
 	FieldState   = "state"
 	FieldDigest  = "digest" // SHA-256 of the task's payload, in hexadecimal

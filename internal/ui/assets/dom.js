@@ -35,8 +35,8 @@ export function printable(text) {
     c < " " ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : "\ufffd");
 }
 
-// renew changes old into fresh and leaves equal parts alone. That keeps focus, selection, scrolling and what a screen
-// reader has read. An element with listeners either has an id or is built the same way each time.
+// renew changes old into fresh, but leaves equal parts unchanged. That preserves focus, selection, scroll position and
+// the position of a screen reader. An element with listeners either has an id or is built the same way each time.
 export function renew(old, fresh) {
   if (old.isEqualNode(fresh) || old.dataset?.kept) return;
   if (old.nodeType !== Node.ELEMENT_NODE || old.localName !== fresh.localName || old.id !== fresh.id) {

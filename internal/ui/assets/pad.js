@@ -35,8 +35,8 @@ function body() {
   };
 }
 
-// wire converts a text to a wire value. If a type needs JSON and the text is not JSON, the API receives the text and
-// refuses it by name.
+// wire converts a text to a wire value. If a type needs JSON and the text is not JSON, wire sends the text, so that
+// the API refuses it with the name of the input.
 function wire(type, text) {
   if (text === null || !/^[aflo]/.test(type)) return text;
   try {

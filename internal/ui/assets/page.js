@@ -136,8 +136,8 @@ function logs(record, result) {
         })))));
 }
 
-// block is how many messages the browser lays out or skips together. One by one, a hundred thousand messages would
-// take it a minute.
+// block is how many messages the browser lays out or skips together. A hundred thousand messages laid out one by one
+// would take a minute.
 const block = 200;
 
 function blocks(count) {
