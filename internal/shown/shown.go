@@ -57,8 +57,9 @@ func isHarmful(r rune) bool {
 	return r >= 0x7f && r < 0xa0 || r > 0xff && unicode.Is(unicode.Bidi_Control, r)
 }
 
-// isInvisible reports whether r is a format character, which hides in text, or a line break that only some programs
-// know. The joiners are parts of words and of emoji, and the marks before numbers are visible.
+// isInvisible reports whether r is a format character, which is invisible in text, or a line break that only some
+// programs know. It excludes joiners, which are parts of words and of emoji, and the marks before numbers, which are
+// visible.
 func isInvisible(r rune) bool {
 	if r < 0xad || r == '\u200c' || r == '\u200d' {
 		return false
