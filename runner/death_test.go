@@ -52,7 +52,7 @@ var deaths = []death{
 		code: 1},
 	{name: "sys.exit of a signal", script: "import signal, sys; sys.exit(signal.SIGTERM)", outcome: outcomes.Exited,
 		says: "SystemExit", code: 15},
-	{name: "sys.exit of a number that is no exit code", script: "import sys; sys.exit(2 ** 70)", outcome: outcomes.Exited,
+	{name: "sys.exit of a huge number", script: "import sys; sys.exit(2 ** 70)", outcome: outcomes.Exited,
 		says: "SystemExit: 1180591620717411303424", code: 1},
 	{name: "os._exit", script: "import os; os._exit(3)", outcome: outcomes.Exited,
 		says: "exited: the step's process left with code 3 and did not hand over a result", code: 3},

@@ -78,14 +78,14 @@ func TestThePlatformRefusesForgedKeys(t *testing.T) {
 	w, bench := attackedWorld(t)
 	w.want(200, w.with(bench.Unchanged()), "GET", "/custom-objects", "")
 	for _, token := range bench.Tokens() {
-		if strings.TrimSpace(token.Text) != token.Text || len(token.Text) > 512<<10 { // HTTP strips blanks, and limits the size of headers
+		if strings.TrimSpace(token.Text) != token.Text || len(token.Text) > 512<<10 { // HTTP strips or limits
 			continue
 		}
 		w.requireRefused(token.Name, token.Text)
 	}
 }
 
-// TestWritingToRedisMakesNoKeyValid: an attacker who can write anything to Redis still lacks the keys that sign and seal.
+// TestWritingToRedisMakesNoKeyValid: an attacker who can write anything to Redis lacks the keys that sign and seal.
 func TestWritingToRedisMakesNoKeyValid(t *testing.T) {
 	w, bench := attackedWorld(t)
 	prefix := "kizen:{" + testBusiness + "}:"
@@ -214,8 +214,8 @@ func TestNonsenseInRedisDoesNotCrashThePlatform(t *testing.T) {
 	w.want(200, people, "GET", "/service-accounts/"+id+"/tokens", "")
 }
 
-// TestConcurrentRotationsDeletionsAndChecksAgree uses two platforms. After one has answered a change, both must apply it. A check
-// must succeed or refuse the key; it must not fail otherwise.
+// TestConcurrentRotationsDeletionsAndChecksAgree uses two platforms. After one has answered a change, both must apply
+// it. A check must succeed or refuse the key; it must not fail otherwise.
 func TestConcurrentRotationsDeletionsAndChecksAgree(t *testing.T) {
 	const rounds = 40
 	server, dir := redistest.Start(t), keyDirectory(t)

@@ -207,7 +207,7 @@ func (w *world) runMatrix(routes map[string]string, c actor, level policy.Level,
 		switch {
 		case o.byPath != nil && o.byPath(c.subject, target):
 			status, code = 403, policy.CodeGuardrail
-		case c.id == target.id && o.byTarget != nil && o.byTarget(c.subject, target): // the path shows that the call is about the caller
+		case c.id == target.id && o.byTarget != nil && o.byTarget(c.subject, target): // known by the path
 			status, code = 403, policy.CodeGuardrail
 		case level < o.needs:
 			status, code = 403, policy.CodeNotPermitted

@@ -37,7 +37,7 @@ func TestPlatformReloadsItsKeysOnHangup(t *testing.T) {
 			t.Fatal("the platform ended")
 		}
 		listening = listening || strings.Contains(lines.Text(), `"listening"`)
-		loaded = loaded || strings.Contains(lines.Text(), `"keys loaded"`) // the platform now watches its files and handles signals
+		loaded = loaded || strings.Contains(lines.Text(), `"keys loaded"`) // it now handles signals
 	}
 	w = sharing(t, readReady(t, file), dir)
 	must(t, command.Process.Signal(syscall.SIGHUP))

@@ -111,7 +111,7 @@ func TestReceiversThatHangDelayNoOtherBusiness(t *testing.T) {
 	for i := range 2 * callbacksAtOnce {
 		e.submit("greedy", fmt.Sprint(i), receiver.URL+"/hangs")
 	}
-	redistest.Await(t, "the maximal number of concurrent attempts", func() bool { return hanging.Load() == callbacksAtOnce })
+	redistest.Await(t, "the maximal number of attempts", func() bool { return hanging.Load() == callbacksAtOnce })
 	e.submit("modest", "e", receiver.URL+"/told")
 	release <- struct{}{}
 	<-told

@@ -1,4 +1,4 @@
-// Package stepfile reads a step from its folder or a script, with the inputs, outputs and secrets that a person gives it.
+// Package stepfile reads a step from its folder or a script, with the inputs, outputs and secrets that a person gives.
 package stepfile
 
 import (

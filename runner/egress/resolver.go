@@ -247,7 +247,8 @@ func (r *resolver) decide(name string) Decision {
 	allowed := r.rate.take(job.MaxQuestions)
 	r.mu.Unlock()
 	if !allowed {
-		return Decision{Code: CodeQuestions, Reason: "the execution makes too many DNS queries per second; see --max-dns-rate"}
+		return Decision{Code: CodeQuestions,
+			Reason: "the execution makes too many DNS queries per second; see --max-dns-rate"}
 	}
 	return job.Policy.Resolve(name)
 }

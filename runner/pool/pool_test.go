@@ -112,7 +112,7 @@ func TestAnExecutionSeesNothingOfAnEarlierOne(t *testing.T) {
 			run(t, p, hunt.leave, nil)
 			run(t, p, hunt.look, nil)
 			run(t, p,
-				hunt.leave+"\ntry:\n  exec("+quote(hunt.look)+")\nexcept AssertionError: pass\nelse: raise Exception('the search does not find it')", nil)
+				hunt.leave+"\ntry:\n  exec("+quote(hunt.look)+")\nexcept AssertionError: pass\nelse: raise Exception('not found')", nil)
 		})
 	}
 }

@@ -73,7 +73,8 @@ func provide(dir string, names []string) error {
 	for _, name := range names {
 		build.Args = append(build.Args, "./cmd/"+name)
 	}
-	build.Dir = strings.TrimSpace(string(root)) // so that the commands use their own module's versions, also in tests of another module
+	// So the commands use the versions of their own module, also in tests of another module.
+	build.Dir = strings.TrimSpace(string(root))
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {

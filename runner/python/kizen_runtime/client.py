@@ -8,8 +8,8 @@ sidecar:
 
 There the environment variable KIZEN_API_URL is the sidecar's address, and KIZEN_API_ROOT, if set, is the root of the
 API to which the sidecar forwards. The sidecar adds the credentials; the calling code has none. Paths are relative to
-the API root and arrive byte for byte as they were written. Every call returns a `requests.Response`, whatever its status.
-Redirects below the API root also go through the sidecar. URLs in responses are always the API's.
+the API root and arrive byte for byte as they were written. Every call returns a `requests.Response`,
+whatever its status. Redirects below the API root also go through the sidecar. URLs in responses are always the API's.
 """
 
 from __future__ import annotations

@@ -108,7 +108,8 @@ func superviseConnections(job *Job) error {
 		installed <- -1
 		if listener := <-installed; listener >= 0 {
 			report(Event{Kind: Supervised}, listener)
-			_ = unix.Close(listener) // only the sidecar may hold it: when the sidecar ends, the kernel then refuses the calls
+			// Only the sidecar may hold the listener: if the sidecar ends, the kernel then refuses the calls.
+			_ = unix.Close(listener)
 		}
 	})
 	<-installed
