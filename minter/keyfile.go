@@ -273,8 +273,8 @@ func PruneKeys(dir string, now time.Time) ([]string, error) {
 	return pruned, nil
 }
 
-// HasKey reports whether a directory contains a signing key, or a sealing key. A directory that cannot be read has
-// none; writing to it says why.
+// HasKey reports whether a directory contains a signing key, or a sealing key. For an unreadable directory it returns
+// false; the next write to it reports the error.
 func HasKey(dir string, sealing bool) bool {
 	keys, err := LoadKeySet(KeySetConfig{Path: dir})
 	if err != nil {

@@ -404,6 +404,6 @@ func TestSuspensionTakesEffectIfTheTimelineFails(t *testing.T) {
 		t.Errorf("Mint = %v, want ErrSuspended", err)
 	}
 	if lifted, _, err := r.Resume(t.Context(), "business-1", "account-1"); !lifted || err != nil || len(missing) != 2 {
-		t.Errorf("lifted: %v, %v; told %v", lifted, err, missing)
+		t.Errorf("lifted: %v, %v; reported %v", lifted, err, missing)
 	}
 }

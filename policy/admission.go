@@ -13,7 +13,7 @@ const (
 	CodeSuspended      = "suspended"
 )
 
-// Applicant is an account that wants to act.
+// Applicant is an account that requests to act.
 type Applicant struct {
 	Type      string
 	StoredKey bool // it presents a stored key; otherwise a signed one

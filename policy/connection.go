@@ -24,7 +24,7 @@ type Connection struct {
 	Step      string // the step's name
 
 	ThisMachine bool // the address belongs to the machine that runs the step
-	Redis       bool // the sidecar's Redis is there
+	Redis       bool // the address is that of the sidecar's Redis
 	API         bool // the API has this address
 	APIPort     bool // and this port
 }

@@ -60,8 +60,8 @@ func (s sockets) close() {
 	}
 }
 
-// hungUp reports whether the other end of a socket is closed. Reading cannot tell, because an empty message looks like
-// the end.
+// hungUp reports whether the other end of a socket is closed. Reading does not show it, because an empty message looks
+// like the end.
 func hungUp(socket *os.File) bool {
 	raw, err := socket.SyscallConn()
 	if err != nil {

@@ -117,7 +117,7 @@ func TestAHangingCollectorNeitherBlocksNorFillsMemory(t *testing.T) {
 	}
 }
 
-// hangingCollector exports to a collector that never answers, each batch for so many milliseconds.
+// hangingCollector exports to a collector that never answers, and limits each batch to that many milliseconds.
 func hangingCollector(t *testing.T, milliseconds string) {
 	environment(t, map[string]string{
 		"OTEL_EXPORTER_OTLP_ENDPOINT": silent(t), "OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10",

@@ -22,7 +22,7 @@ import (
 const (
 	apiRoot = "/api"
 
-	// shutdownGrace is how long calls in flight may take after the platform was told to stop.
+	// shutdownGrace is how long calls in flight may take after the platform begins to stop.
 	shutdownGrace = 10 * time.Second
 )
 

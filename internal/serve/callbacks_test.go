@@ -137,6 +137,6 @@ func TestACallbackContainsTheReasonWhyAStepDidNotRun(t *testing.T) {
 	if body := <-told; json.Unmarshal(body, &message) != nil || message.Data.Outcome != outcomes.NotStarted ||
 		!strings.Contains(string(message.Data.Result), "no python") ||
 		!strings.Contains(string(message.Data.Result), `"kind":"not_started"`) {
-		t.Errorf("told %s", body)
+		t.Errorf("the callback is %s", body)
 	}
 }

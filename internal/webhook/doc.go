@@ -1,4 +1,4 @@
-// Package webhook tells a receiver how an execution ended, in a message that proves its sender.
+// Package webhook reports the end of an execution to a receiver, in a message that proves its sender.
 //
 // Messages are signed by the conventions of Standard Webhooks (https://www.standardwebhooks.com): the headers
 // webhook-id, webhook-timestamp and webhook-signature, with an HMAC-SHA256 over all three and the body. [Sender.Try]

@@ -155,7 +155,7 @@ func (g *Workbench) claims(changes map[string]any) string {
 		err = decoder.Decode(&claims)
 	}
 	if err != nil {
-		panic(err) // the good key is valid
+		panic(err) // the valid key can be parsed
 	}
 	maps.Copy(claims, changes)
 	maps.DeleteFunc(claims, func(_ string, value any) bool { return value == nil })
@@ -203,7 +203,7 @@ func malleable(token string) string {
 	i := strings.LastIndexByte(token, '.') + 1
 	signature, err := base64.RawURLEncoding.DecodeString(token[i:])
 	if err != nil {
-		panic(err) // the good key is valid
+		panic(err) // the valid key can be parsed
 	}
 	order, _ := new(big.Int).SetString("7237005577332262213973186563042994240857116359379907606001950938285454250989", 10)
 	s := slices.Clone(signature[32:])
