@@ -162,7 +162,7 @@ func TestBadFieldsOfAccountsAreKeyedByField(t *testing.T) {
 		"read-only field":          {"PATCH", one, `{"id":"x"}`, "id"},
 		"change of type":           {"PATCH", one, `{"account_type":"service_automation"}`, "account_type"},
 		"change of integration":    {"PATCH", one, `{"integration":{"enabled":false}}`, "integration"},
-		"group not found":            {"PATCH", one, `{"permission_groups":["none"]}`, "permission_groups"},
+		"group not found":          {"PATCH", one, `{"permission_groups":["none"]}`, "permission_groups"},
 		"null body":                {"PATCH", one, `null`, "body"},
 		"groups missing":           {"PUT", one + "/permission-groups", `{}`, "permission_groups"},
 		"null groups":              {"PUT", one + "/permission-groups", `{"permission_groups":null}`, "permission_groups"},
