@@ -49,11 +49,17 @@ func readings(raw []byte) []string {
 			all = append(all, path)
 		}
 	}
-	add(string(raw)) // policy matches operations against the raw path
+	if !bytes.Equal(raw, canonical) {
+		add(string(raw)) // policy matches operations against the raw path
+	}
 	if bytes.IndexByte(raw, '%') >= 0 {
 		add(decodedOnce(raw))
 	}
-	if folded := bytes.ReplaceAll(foldLookalikes(canonical), []byte{'\\'}, []byte{'/'}); !bytes.Equal(folded, canonical) {
+	folded := foldLookalikes(canonical)
+	if bytes.IndexByte(folded, '\\') >= 0 {
+		folded = bytes.ReplaceAll(folded, []byte{'\\'}, []byte{'/'})
+	}
+	if !bytes.Equal(folded, canonical) {
 		add(string(clean(folded)))
 	}
 	return all

@@ -84,7 +84,7 @@ func requestAction(name []byte) headerAction {
 	}
 	if bytes.HasPrefix(folded, []byte("x-")) {
 		for _, prefix := range droppedPrefixes {
-			if bytes.HasPrefix(folded, []byte(prefix)) {
+			if len(folded) >= len(prefix) && string(folded[:len(prefix)]) == prefix {
 				return drop
 			}
 		}
@@ -92,11 +92,15 @@ func requestAction(name []byte) headerAction {
 	return pass
 }
 
+var dash = []byte("-")
+
 // assertsIdentity reports whether a field's name contains a word that gateways use in fields about the authenticated
 // caller or the caller's certificate: X-Authenticated-Userid, X-Consumer-Id, X-WEBAUTH-USER, X-MS-CLIENT-PRINCIPAL,
 // X-Amzn-Oidc-Identity, Impersonate-User, X-On-Behalf-Of, Ssl-Client-Verify. A name that only mentions a user passes.
 func assertsIdentity(folded []byte) bool {
-	for word := range bytes.SplitSeq(folded, []byte("-")) {
+	for more := true; more; { // not bytes.SplitSeq, with which folded would be allocated
+		var word []byte
+		word, folded, more = bytes.Cut(folded, dash)
 		switch string(word) {
 		case "authenticated", "webauth", "consumer", "credential", "principal", "oidc", "iap", "jwt", "userinfo",
 			"impersonate", "behalf",

@@ -159,15 +159,31 @@ var nameChars = func() (chars [256]byte) {
 	return chars
 }()
 
+// searchedUnasked is the number of bytes of a body that are searched before the policy is asked whether a method override
+// would change anything. Four decisions take as long as the search of some 10 KiB.
+const searchedUnasked = 16 << 10
+
 // scanned is the body of a request, searched for a method override.
 type scanned struct {
-	scanner *nameScanner // nil if the search is unnecessary or finished
-	deny    func() *refusal
+	scanner  *nameScanner // nil if the search is unnecessary or finished
+	deny     func() *refusal
+	searched int  // bytes
+	asked    bool // whether the policy was asked about other methods before one was found
 }
 
 // check returns why a piece of the body may not be sent.
 func (s *scanned) check(p []byte) *refusal {
-	if s.scanner == nil || !s.scanner.finds(p) {
+	if s.scanner == nil {
+		return nil
+	}
+	if s.searched += len(p); s.searched > searchedUnasked && !s.asked {
+		s.asked = true
+		if s.deny() == nil {
+			s.scanner = nil
+			return nil
+		}
+	}
+	if !s.scanner.finds(p) {
 		return nil
 	}
 	s.scanner = nil // the policy has decided
@@ -190,18 +206,24 @@ func (x *exchange) scanBody() *refusal {
 	if hidden {
 		return x.deniedAsOther()
 	}
-	x.body.scanned = scanned{scanner, x.deniedAsOther}
+	x.body.scanned = scanned{scanner: scanner}
+	if scanner != nil {
+		x.body.deny = x.deniedAsOther
+	}
 	return nil
 }
 
-// deniedAsOther asks the policy about every method that may override a POST.
+// deniedAsOther asks the policy about every method that may override a POST. If all are allowed, the decision about the
+// POST stays in the record of the call.
 func (x *exchange) deniedAsOther() *refusal {
+	policy, allowed := x.call.Policy, x.call.Allowed
 	for _, method := range overriddenMethods {
 		if r := x.authorizeAs(method); r != nil {
 			r.detail += "; the body of this POST may make the api treat it as " + method
 			return r
 		}
 	}
+	x.call.Policy, x.call.Allowed = policy, allowed
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -130,6 +131,31 @@ func TestBodyCannotOverrideAPOSTWithADeniedMethod(t *testing.T) {
 		}
 		if response, _ := do(t, client, "PUT", p.URL()+"/records/1", "_method=DELETE", nil); response.StatusCode != 204 {
 			t.Errorf("h2 %v: a PUT, whose method no framework overrides: %d", h2, response.StatusCode)
+		}
+	}
+}
+
+func TestALongBodyIsSearchedOnlyWhereItsMethodMatters(t *testing.T) {
+	body := strings.Repeat(" ", 3*searchedUnasked)
+	for _, denied := range []bool{false, true} {
+		questions := 0
+		s := scanned{scanner: &nameScanner{escape: '%'}, deny: func() *refusal {
+			questions++
+			if denied {
+				return &refusal{outcome: Denied}
+			}
+			return nil
+		}}
+		for piece := range slices.Chunk([]byte(body), 1000) {
+			if r := s.check(piece); r != nil {
+				t.Fatalf("refused before a method was found: %+v", r)
+			}
+		}
+		if questions != 1 || (s.scanner != nil) != denied {
+			t.Errorf("denied %v: asked %d times, searches on: %v", denied, questions, s.scanner != nil)
+		}
+		if r := s.check([]byte("&_method=DELETE&")); (r != nil) != denied {
+			t.Errorf("denied %v: got %+v", denied, r)
 		}
 	}
 }

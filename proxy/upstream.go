@@ -208,8 +208,11 @@ func receive(conn net.Conn, p []byte, flags int) (n int, err error) {
 func isAgain(err error) bool { return errors.Is(err, syscall.EAGAIN) }
 
 func isTimeout(err error) bool {
-	var timeout interface{ Timeout() bool }
-	return err != nil && errors.As(err, &timeout) && timeout.Timeout()
+	timeout, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && timeout.Timeout()
 }
 
 // pool keeps the connections to the API.
