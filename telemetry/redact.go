@@ -44,6 +44,7 @@ func lastWords(names []string) (words []string) {
 type shape struct {
 	// hints are in lower case. Every match contains one of them, in any case, and searching for them is much
 	// cheaper than matching.
+	// A nil list stands for nameHints, and for a colon or an equals sign.
 	hints   []string
 	pattern string // the first group is kept
 }
@@ -87,15 +88,15 @@ var shapes = []shape{
 	// Values with a credential's name: "a": "b", "a": b, a=b, and A:b as Go prints a structure. A name in quotes,
 	// or before a number, must not be a path: an error says `"/run/token": no such file`, a compiler
 	// `/src/token:12`.
-	{nameHints, `(?i)(` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + quotedValue},
+	{nil, `(?i)(` + assignedNames + `\]?\\*["']\s*[:=]\s*)` + quotedValue},
 	// The reason why a file with such a name cannot be used is not a value.
-	{nameHints, `(?i)["'][^/"'\n]*["']:\s+` + fileErrors + `|(["'][^/"'\n]*` + assignedNames + `\]?\\*["']\s*[:=]\s*)` +
+	{nil, `(?i)["'][^/"'\n]*["']:\s+` + fileErrors + `|(["'][^/"'\n]*` + assignedNames + `\]?\\*["']\s*[:=]\s*)` +
 		secretValue},
-	{nameHints, `(?i)(` + assignedNames + `\s*=\s*)` + secretValue},
-	{nameHints, `(?i)(` + assignedNames + `:)(?:` + quotedValue + `|[0-9]*[^\s"'&}\]0-9:][^\s"'&}\]]*)`},
-	{nameHints, `(?i)(` + noPath + assignedNames + `:)` + secretValue},
+	{nil, `(?i)(` + assignedNames + `\s*=\s*)` + secretValue},
+	{nil, `(?i)(` + assignedNames + `:)(?:` + quotedValue + `|[0-9]*[^\s"'&}\]0-9:][^\s"'&}\]]*)`},
+	{nil, `(?i)(` + noPath + assignedNames + `:)` + secretValue},
 	// In prose, only by unambiguous names.
-	{nameHints, `(?i)(` + noPath + proseNames + `\s*:\s+\[?)` + secretValue},
+	{nil, `(?i)(` + noPath + proseNames + `\s*:\s+\[?)` + secretValue},
 	// The same inside a URL, and the signature of a presigned URL.
 	{[]string{"%3d", "%3a"}, `(?i)(` + assignedNames + `(?:%5C)*(?:%2[27])?(?:%3D|%3A))[^\s"'&]+`},
 	{[]string{"sig="}, `(?i)([?&]sig=)[^\s"'&]+`},
@@ -113,8 +114,10 @@ var patterns = sync.OnceValue(func() []*regexp.Regexp {
 // Redact replaces everything in text that looks like a credential.
 func Redact(text string) string {
 	lower := strings.ToLower(text)
+	contains := func(hint string) bool { return strings.Contains(lower, hint) }
+	named := strings.ContainsAny(text, ":=") && slices.ContainsFunc(nameHints, contains)
 	for i, shape := range shapes {
-		if !slices.ContainsFunc(shape.hints, func(hint string) bool { return strings.Contains(lower, hint) }) {
+		if shape.hints == nil && !named || shape.hints != nil && !slices.ContainsFunc(shape.hints, contains) {
 			continue
 		}
 		pattern := patterns()[i]

@@ -6,6 +6,7 @@ package redacted
 import (
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 )
 
@@ -81,6 +82,17 @@ var names = []secretName{
 // places are the last words of names that give the location of a credential, not its value: "token_file".
 var places = []string{"file", "path", "dir"}
 
+// joints removes the characters that join the words of a name.
+var joints = strings.NewReplacer("-", "", "_", "", ".", "", " ", "")
+
+// squeezedNames are the words of names without joints.
+var squeezedNames = sync.OnceValue(func() (squeezed []string) {
+	for _, n := range names {
+		squeezed = append(squeezed, joints.Replace(n.words))
+	}
+	return squeezed
+})
+
 // Field reports whether a header or an attribute with this name contains a credential.
 func Field(name string) bool {
 	return carries(name, func(n secretName) match { return n.field })
@@ -97,21 +109,24 @@ func carries(name string, column func(secretName) match) bool {
 	if len(words) == 0 || slices.Contains(places, words[len(words)-1]) {
 		return false
 	}
-	squeezed := strings.NewReplacer("-", "", "_", "", ".", "", " ", "").Replace(strings.ToLower(name))
-	return slices.ContainsFunc(names, func(n secretName) bool {
+	squeezed := joints.Replace(strings.ToLower(name))
+	for i, n := range names {
+		found := false
 		switch column(n) {
 		case anywhere:
-			return strings.Contains(squeezed, strings.ReplaceAll(n.words, " ", ""))
+			found = strings.Contains(squeezed, squeezedNames()[i])
 		case word:
-			return slices.Contains(words, n.words)
+			found = slices.Contains(words, n.words)
 		case ending:
-			return slices.ContainsFunc(words, func(w string) bool {
-				return strings.HasSuffix(strings.TrimRight(w, "0123456789"),
-					n.words)
+			found = slices.ContainsFunc(words, func(w string) bool {
+				return strings.HasSuffix(strings.TrimRight(w, "0123456789"), n.words)
 			})
 		}
-		return false
-	})
+		if found {
+			return true
+		}
+	}
+	return false
 }
 
 // wordsOf returns the words of a name in lower case. Characters other than letters and digits separate words, and so
