@@ -20,6 +20,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/kizen/kizen-sidecar/internal/payload"
+	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
 const webhookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -241,7 +242,8 @@ func TestWorkerKeepsDeadLetters(t *testing.T) {
 	requireNoRecords(t, redisURL)
 }
 
-// TestABrokenWorkerTakesNothing: working workers run its share, and no execution is given up.
+// TestABrokenWorkerTakesNothing: neither one without a Python nor one with too few files. Working workers run their share,
+// and no execution is given up.
 func TestABrokenWorkerTakesNothing(t *testing.T) {
 	t.Parallel()
 	const total = 12
@@ -249,9 +251,16 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 	store := redisClient(t, redisURL)
 	api := newTally(t, total)
 	broken := startWorker(t, redisURL, api.URL+"/api", "--slots", "2", "--attempts", "1", "--python", "/no/such/python")
-	waitFor(t, func() bool {
-		return strings.Contains(broken.Log.String(), "no executions are taken until this worker works again")
-	})
+	command := sidecarCommand(context.Background(), nil, "worker", "--redis-url", redisURL, "--api-root", api.URL+"/api",
+		"--attempts", "1")
+	command.Args = append([]string{"sh", "-c", `ulimit -n 40; exec "$0" "$@"`, command.Path}, command.Args[1:]...)
+	command.Path = "/bin/sh"
+	poor := sidecartest.StartCommand(t, command)
+	for _, log := range []*sidecartest.Buffer{broken.Log, poor.Log} {
+		waitFor(t, func() bool {
+			return strings.Contains(log.String(), "no executions are taken until this worker works again")
+		})
+	}
 	for i := range total {
 		id := fmt.Sprint("e-", i)
 		enqueue(t, store, forFleet(id, "kizen.api.post('/ran/"+id+"').raise_for_status()"))
@@ -266,8 +275,10 @@ func TestABrokenWorkerTakesNothing(t *testing.T) {
 			t.Errorf("%s ended %s and ran %d times", id, outcome, api.ran[id])
 		}
 	}
-	if log := broken.Log.String(); strings.Contains(log, "an execution was not started") {
-		t.Errorf("the broken worker took executions: %s", log)
+	for _, log := range []string{broken.Log.String(), poor.Log.String()} {
+		if strings.Contains(log, "an execution was not started") || strings.Contains(log, `"msg":"execution ended"`) {
+			t.Errorf("a broken worker took executions: %s", log)
+		}
 	}
 }
 

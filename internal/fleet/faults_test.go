@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,6 +62,24 @@ func (f *fleetOf) archived() int {
 		f.t.Fatal(err)
 	}
 	return info.Archived
+}
+
+// TestRunningOutOfFilesCountsNoAttempt, although the worker could start another interpreter when it tests itself.
+func TestRunningOutOfFilesCountsNoAttempt(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	var attempts atomic.Int64
+	f.worker(f.server.Addr, 1, func(ctx context.Context, start func() error) (execution.Ended, error) {
+		if attempts.Add(1) < 3 {
+			return execution.Ended{}, fmt.Errorf("the python harness did not start: %w", syscall.EMFILE)
+		}
+		return fine(ctx, start)
+	})
+	f.enqueue("e", "")
+	if known := f.ends("e"); known.outcome != outcomes.OK {
+		t.Errorf("ended %s: %s", known.outcome, known.result)
+	}
+	f.requireRan("e", 1)
 }
 
 // TestAsynqDoesNotDecideRetries: after a transient error the fleet retries a task that asynq would try only once, and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -133,7 +134,7 @@ func (i *intake) taking() error {
 // not count.
 func (i *intake) failed(ctx context.Context, id string, err error) (local bool) {
 	var store *redisconn.Error
-	local = errors.As(err, &store)
+	local = errors.As(err, &store) || exhausted(err)
 	if tried := i.check(ctx); tried != nil {
 		local, err = true, tried
 	}
@@ -148,6 +149,12 @@ func (i *intake) failed(ctx context.Context, id string, err error) (local bool) 
 		}
 	}
 	return local
+}
+
+// exhausted reports whether an error means that this machine or process has run out of files or memory. One more
+// interpreter may still start, so the check does not find that.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }
 
 // succeeded records that an execution has started here.
