@@ -145,13 +145,13 @@ func (c *queueRetryCommand) Run(ctx context.Context, app *app) error {
 				if err := retry(ctx, id); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintf(app.stdout, "%s is back in queue %q\n", id, c.Queue)
+				_, err := fmt.Fprintf(app.stdout, "%s is queued again\n", id)
 				return err
 			})
 		}
 		n, err := o.RetryDead(ctx, c.Callbacks)
 		if err == nil {
-			_, err = fmt.Fprintf(app.stdout, "%d dead letters are back in queue %q\n", n, c.Queue)
+			_, err = fmt.Fprintf(app.stdout, "queued again: %d dead letters\n", n)
 		}
 		return err
 	})
@@ -196,7 +196,7 @@ func (c *queueDiscardCommand) Run(ctx context.Context, app *app) error {
 		}
 		n, err := o.DiscardDead(ctx, c.Callbacks)
 		if err == nil {
-			_, err = fmt.Fprintf(app.stdout, "%d dead letters are discarded\n", n)
+			_, err = fmt.Fprintf(app.stdout, "discarded: %d dead letters\n", n)
 		}
 		return err
 	})

@@ -18,6 +18,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/payload"
+	"github.com/kizen/kizen-sidecar/internal/tombstone"
 	"github.com/kizen/kizen-sidecar/internal/wire"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -295,6 +296,13 @@ func (o *Operator) Show(ctx context.Context, id string) (Execution, error) {
 		return Execution{}, err
 	}
 	if info == nil && known.state == "" {
+		ran, err := tombstone.Store{Redis: o.redis}.Begun(ctx, named.BusinessID, named.ExecutionID)
+		switch {
+		case err != nil:
+			return Execution{}, fmt.Errorf("look for %q: %w", id, err)
+		case ran:
+			return Execution{}, nothing("%q has run, and its result is no longer kept", id)
+		}
 		return Execution{}, nothing("queue %q has no task %q and no record of it", o.queue, id)
 	}
 	shown := Execution{

@@ -155,6 +155,10 @@ func TestAnotherRequestUnderAUsedIDIsRefused(t *testing.T) {
 		t.Errorf("the first ended %s, callback %q", known.outcome, known.callback.state)
 	}
 	f.store.Del(t.Context(), wire.RecordKey("b", "e")) // it expires before the tombstone
+	if _, err := NewOperator(f.store, queue, 1).Show(t.Context(), "b/e"); !errors.Is(err, ErrNothing) ||
+		!strings.Contains(err.Error(), "has run, and its result is no longer kept") {
+		t.Errorf("shown: %v", err)
+	}
 	if err := another(); err != nil {
 		t.Error(err)
 	}
