@@ -26,6 +26,7 @@ type Server struct {
 	Addr string // host:port
 	Port int
 	stop func()
+	args []string
 }
 
 // URL returns the server's URL for redisconn.Config.
@@ -33,6 +34,12 @@ func (s *Server) URL() string { return "redis://" + s.Addr }
 
 // Stop ends the process and waits for it. A second call does nothing.
 func (s *Server) Stop() { s.stop() }
+
+// Restart starts the process again after [Server.Stop], with the same arguments and in the same directory.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	s.stop = run(t, s.Port, "Ready to accept connections", s.args...).stop
+}
 
 // Start starts a redis-server on a free loopback port with extra command-line arguments. If redis-server is missing,
 // the test is skipped, or fails if KIZEN_TEST_REQUIRE is 1.
@@ -89,6 +96,7 @@ func run(t testing.TB, port int, ready string, args ...string) *Server {
 	return &Server{
 		Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
 		Port: port,
+		args: args,
 		stop: Run(t, ready, exec.Command(Require(t, "redis-server"), args...), syscall.SIGKILL),
 	}
 }
