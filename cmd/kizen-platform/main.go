@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"regexp"
 	"syscall"
-	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/redis/go-redis/v9"
@@ -47,11 +46,8 @@ Exit codes: 0 stopped when asked to, 2 wrong usage, 3 the platform could not do 
 // commandLine defines the flags of kizen-platform.
 type commandLine struct {
 	Listen          string           `help:"Address to listen on; port 0 chooses a free one." default:"127.0.0.1:8080" placeholder:"HOST:PORT"`
-	RedisURL        string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --env-file and --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL"`
-	RedisTimeout    time.Duration    `help:"Timeout of one Redis command." default:"2s" least:"1ms" placeholder:"DURATION"`
-	RedisCA         string           `name:"redis-ca" help:"PEM file of the certificate authority that verifies Redis's certificate. Default: the system's." placeholder:"FILE"`
-	RedisCert       string           `help:"PEM file of a client certificate for Redis." placeholder:"FILE"`
-	RedisKey        string           `help:"PEM file of the client certificate's key." placeholder:"FILE"`
+	RedisURL        string           `help:"Redis that holds the records of keys. Default: an embedded store, whose URL and password are in --env-file and --ready-file." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL" group:"Redis"`
+	Connection      redisconn.Flags  `embed:""`
 	Keys            string           `help:"Key set: a file, or a directory that kizen-sidecar keys manages, with a signing and a sealing key. Default: the keys in KIZEN_SIGNING_KEYS; without those, the public keys that sidecars publish in Redis, and stored keys that are lost when this process ends." placeholder:"FILE|DIR"`
 	EmailDomain     string           `help:"Domain of the generated addresses of service accounts." default:"serviceaccounts.kizen.com" placeholder:"DOMAIN"`
 	DevelopmentKeys bool             `help:"Trust signing keys published in Redis even if other machines can reach both Redis and the listener. Anyone who can write to that Redis can then mint keys."`
@@ -217,10 +213,7 @@ func (line *commandLine) share(embedded *redisconn.Embedded, log *slog.Logger) e
 
 // connect returns a client for the Redis that the flags name, or for the embedded one. It dials nothing yet.
 func (line commandLine) connect(embedded *redisconn.Embedded) (redis.UniversalClient, error) {
-	client, err := redisconn.Open(redisconn.Config{
-		Embedded: embedded, URL: line.RedisURL, Timeout: line.RedisTimeout, CAFile: line.RedisCA, CertFile: line.RedisCert,
-		KeyFile: line.RedisKey,
-	})
+	client, err := line.Connection.Open(line.RedisURL, embedded)
 	if err != nil {
 		return nil, exit.WrongUsage(err)
 	}

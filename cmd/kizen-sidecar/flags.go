@@ -128,19 +128,13 @@ func (t target) identity() minter.Identity {
 
 // redisFlags name the store for the records of keys.
 type redisFlags struct {
-	RedisURL     string        `help:"Redis for the records of keys and the queue of a fleet: redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://. Without it, run, serve and proxy use an embedded store, which only their own process can reach; worker, queue and keys revoke need it." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL" group:"Redis"`
-	RedisTimeout time.Duration `help:"Timeout of one Redis command." default:"2s" least:"1ms" placeholder:"DURATION" group:"Redis"`
-	RedisCA      string        `name:"redis-ca" help:"PEM file of the certificate authority that verifies Redis's certificate. Default: the system's authorities." placeholder:"FILE" group:"Redis"`
-	RedisCert    string        `help:"PEM file of a client certificate for Redis." placeholder:"FILE" group:"Redis"`
-	RedisKey     string        `help:"PEM file of the client certificate's key." placeholder:"FILE" group:"Redis"`
+	RedisURL   string          `help:"Redis for the records of keys and the queue of a fleet: redis://, rediss://, redis+sentinel://, redis+cluster:// or unix://. Without it, run, serve and proxy use an embedded store, which only their own process can reach; worker, queue and keys revoke need it." env:"KIZEN_REDIS_URL,REDIS_URL" placeholder:"URL" group:"Redis"`
+	Connection redisconn.Flags `embed:""`
 }
 
 // connect returns a client for the Redis that the flags name, or for an embedded one. It does not dial yet.
 func (f redisFlags) connect(embedded *redisconn.Embedded) (redis.UniversalClient, error) {
-	client, err := redisconn.Open(redisconn.Config{
-		Embedded: embedded, URL: f.RedisURL, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert,
-		KeyFile: f.RedisKey,
-	})
+	client, err := f.Connection.Open(f.RedisURL, embedded)
 	if err != nil {
 		return nil, exit.WrongUsage(err)
 	}
