@@ -60,6 +60,13 @@ func TestGuardrailsStopCallsOfServiceAccounts(t *testing.T) {
 			"POST /api-keys": "guardrail.own_api_key",
 			"POST /team/" + integration + "/api-keys":              "guardrail.own_api_key",
 			"POST /business-config/import":                         "guardrail.import_business_config",
+			"POST /business-config/import/1/apply":                 "guardrail.import_business_config",
+			"PATCH /business-config/import/1":                      "guardrail.import_business_config",
+			"GET /business-config/import/history":                  "",
+			"DELETE /business-config/import/1":                     "",
+			"PATCH /team/" + integration + "/api-keys/1":           "guardrail.own_api_key",
+			"DELETE /team/" + integration + "/api-keys/1":          "guardrail.delete_own_api_key",
+			"GET /team/" + integration + "/api-keys/1":             "",
 			"GET /business-config/export":                          "",
 			"GET /custom-objects":                                  "",
 			"POST /records/deals":                                  "",
@@ -67,6 +74,14 @@ func TestGuardrailsStopCallsOfServiceAccounts(t *testing.T) {
 			"GET /service-accounts/" + integration + "/tokens":     "",
 			"DELETE /service-accounts/" + integration:              "",
 			"PUT /service-accounts/" + code + "/permission-groups": "guardrail.own_permissions",
+			// One group at a time, which the API of today does not have.
+			"POST /service-accounts/" + code + "/permission-groups/1":         "guardrail.own_permissions",
+			"DELETE /service-accounts/" + code + "/permission-groups/1":       "guardrail.own_permissions",
+			"POST /service-accounts/" + integration + "/permission-groups/1":  "",
+			"POST /service-accounts/" + code + "/tokens/rotate/now":           "guardrail.own_token",
+			"POST /service-accounts/" + integration + "/tokens/rotate/now":    "",
+			"GET /service-accounts/" + code + "/permission-groups":            "",
+			"POST /service-accounts/" + code + "/permission-groups-of-a-team": "",
 		} {
 			method, path, _ := strings.Cut(call, " ")
 			got := p.Authorize(t.Context(), method, path)

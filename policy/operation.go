@@ -30,6 +30,7 @@ var methods = map[string]string{
 type route struct {
 	method   string
 	segments []string // "" matches any
+	rest     bool     // the last segment matches all that follow, too
 	account  int      // the index of the segment with the call's target account, or -1
 	within   []string // the operation and all wider ones
 }
@@ -90,6 +91,9 @@ func widen(byName map[string]Operation, name string, seen []string) ([]string, e
 	return seen, nil
 }
 
+// restOfPath matches one segment or more at the end of a path.
+const restOfPath = "{...}"
+
 func parseCall(call string, within []string) (route, error) {
 	method, path, _ := strings.Cut(call, " ")
 	if methods[method] == "" || method == "other" {
@@ -101,6 +105,11 @@ func parseCall(call string, within []string) (route, error) {
 	r := route{method: method, segments: strings.Split(path[1:], "/"), account: -1, within: within}
 	for i, segment := range r.segments {
 		switch {
+		case segment == restOfPath && i == len(r.segments)-1:
+			r.rest = true
+			r.segments[i] = ""
+		case segment == restOfPath:
+			return route{}, fmt.Errorf("call %q has %s before its end", call, restOfPath)
 		case segment == "{account}":
 			r.account = i
 			r.segments[i] = ""

@@ -88,6 +88,9 @@ func (r *reading) blanks(at reach, text string) (next reach) {
 // literal advances by text as one segment. In the last segment of the route, it also tries the text without a format
 // suffix.
 func (r *reading) literal(at reach, text string) (next reach) {
+	if r.rest && text != "" && r.complete(at) {
+		next |= 1 << len(r.segments)
+	}
 	for i, want := range r.segments {
 		if at>>i&1 == 0 {
 			continue

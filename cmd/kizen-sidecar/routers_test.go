@@ -49,9 +49,17 @@ var routers = []router{
 			Body: "_method=DELETE"}, {Method: "POST", Path: "/api-keys/1", Header: "Content-Type: application/json",
 			Body: `{"_method": "DELETE"}`},
 	}},
-	{"nginx", startNginxRouter, []attacks.Spelling{
+	{"nginx", func(t *testing.T) string {
+		return startNginxRouter(t, "~ ^/api/(api-keys|team/[^/]+/api-keys|business-config/import)/?$")
+	}, []attacks.Spelling{
 		{Method: "POST", Path: "/business-config//import"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"},
 		{Method: "POST", Path: "/%2e/api-keys"}, {Method: "POST", Path: "/%61pi-keys"},
+	}},
+	{"nginx by prefix", func(t *testing.T) string {
+		return startNginxRouter(t, "~ ^/api/(api-keys|team/[^/]+/api-keys|business-config/import)(/|$)")
+	}, []attacks.Spelling{
+		{Method: "POST", Path: "/business-config/import/1/apply"}, {Method: "POST", Path: "/api-keys/1/rotate"},
+		{Method: "POST", Path: "/team/1/api-keys/2"}, {Method: "PUT", Path: "/business-config%2fimport/;x/%20"},
 	}},
 	{"gin", func(t *testing.T) string { return startGin(t, false) }, []attacks.Spelling{
 		{Method: "POST", Path: "/%61pi-keys"}, {Method: "POST", Path: "/team%2f1%2fapi-keys"},
@@ -169,7 +177,8 @@ func startExpress(t *testing.T) string {
 	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
-func startNginxRouter(t *testing.T) string {
+// startNginxRouter starts nginx, which answers GUARDED at a location.
+func startNginxRouter(t *testing.T, guarded string) string {
 	dir, address := t.TempDir(), freeAddress(t)
 	redistest.StartNginx(t, dir, fmt.Sprintf(`
 daemon off;
@@ -182,10 +191,10 @@ http {
 	client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
 	server {
 		listen %[2]s;
-		location ~ ^/api/(api-keys|team/[^/]+/api-keys|business-config/import)/?$ { return 201 GUARDED; }
+		location %[3]s { return 201 GUARDED; }
 		location /api/records/ { return 200 FREE; }
 	}
-}`, dir, address))
+}`, dir, address, guarded))
 	return address
 }
 

@@ -62,6 +62,11 @@ var knownReadings = []Reading{
 	{"/.;x//api-keys.json;y/%2e/", "all of it"},
 	{"/%5c;x%0a/api-k%09eys.json;y%5C%0d.", "all of it"},
 	{"/business-config%2f.%2fimport.json/", "all of it"},
+	{"/business-config/import/1", "nginx, Express: a location or a mounted application gets every path below it"},
+	{"/business-config/import/1/apply", "the same"},
+	{"/business-config%2fimport/;x/%20", "the same behind a server that decodes first"},
+	{"/team/1/api-keys/2", "the same"},
+	{"/team/1/api-keys/2/rotate.json", "the same"},
 }
 
 // GuardedPaths returns all spellings of guarded paths.
@@ -94,10 +99,9 @@ var otherPaths = []string{
 func FreePaths() []string { return freePaths }
 
 var freePaths = []string{
-	"/api-keys-report", "/api-keys.d/x", "/my-api-keys", "/team/1/api-keys/2", "/team/1/x/api-keys",
+	"/api-keys-report", "/api-keys.d/x", "/my-api-keys", "/team/1/x/api-keys", "/business-config/imports/1",
 	"/team/1/api-keys.json/x", "/records/api-keys.json",
-	"/api/keys", "/api-keys-x.json", "/team/%20/x", "/team%0a/x", "/business-config/import/history",
-	"/business-config.import", "/a%2fapi-keys", "/;api-keys/x",
+	"/api/keys", "/api-keys-x.json", "/team/%20/x", "/team%0a/x", "/business-config/important", "/business-config.import", "/a%2fapi-keys", "/;api-keys/x",
 }
 
 // Names returns spellings of an account's ID in a path.
