@@ -61,7 +61,7 @@ var (
 		"path-info: /a",
 		"Path_Translated: /a", "REQUEST_URI: /admin", "Request-Method: POST", "Proxy: http://evil", "X-Kizen-Execution: x",
 		"x_kizen_anything: x",
-		"accept-ENCODING: gzip, deflate, br", "A-IM: gzip", "Range: bytes=200-300", "Range: bytes=7-", "Range: items=0-9",
+		"accept-ENCODING: gzip, deflate, br", "A-IM: gzip", "request_range: bytes=0-1", "Range: bytes=200-300", "Range: bytes=7-", "Range: items=0-9",
 		"Range: bytes=-5",
 		"Range: bytes=0-1, 4-5",
 	}

@@ -74,6 +74,8 @@ func requestAction(name []byte) headerAction {
 		return byteRange
 	case "accept-encoding", "a-im":
 		return drop // a compressed response could not be searched for the key
+	case "request-range":
+		return drop // Apache reads it as Range
 	case "traceparent", "tracestate":
 		return trace
 	case "x-http-method-override", "x-http-method", "x-method-override":

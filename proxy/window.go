@@ -144,8 +144,8 @@ func (x *exchange) narrow() error {
 	resp := &x.c.resp
 	i := fieldIndex(resp.Fields, "content-range")
 	if i < 0 {
-		if resp.Status == 206 && x.ranged {
-			return errPartial // several ranges, or an unknown one
+		if resp.Status == 206 && x.ranged || severalRanges(resp.Fields) {
+			return errPartial
 		}
 		return nil
 	}
@@ -176,6 +176,18 @@ func (x *exchange) narrow() error {
 	}
 	x.trimming = true
 	return nil
+}
+
+// severalRanges reports whether the body has several ranges, each between its own head. The older of both types is
+// Apache's, for its Request-Range.
+func severalRanges(fields []h1.Field) bool {
+	i := fieldIndex(fields, "content-type")
+	if i < 0 {
+		return false
+	}
+	media, _, _ := bytes.Cut(fields[i].Value, []byte(";"))
+	media = bytes.TrimSpace(media)
+	return h1.EqualFold(media, "multipart/byteranges") || h1.EqualFold(media, "multipart/x-byteranges")
 }
 
 // trim moves the requested bytes to the front of a piece of the body, and returns their number.
