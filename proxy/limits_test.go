@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestLimitsOfARequest(t *testing.T) {
@@ -135,6 +137,24 @@ func TestCallerThatNeverReadsIsCutOff(t *testing.T) {
 	rawDial(t, p.addr, request(p, "GET", "/x", "\r\n"))
 	<-ended
 	waitFor(t, func() bool { return p.Stats()[ClientGone] == 1 && p.inFlight.Load() == 0 })
+}
+
+// TestTheKernelBuffersLittleOfWhatTheStepDoesNotRead: no limit of the step counts these buffers.
+func TestTheKernelBuffersLittleOfWhatTheStepDoesNotRead(t *testing.T) {
+	p := start(t, serveAPI(t, func(http.ResponseWriter, *http.Request) {}), nil)
+	do(t, plainClient(t), "GET", p.URL()+"/x", "", nil)
+	p.eachConn(func(c *conn) {
+		raw, err := c.nc.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var size int
+		if failed := raw.Control(func(fd uintptr) {
+			size, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
+		}); failed != nil || err != nil || size > 2*sendBuffer {
+			t.Errorf("%d bytes, %v, %v", size, failed, err)
+		}
+	})
 }
 
 func TestCallEndsIfItsCallerDisconnects(t *testing.T) {
