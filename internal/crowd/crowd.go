@@ -1,46 +1,62 @@
-// Package crowd limits the connections of an HTTP server. Otherwise, callers that open many connections and send
-// little or nothing could exhaust descriptors and memory.
+// Package crowd limits the connections of an HTTP server, and the requests that share a connection of HTTP/2. Otherwise,
+// callers that open many and send little or nothing could exhaust descriptors and memory.
 package crowd
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Crowd holds the connections of one server. If there are too many, it closes the connection that has waited longest
-// for its caller.
+// Crowd holds the connections of one server. A connection counts once, and again for each further request that it
+// serves at the same time. If there are too many, the crowd closes the connection, or resets the further request, that
+// has waited longest for its caller.
 type Crowd struct {
 	most int
 
-	mu    sync.Mutex
-	turn  uint64 // a counter; a waiting connection stores its value at the start of the wait
-	conns map[*conn]struct{}
+	mu      sync.Mutex
+	turn    uint64 // a counter; a waiting member stores its value at the start of the wait
+	members map[*member]struct{}
+}
+
+// member is a connection, or a further request of one.
+type member struct {
+	close func() // must not call the crowd
+	since uint64
+	held  int // requests whose callers are waiting
 }
 
 // Extra is the number of connections in addition to those of waiting callers: for browsers, event streams and new
 // callers.
 const Extra = 512
 
-// New returns a crowd of at most the given number of connections, and of at most half of the process's descriptors.
+// New returns a crowd of at most the given number of connections and further requests, and of at most half of the
+// process's descriptors.
 func New(most int) *Crowd {
 	var files unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) == nil && files.Cur < uint64(most)*2 {
 		most = max(1, int(files.Cur/2))
 	}
-	return &Crowd{most: most, conns: map[*conn]struct{}{}}
+	return &Crowd{most: most, members: map[*member]struct{}{}}
 }
 
 // conn is a connection of a crowd.
 type conn struct {
 	net.Conn
 	crowd *Crowd
-	since uint64
-	held  int // requests whose callers are waiting
+	place *member
+
+	requests int // in progress; guarded by crowd.mu
 }
+
+// sendBuffer is the size in bytes of the kernel's buffer for what a client has not read yet. Otherwise it grows to some
+// megabytes for each connection, which no memory limit of the sidecar counts with cgroup v1.
+const sendBuffer = 128 << 10
 
 // Listener counts the connections of inner.
 func (c *Crowd) Listener(inner net.Listener) net.Listener { return &listener{inner, c} }
@@ -57,6 +73,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		if connection, ok := accepted.(*net.TCPConn); ok {
+			_ = connection.SetWriteBuffer(sendBuffer) // only memory depends on it
+		}
 		if joined := l.crowd.join(accepted); joined != nil {
 			return joined, nil
 		}
@@ -64,28 +83,40 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// join adds a connection, or returns nil if no other connection can be closed for it.
+// join adds a connection, or returns nil if nothing can be closed for it.
 func (c *Crowd) join(accepted net.Conn) *conn {
+	place := c.enter(func() { _ = accepted.Close() }) // the server's next read fails
+	if place == nil {
+		return nil
+	}
+	return &conn{Conn: accepted, crowd: c, place: place}
+}
+
+// enter adds a member, or returns nil if there are too many and none can be closed.
+func (c *Crowd) enter(closing func()) *member {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.conns) >= c.most {
-		oldest := c.oldest()
-		if oldest == nil {
+	var oldest *member
+	if len(c.members) >= c.most {
+		if oldest = c.oldest(); oldest == nil {
+			c.mu.Unlock()
 			return nil
 		}
-		delete(c.conns, oldest)
-		_ = oldest.Conn.Close() // the server's next read fails
+		delete(c.members, oldest)
 	}
 	c.turn++
-	joined := &conn{Conn: accepted, crowd: c, since: c.turn}
-	c.conns[joined] = struct{}{}
+	joined := &member{close: closing, since: c.turn}
+	c.members[joined] = struct{}{}
+	c.mu.Unlock()
+	if oldest != nil {
+		oldest.close()
+	}
 	return joined
 }
 
-// oldest returns the connection that has waited longest for its caller, or nil if all callers are waiting. The caller
+// oldest returns the member that has waited longest for its caller, or nil if all callers are waiting. The caller
 // holds c.mu.
-func (c *Crowd) oldest() (oldest *conn) {
-	for candidate := range c.conns {
+func (c *Crowd) oldest() (oldest *member) {
+	for candidate := range c.members {
 		if candidate.held == 0 && (oldest == nil || candidate.since < oldest.since) {
 			oldest = candidate
 		}
@@ -93,15 +124,81 @@ func (c *Crowd) oldest() (oldest *conn) {
 	return oldest
 }
 
+func (c *Crowd) leave(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.members, m)
+}
+
 // Close implements net.Conn.
 func (m *conn) Close() error {
-	m.crowd.mu.Lock()
-	delete(m.crowd.conns, m)
-	m.crowd.mu.Unlock()
+	m.crowd.leave(m.place)
 	return m.Conn.Close()
 }
 
-type contextKey struct{}
+// Handler counts the requests that share a connection.
+func Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m, ok := r.Context().Value(contextKey{}).(*conn)
+		if !ok {
+			next.ServeHTTP(w, r)
+			return
+		}
+		further := m.count(1) > 1
+		defer m.count(-1)
+		if !further {
+			next.ServeHTTP(w, r)
+			return
+		}
+		stream := &stream{controller: http.NewResponseController(w)}
+		place := m.crowd.enter(stream.reset)
+		if place == nil {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = io.WriteString(w, `{"detail":"too many requests are in progress","code":"busy"}`+"\n") // it may have gone
+			return
+		}
+		defer m.crowd.leave(place)
+		defer stream.end()
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), placeKey{}, place)))
+	})
+}
+
+// count changes the number of requests in progress, and returns it.
+func (m *conn) count(more int) int {
+	m.crowd.mu.Lock()
+	defer m.crowd.mu.Unlock()
+	m.requests += more
+	return m.requests
+}
+
+// stream is a request that shares its connection.
+type stream struct {
+	controller *http.ResponseController
+
+	mu    sync.Mutex
+	ended bool // the controller must not be used any more
+}
+
+func (s *stream) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if past := time.Unix(1, 0); !s.ended {
+		_, _ = s.controller.SetReadDeadline(past), s.controller.SetWriteDeadline(past) // its caller gets no answer
+	}
+}
+
+func (s *stream) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+}
+
+type (
+	contextKey struct{} // of a connection
+	placeKey   struct{} // of a further request
+)
 
 // ConnContext is the ConnContext of the http.Server.
 func ConnContext(ctx context.Context, accepted net.Conn) context.Context {
@@ -111,10 +208,20 @@ func ConnContext(ctx context.Context, accepted net.Conn) context.Context {
 	return context.WithValue(ctx, contextKey{}, accepted)
 }
 
-// Hold protects the connection of a request whose caller is now waiting, until release is called.
+// Hold protects a request whose caller is now waiting, until release is called.
 func Hold(r *http.Request) (release func()) {
 	accepted, _ := r.Context().Value(contextKey{}).(net.Conn)
-	return HoldConn(accepted)
+	release = HoldConn(accepted)
+	place, further := r.Context().Value(placeKey{}).(*member)
+	if !further {
+		return release
+	}
+	crowd := accepted.(*conn).crowd
+	crowd.hold(place, 1)
+	return func() {
+		crowd.hold(place, -1)
+		release()
+	}
 }
 
 // HoldConn protects an accepted connection, as Hold does.
@@ -123,14 +230,14 @@ func HoldConn(accepted net.Conn) (release func()) {
 	if !ok {
 		return func() {}
 	}
-	m.count(1)
-	return func() { m.count(-1) }
+	m.crowd.hold(m.place, 1)
+	return func() { m.crowd.hold(m.place, -1) }
 }
 
-func (m *conn) count(more int) {
-	m.crowd.mu.Lock()
-	defer m.crowd.mu.Unlock()
+func (c *Crowd) hold(m *member, more int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	m.held += more
-	m.crowd.turn++
-	m.since = m.crowd.turn
+	c.turn++
+	m.since = c.turn
 }

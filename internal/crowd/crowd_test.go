@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // serveCrowd starts a server for at most the given number of connections. A request to /wait blocks until release is
@@ -23,8 +25,14 @@ func serveCrowd(t *testing.T, most int,
 			arrived <- struct{}{}
 			<-gate
 		}
+		if r.URL.Path == "/body" {
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}
 	}))
-	server.Config.ConnContext = ConnContext
+	server.Config.ConnContext, server.Config.Handler = ConnContext, Handler(server.Config.Handler)
+	server.EnableHTTP2 = encrypted
 	server.Listener = New(most).Listener(server.Listener)
 	if encrypted {
 		server.StartTLS()
@@ -118,6 +126,82 @@ func TestHoldProtectsConnectionsOverTLS(t *testing.T) {
 	release()
 	if err := <-answered; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRequestsThatShareAConnectionCount: over HTTP/2 one connection would otherwise bring as many callers as it likes.
+func TestRequestsThatShareAConnectionCount(t *testing.T) {
+	const most = 8
+	address, client, arrived, release := serveCrowd(t, most, true)
+	waits := make(chan int, 1)
+	go func() {
+		response, err := client.Get("https://" + address + "/wait")
+		if err != nil {
+			waits <- 0
+			return
+		}
+		_ = response.Body.Close()
+		waits <- response.StatusCode
+	}()
+	<-arrived
+	// They share its connection, and send a body that does not end.
+	ends := make(chan error, 3*most)
+	for range 3 * most {
+		body, write := io.Pipe()
+		t.Cleanup(func() { _ = write.Close() })
+		go func() {
+			response, err := client.Post("https://"+address+"/body", "text/plain", body)
+			if err == nil {
+				_, err = io.Copy(io.Discard, response.Body)
+				_ = response.Body.Close()
+			}
+			ends <- err
+		}()
+	}
+	for range 2 * most { // those above the limit are reset
+		if err := <-ends; err == nil {
+			t.Error("a request whose body did not end was answered")
+		}
+	}
+	other, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := io.WriteString(other, "GET /"+request); err != nil {
+		t.Fatal(err)
+	}
+	if response, err := http.ReadResponse(bufio.NewReader(other), nil); err != nil || response.StatusCode != 200 {
+		t.Errorf("another caller: %v", err)
+	}
+	release()
+	if status := <-waits; status != 200 {
+		t.Errorf("the caller that waited: %d", status)
+	}
+}
+
+// TestTheKernelBuffersLittleOfWhatIsNotRead: its buffers count towards no limit with cgroup v1.
+func TestTheKernelBuffersLittleOfWhatIsNotRead(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Close()
+	dial(t, inner.Addr().String(), "")
+	accepted, err := New(1).Listener(inner).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	raw, err := accepted.(*conn).Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size int
+	if failed := raw.Control(func(fd uintptr) {
+		size, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF)
+	}); failed != nil || err != nil || size > 2*sendBuffer {
+		t.Errorf("%d bytes, %v, %v", size, failed, err)
 	}
 }
 

@@ -51,6 +51,7 @@ func Bind(flag, address string, waiting int, server *http.Server) (*Server, erro
 		return nil, fmt.Errorf("%s %s: %w; free it, or choose another", flag, address, withoutAddress(err))
 	}
 	listener = crowd.New(waiting + crowd.Extra).Listener(listener)
+	server.Handler = crowd.Handler(server.Handler)
 	inner := server.ConnContext
 	server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if inner != nil {
