@@ -137,6 +137,8 @@ func (c *serveCommand) prepare(ctx context.Context, app *app) (*service, error) 
 		Handler:     guard.Require(s.control(callers, d.Names(serve.CertifiedNames(encryption)...))),
 		ConnContext: guard.ConnContext, TLSConfig: encryption,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		// Unread bodies would otherwise take a megabyte for each connection.
+		HTTP2: &http.HTTP2Config{MaxReceiveBufferPerConnection: 64 << 10, MaxReceiveBufferPerStream: 64 << 10},
 	}
 	return s, nil
 }

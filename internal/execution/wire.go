@@ -187,7 +187,27 @@ func (b Body) Job(businessID string, secrets Secrets, defaults runner.Limits) (r
 		limits.Wall, limits.CPU = timeout(*b.TimeoutMS, &refused), 0
 	}
 	refused.Merge(b.checkCallback(), "callback_url")
+	b.checkSizes(&refused)
 	return job, limits, refused.Err()
+}
+
+// The maximal sizes in bytes of texts that are kept, logged and sent on. MaxTraceparent is that of a W3C trace context,
+// which has 55 bytes today.
+const (
+	maxName        = 256
+	maxCallback    = 2 << 10
+	MaxTraceparent = 256
+)
+
+func (b Body) checkSizes(refused *runner.FieldErrors) {
+	for _, field := range []struct {
+		name, value string
+		most        int
+	}{{"name", b.Name, maxName}, {"callback_url", b.CallbackURL, maxCallback}, {"traceparent", b.Traceparent, MaxTraceparent}} {
+		if len(field.value) > field.most {
+			refused.Add(fmt.Sprintf("is longer than %d bytes", field.most), field.name)
+		}
+	}
 }
 
 // timeout returns the time limit of a body.

@@ -3,6 +3,7 @@ package serve
 import (
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-contrib/sse"
@@ -28,6 +29,12 @@ func (s *Server) events(c *gin.Context) {
 		c.Status(http.StatusNoContent)
 		return
 	}
+	var lost atomic.Bool
+	controller := http.NewResponseController(c.Writer)
+	defer s.config.Executions.Reading(e, func() {
+		lost.Store(true)
+		_ = controller.SetWriteDeadline(time.Unix(1, 0)) // a write that waits ends
+	})()
 	s.waiting(c)
 	c.Header("Content-Type", sse.ContentType)
 	c.Header("Cache-Control", "no-store")
@@ -43,7 +50,7 @@ func (s *Server) events(c *gin.Context) {
 		for _, event := range events {
 			after = event.Number
 			s.answering(c)
-			if send(c, event) != nil || event.Type == "finished" {
+			if lost.Load() || send(c, event) != nil || event.Type == "finished" {
 				return
 			}
 		}

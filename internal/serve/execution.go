@@ -49,6 +49,10 @@ type Execution struct {
 	cancelled context.CancelCauseFunc
 	done      chan struct{}
 
+	// readers are the callers that read it; forgotten reports that it is no longer kept. The registry's lock guards both.
+	readers   map[*reader]struct{}
+	forgotten bool
+
 	mu       sync.Mutex
 	state    State
 	queued   time.Time
@@ -124,6 +128,13 @@ func (e *Execution) Asked() Asked { return e.asked }
 // BusinessID returns the business it runs in.
 func (e *Execution) BusinessID() string { return e.request.Identity.BusinessID }
 
+// Size returns how much memory the execution holds, in bytes. It does not change once the execution has finished.
+func (e *Execution) Size() int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.size
+}
+
 // Callback returns its callback URL; it may be empty.
 func (e *Execution) Callback() string { return e.callback }
 
@@ -182,8 +193,8 @@ func (e *Execution) Snapshot() Snapshot {
 
 // A reader gets at most eventsAtOnce events at once, and none after eventBytesAtOnce, because each gets a copy.
 const (
-	eventsAtOnce     = 1000
-	eventBytesAtOnce = 64 << 10
+	eventsAtOnce     = 100
+	eventBytesAtOnce = 16 << 10
 )
 
 // always is a closed channel.
@@ -269,6 +280,7 @@ func (e *Execution) finish(ended execution.Ended, err error) {
 	e.state, e.finished, e.ended, e.err, e.document = Finished, time.Now(), ended, err, document
 	// The result has redacted copies of the script and the inputs for the page.
 	e.request.Job = runner.Execution{Runtime: e.request.Job.Runtime, Traceparent: e.request.Job.Traceparent}
+	e.request.Tracestate = ""
 	// The document contains these, and the events contain the times of the logs.
 	kept := &e.ended.Result
 	kept.Values, kept.Logs, kept.HTTP, kept.Error, kept.LogTimes = nil, nil, nil, nil, nil

@@ -2,6 +2,7 @@ package serve
 
 import (
 	_ "embed"
+	"sync"
 
 	"github.com/goccy/go-yaml"
 )
@@ -10,4 +11,4 @@ import (
 var openAPIText []byte
 
 // openAPI returns the description of the API (OpenAPI 3.1) as JSON. A test compares it with the routes.
-func openAPI() ([]byte, error) { return yaml.YAMLToJSON(openAPIText) }
+var openAPI = sync.OnceValues(func() ([]byte, error) { return yaml.YAMLToJSON(openAPIText) })

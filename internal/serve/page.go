@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"encoding/json"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
@@ -27,6 +28,7 @@ func (s *Server) record(c *gin.Context) {
 	if !ok {
 		return
 	}
+	defer s.reading(c, e)()
 	snapshot := e.Snapshot()
 	dequeued := snapshot.StartedAt
 	if dequeued.IsZero() {
@@ -42,10 +44,25 @@ func (s *Server) record(c *gin.Context) {
 	if snapshot.Result != nil {
 		ended, _ = e.Ended() // it has a result, so the error is nil
 	}
-	record := ui.NewRecord(about, ended, snapshot.Result)
-	record.Source, record.Inputs = e.Shown()
+	record := recordHead{Record: ui.NewRecord(about, ended, nil)}
+	source, inputs := e.Shown()
+	if inputs == nil {
+		inputs = json.RawMessage("null")
+	}
+	result := snapshot.Result
+	if result == nil {
+		result = json.RawMessage("null")
+	}
 	asked := e.Asked()
 	record.OutputTypes, record.Secrets, record.TimeoutMS = ui.OutputTypes(asked.Outputs), asked.Secrets,
 		asked.Limit.Milliseconds()
-	c.JSON(http.StatusOK, record)
+	s.respond(c, e.BusinessID(), record, member{"result", result}, member{"source", source}, member{"inputs", inputs})
+}
+
+// recordHead is a record without its large members.
+type recordHead struct {
+	ui.Record
+	Result *struct{} `json:"result,omitempty"`
+	Source *struct{} `json:"source,omitempty"`
+	Inputs *struct{} `json:"inputs,omitempty"`
 }

@@ -31,7 +31,7 @@ type RegistryConfig struct {
 	WaitingBytes int64
 	// Keep is the maximal number of kept finished executions, KeepBytes their maximal total size; default 1000 and 64
 	// MiB. Beyond that, the business with the most loses its oldest. So a business with at most an equal share loses
-	// none because of others.
+	// none because of others. Lost executions that callers still read may use half of KeepBytes in addition.
 	Keep      int
 	KeepBytes int64
 	// Abandoned, if not nil, is called for each execution that left the queue without a slot, with the reason.
@@ -49,11 +49,10 @@ type Registry struct {
 	cut     context.CancelCauseFunc
 	all     routine.Group
 
-	mu       sync.Mutex
-	byID     map[key]*Execution
-	finished map[string]*kept // by business
-	kept     int              // total number
-	bytes    int64
+	mu   sync.Mutex
+	byID map[key]*Execution
+	kept shelf // finished executions
+	read shelf // executions that are not kept any more, but that callers still read
 }
 
 type key struct{ business, id string }
@@ -75,7 +74,7 @@ func NewRegistry(config RegistryConfig) *Registry {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Registry{config: config, byID: map[key]*Execution{}, finished: map[string]*kept{},
+	s := &Registry{config: config, byID: map[key]*Execution{}, kept: newShelf(), read: newShelf(),
 		waiting: queue.NewBudget(config.WaitingBytes)}
 	s.ctx, s.cut = context.WithCancelCause(context.Background())
 	return s
@@ -156,53 +155,64 @@ func (s *Registry) run(ctx context.Context, e *Execution, place *queue.Place, si
 // keep adds a finished execution. If the limits are exceeded, it drops the oldest execution of the business with the
 // most, possibly the one just added. So a business never evicts results of a business that keeps less.
 func (s *Registry) keep(e *Execution) {
-	e.mu.Lock()
-	size := e.size // it no longer grows
-	e.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	mine := s.finished[e.BusinessID()]
-	if mine == nil {
-		mine = &kept{}
-		s.finished[e.BusinessID()] = mine
+	s.kept.add(e)
+	for s.kept.count > s.config.Keep {
+		s.forget(s.kept.oldest((*pile).count))
 	}
-	mine.oldestFirst, mine.bytes = append(mine.oldestFirst, e), mine.bytes+size
-	s.kept, s.bytes = s.kept+1, s.bytes+size
-	for s.kept > s.config.Keep {
-		s.forget(func(k *kept) int64 { return int64(len(k.oldestFirst)) })
-	}
-	for s.bytes > s.config.KeepBytes {
-		s.forget(func(k *kept) int64 { return k.bytes })
+	for s.kept.bytes > s.config.KeepBytes {
+		s.forget(s.kept.oldest((*pile).size))
 	}
 }
 
-// kept holds the kept finished executions of a business.
-type kept struct {
-	oldestFirst []*Execution
-	bytes       int64
+// forget drops a kept execution. Callers may still be reading it.
+func (s *Registry) forget(e *Execution) {
+	s.kept.remove(e)
+	delete(s.byID, key{e.BusinessID(), e.ID()})
+	e.forgotten = true
+	if len(e.readers) > 0 {
+		s.readForgotten(e)
+	}
 }
 
-// forget drops the oldest execution of the business with the most.
-func (s *Registry) forget(much func(*kept) int64) {
-	var of *kept
-	for _, k := range s.finished {
-		if of == nil || much(k) > much(of) || much(k) == much(of) &&
-			k.oldestFirst[0].finished.Before(of.oldestFirst[0].finished) {
-			of = k
+// readForgotten adds an execution that is not kept any more to those that callers read. If these hold too much, it cuts
+// the readers of the oldest of the business with the most.
+func (s *Registry) readForgotten(e *Execution) {
+	s.read.add(e)
+	for s.read.bytes > s.config.KeepBytes/2 && s.read.count > 1 {
+		slow := s.read.oldest((*pile).size)
+		s.read.remove(slow)
+		for r := range slow.readers {
+			r.cut()
 		}
 	}
-	oldest := of.oldestFirst[0]
-	business := oldest.BusinessID()
-	of.oldestFirst = slices.Delete(of.oldestFirst, 0, 1)
-	oldest.mu.Lock()
-	size := oldest.size
-	oldest.mu.Unlock()
-	of.bytes -= size
-	s.kept, s.bytes = s.kept-1, s.bytes-size
-	if len(of.oldestFirst) == 0 {
-		delete(s.finished, business)
+}
+
+// reader is a caller that reads an execution.
+type reader struct{ cut func() }
+
+// Reading says that a caller reads a finished execution, until done is called. An execution that is no longer kept stays
+// in memory meanwhile. If such executions hold too much memory, cut is called, which must end the reading soon; it must
+// not call the registry.
+func (s *Registry) Reading(e *Execution, cut func()) (done func()) {
+	r := &reader{cut}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.readers == nil {
+		e.readers = map[*reader]struct{}{}
 	}
-	delete(s.byID, key{business, oldest.ID()})
+	e.readers[r] = struct{}{}
+	if e.forgotten && len(e.readers) == 1 {
+		s.readForgotten(e)
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if delete(e.readers, r); len(e.readers) == 0 {
+			s.read.remove(e)
+		}
+	}
 }
 
 // Get returns an execution of a business.

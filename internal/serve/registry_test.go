@@ -253,8 +253,8 @@ func TestKeptExecutionsAreBoundedInNumberAndBytes(t *testing.T) {
 		}
 		finish("big1", strings.Repeat("x", 40<<10))
 		finish("big2", strings.Repeat("x", 40<<10))
-		if _, ok := service.Get("b", "big1"); ok || service.bytes > 64<<10 {
-			t.Errorf("%d bytes are kept", service.bytes)
+		if _, ok := service.Get("b", "big1"); ok || service.kept.bytes > 64<<10 {
+			t.Errorf("%d bytes are kept", service.kept.bytes)
 		}
 	})
 }
@@ -323,6 +323,52 @@ func TestEvictionTakesTheOldestOfTheLargestBusiness(t *testing.T) {
 		finish("big", 80<<10)
 		// With equal numbers, the oldest is evicted. Then big has the most bytes, and loses its own execution.
 		requireKept("c", "d")
+	})
+}
+
+// TestCallersThatReadSlowlyKeepNoMoreThanABound: an execution that is no longer kept stays while a caller reads it. If
+// too many stay, the oldest of the business with the most is cut.
+func TestCallersThatReadSlowlyKeepNoMoreThanABound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 20 << 10
+		service, stub := newTestService(t, 1, 10, RegistryConfig{KeepBytes: 4 * size})
+		var cut []string
+		read := func(business, id string) (done func()) {
+			e := submit(t, service, business, id)
+			stub.end <- runner.Result{Outcome: outcomes.OK, Logs: []string{strings.Repeat("x", size/4)}}
+			<-e.Done()
+			synctest.Wait()
+			return service.Reading(e, func() { cut = append(cut, business+id) })
+		}
+		modest := read("modest", "1")
+		finished := read("greedy", "finished")
+		finished()
+		for i := range 20 {
+			defer read("greedy", fmt.Sprint(i))()
+		}
+		if len(cut) == 0 || !strings.HasPrefix(cut[0], "greedy0") || slices.Contains(cut, "modest1") ||
+			slices.Contains(cut, "greedyfinished") || slices.Contains(cut, "greedy19") {
+			t.Errorf("cut %v", cut)
+		}
+		if held := service.read.bytes; held > 2*size || held == 0 {
+			t.Errorf("%d bytes are held for readers", held)
+		}
+		modest()
+	})
+	synctest.Test(t, func(t *testing.T) { // a result that is too large to be kept can be read
+		service, stub := newTestService(t, 1, 10, RegistryConfig{KeepBytes: 1})
+		e := submit(t, service, "b", "1")
+		stub.end <- runner.Result{Outcome: outcomes.OK}
+		<-e.Done()
+		synctest.Wait()
+		done := service.Reading(e, func() { t.Error("it was cut") })
+		if service.read.count != 1 {
+			t.Errorf("%d are held for readers", service.read.count)
+		}
+		done()
+		if service.read.count != 0 || service.read.bytes != 0 || len(service.read.piles) != 0 {
+			t.Errorf("held after its reader has gone: %+v", service.read)
+		}
 	})
 }
 

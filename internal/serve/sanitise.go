@@ -25,12 +25,19 @@ func (w sanitised) Write(p []byte) (int, error) {
 	if !strings.HasPrefix(content, "application/json") && !strings.HasPrefix(content, "text/event-stream") {
 		return w.ResponseWriter.Write(p)
 	}
-	escaped := shown.JSON(p)
-	if len(escaped) != len(p) {
-		w.Header().Del("Content-Length") // gin sets it for some documents
+	if len(p) > pieceSize {
+		w.Header().Del("Content-Length") // gin sets it for some documents, and escaping changes it
 	}
-	if _, err := w.ResponseWriter.Write(escaped); err != nil {
-		return 0, err
+	for rest := p; len(rest) > 0; {
+		piece := rest[:pieceEnd(rest)]
+		escaped := shown.JSON(piece)
+		if len(escaped) != len(piece) {
+			w.Header().Del("Content-Length")
+		}
+		if _, err := w.ResponseWriter.Write(escaped); err != nil {
+			return 0, err
+		}
+		rest = rest[len(piece):]
 	}
 	return len(p), nil
 }

@@ -41,8 +41,8 @@ type Config struct {
 	APIRoot string
 	// MaxBody is the largest request in bytes; default 8 MiB.
 	MaxBody int64
-	// ArrivingBytes is the maximal total size of large incoming bodies; default 64 MiB. Even if other businesses use
-	// it all, a business can still use its own share.
+	// ArrivingBytes is the maximal total size of large incoming bodies, and of what large responses hold besides kept
+	// executions; default 64 MiB. Even if other businesses use it all, a business can still use its own share.
 	ArrivingBytes int64
 	// BodyTimeout limits the arrival of a request's body, WriteTimeout how long a caller may take to read a response
 	// or one event of a stream; default 30 s each.
@@ -53,7 +53,7 @@ type Config struct {
 // Server is the HTTP API for orchestrators.
 type Server struct {
 	config Config
-	bodies *queue.Budget // for large incoming bodies
+	bodies *queue.Budget // for large incoming bodies, and for large responses that are no kept documents
 }
 
 // NewServer returns a server for config.
@@ -207,12 +207,20 @@ func (s *Server) run(c *gin.Context) {
 		e.Cancel()
 		return // the caller has disconnected
 	}
+	defer s.reading(c, e)()
 	outcome, err := e.Outcome()
 	if err != nil {
 		s.refuseSubmission(c, err)
 		return
 	}
 	c.Data(outcome.Status(), "application/json", e.Snapshot().Result)
+}
+
+// reading keeps a finished execution for the response to a request, until done is called. If too much memory is kept in
+// this way, the response is cut.
+func (s *Server) reading(c *gin.Context, e *Execution) (done func()) {
+	controller := http.NewResponseController(c.Writer)
+	return s.config.Executions.Reading(e, func() { _ = controller.SetWriteDeadline(time.Unix(1, 0)) })
 }
 
 // submit is POST /executions.
@@ -271,6 +279,9 @@ func (s *Server) read(c *gin.Context) (request execution.Request, body execution
 	var tracestate string
 	if job.Traceparent == "" {
 		job.Traceparent, tracestate = c.GetHeader("traceparent"), c.GetHeader("tracestate")
+		if len(job.Traceparent) > execution.MaxTraceparent {
+			job.Traceparent, tracestate = "", "" // it is none
+		}
 	}
 	return execution.Request{Identity: id, Name: body.Name, Job: job, Limits: limits,
 		Tracestate: tracestate}, body, data, true
@@ -343,9 +354,15 @@ func (s *Server) find(c *gin.Context) (*Execution, bool) {
 }
 
 func (s *Server) show(c *gin.Context) {
-	if e, ok := s.find(c); ok {
-		c.JSON(http.StatusOK, e.Snapshot())
+	e, ok := s.find(c)
+	if !ok {
+		return
 	}
+	defer s.reading(c, e)()
+	snapshot := e.Snapshot()
+	result := snapshot.Result
+	snapshot.Result = nil
+	s.respond(c, e.BusinessID(), snapshot, member{"result", result})
 }
 
 // cancel revokes the key, then kills the step. It responds at once; the execution ends shortly after.
