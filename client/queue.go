@@ -124,7 +124,7 @@ func (q *Queue) checkID(ctx context.Context, business, id string, body []byte) e
 func (q *Queue) refused(ctx context.Context, stored payload.Reference, body []byte) error {
 	id := wire.TaskID(stored.BusinessID, stored.ExecutionID)
 	task, err := asynq.NewInspectorFromRedisClient(q.Redis).GetTaskInfo(q.name(stored.BusinessID), id)
-	if err != nil { // it has ended meanwhile, or is not known
+	if err != nil { // the execution has ended meanwhile, or the queue cannot be read
 		return ErrEnqueued
 	}
 	if bytes.Equal(task.Payload, body) {
@@ -138,7 +138,7 @@ func (q *Queue) refused(ctx context.Context, stored payload.Reference, body []by
 // best effort: a request that stays expires.
 func (q *Queue) discard(ctx context.Context, stored payload.Reference, queued []byte) {
 	var other payload.Reference
-	_ = json.Unmarshal(queued, &other) // a payload that is no reference needs no stored request
+	_ = json.Unmarshal(queued, &other) // a payload that is not a reference needs no stored request
 	if stored.SHA256 != "" && stored.SHA256 != other.SHA256 {
 		_ = payload.Store{Redis: q.Redis}.Delete(ctx, stored)
 	}

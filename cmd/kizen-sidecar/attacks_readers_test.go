@@ -21,7 +21,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
-// TestCallersThatReadNothingBloatNothing: each of them asks for a large result, reads its beginning, and stops.
+// TestCallersThatReadNothingBloatNothing: each caller requests a large result, reads its beginning, and stops reading.
 func TestCallersThatReadNothingBloatNothing(t *testing.T) {
 	t.Parallel()
 	s := startServe(t, "--warm", "0", "--slots", "2", "--ui")
@@ -70,7 +70,8 @@ func dialWithSmallBuffer(t *testing.T, address string) net.Conn {
 
 var goroutinesOf = regexp.MustCompile(`(?m)^go_goroutines ([0-9]+)$`)
 
-// TestStreamsThatSendLittleKeepNobodyOut: over HTTP/2 a connection has 250 requests, each of which has sent half a body.
+// TestStreamsThatSendLittleKeepNobodyOut: over HTTP/2 each connection has 250 requests, each of which sends half a
+// body.
 func TestStreamsThatSendLittleKeepNobodyOut(t *testing.T) {
 	t.Parallel()
 	const token, connections, streams = "a-token-of-the-test-and-only-of-it", 10, 200
@@ -119,7 +120,7 @@ func TestStreamsThatSendLittleKeepNobodyOut(t *testing.T) {
 		if _, err := c.Write(sent.Bytes()); err != nil {
 			t.Fatal(err)
 		}
-		// The answer to a ping shows that the server has read all of it.
+		// The reply to a ping shows that the server has read everything before it.
 		var ping bytes.Buffer
 		if err := http2.NewFramer(&ping, nil).WritePing(false, [8]byte{1}); err != nil {
 			t.Fatal(err)
@@ -130,7 +131,7 @@ func TestStreamsThatSendLittleKeepNobodyOut(t *testing.T) {
 		for reader := http2.NewFramer(io.Discard, c); ; {
 			frame, err := reader.ReadFrame()
 			if err != nil {
-				break // it was closed for another one
+				break // the server closed it in favour of another one
 			}
 			if answer, ok := frame.(*http2.PingFrame); ok && answer.IsAck() {
 				break
@@ -141,7 +142,7 @@ func TestStreamsThatSendLittleKeepNobodyOut(t *testing.T) {
 		t.Errorf("a caller beside them: %d %s", status, answer)
 	}
 	var count int
-	for range 200 { // what was reset ends a little later
+	for range 200 { // reset streams end a little later
 		match := goroutinesOf.FindStringSubmatch(s.Metrics())
 		if match == nil {
 			t.Fatal("no metric of goroutines")

@@ -16,7 +16,7 @@ import (
 // and the value, and no command starts.
 func TestEveryNumberHasAMinimum(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
-	cancel() // a command that starts nevertheless ends at once
+	cancel() // a command that starts nevertheless ends immediately
 	for _, command := range grammar(t).Model.Leaves(true) {
 		for _, flag := range command.Flags {
 			if flag.Target.Kind() != reflect.Int && flag.Target.Kind() != reflect.Int64 {
@@ -37,7 +37,7 @@ func TestEveryNumberHasAMinimum(t *testing.T) {
 	}
 }
 
-// required returns values for what a command cannot do without.
+// required returns values for the arguments and flags that a command requires.
 func required(command *kong.Node) (arguments []string) {
 	for _, positional := range command.Positional {
 		if positional.Required {
@@ -54,8 +54,8 @@ func required(command *kong.Node) (arguments []string) {
 	return arguments
 }
 
-// TestNoHelpNamesAVariableThatDoesNotExist: "-" means no variable for a flag, and a variable of that name for an
-// argument.
+// TestNoHelpNamesAVariableThatDoesNotExist: kong reads the tag env:"-" as no variable for a flag, but as a variable
+// named "-" for an argument.
 func TestNoHelpNamesAVariableThatDoesNotExist(t *testing.T) {
 	for _, command := range grammar(t).Model.Leaves(true) {
 		for _, positional := range command.Positional {

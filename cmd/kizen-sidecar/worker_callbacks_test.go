@@ -109,8 +109,8 @@ func (w countingWriter) Write(p []byte) (int, error) {
 	return w.Writer.Write(p)
 }
 
-// TestEveryCallbackIsDeliveredUnderFaults resets the workers' connections to Redis again and again, and stops one of
-// them until it is declared dead. The receiver refuses each message once.
+// TestEveryCallbackIsDeliveredUnderFaults resets the workers' connections to Redis repeatedly, and stops one worker
+// until it is declared dead. The receiver refuses each message once.
 func TestEveryCallbackIsDeliveredUnderFaults(t *testing.T) {
 	t.Parallel()
 	const total = 30

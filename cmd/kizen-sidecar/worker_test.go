@@ -154,8 +154,8 @@ func newReceiver(t *testing.T) *receiver {
 			r.late++
 			return
 		}
-		if told := r.outcomes[message.Data.ID]; told != "" && told != message.Data.Outcome {
-			t.Errorf("two callbacks say that %s ended %s and %s", message.Data.ID, told, message.Data.Outcome)
+		if previous := r.outcomes[message.Data.ID]; previous != "" && previous != message.Data.Outcome {
+			t.Errorf("two callbacks say that %s ended %s and %s", message.Data.ID, previous, message.Data.Outcome)
 		}
 		r.outcomes[message.Data.ID] = message.Data.Outcome
 	}))
@@ -197,8 +197,8 @@ func TestWorkerKeepsDeadLetters(t *testing.T) {
 	requireNoRecords(t, redisURL)
 }
 
-// TestABrokenWorkerTakesNothing: neither one without a Python nor one with too few files. Working workers run their share,
-// and no execution is given up.
+// TestABrokenWorkerTakesNothing: neither a worker without a Python nor one with too few file descriptors takes
+// executions. Working workers run them, and no execution is given up.
 func TestABrokenWorkerTakesNothing(t *testing.T) {
 	t.Parallel()
 	const total = 12

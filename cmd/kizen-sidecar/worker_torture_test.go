@@ -66,7 +66,7 @@ func TestTortureAFleetUnderEveryFault(t *testing.T) {
 	}
 	var ended int
 	until := func(n int) {
-		for ended < n { // each step of the way gets its time: 2,000 Pythons start here
+		for ended < n { // each wait has its own timeout, because 2,000 Pythons start here
 			waitFor(t, func() bool {
 				now := int(store.ZCard(t.Context(), "kizen:{b-1}:results").Val())
 				progress := now > ended
@@ -101,9 +101,9 @@ func TestTortureAFleetUnderEveryFault(t *testing.T) {
 		t.Logf("%s after %d executions", fault.name, ended)
 	}
 	until(total)
-	for told := 0; told < total; {
-		waitFor(t, func() bool { return callbacks.count() > told || t.Failed() })
-		told = callbacks.count()
+	for delivered := 0; delivered < total; {
+		waitFor(t, func() bool { return callbacks.count() > delivered || t.Failed() })
+		delivered = callbacks.count()
 	}
 	outcomes, starts := map[string]int{}, 0
 	endings := endings(t, store)
@@ -135,7 +135,8 @@ func TestTortureAFleetUnderEveryFault(t *testing.T) {
 }
 
 // TestTortureAClusterThatLosesAMaster runs executions of 16 businesses on a Cluster of three masters, and kills each
-// master in turn. It returns with its file, so nothing is lost: each execution runs once, and each callback comes.
+// master in turn. Each master returns with its file, so nothing is lost: each execution runs once, and each callback
+// arrives.
 func TestTortureAClusterThatLosesAMaster(t *testing.T) {
 	const businesses, each, queues = 16, 20, 16
 	const total = businesses * each
@@ -159,18 +160,18 @@ func TestTortureAClusterThatLosesAMaster(t *testing.T) {
 	for range 2 {
 		startWorker(t, redisURL, api.URL+"/api", "--slots", "4", "--queues", fmt.Sprint(queues), "--lease", "10s")
 	}
-	told := 0
+	delivered := 0
 	until := func(n int) {
-		for told < n {
-			waitFor(t, func() bool { return callbacks.count() > told || t.Failed() })
-			told = callbacks.count()
+		for delivered < n {
+			waitFor(t, func() bool { return callbacks.count() > delivered || t.Failed() })
+			delivered = callbacks.count()
 		}
 	}
 	for i, node := range nodes {
 		until(total * (i + 1) / 5)
 		node.Stop()
 		node.Restart(t)
-		t.Logf("the master at %s was killed after %d callbacks", node.Addr, told)
+		t.Logf("the master at %s was killed after %d callbacks", node.Addr, delivered)
 	}
 	until(total)
 	for id := range business {

@@ -9,7 +9,7 @@ import (
 	"github.com/kizen/kizen-sidecar/client"
 )
 
-// use is what Redis has done and holds.
+// use is the work that Redis has done, and the memory that it uses.
 type use struct {
 	microseconds float64            // processor time of its main thread
 	in, out      float64            // bytes received and sent

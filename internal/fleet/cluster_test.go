@@ -23,7 +23,7 @@ func (f *fleetOf) enqueueIn(n int, business, id, callback string) {
 	}
 }
 
-// finished reports whether all records say so.
+// finished reports whether all executions have finished, according to their records.
 func (f *fleetOf) finished(executions [][2]string) bool {
 	return !slices.ContainsFunc(executions, func(e [2]string) bool {
 		known, err := f.records.read(f.t.Context(), e[0], e[1])
@@ -80,8 +80,8 @@ func TestAFleetSharesItsQueuesAmongTheMastersOfACluster(t *testing.T) {
 	}
 }
 
-// TestTheNumberOfQueuesMayGrow: workers first, then orchestrators. What was enqueued before still runs, and an id that
-// is in two queues runs once.
+// TestTheNumberOfQueuesMayGrow: workers are restarted first, then orchestrators. Tasks that were enqueued before still
+// run, and an id that is in two queues runs once.
 func TestTheNumberOfQueuesMayGrow(t *testing.T) {
 	t.Parallel()
 	const before, after = 1, 4
@@ -93,12 +93,12 @@ func TestTheNumberOfQueuesMayGrow(t *testing.T) {
 		f.enqueueIn(before, business, id, "")
 		all = append(all, [2]string{business, id})
 		if wire.QueueOf(queue, after, business) != wire.QueueOf(queue, before, business) {
-			f.enqueueIn(after, business, id, "") // asynq cannot know the first one
+			f.enqueueIn(after, business, id, "") // asynq does not compare ids of different queues
 			f.enqueueIn(after, business, "new-"+id, "")
 			all, moved = append(all, [2]string{business, "new-" + id}), moved+1
 		}
 	}
-	f.worker(f.server.Addr, 5, fine) // it does not know the other queues yet
+	f.worker(f.server.Addr, 5, fine) // it takes tasks only from the first queue
 	f.await("an empty first queue", f.idle)
 	for _, e := range all {
 		if strings.HasPrefix(e[1], "new-") {
@@ -118,7 +118,8 @@ func TestTheNumberOfQueuesMayGrow(t *testing.T) {
 	}
 }
 
-// TestABusinessWithManyExecutionsLeavesOtherQueuesTheirShare: the last one of another business does not wait for them.
+// TestABusinessWithManyExecutionsLeavesOtherQueuesTheirShare: the last execution, of another business, does not wait
+// for all of them.
 func TestABusinessWithManyExecutionsLeavesOtherQueuesTheirShare(t *testing.T) {
 	t.Parallel()
 	const many = 60
@@ -135,7 +136,7 @@ func TestABusinessWithManyExecutionsLeavesOtherQueuesTheirShare(t *testing.T) {
 	f.await("the end of all", func() bool { return f.started() == many+1 })
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if at := slices.Index(f.order, "last"); at > many/2 { // by chance once in 2^30
+	if at := slices.Index(f.order, "last"); at > many/2 { // this fails by chance once in 2^30 runs
 		t.Errorf("it was number %d of %d", at, len(f.order))
 	}
 }

@@ -64,7 +64,8 @@ func (f *fleetOf) archived() int {
 	return info.Archived
 }
 
-// TestRunningOutOfFilesCountsNoAttempt, although the worker could start another interpreter when it tests itself.
+// TestRunningOutOfFilesCountsNoAttempt: this holds although the worker can start another interpreter when it tests
+// itself.
 func TestRunningOutOfFilesCountsNoAttempt(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

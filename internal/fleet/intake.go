@@ -151,8 +151,8 @@ func (i *intake) failed(ctx context.Context, id string, err error) (local bool) 
 	return local
 }
 
-// exhausted reports whether an error means that this machine or process has run out of files or memory. One more
-// interpreter may still start, so the check does not find that.
+// exhausted reports whether an error means that this machine or process has run out of files or memory. The worker's
+// own test may still succeed then, because it starts only one interpreter.
 func exhausted(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }

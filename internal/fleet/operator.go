@@ -66,7 +66,7 @@ type Task struct {
 	Bytes int        `json:"bytes,omitempty"` // of the payload
 }
 
-// Counts are the tasks of a queue by state.
+// Counts is the number of tasks of a queue by state.
 type Counts struct {
 	Queue   string `json:"queue"`
 	Paused  bool   `json:"paused"` // workers take nothing from it
@@ -88,7 +88,7 @@ func (c *Counts) add(other Counts) {
 	c.Trimmed += other.Trimmed
 }
 
-// Overview is what a queue has.
+// Overview is the state of a queue: its counts and some of its tasks.
 type Overview struct {
 	Counts
 	// Queues are the counts of each of asynq's queues, if there are several.
@@ -126,7 +126,8 @@ func (o *Operator) names(callbacks bool) []string {
 	return o.queues
 }
 
-// list counts the tasks of one of asynq's queues, appends them to tasks, and takes them from the room of their state.
+// list counts the tasks of one of asynq's queues, and appends them to tasks, for each state at most as many as room
+// has left.
 func (o *Operator) list(ctx context.Context, queue, state string, room map[string]int, tasks *[]Task) (Counts, error) {
 	info, err := queueInfo(ctx, o.redis, o.inspector, queue)
 	if err != nil {
@@ -248,13 +249,13 @@ func nothing(format string, arguments ...any) error {
 type located struct {
 	// queue is asynq's queue that has its task, or would have it.
 	queue string
-	// info is the task; nil if there is none.
+	// info is the task, or nil if no queue has it.
 	info *asynq.TaskInfo
 	// named has the names in the payload, or those in the id itself if [wire.TaskID] made it.
 	named payload.Reference
 }
 
-// find returns the execution that an id names. Its task is in the queue of its business, or in another one if the
+// find returns the execution that an id names. Its task is in the queue of its business. It is in another queue if the
 // number of queues has changed since, or if the orchestrator chose the id of the task.
 func (o *Operator) find(ctx context.Context, id string) (located, error) {
 	var l located
@@ -274,7 +275,7 @@ func (o *Operator) find(ctx context.Context, id string) (located, error) {
 	return l, nil
 }
 
-// findCallback returns a task of a callback and its queue; nil if no queue has it.
+// findCallback returns the task of a callback and its queue, or nil if no queue has it.
 func (o *Operator) findCallback(ctx context.Context, id string) (queue string, info *asynq.TaskInfo, err error) {
 	for _, queue := range callbackQueues(o.queues) {
 		if info, err = taskInfo(ctx, o.redis, o.inspector, queue, id); info != nil || err != nil {
@@ -397,7 +398,7 @@ func (o *Operator) RetryDead(ctx context.Context, callbacks bool) (int, error) {
 }
 
 // Discard deletes a dead letter: its task, its stored request and its record. Its id does not run again while the
-// tombstone exists. The error is [ErrNothing] if the execution is no dead letter.
+// tombstone exists. The error is [ErrNothing] if the execution is not a dead letter.
 func (o *Operator) Discard(ctx context.Context, id string) error {
 	l, err := o.find(ctx, id)
 	if err != nil {
@@ -415,7 +416,7 @@ func (o *Operator) Discard(ctx context.Context, id string) error {
 	case info.LastErr != "" && !strings.HasPrefix(info.LastErr, deadLetterMark) && known.state != Finished:
 		return nothing("%q has not ended: asynq archived it by itself, and a worker will requeue it", id)
 	}
-	// If this stops half-way, the rest can still be discarded, or expires.
+	// If Discard fails in between, the rest can still be discarded, or expires.
 	if err := o.deleteTask(ctx, l.queue, id, info); err != nil {
 		return err
 	}
@@ -505,7 +506,7 @@ func (o *Operator) DiscardDead(ctx context.Context, callbacks bool) (n int, err 
 		}
 		for _, id := range dead {
 			switch err := discard(ctx, id); {
-			case errors.Is(err, ErrNothing): // it runs again, or another operator was faster
+			case errors.Is(err, ErrNothing): // it runs again, or another operator has discarded it
 			case err != nil:
 				return n, err
 			default:

@@ -251,7 +251,7 @@ func TestCancelledExecutionsEnd(t *testing.T) {
 	f.await("the callbacks", func() bool { return receiver.count() == 2 })
 	f.await("the queue to be empty", f.idle)
 	f.requireRan("waits", 0)
-	// The retention applies to what an operator ended as well.
+	// The retention also applies to executions that an operator ended.
 	if kept := f.store.ZCard(t.Context(), "kizen:{b}:results").Val(); kept != 2 {
 		t.Errorf("%d results are in the index", kept)
 	}
@@ -265,7 +265,8 @@ func TestCancelledExecutionsEnd(t *testing.T) {
 	}
 }
 
-// TestADiscardedDeadLetterLeavesOnlyItsTombstone: also one that asynq has deleted, one without a record, and callbacks.
+// TestADiscardedDeadLetterLeavesOnlyItsTombstone: this also holds for one that asynq has deleted, one without a
+// record, and callbacks.
 func TestADiscardedDeadLetterLeavesOnlyItsTombstone(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	receiver.status = http.StatusGone
@@ -334,7 +335,7 @@ func TestADiscardedDeadLetterLeavesOnlyItsTombstone(t *testing.T) {
 	}
 }
 
-// TestOnlyWhatHasEndedIsDiscarded: neither what waits, nor what asynq archived by itself.
+// TestOnlyWhatHasEndedIsDiscarded: neither waiting tasks are discarded, nor tasks that asynq archived by itself.
 func TestOnlyWhatHasEndedIsDiscarded(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -364,7 +365,7 @@ func TestOnlyWhatHasEndedIsDiscarded(t *testing.T) {
 	}
 }
 
-// TestADrainOfAQueueWithoutTasksIsShown: also before the queue's first task.
+// TestADrainOfAQueueWithoutTasksIsShown: this holds even before the queue's first task.
 func TestADrainOfAQueueWithoutTasksIsShown(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -107,8 +107,8 @@ func TestASecondRequestUnderAQueuedIDLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestAnotherRequestUnderAUsedIDIsRefused: at once by the client, and by a worker if it is enqueued without the client.
-// The first request and its result stay.
+// TestAnotherRequestUnderAUsedIDIsRefused: the client refuses it at once; a worker does so if it was enqueued without
+// the client. The first request and its result stay.
 func TestAnotherRequestUnderAUsedIDIsRefused(t *testing.T) {
 	receiver := newReceiver(t, 0)
 	t.Parallel()

@@ -122,8 +122,8 @@ func (r *redisRun) check(ctx context.Context) (changed bool, err error) {
 	return changed, nil
 }
 
-// checkFor is check before the code of an execution with this record starts. In a Cluster it asks only the master that
-// has the record: the others say nothing about it, and may be unreachable.
+// checkFor does what check does, before the code of an execution starts. In a Cluster it asks only the master of the
+// execution's record: the other masters do not matter, and may be unreachable.
 func (r *redisRun) checkFor(ctx context.Context, record string) (changed bool, err error) {
 	cluster, ok := r.redis.(*redis.ClusterClient)
 	if !ok {

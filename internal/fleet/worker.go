@@ -277,7 +277,7 @@ func (w *Worker) withIndex(handler asynq.HandlerFunc) asynq.HandlerFunc {
 	}
 }
 
-// index returns the index of this worker's tasks of a queue, which is one of its own.
+// index returns this worker's index of the tasks of one of its queues.
 func (w *Worker) index(queue string) *held {
 	return w.held[slices.IndexFunc(w.held, func(h *held) bool { return h.queue == queue })]
 }
@@ -285,8 +285,8 @@ func (w *Worker) index(queue string) *held {
 // termKey is the key of the term in the context of a handler.
 type termKey struct{}
 
-// checkAfterRenewal starts afterRenewal unless it still runs: the master of one queue may be unreachable, and waiting for
-// it must not delay the next renewal.
+// checkAfterRenewal starts afterRenewal, unless it is still running: the master of one queue may be unreachable, and
+// waiting for it must not delay the next renewal.
 func (w *Worker) checkAfterRenewal(ctx context.Context) {
 	if w.checking.CompareAndSwap(false, true) {
 		w.loops.Go(func() {
@@ -678,7 +678,7 @@ func (a *attempt) refuse(ctx context.Context, err error) error {
 }
 
 // refuseConflict ends a task whose id belongs to another request. The record stays that of the other request, so only
-// the log, the metrics and a callback of its own tell the outcome.
+// the log, the metrics and a separate callback report this outcome.
 func (a *attempt) refuseConflict(ctx context.Context) error {
 	a.config.Log.Error("a task was refused, because its id was submitted before with a different request", "execution_id",
 		a.id, "business_id", a.business)
