@@ -258,7 +258,7 @@ var kindsOfAttack = []kindOfAttack{
 	{name: "requests", requests: attacks.Requests, quick: true},
 	{name: "tokens",
 		elsewhere: "a key is verified by the API, which runs no steps: TestForgedTokensAreRefused in minter, " +
-			"TestThePlatformRefusesForgedKeys in cmd/kizen-platform"},
+			"TestThePlatformRefusesForgedKeys in internal/platform"},
 	{name: "pages and hosts", elsewhere: "only serve answers a browser, before it knows who would run the step: " +
 		"TestPagesOfABrowserAreRefused in internal/serve, TestOnlyOwnNamesAndAddressesAreAllowed in internal/hosts"},
 	{name: "addresses",

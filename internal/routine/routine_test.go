@@ -18,7 +18,7 @@ func TestAPanicReachesTheHandler(t *testing.T) {
 		"Go": Go, "Group": group.Go, "Safe": func(f func()) { Safe(f)() },
 	} {
 		start(func() { panic(name) })
-		if d := <-deaths; d.cause != name || !strings.Contains(d.stack, "TestAPanicIsHandedOver") {
+		if d := <-deaths; d.cause != name || !strings.Contains(d.stack, "TestAPanicReachesTheHandler") {
 			t.Errorf("%s: the handler got %v\n%s", name, d.cause, d.stack)
 		}
 		ended := make(chan struct{})

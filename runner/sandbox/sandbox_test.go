@@ -82,7 +82,7 @@ func TestTortureEverythingAsOrdinaryUser(t *testing.T) {
 func TestTortureEverythingInRareSandboxes(t *testing.T) {
 	again(t, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}, rareVariable+"=only", "-test.run="+strings.Join([]string{
 		"TestAttacksAreRefused", "TestOrdinaryProgramsWork", "TestNothingIsLeftAfterAnyKindOfExecution",
-		"TestMemoryIsThatOfTheWholeTree", "AreLimited$", "TestProcess", "TestEveryEndIsReported", "TestKillReachesEverything",
+		"WholeTree$", "AreLimited$", "TestProcess", "TestEveryEndIsReported", "TestKillEndsEveryProcess",
 	}, "|"))
 }
 
