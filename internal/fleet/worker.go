@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -28,10 +29,13 @@ import (
 // callbacksAtOnce is how many callbacks one worker delivers at a time.
 const callbacksAtOnce = 32
 
-// taskInterval and callbackInterval are how often a worker polls an empty queue for executions and for callbacks.
+// taskInterval and callbackInterval are how often a worker polls an empty queue for executions and for callbacks, and
+// delayedInterval is how often it looks for delayed tasks that are due. With N queues it does so the square root of N
+// times less often: each poll asks all of them, and a fleet that needs them has many workers.
 const (
 	taskInterval     = 150 * time.Millisecond
 	callbackInterval = 300 * time.Millisecond
+	delayedInterval  = time.Second
 )
 
 // Config configures a [Worker]. All fields are required, except Revoke, Ready, Try, Sender, Metrics and Log.
@@ -240,11 +244,13 @@ func (w *Worker) serve(queues []string, concurrency int, interval time.Duration,
 	for _, queue := range queues {
 		priorities[queue] = 1
 	}
+	less := math.Sqrt(float64(len(queues)))
 	server := asynq.NewServerFromRedisClient(w.config.Redis, asynq.Config{
-		Concurrency: concurrency, Queues: priorities, TaskCheckInterval: interval,
-		DelayedTaskCheckInterval: time.Second, RetryDelayFunc: delay,
-		IsFailure: func(err error) bool { return !isLater(err) },
-		Logger:    asynqLog{w.config.Log}, LogLevel: asynq.WarnLevel, ShutdownTimeout: time.Minute,
+		Concurrency: concurrency, Queues: priorities, RetryDelayFunc: delay,
+		TaskCheckInterval:        time.Duration(float64(interval) * less),
+		DelayedTaskCheckInterval: time.Duration(float64(delayedInterval) * less),
+		IsFailure:                func(err error) bool { return !isLater(err) },
+		Logger:                   asynqLog{w.config.Log}, LogLevel: asynq.WarnLevel, ShutdownTimeout: time.Minute,
 	})
 	if err := server.Start(w.withIndex(handler)); err != nil {
 		return nil, fmt.Errorf("take work from queue %q: %w", queues[0], err)

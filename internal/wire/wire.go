@@ -56,7 +56,7 @@ func QueueOf(queue string, n int, business string) string {
 	return QueueNames(queue, n)[crc32.ChecksumIEEE([]byte(business))%uint32(max(n, 1))]
 }
 
-// MaxQueues bounds the queues of a fleet: an idle worker asks each of them for tasks several times a second.
+// MaxQueues bounds the queues of a fleet: an idle worker asks each of them for tasks about once a second.
 const MaxQueues = 64
 
 // TaskID returns the id of the task of an execution. asynq rejects a second task with the same id.
