@@ -25,6 +25,20 @@ func connectRaw(fd int, address []byte) error {
 	}
 }
 
+// connectAtOnce connects a blocking socket without waiting for its peer. After EINPROGRESS, connectRaw waits.
+func connectAtOnce(fd int, address []byte) error {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags|unix.O_NONBLOCK); err != nil {
+		return err
+	}
+	err = connectRaw(fd, address)
+	_, restoring := unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags)
+	return errors.Join(err, restoring)
+}
+
 // address reads an address from the caller's memory.
 func (c *call) address(at uint64, size uint64) ([]byte, error) {
 	if uint32(size) > maxAddress || int32(size) < 0 {
@@ -87,14 +101,18 @@ func (c *call) dial(to netip.AddrPort) (int64, error) {
 	return c.finish(to, func(err error) { s.add(made, err) })
 }
 
-// finish connects the socket. A blocking connect of a stream waits on another goroutine.
+// finish connects the socket. If the peer does not answer at once, a blocking connect waits on another goroutine.
 func (c *call) finish(to netip.AddrPort, ended func(error)) (int64, error) {
 	s, fd, address := c.supervisor, c.socket.fd, c.socket.build(to)
 	if ended == nil {
 		ended = func(error) {}
 	}
-	if !c.socket.stream() || !c.socket.blocking() {
-		err := connectRaw(fd, address)
+	blocking := c.socket.stream() && c.socket.blocking()
+	connect := connectRaw
+	if blocking {
+		connect = connectAtOnce
+	}
+	if err := connect(fd, address); !blocking || !errors.Is(err, unix.EINPROGRESS) {
 		ended(err)
 		return 0, err
 	}

@@ -10,9 +10,12 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/runner/egress"
@@ -284,6 +287,51 @@ print("ok")`, target.at, netip.AddrPortFrom(target.at.Addr(), 1))
 			t.Errorf("exit code %d, signal %v: %s", r.Code, r.Signal, r.out)
 		}
 	})
+}
+
+// TestABlockingConnectWaitsForItsPeer connects to a server that is too busy to answer at first: the kernel drops what
+// does not fit into its queue, and sends the request again after a second. The socket must still be a blocking one
+// afterwards.
+func TestABlockingConnectWaitsForItsPeer(t *testing.T) {
+	busy, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(busy)
+	if err := errors.Join(unix.Bind(busy, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(busy, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*unix.SockaddrInet4).Port))
+	filling, err := net.Dial("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filling.Close()
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		waiting := fmt.Sprintf(" 0100007F:%04X 02 ", at.Port()) // to this port, in SYN-SENT, see proc_net(5)
+		for table := ""; !strings.Contains(table, waiting) && t.Context().Err() == nil; {
+			content, _ := os.ReadFile("/proc/net/tcp")
+			table = string(content)
+		}
+		for range 2 {
+			if accepted, _, err := unix.Accept(busy); err == nil {
+				defer unix.Close(accepted)
+			}
+		}
+	})
+	defer accepting.Wait()
+	r, record := connecting(t, newSandbox(t, Config{}), NetworkPolicy, `
+import fcntl
+s = tcp(); s.connect(permitted)
+print("ok" if not fcntl.fcntl(s, fcntl.F_GETFL) & os.O_NONBLOCK else "not")`, at, at)
+	if r.out != "ok" || len(record.Connections) != 1 || !record.Connections[0].Allowed {
+		t.Errorf("got %s, %+v", r.out, record)
+	}
 }
 
 // TestAnExecutionHasALimitOnConnections: further connections must be refused and only counted.
