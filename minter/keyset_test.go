@@ -541,3 +541,30 @@ func TestJWKSContainsNoSecret(t *testing.T) {
 		t.Errorf("the key is %v, want %v", set.Keys[0], want)
 	}
 }
+
+// TestHasKeyTellsTheUsesApart: a directory with one kind of key lacks the other, and so does one that cannot be read.
+func TestHasKeyTellsTheUsesApart(t *testing.T) {
+	for _, sealing := range []bool{false, true} {
+		dir := t.TempDir()
+		generate := minter.NewSigningKey
+		if sealing {
+			generate = minter.NewSealingKey
+		}
+		key, err := generate(time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := minter.WriteKey(dir, key); err != nil {
+			t.Fatal(err)
+		}
+		if !minter.HasKey(dir, sealing) || minter.HasKey(dir, !sealing) {
+			t.Errorf("sealing %v: got %v and %v", sealing, minter.HasKey(dir, sealing), minter.HasKey(dir, !sealing))
+		}
+		if err := os.WriteFile(filepath.Join(dir, "broken.jwk"), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if minter.HasKey(dir, sealing) || minter.HasKey(filepath.Join(dir, "missing"), sealing) {
+			t.Error("an unreadable directory has a key")
+		}
+	}
+}

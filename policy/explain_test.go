@@ -1,6 +1,10 @@
 package policy
 
-import "testing"
+import (
+	"net/netip"
+	"strings"
+	"testing"
+)
 
 func TestExplainSaysByWhichRuleAndWhy(t *testing.T) {
 	engine := forCalls(t, `@id("no-deletes") @reason("nothing is deleted here")
@@ -25,6 +29,27 @@ forbid (principal, action == Action::"DELETE", resource);`)
 		explained := engine.Explain(t.Context(), principal, row.method, row.path)
 		if explained.String() != row.want || explained.Allowed != (row.want[0] == 'a') {
 			t.Errorf("%s\nwant\n%s", explained, row.want)
+		}
+	}
+}
+
+func TestAConnectionIsExplained(t *testing.T) {
+	p := principal(t, forCalls(t, permitDatabase), accountOf(ServicePlugin))
+	for _, row := range []struct {
+		at   Connection
+		want string
+	}{
+		{Connection{Host: "db.example.com", Address: netip.MustParseAddr("10.20.1.2"), Port: 5432, Transport: "tcp"},
+			"allowed: connect db.example.com:5432 at 10.20.1.2 over tcp\n  policy     database\n"},
+		{Connection{Address: netip.MustParseAddr("fd12::1"), Port: 53, Transport: "udp"},
+			"denied: connect [fd12::1]:53 over udp\n"},
+		{Connection{Address: netip.MustParseAddr("169.254.169.254"), Port: 80, Transport: "tcp"},
+			"denied: connect 169.254.169.254:80 over tcp\n  policy     guardrail"},
+	} {
+		explained := p.ExplainConnection(row.at)
+		if !strings.HasPrefix(explained.String(), row.want) || explained.Allowed != (row.want[0] == 'a') ||
+			explained.Reason == "" || explained.Port != row.at.Port {
+			t.Errorf("got %s, want %s", explained, row.want)
 		}
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
+	"unicode"
 )
 
 // learned is a destination of an account type that needs a rule.
@@ -58,14 +58,32 @@ func Suggest(audit []byte) (string, error) {
 
 // rule returns the Cedar rule that permits the destination.
 func (l learned) rule(number, seen int) string {
-	where := "context.address == ip(" + strconv.Quote(l.Address) + ")"
+	where := "context.address == ip(" + cedarString(l.Address) + ")"
 	if l.Host != "" {
-		where = "context.host == " + strconv.Quote(l.Host)
+		where = "context.host == " + cedarString(l.Host)
 	}
 	return fmt.Sprintf(`// connections: %d
 @id("learned-%d")
-permit (principal in AccountType::%q, action == Action::"connect", resource)
-when { %s && context.port == %d && context.transport == %q };
+permit (principal in AccountType::%s, action == Action::"connect", resource)
+when { %s && context.port == %d && context.transport == %s };
 
-`, seen, number, l.Type, where, l.Port, l.Transport)
+`, seen, number, cedarString(l.Type), where, l.Port, cedarString(l.Transport))
+}
+
+// cedarString returns a string literal of Cedar, whose escapes differ from Go's.
+func cedarString(text string) string {
+	var literal strings.Builder
+	literal.WriteByte('"')
+	for _, r := range text {
+		switch {
+		case r == '"' || r == '\\':
+			literal.WriteString(`\` + string(r))
+		case unicode.IsPrint(r):
+			literal.WriteRune(r)
+		default:
+			fmt.Fprintf(&literal, `\u{%x}`, r)
+		}
+	}
+	literal.WriteByte('"')
+	return literal.String()
 }
