@@ -537,8 +537,24 @@ func calledPython(t *testing.T, program string) string {
 
 func ExampleOutcome() {
 	for _, outcome := range outcomes.All() {
-		fmt.Print(outcome, " ")
+		fmt.Println(outcome)
 	}
-	// Output: ok syntax_error exception timeout cpu_limit memory_limit process_limit output_limit killed_by_signal exited
-	// result_missing result_not_serialisable cancelled internal refused not_started worker_died
+	// Output:
+	// ok
+	// syntax_error
+	// exception
+	// timeout
+	// cpu_limit
+	// memory_limit
+	// process_limit
+	// output_limit
+	// killed_by_signal
+	// exited
+	// result_missing
+	// result_not_serialisable
+	// cancelled
+	// internal
+	// refused
+	// not_started
+	// worker_died
 }
