@@ -19,6 +19,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/buildinfo"
 	"github.com/kizen/kizen-sidecar/internal/exit"
 	"github.com/kizen/kizen-sidecar/internal/flagvalue"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/internal/wholefile"
@@ -119,7 +120,7 @@ func endWithDocument(std streams, arguments []string) {
 func crashed(std streams, arguments []string, cause any, stack []byte) int {
 	err := fmt.Errorf("the sidecar failed because of a bug; please report it: %v", cause)
 	if len(arguments) > 0 && arguments[0] == "run" && slices.Contains(arguments, "--json") {
-		err = reportFailure(&app{streams: std}, executed{}, err)
+		err = reportFailure(&app{streams: std}, executed{}, outcomes.Internal, err)
 	}
 	fmt.Fprintf(std.stderr, "%s\n", telemetry.Redact(string(stack)))
 	return fail(std, err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kizen/kizen-sidecar/internal/execution"
 	"github.com/kizen/kizen-sidecar/internal/exit"
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/stepfile"
 	"github.com/kizen/kizen-sidecar/internal/terminal"
 	"github.com/kizen/kizen-sidecar/internal/ui"
@@ -68,7 +69,7 @@ func (c *runCommand) Run(ctx context.Context, app *app) error {
 	done, err := c.execute(ctx, app, observed)
 	switch {
 	case err != nil && c.JSON:
-		return reportFailure(app, done, err)
+		return reportFailure(app, done, done.outcome(err), err)
 	case err != nil:
 		return err
 	case c.JSON:
@@ -183,9 +184,17 @@ func (c *runCommand) execute(ctx context.Context, app *app, observed *telemetry.
 	return done, err
 }
 
+// outcome returns the outcome of an execution that ended with err.
+func (e executed) outcome(err error) outcomes.Outcome {
+	if exit.Code(err) == exitUsage {
+		return outcomes.Refused
+	}
+	return e.Ended.Outcome(err)
+}
+
 // reportFailure prints the document for err, and keeps err for standard error.
-func reportFailure(app *app, done executed, err error) error {
-	if printed := terminal.PrintFailure(app.stdout, done.target.executionID, err); printed != nil {
+func reportFailure(app *app, done executed, outcome outcomes.Outcome, err error) error {
+	if printed := terminal.PrintFailure(app.stdout, done.target.executionID, outcome, err); printed != nil {
 		return errors.Join(err, printed)
 	}
 	return err

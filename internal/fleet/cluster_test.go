@@ -47,7 +47,7 @@ func TestAFleetSharesItsQueuesAmongTheMastersOfACluster(t *testing.T) {
 	for range 2 {
 		f.worker(nodes[0].Addr, 5, fine)
 	}
-	const businesses, each = 16, 3
+	const businesses, each = 16, 2
 	var all [][2]string
 	for i := range businesses * each {
 		business, id := fmt.Sprint("b-", i%businesses), fmt.Sprint("e-", i)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 	"github.com/kizen/kizen-sidecar/internal/shown"
 	"github.com/kizen/kizen-sidecar/runner"
 )
@@ -24,7 +25,7 @@ func PrintJSON(w io.Writer, document any) error {
 }
 
 // PrintFailure writes the document of an execution that never ran, or whose outcome is unknown.
-func PrintFailure(w io.Writer, requestID string, err error) error {
+func PrintFailure(w io.Writer, requestID string, outcome outcomes.Outcome, err error) error {
 	document := struct {
 		RequestID    string   `json:"request_id"`
 		DurationMS   float64  `json:"duration_ms"`
@@ -32,7 +33,8 @@ func PrintFailure(w io.Writer, requestID string, err error) error {
 		Logs         []string `json:"logs"`
 		HTTPRequests any      `json:"http_requests"`
 		Error        any      `json:"error"`
-	}{RequestID: requestID, Logs: []string{}, Error: map[string]string{"error": err.Error(), "detail": ""}}
+	}{RequestID: requestID, Logs: []string{}, Error: map[string]string{"error": err.Error(), "detail": "",
+		"kind": string(outcome)}}
 	if fields, ok := errors.AsType[*runner.FieldErrors](err); ok {
 		document.Error = fields
 	}

@@ -5,13 +5,15 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/kizen/kizen-sidecar/internal/outcomes"
 )
 
 // TestAFailureIsOneDocumentOfTheShapeOfAResult: a script that reads the result of run finds every field, also if the
 // step did not run.
 func TestAFailureIsOneDocumentOfTheShapeOfAResult(t *testing.T) {
 	var out strings.Builder
-	if err := PrintFailure(&out, "r-1", errors.New("the \"sandbox\" is missing\nhere")); err != nil {
+	if err := PrintFailure(&out, "r-1", outcomes.NotStarted, errors.New("the \"sandbox\" is missing\nhere")); err != nil {
 		t.Fatal(err)
 	}
 	var document map[string]any
@@ -20,8 +22,8 @@ func TestAFailureIsOneDocumentOfTheShapeOfAResult(t *testing.T) {
 	}
 	failure, _ := document["error"].(map[string]any)
 	logs, isList := document["logs"].([]any)
-	if document["request_id"] != "r-1" || failure["error"] != "the \"sandbox\" is missing\nhere" || !isList ||
-		len(logs) > 0 {
+	if document["request_id"] != "r-1" || failure["error"] != "the \"sandbox\" is missing\nhere" ||
+		failure["kind"] != "not_started" || !isList || len(logs) > 0 {
 		t.Errorf("got %s", out.String())
 	}
 	for _, name := range []string{"duration_ms", "values", "http_requests"} {
