@@ -4,7 +4,7 @@ import "testing"
 
 // TestIdentityFieldsAreDropped uses the names of gateways, of CGI and of HTTP/2, and names with a user in them that
 // pass.
-func TestFieldsThatTellWhoCallsAreDropped(t *testing.T) {
+func TestIdentityFieldsAreDropped(t *testing.T) {
 	for _, name := range []string{
 		"X-Authenticated-User", "X-Authenticated-Userid", "X-Consumer-Id", "X-Anonymous-Consumer", "X-Credential-Identifier",
 		"X-WEBAUTH-USER",

@@ -41,7 +41,7 @@ func TestOneRequestNeverBecomesTwo(t *testing.T) {
 }
 
 // TestOneAnswerNeverBecomesTwo: a response that is invalid, or whose end is ambiguous, becomes a 502.
-func TestAnswerCannotBecomeTwo(t *testing.T) {
+func TestOneAnswerNeverBecomesTwo(t *testing.T) {
 	for _, a := range attacks.Answers() {
 		if !strings.HasSuffix(a.Sees, attacks.BadGateway) || a.Again != "" {
 			continue

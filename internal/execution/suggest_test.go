@@ -11,7 +11,7 @@ import (
 )
 
 // TestSuggestedRulesPermitWhatWasLearned: each destination that learning permitted gets one rule that the engine
-// accepts, whatever the step made of its host's name, and nothing else is permitted.
+// accepts, whatever the name of its host contains. Nothing else is permitted.
 func TestSuggestedRulesPermitWhatWasLearned(t *testing.T) {
 	connection := `{"kind":"connection","account_type":"service_plugin","transport":"tcp",`
 	audit := strings.Join([]string{

@@ -10,7 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/client"
 )
 
-// comment returns a script of a size that does nothing. It compresses to a little more than half.
+// comment returns a script of the given size that does nothing. It compresses to a little more than half.
 func comment(random *rand.Rand, size int) string {
 	script := []byte("#")
 	for len(script) < size {

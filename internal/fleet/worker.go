@@ -29,9 +29,9 @@ import (
 // callbacksAtOnce is how many callbacks one worker delivers at a time.
 const callbacksAtOnce = 32
 
-// taskInterval and callbackInterval are how often a worker polls an empty queue for executions and for callbacks, and
-// delayedInterval is how often it looks for delayed tasks that are due. With N queues it does so the square root of N
-// times less often: each poll asks all of them, and a fleet that needs them has many workers.
+// taskInterval and callbackInterval are how often a worker polls an empty queue for executions and for callbacks.
+// delayedInterval is how often it looks for delayed tasks that are due. With N queues it polls less often, by the
+// square root of N: each poll asks all queues, and a fleet that needs several has many workers.
 const (
 	taskInterval     = 150 * time.Millisecond
 	callbackInterval = 300 * time.Millisecond
