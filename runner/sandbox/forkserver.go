@@ -208,7 +208,7 @@ func (f *ForkServer) Fork(ctx context.Context, spec Spec) (*Process, error) {
 	close(p.handedOver)
 	if err != nil {
 		p.abandon()
-		return nil, errors.Join(ctx.Err(), err)
+		return nil, errors.Join(ctx.Err(), p.whyNotExecuted(err))
 	}
 	return p, nil
 }

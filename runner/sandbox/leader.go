@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,8 @@ type leader interface {
 	pid() int
 	kill()
 	// wait returns when it has ended, with the known CPU time of itself and of the children that it has waited for.
-	wait() (time.Duration, error)
+	// killed reports that SIGKILL ended it, as far as it is known.
+	wait() (cpu time.Duration, killed bool, err error)
 }
 
 // spawned is a leader that is a child of the sidecar.
@@ -28,12 +30,13 @@ func (s spawned) pid() int { return s.process.Pid }
 
 func (s spawned) kill() { _ = s.process.Kill() }
 
-func (s spawned) wait() (time.Duration, error) {
+func (s spawned) wait() (cpu time.Duration, killed bool, err error) {
 	state, err := s.process.Wait()
 	if state == nil {
-		return 0, err
+		return 0, false, err
 	}
-	return state.UserTime() + state.SystemTime(), err
+	status, ok := state.Sys().(syscall.WaitStatus)
+	return state.UserTime() + state.SystemTime(), ok && status.Signaled() && status.Signal() == syscall.SIGKILL, err
 }
 
 // forked is a leader that a fork server has forked.
@@ -82,11 +85,11 @@ func (f forked) kill() {
 	_ = connection.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
 }
 
-func (f forked) wait() (time.Duration, error) {
+func (f forked) wait() (cpu time.Duration, killed bool, err error) {
 	defer func() { _ = f.pidfd.Close() }()
 	connection, err := f.pidfd.SyscallConn()
 	if err != nil {
-		return 0, fmt.Errorf("wait for a fork: %w", err)
+		return 0, false, fmt.Errorf("wait for a fork: %w", err)
 	}
 	var ended bool
 	err = connection.Read(func(fd uintptr) bool {
@@ -99,7 +102,7 @@ func (f forked) wait() (time.Duration, error) {
 		err = errors.New("it cannot be waited for")
 	}
 	if err != nil {
-		return 0, fmt.Errorf("wait for a fork: %w", err)
+		return 0, false, fmt.Errorf("wait for a fork: %w", err)
 	}
-	return 0, nil
+	return 0, false, nil
 }

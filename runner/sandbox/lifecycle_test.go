@@ -510,3 +510,22 @@ func TestAFailingLayerIsFoundByTheFirstStart(t *testing.T) {
 		t.Errorf("missing: %v", missing)
 	}
 }
+
+// TestMemoryThatRanOutIsNoFaultOfALayer: otherwise the next program would run without the layer.
+func TestMemoryThatRanOutIsNoFaultOfALayer(t *testing.T) {
+	s := newSandbox(t, Config{})
+	if !slices.ContainsFunc(s.Report(), func(l Layer) bool { return l.Name == layerMemoryCgroup && l.Held }) {
+		t.Skip("SKIPPED: no memory cgroup can be made here")
+	}
+	s.probed.Store(false)
+	_, err := s.Start(t.Context(), Spec{Argv: []string{"/bin/true"}, Limits: Limits{Memory: mib}})
+	if err == nil || !strings.Contains(err.Error(), "the kernel killed its first process") {
+		t.Errorf("a program without memory: %v", err)
+	}
+	if s.blame(err) || len(s.Report().Missing()) > 0 {
+		t.Errorf("missing: %v", s.Report().Missing())
+	}
+	if r := run(t, s, "print('ok')", nil); r.out != "ok" {
+		t.Errorf("the next program: %q", r.out)
+	}
+}

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -75,6 +76,8 @@ type Process struct {
 	done       chan struct{}
 	exit       Exit
 
+	leaderKilled bool // SIGKILL ended the first process; set before done is closed
+
 	killed  sync.Once
 	ordered bool // the caller requested the kill; guarded by killed
 }
@@ -139,7 +142,7 @@ func (s *Sandbox) Start(ctx context.Context, spec Spec) (*Process, error) {
 		return nil, err
 	}
 	// This start replaces the probe with an empty sandbox.
-	s.probed.Do(func() {})
+	s.probed.Store(true)
 	return process, nil
 }
 
@@ -159,9 +162,24 @@ func (s *Sandbox) attempt(ctx context.Context, spec Spec) (*Process, error) {
 	close(p.handedOver)
 	if err != nil {
 		p.abandon()
-		return nil, errors.Join(ctx.Err(), err)
+		return nil, errors.Join(ctx.Err(), p.whyNotExecuted(err))
 	}
 	return p, nil
+}
+
+// whyNotExecuted returns the error of a program that was not executed because of err, after its end. If the kernel
+// killed the first process, no layer is to blame: memory had run out, and the next program gets every layer again.
+func (p *Process) whyNotExecuted(err error) error {
+	gone := errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+	switch {
+	case !gone:
+		return err
+	case p.exit.OOMKilled:
+		return errors.New("start the sandbox: the kernel killed its first process at the program's limit of memory")
+	case p.exit.Starved, p.leaderKilled && !p.exit.Killed:
+		return errors.New("start the sandbox: the kernel killed its first process because the memory of this machine, or of the cgroup that the sidecar runs in, ran out")
+	}
+	return err
 }
 
 // abandon cleans up after a program that was not executed.
@@ -201,7 +219,8 @@ func (p *Process) supervise(ctx context.Context) {
 			p.end(false)
 		})
 	})
-	cpu, err := p.leader.wait()
+	cpu, killed, err := p.leader.wait()
+	p.leaderKilled = killed
 	// A program may end before its start event has been read.
 	<-p.handedOver
 	close(watching)

@@ -137,22 +137,23 @@ func (s *Sandbox) Report() Report {
 // probe sets up an empty sandbox with its own network, and one with a policy. It records failing layers and retries
 // without them. It reports whether it succeeded.
 func (s *Sandbox) probe() (learned bool) {
-	s.probed.Do(func() {
-		for s.config.Mode != ModeOff {
-			err := s.tryNetwork(NetworkKizenOnly)
-			if err == nil && s.holds(stage.LayerPolicy) {
-				err = s.tryNetwork(NetworkPolicy)
-			}
-			if err == nil {
-				return
-			}
-			if !s.blame(err) {
-				s.config.Logger.Warn("the sandbox cannot be tried", "error", err)
-				return
-			}
-			learned = true
+	s.probing.Lock()
+	defer s.probing.Unlock()
+	for !s.probed.Load() && s.config.Mode != ModeOff {
+		err := s.tryNetwork(NetworkKizenOnly)
+		if err == nil && s.holds(stage.LayerPolicy) {
+			err = s.tryNetwork(NetworkPolicy)
 		}
-	})
+		switch {
+		case err == nil:
+			s.probed.Store(true)
+		case s.blame(err):
+			learned = true
+		default: // not the fault of a layer; the next program tries again
+			s.config.Logger.Warn("the sandbox cannot be tried", "error", err)
+			return learned
+		}
+	}
 	return learned
 }
 

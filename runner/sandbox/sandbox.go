@@ -52,7 +52,8 @@ type Sandbox struct {
 
 	started atomic.Uint32 // numbers the programs
 	users   userCounter
-	probed  sync.Once
+	probing sync.Mutex
+	probed  atomic.Bool // by an empty sandbox, or by a program
 
 	sweepScratch sync.Once
 	fallback     sync.Once // logs that NetworkPolicy is replaced
