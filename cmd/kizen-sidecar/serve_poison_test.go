@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -64,12 +65,72 @@ func cgroupOfMemory(t *testing.T, bytes int) string {
 	return dir
 }
 
+// memoryUsed returns how many bytes of memory a cgroup uses.
+func memoryUsed(t *testing.T, dir string) int {
+	t.Helper()
+	for _, file := range []string{"memory.usage_in_bytes", "memory.current"} {
+		if content, err := os.ReadFile(filepath.Join(dir, file)); err == nil {
+			used, err := strconv.Atoi(strings.TrimSpace(string(content)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return used
+		}
+	}
+	t.Fatalf("%s does not say how much memory it uses", dir)
+	return 0
+}
+
 // within returns a command that runs in a cgroup.
 func within(dir string, command *exec.Cmd) *exec.Cmd {
 	inside := exec.Command("/bin/sh", append([]string{"-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, dir},
 		command.Args...)...)
 	inside.Env = command.Env
 	return inside
+}
+
+// TestTortureTheMachinesMemoryIsNotTheStepsLimit fills the cgroup of serve: once by a step, and once before the step's
+// code has begun. The results must not name a limit that the step has not reached.
+func TestTortureTheMachinesMemoryIsNotTheStepsLimit(t *testing.T) {
+	const group, left = 160 << 20, 5 << 20
+	dir := cgroupOfMemory(t, group)
+	redis, disk := startRedisServer(t), t.TempDir()
+	s := tryWith(t, redis, disk, within(dir, tryCommand(redis, disk, "--warm", "0", "--slots", "2", "--memory",
+		"1GiB"))).settle(2)
+
+	got := s.ask("POST", "/api/coderunner/run", script("all = []\nwhile True: all.append(bytearray(b'x' * (1 << 20)))"))
+	var d struct {
+		Error struct {
+			Error, Kind string
+			Evidence    struct {
+				Peak        int64 `json:"peak_memory_bytes"`
+				OutOfMemory bool  `json:"out_of_memory"`
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(got.body), &d); err != nil || got.status != 400 || d.Error.Kind != "killed_by_signal" ||
+		!strings.Contains(d.Error.Error, "had not reached its own limit") || d.Error.Evidence.Peak > group ||
+		!d.Error.Evidence.OutOfMemory {
+		t.Errorf("a step that uses up the machine's memory: %d %s %v", got.status, got.body, err)
+	}
+	s.requireWell()
+
+	// A file in memory stays charged to the cgroup, and no process can be killed for it.
+	filler := filepath.Join("/dev/shm", filepath.Base(dir))
+	t.Cleanup(func() { _ = os.Remove(filler) })
+	size := group - left - memoryUsed(t, dir)
+	fill := within(dir, exec.Command("sh", "-c", `head -c "$0" /dev/zero >"$1"`, fmt.Sprint(size), filler))
+	if output, err := fill.CombinedOutput(); err != nil {
+		t.Fatalf("fill the cgroup: %v %s", err, output)
+	}
+	got = s.ask("POST", "/api/coderunner/run", script("outputs.log(1)"))
+	if got.status != 503 || !strings.Contains(got.body, "the memory of this machine") {
+		t.Errorf("a step for whose Python no memory is left: %d %s", got.status, got.body)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	s.requireWell()
 }
 
 // TestTortureNoStepAndNoRequestEndsStarvesOrBloatsServe: serve has a memory limit and gets a poisoned request or step
