@@ -542,8 +542,9 @@ func TestJWKSContainsNoSecret(t *testing.T) {
 	}
 }
 
-// TestHasKeyTellsTheUsesApart: a directory with one kind of key lacks the other, and so does one that cannot be read.
-func TestHasKeyTellsTheUsesApart(t *testing.T) {
+// TestHasKeyDistinguishesSigningAndSealing: a directory with one kind of key must lack the other kind, and an
+// unreadable directory must lack both.
+func TestHasKeyDistinguishesSigningAndSealing(t *testing.T) {
 	for _, sealing := range []bool{false, true} {
 		dir := t.TempDir()
 		generate := minter.NewSigningKey

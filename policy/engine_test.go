@@ -74,7 +74,7 @@ func TestGuardrailsStopCallsOfServiceAccounts(t *testing.T) {
 			"GET /service-accounts/" + integration + "/tokens":     "",
 			"DELETE /service-accounts/" + integration:              "",
 			"PUT /service-accounts/" + code + "/permission-groups": "guardrail.own_permissions",
-			// One group at a time, which the API of today does not have.
+			// Paths of single groups, which the API does not have today.
 			"POST /service-accounts/" + code + "/permission-groups/1":         "guardrail.own_permissions",
 			"DELETE /service-accounts/" + code + "/permission-groups/1":       "guardrail.own_permissions",
 			"POST /service-accounts/" + integration + "/permission-groups/1":  "",

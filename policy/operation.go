@@ -30,7 +30,7 @@ var methods = map[string]string{
 type route struct {
 	method   string
 	segments []string // "" matches any
-	rest     bool     // the last segment matches all that follow, too
+	rest     bool     // the last segment also matches all segments after it
 	account  int      // the index of the segment with the call's target account, or -1
 	within   []string // the operation and all wider ones
 }
@@ -91,7 +91,7 @@ func widen(byName map[string]Operation, name string, seen []string) ([]string, e
 	return seen, nil
 }
 
-// restOfPath matches one segment or more at the end of a path.
+// restOfPath matches one or more segments at the end of a path.
 const restOfPath = "{...}"
 
 func parseCall(call string, within []string) (route, error) {

@@ -100,7 +100,7 @@ var dash = []byte("-")
 // caller or the caller's certificate: X-Authenticated-Userid, X-Consumer-Id, X-WEBAUTH-USER, X-MS-CLIENT-PRINCIPAL,
 // X-Amzn-Oidc-Identity, Impersonate-User, X-On-Behalf-Of, Ssl-Client-Verify. A name that only mentions a user passes.
 func assertsIdentity(folded []byte) bool {
-	for more := true; more; { // not bytes.SplitSeq, with which folded would be allocated
+	for more := true; more; { // bytes.SplitSeq would move folded to the heap
 		var word []byte
 		word, folded, more = bytes.Cut(folded, dash)
 		switch string(word) {

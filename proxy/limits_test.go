@@ -139,8 +139,8 @@ func TestCallerThatNeverReadsIsCutOff(t *testing.T) {
 	waitFor(t, func() bool { return p.Stats()[ClientGone] == 1 && p.inFlight.Load() == 0 })
 }
 
-// TestTheKernelBuffersLittleOfWhatTheStepDoesNotRead: no limit of the step counts these buffers.
-func TestTheKernelBuffersLittleOfWhatTheStepDoesNotRead(t *testing.T) {
+// TestKernelBuffersOfASlowStepAreSmall: these buffers count towards no limit of the step.
+func TestKernelBuffersOfASlowStepAreSmall(t *testing.T) {
 	p := start(t, serveAPI(t, func(http.ResponseWriter, *http.Request) {}), nil)
 	do(t, plainClient(t), "GET", p.URL()+"/x", "", nil)
 	p.eachConn(func(c *conn) {

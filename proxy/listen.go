@@ -89,15 +89,16 @@ func (p *Proxy) accept() {
 	}
 }
 
-// sendBuffer is the size in bytes of the kernel's buffer for what the step has not read yet. Otherwise it grows to some
-// megabytes for each connection, which count towards no limit of the step. On one machine a larger one is not faster.
+// sendBuffer is the size in bytes of the kernel's buffer for data that the step has not read yet. Without a limit, it
+// grows to some megabytes for each connection, which count towards no limit of the step. On one machine, a larger
+// buffer is not faster.
 const sendBuffer = 128 << 10
 
 // admit starts serving a connection. If there are too many, it closes one that has not presented the capability, so
 // that other processes cannot lock out the step. If all have presented it, admit refuses the new one.
 func (p *Proxy) admit(nc net.Conn) {
 	if tcp, ok := nc.(*net.TCPConn); ok {
-		_ = tcp.SetWriteBuffer(sendBuffer) // only memory depends on it
+		_ = tcp.SetWriteBuffer(sendBuffer) // best effort: it only limits memory
 	}
 	c := newConn(p, nc)
 	p.mu.Lock()

@@ -159,8 +159,8 @@ var nameChars = func() (chars [256]byte) {
 	return chars
 }()
 
-// searchedUnasked is the number of bytes of a body that are searched before the policy is asked whether a method override
-// would change anything. Four decisions take as long as the search of some 10 KiB.
+// searchedUnasked is the number of bytes of a body that are searched before the policy is asked whether an overridden
+// method would matter. Four decisions take as long as searching about 10 KiB.
 const searchedUnasked = 16 << 10
 
 // scanned is the body of a request, searched for a method override.
@@ -213,8 +213,8 @@ func (x *exchange) scanBody() *refusal {
 	return nil
 }
 
-// deniedAsOther asks the policy about every method that may override a POST. If all are allowed, the decision about the
-// POST stays in the record of the call.
+// deniedAsOther asks the policy about every method that may override a POST. If all are allowed, the call's record
+// keeps the decision about the POST.
 func (x *exchange) deniedAsOther() *refusal {
 	policy, allowed := x.call.Policy, x.call.Allowed
 	for _, method := range overriddenMethods {

@@ -178,8 +178,8 @@ func (x *exchange) narrow() error {
 	return nil
 }
 
-// severalRanges reports whether the body has several ranges, each between its own head. The older of both types is
-// Apache's, for its Request-Range.
+// severalRanges reports whether the body contains several ranges, each with its own head. The older of the two types
+// is Apache's, for its Request-Range.
 func severalRanges(fields []h1.Field) bool {
 	i := fieldIndex(fields, "content-type")
 	if i < 0 {

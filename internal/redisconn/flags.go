@@ -6,7 +6,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Flags configure the way to a Redis. Commands embed them in their command line, beside a URL whose help is their own.
+// Flags are the flags of the connection to Redis. Commands embed them in their command line and add a flag for the
+// URL, with its own help text.
 type Flags struct {
 	RedisTimeout time.Duration `help:"Timeout of one Redis command." default:"2s" least:"1ms" placeholder:"DURATION" group:"Redis"`
 	RedisCA      string        `name:"redis-ca" help:"PEM file of the certificate authority that verifies Redis's certificate. Default: the system's authorities." placeholder:"FILE" group:"Redis"`
@@ -14,7 +15,7 @@ type Flags struct {
 	RedisKey     string        `help:"PEM file of the client certificate's key." placeholder:"FILE" group:"Redis"`
 }
 
-// Open returns a client for the Redis at url, or for an embedded one, as [Open] does.
+// Open returns a client for the Redis at url, or, like [Open], for an embedded one.
 func (f Flags) Open(url string, embedded *Embedded) (redis.UniversalClient, error) {
 	return Open(Config{
 		Embedded: embedded, URL: url, Timeout: f.RedisTimeout, CAFile: f.RedisCA, CertFile: f.RedisCert, KeyFile: f.RedisKey,

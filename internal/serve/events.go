@@ -33,7 +33,7 @@ func (s *Server) events(c *gin.Context) {
 	controller := http.NewResponseController(c.Writer)
 	defer s.config.Executions.Reading(e, func() {
 		lost.Store(true)
-		_ = controller.SetWriteDeadline(time.Unix(1, 0)) // a write that waits ends
+		_ = controller.SetWriteDeadline(time.Unix(1, 0)) // ends a blocked write
 	})()
 	s.waiting(c)
 	c.Header("Content-Type", sse.ContentType)

@@ -49,7 +49,8 @@ type Execution struct {
 	cancelled context.CancelCauseFunc
 	done      chan struct{}
 
-	// readers are the callers that read it; forgotten reports that it is no longer kept. The registry's lock guards both.
+	// readers are the callers that currently read the execution. forgotten reports that the registry no longer keeps
+	// it. The registry's lock guards both.
 	readers   map[*reader]struct{}
 	forgotten bool
 
@@ -128,7 +129,7 @@ func (e *Execution) Asked() Asked { return e.asked }
 // BusinessID returns the business it runs in.
 func (e *Execution) BusinessID() string { return e.request.Identity.BusinessID }
 
-// Size returns how much memory the execution holds, in bytes. It does not change once the execution has finished.
+// Size returns the memory of the execution in bytes. It does not change after the execution has finished.
 func (e *Execution) Size() int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()

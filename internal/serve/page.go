@@ -59,7 +59,7 @@ func (s *Server) record(c *gin.Context) {
 	s.respond(c, e.BusinessID(), record, member{"result", result}, member{"source", source}, member{"inputs", inputs})
 }
 
-// recordHead is a record without its large members.
+// recordHead contains the small members of a record.
 type recordHead struct {
 	ui.Record
 	Result *struct{} `json:"result,omitempty"`

@@ -51,8 +51,8 @@ type Registry struct {
 
 	mu   sync.Mutex
 	byID map[key]*Execution
-	kept shelf // finished executions
-	read shelf // executions that are not kept any more, but that callers still read
+	kept shelf // kept finished executions
+	read shelf // executions that are no longer kept, but still read by callers
 }
 
 type key struct{ business, id string }
@@ -166,7 +166,7 @@ func (s *Registry) keep(e *Execution) {
 	}
 }
 
-// forget drops a kept execution. Callers may still be reading it.
+// forget stops keeping an execution. Callers may still be reading it.
 func (s *Registry) forget(e *Execution) {
 	s.kept.remove(e)
 	delete(s.byID, key{e.BusinessID(), e.ID()})
@@ -176,8 +176,8 @@ func (s *Registry) forget(e *Execution) {
 	}
 }
 
-// readForgotten adds an execution that is not kept any more to those that callers read. If these hold too much, it cuts
-// the readers of the oldest of the business with the most.
+// readForgotten adds an execution to those that are no longer kept but still read. If these exceed their limit, it
+// cuts off the readers of the oldest execution of the business with the most.
 func (s *Registry) readForgotten(e *Execution) {
 	s.read.add(e)
 	for s.read.bytes > s.config.KeepBytes/2 && s.read.count > 1 {
@@ -189,12 +189,12 @@ func (s *Registry) readForgotten(e *Execution) {
 	}
 }
 
-// reader is a caller that reads an execution.
+// reader is a caller that currently reads an execution.
 type reader struct{ cut func() }
 
-// Reading says that a caller reads a finished execution, until done is called. An execution that is no longer kept stays
-// in memory meanwhile. If such executions hold too much memory, cut is called, which must end the reading soon; it must
-// not call the registry.
+// Reading registers a caller that reads a finished execution, until done is called. While it reads, the execution
+// stays in memory, even if it is no longer kept. If such executions exceed their limit, the registry calls cut, which
+// must end the reading soon and must not call the registry.
 func (s *Registry) Reading(e *Execution, cut func()) (done func()) {
 	r := &reader{cut}
 	s.mu.Lock()

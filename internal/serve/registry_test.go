@@ -326,9 +326,9 @@ func TestEvictionTakesTheOldestOfTheLargestBusiness(t *testing.T) {
 	})
 }
 
-// TestCallersThatReadSlowlyKeepNoMoreThanABound: an execution that is no longer kept stays while a caller reads it. If
-// too many stay, the oldest of the business with the most is cut.
-func TestCallersThatReadSlowlyKeepNoMoreThanABound(t *testing.T) {
+// TestMemoryOfSlowReadersIsBounded: an execution that is no longer kept stays in memory while a caller reads it. If
+// too many stay, the readers of the oldest one of the business with the most are cut off.
+func TestMemoryOfSlowReadersIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 20 << 10
 		service, stub := newTestService(t, 1, 10, RegistryConfig{KeepBytes: 4 * size})
@@ -348,7 +348,7 @@ func TestCallersThatReadSlowlyKeepNoMoreThanABound(t *testing.T) {
 		}
 		if len(cut) == 0 || !strings.HasPrefix(cut[0], "greedy0") || slices.Contains(cut, "modest1") ||
 			slices.Contains(cut, "greedyfinished") || slices.Contains(cut, "greedy19") {
-			t.Errorf("cut %v", cut)
+			t.Errorf("the readers of %v were cut off", cut)
 		}
 		if held := service.read.bytes; held > 2*size || held == 0 {
 			t.Errorf("%d bytes are held for readers", held)
@@ -361,13 +361,13 @@ func TestCallersThatReadSlowlyKeepNoMoreThanABound(t *testing.T) {
 		stub.end <- runner.Result{Outcome: outcomes.OK}
 		<-e.Done()
 		synctest.Wait()
-		done := service.Reading(e, func() { t.Error("it was cut") })
+		done := service.Reading(e, func() { t.Error("the reader was cut off") })
 		if service.read.count != 1 {
 			t.Errorf("%d are held for readers", service.read.count)
 		}
 		done()
 		if service.read.count != 0 || service.read.bytes != 0 || len(service.read.piles) != 0 {
-			t.Errorf("held after its reader has gone: %+v", service.read)
+			t.Errorf("held after its reader has ended: %+v", service.read)
 		}
 	})
 }

@@ -8,18 +8,18 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// pieceSize is the size in bytes of the pieces in which a large document is written. A response that its caller reads
-// slowly holds a piece of the document, not a copy of all of it.
+// pieceSize is the size in bytes of the pieces in which a large document is written. So while a caller reads slowly,
+// its response holds one piece of the document, not a copy of the whole.
 const pieceSize = 32 << 10
 
-// member is a member of a JSON object: a json.RawMessage, which is left out if nil, or a string.
+// member is a member of a JSON object: a string, or a json.RawMessage, which is omitted if it is nil.
 type member struct {
 	name  string
 	value any
 }
 
-// respond responds to a request of a business with the JSON object of small, which has at least one member, and with
-// large members, of which it makes no copy.
+// respond sends a JSON object in response to a request of a business. The object has the members of small, at least
+// one, and the large members, which respond does not copy.
 func (s *Server) respond(c *gin.Context, business string, small any, large ...member) {
 	head, err := json.Marshal(small)
 	if err != nil {
@@ -55,7 +55,7 @@ func (s *Server) respond(c *gin.Context, business string, small any, large ...me
 	w.write([]byte("}"))
 }
 
-// pieces writes a JSON document until a write fails.
+// pieces writes a JSON document in pieces, until a write fails.
 type pieces struct {
 	to  http.ResponseWriter
 	err error
@@ -67,7 +67,7 @@ func (w *pieces) write(data []byte) {
 	}
 }
 
-// text writes a JSON string.
+// text writes a text as a JSON string.
 func (w *pieces) text(text string) {
 	w.write([]byte{'"'})
 	for len(text) > 0 && w.err == nil {
@@ -79,7 +79,7 @@ func (w *pieces) text(text string) {
 	w.write([]byte{'"'})
 }
 
-// pieceEnd returns the length of the first piece of a text, which does not end within a character.
+// pieceEnd returns the length of the first piece of a text. The piece ends at the end of a character.
 func pieceEnd[T string | []byte](text T) int {
 	end := min(len(text), pieceSize)
 	for range utf8.UTFMax {

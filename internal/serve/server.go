@@ -41,8 +41,8 @@ type Config struct {
 	APIRoot string
 	// MaxBody is the largest request in bytes; default 8 MiB.
 	MaxBody int64
-	// ArrivingBytes is the maximal total size of large incoming bodies, and of what large responses hold besides kept
-	// executions; default 64 MiB. Even if other businesses use it all, a business can still use its own share.
+	// ArrivingBytes is the maximal total size of large incoming bodies, and of large responses without the kept
+	// documents in them; default 64 MiB. Even if other businesses use it all, a business can still use its own share.
 	ArrivingBytes int64
 	// BodyTimeout limits the arrival of a request's body, WriteTimeout how long a caller may take to read a response
 	// or one event of a stream; default 30 s each.
@@ -53,7 +53,7 @@ type Config struct {
 // Server is the HTTP API for orchestrators.
 type Server struct {
 	config Config
-	bodies *queue.Budget // for large incoming bodies, and for large responses that are no kept documents
+	bodies *queue.Budget // for large incoming bodies, and for large responses that are not kept documents
 }
 
 // NewServer returns a server for config.
@@ -216,8 +216,8 @@ func (s *Server) run(c *gin.Context) {
 	c.Data(outcome.Status(), "application/json", e.Snapshot().Result)
 }
 
-// reading keeps a finished execution for the response to a request, until done is called. If too much memory is kept in
-// this way, the response is cut.
+// reading keeps a finished execution in memory while the response to a request is sent, until done is called. If such
+// executions exceed their limit, the response is cut off.
 func (s *Server) reading(c *gin.Context, e *Execution) (done func()) {
 	controller := http.NewResponseController(c.Writer)
 	return s.config.Executions.Reading(e, func() { _ = controller.SetWriteDeadline(time.Unix(1, 0)) })
@@ -280,7 +280,7 @@ func (s *Server) read(c *gin.Context) (request execution.Request, body execution
 	if job.Traceparent == "" {
 		job.Traceparent, tracestate = c.GetHeader("traceparent"), c.GetHeader("tracestate")
 		if len(job.Traceparent) > execution.MaxTraceparent {
-			job.Traceparent, tracestate = "", "" // it is none
+			job.Traceparent, tracestate = "", "" // too long to be valid
 		}
 	}
 	return execution.Request{Identity: id, Name: body.Name, Job: job, Limits: limits,

@@ -2,14 +2,14 @@ package serve
 
 import "slices"
 
-// shelf holds finished executions, by business. Those who use it hold [Registry.mu].
+// shelf holds finished executions by business. [Registry.mu] guards it.
 type shelf struct {
 	piles map[string]*pile
 	count int
 	bytes int64
 }
 
-// pile holds the executions of a business, the oldest first.
+// pile holds the executions of one business, the oldest first.
 type pile struct {
 	executions []*Execution
 	bytes      int64
@@ -21,7 +21,7 @@ func (p *pile) count() int64 { return int64(len(p.executions)) }
 
 func (p *pile) size() int64 { return p.bytes }
 
-// add adds an execution, whose size does not change any more.
+// add adds an execution whose size no longer changes.
 func (s *shelf) add(e *Execution) {
 	p := s.piles[e.BusinessID()]
 	if p == nil {
@@ -32,7 +32,7 @@ func (s *shelf) add(e *Execution) {
 	s.change(p, 1, e.Size())
 }
 
-// remove removes an execution if it is there.
+// remove removes an execution, if the shelf contains it.
 func (s *shelf) remove(e *Execution) {
 	p := s.piles[e.BusinessID()]
 	if p == nil {
@@ -54,7 +54,8 @@ func (s *shelf) change(p *pile, count int, bytes int64) {
 	s.count, s.bytes = s.count+count, s.bytes+bytes
 }
 
-// oldest returns the oldest execution of the business with the most. Among equals it is the oldest of all.
+// oldest returns the oldest execution of the business with the most. If several businesses have the most, it returns
+// the oldest of all their executions.
 func (s *shelf) oldest(much func(*pile) int64) *Execution {
 	var of *pile
 	for _, p := range s.piles {

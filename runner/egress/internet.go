@@ -25,7 +25,8 @@ func connectRaw(fd int, address []byte) error {
 	}
 }
 
-// connectAtOnce connects a blocking socket without waiting for its peer. After EINPROGRESS, connectRaw waits.
+// connectAtOnce starts to connect a blocking socket, without waiting for the peer. After EINPROGRESS, connectRaw
+// waits.
 func connectAtOnce(fd int, address []byte) error {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err != nil {

@@ -289,9 +289,8 @@ print("ok")`, target.at, netip.AddrPortFrom(target.at.Addr(), 1))
 	})
 }
 
-// TestABlockingConnectWaitsForItsPeer connects to a server that is too busy to answer at first: the kernel drops what
-// does not fit into its queue, and sends the request again after a second. The socket must still be a blocking one
-// afterwards.
+// TestABlockingConnectWaitsForItsPeer connects to a server that cannot answer at first: its queue is full, so the
+// kernel drops the request and sends it again after a second. The socket must stay a blocking one.
 func TestABlockingConnectWaitsForItsPeer(t *testing.T) {
 	busy, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {

@@ -62,7 +62,7 @@ func newFilter() (filter, error) {
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCSTI)},
 			{Name: "ioctl", Conditions: equal32(1, unix.TIOCLINUX)},
 			{Name: "fcntl", Conditions: equal32(1, unix.F_NOTIFY)},
-			// Stops those who open the file, and tells of them.
+			// A lease blocks other processes that open the file, and reports them.
 			{Name: "fcntl", Conditions: equal32(1, unix.F_SETLEASE)},
 			{Name: "prctl", Conditions: equal32(0, unix.PR_SET_MM)},
 			// Refuse to set the limits of another process: a CPU-time limit would kill the first process, although no

@@ -35,7 +35,7 @@ func (s *Server) URL() string { return "redis://" + s.Addr }
 // Stop ends the process and waits for it. A second call does nothing.
 func (s *Server) Stop() { s.stop() }
 
-// Restart starts the process again after [Server.Stop], with the same arguments and in the same directory.
+// Restart starts the process again after [Server.Stop], with the same arguments, in the same directory.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
 	s.stop = run(t, s.Port, "Ready to accept connections", s.args...).stop
