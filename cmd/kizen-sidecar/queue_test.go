@@ -25,7 +25,8 @@ func TestQueueCommands(t *testing.T) {
 		t.Errorf("an empty queue: %s", stdout)
 	}
 	for _, arguments := range [][]string{{"show", "b-1/none"}, {"retry", "b-1/none"}, {"retry", "--dead"},
-		{"cancel", "b-1/none"}, {"drain", "--resume"}} {
+		{"cancel", "b-1/none"}, {"discard", "b-1/none"}, {"discard", "--dead"},
+		{"drain", "--resume"}} {
 		if _, stderr := queue(exitNothing, arguments...); !strings.HasPrefix(stderr, "kizen-sidecar: queue \"kizen\"") {
 			t.Errorf("queue %v: %s", arguments, stderr)
 		}
@@ -43,6 +44,9 @@ func TestQueueCommands(t *testing.T) {
 		return json.Unmarshal([]byte(stdout), &found) == nil && found.Dead == 1 &&
 			strings.Contains(found.Tasks[0].Reason, "has no execution id")
 	})
+	if stdout, _ := queue(exitOK, "discard", "--dead"); stdout != "discarded: 1 dead letters\n" {
+		t.Errorf("discarded: %s", stdout)
+	}
 	queue(exitOK, "drain")
 	enqueue(t, store, forFleet("e-2", "kizen.api.post('/ran/e-2')"))
 	if stdout, _ := queue(exitOK, "list"); !strings.Contains(stdout, "1 waiting") ||
