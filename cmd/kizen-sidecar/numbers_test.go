@@ -30,7 +30,8 @@ func TestEveryNumberHasAMinimum(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			code := run(ended, append(append(path, required(command)...), "--"+flag.Name, value),
 				streams{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr})
-			if got := stderr.String(); code != exitUsage || !strings.HasPrefix(got, "kizen-sidecar: --"+flag.Name+" "+value+" ") {
+			want := "kizen-sidecar: --" + flag.Name + " " + value + " "
+			if got := stderr.String(); code != exitUsage || !strings.HasPrefix(got, want) {
 				t.Errorf("%s --%s %s: %d %s", command.FullPath(), flag.Name, value, code, got)
 			}
 		}

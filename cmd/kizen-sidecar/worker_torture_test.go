@@ -118,7 +118,8 @@ func TestTortureAFleetUnderEveryFault(t *testing.T) {
 			t.Errorf("%s ended %s, and its callback said %q", id, outcome, callbacks.outcomes[id])
 		}
 	}
-	t.Logf("outcomes %v, %d starts, %d callbacks, %d late results", outcomes, starts, len(callbacks.outcomes), callbacks.late)
+	t.Logf("outcomes %v, %d starts, %d callbacks, %d late results", outcomes, starts, len(callbacks.outcomes),
+		callbacks.late)
 	const lost = 4 // workers that were killed, suspended or cut off
 	if len(endings) != total || outcomes["ok"]+outcomes["worker_died"] != total || outcomes["worker_died"] > lost*slots {
 		t.Errorf("%d ended, outcomes %v", len(endings), outcomes)
@@ -150,8 +151,11 @@ func TestTortureAClusterThatLosesAMaster(t *testing.T) {
 	for i := range total {
 		id := fmt.Sprintf("e-%03d", i)
 		business[id] = fmt.Sprint("b-", i%businesses)
-		_, err := orchestrator.Enqueue(t.Context(), client.Request{BusinessID: business[id], UserID: "u", Runtime: "python-3-13",
-			UserScript: "kizen.api.post('/ran/" + id + "').raise_for_status()", ExecutionID: id, CallbackURL: callbacks.URL})
+		_, err := orchestrator.Enqueue(t.Context(), client.Request{
+			BusinessID: business[id], UserID: "u", Runtime: "python-3-13",
+			UserScript: "kizen.api.post('/ran/" + id + "').raise_for_status()", ExecutionID: id,
+			CallbackURL: callbacks.URL,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,8 +16,9 @@ import (
 // enqueueIn enqueues an execution as an orchestrator that knows n queues does.
 func (f *fleetOf) enqueueIn(n int, business, id, callback string) {
 	f.t.Helper()
-	request := client.Request{Runtime: "python-3-13", UserScript: "pass", ExecutionID: id, BusinessID: business, UserID: "u",
-		CallbackURL: callback}
+	request := client.Request{
+		Runtime: "python-3-13", UserScript: "pass", ExecutionID: id, BusinessID: business, UserID: "u", CallbackURL: callback,
+	}
 	if _, err := (&client.Queue{Redis: f.store, Name: queue, Queues: n}).Enqueue(f.t.Context(), request); err != nil {
 		f.t.Fatal(err)
 	}

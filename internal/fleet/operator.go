@@ -38,7 +38,8 @@ type Operator struct {
 // nothing.
 func NewOperator(client redis.UniversalClient, queue string, n int) *Operator {
 	return &Operator{
-		redis: client, queue: queue, queues: wire.QueueNames(queue, n), records: records{redis: client}, letters: letters{client},
+		redis: client, queue: queue, queues: wire.QueueNames(queue, n), records: records{redis: client},
+		letters:   letters{client},
 		cancelled: cancellations{client, queue},
 		inspector: asynq.NewInspectorFromRedisClient(client),
 	}

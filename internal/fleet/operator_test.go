@@ -341,8 +341,10 @@ func TestOnlyWhatHasEndedIsDiscarded(t *testing.T) {
 	f := newFleet(t)
 	operator := NewOperator(f.store, queue, 1)
 	f.enqueue("archived", "")
-	server := asynq.NewServerFromRedisClient(f.store, asynq.Config{Queues: map[string]int{queue: 1}, LogLevel: asynq.FatalLevel,
-		TaskCheckInterval: 10 * time.Millisecond})
+	server := asynq.NewServerFromRedisClient(f.store, asynq.Config{
+		Queues: map[string]int{queue: 1}, LogLevel: asynq.FatalLevel,
+		TaskCheckInterval: 10 * time.Millisecond,
+	})
 	err := server.Start(asynq.HandlerFunc(func(context.Context, *asynq.Task) error {
 		return fmt.Errorf("lost: %w", asynq.SkipRetry)
 	}))

@@ -8,7 +8,9 @@ import (
 
 // TestTheQueueOfABusinessStays: orchestrators in other languages compute it too.
 func TestTheQueueOfABusinessStays(t *testing.T) {
-	for business, want := range map[string]string{"b-1": "kizen:9", "business-1": "kizen:13", "00000000-0000-4000-8000-00000000b001": "kizen:8", "0": "kizen:1"} {
+	for business, want := range map[string]string{
+		"b-1": "kizen:9", "business-1": "kizen:13", "00000000-0000-4000-8000-00000000b001": "kizen:8", "0": "kizen:1",
+	} {
 		if got := QueueOf("kizen", 16, business); got != want {
 			t.Errorf("the queue of %s is %s, want %s", business, got, want)
 		}
