@@ -97,6 +97,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// TestWrongUsageEndsWithTwoAndOneLine: a mistake in a flag or its environment ends the platform with the right exit
+// code and one line without secrets. Flags, the Redis URL, the listener and the files are wired only in run.
 func TestWrongUsageEndsWithTwoAndOneLine(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -137,6 +139,8 @@ func TestWrongUsageEndsWithTwoAndOneLine(t *testing.T) {
 	}
 }
 
+// TestHelpShowsExamplesAndEveryEnvironmentVariable: --help prints the examples and each variable that sets a flag. The
+// parser builds this text from the struct of flags.
 func TestHelpShowsExamplesAndEveryEnvironmentVariable(t *testing.T) {
 	var out, log bytes.Buffer
 	if code := run(t.Context(), []string{"--help"}, &out, &log); code != exit.OK || log.Len() > 0 {
@@ -151,6 +155,7 @@ func TestHelpShowsExamplesAndEveryEnvironmentVariable(t *testing.T) {
 	}
 }
 
+// TestEnvironmentSetsTheRedisURL: a platform started with REDIS_URL uses that Redis and names it in its ready file.
 func TestEnvironmentSetsTheRedisURL(t *testing.T) {
 	store, err := redisconn.StartEmbedded()
 	must(t, err)
@@ -162,6 +167,8 @@ func TestEnvironmentSetsTheRedisURL(t *testing.T) {
 	}
 }
 
+// TestTheEnvFileConfiguresASidecarAndOnlyItsOwnerCanReadIt: the file of --env-file holds the address and the password
+// that a sidecar needs, with mode 0600, after the listener and the embedded store chose their ports.
 func TestTheEnvFileConfiguresASidecarAndOnlyItsOwnerCanReadIt(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "env")
 	at := startPlatform(t, "--env-file", file).ready
@@ -178,6 +185,8 @@ func TestTheEnvFileConfiguresASidecarAndOnlyItsOwnerCanReadIt(t *testing.T) {
 	}
 }
 
+// TestSignalsEndThePlatformCleanly: SIGTERM and SIGINT end a platform with exit code 0. It needs a separate process,
+// because the signal handler belongs to the process.
 func TestSignalsEndThePlatformCleanly(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String(), func(t *testing.T) {

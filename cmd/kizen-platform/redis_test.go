@@ -19,6 +19,8 @@ import (
 	"github.com/kizen/kizen-sidecar/minter"
 )
 
+// TestRedisOverTLSWithAClientCertificate: the platform verifies keys in a Redis that requires client certificates, and
+// its log says which certificate is missing. The flags, a real Redis with TLS and the verifier meet.
 func TestRedisOverTLSWithAClientCertificate(t *testing.T) {
 	ca := redistest.NewAuthority(t)
 	ca.Issue(t, "client", x509.ExtKeyUsageClientAuth)
@@ -67,6 +69,8 @@ func newKeys(t *testing.T) (dir string, keys *minter.KeySet) {
 	return dir, keys
 }
 
+// TestSigningKeysComeFromTheEnvironment: keys of the environment variable replace those published in Redis, and --keys
+// overrides both. The order is visible only in which keys the running platform accepts.
 func TestSigningKeysComeFromTheEnvironment(t *testing.T) {
 	dir, keys := newKeys(t)
 	files, err := filepath.Glob(filepath.Join(dir, "*.jwk"))

@@ -20,6 +20,8 @@ socket.create_connection(("127.0.0.1", int(inputs.port))).recv(1)
 outputs.log(kizen.api.get("/x").text)
 `
 
+// TestTheConnectionToTheAPIIsOpenBeforeTheStepNeedsIt: run opens its TLS connection while Python still starts. The step
+// waits until a real TLS API has seen the connection, and only then calls.
 func TestTheConnectionToTheAPIIsOpenBeforeTheStepNeedsIt(t *testing.T) {
 	api, ca, connections := tlsAPI(t)
 	gate, err := net.Listen("tcp", "127.0.0.1:0")

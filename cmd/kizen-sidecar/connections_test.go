@@ -114,6 +114,9 @@ type connectionsOf struct {
 	Error *struct{ Error, Detail string }
 }
 
+// TestPolicyDecidesOnConnectionsInEveryCommand: run, serve and worker give the same decision, error, record and audit
+// line for each connection of a step. The rule file, the kernel's seccomp notification, Python's error and the audit
+// meet.
 func TestPolicyDecidesOnConnectionsInEveryCommand(t *testing.T) {
 	n := newNeighbour(t)
 	permitted, refused := n.listen(t), n.listen(t)

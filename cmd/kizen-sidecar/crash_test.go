@@ -22,6 +22,8 @@ func panicElsewhere() {
 	select {}
 }
 
+// TestAPanicOfAnyGoroutineIsAFailureWithItsDocument: a panic outside main still prints one result document. The Go
+// runtime ends the process at such a panic, so a second process has to catch it.
 func TestAPanicOfAnyGoroutineIsAFailureWithItsDocument(t *testing.T) {
 	command := exec.CommandContext(t.Context(), os.Args[0])
 	command.Env = append(os.Environ(), panicVariable+"=1")
@@ -37,6 +39,8 @@ func TestAPanicOfAnyGoroutineIsAFailureWithItsDocument(t *testing.T) {
 	}
 }
 
+// TestAPanicIsAFailureOfTheSidecarWithItsDocument: after a panic, run --json prints a document and serve prints none,
+// each with the exit code of a sidecar's failure.
 func TestAPanicIsAFailureOfTheSidecarWithItsDocument(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	code := crashed(streams{strings.NewReader(""), &stdout, &stderr}, []string{"run", "step", "--json"},

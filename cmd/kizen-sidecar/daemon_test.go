@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -54,6 +53,8 @@ func eachDaemon(t *testing.T, test func(t *testing.T, start func(arguments ...st
 	})
 }
 
+// TestReadyOnceAnInterpreterIsWarm: serve and worker become ready when their pool has a warm interpreter. The pool, a
+// real Python, the admin listener and the metrics meet.
 func TestReadyOnceAnInterpreterIsWarm(t *testing.T) {
 	eachDaemon(t, func(t *testing.T, start func(...string) *served) {
 		s := start("--warm", "1")
@@ -65,6 +66,8 @@ func TestReadyOnceAnInterpreterIsWarm(t *testing.T) {
 	})
 }
 
+// TestNotReadyIfNoInterpreterCanBeStarted: with a --python that does not exist, /readyz answers 503 and names the path.
+// The failed start happens in the pool, the answer in the admin listener.
 func TestNotReadyIfNoInterpreterCanBeStarted(t *testing.T) {
 	eachDaemon(t, func(t *testing.T, start func(...string) *served) {
 		s := start("--warm", "1", "--python", "/no/such/python")
@@ -75,6 +78,8 @@ func TestNotReadyIfNoInterpreterCanBeStarted(t *testing.T) {
 	})
 }
 
+// TestReadyWithoutInterpretersIfWarmIsZero: with --warm 0, serve and worker become ready, and no check named "warm"
+// exists. The flag decides both about the pool and about the list of checks.
 func TestReadyWithoutInterpretersIfWarmIsZero(t *testing.T) {
 	eachDaemon(t, func(t *testing.T, start func(...string) *served) {
 		s := start("--warm", "0")
@@ -129,6 +134,8 @@ func TestReadyWhileAllInterpretersAreInUse(t *testing.T) {
 	}
 }
 
+// TestWorkerHasTheMetricsOfServe: a worker exposes each series with the value of what it ran, and the time in the queue
+// counts from when the orchestrator enqueued. The queue, Redis, the execution and the exporter meet.
 func TestWorkerHasTheMetricsOfServe(t *testing.T) {
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
@@ -177,6 +184,8 @@ func TestWorkerHasTheMetricsOfServe(t *testing.T) {
 	}
 }
 
+// TestWorkerReadsTheConfigurationThatItPrints: a worker that reads its own --print-config output as --config has the
+// same configuration. Flags, variables and the file are merged only in the command.
 func TestWorkerReadsTheConfigurationThatItPrints(t *testing.T) {
 	dir := t.TempDir()
 	file := writeFile(t, dir, "worker.yaml",
@@ -188,16 +197,5 @@ func TestWorkerReadsTheConfigurationThatItPrints(t *testing.T) {
 	if got := sidecar(t, "", nil, "worker", "--config", wrong); got.code != exitUsage ||
 		!strings.Contains(got.stderr, `"leese"`) {
 		t.Errorf("%d %s", got.code, got.stderr)
-	}
-}
-
-func TestNegativeSlotsWarmAndDrainTimeoutAreRefused(t *testing.T) {
-	for _, command := range []string{"serve", "worker"} {
-		for flag, value := range map[string]string{"--slots": "-1", "--warm": "-1", "--drain-timeout": "-1s"} {
-			got := sidecar(t, "", nil, command, "--redis-url", "redis://127.0.0.1:1/0", fmt.Sprintf("%s=%s", flag, value))
-			if got.code != exitUsage || !strings.Contains(got.stderr, flag) {
-				t.Errorf("%s %s=%s: %d %s", command, flag, value, got.code, got.stderr)
-			}
-		}
 	}
 }

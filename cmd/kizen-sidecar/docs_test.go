@@ -99,6 +99,8 @@ var reasons = map[string][]string{
 	"example": nil,                             // of a command's own help, in the reference
 }
 
+// TestCommandsThatAreNotRunNameOnlyWhatExists: each block that a page excludes from running has a valid reason, and its
+// commands, flags and files exist. The pages are compared with the built binaries.
 func TestCommandsThatAreNotRunNameOnlyWhatExists(t *testing.T) {
 	used := map[string]bool{}
 	for _, page := range documentation(t) {
@@ -288,6 +290,7 @@ func TestNoCommandOfThePagesIsUnchecked(t *testing.T) {
 // foreign are the flags and variables in pages that none of our commands has.
 var foreign = map[string]bool{"--help": true, "KIZEN_TEST_REQUIRE": true, "KIZEN_TEST_BIN": true}
 
+// TestFilesThatThePagesNameExist: each path in the pages leads to a file of this repository.
 func TestFilesThatThePagesNameExist(t *testing.T) {
 	ours := regexp.MustCompile(`^(client|cmd|docs|examples|internal|minter|policy|proxy|runner|telemetry|\.ci)/[A-Za-z0-9_.*/-]*$`)
 	for _, page := range documentation(t) {
@@ -304,6 +307,8 @@ func TestFilesThatThePagesNameExist(t *testing.T) {
 
 var link = regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]*)?\)`)
 
+// TestLinksOfThePagesLeadSomewhere: each link between pages leads to an existing page and heading, and README.md links
+// every page.
 func TestLinksOfThePagesLeadSomewhere(t *testing.T) {
 	headings := regexp.MustCompile(`(?m)^#+ (.*)$`)
 	anchors := func(page string) (found []string) {

@@ -10,6 +10,7 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
+// TestREADMEListsEveryExample: the table in README.md has a row for each folder in examples.
 func TestREADMEListsEveryExample(t *testing.T) {
 	examples, err := os.ReadDir(filepath.Join(projectRoot, "examples"))
 	if err != nil {
@@ -22,6 +23,8 @@ func TestREADMEListsEveryExample(t *testing.T) {
 	}
 }
 
+// TestTheDemoShowsThePageOfItsStepAndLeavesNothing: examples/demo runs as shipped, from its script through the platform
+// and the sidecar to the step's output, and removes its temporary files.
 func TestTheDemoShowsThePageOfItsStepAndLeavesNothing(t *testing.T) {
 	dir, temporary := t.TempDir(), t.TempDir()
 	symlink(t, sidecartest.Program(""), filepath.Join(dir, "bin"))
@@ -39,6 +42,8 @@ func TestTheDemoShowsThePageOfItsStepAndLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestTheExampleOfAnOrchestratorGetsItsResult: examples/enqueue, compiled as a user would, gets its result from a
+// worker. The public client, a real Redis and the built worker meet.
 func TestTheExampleOfAnOrchestratorGetsItsResult(t *testing.T) {
 	t.Parallel()
 	redisURL := startRedisServer(t)

@@ -23,6 +23,8 @@ while True:
     time.sleep(1)
 `
 
+// TestAnInterruptedRunRevokesItsKeyAndKillsItsStep: after SIGINT or SIGTERM, run prints a result, Redis holds no record
+// of the key and the step has no process left. The signal handler, the sandbox and a real Redis meet.
 func TestAnInterruptedRunRevokesItsKeyAndKillsItsStep(t *testing.T) {
 	for i, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(signal.String(), func(t *testing.T) {

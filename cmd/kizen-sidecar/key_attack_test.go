@@ -99,6 +99,8 @@ func TestNoLogAndNoCallbackContainsAnEchoedKey(t *testing.T) {
 	api.requireNoKey(t, "the log", w.Log.String())
 }
 
+// TestAStepCannotReadItsKeyThroughNginxThatCompresses: a real nginx compresses and cuts what an echoing API returns,
+// and the step still finds no part of its key. Go's own HTTP servers do not answer like nginx.
 func TestAStepCannotReadItsKeyThroughNginxThatCompresses(t *testing.T) {
 	t.Parallel()
 	api, address := newEchoAPI(t), sidecartest.FreeAddress(t)
@@ -131,6 +133,8 @@ http {
 	api.requireSafe(t, "the document", got.stdout)
 }
 
+// TestAnOutputThatContainsTheKeyFailsTheStep: a step that gets its key in pieces which the proxy cannot detect cannot
+// hand it out. The check of outputs, the logs and the caller's answer of serve meet.
 func TestAnOutputThatContainsTheKeyFailsTheStep(t *testing.T) {
 	api := newEchoAPI(t)
 	// The API splits the key into fields, which the proxy cannot detect. The step joins them.

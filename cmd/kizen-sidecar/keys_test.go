@@ -32,6 +32,8 @@ func kid(t *testing.T, arguments ...string) string {
 	return strings.TrimSpace(done.stdout)
 }
 
+// TestKeysAreGeneratedListedAndRotated: list and jwks read the key files that generate and rotate wrote, in their
+// order, and the JWK set contains no private key.
 func TestKeysAreGeneratedListedAndRotated(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	first := kid(t, "generate", "--keys", dir)
@@ -67,6 +69,8 @@ func TestKeysAreGeneratedListedAndRotated(t *testing.T) {
 	}
 }
 
+// TestGeneratedKeyIsPrintedForAnEnvironment: the output of keys generate is a valid value of the environment variable
+// that lists and signs with it.
 func TestGeneratedKeyIsPrintedForAnEnvironment(t *testing.T) {
 	done := keysCommandLine(t, "generate")
 	if done.code != exitOK || done.stderr != "" {
@@ -78,6 +82,8 @@ func TestGeneratedKeyIsPrintedForAnEnvironment(t *testing.T) {
 	}
 }
 
+// TestMistakesWithKeysAreOneLine: each mistake with keys gives exit code 2 and one line that says what to do. An
+// unreachable Redis gives the exit code of a sidecar's failure.
 func TestMistakesWithKeysAreOneLine(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	kid(t, "generate", "--keys", dir)
@@ -112,6 +118,8 @@ func TestMistakesWithKeysAreOneLine(t *testing.T) {
 	}
 }
 
+// TestKeysAreRevokedFromTheCommandLine: keys revoke makes a minted key invalid for every verifier, by key, execution,
+// account or business. The command, a real Redis and the verifier meet.
 func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 	url := redistest.Start(t).URL()
 	client, err := redisconn.Open(redisconn.Config{URL: url})
@@ -170,6 +178,7 @@ func TestKeysAreRevokedFromTheCommandLine(t *testing.T) {
 	}
 }
 
+// TestSealingKeysHaveNoJWKSet: keys jwks publishes nothing about sealing keys, and says so with exit code 1.
 func TestSealingKeysHaveNoJWKSet(t *testing.T) {
 	dir := t.TempDir()
 	kid(t, "generate", "--keys", dir, "--sealing")
@@ -179,6 +188,8 @@ func TestSealingKeysHaveNoJWKSet(t *testing.T) {
 	}
 }
 
+// TestAProcessGeneratesKeysIfNoneAreConfigured: without --keys and the environment variable, a command signs with a key
+// pair of its own.
 func TestAProcessGeneratesKeysIfNoneAreConfigured(t *testing.T) {
 	t.Setenv(signingKeysVariable, "")
 	keys, own, err := keySetFlags{}.open()

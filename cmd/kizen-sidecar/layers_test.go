@@ -37,6 +37,8 @@ func requireLayers(t *testing.T, d document, held, missing []string) {
 	}
 }
 
+// TestEveryResultOfRunListsTheLayersInForce: the document of run lists the layers that doctor reports for the same
+// flags, whether the step succeeds or fails. The sandbox, its report and two commands meet.
 func TestEveryResultOfRunListsTheLayersInForce(t *testing.T) {
 	for _, mode := range []string{"auto", "off"} {
 		held, missing := layersHere(t, "--sandbox", mode)
@@ -51,6 +53,8 @@ func TestEveryResultOfRunListsTheLayersInForce(t *testing.T) {
 	}
 }
 
+// TestAStepsOwnNetworkNamespaceIsListed: with --network kizen-only, the document lists the network namespace among its
+// layers.
 func TestAStepsOwnNetworkNamespaceIsListed(t *testing.T) {
 	got := sidecar(t, "pass", nil, "run", "--script", "-", "--json", "--network", "kizen-only")
 	var d document
@@ -59,6 +63,8 @@ func TestAStepsOwnNetworkNamespaceIsListed(t *testing.T) {
 	}
 }
 
+// TestEveryResultOfServeListsTheLayersInForce: serve names the same layers in its answer and in the kept execution, for
+// a step that succeeds and for one that fails.
 func TestEveryResultOfServeListsTheLayersInForce(t *testing.T) {
 	held, missing := layersHere(t)
 	s := startServe(t)

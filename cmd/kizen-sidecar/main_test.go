@@ -88,6 +88,8 @@ func checkOneJSON(data []byte) error {
 	return nil
 }
 
+// TestNoErrorContainsTerminalControlCharacters: an argument with escape sequences reaches the terminal only in visible
+// form. The parser's errors and our own take different ways to standard error.
 func TestNoErrorContainsTerminalControlCharacters(t *testing.T) {
 	const hostile = "x\x1b[31m\u009b\u202e"
 	for _, arguments := range [][]string{{hostile}, {"run", "--" + hostile},

@@ -6,6 +6,8 @@ import (
 	"testing"
 )
 
+// TestRunParsesTheSameAloneAndAmongAllCommands: the short parser, which run uses to start faster, accepts the flags and
+// prints the help of the full one.
 func TestRunParsesTheSameAloneAndAmongAllCommands(t *testing.T) {
 	of := func(line any) string {
 		var out bytes.Buffer

@@ -38,6 +38,8 @@ func callsOf(t *testing.T, p *sidecartest.Proxy) map[string]int {
 	return nil
 }
 
+// TestTwoBusinessesCannotUseEachOthersProxy: the proxy of one business refuses the address of another, and shows
+// nothing of it. Two processes of the binary call the same API with their own keys.
 func TestTwoBusinessesCannotUseEachOthersProxy(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect(customObjects)
@@ -72,6 +74,8 @@ func TestTwoBusinessesCannotUseEachOthersProxy(t *testing.T) {
 	}
 }
 
+// TestProxyAuditsEveryCall: the audit file has a line for a call that was answered and for one that was refused, and
+// neither the file nor the log contains a secret. The proxy, the policy and the file's mode meet.
 func TestProxyAuditsEveryCall(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect([]route{{Method: "GET", Path: "/x?a=1&access_token=hunter2",
@@ -136,6 +140,8 @@ func waitingAPI(t *testing.T) (root string, entered chan struct{}, release func(
 	return api.URL + "/api", entered, func() { close(gate) }
 }
 
+// TestProxyEnforcesItsLimits: --max-body and --max-in-flight refuse calls beyond them, and the log at the end counts
+// the refusals.
 func TestProxyEnforcesItsLimits(t *testing.T) {
 	root, entered, release := waitingAPI(t)
 	p := startProxy(t, "--api-root", root, "--max-body", "10B", "--max-in-flight", "1", "--log-format", "json")
@@ -177,6 +183,8 @@ func getLater(url string) string {
 	return string(body)
 }
 
+// TestProxyLetsCallsFinishWithinTheGrace: after SIGTERM, a proxy accepts no new connection and still delivers the
+// answer of a call in progress.
 func TestProxyLetsCallsFinishWithinTheGrace(t *testing.T) {
 	root, entered, release := waitingAPI(t)
 	p := startProxy(t, "--api-root", root, "--shutdown-grace", "30s")
@@ -203,6 +211,8 @@ func TestProxyLetsCallsFinishWithinTheGrace(t *testing.T) {
 	}
 }
 
+// TestProxyCutsCallsAfterTheGraceAndAtItsDeadline: a call of an API that does not answer ends with --shutdown-grace or
+// with --ttl, and the process exits with 0. Signal, timer and connection meet.
 func TestProxyCutsCallsAfterTheGraceAndAtItsDeadline(t *testing.T) {
 	for name, arguments := range map[string][]string{
 		"grace": {"--shutdown-grace", "50ms"}, "deadline": {"--ttl", "500ms", "--shutdown-grace", "50ms"},
@@ -251,6 +261,8 @@ func tlsAPI(t testing.TB) (api *httptest.Server, ca string, connections *atomic.
 	return api, ca, connections
 }
 
+// TestProxyVerifiesAndPrewarmsTLS: a proxy connects to a TLS API before the first call, speaks HTTP/2 to it, and
+// refuses an authority that --api-ca does not contain.
 func TestProxyVerifiesAndPrewarmsTLS(t *testing.T) {
 	api, ca, connections := tlsAPI(t)
 	p := startProxy(t, "--api-root", api.URL+"/api", "--api-ca", ca, "--prewarm", "1", "--business-id", "b-1", "--user-id",
@@ -266,6 +278,8 @@ func TestProxyVerifiesAndPrewarmsTLS(t *testing.T) {
 	}
 }
 
+// TestProxySpeaksPlainHTTPOnlyToLoopback: an http API on another machine needs --insecure-api. With that flag the proxy
+// starts.
 func TestProxySpeaksPlainHTTPOnlyToLoopback(t *testing.T) {
 	refused := sidecar(t, "", nil, "proxy", "--api-root", "http://192.0.2.1/api")
 	if refused.code == exitOK || !strings.Contains(lastLine(refused.stderr), "plain http") {
@@ -274,6 +288,8 @@ func TestProxySpeaksPlainHTTPOnlyToLoopback(t *testing.T) {
 	startProxy(t, "--api-root", "http://192.0.2.1/api", "--insecure-api", "--prewarm", "0")
 }
 
+// TestProxyGoesThroughTheOperatorsProxy: with HTTPS_PROXY, calls go through a CONNECT tunnel, whose request carries no
+// key. The variable is read from the environment of a real process.
 func TestProxyGoesThroughTheOperatorsProxy(t *testing.T) {
 	api, ca, _ := tlsAPI(t)
 	asked := make(chan string, 10)

@@ -76,6 +76,8 @@ func adminOf(t *testing.T, p *sidecartest.Proxy) (url string) {
 	return url
 }
 
+// TestDevelopmentKeysAreRefusedIfRedisAndAPIAreRemote: run, serve, worker and proxy refuse generated keys if Redis and
+// the API are remote. Each command wires the check itself.
 func TestDevelopmentKeysAreRefusedIfRedisAndAPIAreRemote(t *testing.T) {
 	remote := []string{"--redis-url", "redis://redis.invalid:6379", "--api-root", "https://api.invalid/api"}
 	script := []string{"--script", "-"}
@@ -132,6 +134,8 @@ func TestTheEmbeddedStoreHasNoListener(t *testing.T) {
 	}
 }
 
+// TestDoctorMeasuresClocksAndWrites: doctor reads the clocks of a real Redis and of the platform, mints a key, and
+// names a Redis that became a replica.
 func TestDoctorMeasuresClocksAndWrites(t *testing.T) {
 	server := redistest.Start(t)
 	api := startPlatform(t, "--redis-url", server.URL())

@@ -46,6 +46,8 @@ func requireExactOutputs(t *testing.T, where, result string) {
 	}
 }
 
+// TestOutputsAreExactlyWhatTheStepAssigned: outputs that resemble secrets arrive unchanged in run's document, serve's
+// answers and records, and the callbacks of both daemons. Each of these writes the result itself.
 func TestOutputsAreExactlyWhatTheStepAssigned(t *testing.T) {
 	t.Parallel()
 	t.Run("run", func(t *testing.T) {
@@ -92,6 +94,8 @@ outputs.log("1 of 12 is " + secret + ", 10.1 is none; " + json.dumps({"pin": int
 raise ValueError("line 1 of " + secret + ": 1")
 `
 
+// TestOnlySecretsAreRedacted: the same secrets are masked in a cold run and a warm serve, in logs, error and record of
+// calls, and digits that only contain one are not. Python masks, and Go joins what Python sent.
 func TestOnlySecretsAreRedacted(t *testing.T) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Acme", "acme")

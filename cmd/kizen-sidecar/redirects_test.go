@@ -231,6 +231,8 @@ outputs.log(r.text.strip())
 	}
 }
 
+// TestAStepResolvesItsOwnHostName: a step finds its own host name at a loopback address in both kinds of network. The
+// files of the sandbox and the C library's resolver meet.
 func TestAStepResolvesItsOwnHostName(t *testing.T) {
 	for _, network := range []string{"host", "kizen-only"} {
 		got := sidecar(t, "import socket\noutputs.log(socket.gethostbyname(socket.gethostname()))", nil, "run", "--script",

@@ -46,10 +46,12 @@ func grammar(t *testing.T) *kong.Kong {
 	return parser
 }
 
+// TestReferenceIsUpToDate: the reference page of kizen-sidecar lists the commands and flags that its parser has.
 func TestReferenceIsUpToDate(t *testing.T) {
 	reference.Check(t, "../../docs/reference/kizen-sidecar.md", grammar(t).Model, withoutFlag)
 }
 
+// TestEveryCommandsHelpHasExamples: the help of each command shows the command itself in an example.
 func TestEveryCommandsHelpHasExamples(t *testing.T) {
 	for _, command := range grammar(t).Model.Leaves(true) {
 		if !strings.Contains(command.Detail, "Examples:\n  "+command.FullPath()) {
@@ -58,6 +60,8 @@ func TestEveryCommandsHelpHasExamples(t *testing.T) {
 	}
 }
 
+// TestReferenceListsEveryVariableThatIsLookedUp: the reference page lists the environment variables that any package of
+// ours reads without a flag.
 func TestReferenceListsEveryVariableThatIsLookedUp(t *testing.T) {
 	ours := reference.Variable{Name: "KIZEN_SANDBOX_STAGE"} // passed between the sandbox's own processes
 	undocumented, err := reference.Undocumented(append(withoutFlag, ours), ".", "../../internal", "../../minter",

@@ -34,6 +34,8 @@ for address in (inputs.api, inputs.other, "1.1.1.1:53", "169.254.169.254:80"):
 outputs.reached = " ".join(reached)
 `
 
+// TestKizenOnlyReachesTheAPIAndNothingElse: with --network kizen-only, a step calls the API and reaches no other
+// listener. The control with --network host shows that these listeners can be reached.
 func TestKizenOnlyReachesTheAPIAndNothingElse(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -73,6 +75,8 @@ func TestKizenOnlyReachesTheAPIAndNothingElse(t *testing.T) {
 	}
 }
 
+// TestTheStepEndsWithItsKilledSidecar: after SIGKILL of the sidecar, no process of the step remains. Only the kernel
+// can end them, so a real process has to die.
 func TestTheStepEndsWithItsKilledSidecar(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect([]route{{Method: "POST", Path: "/started", Responses: []cannedResponse{{Status: 204}}}})
@@ -119,6 +123,8 @@ kizen.api.post("/after")
 time.sleep(50)
 `
 
+// TestAGigabyteOfPrintsDoesNotGrowTheSidecar: a step that prints without end does not make the sidecar's memory grow.
+// Python's pipe, the limit of output and the process's own memory meet.
 func TestAGigabyteOfPrintsDoesNotGrowTheSidecar(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect([]route{

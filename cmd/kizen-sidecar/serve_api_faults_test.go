@@ -34,6 +34,8 @@ func fine(calls *atomic.Int64) http.Handler {
 	})
 }
 
+// TestServeSurvivesAnOutageOfItsAPI: while the API is gone, steps get a 502 and serve stays ready. After the API
+// returns, calls succeed, and the process has kept no connection or file of the outage.
 func TestServeSurvivesAnOutageOfItsAPI(t *testing.T) {
 	t.Parallel()
 	address := freeAddress(t)
@@ -115,6 +117,8 @@ func newSlowAPI(t *testing.T) *slowAPI {
 	return api
 }
 
+// TestServeEndsStepsThatASlowAPIDelays: a call that hangs or drips ends with the step's time limit, its own timeout or
+// its caller, beside other steps. The API's side of the connection shows that it ended.
 func TestServeEndsStepsThatASlowAPIDelays(t *testing.T) {
 	t.Parallel()
 	api := newSlowAPI(t)

@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"path/filepath"
-	"strings"
 	"testing"
 )
 
@@ -42,15 +40,6 @@ func TestThePageNeedsItsFlagAndItsDataAToken(t *testing.T) {
 	policy := page.Header.Get("Content-Security-Policy")
 	if want := "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'; frame-ancestors 'none'"; page.StatusCode != http.StatusOK || policy != want {
 		t.Errorf("%d with the policy %q", page.StatusCode, policy)
-	}
-}
-
-func TestAReportThatCannotBeWrittenIsAnError(t *testing.T) {
-	t.Parallel()
-	got := sidecar(t, "outputs.log(1)", nil, "run", "--script", "-", "--report",
-		filepath.Join(t.TempDir(), "no", "such", "out.html"))
-	if got.code != exitUsage || !strings.Contains(got.stderr, "--report") || got.stdout != "" {
-		t.Errorf("exit code %d, %q %q", got.code, got.stdout, got.stderr)
 	}
 }
 
