@@ -15,6 +15,9 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/sidecartest"
 )
 
+// TestMain builds the binaries that the tests of this package start. A test belongs here if something must hold for the
+// command as a user starts it, and no package below brings together the parts that decide about it; its comment names
+// them. Tests named TestTorture run long or use much of the machine.
 func TestMain(m *testing.M) {
 	if os.Getenv(panicVariable) != "" {
 		panicElsewhere()

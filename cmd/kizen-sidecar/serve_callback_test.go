@@ -99,6 +99,8 @@ func (m *mailbox) of(t *testing.T, id string) []delivery {
 	return nil
 }
 
+// TestServeRetriesACallbackUntilItIsAccepted: an execution has one signed callback, which a receiver that first refuses
+// gets again with the same body. The registry, the delivery and the end of the process meet.
 func TestServeRetriesACallbackUntilItIsAccepted(t *testing.T) {
 	api, box := newGateAPI(t), newMailbox(t)
 	secrets := writeFile(t, t.TempDir(), "webhook.secret", webhookSecret+"\n"+nextWebhookSecret+"\n")
@@ -166,6 +168,8 @@ func TestServeRetriesACallbackUntilItIsAccepted(t *testing.T) {
 	}
 }
 
+// TestServeSendsCallbacksOnlyToPermittedAddresses: without a secret or for a private address, serve sends nothing. The
+// log names the execution and its trace, and the execution itself succeeds.
 func TestServeSendsCallbacksOnlyToPermittedAddresses(t *testing.T) {
 	api, box := newGateAPI(t), newMailbox(t)
 	secrets := writeFile(t, t.TempDir(), "webhook.secret", webhookSecret)

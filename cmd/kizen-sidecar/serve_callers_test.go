@@ -72,6 +72,8 @@ func (c caller) run(t *testing.T, url string, body step) (status int, answer str
 	return response.StatusCode, string(said)
 }
 
+// TestServeKnowsItsCallersByTokenOrCertificate: over real TLS, each caller acts only for the business that its token or
+// certificate permits, as the API sees it. TLS, the list of callers, the key and the API meet.
 func TestServeKnowsItsCallersByTokenOrCertificate(t *testing.T) {
 	const trusted, acme = "token-of-the-platform", "token-of-acme-and-only-acme"
 	ours, foreign := redistest.NewAuthority(t), redistest.NewAuthority(t)
@@ -132,6 +134,8 @@ func TestServeKnowsItsCallersByTokenOrCertificate(t *testing.T) {
 	}
 }
 
+// TestServeWithoutCallersListensOnlyOnLoopback: without --callers, serve refuses an address that other machines can
+// reach.
 func TestServeWithoutCallersListensOnlyOnLoopback(t *testing.T) {
 	got := sidecar(t, "", nil, "serve", "--listen", "0.0.0.0:0")
 	if got.code != exitUsage || !strings.Contains(got.stderr, "--callers") {
@@ -139,6 +143,8 @@ func TestServeWithoutCallersListensOnlyOnLoopback(t *testing.T) {
 	}
 }
 
+// TestServeAnswersRetryAfterIfNoSlotBecomesFree: while a real step occupies the only slot, another request gets 429
+// with Retry-After after --queue-timeout.
 func TestServeAnswersRetryAfterIfNoSlotBecomesFree(t *testing.T) {
 	api := newGateAPI(t)
 	s := startServe(t, "--warm", "0", "--api-root", api.root(), "--slots", "1", "--queue-timeout", "100ms")

@@ -60,6 +60,8 @@ func fill(t *testing.T, disk string) (free func()) {
 	}
 }
 
+// TestTortureServeNeedsNoDiskIfStepsHaveTheirOwn: on a full disk, steps still write to their own /tmp and call the API.
+// A file system that is really full and the mounts of the sandbox meet.
 func TestTortureServeNeedsNoDiskIfStepsHaveTheirOwn(t *testing.T) {
 	disk := smallDisk(t, "256k")
 	api := newGateAPI(t)

@@ -13,6 +13,8 @@ import (
 	"github.com/kizen/kizen-sidecar/internal/testkit/attacks"
 )
 
+// TestServeSurvivesAnOutageOfItsRedis: while redis-server is gone, serve refuses new executions, is not ready and
+// finishes the running one. Afterwards it recovers and has kept nothing.
 func TestServeSurvivesAnOutageOfItsRedis(t *testing.T) {
 	t.Parallel()
 	address := freeAddress(t)
@@ -87,6 +89,8 @@ func TestTortureServeForgetsCallersThatHangUp(t *testing.T) {
 	requireNoProcess(t, marker)
 }
 
+// TestServeWithoutPythonRefusesAndLeavesNothing: with a --python that does not exist, each request gets 503, and
+// neither memory, files nor processes accumulate. The pool's retries and the API meet.
 func TestServeWithoutPythonRefusesAndLeavesNothing(t *testing.T) {
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "2", "--python", "/no/such/python", "--api-root",
 		newGateAPI(t).root())
@@ -102,6 +106,8 @@ func TestServeWithoutPythonRefusesAndLeavesNothing(t *testing.T) {
 	s.requireNothingLeft()
 }
 
+// TestTortureServeIsolatesHostileStepsFromEachOther: steps that exhaust memory, disk, output or processes end at their
+// own limits, and a good step beside each of them succeeds. The kernel's limits apply to real processes.
 func TestTortureServeIsolatesHostileStepsFromEachOther(t *testing.T) {
 	api := newGateAPI(t)
 	api.open()

@@ -83,6 +83,8 @@ func TestNoStepOfAnOrdinaryUserIsACaller(t *testing.T) {
 	requireNoStepIsACaller(t, &served{sidecartest.StartCommand(t, command), t})
 }
 
+// TestServeRequiresTheTokenOfItsFile: serve creates a token for its owner only, refuses requests without it, keeps it
+// over a restart and never logs it.
 func TestServeRequiresTheTokenOfItsFile(t *testing.T) {
 	home := t.TempDir()
 	s := &served{sidecartest.StartCommand(t,
@@ -118,6 +120,8 @@ func TestServeRequiresTheTokenOfItsFile(t *testing.T) {
 	}
 }
 
+// TestWrongFlagsOfCallersAreRefused: a mistake with tokens and callers gives one line that says what to do. The
+// environment without a home directory needs a process of its own.
 func TestWrongFlagsOfCallersAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	short := writeFile(t, dir, "short", "x\n")

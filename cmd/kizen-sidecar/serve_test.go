@@ -163,6 +163,8 @@ func newMarker() string { return fmt.Sprintf("86400.%d%d", os.Getpid(), markers.
 
 var markers atomic.Int64
 
+// TestServeAnswersExistingClients: requests in the form of existing clients get the status, values, logs and errors
+// that those clients read. HTTP, secrets file, a real Python, the proxy and Redis meet.
 func TestServeAnswersExistingClients(t *testing.T) {
 	redisURL := startRedisServer(t)
 	api := newRecordingAPI(t)
@@ -281,6 +283,8 @@ func (s *stream) until(kind string) string {
 	}
 }
 
+// TestServeStreamsEventsWhileAStepRuns: events of a step arrive while it still runs, in order. The step waits at an API
+// until the test has read the first ones.
 func TestServeStreamsEventsWhileAStepRuns(t *testing.T) {
 	api := newGateAPI(t)
 	s := startServe(t, "--api-root", api.root())
@@ -317,6 +321,8 @@ func redisClient(t *testing.T, redisURL string) *redis.Client {
 	return client
 }
 
+// TestServeRefusesExecutionsBeyondItsQueue: with one slot and one place in the queue, further requests get 429, and
+// both accepted executions still succeed.
 func TestServeRefusesExecutionsBeyondItsQueue(t *testing.T) {
 	api := newGateAPI(t)
 	s := startServe(t, "--api-root", api.root(), "--slots", "1", "--queue-depth", "1")
@@ -336,6 +342,8 @@ func TestServeRefusesExecutionsBeyondItsQueue(t *testing.T) {
 	}
 }
 
+// TestServeDrains: after SIGTERM, serve ends waiting executions, refuses new ones and gives running steps
+// --drain-timeout. Then no key is left in Redis and no process on the machine.
 func TestServeDrains(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -384,6 +392,8 @@ func TestServeDrains(t *testing.T) {
 	}
 }
 
+// TestServeReadsTheConfigurationThatItPrints: serve reads its own --print-config output again, and names unknown keys
+// and wrong values of a file.
 func TestServeReadsTheConfigurationThatItPrints(t *testing.T) {
 	dir := t.TempDir()
 	file := writeFile(t, dir, "serve.yaml",
@@ -405,6 +415,8 @@ func TestServeReadsTheConfigurationThatItPrints(t *testing.T) {
 	}
 }
 
+// TestThePrintedConfigurationIsEffective: --print-config shows the numbers that serve computes from the machine's
+// cores, and refuses wrong ones.
 func TestThePrintedConfigurationIsEffective(t *testing.T) {
 	got := sidecar(t, "", nil, "serve", "--print-config")
 	for _, line := range []string{fmt.Sprintf("slots: %q", fmt.Sprint(4*runtime.NumCPU())),

@@ -63,6 +63,8 @@ type document struct {
 	Layers struct{ Held, Missing []string } `json:"layers"`
 }
 
+// TestEveryStepFolderRunsThroughTheBinary: each folder of example steps gives its expected result, with the embedded
+// store and with redis-server. The folder's files, the flags, a real Python and the proxy meet.
 func TestEveryStepFolderRunsThroughTheBinary(t *testing.T) {
 	t.Parallel()
 	cases, _ := filepath.Glob(filepath.Join(stepsFolder, "*", "case.json"))

@@ -44,6 +44,8 @@ func onTerminal(t *testing.T, script string, environment ...string) string {
 
 const colour = "\x1b[1;32m" // bold green
 
+// TestATerminalGetsColoursUnlessNoColorIsSet: run writes colours to a pseudoterminal, and none if NO_COLOR is set. Only
+// a real terminal device makes the detection answer yes.
 func TestATerminalGetsColoursUnlessNoColorIsSet(t *testing.T) {
 	if seen := onTerminal(t, "outputs.log('hello')"); !strings.Contains(seen, colour) {
 		t.Errorf("no colour in %q", seen)
@@ -54,6 +56,8 @@ func TestATerminalGetsColoursUnlessNoColorIsSet(t *testing.T) {
 	}
 }
 
+// TestTheLogIsTextOnATerminalAndJSONElsewhere: the log's default format follows standard error, and KIZEN_LOG_FORMAT
+// overrides it.
 func TestTheLogIsTextOnATerminalAndJSONElsewhere(t *testing.T) {
 	if seen := onTerminal(t, "pass", "KIZEN_LOG=debug"); !strings.Contains(seen, `level=INFO msg="execution ended"`) {
 		t.Errorf("no line of text in %q", seen)
@@ -68,6 +72,8 @@ func TestTheLogIsTextOnATerminalAndJSONElsewhere(t *testing.T) {
 	}
 }
 
+// TestATerminalShowsASpinnerForALongStep: on a terminal, a step of more than a second shows a spinner, and a short one
+// shows none.
 func TestATerminalShowsASpinnerForALongStep(t *testing.T) {
 	if seen := onTerminal(t, "import time; time.sleep(1.5)"); !strings.Contains(seen, "running standard input 1.") {
 		t.Errorf("no spinner in %q", seen)
@@ -79,6 +85,7 @@ func TestATerminalShowsASpinnerForALongStep(t *testing.T) {
 	}
 }
 
+// TestAPipeGetsNeitherColoursNorASpinner: a pipe gets plain text, even if TERM names a terminal with colours.
 func TestAPipeGetsNeitherColoursNorASpinner(t *testing.T) {
 	got := sidecar(t, "import time; time.sleep(1.5)", []string{"TERM=xterm-256color"}, "run", "--script", "-")
 	if strings.Contains(got.stdout+got.stderr, "\x1b") || strings.Contains(got.stderr, "running standard input") {

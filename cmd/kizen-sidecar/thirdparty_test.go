@@ -29,6 +29,8 @@ type dependency struct {
 	text               string // of the licence, and of the notice, if it has one
 }
 
+// TestThirdPartyListsTheModulesOfTheBinaries: THIRD_PARTY.md lists the modules that the built binaries record, with
+// their licences.
 func TestThirdPartyListsTheModulesOfTheBinaries(t *testing.T) {
 	var modules []string
 	for _, name := range []string{"kizen-sidecar", "kizen-platform"} {

@@ -8,6 +8,8 @@ import (
 
 // What the page and the reports show is tested in internal/e2e/page, in a browser.
 
+// TestThePageNeedsItsFlagAndItsDataAToken: serve has a page only with --ui, data only for callers, and a strict content
+// security policy. The flag, the callers and the page's handler are joined in serve.
 func TestThePageNeedsItsFlagAndItsDataAToken(t *testing.T) {
 	t.Parallel()
 	get := func(url, token string) *http.Response {
@@ -43,6 +45,8 @@ func TestThePageNeedsItsFlagAndItsDataAToken(t *testing.T) {
 	}
 }
 
+// TestNamesAndIDsWithMarkupAreRefused: run and serve refuse markup in each name and id that a caller supplies, before
+// anything could show it.
 func TestNamesAndIDsWithMarkupAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, arguments := range [][]string{

@@ -24,6 +24,8 @@ var clientInputsLogged = []string{
 	"text str '21'", "truth str 'true'",
 }
 
+// TestInputsOfExistingClientsAreRead: inputs as existing clients write them reach Python with the same types and values
+// over HTTP and from a file.
 func TestInputsOfExistingClientsAreRead(t *testing.T) {
 	s := startServe(t)
 	got := s.ask("POST", "/api/coderunner/run", script(describeInputs).with("inputs", json.RawMessage(clientInputs)))
@@ -53,6 +55,8 @@ func TestInputsOfExistingClientsAreRead(t *testing.T) {
 	}
 }
 
+// TestAStepOfAPluginReadsItsSecretsUnderThePluginsName: a step in a plugin's folder reads secrets with the plugin's
+// prefix, and a wrong name gives an error that says so. The folder's files, the flags and Python's secrets meet.
 func TestAStepOfAPluginReadsItsSecretsUnderThePluginsName(t *testing.T) {
 	dir := t.TempDir()
 	step := filepath.Join(dir, "steps", "sync")

@@ -124,6 +124,8 @@ while True:
 	})
 }
 
+// TestWorkerWithoutRedisNamesItAndEnds: a worker whose Redis is unreachable at the start ends with one cause, and does
+// not mention an embedded store or a fleet that it never joined.
 func TestWorkerWithoutRedisNamesItAndEnds(t *testing.T) {
 	got := sidecar(t, "", nil, "worker", "--redis-url", "redis://127.0.0.1:1/0", "--admin-listen", "", "--warm", "0")
 	if got.code != exitSidecar || !strings.Contains(got.stderr,

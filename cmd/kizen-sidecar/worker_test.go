@@ -176,6 +176,8 @@ func startWorker(t *testing.T, redisURL, apiRoot string, more ...string) *served
 		"--webhook-secret-file", secret, "--webhook-allow", "127.0.0.0/8"}, more...)...)
 }
 
+// TestWorkerKeepsDeadLetters: a task that cannot be parsed becomes a dead letter, and a request that can be parsed but
+// not run ends as refused. The task comes from a real queue, and the worker ends cleanly.
 func TestWorkerKeepsDeadLetters(t *testing.T) {
 	redisURL := startRedisServer(t)
 	store := redisClient(t, redisURL)
@@ -280,6 +282,8 @@ func TestWorkerNeedsNoMoreThanItsDocumentedUser(t *testing.T) {
 	}
 }
 
+// TestWorkerDrains: after SIGTERM, a worker is not ready, finishes its step and leaves the waiting task to the next
+// worker. Two processes share a real Redis, in which the first leaves nothing of itself.
 func TestWorkerDrains(t *testing.T) {
 	t.Parallel()
 	redisURL := startRedisServer(t)

@@ -50,6 +50,8 @@ func (p containers) command(t *testing.T, c corev1.Container, arguments ...strin
 	return command
 }
 
+// TestTheContainersOfTheKubernetesJobRunInOrder: the commands of job.yaml, run as its containers would run, give the
+// step its answer and end cleanly. The manifest, the built binary, an ordinary Python and a real Redis meet.
 func TestTheContainersOfTheKubernetesJobRunInOrder(t *testing.T) {
 	calls := make(chan http.Header, 10)
 	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

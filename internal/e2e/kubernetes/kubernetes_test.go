@@ -127,6 +127,8 @@ func requireSafe(t *testing.T, c corev1.Container, pod corev1.PodSpec) {
 	}
 }
 
+// TestKubernetesJobRunsAStepBesideItsSidecar: job.yaml is valid for Kubernetes' own types, delays the step until its
+// sidecar is ready, and cannot run the step twice.
 func TestKubernetesJobRunsAStepBesideItsSidecar(t *testing.T) {
 	found := manifests(t, "job.yaml")
 	job := found["Job"].(*batchv1.Job)
@@ -146,6 +148,8 @@ func TestKubernetesJobRunsAStepBesideItsSidecar(t *testing.T) {
 	}
 }
 
+// TestKubernetesFleetDrainsAndScales: worker.yaml gives a drain enough time and the steps enough memory, and its
+// selectors, scaler and flags agree with each other and with the binary.
 func TestKubernetesFleetDrainsAndScales(t *testing.T) {
 	found := manifests(t, "worker.yaml")
 	deployment := found["Deployment"].(*appsv1.Deployment)

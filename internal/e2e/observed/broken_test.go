@@ -46,6 +46,8 @@ func silentCollector(t *testing.T) (address string, arrived <-chan struct{}) {
 	return listener.Addr().String(), first
 }
 
+// TestServeDoesNotWaitForABrokenCollector: with a collector that is down, slow or erroring, executions succeed, and
+// serve's metrics count the spans that its bounded queue dropped.
 func TestServeDoesNotWaitForABrokenCollector(t *testing.T) {
 	silent, arrived := silentCollector(t)
 	erroring := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
@@ -108,6 +110,8 @@ func brokenCollectors(t *testing.T) map[string]string {
 		"erroring": strings.TrimPrefix(erroring.URL, "http://")}
 }
 
+// TestABrokenCollectorDoesNotAffectARun: run prints its result and exits with 0 over both protocols, though a process
+// that ends soon has to give up its last export.
 func TestABrokenCollectorDoesNotAffectARun(t *testing.T) {
 	for name, address := range brokenCollectors(t) {
 		for _, protocol := range []string{"grpc", "http/protobuf"} {
@@ -122,6 +126,8 @@ func TestABrokenCollectorDoesNotAffectARun(t *testing.T) {
 	}
 }
 
+// TestTortureBrokenCollectorCostsAProxyNoMemory: thousands of calls with a broken collector do not make the memory of
+// the proxy's process grow.
 func TestTortureBrokenCollectorCostsAProxyNoMemory(t *testing.T) {
 	const calls, limit = 8_000, 8.0 // in MiB; an unbounded queue would take more than twice as much
 	long := "/" + strings.Repeat("x", 1000)

@@ -235,6 +235,8 @@ func requireMasked(t *testing.T, where outputs, level string) {
 var stepCanaries = canaries{"step's secret": stepSecret, "step's token": tokenSecret,
 	"step's hexadecimal secret": hexSecret}
 
+// TestServeLeaksNoSecret: no answer, stream, callback, page, metric, log, audit or exported span of serve contains a
+// secret, at each level and format of the log. The step itself tries to leak through all of them at once.
 func TestServeLeaksNoSecret(t *testing.T) {
 	redisURL := "redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", redisPassword).Addr + "/0"
 	keys, private := signingKeys(t)
@@ -292,6 +294,8 @@ func TestServeLeaksNoSecret(t *testing.T) {
 	})
 }
 
+// TestRunLeaksNoSecret: the same secrets stay out of the terminal, the report, the log, the audit and the collector of
+// a run.
 func TestRunLeaksNoSecret(t *testing.T) {
 	redisURL := "redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", redisPassword).Addr + "/0"
 	keys, private := signingKeys(t)
@@ -333,6 +337,8 @@ func TestRunLeaksNoSecret(t *testing.T) {
 	})
 }
 
+// TestProxyLeaksNoSecret: secrets that a client puts into URLs, headers and bodies stay out of the proxy's answers,
+// log, audit and spans, and so do its own key and address.
 func TestProxyLeaksNoSecret(t *testing.T) {
 	server := redistest.Start(t, "--requirepass", redisPassword)
 	keys, private := signingKeys(t)
@@ -458,6 +464,8 @@ func expanded(t *testing.T, stored string) string {
 	return string(text)
 }
 
+// TestAWorkerLeaksNoSecretAndLeavesNoneInRedis: besides its outputs, everything that a worker and its queue store in a
+// real Redis contains no secret.
 func TestAWorkerLeaksNoSecretAndLeavesNoneInRedis(t *testing.T) {
 	server := redistest.Start(t, "--requirepass", redisPassword)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr, Password: redisPassword})
@@ -509,6 +517,8 @@ func stepSecretsFile(t *testing.T) string {
 	return sidecartest.WriteFile(t, t.TempDir(), "secrets.json", string(secrets))
 }
 
+// TestARedisThatRefusesIsReportedWithoutItsPassword: a wrong URL, a wrong password or a missing server is reported
+// without the password, by run, proxy and serve. The client library's own errors contain the URL.
 func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 	refusing := []string{
 		"redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", "another").Addr + "/0",
@@ -540,6 +550,8 @@ func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 	}
 }
 
+// TestTheOperatorsProxyIsReportedWithoutItsPassword: if the operator's proxy refuses, the answer, the log, the audit
+// and the spans say so without its password.
 func TestTheOperatorsProxyIsReportedWithoutItsPassword(t *testing.T) {
 	c, audit := startCollector(t), filepath.Join(t.TempDir(), "audit")
 	way := "http://user:" + clientSecret + "@" + sidecartest.FreeAddress(t)

@@ -22,6 +22,8 @@ const (
 	otherSpan   = "00f067aa0ba902b7"
 )
 
+// TestARealCollectorReceivesTheWholeTraceAndTheMetrics: over both protocols, the spans of one execution form one tree
+// from the caller to the API. The collector's own receiver decides about what is valid.
 func TestARealCollectorReceivesTheWholeTraceAndTheMetrics(t *testing.T) {
 	for _, protocol := range []string{"grpc", "http/protobuf"} {
 		t.Run(protocol, func(t *testing.T) {
@@ -225,6 +227,8 @@ func checkMetrics(t *testing.T, c *collector, page string) {
 	}
 }
 
+// TestFailuresArriveAsStatusesAndEvents: an exception, a time limit and a memory limit arrive as statuses and events,
+// without the exception's text. A trace that its caller does not sample does not arrive.
 func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
 	c, upstream := startCollector(t), startAPI(t)
 	s := serve(t, []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://" + c.grpc, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"},
@@ -288,6 +292,7 @@ func TestFailuresArriveAsStatusesAndEvents(t *testing.T) {
 	}
 }
 
+// TestTheReportNamesTheTraceThatWasSent: the trace ID in the file of --report is the one that the collector received.
 func TestTheReportNamesTheTraceThatWasSent(t *testing.T) {
 	c := startCollector(t)
 	report := filepath.Join(t.TempDir(), "out.html")
@@ -303,6 +308,8 @@ func TestTheReportNamesTheTraceThatWasSent(t *testing.T) {
 	}
 }
 
+// TestEveryLineOfAnExecutionNamesItAndItsTrace: log lines of serve about a call or an execution have the caller's trace
+// ID, the execution and the business. The trace comes from the request, and the lines from several packages.
 func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
 	upstream := startAPI(t)
 	s := serve(t, []string{"KIZEN_LOG=debug", "OTEL_EXPORTER_OTLP_ENDPOINT=http://" + startCollector(t).http},
@@ -329,6 +336,8 @@ func TestEveryLineOfAnExecutionNamesItAndItsTrace(t *testing.T) {
 	}
 }
 
+// TestEveryLineOfAProxyNamesItsExecutionAndItsTrace: each line of a proxy after its start has the trace of TRACEPARENT
+// and the ID of --execution-id.
 func TestEveryLineOfAProxyNamesItsExecutionAndItsTrace(t *testing.T) {
 	p := sidecartest.StartProxy(t, append(exporting(startCollector(t)), "KIZEN_LOG=debug",
 		"TRACEPARENT=00-"+callerTrace+"-"+callerSpan+"-01"),
@@ -366,6 +375,8 @@ func call(t *testing.T, address string) {
 	}
 }
 
+// TestEveryKeyOperationIsCounted: the collector counts a minted, a renewed and a revoked key, and a run without Redis
+// as not started. The minter, the exporter and the end of the process meet.
 func TestEveryKeyOperationIsCounted(t *testing.T) {
 	c, upstream := startCollector(t), startAPI(t)
 	p := sidecartest.StartProxy(t, exporting(c), "--api-root", upstream.URL+"/api", "--key-lifetime", "1s")

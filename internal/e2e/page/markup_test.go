@@ -166,6 +166,8 @@ var (
 	said  = []string{"header", "body", "header of an answer", "body of an answer", "stdout", "stderr"}
 )
 
+// TestNothingThatAStepWritesBecomesMarkup: markup in everything that a step and its caller write is shown as text,
+// live, finished and in a report. The binary, the page's script and a real browser meet.
 func TestNothingThatAStepWritesBecomesMarkup(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
@@ -274,6 +276,8 @@ var forgery = []string{
 	"kind of error", "error", "function",
 }
 
+// TestNoNameAndNoIDBecomesMarkup: forged records, which our own server would refuse to produce, do not become markup
+// either. Only a browser decides what is markup.
 func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
@@ -351,6 +355,8 @@ func TestNoNameAndNoIDBecomesMarkup(t *testing.T) {
 	})
 }
 
+// TestAnErrorOfTheServerBecomesNoMarkup: an error text that repeats the user's markup is shown as text. Serve writes
+// the text, and the page inserts it.
 func TestAnErrorOfTheServerBecomesNoMarkup(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)

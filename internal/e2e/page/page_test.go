@@ -125,6 +125,8 @@ func wireInput(t, v string) map[string]string { return map[string]string{"t": t,
 // strict is the end of every policy of the page.
 const strict = "; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
+// TestThePageInABrowser: the page shows a step that succeeded, one that failed and one that runs, in the terms of the
+// API. Serve, its events, the page's script and Chromium meet.
 func TestThePageInABrowser(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
@@ -303,6 +305,8 @@ func TestThePageInABrowser(t *testing.T) {
 	})
 }
 
+// TestAReportIsOneFileThatRequestsNothing: a report opens from the disk, sends no request, contains no secret, and its
+// policy stops injected scripts. The binary writes the policy, and the browser enforces it.
 func TestAReportIsOneFileThatRequestsNothing(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)

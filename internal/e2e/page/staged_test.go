@@ -47,6 +47,8 @@ func runningRecord() step {
 	}
 }
 
+// TestThePageOfARunningExecutionSurvivesARestartOfItsServer: after a broken stream and a 502, the page continues where
+// it was, and says so if the server no longer knows the execution. EventSource reconnects only in a browser.
 func TestThePageOfARunningExecutionSurvivesARestartOfItsServer(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
@@ -107,6 +109,8 @@ func TestThePageOfARunningExecutionSurvivesARestartOfItsServer(t *testing.T) {
 	b.clean(base)
 }
 
+// TestThePageSaysWhyNothingRan: each refusal of the server, and a connection that is cut, becomes a sentence on the
+// page.
 func TestThePageSaysWhyNothingRan(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
@@ -149,6 +153,8 @@ func TestThePageSaysWhyNothingRan(t *testing.T) {
 	b.clean(base)
 }
 
+// TestRunningAgainSendsTheSameRequest: "run again" sends what the execution was submitted with, without its secrets'
+// values. Serve's record, the form and the browser's fetch meet.
 func TestRunningAgainSendsTheSameRequest(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
@@ -240,6 +246,8 @@ func reportOf(t *testing.T, record any) string {
 	return sidecartest.WriteFile(t, t.TempDir(), "out.html", head+`id="record">`+string(text)+"</script>"+tail)
 }
 
+// TestThePageDrawsAShortExecutionWithManyMessagesToScale: a report with a hundred thousand messages opens, shows them
+// all, and draws a call at its place in the step. Only a browser computes the layout.
 func TestThePageDrawsAShortExecutionWithManyMessagesToScale(t *testing.T) {
 	t.Parallel()
 	b := newTab(t, openBrowser(t))
@@ -268,6 +276,8 @@ func TestThePageDrawsAShortExecutionWithManyMessagesToScale(t *testing.T) {
 	}
 }
 
+// TestALongErrorMessageLeavesRoomForTheRestOfThePage: below a message of many lines, the failing line stays inside a
+// small and a large window.
 func TestALongErrorMessageLeavesRoomForTheRestOfThePage(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -288,6 +298,8 @@ func TestALongErrorMessageLeavesRoomForTheRestOfThePage(t *testing.T) {
 	b.shot("long")
 }
 
+// TestThePageShowsTheMaximumOfLogMessages: the page of a running execution shows the five thousand messages of one
+// stream.
 func TestThePageShowsTheMaximumOfLogMessages(t *testing.T) {
 	t.Parallel()
 	browser := openBrowser(t)
