@@ -136,6 +136,9 @@ func (m *conn) Close() error {
 	return m.Conn.Close()
 }
 
+// refusalTimeout is how long a client may take to read that its request was refused.
+const refusalTimeout = time.Second
+
 // Handler counts the requests that share a connection.
 func Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -144,15 +147,18 @@ func Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		controller := http.NewResponseController(w)
 		further := m.count(1) > 1
 		defer m.count(-1)
 		if !further {
 			next.ServeHTTP(w, r)
+			flushShared(r, controller)
 			return
 		}
-		stream := &stream{controller: http.NewResponseController(w)}
+		stream := &stream{controller: controller}
 		place := m.crowd.enter(stream.reset)
 		if place == nil {
+			_ = controller.SetWriteDeadline(time.Now().Add(refusalTimeout))
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Retry-After", "1")
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -162,7 +168,16 @@ func Handler(next http.Handler) http.Handler {
 		defer m.crowd.leave(place)
 		defer stream.end()
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), placeKey{}, place)))
+		flushShared(r, controller)
 	})
+}
+
+// flushShared sends the response to a request of a shared connection. Otherwise net/http would send the rest after the
+// handler has returned, and a client that does not read could have any number of them wait, because they do not count.
+func flushShared(r *http.Request, controller *http.ResponseController) {
+	if r.ProtoMajor == 2 {
+		_ = controller.Flush() // the client may have disconnected
+	}
 }
 
 // count changes the number of requests in progress, and returns it.
