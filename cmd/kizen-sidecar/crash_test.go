@@ -22,8 +22,8 @@ func panicElsewhere() {
 	select {}
 }
 
-// TestAPanicOfAnyGoroutineIsAFailureWithItsDocument: a panic outside main still prints one result document. The Go
-// runtime ends the process at such a panic, so a second process has to catch it.
+// TestAPanicOfAnyGoroutineIsAFailureWithItsDocument: a panic outside main still prints one result document, even if
+// several goroutines panic at once. The panic ends its process, so the test binary starts itself once more.
 func TestAPanicOfAnyGoroutineIsAFailureWithItsDocument(t *testing.T) {
 	command := exec.CommandContext(t.Context(), os.Args[0])
 	command.Env = append(os.Environ(), panicVariable+"=1")

@@ -261,8 +261,8 @@ func tlsAPI(t testing.TB) (api *httptest.Server, ca string, connections *atomic.
 	return api, ca, connections
 }
 
-// TestProxyVerifiesAndPrewarmsTLS: a proxy connects to a TLS API before the first call, speaks HTTP/2 to it, and
-// refuses an authority that --api-ca does not contain.
+// TestProxyVerifiesAndPrewarmsTLS: a proxy connects to a TLS API before the first call and speaks HTTP/2 to it. Without
+// --api-ca, it refuses the certificate.
 func TestProxyVerifiesAndPrewarmsTLS(t *testing.T) {
 	api, ca, connections := tlsAPI(t)
 	p := startProxy(t, "--api-root", api.URL+"/api", "--api-ca", ca, "--prewarm", "1", "--business-id", "b-1", "--user-id",

@@ -47,7 +47,7 @@ func requireExactOutputs(t *testing.T, where, result string) {
 }
 
 // TestOutputsAreExactlyWhatTheStepAssigned: outputs that resemble secrets arrive unchanged in run's document, serve's
-// answers and records, and the callbacks of both daemons. Each of these writes the result itself.
+// answers and records, and the callbacks of both daemons. The result passes through all of these writers.
 func TestOutputsAreExactlyWhatTheStepAssigned(t *testing.T) {
 	t.Parallel()
 	t.Run("run", func(t *testing.T) {
@@ -95,7 +95,7 @@ raise ValueError("line 1 of " + secret + ": 1")
 `
 
 // TestOnlySecretsAreRedacted: the same secrets are masked in a cold run and a warm serve, in logs, error and record of
-// calls, and digits that only contain one are not. Python masks, and Go joins what Python sent.
+// calls, and numbers that only contain one are not. A new and a warm interpreter get their secrets in different ways.
 func TestOnlySecretsAreRedacted(t *testing.T) {
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Acme", "acme")

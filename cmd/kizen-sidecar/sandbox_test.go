@@ -75,8 +75,8 @@ func TestKizenOnlyReachesTheAPIAndNothingElse(t *testing.T) {
 	}
 }
 
-// TestTheStepEndsWithItsKilledSidecar: after SIGKILL of the sidecar, no process of the step remains. Only the kernel
-// can end them, so a real process has to die.
+// TestTheStepEndsWithItsKilledSidecar: after SIGKILL of the sidecar, no process of the step remains. The sidecar cannot
+// clean up, so the sandbox and the kernel have to.
 func TestTheStepEndsWithItsKilledSidecar(t *testing.T) {
 	api := newRecordingAPI(t)
 	api.expect([]route{{Method: "POST", Path: "/started", Responses: []cannedResponse{{Status: 204}}}})

@@ -90,7 +90,7 @@ func TestTortureServeForgetsCallersThatHangUp(t *testing.T) {
 }
 
 // TestServeWithoutPythonRefusesAndLeavesNothing: with a --python that does not exist, each request gets 503, and
-// neither memory, files nor processes accumulate. The pool's retries and the API meet.
+// neither memory, files nor processes accumulate. The pool and the HTTP API meet.
 func TestServeWithoutPythonRefusesAndLeavesNothing(t *testing.T) {
 	s := try(t, startRedisServer(t), t.TempDir(), "--warm", "2", "--python", "/no/such/python", "--api-root",
 		newGateAPI(t).root())

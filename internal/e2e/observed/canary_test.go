@@ -518,7 +518,7 @@ func stepSecretsFile(t *testing.T) string {
 }
 
 // TestARedisThatRefusesIsReportedWithoutItsPassword: a wrong URL, a wrong password or a missing server is reported
-// without the password, by run, proxy and serve. The client library's own errors contain the URL.
+// without the password, by run, proxy and serve. Errors of the URL parser and the client library can contain it.
 func TestARedisThatRefusesIsReportedWithoutItsPassword(t *testing.T) {
 	refusing := []string{
 		"redis://:" + redisPassword + "@" + redistest.Start(t, "--requirepass", "another").Addr + "/0",

@@ -39,14 +39,14 @@ func TestEveryEndToEndTestHasAReason(t *testing.T) {
 			if err != nil || !strings.HasSuffix(path, "_test.go") {
 				return err
 			}
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
 			if err != nil {
 				return err
 			}
 			names, all := withoutReason(file)
 			for _, name := range names {
-				t.Errorf("%s: write above %s a comment that begins with its name, and says what must hold and which parts "+
-					"meet in it", path, name)
+				t.Errorf("%s: write above %s a comment that begins with its name, says what must hold, "+
+					"and names the parts that meet in it", path, name)
 			}
 			total += all
 			return nil
