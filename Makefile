@@ -5,6 +5,7 @@ GO ?= go
 # Build gin without its unused MessagePack codec. All targets, and the go commands that tests start, use the same flags, so
 # that packages are compiled once.
 export GOFLAGS := -tags=nomsgpack -trimpath $(GOFLAGS)
+export CGO_ENABLED := 0
 
 # Tests with this name exhaust the machine: fork bombs, thousands of executions, floods, a clock that jumps, full disks.
 # They would starve other tests, so make test skips them, and make torture runs them one after the other.
@@ -23,8 +24,8 @@ PACKAGES = $(addsuffix /,$(shell $(GO) list -f '.{{slice .ImportPath (len .Modul
 # The longest packages come first, that the others run beside them. Tests are compiled as the commands are, so that their
 # dependencies are compiled once; make lint vets. Most tests wait for other processes, so that more of them run side by side
 # than there are processors.
-TESTING := CGO_ENABLED=0 $(GO) test -vet=off -parallel 3
-RACING := $(GO) test -race -vet=off
+TESTING := $(GO) test -vet=off -parallel 3
+RACING := CGO_ENABLED=1 $(GO) test -race -vet=off
 
 .PHONY: help build demo test test-packages test-e2e test-python race pythons torture lint bench bench-serve bench-fleet docs setup clean
 
@@ -32,7 +33,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 build: ## Build both binaries into bin/
-	CGO_ENABLED=0 $(GO) build -ldflags "-s -w" -o bin/ ./cmd/...
+	$(GO) build -ldflags "-s -w" -o bin/ ./cmd/...
 
 demo: ## Run the example step against the reference platform and show its page
 	@.ci/setup demo
