@@ -225,7 +225,7 @@ redis.call('HSET', KEYS[1], 'state', 'finished', 'owner', ARGV[1], 'outcome', AR
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'dead_letter', ARGV[9]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
-if ARGV[12] == '1' then
+if ARGV[12] == '1' or (ARGV[9] == '' and redis.call('HEXISTS', KEYS[1], 'callback') == 1) then
   retain(ARGV[13], #ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[14]), tonumber(ARGV[15]))
 end
 return {ARGV[2], ''}`)

@@ -122,6 +122,26 @@ func TestAResultIsKeptUntilItsCallbackIsQueued(t *testing.T) {
 	}
 }
 
+// TestAResultWhoseCallbackIsKnownBeforeItsEndIsCounted: if Redis loses the end of an execution whose callback is queued,
+// the callback may be delivered before a worker has written the end again.
+func TestAResultWhoseCallbackIsKnownBeforeItsEndIsCounted(t *testing.T) {
+	r, server := newRecords(t)
+	r.retention = Retention{Age: time.Hour}
+	own := newTicket("b", "e", "w")
+	if err := r.restore(t.Context(), own, "digest"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.setCallback(t.Context(), "b", "e", CallbackDelivered, ""); err != nil {
+		t.Fatal(err)
+	}
+	e := ended("ok")
+	e.notifies = true
+	mustFinish(t, r, own, e)
+	if members, err := server.ZMembers("kizen:{b}:results"); err != nil || len(members) != 1 {
+		t.Errorf("the index has %v, %v", members, err)
+	}
+}
+
 func TestADeadLetterIsKeptWhateverTheLimits(t *testing.T) {
 	r, server := newRecords(t)
 	r.retention = Retention{Age: time.Hour, Count: 1}
