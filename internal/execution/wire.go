@@ -194,7 +194,7 @@ func (b Body) Job(businessID string, secrets Secrets, defaults runner.Limits) (r
 // The maximal sizes in bytes of texts that are kept, logged and sent on. MaxTraceparent is that of a W3C trace context,
 // which has 55 bytes today.
 const (
-	maxName        = 256
+	maxName        = 1024
 	maxCallback    = 2 << 10
 	MaxTraceparent = 256
 )

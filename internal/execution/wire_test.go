@@ -160,3 +160,19 @@ func TestTheClientSendsTheFieldsThatAreRead(t *testing.T) {
 		t.Errorf("the client sends %v, the server reads %v", sent, read)
 	}
 }
+
+func TestTextsThatAreKeptHaveAMaximalLength(t *testing.T) {
+	for length, fits := range map[int]bool{maxName: true, maxName + 1: false} {
+		body := Body{UserScript: "pass", Name: strings.Repeat("x", length)}
+		_, _, err := body.Job("b1", noSecrets, runner.Limits{Wall: time.Second})
+		if fits != (err == nil) || err != nil && !strings.Contains(err.Error(), "longer than 1024 bytes") {
+			t.Errorf("a name of %d bytes: %v", length, err)
+		}
+	}
+	body := Body{UserScript: "pass", Traceparent: strings.Repeat("x", MaxTraceparent+1),
+		CallbackURL: "https://example.com/" + strings.Repeat("x", maxCallback)}
+	_, _, err := body.Job("b1", noSecrets, runner.Limits{Wall: time.Second})
+	if err == nil || !strings.Contains(err.Error(), "traceparent") || !strings.Contains(err.Error(), "callback_url") {
+		t.Errorf("long traceparent and callback_url: %v", err)
+	}
+}
