@@ -40,12 +40,12 @@ const sweepInterval = time.Minute
 // groupPrefix is the prefix of our groups' names; the sidecar's process ID and a number follow.
 const groupPrefix = "kizen-step-"
 
-// findCgroups finds usable controllers, and removes the groups of dead sidecars.
-func (s *Sandbox) findCgroups() {
+// findCgroups finds usable controllers, calls miss for the others, and removes the groups of dead sidecars.
+func (s *Sandbox) findCgroups(miss func(layer string, err error)) {
 	own, err := cgroups.Find()
 	if err != nil {
-		s.miss(layerMemoryCgroup, err.Error())
-		s.miss(layerPidsCgroup, err.Error())
+		miss(layerMemoryCgroup, err)
+		miss(layerPidsCgroup, err)
 		return
 	}
 	found := &groups{}
@@ -58,7 +58,7 @@ func (s *Sandbox) findCgroups() {
 		}
 		dir, unified, err := writable(own, controller.name)
 		if err != nil {
-			s.miss(controller.layer, err.Error())
+			miss(controller.layer, err)
 			continue
 		}
 		*controller.dir, found.unified = dir, unified

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,29 @@ func (e *layerError) Error() string {
 }
 
 func (e *layerError) Unwrap() error { return e.err }
+
+// stageError is the error of another process, with its errno.
+type stageError struct{ event stage.Event }
+
+func (e stageError) Error() string { return e.event.Error }
+
+func (e stageError) Unwrap() error {
+	if e.event.Errno == 0 {
+		return nil
+	}
+	return syscall.Errno(e.event.Errno)
+}
+
+// isExhaustion reports whether the machine lacked descriptors, memory or processes at that moment. That says nothing
+// about its layers.
+func isExhaustion(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
 
 // prepare makes all decisions about a program's sandbox. It starts nothing.
 func (s *Sandbox) prepare(spec Spec) (*Process, error) {
@@ -256,7 +280,7 @@ func (p *Process) await(wanted ...stage.EventKind) error {
 		case event.Kind == stage.Failed && event.Layer == stage.LayerExec:
 			return errors.New(event.Error)
 		case event.Kind == stage.Failed:
-			return &layerError{event.Layer, errors.New(event.Error)}
+			return &layerError{event.Layer, stageError{event}}
 		case event.Kind != want:
 			return fmt.Errorf("the first process is %q, not %q", event.Kind, want)
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -527,5 +528,50 @@ func TestMemoryThatRanOutIsNoFaultOfALayer(t *testing.T) {
 	}
 	if r := run(t, s, "print('ok')", nil); r.out != "ok" {
 		t.Errorf("the next program: %q", r.out)
+	}
+}
+
+// TestExhaustionIsNoFaultOfALayer: a machine that lacks files at the moment still has its layers, so nothing may run
+// without them.
+func TestExhaustionIsNoFaultOfALayer(t *testing.T) {
+	s := newSandbox(t, Config{})
+	before := s.Report().Missing()
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN} {
+		event := stage.Event{Kind: stage.Failed, Layer: stage.LayerFileSystem, Error: "mount: " + errno.Error(),
+			Errno: int(errno)}
+		for _, err := range []error{&layerError{event.Layer, stageError{event}},
+			&layerError{err: fmt.Errorf("start: %w", errno)}} {
+			if s.blame(err) || !slices.Equal(s.Report().Missing(), before) {
+				t.Errorf("%v: missing are %v", err, s.Report().Missing())
+			}
+		}
+	}
+	if !s.holds(stage.LayerFileSystem) {
+		t.Skip("SKIPPED: private file systems are not available")
+	}
+	event := stage.Event{Kind: stage.Failed, Layer: stage.LayerFileSystem, Error: "mount: denied",
+		Errno: int(syscall.EPERM)}
+	if !s.blame(&layerError{event.Layer, stageError{event}}) || s.holds(stage.LayerFileSystem) {
+		t.Error("a layer that the kernel denies is not taken for missing")
+	}
+}
+
+// TestNoSandboxIsPreparedWithoutFiles: otherwise everything would run without the layers that need a file to be found.
+func TestNoSandboxIsPreparedWithoutFiles(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 3
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	_, err := New(Config{})
+	if back := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); back != nil {
+		t.Fatal(back)
+	}
+	if !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -170,10 +170,11 @@ func (s *Sandbox) tryNetwork(network Network) error {
 	return nil
 }
 
-// blame chooses the layer to omit after a failure. It returns false if no remaining layer could be the cause.
+// blame chooses the layer to omit after a failure. It returns false if no remaining layer could be the cause, or if the
+// machine lacked files, memory or processes: the next program tries every layer again.
 func (s *Sandbox) blame(err error) bool {
 	failed, ok := errors.AsType[*layerError](err)
-	if !ok {
+	if !ok || isExhaustion(err) {
 		return false
 	}
 	layers := []string{failed.layer}

@@ -94,18 +94,39 @@ func New(config Config) (*Sandbox, error) {
 	for _, layer := range config.without {
 		s.miss(layer, "left out")
 	}
+	if err := s.findLayers(); err != nil {
+		return nil, fmt.Errorf("find out what the sandbox can do here: %w", err)
+	}
+	if config.Mode == ModeRequired {
+		if missing := s.Report().Missing(); len(missing) > 0 {
+			return nil, &MissingError{missing}
+		}
+	}
+	return s, nil
+}
+
+// findLayers records the layers that are missing for certain. Its error says that this machine lacks files, memory or
+// processes at the moment, so that the search failed.
+func (s *Sandbox) findLayers() error {
+	var exhausted error
+	miss := func(layer string, err error) {
+		if isExhaustion(err) {
+			exhausted = err
+		}
+		s.miss(layer, err.Error())
+	}
 	if _, err := os.Stat("/proc/self/ns/net"); err != nil {
 		s.miss(stage.LayerNetwork, "the kernel was built without it")
 	}
 	if os.Geteuid() == 0 {
 		if err := whyNotRooted(); err != nil {
-			s.miss(stage.LayerIdentity, err.Error())
+			miss(stage.LayerIdentity, err)
 		}
 	}
 	s.tree = hostTree()
 	var err error
 	if s.filter, err = newFilter(); err != nil {
-		s.miss(stage.LayerSeccomp, err.Error())
+		miss(stage.LayerSeccomp, err)
 	}
 	s.connections, err = egress.Filter()
 	if err == nil {
@@ -115,18 +136,13 @@ func New(config Config) (*Sandbox, error) {
 		err = errors.New("it needs the layer seccomp")
 	}
 	if err != nil {
-		s.miss(stage.LayerPolicy, err.Error())
+		miss(stage.LayerPolicy, err)
 	}
 	if err := landlockSupport(); err != nil {
-		s.miss(stage.LayerLandlock, err.Error())
+		miss(stage.LayerLandlock, err)
 	}
-	s.findCgroups()
-	if config.Mode == ModeRequired {
-		if missing := s.Report().Missing(); len(missing) > 0 {
-			return nil, &MissingError{missing}
-		}
-	}
-	return s, nil
+	s.findCgroups(miss)
+	return exhausted
 }
 
 // miss records that a layer is missing and logs it once.

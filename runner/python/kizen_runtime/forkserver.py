@@ -155,7 +155,8 @@ class _Fork:
                 with _layer("connection policy"):
                     self._pass_listener(main)
         except BaseException as error:
-            self._report([], kind="failed", layer=getattr(error, "layer", ""), error=str(error))
+            self._report([], kind="failed", layer=getattr(error, "layer", ""), error=str(error),
+                         errno=getattr(error, "errno", None) or 0)
             posix._exit(1)
         self._reap(main)
 

@@ -126,6 +126,8 @@ type Event struct {
 	Kind  EventKind `json:"kind"`
 	Layer string    `json:"layer,omitempty"`
 	Error string    `json:"error,omitempty"`
+	// Errno is that of the system call that failed, or 0.
+	Errno int `json:"errno,omitempty"`
 	// Status is the main process's wait status. Survivors counts the processes that outlived it and were killed,
 	// Unreaped its ended children that it had not waited for.
 	Status    uint32 `json:"status,omitempty"`

@@ -22,7 +22,8 @@ func init() {
 		return
 	}
 	if err := run(); err != nil {
-		report(Event{Kind: Failed, Layer: layerOf(err), Error: err.Error()}, -1)
+		errno, _ := errors.AsType[syscall.Errno](err)
+		report(Event{Kind: Failed, Layer: layerOf(err), Error: err.Error(), Errno: int(errno)}, -1)
 		syscall.Exit(1)
 	}
 	// os.Exit is unnecessary: no exit functions are registered. With the race detector, it sleeps for a second.
