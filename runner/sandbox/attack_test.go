@@ -25,10 +25,10 @@ func TestAttacksAreRefused(t *testing.T) {
 			for _, attack := range attacks.Programs() {
 				t.Run(attack.Name, func(t *testing.T) {
 					if attack.Namespaced && !s.holds(layerPID) {
-						t.Skip("refused only with namespaces")
+						t.Skip("SKIPPED: only namespaces refuse this attack, and this environment has none")
 					}
 					if attack.OwnUser {
-						t.Skip("TestTheFirstProcessCannotBeKilledByItsOwnUser covers this environment")
+						t.Skip("SKIPPED: TestTheFirstProcessCannotBeKilledByItsOwnUser covers this attack")
 					}
 					if r := attacked(t, s, attack, target); r.out != "" || r.Code != 0 {
 						t.Errorf("exit code %d, signal %v:\n%s", r.Code, r.Signal, r.out)
@@ -41,7 +41,7 @@ func TestAttacksAreRefused(t *testing.T) {
 // TestAttacksWouldSucceed checks that the attacks are real: they succeed without a sandbox.
 func TestAttacksWouldSucceed(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("the kernel refuses half of the attacks by an ordinary user anyway")
+		t.Skip("SKIPPED: the kernel itself refuses half of the attacks by an ordinary user")
 	}
 	target := attacks.NewTarget(t, outside, os.Getenv(projectVariable))
 	s := newSandbox(t, Config{Mode: ModeOff})
