@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hibiken/asynq"
 
 	"github.com/kizen/kizen-sidecar/internal/backoff"
+	"github.com/kizen/kizen-sidecar/internal/exhaustion"
 	"github.com/kizen/kizen-sidecar/internal/redisconn"
 	"github.com/kizen/kizen-sidecar/internal/routine"
 )
@@ -134,7 +134,8 @@ func (i *intake) taking() error {
 // not count.
 func (i *intake) failed(ctx context.Context, id string, err error) (local bool) {
 	var store *redisconn.Error
-	local = errors.As(err, &store) || exhausted(err)
+	// The worker's own test may succeed although files ran out, because it starts only one interpreter.
+	local = errors.As(err, &store) || exhaustion.Is(err)
 	if tried := i.check(ctx); tried != nil {
 		local, err = true, tried
 	}
@@ -149,12 +150,6 @@ func (i *intake) failed(ctx context.Context, id string, err error) (local bool) 
 		}
 	}
 	return local
-}
-
-// exhausted reports whether an error means that this machine or process has run out of files or memory. The worker's
-// own test may still succeed then, because it starts only one interpreter.
-func exhausted(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }
 
 // succeeded records that an execution has started here.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kizen/kizen-sidecar/internal/exhaustion"
 	"github.com/kizen/kizen-sidecar/runner/egress"
 	"github.com/kizen/kizen-sidecar/runner/sandbox/stage"
 )
@@ -47,12 +48,7 @@ func (e stageError) Unwrap() error {
 // isExhaustion reports whether the machine lacked descriptors, memory or processes at that moment. That says nothing
 // about its layers.
 func isExhaustion(err error) bool {
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN} {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return false
+	return exhaustion.Is(err) || errors.Is(err, syscall.EAGAIN)
 }
 
 // prepare makes all decisions about a program's sandbox. It starts nothing.
