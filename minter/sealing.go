@@ -63,8 +63,9 @@ func (s *StoredKeys) open(id Identity, sealed sealedStored) (Token, error) {
 		}
 		text, err := key.aead.Open(nil, nil, sealed.Sealed, storedContext(id, sealed.ID))
 		if err != nil {
-			return Token{},
-				fmt.Errorf("stored key %q was not sealed by sealing key %q for this account; delete the account's keys and create new ones", sealed.ID, key.id)
+			return Token{}, fmt.Errorf(
+				"stored key %q was not sealed by sealing key %q for this account; delete the account's keys and create new ones", sealed.ID, key.id,
+			)
 		}
 		return NewToken(string(text)), nil
 	}

@@ -201,8 +201,9 @@ func (f authorityFlags) check(log *slog.Logger) (checkedFlags, error) {
 	}
 	if g.ownKeys && !f.DevelopmentKeys && !redisconn.OnThisMachine(f.RedisURL) &&
 		!hosts.IsLoopback(net.JoinHostPort(g.proxy.APIRoot.Hostname(), "80")) {
-		return g,
-			exit.Usagef("no signing keys are configured, and neither redis nor the API is on this machine; configure keys with --keys, or allow a key pair of this process with --development-keys")
+		return g, exit.Usagef(
+			"no signing keys are configured, and neither redis nor the API is on this machine; configure keys with --keys, or allow a key pair of this process with --development-keys",
+		)
 	}
 	return g, nil
 }
@@ -257,8 +258,9 @@ func (f apiFlags) proxyConfig(log *slog.Logger) (proxy.Config, error) {
 		return proxy.Config{}, err
 	}
 	if root.Scheme == "http" && !f.InsecureAPI && !hosts.IsLoopback(root.Host) {
-		return proxy.Config{},
-			exit.Usagef("--api-root %s is plain http to another machine; use https, or allow it with --insecure-api", root)
+		return proxy.Config{}, exit.Usagef(
+			"--api-root %s is plain http to another machine; use https, or allow it with --insecure-api", root,
+		)
 	}
 	certificates, err := f.certificates()
 	return proxy.Config{

@@ -212,8 +212,9 @@ func (c *serveCommand) localCallers() (callers *serve.Callers, token runner.Secr
 		return nil, token, err
 	}
 	if !hosts.IsLoopback(c.Listen) {
-		return nil, token,
-			exit.Usagef("--listen %s can be reached from other machines; list the callers with --callers, or listen on 127.0.0.1", c.Listen)
+		return nil, token, exit.Usagef(
+			"--listen %s can be reached from other machines; list the callers with --callers, or listen on 127.0.0.1", c.Listen,
+		)
 	}
 	defaults, err := c.resolve()
 	if err != nil {

@@ -42,8 +42,9 @@ func parseRedisURL(text string) (target, error) {
 	base, modeName, _ := strings.Cut(scheme, "+")
 	mode, ok := redisModes[modeName]
 	if !ok || base != "redis" && base != "rediss" && scheme != "unix" {
-		return target{},
-			fmt.Errorf("redis url scheme %q is not known; use redis, rediss, redis+sentinel, redis+cluster or unix", scheme)
+		return target{}, fmt.Errorf(
+			"redis url scheme %q is not known; use redis, rediss, redis+sentinel, redis+cluster or unix", scheme,
+		)
 	}
 	u, hosts, err := splitRedisURL(rest)
 	if err != nil {

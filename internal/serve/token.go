@@ -44,8 +44,9 @@ func LocalToken(name string) (runner.Secret, error) {
 	}
 	text := strings.TrimSpace(string(data))
 	if len(text) < MinTokenBytes {
-		return runner.Secret{},
-			exit.Usagef("the token in --token-file %q is shorter than %d bytes; remove the file, and serve will create a new one", name, MinTokenBytes)
+		return runner.Secret{}, exit.Usagef(
+			"the token in --token-file %q is shorter than %d bytes; remove the file, and serve will create a new one", name, MinTokenBytes,
+		)
 	}
 	return runner.NewSecret(text), nil
 }
